@@ -1,0 +1,1 @@
+"""Runnable experiments, one absl main each: ``python -m experiments.<name> --help``."""

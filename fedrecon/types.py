@@ -1,0 +1,47 @@
+"""The two types every room of fedrecon shares: model variables and the task that trains them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+Batch = dict[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Variables(NamedTuple):
+    """Variables of a model.
+
+    Attributes:
+      params: pytree of float arrays that are trained.
+      stats: pytree of arrays that are not trained but change in training (running statistics of batch
+        normalisation); an empty dict when the model has none.
+    """
+
+    params: PyTree
+    stats: PyTree
+
+
+class Task(NamedTuple):
+    """What is learned, as pure functions of pytrees.
+
+    A batch is a dict of arrays with a leading example axis; ``batch["valid"]`` is boolean, ``(examples,)``,
+    and False marks padding: padded examples change neither the loss, nor the statistics, nor the metrics.
+
+    Attributes:
+      init: ``init(key) -> Variables``.
+      loss: ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))``: the mean over the valid
+        examples; metrics are ``{name: (sum, count)}`` of scalars.
+      metrics: ``metrics(params, stats, batch) -> {name: (sum, count)}``: sums over one client's whole
+        evaluation split (so that volumes are complete), which add over clients and devices.
+      predict: ``predict(params, stats, batch) -> pytree`` with a leading example axis.
+      normalisation: pytree of bools like ``params``: True at the leaves of normalisation layers, which
+        FedBN-type algorithms keep at the client.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    loss: Callable[[PyTree, PyTree, Batch, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
+    metrics: Callable[[PyTree, PyTree, Batch], Metrics]
+    predict: Callable[[PyTree, PyTree, Batch], PyTree]
+    normalisation: PyTree
