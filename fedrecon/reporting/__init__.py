@@ -1,0 +1,25 @@
+"""Tables, figures and the HTML report of a run, made from the files in its working directory alone."""
+
+from fedrecon.reporting.figures import (
+    plot_classification,
+    plot_reconstructions,
+    plot_segmentations,
+    plot_site_bars,
+    plot_training,
+)
+from fedrecon.reporting.report import Figure, Section, Table, write_report
+from fedrecon.reporting.tables import format_table, metric_rows
+
+__all__ = [
+    "Figure",
+    "Section",
+    "Table",
+    "format_table",
+    "metric_rows",
+    "plot_classification",
+    "plot_reconstructions",
+    "plot_segmentations",
+    "plot_site_bars",
+    "plot_training",
+    "write_report",
+]

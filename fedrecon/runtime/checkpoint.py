@@ -1,0 +1,71 @@
+"""Checkpoints of one stage of a run, through orbax."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+PyTree = Any
+
+
+def _named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Leaves by their path; a flat dict restores into any structure that has the same paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+class Checkpointer:
+    """Saves a pytree of arrays after each round and restores the newest complete one.
+
+    Saving is asynchronous and commits by renaming a directory, so a killed process leaves the previous
+    checkpoint intact. Every process of a multi-host run must call every method.
+
+    Args:
+      directory: one directory per stage; created when absent.
+      keep: number of newest checkpoints kept.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Starts saving ``state`` as checkpoint ``step``; the arrays are copied before this returns."""
+        self._manager.save(step, args=ocp.args.StandardSave(_named_leaves(state)), force=True)
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
+        """The newest checkpoint as ``(step, state)``, or None when there is none.
+
+        Args:
+          template: pytree with the structure, shapes, dtypes and shardings to restore into.
+
+        Raises:
+          ValueError: the checkpoint's leaves or shapes are not those of ``template``; names the first one.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        named = _named_leaves(template)
+        found = dict(self._manager.item_metadata(step).items())
+        for name in sorted(named.keys() | found.keys()):
+            expected_shape = tuple(named[name].shape) if name in named else "no such leaf"
+            found_shape = tuple(found[name].shape) if name in found else "no such leaf"
+            if expected_shape != found_shape:
+                raise ValueError(
+                    f"{self.directory}/{step}: leaf {name!r}: expected {expected_shape}, found {found_shape}"
+                )
+        abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in named.items()}
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return step, jax.tree.unflatten(jax.tree.structure(template), [restored[name] for name in named])
+
+    def wait(self) -> None:
+        """Blocks until the last save is complete on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Completes the last save and releases the manager's threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,71 @@
+"""Devices of a run and the environment it is recorded with."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+
+_RECORDED_PACKAGES = ("fedrecon", "jax", "jaxlib", "flax", "optax", "numpy", "jax-privacy", "dp-accounting")
+
+
+def set_cpu_devices(count: int) -> None:
+    """Splits the host into ``count`` CPU devices; call before anything touches a JAX device.
+
+    Has no effect where an accelerator is the default backend.
+
+    Raises:
+      ValueError: ``count`` is not positive, or JAX already started with another number of CPU devices.
+    """
+    if count < 1:
+        raise ValueError(f"--devices: expected a positive number of devices, found {count}")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        found = jax.device_count()
+        if jax.default_backend() == "cpu" and found != count:
+            raise ValueError(
+                f"--devices: expected {count} CPU devices, found {found}: JAX was initialised earlier"
+            ) from error
+
+
+def describe_environment() -> dict:
+    """Versions, devices and the source revision, as a JSON-able dict."""
+    packages = {}
+    for name in _RECORDED_PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in devices],
+        "processes": jax.process_count(),
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of the source tree, with "+changes" when it was edited, or None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, timeout=5, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")

@@ -1,0 +1,60 @@
+"""The run log: one JSON object a line, append-only, the truth about a run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fedrecon.runtime.workdir import write_atomically
+
+
+def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Records of a run log in order; an incomplete last line, left by a crash, is ignored.
+
+    Raises:
+      ValueError: a line other than the last is not a JSON object; names the file and the line.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}") from error
+        records.append(record)
+    return records
+
+
+class RunLog:
+    """Appends records to ``metrics.jsonl``; every record names its stage and round.
+
+    Args:
+      path: the file; created when absent. A torn last line is removed on opening.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._rewrite(read_log(self.path))
+
+    def append(self, stage: str, round: int, **fields: Any) -> None:
+        """Writes one record and hands it to the operating system before returning."""
+        line = json.dumps({"stage": stage, "round": round, **fields}, allow_nan=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def drop_after(self, stage: str, round: int) -> None:
+        """Removes the records of ``stage`` later than ``round``: they will be written again."""
+        kept = [r for r in read_log(self.path) if r.get("stage") != stage or r.get("round", 0) <= round]
+        self._rewrite(kept)
+
+    def _rewrite(self, records: list[dict[str, Any]]) -> None:
+        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in records).encode())

@@ -1,0 +1,72 @@
+"""The loop over federated rounds: restore, dispatch, log, checkpoint."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedrecon.runtime.checkpoint import Checkpointer
+from fedrecon.runtime.log import RunLog
+from fedrecon.runtime.progress import Progress
+from fedrecon.runtime.workdir import Workdir
+
+PyTree = Any
+Dispatch = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]]
+
+
+def train(
+    workdir: Workdir,
+    stage: str,
+    state: PyTree,
+    data: PyTree,
+    key: jax.Array,
+    *,
+    rounds: int,
+    dispatch: Callable[[int], Dispatch],
+    rounds_per_dispatch: int = 1,
+    summarise: Callable[[PyTree], list[dict[str, Any]]],
+) -> PyTree:
+    """Runs the rounds of one stage, from its newest checkpoint where there is one.
+
+    A killed run loses at most the dispatch in flight: each dispatch is logged, then checkpointed. The state
+    carries its round number and the randomness is derived from it, so a resumed run repeats the uninterrupted
+    one bit for bit on the same devices.
+
+    Args:
+      workdir: where ``metrics.jsonl`` and ``checkpoints/<stage>`` are.
+      stage: name of the stage; ``/`` separates levels.
+      state: initial state, placed on its devices; also the template for restoring.
+      data: passed to every dispatch.
+      key: typed PRNG key of the whole stage.
+      rounds: number of rounds in all.
+      dispatch: ``dispatch(n)`` returns the function ``(state, data, key) -> (state, info)`` that runs ``n``
+        rounds, where every leaf of ``info`` has a leading axis of ``n`` rounds.
+      rounds_per_dispatch: rounds compiled into one call.
+      summarise: turns the host copy of ``info`` into one JSON-able dict a round.
+
+    Returns:
+      The state after ``rounds`` rounds.
+    """
+    checkpointer = Checkpointer(workdir / "checkpoints" / stage.replace("/", "-"))
+    log = RunLog(workdir / "metrics.jsonl")
+    try:
+        restored = checkpointer.restore(state)
+        done, state = restored if restored is not None else (0, state)
+        log.drop_after(stage, done)
+        with Progress(stage, total=rounds, done=done) as progress:
+            while done < rounds:
+                count = min(rounds_per_dispatch, rounds - done)
+                start = time.perf_counter()
+                state, info = dispatch(count)(state, data, key)
+                info = jax.tree.map(np.asarray, jax.device_get(info))
+                seconds = (time.perf_counter() - start) / count
+                for offset, record in enumerate(summarise(info)):
+                    log.append(stage, done + offset + 1, **record, seconds=round(seconds, 4))
+                done += count
+                checkpointer.save(done, state)
+                progress.advance(count, **{k: v for k, v in record.items() if isinstance(v, float)})
+    finally:
+        checkpointer.close()
+    return state

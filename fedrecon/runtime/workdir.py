@@ -1,0 +1,104 @@
+"""The working directory of one run."""
+
+import fcntl
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class WorkdirError(ValueError):
+    """The working directory cannot be used for this run; the message says why and what to do."""
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file so that a crash leaves either the old content or the new, never a part."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class Workdir:
+    """An exclusively locked directory that holds ``config.json``, logs, checkpoints and results.
+
+    Opening it a second time with the same configuration continues the run; with another one it is refused,
+    because a run half made under two configurations describes neither.
+
+    Args:
+      path: directory; created with its parents when absent.
+      config: JSON-able dict of everything that determines the results.
+      environment: JSON-able dict that is recorded but may differ on resuming.
+      resume: False refuses a directory that already holds a run.
+
+    Raises:
+      WorkdirError: the path is not a usable directory, another process holds it, it holds a run and
+        ``resume`` is False, or it holds a run with another configuration (the flags that differ are named).
+    """
+
+    def __init__(self, path: str | os.PathLike, config: dict[str, Any], environment: dict | None = None,
+                 *, resume: bool = True):  # fmt: skip
+        self.path = Path(path).absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise WorkdirError(f"--workdir={path}: expected a writable directory, found: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise WorkdirError(f"--workdir={path}: another process is using this directory") from error
+        try:
+            self.resumed = self._open_config(config, environment or {}, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_config(self, config: dict[str, Any], environment: dict, resume: bool) -> bool:
+        file = self / "config.json"
+        config = json.loads(json.dumps(config))
+        if not file.exists():
+            document = json.dumps({"config": config, "environment": environment}, indent=2)
+            write_atomically(file, document.encode())
+            return False
+        if not resume:
+            raise WorkdirError(
+                f"--workdir={self.path} already holds a run and --noresume was given: "
+                "choose another directory or remove this one"
+            )
+        try:
+            found = json.loads(file.read_text())["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkdirError(
+                f"{file}: expected a JSON object with key 'config', found: {error!r}"
+            ) from error
+        different = [
+            name for name in sorted(config.keys() | found.keys()) if config.get(name) != found.get(name)
+        ]
+        if different:
+            changes = ", ".join(f"--{n}: was {found.get(n)!r}, now {config.get(n)!r}" for n in different)
+            raise WorkdirError(f"--workdir={self.path} holds a run with other settings ({changes})")
+        return True
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def close(self) -> None:
+        """Gives the directory back to other processes."""
+        self._lock.close()
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()

@@ -1,0 +1,87 @@
+"""Who may import whom: the table of docs/architecture.md, enforced on the source."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STANDARD = set(__import__("sys").stdlib_module_names)
+
+# Room -> project rooms it may import, and third-party packages it may import.
+ROOMS = {
+    "operators": ({"operators"}, {"jax", "numpy"}),
+    "fedrecon/types.py": (set(), {"jax"}),
+    "fedrecon/__init__.py": ({"fedrecon.types"}, set()),
+    "fedrecon/data": ({"fedrecon.data", "fedrecon.types", "operators"}, {"jax", "numpy", "h5py"}),
+    "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
+    "fedrecon/tasks": (
+        {"fedrecon.tasks", "fedrecon.models", "fedrecon.types", "operators"},
+        {"jax", "numpy", "flax", "optax"},
+    ),
+    "fedrecon/federated": (
+        {"fedrecon.federated", "fedrecon.types"},
+        {"jax", "numpy", "optax", "jax_privacy"},
+    ),
+    "fedrecon/privacy": (
+        {"fedrecon.privacy", "fedrecon.federated", "fedrecon.types"},
+        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting"},
+    ),
+    "fedrecon/runtime": ({"fedrecon.runtime", "fedrecon.types"}, {"jax", "numpy", "orbax", "rich", "absl"}),
+    "fedrecon/reporting": ({"fedrecon.reporting", "fedrecon.runtime"}, {"numpy", "matplotlib"}),
+    "data_scripts": (
+        {"data_scripts", "fedrecon", "fedrecon.data", "operators"},
+        {"jax", "numpy", "absl", "h5py", "matplotlib"},
+    ),
+    "experiments": (None, None),
+}
+PROJECT = {"operators", "fedrecon", "experiments", "data_scripts"}
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(ROOT).as_posix()
+    matches = [room for room in ROOMS if relative == room or relative.startswith(room + "/")]
+    assert matches, f"{relative} is in no room of tests/test_imports.py and docs/architecture.md"
+    return max(matches, key=len)
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [(node.lineno, name) for name in names]
+    return found
+
+
+FILES = sorted(p for room in PROJECT for p in (ROOT / room).rglob("*.py") if "__pycache__" not in p.parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_follow_the_table(path):
+    rooms, packages = ROOMS[room_of(path)]
+    for line, name in imports(path):
+        top = name.split(".")[0]
+        where = f"{path.relative_to(ROOT)}:{line} imports {name}"
+        assert "._src" not in name, where
+        if top in PROJECT:
+            allowed = rooms is None or any(name == r or name.startswith(r + ".") for r in rooms)
+            # `from fedrecon import __version__` and the like come from the package's own front door.
+            assert allowed or (name.count(".") == 1 and name.startswith("fedrecon.__")), where
+        elif top not in STANDARD:
+            assert packages is None or top in packages, where
+
+
+def test_flags_are_read_only_in_mains():
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] in ("operators", "fedrecon"):
+            assert not re.search(r"\bflags\.FLAGS\b|\bDEFINE_\w+\(", path.read_text()), path
+
+
+def test_the_checker_itself_reads_imports():
+    source = ROOT / "fedrecon" / "__init__.py"
+    assert any(name == "fedrecon.types.Task" for _, name in imports(source))
