@@ -36,7 +36,8 @@ class Task(NamedTuple):
       metrics: ``metrics(params, stats, batch) -> {name: (sum, count)}``: sums over one client's whole
         evaluation split (so that volumes are complete), which add over clients and devices.
       predict: ``predict(params, stats, batch) -> pytree`` with a leading example axis.
-      normalisation: pytree of bools like ``params``: True at the leaves of normalisation layers, which
+      normalisation: ``Variables`` of bools, in the structure that ``init`` returns: True at the leaves of
+        normalisation layers (scale and bias in ``params``, running statistics in ``stats``), which
         FedBN-type algorithms keep at the client.
     """
 
@@ -44,4 +45,4 @@ class Task(NamedTuple):
     loss: Callable[[PyTree, PyTree, Batch, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
     metrics: Callable[[PyTree, PyTree, Batch], Metrics]
     predict: Callable[[PyTree, PyTree, Batch], PyTree]
-    normalisation: PyTree
+    normalisation: Variables
