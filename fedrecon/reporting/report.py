@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedrecon.runtime.workdir import write_atomically
+from fedrecon.files import write_atomically
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2a78d6; }
@@ -15,9 +15,11 @@ body { font: 15px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem aut
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .lead { opacity: .75; margin-top: 0; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .4rem 0 1rem; font-variant-numeric: tabular-nums; font-size: .92rem; }
+table { border-collapse: collapse; margin: .4rem 0 1rem; }
+table { font-variant-numeric: tabular-nums; font-size: .92rem; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tbody tr:hover { background: var(--soft); }
 figure { margin: 1rem 0; } img { max-width: 100%; border-radius: 4px; background: white; }
 figcaption { font-size: .88rem; opacity: .8; }

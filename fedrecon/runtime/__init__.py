@@ -5,7 +5,7 @@ from fedrecon.runtime.devices import describe_environment, set_cpu_devices
 from fedrecon.runtime.log import RunLog, read_log
 from fedrecon.runtime.progress import Progress
 from fedrecon.runtime.training import train
-from fedrecon.runtime.workdir import Workdir, WorkdirError, write_atomically
+from fedrecon.runtime.workdir import Workdir, WorkdirError
 
 __all__ = [
     "Checkpointer",
@@ -17,5 +17,4 @@ __all__ = [
     "read_log",
     "set_cpu_devices",
     "train",
-    "write_atomically",
 ]

@@ -30,7 +30,9 @@ class Checkpointer:
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts saving ``state`` as checkpoint ``step``; the arrays are copied before this returns."""

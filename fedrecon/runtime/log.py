@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedrecon.runtime.workdir import write_atomically
+from fedrecon.files import write_atomically
 
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -3,29 +3,14 @@
 import fcntl
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from fedrecon.files import write_atomically
 
 
 class WorkdirError(ValueError):
     """The working directory cannot be used for this run; the message says why and what to do."""
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file so that a crash leaves either the old content or the new, never a part."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 class Workdir:

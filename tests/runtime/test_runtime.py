@@ -1,0 +1,186 @@
+"""The working directory, run log, checkpoints and the loop over rounds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrecon.files import replacing, write_atomically
+from fedrecon.runtime import Checkpointer, RunLog, Workdir, WorkdirError, read_log, train
+
+
+def test_write_atomically_leaves_the_old_file_on_failure(tmp_path):
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("crash")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_workdir_resumes_only_the_same_configuration(tmp_path):
+    with Workdir(tmp_path / "run", {"rounds": 3, "seed": 0}) as workdir:
+        assert not workdir.resumed
+    with Workdir(tmp_path / "run", {"rounds": 3, "seed": 0}) as workdir:
+        assert workdir.resumed
+    with pytest.raises(WorkdirError, match="--rounds: was 3, now 4"):
+        Workdir(tmp_path / "run", {"rounds": 4, "seed": 0})
+    with pytest.raises(WorkdirError, match="noresume"):
+        Workdir(tmp_path / "run", {"rounds": 3, "seed": 0}, resume=False)
+
+
+def test_workdir_is_exclusive(tmp_path):
+    with Workdir(tmp_path, {}):
+        with pytest.raises(WorkdirError, match="another process"):
+            Workdir(tmp_path, {})
+    Workdir(tmp_path, {}).close()
+
+
+def test_workdir_names_what_is_wrong(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="writable directory"):
+        Workdir(tmp_path / "file", {})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WorkdirError, match=r"config\.json"):
+        Workdir(tmp_path, {})
+
+
+@given(cut=st.integers(min_value=0, max_value=40))
+def test_a_torn_last_line_is_ignored_and_repaired(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
+    log = RunLog(path)
+    log.append("a", 1, loss=1.5)
+    whole = path.read_bytes()
+    log.append("a", 2, loss=2.5)
+    path.write_bytes(path.read_bytes()[: len(whole) + cut])
+    complete = len(read_log(path))
+    assert complete in (1, 2)
+    RunLog(path).append("a", 3, loss=3.5)
+    assert [r["round"] for r in read_log(path)] == [1, 2, 3][:complete] + [3]
+
+
+def test_a_bad_line_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"round": 1}\nnonsense\n{"round": 2}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        read_log(path)
+
+
+def test_drop_after_touches_one_stage(tmp_path):
+    log = RunLog(tmp_path / "metrics.jsonl")
+    for round in (1, 2, 3):
+        log.append("a", round)
+        log.append("b", round)
+    log.drop_after("a", 1)
+    assert [(r["stage"], r["round"]) for r in read_log(log.path)] == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
+
+
+def test_checkpoint_restores_values_dtypes_and_structure(tmp_path):
+    state = {"a": jnp.arange(3), "b": (jnp.ones((2, 2), jnp.bfloat16), jnp.asarray(1 + 2j)), "empty": {}}
+    checkpointer = Checkpointer(tmp_path)
+    assert checkpointer.restore(state) is None
+    for step in (1, 2, 3):
+        checkpointer.save(step, jax.tree.map(lambda x, step=step: x * step, state))
+    checkpointer.wait()
+    step, restored = checkpointer.restore(state)
+    assert step == 3
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected * 3))
+    with pytest.raises(ValueError, match=r"leaf 'a': expected \(4,\), found \(3,\)"):
+        checkpointer.restore({**state, "a": jnp.arange(4)})
+    with pytest.raises(ValueError, match=r"'c': expected .* found no such leaf"):
+        checkpointer.restore({**state, "c": jnp.arange(4)})
+    checkpointer.close()
+
+
+def _dispatch(count):
+    def run(state, data, key):
+        losses = []
+        for _ in range(count):
+            noise = jax.random.normal(jax.random.fold_in(key, state["round"]))
+            state = {"round": state["round"] + 1, "w": 0.9 * state["w"] + data * noise}
+            losses.append(state["w"])
+        return state, {"loss": jnp.stack(losses)}
+
+    return run
+
+
+def _train(path, rounds, rounds_per_dispatch=1, dispatch=_dispatch):
+    with Workdir(path, {}) as workdir:
+        return train(
+            workdir,
+            "stage",
+            {"round": jnp.int32(0), "w": jnp.float32(1.0)},
+            jnp.float32(2.0),
+            jax.random.key(0),
+            rounds=rounds,
+            dispatch=dispatch,
+            rounds_per_dispatch=rounds_per_dispatch,
+            summarise=lambda info: [{"loss": float(value)} for value in info["loss"]],
+        )
+
+
+def test_training_interrupted_in_a_round_equals_uninterrupted(tmp_path):
+    expected = _train(tmp_path / "whole", 7)
+
+    def interrupted(count):
+        def run(state, data, key):
+            if int(state["round"]) == 4:
+                raise KeyboardInterrupt
+            return _dispatch(count)(state, data, key)
+
+        return run
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "parts", 7, dispatch=interrupted)
+    resumed = _train(tmp_path / "parts", 7, rounds_per_dispatch=2)
+    assert resumed["w"] == expected["w"] and int(resumed["round"]) == 7
+    whole, parts = (
+        [(r["round"], r["loss"]) for r in read_log(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "parts")
+    )
+    assert whole == parts and [r for r, _ in whole] == list(range(1, 8))
+
+
+_KILLED = """
+import sys, time
+from tests.runtime.test_runtime import _dispatch, _train
+def slow(count):
+    def run(state, data, key):
+        time.sleep(0.05)
+        return _dispatch(count)(state, data, key)
+    return run
+_train(sys.argv[1], 40, dispatch=slow)
+"""
+
+
+def test_kill_9_resumes_bit_for_bit(tmp_path):
+    expected = _train(tmp_path / "whole", 40)
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "killed")]
+    log = tmp_path / "killed" / "metrics.jsonl"
+    for _ in range(2):
+        before = len(log.read_bytes()) if log.exists() else 0
+        process = subprocess.Popen(command, cwd=os.getcwd())
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and len(log.read_bytes()) > before + 400:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    resumed = _train(tmp_path / "killed", 40)
+    assert resumed["w"] == expected["w"]
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [r["round"] for r in records] == list(range(1, 41))
