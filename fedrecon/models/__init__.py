@@ -1,0 +1,29 @@
+"""Networks: flax modules on one convolution, NHWC inside."""
+
+from fedrecon.models.convolution import Conv, Upsample, convolution
+from fedrecon.models.normalisation import (
+    NORMALISATION,
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    normalisation_leaves,
+)
+from fedrecon.models.transfer import warm_start
+from fedrecon.models.unet import Classifier, Encoder, UNet
+from fedrecon.models.varnet import VarNet
+
+__all__ = [
+    "NORMALISATION",
+    "BatchNorm",
+    "Classifier",
+    "Conv",
+    "Encoder",
+    "GroupNorm",
+    "InstanceNorm",
+    "UNet",
+    "Upsample",
+    "VarNet",
+    "convolution",
+    "normalisation_leaves",
+    "warm_start",
+]

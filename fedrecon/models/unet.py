@@ -1,0 +1,138 @@
+"""U-Net, its encoder, and the classifier that shares the encoder."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedrecon.models.convolution import Conv, Upsample
+from fedrecon.models.normalisation import InstanceNorm
+
+
+def _activate(x: jax.Array) -> jax.Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+def _average_pool(x: jax.Array) -> jax.Array:
+    n, ny, nx, channels = x.shape
+    return x.reshape(n, ny // 2, 2, nx // 2, 2, channels).mean((2, 4))
+
+
+def _pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice, slice]]:
+    """Pads with zeros, evenly on both sides, and returns the slices that undo it."""
+    pads, crops = [], []
+    for size in x.shape[1:3]:
+        low, extra = (-size % multiple) // 2, -size % multiple
+        pads.append((low, extra - low))
+        crops.append(slice(low, low + size))
+    return jnp.pad(x, ((0, 0), *pads, (0, 0))), tuple(crops)
+
+
+class _Block(nn.Module):
+    """(3 x 3 convolution, normalisation, leaky ReLU) twice."""
+
+    features: int
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
+        for i in (1, 2):
+            x = Conv(self.features, use_bias=False, name=f"conv{i}")(x)
+            x = _activate(self.norm(name=f"norm{i}")(x, train, valid))
+        return x
+
+
+class Encoder(nn.Module):
+    """Contracting half of the U-Net: ``pools + 1`` blocks with 2 x 2 average pooling in between.
+
+    Attributes:
+      channels: features of the first block; they double at every pooling.
+      pools: number of poolings; image sizes must be multiples of ``2**pools``.
+      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+    """
+
+    channels: int
+    pools: int
+    norm: Callable[..., nn.Module] = InstanceNorm
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool = False, valid: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Returns the outputs of all blocks of x (examples, ny, nx, channels), finest first."""
+        levels = []
+        for level in range(self.pools + 1):
+            x = _average_pool(x) if level else x
+            x = _Block(self.channels << level, self.norm, name=f"block{level}")(x, train, valid)
+            levels.append(x)
+        return tuple(levels)
+
+
+class UNet(nn.Module):
+    """U-Net for images of any size (Ronneberger et al. 2015), laid out as the baseline of fastMRI.
+
+    Images are padded with zeros to a multiple of ``2**pools`` and the output is cropped back.
+
+    Attributes:
+      channels: features of the finest level.
+      pools: number of poolings.
+      out_channels: channels of the output.
+      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+      zero_init: starts the last layer at zero, so that an untrained network returns zero.
+    """
+
+    channels: int
+    pools: int
+    out_channels: int = 1
+    norm: Callable[..., nn.Module] = InstanceNorm
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """Maps images to images.
+
+        Args:
+          x: (examples, ny, nx, channels) float.
+          train: whether batch normalisation uses and updates batch statistics.
+          valid: (examples,) bool, False at padding; None for all valid.
+
+        Returns:
+          (examples, ny, nx, out_channels), without a final activation.
+        """
+        x, (rows, columns) = _pad_to_multiple(x, 1 << self.pools)
+        *skips, x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)
+        for level in reversed(range(self.pools)):
+            features = self.channels << level
+            x = Upsample(features, name=f"up{level}")(x)
+            x = _activate(self.norm(name=f"up_norm{level}")(x, train, valid))
+            x = jnp.concatenate([skips[level], x], -1)
+            x = _Block(features, self.norm, name=f"up_block{level}")(x, train, valid)
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
+        return Conv(self.out_channels, 1, kernel_init=init, name="head")(x)[:, rows, columns]
+
+
+class Classifier(nn.Module):
+    """The encoder of the U-Net, global average and maximum pooling, and one linear layer.
+
+    The parameters under "encoder" have the names and shapes of a ``UNet`` of the same ``channels``,
+    ``pools``, ``norm`` and input channels, so that ``warm_start`` carries them over.
+
+    Attributes:
+      channels: features of the finest level.
+      pools: number of poolings.
+      classes: number of logits.
+      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+    """
+
+    channels: int
+    pools: int
+    classes: int = 2
+    norm: Callable[..., nn.Module] = InstanceNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """Maps images (examples, ny, nx, channels) to logits (examples, classes); see ``UNet``."""
+        x, _ = _pad_to_multiple(x, 1 << self.pools)
+        x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)[-1]
+        return nn.Dense(self.classes, name="head")(jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], -1))
