@@ -5,18 +5,32 @@ are in radians; leading axes are batch axes.
 """
 
 from operators.checks import check_adjoint
-from operators.coils import SENSE
+from operators.coils import SENSE, coil_combine, estimate_coil_maps, rss
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
 from operators.linear_operator import Diagonal, Identity, LinearOperator
+from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
+from operators.solvers import CGInfo, cg, cg_sense, operator_norm, total_variation
 
 __all__ = [
     "SENSE",
+    "CGInfo",
     "CartesianFourier",
     "Diagonal",
     "Identity",
     "LinearOperator",
+    "acceleration_of",
+    "cg",
+    "cg_sense",
     "check_adjoint",
+    "coil_combine",
+    "equispaced_mask",
+    "estimate_coil_maps",
     "fft2c",
     "fourier_resize",
     "ifft2c",
+    "operator_norm",
+    "poisson_disc_mask",
+    "random_mask",
+    "rss",
+    "total_variation",
 ]

@@ -1,7 +1,5 @@
 """Linear operators and their algebra."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -379,6 +377,11 @@ def as_inexact(x) -> jax.Array:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(default_dtype(float))
 
 
-def size(shape: tuple[int, ...]) -> int:
-    """Number of elements of an array of this shape."""
-    return math.prod(shape)
+def squared(x: jax.Array) -> jax.Array:
+    """``|x|^2`` of a real or complex array, real and smooth."""
+    return x.real**2 + x.imag**2
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """Square root of non-negative numbers whose gradient at zero is zero instead of infinite."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)

@@ -1,0 +1,196 @@
+"""Sampling masks of Cartesian MRI: 1.0 where a sample is measured, 0.0 elsewhere, DC at index N // 2."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SEARCH_FACTOR = 1.2
+
+
+def random_mask(key: jax.Array, columns: int, acceleration: float, center_fraction: float) -> jax.Array:
+    """Columns drawn independently, plus a fully sampled centre, as fastMRI's random mask.
+
+    The centre holds ``round(columns * center_fraction)`` columns; every other column is measured with the
+    probability that makes the *expected* number of columns ``columns / acceleration``. The number of a single
+    mask varies around it: ask :func:`acceleration_of`.
+
+    Args:
+      key: typed PRNG key.
+      columns: number of columns nx.
+      acceleration: expected acceleration, at least 1.
+      center_fraction: fraction of the columns in the centre block, in [0, 1].
+
+    Returns:
+      (columns,) float32.
+
+    Raises:
+      ValueError: if an argument is out of range, or the centre alone exceeds ``columns / acceleration``.
+
+    Source: Zbontar et al., fastMRI, arXiv:1811.08839.
+    """
+    center = _center_columns(columns, acceleration, center_fraction)
+    count = int(center.sum())
+    if count > columns / acceleration:
+        raise ValueError(
+            f"random_mask: center_fraction {center_fraction} takes {count} of {columns} columns, more than "
+            f"acceleration {acceleration} allows ({columns / acceleration:.1f})"
+        )
+    probability = (columns / acceleration - count) / max(columns - count, 1)
+    drawn = jax.random.uniform(key, (columns,)) < probability
+    return jnp.where(center, True, drawn).astype(jnp.float32)
+
+
+def equispaced_mask(
+    columns: int, acceleration: int, center_fraction: float, offset: int | jax.Array = 0
+) -> jax.Array:
+    """Every ``acceleration``-th column from ``offset`` on, plus a fully sampled centre.
+
+    The spacing is exactly ``acceleration``, as parallel imaging needs it, so the realised acceleration is
+    lower than its name: with f the fraction of columns in the centre it is close to
+    ``acceleration / (1 + f (acceleration - 1))``: 4 and 0.08 give about 3.2, 8 and 0.04 about 6.2. (fastMRI's mask
+    of the same name stretches and rounds the spacing instead and is not equispaced.)
+
+    Args:
+      columns: number of columns nx.
+      acceleration: spacing of the columns, an integer of at least 1.
+      center_fraction: fraction of the columns in the centre block, in [0, 1].
+      offset: first column measured, taken modulo ``acceleration``; may be traced.
+
+    Returns:
+      (columns,) float32.
+
+    Raises:
+      ValueError: if an argument is out of range or ``acceleration`` is not an integer.
+    """
+    center = _center_columns(columns, acceleration, center_fraction)
+    if int(acceleration) != acceleration:
+        raise ValueError(f"equispaced_mask: acceleration must be an integer, found {acceleration}")
+    lines = (jnp.arange(columns) - offset) % int(acceleration) == 0
+    return jnp.where(center, True, lines).astype(jnp.float32)
+
+
+def poisson_disc_mask(
+    key_or_seed: jax.Array | int,
+    shape: tuple[int, int],
+    acceleration: float,
+    calibration_shape: tuple[int, int] = (0, 0),
+) -> jax.Array:
+    """Uniform-density Poisson-disc sampling of both phase-encoding axes, plus a fully sampled centre.
+
+    Random sequential sampling: samples are visited in random order and kept if no kept sample lies within a
+    distance r; r is the largest that leaves enough of them, and the visit ends when
+    ``round(ny * nx / acceleration)`` are measured, centre included, so the acceleration is met up to that
+    rounding. Distances are in samples. Drawn by numpy on the host, the same for the same seed everywhere.
+
+    Args:
+      key_or_seed: non-negative integer or concrete typed PRNG key.
+      shape: (ny, nx).
+      acceleration: number of samples over number measured, at least 1.
+      calibration_shape: (ny, nx) of the centre block.
+
+    Returns:
+      (ny, nx) float32.
+
+    Raises:
+      ValueError: if an argument is out of range or the centre alone has more samples than are to be measured.
+
+    Source: Bridson, Fast Poisson disk sampling in arbitrary dimensions, SIGGRAPH 2007.
+    """
+    shape, calibration_shape = tuple(shape), tuple(calibration_shape)
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"poisson_disc_mask: shape must be two positive integers, found {shape}")
+    if len(calibration_shape) != 2 or any(
+        not 0 <= c <= n for c, n in zip(calibration_shape, shape, strict=True)
+    ):
+        raise ValueError(
+            f"poisson_disc_mask: calibration_shape must lie within shape {shape}, found {calibration_shape}"
+        )
+    _check_acceleration(acceleration)
+    mask = np.zeros(shape, bool)
+    mask[tuple(center_slice(n, c) for n, c in zip(shape, calibration_shape, strict=True))] = True
+    missing = round(mask.size / acceleration) - int(mask.sum())
+    if missing < 0:
+        raise ValueError(
+            f"poisson_disc_mask: calibration_shape {calibration_shape} has {int(mask.sum())} samples, more "
+            f"than acceleration {acceleration} allows ({round(mask.size / acceleration)})"
+        )
+    if missing:
+        rng = np.random.default_rng(_seed(key_or_seed))
+        priority = np.where(mask, -1, rng.permutation(mask.size).reshape(shape))
+        radius = int(_SEARCH_FACTOR * (mask.size - mask.sum()) / missing) + 1
+        chosen = _sequential_discs(priority, radius)
+        while np.count_nonzero(chosen) < missing:
+            radius -= 1
+            chosen = _sequential_discs(priority, radius)
+        first = np.sort(priority[chosen])[-missing]
+        mask |= chosen & (priority >= first)
+    return jnp.asarray(mask, jnp.float32)
+
+
+def acceleration_of(mask: jax.Array) -> jax.Array:
+    """The realised acceleration: number of samples over number of non-zero ones, a float32 scalar."""
+    mask = jnp.asarray(mask)
+    return mask.size / jnp.count_nonzero(mask).astype(jnp.float32)
+
+
+def center_slice(length: int, count: int) -> slice:
+    """The ``count`` samples around index ``length // 2``, placed as in fastMRI."""
+    start = (length - count + 1) // 2
+    return slice(start, start + count)
+
+
+def _sequential_discs(priority: np.ndarray, squared_radius: int) -> np.ndarray:
+    """Kept samples of a visit by falling priority (negative: never) with squared distances > the radius.
+
+    Rounds accept every sample that ranks highest among the undecided ones within its disc; the result is
+    that of the visit one by one.
+    """
+    ny, nx = priority.shape
+    reach = int(np.sqrt(squared_radius))
+    shifts = [
+        (dy, dx)
+        for dy in range(-reach, reach + 1)
+        for dx in range(-reach, reach + 1)
+        if 0 < dy * dy + dx * dx <= squared_radius
+    ]
+
+    def neighbours(values, fill):
+        padded = np.pad(values, reach, constant_values=fill)
+        for dy, dx in shifts:
+            yield padded[reach + dy : reach + dy + ny, reach + dx : reach + dx + nx]
+
+    undecided = np.where(priority >= 0, priority, -1)
+    kept = np.zeros(priority.shape, bool)
+    while (undecided >= 0).any():
+        highest = np.full(priority.shape, -1)
+        for other in neighbours(undecided, -1):
+            np.maximum(highest, other, out=highest)
+        new = (undecided >= 0) & (undecided > highest)
+        kept |= new
+        covered = new.copy()
+        for other in neighbours(new, False):
+            covered |= other
+        undecided[covered] = -1
+    return kept
+
+
+def _center_columns(columns: int, acceleration: float, center_fraction: float) -> np.ndarray:
+    if columns < 1:
+        raise ValueError(f"columns must be positive, found {columns}")
+    _check_acceleration(acceleration)
+    if not 0 <= center_fraction <= 1:
+        raise ValueError(f"center_fraction must be in [0, 1], found {center_fraction}")
+    center = np.zeros(columns, bool)
+    center[center_slice(columns, round(columns * center_fraction))] = True
+    return center
+
+
+def _check_acceleration(acceleration: float) -> None:
+    if not acceleration >= 1:
+        raise ValueError(f"acceleration must be at least 1, found {acceleration}")
+
+
+def _seed(key_or_seed: jax.Array | int) -> np.ndarray | int:
+    if isinstance(key_or_seed, jax.Array) and jnp.issubdtype(key_or_seed.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(key_or_seed))
+    return int(key_or_seed)
