@@ -1,0 +1,231 @@
+"""The parts of a federated algorithm: client update, channel, exchange, and the state and report of a round.
+
+Everything is a pair or triple of pure functions on pytrees. Functions hold hyper-parameters only; whatever
+changes from round to round is in one `RoundState`, so a checkpoint is one pytree and resuming is exact.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from fedrecon.types import Batch, Metrics, PyTree, Variables
+
+
+class Context(NamedTuple):
+    """What every hook may know besides its own arguments.
+
+    Attributes:
+      round: int32 (), the number of rounds completed before this one.
+      key: typed PRNG key of this hook, this round and (at a client) this client.
+      client: int32 (), the client's index; None on the server.
+    """
+
+    round: jax.Array
+    key: jax.Array
+    client: jax.Array | None = None
+
+
+class Batches(NamedTuple):
+    """One client's examples and the order in which its steps visit them; batches are gathered step by step.
+
+    Attributes:
+      examples: dict of arrays (examples, ...), padded.
+      index: int32 (steps, batch), which example fills each place of each step's batch.
+      count: int32 (), number of valid examples of the client.
+    """
+
+    examples: Batch
+    index: jax.Array
+    count: jax.Array
+
+    def take(self, index: jax.Array, valid: jax.Array) -> Batch:
+        """Returns the batch at ``index`` (batch,) with its mask under the key ``"valid"``."""
+        return {**{name: x[index] for name, x in self.examples.items()}, "valid": valid}
+
+
+class ClientResult(NamedTuple):
+    """What a client update returns.
+
+    Attributes:
+      delta: Variables, what is sent to be averaged: for most methods trained minus received. The engine sends
+        the shared leaves only.
+      weight: float32 (), the client's natural aggregation weight (number of its valid examples); 0 excludes
+        it.
+      client_state: pytree that stays at the client until its next participation.
+      message: pytree of arrays sent besides the delta and averaged with the same weights (control variates,
+        normalisers); ``()`` for none.
+      metrics: {name: (sum, count)} of scalars over the client's real steps.
+      variables: Variables after training. The private leaves are kept from here and not as received plus
+        delta, which would round.
+    """
+
+    delta: Variables
+    weight: jax.Array
+    client_state: PyTree
+    message: PyTree
+    metrics: Metrics
+    variables: Variables
+
+
+class ClientUpdate(NamedTuple):
+    """Local work of a client in one round.
+
+    Attributes:
+      init: ``init(variables) -> client_state``.
+      update: ``update(variables, broadcast, client_state, batches, valid, key) -> ClientResult``; ``batches``
+        is a `Batches` and ``valid`` (steps, batch) bool masks it: a step without a valid place is padding. It
+        runs the same in the compiled simulation and at a real site: no mesh axis names, and loop carries
+        built from its inputs (``jnp.zeros_like(x)``), since constants do not vary over the clients' axis of a
+        shard_map.
+      batching: ``batching(valid, key) -> (index, mask)`` when the method needs its own batches (Poisson
+        sampling of DP-SGD); None leaves them to `make_round`.
+    """
+
+    init: Callable[[Variables], PyTree]
+    update: Callable[[Variables, PyTree, PyTree, Batches, jax.Array, jax.Array], ClientResult]
+    batching: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
+
+
+class Upload(NamedTuple):
+    """What goes through the channel and is summed over clients.
+
+    The weight is multiplied in before the channel, so that every later stage is purely additive and the
+    weight itself can be masked or encrypted like the rest.
+
+    Attributes:
+      delta: Variables of the shared leaves (None elsewhere), times weight.
+      message: the client's message, times weight.
+      weight: float32 ().
+    """
+
+    delta: PyTree
+    message: PyTree
+    weight: jax.Array
+
+
+class Channel(NamedTuple):
+    """A two-ended stage between client and server.
+
+    Attributes:
+      init: ``init(upload) -> (client_state, server_state)``; ``upload`` has the shapes and dtypes of a
+        message.
+      encode: ``encode(upload, client_state, context) -> (upload, client_state, info)`` at each client;
+        ``info`` is a dict of scalars that is summed over clients for the report (it is not part of the
+        message).
+      decode: ``decode(total, server_state, context) -> (total, server_state, info)`` on the sum over clients.
+    """
+
+    init: Callable[[Upload], tuple[PyTree, PyTree]]
+    encode: Callable[[Upload, PyTree, Context], tuple[Upload, PyTree, dict[str, jax.Array]]]
+    decode: Callable[[Upload, PyTree, Context], tuple[Upload, PyTree, dict[str, jax.Array]]]
+
+
+class Exchange(NamedTuple):
+    """The server's end of extra messages: what it sends besides the model and what it does with what returns.
+
+    Attributes:
+      init: ``init(variables) -> state``.
+      broadcast: ``broadcast(state) -> payload`` that every participating client receives.
+      receive: ``receive(state, mean_message, participants, clients) -> state``; the weighted mean of the
+        clients' messages, int32 () number of clients in the mean, and the static number of all clients.
+    """
+
+    init: Callable[[Variables], PyTree]
+    broadcast: Callable[[PyTree], PyTree]
+    receive: Callable[[PyTree, PyTree, jax.Array, int], PyTree]
+
+
+def no_exchange() -> Exchange:
+    """Nothing but the model travels."""
+    return Exchange(
+        lambda variables: (), lambda state: (), lambda state, message, participants, clients: state
+    )
+
+
+class FederatedAlgorithm(NamedTuple):
+    """A federated algorithm, complete.
+
+    Attributes:
+      client: the local work.
+      channel: what an update passes through on its way to the sum and back.
+      sampler: ``sampler(key, round, participations) -> (clients,) bool``: who takes part; ``participations``
+        int32 (clients,) counts the rounds each client has joined.
+      weighting: ``weighting(weight, context) -> weight``: aggregation weight from the client's natural one.
+      reduce: None sums, the only thing that may cross the client axis if secure aggregation or central
+        privacy is to compose. Otherwise ``reduce(uploads, included) -> Upload``, which sees every client's
+        encoded upload stacked on axis 0 (already times weight) and ``included`` (clients,) bool: robust
+        reducers.
+      server_optimizer: optax transformation of the shared parameters, fed minus the mean delta as gradient.
+        ``optax.sgd(1.0)`` gives averaging. Shared statistics are averaged, whatever the optimiser.
+      share_mask: pytree of bools, `Variables` or a prefix of it: True leaves are shared, False leaves are
+        kept at each client and never sent.
+      personalise: ``personalise(variables, client_state) -> variables``: the model a client evaluates with,
+        given shared and private leaves together.
+      exchange: extra broadcast and message.
+    """
+
+    client: ClientUpdate
+    channel: Channel
+    sampler: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    weighting: Callable[[jax.Array, Context], jax.Array]
+    reduce: Callable[[Upload, jax.Array], Upload] | None
+    server_optimizer: optax.GradientTransformation
+    share_mask: PyTree
+    personalise: Callable[[Variables, PyTree], Variables]
+    exchange: Exchange
+
+
+class RoundState(NamedTuple):
+    """Everything that changes; a pytree of arrays.
+
+    Attributes:
+      round: int32 (), rounds completed.
+      variables: the server's model. Its private leaves keep their initial values.
+      server: state of the server optimiser (shared parameters).
+      exchange: server state of the exchange.
+      channel: server state of the channel.
+      client: states of the client updates, leaves (clients, ...).
+      client_channel: client states of the channel, leaves (clients, ...).
+      private: `Variables` of the private leaves (None elsewhere), leaves (clients, ...).
+      participations: int32 (clients,), rounds each client has joined.
+    """
+
+    round: jax.Array
+    variables: Variables
+    server: PyTree
+    exchange: PyTree
+    channel: PyTree
+    client: PyTree
+    client_channel: PyTree
+    private: Variables
+    participations: jax.Array
+
+
+class RoundInfo(NamedTuple):
+    """What a round reports. Nothing in it feeds back into training.
+
+    Attributes:
+      metrics: {name: (sum, count)} over included clients.
+      client_metrics: {name: (sum, count)}, each (clients,); zero for clients that were not included.
+      participated: bool (clients,), sampled by the sampler.
+      excluded: bool (clients,), sampled but with an update that was not finite; it left no trace in the
+        state.
+      applied: bool (), whether the server's model changed: False if nobody was included or if the new model
+        would not have been finite.
+      bytes_up: uint32 (clients,), bytes sent: the encoded shared leaves, message and weight.
+      bytes_down: uint32 (clients,), bytes received: the shared leaves and the broadcast.
+      delta_norm: float32 (clients,), global l2 norm of each client's shared delta before the channel.
+      channel: (encode infos summed over included clients, decode infos).
+    """
+
+    metrics: Metrics
+    client_metrics: Metrics
+    participated: jax.Array
+    excluded: jax.Array
+    applied: jax.Array
+    bytes_up: jax.Array
+    bytes_down: jax.Array
+    delta_norm: jax.Array
+    channel: tuple[Any, Any]

@@ -1,0 +1,23 @@
+"""Federated averaging with private normalisation."""
+
+import jax
+import optax
+
+from fedrecon.federated.algorithm import FederatedAlgorithm
+from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.types import Task, Variables
+
+
+def fedbn(task: Task, optimizer: optax.GradientTransformation, **options) -> FederatedAlgorithm:
+    """FedBN (Li et al. 2021): every normalisation leaf stays at its client, the rest is FedAvg.
+
+    Private are the leaves that ``task.normalisation`` marks and all running statistics. Clients evaluate with
+    their own; `average_variables` makes the model for a client that has not trained.
+
+    Args:
+      task: what is learned.
+      optimizer: each client's optimiser.
+      **options: as in `fedavg`.
+    """
+    shared = jax.tree.map(lambda private: not private, task.normalisation)
+    return fedavg(task, optimizer, **options)._replace(share_mask=Variables(shared, False))

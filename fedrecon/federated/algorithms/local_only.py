@@ -1,0 +1,23 @@
+"""Every client alone: the comparator that shows what federation is worth."""
+
+import optax
+
+from fedrecon.federated.algorithm import FederatedAlgorithm
+from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.types import Task, Variables
+
+
+def local_only(
+    task: Task, optimizer: optax.GradientTransformation, *, sampler=None, keep_optimizer: bool = True
+) -> FederatedAlgorithm:
+    """Independent training by the same engine: all leaves are private and nothing is ever sent.
+
+    Args:
+      task: what is learned.
+      optimizer: each client's optimiser; its state runs on from round to round unless ``keep_optimizer`` is
+        False.
+      sampler: who trains in a round; every client by default.
+      keep_optimizer: clients keep their optimiser's state between rounds.
+    """
+    algorithm = fedavg(task, optimizer, sampler=sampler, keep_optimizer=keep_optimizer)
+    return algorithm._replace(share_mask=Variables(False, False))

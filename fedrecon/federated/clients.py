@@ -1,0 +1,205 @@
+"""One function for every client: over devices by shard_map, within a device by scan, vmap or chunks."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedrecon.federated.trees import select, vary_with
+from fedrecon.types import Batch, PyTree
+
+AXIS = "clients"
+
+
+def client_mesh(devices=None) -> Mesh:
+    """A mesh of one axis, "clients", over ``devices`` (all of the process's backend by default)."""
+    devices = jax.devices() if devices is None else list(devices)
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def default_mesh(mesh: Mesh | None) -> Mesh:
+    """``mesh``, checked, or the mesh of the first device alone.
+
+    Raises:
+      ValueError: if the mesh's only axis is not called "clients".
+    """
+    if mesh is None:
+        return client_mesh(jax.devices()[:1])
+    if mesh.axis_names != (AXIS,):
+        raise ValueError(f"mesh: expected the single axis {AXIS!r}, found {mesh.axis_names}")
+    return mesh
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["examples", "valid"], meta_fields=["clients"]
+)
+@dataclass(frozen=True)
+class PlacedData:
+    """Client data on the devices of a mesh, padded with empty clients to a multiple of their number.
+
+    Attributes:
+      examples: dict of arrays (padded clients, examples, ...).
+      valid: bool (padded clients, examples).
+      clients: number of real clients, which come first.
+    """
+
+    examples: Batch
+    valid: jax.Array
+    clients: int
+
+
+def place(data: Any, mesh: Mesh | None = None) -> PlacedData:
+    """Puts client data on a mesh once, so that rounds move nothing (they move unplaced data each time).
+
+    Args:
+      data: anything with ``examples`` (dict of arrays (clients, examples, ...)) and ``valid`` (clients,
+        examples).
+      mesh: from `client_mesh`.
+    """
+    mesh = default_mesh(mesh)
+    clients = number_of_clients(data)
+    padded = _round_up(clients, mesh.size)
+    sharding = NamedSharding(mesh, P(AXIS))
+
+    def put(x):
+        missing = padded - x.shape[0]
+        if missing:
+            x = np.pad(np.asarray(x), [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return jax.device_put(x, sharding)
+
+    return PlacedData(jax.tree.map(put, dict(data.examples)), put(data.valid), clients)
+
+
+def number_of_clients(data: Any) -> int:
+    """Number of real clients in ``data``.
+
+    Raises:
+      ValueError: if the arrays disagree on the leading axes.
+    """
+    expected = data.valid.shape
+    if len(expected) != 2:
+        raise ValueError(f"data.valid: expected shape (clients, examples), found {expected}")
+    for name, x in data.examples.items():
+        if x.shape[:2] != expected:
+            raise ValueError(f"data.examples[{name!r}]: expected leading axes {expected}, found {x.shape}")
+    return data.clients if isinstance(data, PlacedData) else expected[0]
+
+
+def client_sharding(mesh: Mesh, clients: int) -> NamedSharding:
+    """Sharding of stacked client state: over clients if the devices divide them, else replicated."""
+    return NamedSharding(mesh, P(AXIS) if clients % mesh.size == 0 else P())
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def check_parallel(parallel: str | int) -> None:
+    """Raises ValueError unless ``parallel`` is "scan", "vmap" or a chunk size."""
+    if parallel in ("scan", "vmap") or (isinstance(parallel, int) and parallel >= 1):
+        return
+    raise ValueError(f'parallel: expected "scan", "vmap" or a chunk size of at least 1, found {parallel!r}')
+
+
+def map_clients(
+    one: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]],
+    shared: PyTree,
+    states: PyTree,
+    rows: PyTree,
+    active: jax.Array,
+    *,
+    mesh: Mesh,
+    parallel: str | int,
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Applies ``one`` to every active client; only sums cross the client axis.
+
+    Args:
+      one: ``one(shared, state, row) -> (contribution, state, record)`` of one client.
+      shared: pytree that every client sees.
+      states: leaves (clients, ...); inactive clients keep theirs.
+      rows: further per-client inputs, leaves (clients or more, ...); surplus rows are never active.
+      active: bool (clients,).
+      mesh: mesh with the axis "clients".
+      parallel: how a device runs its clients: "scan" one after another, skipping inactive ones; "vmap" at
+        once; an integer, that many at once, skipping chunks without an active client.
+
+    Returns:
+      (sum of contributions over active clients, states (clients, ...), records (clients, ...), zero where
+      inactive).
+    """
+    clients = active.shape[0]
+    widest = max([clients] + [x.shape[0] for x in jax.tree.leaves(rows)])
+    padded = _round_up(widest, mesh.size)
+    states, rows, active_rows = jax.tree.map(lambda x: _pad(x, padded), (states, rows, active))
+
+    def on_device(shared, states, rows, active):
+        shared = jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), shared)
+        total, states, records = _map_local(functools.partial(one, shared), states, rows, active, parallel)
+        return jax.tree.map(lambda x: jax.lax.psum(x, AXIS), total), states, records
+
+    total, states, records = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(P(), P(AXIS), P(AXIS), P(AXIS)),
+        out_specs=(P(), P(AXIS), P(AXIS)),
+    )(shared, states, rows, active_rows)
+    states, records = jax.tree.map(lambda x: x[:clients], (states, records))
+    return total, states, records
+
+
+def _pad(x: jax.Array, clients: int) -> jax.Array:
+    missing = clients - x.shape[0]
+    if not missing:
+        return x
+    return jnp.concatenate([x, jnp.zeros((missing, *x.shape[1:]), x.dtype)])
+
+
+def _map_local(one, states, rows, active, parallel):
+    local = active.shape[0]
+    chunk = {"scan": 1, "vmap": local}.get(parallel, parallel)
+    chunk = min(chunk, local)
+    first = jax.tree.map(lambda x: x[0], (states, rows))
+    contribution, _, record = jax.eval_shape(one, *first)
+
+    def zeros(tree, leading=()):
+        blank = jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), tree)
+        return vary_with(active[0], blank)
+
+    def run(state, row, flag):
+        return vary_with(flag, one(state, row))
+
+    def run_chunk(states, rows, active):
+        def masked(state, row, flag):
+            blank = (zeros(contribution), state, zeros(record))
+            return select(flag, run(state, row, flag), blank)
+
+        totals, states, records = jax.vmap(masked)(states, rows, active)
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=x.dtype), totals), states, records
+
+    if parallel == "scan":
+        work, leading, items = run, (), jnp.arange(local)
+    else:
+        work, leading, items = run_chunk, (chunk,), jnp.arange(_round_up(local, chunk)).reshape(-1, chunk)
+        if chunk == local:
+            return run_chunk(states, rows, active)
+
+    def skip(state, row, flag):
+        return zeros(contribution), state, zeros(record, leading)
+
+    def body(total, item):
+        # A chunk past the end repeats the last client, inactive.
+        state, row, flag = jax.tree.map(lambda x: x[jnp.minimum(item, local - 1)], (states, rows, active))
+        flag = flag & (item < local)
+        part, *outputs = jax.lax.cond(flag.any(), work, skip, state, row, flag)
+        return jax.tree.map(jnp.add, total, part), outputs
+
+    total, outputs = jax.lax.scan(body, zeros(contribution), items)
+    if parallel != "scan":
+        outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:local], outputs)
+    return total, *outputs

@@ -1,0 +1,285 @@
+"""The compiled round: every client's work, the sum, and the server's step as one program."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedrecon.federated.algorithm import Batches, Context, FederatedAlgorithm, RoundInfo, RoundState, Upload
+from fedrecon.federated.batching import Batching, shuffled_epochs, shuffled_steps
+from fedrecon.federated.clients import (
+    check_parallel,
+    client_sharding,
+    default_mesh,
+    map_clients,
+    number_of_clients,
+)
+from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
+from fedrecon.types import PyTree, Variables
+
+
+class _ClientRows(NamedTuple):
+    """What stays at one client between rounds."""
+
+    client: PyTree
+    channel: PyTree
+    private: Variables
+
+
+def init_state(
+    algorithm: FederatedAlgorithm, variables: Variables, data: Any, mesh: Mesh | None = None
+) -> RoundState:
+    """State before the first round, on its devices, in memory of its own (``variables`` stay usable).
+
+    Args:
+      algorithm: the algorithm.
+      variables: the initial model, the same for every client.
+      data: client data as for the round; only its shapes are used.
+      mesh: the mesh of `make_round`.
+
+    Raises:
+      ValueError: if the share mask is not a prefix of the variables, or the arrays of ``data`` disagree.
+    """
+    mesh = default_mesh(mesh)
+    clients = number_of_clients(data)
+    variables = jax.tree.map(jnp.asarray, variables)
+    row = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (dict(data.examples), data.valid)
+    )
+
+    def build(variables):
+        variables = jax.tree.map(jnp.copy, variables)
+        shared, private = partition(variables, algorithm.share_mask)
+        exchange = algorithm.exchange.init(variables)
+        client = algorithm.client.init(variables)
+        batching = algorithm.client.batching or shuffled_steps(1, 1)
+        payload = algorithm.exchange.broadcast(exchange)
+        local = functools.partial(_train, algorithm, batching, variables, payload, client)
+        _, upload = jax.eval_shape(local, *row, jax.random.key(0), Context(jnp.int32(0), jax.random.key(0)))
+        upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
+        client_channel, channel = algorithm.channel.init(upload)
+
+        def stack(tree):
+            return jax.tree.map(lambda x: jnp.tile(x[None], (clients,) + (1,) * jnp.ndim(x)), tree)
+
+        return RoundState(
+            round=jnp.int32(0),
+            variables=variables,
+            server=algorithm.server_optimizer.init(shared.params),
+            exchange=exchange,
+            channel=channel,
+            client=stack(client),
+            client_channel=stack(client_channel),
+            private=stack(private),
+            participations=jnp.zeros(clients, jnp.int32),
+        )
+
+    return jax.jit(build, out_shardings=_state_shardings(mesh, clients))(variables)
+
+
+def make_round(
+    algorithm: FederatedAlgorithm,
+    *,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    mesh: Mesh | None = None,
+    parallel: str | int = "scan",
+    donate: bool = True,
+) -> Callable[[RoundState, Any, jax.Array], tuple[RoundState, RoundInfo]]:
+    """Compiles ``round(state, data, key) -> (state, info)``.
+
+    ``key`` is the key of the run: rounds fold in their number and clients their index, so results depend
+    neither on the grouping of rounds into dispatches, nor on the order in which clients are simulated, nor on
+    devices. The state passed in is donated: use the returned one. ``data`` has ``examples``, a dict of arrays
+    (clients, examples, ...), and ``valid`` (clients, examples) bool; `place` puts it on the mesh once.
+
+    Clients without examples take no part in the mean. A client whose update is not finite is excluded: its
+    weight is 0 and what is kept of it stays as before the round. Shared statistics are averaged with the
+    clients' weights; integer ones take the rounded mean of their changes.
+
+    Args:
+      algorithm: the algorithm.
+      batch_size: examples per local step.
+      epochs: local passes per round; or
+      steps: local steps per round. Exactly one of the two, and neither (nor ``batch_size``) if the
+        algorithm's client brings its own batching.
+      mesh: from `client_mesh`; None is the first device.
+      parallel: how each device runs its clients: "scan" (one after another; those not sampled cost nothing),
+        "vmap" (all at once), or an integer (that many at once).
+      donate: False keeps the state passed in usable, at the price of a second copy in memory.
+
+    Raises:
+      ValueError: for contradicting or missing arguments; from the round, if ``data`` and ``state`` have
+        different numbers of clients.
+    """
+    batching = _choose_batching(algorithm.client.batching, batch_size, epochs, steps)
+    check_parallel(parallel)
+    mesh = default_mesh(mesh)
+
+    @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
+    def round(state, data, key):
+        clients = state.participations.shape[0]
+        if number_of_clients(data) != clients:
+            raise ValueError(
+                f"data: expected {clients} clients as in the state, found {number_of_clients(data)}"
+            )
+        sampler_key, clients_key, server_key = jax.random.split(jax.random.fold_in(key, state.round), 3)
+        sampled = algorithm.sampler(sampler_key, state.round, state.participations)
+        payload = algorithm.exchange.broadcast(state.exchange)
+        sums, rows, record = map_clients(
+            functools.partial(_client_step, algorithm, batching),
+            (state.variables, payload, Context(state.round, clients_key)),
+            _ClientRows(state.client, state.client_channel, state.private),
+            (dict(data.examples), data.valid, jnp.arange(data.valid.shape[0])),
+            sampled,
+            mesh=mesh,
+            parallel=parallel,
+        )
+        state = state._replace(
+            client=rows.client,
+            client_channel=rows.channel,
+            private=rows.private,
+            participations=state.participations + record["included"],
+        )
+        total = (
+            sums["upload"]
+            if algorithm.reduce is None
+            else algorithm.reduce(record["upload"], record["included"])
+        )
+        state, applied, decode_info = _server_step(
+            algorithm, state, total, sums["included"], Context(state.round, server_key)
+        )
+        state = jax.lax.with_sharding_constraint(state, _state_shardings(mesh, clients))
+        down = nbytes((partition(state.variables, algorithm.share_mask)[0], payload))
+        info = RoundInfo(
+            metrics=sums["metrics"],
+            client_metrics=record["metrics"],
+            participated=sampled,
+            excluded=record["excluded"],
+            applied=applied,
+            bytes_up=record["bytes_up"],
+            bytes_down=sampled * jnp.uint32(down),
+            delta_norm=record["delta_norm"],
+            channel=(sums["channel"], decode_info),
+        )
+        return state, info
+
+    return round
+
+
+def run_rounds(
+    round: Callable, count: int
+) -> Callable[[RoundState, Any, jax.Array], tuple[RoundState, RoundInfo]]:
+    """Compiles ``count`` rounds into one dispatch; returns the last state and the infos stacked on axis 0.
+
+    Equal to calling ``round`` as many times with the same key. The state passed in is donated.
+    """
+
+    def rounds(state, data, key):
+        return jax.lax.scan(lambda state, _: round(state, data, key), state, length=count)
+
+    return jax.jit(rounds, donate_argnums=0)
+
+
+def _choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching:
+    if own is not None:
+        if (batch_size, epochs, steps) != (None, None, None):
+            raise ValueError(
+                "batch_size, epochs, steps: expected none, since the client update samples its own batches"
+            )
+        return own
+    if batch_size is None:
+        raise ValueError("batch_size: expected a positive integer, found None")
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"epochs, steps: expected exactly one of them, found epochs={epochs}, steps={steps}")
+    return shuffled_steps(batch_size, steps) if epochs is None else shuffled_epochs(batch_size, epochs)
+
+
+def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
+    server, stacked = NamedSharding(mesh, P()), client_sharding(mesh, clients)
+    return RoundState(server, server, server, server, server, stacked, stacked, stacked, stacked)
+
+
+def _train(algorithm, batching, variables, payload, client_state, examples, valid, key, context):
+    """One client's local work: (result, upload before the channel)."""
+    batch_key, update_key = jax.random.split(key)
+    index, mask = batching(valid, batch_key)
+    batches = Batches(examples, index, valid.sum())
+    result = algorithm.client.update(variables, payload, client_state, batches, mask, update_key)
+    weight = jnp.asarray(algorithm.weighting(result.weight, context), jnp.float32)
+    shared, _ = partition(result.delta, algorithm.share_mask)
+    delta, message = jax.tree.map(lambda x: x * weight, (shared, result.message))
+    return result, Upload(delta, message, weight)
+
+
+def _client_step(algorithm, batching, shared, state, row):
+    """One client's round: (what is summed, what stays at the client, what is reported)."""
+    variables, payload, context = shared
+    examples, valid, client = row
+    train_key, channel_key = jax.random.split(jax.random.fold_in(context.key, client))
+    context = Context(context.round, channel_key, client)
+    variables = merge(partition(variables, algorithm.share_mask)[0], state.private)
+    result, upload = _train(
+        algorithm, batching, variables, payload, state.client, examples, valid, train_key, context
+    )
+    encoded, channel, channel_info = algorithm.channel.encode(upload, state.channel, context)
+    finite = all_finite((result.delta, result.message, upload))
+    included = finite & (upload.weight > 0)
+
+    _, private = partition(result.variables, algorithm.share_mask)
+    new_state = select(included, _ClientRows(result.client_state, channel, private), state)
+    sends = bool(jax.tree.leaves((upload.delta, upload.message)))
+    sums = {"metrics": result.metrics, "channel": channel_info, "included": jnp.int32(1)}
+    if algorithm.reduce is None:
+        sums["upload"] = encoded
+    sums = select(included, sums, jax.tree.map(jnp.zeros_like, sums))
+    shared_delta, _ = partition(result.delta, algorithm.share_mask)
+    record = {
+        "metrics": sums["metrics"],
+        "included": included,
+        "excluded": ~finite,
+        "bytes_up": jnp.uint32(nbytes(encoded) if sends else 0),
+        "delta_norm": jnp.asarray(optax.tree.norm(shared_delta), jnp.float32),
+    }
+    if algorithm.reduce is not None:
+        record["upload"] = encoded
+    return sums, new_state, record
+
+
+def _server_step(algorithm, state, total, participants, context):
+    """Decodes the total and moves the shared leaves: (state, applied, decode info)."""
+    total, channel, info = algorithm.channel.decode(total, state.channel, context)
+    mean_delta, mean_message = jax.tree.map(
+        lambda x: x / jnp.where(total.weight > 0, total.weight, 1), (total.delta, total.message)
+    )
+    shared, private = partition(state.variables, algorithm.share_mask)
+    pseudo_gradient = jax.tree.map(lambda d, p: (-d).astype(p.dtype), mean_delta.params, shared.params)
+    updates, server = algorithm.server_optimizer.update(pseudo_gradient, state.server, shared.params)
+    stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
+    new = Variables(optax.apply_updates(shared.params, updates), stats)
+    exchange = algorithm.exchange.receive(
+        state.exchange, mean_message, participants, math.prod(state.participations.shape)
+    )
+    applied = (total.weight > 0) & all_finite(new)
+    new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))
+    state = state._replace(
+        round=state.round + 1,
+        variables=merge(new, private),
+        server=server,
+        exchange=exchange,
+        channel=channel,
+    )
+    return state, applied, info
+
+
+def _shift(value, change):
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+        change = jnp.round(change)
+    return (value + change).astype(value.dtype)

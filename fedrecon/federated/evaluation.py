@@ -1,0 +1,132 @@
+"""Evaluation: each client's own model, one model everywhere, every model on every client's data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
+from fedrecon.federated.clients import check_parallel, default_mesh, map_clients, number_of_clients
+from fedrecon.federated.trees import merge, partition, select
+from fedrecon.types import Metrics, Variables
+
+
+def client_variables(algorithm: FederatedAlgorithm, state: RoundState, client: int | jax.Array) -> Variables:
+    """The model client number ``client`` evaluates with: shared and private leaves, personalised."""
+    pick = jax.tree.map(lambda x: x[client], (state.client, state.private))
+    return _personal(algorithm, state.variables, *pick)
+
+
+def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Variables:
+    """The model for a client that has not trained: private leaves are averaged over the clients that have.
+
+    The average is plain, over clients with at least one participation; before there is one, the initial
+    values. Taking it reveals the private leaves' sum: it is an extra exchange that training itself never
+    makes.
+    """
+    shared, initial = partition(state.variables, algorithm.share_mask)
+    joined = state.participations > 0
+    count = joined.sum()
+
+    def mean(x, initial):
+        weight = joined.reshape(-1, *(1,) * (x.ndim - 1))
+        average = jnp.where(weight, x, 0).sum(0) / jnp.maximum(count, 1)
+        average = average if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.round(average)
+        return select(count > 0, average.astype(x.dtype), initial)
+
+    return merge(shared, jax.tree.map(mean, state.private, initial))
+
+
+def make_evaluate(
+    algorithm: FederatedAlgorithm,
+    metrics: Callable,
+    *,
+    mesh: Mesh | None = None,
+    parallel: str | int = "scan",
+) -> Callable[[RoundState | Variables, Any], Metrics]:
+    """Compiles ``evaluate(model, data) -> {name: (sum, count)}``, each (clients,).
+
+    Args:
+      algorithm: the algorithm whose personalised models are meant.
+      metrics: ``metrics(params, stats, batch) -> {name: (sum, count)}`` as in `fedrecon.types.Task`; the
+        batch is a client's whole data.
+      mesh: from `client_mesh`; None is the first device.
+      parallel: as in `make_round`.
+
+    Returns:
+      a function whose ``model`` is a `RoundState`, every client being evaluated with its own model, or
+      `Variables`, which every client is evaluated with (also clients that never trained). Clients without
+      examples have zero sums and counts. Nothing is donated.
+
+    Raises:
+      ValueError: from the function, if a state and the data have different numbers of clients.
+    """
+    check_parallel(parallel)
+    mesh = default_mesh(mesh)
+
+    def one(variables, state, row):
+        examples, valid, own = row
+        if own is not None:
+            variables = _personal(algorithm, variables, *own)
+        return (), state, metrics(*variables, {**examples, "valid": valid})
+
+    @jax.jit
+    def evaluate(model, data):
+        clients = number_of_clients(data)
+        own = None
+        if isinstance(model, RoundState):
+            _check_clients(model, clients)
+            own = (model.client, model.private)
+            model = model.variables
+        return _evaluate(one, model, own, data, mesh, parallel)
+
+    return evaluate
+
+
+def make_cross_evaluate(
+    algorithm: FederatedAlgorithm, metrics: Callable, *, mesh: Mesh | None = None
+) -> Callable[[RoundState, Any], Metrics]:
+    """Compiles ``evaluate(state, data) -> {name: (sum, count)}``, each (models, clients).
+
+    Entry (i, j) is client i's personalised model on the data of client j; ``data`` may hold other clients
+    than those that trained. Every device holds every model.
+    """
+    mesh = default_mesh(mesh)
+
+    def one(shared, state, row):
+        variables, own = shared
+        examples, valid, _ = row
+
+        def score(own):
+            return metrics(*_personal(algorithm, variables, *own), {**examples, "valid": valid})
+
+        return (), state, jax.lax.map(lambda item: score(item[1:]), own)
+
+    @jax.jit
+    def evaluate(state, data):
+        # The index gives the map an axis even when a client keeps nothing of its own.
+        own = (jnp.arange(state.participations.shape[0]), state.client, state.private)
+        result = _evaluate(one, (state.variables, own), None, data, mesh, "scan")
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)
+
+    return evaluate
+
+
+def _evaluate(one, shared, own, data, mesh, parallel):
+    clients = number_of_clients(data)
+    active = data.valid.any(1)[:clients]
+    rows = (dict(data.examples), data.valid, own)
+    return map_clients(one, shared, (), rows, active, mesh=mesh, parallel=parallel)[2]
+
+
+def _personal(algorithm, variables, client_state, private):
+    shared, _ = partition(variables, algorithm.share_mask)
+    return algorithm.personalise(merge(shared, private), client_state)
+
+
+def _check_clients(state, clients):
+    expected = state.participations.shape[0]
+    if expected != clients:
+        raise ValueError(f"data: expected {expected} clients as in the state, found {clients}")
