@@ -82,3 +82,24 @@ def _space(encoding: ElementTree.Element, name: str, path: str, key: str) -> Enc
     matrix = numbers("matrixSize", int, 1)
     field_of_view = numbers("fieldOfView_mm", float, 0)
     return EncodingSpace(matrix, field_of_view if min(field_of_view) > 0 else None)
+
+
+def format_ismrmrd_header(header: ISMRMRDHeader) -> str:
+    """The header's XML, which `parse_ismrmrd_header` reads back."""
+
+    def triple(name: str, values: tuple) -> str:
+        return (
+            f"<{name}>"
+            + "".join(f"<{a}>{v}</{a}>" for a, v in zip("xyz", values, strict=True))
+            + f"</{name}>"
+        )
+
+    def space(name: str, value: EncodingSpace) -> str:
+        inside = triple("matrixSize", value.matrix)
+        return f"<{name}>{inside}{triple('fieldOfView_mm', value.field_of_view or (0, 0, 0))}</{name}>"
+
+    spaces = space("encodedSpace", header.encoded) + space("reconSpace", header.recon)
+    return (
+        '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
+        f"<encoding>{spaces}<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
+    )

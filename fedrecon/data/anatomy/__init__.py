@@ -1,0 +1,63 @@
+"""Random anatomies: stacks of axial slices of heads and abdomens as fractions of tissues."""
+
+import numpy as np
+
+from fedrecon.data.anatomy.abdomen import HOSTS as ABDOMEN_HOSTS
+from fedrecon.data.anatomy.abdomen import LEVELS as ABDOMEN_LEVELS
+from fedrecon.data.anatomy.abdomen import abdomen
+from fedrecon.data.anatomy.fields import Grid, random_field
+from fedrecon.data.anatomy.head import HOSTS as HEAD_HOSTS
+from fedrecon.data.anatomy.head import LEVELS as HEAD_LEVELS
+from fedrecon.data.anatomy.head import head
+from fedrecon.data.anatomy.lesions import draw_lesions, lesion_tissue
+from fedrecon.data.anatomy.tissues import TISSUES, Anatomy, Tissue, compose
+
+__all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "simulate_anatomy"]
+
+# Anatomy -> layers, hosts of lesions, heights of the first slice, radii of lesions (mm), texture wavelength (mm).
+ANATOMIES = {
+    "head": (head, HEAD_HOSTS, HEAD_LEVELS, (4.5, 12.0), 7.0),
+    "abdomen": (abdomen, ABDOMEN_HOSTS, ABDOMEN_LEVELS, (8.0, 20.0), 12.0),
+}
+
+
+def simulate_anatomy(
+    kind: str,
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    slices: int,
+    spacing: float,
+    lesions: bool,
+    smallest_lesion: float = 0.0,
+) -> Anatomy:
+    """Draws one patient.
+
+    Args:
+      kind: ``"head"`` or ``"abdomen"``.
+      rng: source of randomness.
+      x: pixel centres ``(nx,)`` in mm, increasing.
+      y: pixel centres ``(ny,)`` in mm, decreasing (row 0 is anterior).
+      slices: number of neighbouring slices.
+      spacing: between slices, mm.
+      lesions: whether the patient has lesions: then 1 to 3, and one end slice of several is free of them.
+      smallest_lesion: lower bound of the radius of lesions, mm (what the image can show).
+
+    Raises:
+      ValueError: unknown ``kind``.
+    """
+    if kind not in ANATOMIES:
+        raise ValueError(f"anatomy: expected one of {sorted(ANATOMIES)}, found {kind!r}")
+    draw, hosts, levels, (least, largest), grain = ANATOMIES[kind]
+    z = rng.uniform(*levels) + spacing * (np.arange(slices) - (slices - 1) / 2)
+    grid = Grid(np.asarray(x, float), np.asarray(y, float), z, float(x[1] - x[0]))
+    names, fractions = compose(draw(rng, grid))
+    texture = random_field(rng, grain, grain)(grid)
+    lesion, opacity = None, np.zeros(fractions.shape[1:], np.float32)
+    if lesions:
+        lesion = lesion_tissue(rng, kind)
+        host = sum(fractions[names.index(name)] for name in hosts if name in names)
+        least = max(least, smallest_lesion)
+        opacity = draw_lesions(rng, grid, host, (least, max(largest, 1.5 * least)))
+    fractions = np.concatenate([fractions * (1 - opacity), opacity[None]])
+    return Anatomy((*names, "lesion"), fractions, texture, lesion)

@@ -1,0 +1,148 @@
+"""Simulated multi-site cohorts of MRI and CT."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedrecon.data.examples import mri_examples
+from fedrecon.data.mri import MRISite, calibration_shape, simulate_mri_patient
+from fedrecon.data.sites import PARTS, Cohort, plan_patients, site_prevalences, site_sizes, stack_parts
+
+# Scanners that differ as hospitals do: anatomy, field, sequence, coils, mask, noise and stored unit.
+MRI_SITES = (
+    MRISite("head-t1-1.5T", "head", 230, 1.5, 550, 12, coils=8, mask="random", snr=35, gain=1e-4),
+    MRISite("abdomen-t2-3T", "abdomen", 400, 3.0, 3500, 80, coils=8, mask="random", snr=30, gain=2e-5,
+            slice_spacing=6.0),
+    MRISite("head-t2-3T", "head", 220, 3.0, 4500, 95, coils=6, mask="equispaced", snr=45, gain=3e-3),
+    MRISite("abdomen-t1-1.5T", "abdomen", 390, 1.5, 450, 10, coils=6, mask="equispaced", snr=25, gain=1e2,
+            slice_spacing=6.0),
+    MRISite("head-flair-3T", "head", 240, 3.0, 9000, 110, 2500, coils=4, mask="poisson", snr=20, gain=5.0),
+)  # fmt: skip
+
+
+def simulated_mri_sites(
+    count: int = 5,
+    patients_per_site: float = 8,
+    *,
+    acceleration: float = 4.0,
+    center_fraction: float = 0.1,
+    size_skew: float = 0.5,
+    label_skew: float = 0.5,
+    seed: int = 0,
+) -> tuple[MRISite, ...]:
+    """Sites of a simulated cohort; from the sixth on the scanners repeat with other noise and field of view.
+
+    Args:
+      count: number of sites.
+      patients_per_site: on average, at least 3.
+      acceleration: of all sites.
+      center_fraction: of all sites.
+      size_skew: in [0, 1): numbers of patients fall from ``1 + size_skew`` to ``1 - size_skew`` times the mean.
+      label_skew: in [0, 1]: prevalences of lesions are spread over ``0.5 ± 0.4 label_skew``.
+      seed: of the order of the prevalences and of the changes from the sixth site on.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    sizes = site_sizes(round(count * patients_per_site), count, size_skew)
+    prevalences = site_prevalences(count, label_skew, seed)
+    sites = []
+    for index, (size, prevalence) in enumerate(zip(sizes, prevalences, strict=True)):
+        site = _vary(MRI_SITES, index, seed)
+        sites.append(
+            dataclasses.replace(
+                site,
+                acceleration=acceleration,
+                center_fraction=center_fraction,
+                patients=size,
+                prevalence=prevalence,
+            )
+        )
+    return tuple(sites)
+
+
+def simulate_mri_cohort(
+    sites: int | Sequence[MRISite] = 5,
+    patients_per_site: float = 8,
+    slices: int = 4,
+    image_shape: tuple[int, int] = (64, 64),
+    *,
+    acceleration: float = 4.0,
+    center_fraction: float = 0.1,
+    size_skew: float = 0.5,
+    label_skew: float = 0.5,
+    seed: int = 0,
+) -> Cohort:
+    """Simulates a multi-site cohort of undersampled multi-coil MRI with lesions.
+
+    Examples are those of `mri_examples`; coils are padded to the largest number. Label 1 means that the slice
+    shows a lesion. The same arguments give the same arrays on the same machine and versions.
+
+    Args:
+      sites: number of sites, made by `simulated_mri_sites` from the arguments below, or the sites themselves
+        (then ``patients_per_site``, ``acceleration``, ``center_fraction`` and the skews are not used).
+      patients_per_site: on average.
+      slices: neighbouring slices of each patient.
+      image_shape: (ny, nx).
+      acceleration: see `MRISite`.
+      center_fraction: see `MRISite`.
+      size_skew: see `simulated_mri_sites`.
+      label_skew: see `simulated_mri_sites`.
+      seed: non-negative integer.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    if isinstance(sites, int):
+        sites = simulated_mri_sites(
+            sites,
+            patients_per_site,
+            acceleration=acceleration,
+            center_fraction=center_fraction,
+            size_skew=size_skew,
+            label_skew=label_skew,
+            seed=seed,
+        )
+    coils = max(site.coils for site in sites)
+
+    def examples(site: MRISite, patient: int, lesions: bool) -> dict[str, np.ndarray]:
+        volume = simulate_mri_patient(site, patient, lesions, image_shape, slices, seed, coils)
+        block = calibration_shape(site, image_shape)
+        reference = volume.reconstruction_rss
+        return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
+
+    return _simulate(sites, examples, slices, image_shape, seed)
+
+
+def _simulate(sites, examples, slices, image_shape, seed) -> Cohort:
+    """Plans, simulates and stacks; ``examples(site, patient index, lesions)`` makes one patient's."""
+    names = [site.name for site in sites]
+    volumes = {part: [] for part in PARTS}
+    patients = {part: [] for part in PARTS}
+    for site in sites:
+        plan = plan_patients(site.name, site.patients, site.prevalence, slices, seed)
+        for part in PARTS:
+            volumes[part].append([examples(site, p.index, p.lesions) for p in plan[part]])
+            patients[part].append(tuple(p.name for p in plan[part]))
+    return Cohort(
+        **stack_parts(volumes, names),
+        sites=tuple(sites),
+        image_shape=tuple(image_shape),
+        patients={part: tuple(ids) for part, ids in patients.items()},
+        notes="Simulated anatomy and physics: shows that a method works, not how well it does on patients.",
+    )
+
+
+def _vary(templates: Sequence, index: int, seed: int):
+    """The index-th site: a template, or a template repeated under another name with other noise and size."""
+    site = templates[index % len(templates)]
+    repeat = index // len(templates)
+    if repeat == 0:
+        return site
+    rng = np.random.default_rng([seed, 3, index])
+    size = round(site.field_of_view * rng.uniform(0.95, 1.1), 1)
+    changes = {"name": f"{site.name}-{repeat + 1}", "field_of_view": size}
+    level = "snr" if isinstance(site, MRISite) else "photons"
+    changes[level] = round(getattr(site, level) * rng.uniform(0.7, 1.4), 1)
+    return dataclasses.replace(site, **changes)

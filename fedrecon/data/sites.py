@@ -1,0 +1,128 @@
+"""Sites of simulated cohorts: how many patients each has, who falls ill, and who is in which part."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedrecon.data.clients import ClientData, split_patients, stack_clients
+
+PARTS = ("train", "validation", "test")
+FRACTIONS = (0.7, 0.1, 0.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """The data of several sites, split by patient.
+
+    Attributes:
+      train: 70 % of each site's patients.
+      validation: 10 %.
+      test: 20 %; each part has at least one patient of each site.
+      sites: how each client's data were acquired, in the order of the clients.
+      image_shape: (ny, nx) of all images.
+      patients: for each part (``"train"``, ``"validation"``, ``"test"``) and client the patient or volume
+        that each value of ``examples["volume"]`` stands for.
+      notes: what a report must say about these data.
+    """
+
+    train: ClientData
+    validation: ClientData
+    test: ClientData
+    sites: tuple[Any, ...]
+    image_shape: tuple[int, int]
+    patients: dict[str, tuple[tuple[str, ...], ...]]
+    notes: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedPatient:
+    """A patient of a simulated site.
+
+    Attributes:
+      index: within the site.
+      name: unique over all sites.
+      lesions: whether there are any.
+    """
+
+    index: int
+    name: str
+    lesions: bool
+
+
+def site_sizes(total: int, sites: int, skew: float, smallest: int = len(PARTS)) -> tuple[int, ...]:
+    """Numbers of patients, falling linearly from ``1 + skew`` to ``1 - skew`` times the mean.
+
+    Raises:
+      ValueError: ``skew`` is outside [0, 1) or there are fewer than ``smallest`` patients for each site.
+    """
+    if not 0 <= skew < 1:
+        raise ValueError(f"size_skew: expected a number in [0, 1), found {skew}")
+    if sites < 1 or total < smallest * sites:
+        raise ValueError(f"patients: expected at least {smallest} for each of {sites} sites, found {total}")
+    shares = np.linspace(1 + skew, 1 - skew, sites) if sites > 1 else np.ones(1)
+    wanted = shares / shares.sum() * total
+    counts = np.maximum(np.floor(wanted).astype(int), smallest)
+    while counts.sum() != total:
+        step = 1 if counts.sum() < total else -1
+        room = np.where((counts > smallest) | (step > 0), step * (wanted - counts), -np.inf)
+        counts[np.argmax(room)] += step
+    return tuple(int(n) for n in counts)
+
+
+def site_prevalences(sites: int, skew: float, seed: int) -> tuple[float, ...]:
+    """Fractions of patients with lesions: evenly spread over ``0.5 ± 0.4 skew``, in random order.
+
+    Raises:
+      ValueError: ``skew`` is outside [0, 1].
+    """
+    if not 0 <= skew <= 1:
+        raise ValueError(f"label_skew: expected a number in [0, 1], found {skew}")
+    spread = np.linspace(-0.4, 0.4, sites) if sites > 1 else np.zeros(1)
+    order = np.random.default_rng([seed, 1]).permutation(sites)
+    return tuple(float(round(p, 6)) for p in 0.5 + skew * spread[order])
+
+
+def plan_patients(
+    name: str, patients: int, prevalence: float, slices: int, seed: int
+) -> dict[str, list[PlannedPatient]]:
+    """Splits a site's patients into parts and decides who has lesions.
+
+    In each part the fraction with lesions is ``prevalence``, rounded, but at least one patient has lesions
+    unless ``prevalence`` is 0, and, when volumes have one slice only, at least one of several has none
+    unless it is 1. (Of several slices of a patient, one has no lesion in any case.)
+
+    Raises:
+      ValueError: fewer than three patients, or a prevalence outside [0, 1].
+    """
+    if not 0 <= prevalence <= 1:
+        raise ValueError(f"site {name!r}: prevalence must be in [0, 1], found {prevalence}")
+    names = [f"{name}-{index:03d}" for index in range(patients)]
+    plan = {}
+    for number, (part, members) in enumerate(
+        zip(PARTS, split_patients(names, FRACTIONS, seed, [name] * patients), strict=True)
+    ):
+        ill = round(prevalence * len(members))
+        if 0 < prevalence < 1:
+            most = len(members) - (slices == 1)
+            ill = max(min(ill, most), 1)
+        order = np.random.default_rng([seed, 2, number, len(members)]).permutation(len(members))
+        chosen = set(members[order[:ill]].tolist())
+        plan[part] = [PlannedPatient(int(i), names[i], int(i) in chosen) for i in members]
+    return plan
+
+
+def stack_volumes(volumes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One client's examples from those of its volumes, numbering ``"volume"`` from 0."""
+    numbered = [
+        v | {"volume": np.full(len(next(iter(v.values()))), i, np.int32)} for i, v in enumerate(volumes)
+    ]
+    return {key: np.concatenate([volume[key] for volume in numbered]) for key in numbered[0]}
+
+
+def stack_parts(
+    examples: dict[str, list[list[dict[str, np.ndarray]]]], names: Sequence[str]
+) -> dict[str, ClientData]:
+    """ClientData of each part, from volumes by part and client."""
+    return {part: stack_clients([stack_volumes(v) for v in examples[part]], names) for part in PARTS}
