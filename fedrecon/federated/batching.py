@@ -29,8 +29,9 @@ def _rank_keys(valid: jax.Array, key: jax.Array) -> jax.Array:
 
 def _shuffle(valid: jax.Array, key: jax.Array) -> jax.Array:
     """(examples,) int32: the valid examples in random order, then the padding."""
-    bits = jax.vmap(jax.random.bits)(_rank_keys(valid, key))
-    return jnp.lexsort((bits, ~valid)).astype(jnp.int32)
+    # The words of a folded key are themselves a hash of the rank: no second draw is needed.
+    words = jax.random.key_data(_rank_keys(valid, key))
+    return jnp.lexsort((words[:, 1], words[:, 0], ~valid)).astype(jnp.int32)
 
 
 def shuffled_epochs(batch_size: int, epochs: int) -> Batching:

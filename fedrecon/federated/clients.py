@@ -93,7 +93,8 @@ def number_of_clients(data: Any) -> int:
 
 def client_sharding(mesh: Mesh, clients: int) -> NamedSharding:
     """Sharding of stacked client state: over clients if the devices divide them, else replicated."""
-    return NamedSharding(mesh, P(AXIS) if clients % mesh.size == 0 else P())
+    # One device always reports P(), and a state that changes its sharding would compile twice.
+    return NamedSharding(mesh, P(AXIS) if mesh.size > 1 and clients % mesh.size == 0 else P())
 
 
 def _round_up(number: int, multiple: int) -> int:

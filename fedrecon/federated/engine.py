@@ -61,7 +61,9 @@ def init_state(
         batching = algorithm.client.batching or shuffled_steps(1, 1)
         payload = algorithm.exchange.broadcast(exchange)
         local = functools.partial(_train, algorithm, batching, variables, payload, client)
-        _, upload = jax.eval_shape(local, *row, jax.random.key(0), Context(jnp.int32(0), jax.random.key(0)))
+        _, upload = jax.eval_shape(
+            local, *row, jax.random.key(0), Context(jnp.int32(0), jax.random.key(0), jnp.int32(0))
+        )
         upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
         client_channel, channel = algorithm.channel.init(upload)
 

@@ -1,6 +1,5 @@
 """Tiny models as pure functions: quadratics with closed forms, and a regression with batch normalisation."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -124,18 +123,15 @@ def regression_data(counts, seed=0, padding=0, shift=True):
     return Clients({"x": jnp.asarray(x), "y": jnp.asarray(y)}, jnp.asarray(valid))
 
 
-class Fixtures(NamedTuple):
+class Fixtures:
     """What the tests of the engine share."""
 
-    quad: Task = QUAD
-    regression: Task = REGRESSION
-    a: np.ndarray = A
-    b: np.ndarray = B
-    p: np.ndarray = P
-    tau: np.ndarray = TAU
-    clients: type = Clients
-    quad_data: Callable = staticmethod(quad_data)
-    regression_data: Callable = staticmethod(regression_data)
+    quad = QUAD
+    regression = REGRESSION
+    a, b, p, tau = A, B, P, TAU
+    clients = Clients
+    quad_data = staticmethod(quad_data)
+    regression_data = staticmethod(regression_data)
 
     def fixed_weights(self, weight, context):
         """Aggregation weights p of the quadratic fixture, whatever the numbers of examples."""
@@ -152,7 +148,7 @@ class Fixtures(NamedTuple):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fx():
     """The fixtures of the engine's tests."""
     return Fixtures()
