@@ -6,9 +6,12 @@ are in radians; leading axes are batch axes.
 
 from operators.checks import check_adjoint
 from operators.coils import SENSE, coil_combine, estimate_coil_maps, rss
+from operators.filtering import FilteredRadon, SinogramFilter, fbp, filtered_radon
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
+from operators.geometry import ParallelBeam
 from operators.linear_operator import Diagonal, Identity, LinearOperator
 from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
+from operators.radon import Radon
 from operators.solvers import CGInfo, cg, cg_sense, operator_norm, total_variation
 
 __all__ = [
@@ -16,8 +19,12 @@ __all__ = [
     "CGInfo",
     "CartesianFourier",
     "Diagonal",
+    "FilteredRadon",
     "Identity",
     "LinearOperator",
+    "ParallelBeam",
+    "Radon",
+    "SinogramFilter",
     "acceleration_of",
     "cg",
     "cg_sense",
@@ -25,7 +32,9 @@ __all__ = [
     "coil_combine",
     "equispaced_mask",
     "estimate_coil_maps",
+    "fbp",
     "fft2c",
+    "filtered_radon",
     "fourier_resize",
     "ifft2c",
     "operator_norm",

@@ -47,8 +47,8 @@ def equispaced_mask(
 
     The spacing is exactly ``acceleration``, as parallel imaging needs it, so the realised acceleration is
     lower than its name: with f the fraction of columns in the centre it is close to
-    ``acceleration / (1 + f (acceleration - 1))``: 4 and 0.08 give about 3.2, 8 and 0.04 about 6.2. (fastMRI's mask
-    of the same name stretches and rounds the spacing instead and is not equispaced.)
+    ``acceleration / (1 + f (acceleration - 1))``: 4 and 0.08 give about 3.2, 8 and 0.04 about 6.2. (The mask
+    of that name in fastMRI stretches and rounds the spacing instead and is not equispaced.)
 
     Args:
       columns: number of columns nx.
