@@ -1,0 +1,22 @@
+"""Tasks: what is learned, as pure functions, with losses and metrics."""
+
+from fedrecon.tasks.classification import classification_task
+from fedrecon.tasks.diagnosis import classification_metrics
+from fedrecon.tasks.image_quality import reconstruction_metrics, ssim
+from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
+from fedrecon.tasks.reconstruction import mri_measure, reconstruction_task
+from fedrecon.tasks.segmentation import segmentation_task
+
+__all__ = [
+    "classification_metrics",
+    "classification_task",
+    "dice",
+    "distance_transform",
+    "hausdorff95",
+    "mri_measure",
+    "reconstruction_metrics",
+    "reconstruction_task",
+    "segmentation_metrics",
+    "segmentation_task",
+    "ssim",
+]

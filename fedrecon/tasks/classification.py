@@ -1,0 +1,57 @@
+"""Classification of images."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+
+from fedrecon.tasks.diagnosis import classification_metrics
+from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
+from fedrecon.types import Batch, Metrics, PyTree, Task
+
+
+def classification_task(
+    model: nn.Module, example: Mapping, *, specificity: float = 0.9, chunk: int = 32
+) -> Task:
+    """Trains a network to classify images, by cross-entropy.
+
+    Args:
+      model: called as ``model(image, train=, valid=)``, such as ``Classifier``; returns logits (examples,
+        classes) with at least two classes.
+      example: a batch of arrays or ``jax.ShapeDtypeStruct``: "image" (examples, ny, nx, channels) float
+        and "label" (examples,) int.
+      specificity: where the metric "sensitivity" is taken.
+      chunk: images classified at a time in ``metrics``, which bounds memory.
+
+    Returns:
+      A task; ``metrics`` are those of ``classification_metrics`` and "loss" per example; ``predict``
+      returns the probabilities (examples, classes).
+
+    Raises:
+      ValueError: a key is missing in ``example``; from ``loss`` and ``metrics``, if the model returns fewer
+        than two logits.
+    """
+    check_batch(example, ("image", "label"))
+    net = network(model, lambda batch: (batch["image"],), example)
+
+    def losses(logits: jax.Array, batch: Batch) -> jax.Array:
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(f"model must return logits (examples, classes >= 2); found {logits.shape}")
+        reference = jax.nn.one_hot(batch["label"], logits.shape[1], dtype=logits.dtype)
+        return -(reference * jax.nn.log_softmax(logits)).sum(-1)
+
+    def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array):
+        del key
+        logits, stats = net.train(params, stats, batch)
+        each = losses(logits, batch)
+        return mean(each, batch["valid"]), (stats, {"loss": total(each, batch["valid"])})
+
+    def predict(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
+        return jax.nn.softmax(net.evaluate(params, stats, batch))
+
+    def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
+        logits = map_chunks(lambda part: net.evaluate(params, stats, part), batch, chunk)
+        evaluated = total(losses(logits, batch), batch["valid"])
+        return {"loss": evaluated, **classification_metrics(logits, batch, specificity)}
+
+    return Task(net.init, loss, metrics, predict, net.normalisation)

@@ -1,0 +1,93 @@
+"""What every task shares: a flax model as pure functions, and sums over valid examples."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedrecon.models import normalisation_leaves
+from fedrecon.types import Batch, PyTree, Variables
+
+
+class Network(NamedTuple):
+    """A flax model as pure functions of pytrees.
+
+    Attributes:
+      init: ``init(key) -> Variables``.
+      train: ``train(params, stats, batch) -> (output, stats)``.
+      evaluate: ``evaluate(params, stats, batch) -> output``.
+      normalisation: ``Variables`` of bools, see ``fedrecon.types.Task``.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    train: Callable[[PyTree, PyTree, Batch], tuple[jax.Array, PyTree]]
+    evaluate: Callable[[PyTree, PyTree, Batch], jax.Array]
+    normalisation: Variables
+
+
+def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping) -> Network:
+    """Wraps a model called as ``model(*inputs(batch), train=..., valid=...)``.
+
+    Args:
+      model: linen module with collections "params" and, with batch normalisation, "batch_stats".
+      inputs: the model's array arguments from a batch.
+      example: a batch of arrays or ``jax.ShapeDtypeStruct``, of which only shapes and dtypes are used.
+
+    Returns:
+      The model's functions; ``init`` is compiled.
+    """
+
+    def initialise(key: jax.Array) -> dict:
+        # One example of zeros: parameters do not depend on the batch.
+        batch = {name: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in example.items()}
+        return model.init(key, *inputs(batch))
+
+    def init(key: jax.Array) -> Variables:
+        variables = initialise(key)
+        return Variables(variables["params"], variables.get("batch_stats", {}))
+
+    def train(params: PyTree, stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+        variables = {"params": params, "batch_stats": stats}
+        output, updates = model.apply(
+            variables, *inputs(batch), train=True, valid=batch["valid"], mutable=["batch_stats"]
+        )
+        return output, updates.get("batch_stats", stats)
+
+    def evaluate(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
+        return model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
+
+    normalisation = Variables(*normalisation_leaves(initialise, jax.random.key(0)))
+    return Network(jax.jit(init), train, evaluate, normalisation)
+
+
+def check_batch(example: Mapping, names: tuple[str, ...]) -> None:
+    """Raises ValueError unless the example batch has all these keys."""
+    if missing := [name for name in names if name not in example]:
+        raise ValueError(f"example must have the keys {list(names)}; {missing} not among {sorted(example)}")
+
+
+def map_chunks(f: Callable[[Batch], PyTree], batch: Batch, chunk: int) -> PyTree:
+    """``f(batch)`` computed ``chunk`` examples at a time, for functions that treat examples independently."""
+    examples = batch["valid"].shape[0]
+    if examples <= chunk:
+        return f(batch)
+    chunks = -(-examples // chunk)
+
+    def split(x: jax.Array) -> jax.Array:
+        padding = [(0, chunks * chunk - examples)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding).reshape(chunks, chunk, *x.shape[1:])
+
+    outputs = jax.lax.map(f, {name: split(x) for name, x in batch.items()})
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:examples], outputs)
+
+
+def total(values: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum, count) of the selected values, both float."""
+    return jnp.where(where, values, 0).sum(dtype=float), where.sum(dtype=float)
+
+
+def mean(values: jax.Array, where: jax.Array) -> jax.Array:
+    """Mean of the selected values; 0 when none is selected."""
+    return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1)

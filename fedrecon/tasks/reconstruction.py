@@ -1,0 +1,83 @@
+"""Reconstruction of images from raw measurements."""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics, ssim
+from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
+from fedrecon.types import Batch, Metrics, PyTree, Task
+from operators import SENSE, CartesianFourier, LinearOperator
+
+Measure = Callable[[Batch], tuple[LinearOperator, jax.Array, jax.Array | None]]
+
+
+def reconstruction_task(
+    model: nn.Module, measure: Measure, example: Mapping, *, ssim_weight: float = 0.1, chunk: int = 8
+) -> Task:
+    """Trains a network to reconstruct images from measurements.
+
+    The loss of an example, with x the magnitude of the reconstruction, t its target and r the maximum of
+    the target's volume: ``mean |x - t| / r + ssim_weight (1 - SSIM(x, t; r))``. At the default weight both
+    terms are of one magnitude.
+
+    Args:
+      model: called as ``model(operators, measurements, initial, train=, valid=)``, such as ``VarNet``;
+        returns (examples, ny, nx), real or complex.
+      measure: ``measure(batch) -> (operators, measurements, initial)``: the stacked operators, the data
+        they are compared with and the starting images or None.
+      example: a batch of arrays or ``jax.ShapeDtypeStruct``: what ``measure`` reads, and "target",
+        "data_range", "volume" as in ``reconstruction_metrics``.
+      ssim_weight: weight of the structural part.
+      chunk: examples reconstructed at a time in ``metrics``, which bounds memory.
+
+    Returns:
+      A task; ``metrics`` are those of ``reconstruction_metrics`` per volume and "loss" per example;
+      ``predict`` returns magnitudes (examples, ny, nx).
+
+    Raises:
+      ValueError: a key is missing in ``example``.
+    """
+    check_batch(example, ("target", "data_range", "volume"))
+    net = network(model, measure, example)
+
+    def losses(images: jax.Array, batch: Batch) -> jax.Array:
+        # Padding has no range; 1 keeps its gradient finite, so that masking it is exact.
+        data_range = jnp.where(batch["valid"], batch["data_range"], 1)
+        absolute = jnp.abs(images - batch["target"]).mean((1, 2)) / data_range
+        return absolute + ssim_weight * (1 - ssim(images, batch["target"], data_range))
+
+    def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array):
+        del key
+        images, stats = net.train(params, stats, batch)
+        each = losses(magnitude(images), batch)
+        return mean(each, batch["valid"]), (stats, {"loss": total(each, batch["valid"])})
+
+    def predict(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
+        return magnitude(net.evaluate(params, stats, batch))
+
+    def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
+        images = map_chunks(lambda part: predict(params, stats, part), batch, chunk)
+        evaluated = total(losses(images, batch), batch["valid"])
+        return {"loss": evaluated, **reconstruction_metrics(images, batch)}
+
+    return Task(net.init, loss, metrics, predict, net.normalisation)
+
+
+def mri_measure(batch: Batch) -> tuple[LinearOperator, jax.Array, None]:
+    """Multi-coil Cartesian MRI: stacked ``SENSE`` operators and measured k-space.
+
+    Args:
+      batch: "mask" (examples, ny, nx) float, 1 where measured; "coil_maps" and "kspace" (examples, coils,
+        ny, nx) complex.
+
+    Returns:
+      (operators, kspace, None).
+    """
+
+    def operator(mask: jax.Array, coil_maps: jax.Array) -> LinearOperator:
+        return SENSE(CartesianFourier(coil_maps.shape[-2:], mask), coil_maps)
+
+    return jax.vmap(operator)(batch["mask"], batch["coil_maps"]), batch["kspace"], None

@@ -1,0 +1,92 @@
+"""U-Net and classifier: shapes, padding, batches, and carried parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrecon.models import BatchNorm, Classifier, UNet, warm_start
+
+
+def images(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def filled(model, *args, seed=3):
+    """Random variables everywhere; no initialiser to compile."""
+    rng, shapes = np.random.default_rng(seed), jax.eval_shape(model.init, jax.random.key(0), *args)
+    return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 19), st.integers(1, 19), st.integers(0, 3), st.integers(1, 2))
+def test_any_image_size_comes_back(ny, nx, pools, channels):
+    model, x = UNet(2, pools, 3), jax.ShapeDtypeStruct((2, ny, nx, channels), np.float32)
+    y, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+    assert y.shape == (2, ny, nx, 3)
+
+
+def test_odd_sizes_are_padded_and_cropped_exactly():
+    model, x = UNet(2, 2), images(2, 9, 6, 1)
+    params, run = filled(model, x), jax.jit(model.apply)
+    by_hand = jnp.pad(x, ((0, 0), (1, 2), (1, 1), (0, 0)))
+    np.testing.assert_allclose(run(params, x), run(params, by_hand)[:, 1:-2, 1:-1], atol=1e-6)
+
+
+def test_images_of_a_batch_do_not_mix():
+    model, x = UNet(2, 1), images(3, 8, 8, 1)
+    params, run = filled(model, x), jax.jit(model.apply)
+    separate = jnp.concatenate([run(params, x[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(run(params, x), separate, atol=1e-5)
+
+
+def test_zero_init_returns_zero_and_learns():
+    model, x = UNet(2, 0, zero_init=True), images(1, 8, 8, 1)
+    params = model.init(jax.random.key(0), x)
+    assert not model.apply(params, x).any()
+    grads = jax.grad(lambda p: jnp.sum((model.apply(p, x) - x) ** 2))(params)
+    assert jnp.abs(grads["params"]["head"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize("model", [UNet(2, 1), Classifier(2, 1, 3)], ids=["unet", "classifier"])
+def test_every_parameter_receives_a_gradient(model):
+    x = images(2, 6, 5, 1)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, x)))))(filled(model, x))
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+
+
+def test_classifier_returns_logits():
+    model, x = Classifier(4, 2, 5), jax.ShapeDtypeStruct((3, 11, 9, 2), np.float32)
+    assert jax.eval_shape(model.init_with_output, jax.random.key(0), x)[0].shape == (3, 5)
+
+
+def test_warm_start_carries_the_encoder_over():
+    x = images(2, 8, 8, 1)
+    unet, classifier = UNet(4, 2, 2, norm=BatchNorm), Classifier(4, 2, 2, norm=BatchNorm)
+    source, target = (filled(m, x, seed=i) for i, m in enumerate((unet, classifier)))
+    params, copied = warm_start(target["params"], source["params"])
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], source["params"]["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, params["head"], target["params"]["head"])
+    assert len(copied) == len(jax.tree.leaves(source["params"]["encoder"]))
+    assert "encoder/block2/conv1/kernel" in copied
+    stats, copied = warm_start(target["batch_stats"], source["batch_stats"])
+    assert len(copied) == len(jax.tree.leaves(stats))
+
+
+def test_warm_start_matches_suffixes_shapes_and_whole_layers():
+    def layer(value, *shape):
+        return {"kernel": np.full(shape, value, np.float32), "bias": np.full(2, value, np.float32)}
+
+    target = {"net": {"a": layer(0, 2, 2), "b": layer(0, 2, 2)}, "head": layer(0, 3, 2)}
+    source = {"a": layer(1, 2, 2), "b": layer(2, 4, 2), "head": layer(3, 5, 2)}
+    params, copied = warm_start(target, source)
+    assert copied == ("net/a/bias", "net/a/kernel")
+    assert (params["net"]["a"]["kernel"] == 1).all()
+    # The biases of b and head have equal shapes, yet belong to layers that differ.
+    assert not params["net"]["b"]["bias"].any() and not params["head"]["bias"].any()
+    exact, _ = warm_start({"a": layer(0, 2, 2)}, {"a": layer(1, 2, 2), "x": {"a": layer(2, 2, 2)}})
+    assert (exact["a"]["bias"] == 1).all()
+    with pytest.raises(ValueError, match=r"x/a.*y/a"):
+        warm_start({"a": layer(0, 2, 2)}, {"x": {"a": layer(1, 2, 2)}, "y": {"a": layer(2, 2, 2)}})

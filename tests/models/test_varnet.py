@@ -1,0 +1,195 @@
+"""The unrolled network: the cascade formula, gradients, coil maps, and what it leaves alone."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+
+from fedrecon.models import BatchNorm, VarNet
+from operators import SENSE, CartesianFourier, Diagonal, fft2c
+
+
+def sense_batch(batch=2, coils=3, ny=9, nx=8, seed=0, dtype=np.complex64):
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(batch, coils, ny, nx, 2)) @ np.array([1, 1j])
+    maps /= np.sqrt((np.abs(maps) ** 2).sum(1, keepdims=True))
+    mask = (rng.random((batch, ny, nx)) < 0.5).astype(dtype(0).real.dtype)
+    x = rng.normal(size=(batch, ny, nx, 2)) @ np.array([1, 1j])
+    operators = jax.vmap(lambda m, s: SENSE(CartesianFourier((ny, nx), m), s))(mask, maps.astype(dtype))
+    x = jnp.asarray(x, dtype)
+    return operators, jax.vmap(lambda A, x: A(x))(operators, x), x
+
+
+def filled(model, *args, seed=3):
+    """Random variables everywhere, so that zero initialisations hide nothing; no initialiser to compile."""
+    rng, shapes = np.random.default_rng(seed), jax.eval_shape(model.init, jax.random.key(0), *args)
+    return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape)), shapes)
+
+
+def test_untrained_network_is_gradient_descent():
+    operators, y, _ = sense_batch()
+    model = VarNet(3, 2, 0)
+
+    @jax.jit
+    def run(key):
+        return model.apply(model.init(key, operators, y), operators, y)
+
+    @jax.jit
+    def descend(y):
+        x = back = jax.vmap(lambda A, y: A.H(y))(operators, y)
+        for _ in range(3):
+            x = x - (jax.vmap(lambda A, x: A.H(A(x)))(operators, x) - back)
+        return x
+
+    got = run(jax.random.key(0))
+    np.testing.assert_allclose(got, descend(y), atol=1e-5)
+    assert got.dtype == np.complex64
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_cascades_equal_unrolled_ones(x64, remat):
+    operators, y, _ = sense_batch(dtype=np.complex128)
+    model, one = VarNet(2, 2, 1, remat=remat), VarNet(1, 2, 1)
+    params = filled(model, operators, y)["params"]
+    back = jax.vmap(lambda A, y: A.H(y))(operators, y)
+
+    def unrolled(params):
+        x = back
+        for t in range(2):
+            cascade = jax.tree.map(lambda p, t=t: p[t : t + 1], params)
+            x = one.apply({"params": cascade}, operators, y, x)
+        return jnp.sum(jnp.abs(x - 1) ** 2)
+
+    def scanned(params):
+        return jnp.sum(jnp.abs(model.apply({"params": params}, operators, y) - 1) ** 2)
+
+    got, want = (jax.jit(jax.value_and_grad(f))(params) for f in (scanned, unrolled))
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-9, atol=1e-9 * want[0]), got, want)
+
+
+@pytest.mark.parametrize("learn_coil_maps", [False, True])
+def test_gradients_equal_finite_differences(x64, learn_coil_maps):
+    operators, y, x = sense_batch(batch=1, ny=6, nx=6, dtype=np.complex128)
+    model = VarNet(2, 2, 1, learn_coil_maps=learn_coil_maps)
+    params = filled(model, operators, y)["params"]
+
+    @jax.jit
+    def loss(params, y):
+        return jnp.sum(jnp.abs(model.apply({"params": params}, operators, y) - x) ** 2)
+
+    # A small step, so that few activations cross their kink.
+    check_grads(loss, (params, y), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-7)
+
+
+def test_real_operators_give_real_images():
+    weights = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, (2, 7, 10)), jnp.float32)
+    operators = jax.vmap(Diagonal)(weights)
+    model = VarNet(2, 2, 1)
+    params = filled(model, operators, weights)
+    assert params["params"]["cascades"]["regulariser"]["unet"]["head"]["kernel"].shape[-1] == 1
+    x = jax.jit(model.apply)(params, operators, weights)
+    assert x.dtype == np.float32 and x.shape == weights.shape
+
+
+def test_a_consistent_image_is_a_fixed_point_of_the_data_term():
+    operators, y, x = sense_batch()
+    model = VarNet(2, 2, 0)
+    run = jax.jit(lambda key, initial: model.apply(model.init(key, operators, y), operators, y, initial))
+    np.testing.assert_allclose(run(jax.random.key(0), x), x, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\(2, 9, 8\).*\(1, 9, 8\)"):
+        jax.eval_shape(run, jax.random.key(0), x[:1])
+
+
+def test_images_scale_with_their_measurements(x64):
+    operators, y, _ = sense_batch(dtype=np.complex128)
+    model = VarNet(2, 2, 1)
+    params, run = filled(model, operators, y), jax.jit(model.apply)
+    scale = jnp.array([1e-3, 50.0])[:, None, None]
+    got = run(params, operators, y * scale[..., None])
+    np.testing.assert_allclose(got, scale * run(params, operators, y), rtol=1e-4)
+
+
+def test_learned_coil_maps_stay_normalised_and_padding_stays_zero():
+    operators, y, _ = sense_batch(coils=4)
+    maps = jnp.asarray(operators.coil_maps).at[:, -1].set(0).at[:, :, :, :3].set(0)
+    maps = maps / jnp.maximum(jnp.linalg.norm(maps, axis=1, keepdims=True), 1e-9)
+    operators = jax.vmap(lambda A, s: SENSE(A.fourier, s))(operators, maps)
+    model = VarNet(1, 2, 1, learn_coil_maps=True)
+    params = filled(model, operators, y)
+
+    @jax.jit
+    def refine(params):
+        kept = {"capture_intermediates": True, "mutable": ["intermediates"]}
+        return model.apply(params, operators, y, **kept)[1]["intermediates"]["coil_maps"]["__call__"][0]
+
+    refined = refine(params)
+    assert jnp.abs(refined - maps).max() > 1e-2
+    assert not refined[:, -1].any() and not refined[:, :, :, :3].any()
+    np.testing.assert_allclose((jnp.abs(refined[:, :, :, 3:]) ** 2).sum(1), 1, atol=1e-5)
+    head = params["params"]["coil_maps"]["unet"]["head"]
+    head.update(jax.tree.map(jnp.zeros_like, head))
+    np.testing.assert_allclose(refine(params), maps, atol=1e-6)
+
+
+def test_errors_name_what_is_wrong():
+    operators, y, _ = sense_batch()
+    with pytest.raises(TypeError, match=r"SENSE.*CartesianFourier"):
+        VarNet(1, 2, 1, learn_coil_maps=True).init(jax.random.key(0), operators.fourier, y[:, 0])
+    flat = jax.vmap(Diagonal)(jnp.ones((2, 5)))
+    with pytest.raises(ValueError, match=r"\(5,\)|in_shape"):
+        VarNet(1, 2, 1).init(jax.random.key(0), flat, jnp.ones((2, 5)))
+
+
+def test_batch_norm_statistics_are_stacked_and_ignore_padding():
+    operators, y, _ = sense_batch(batch=3)
+    model = VarNet(2, 2, 1, norm=BatchNorm)
+    variables = filled(model, operators, y)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(variables["batch_stats"]))
+
+    def run(n, valid):
+        part, measured = jax.tree.map(lambda a: a[:n], (operators, y))
+        apply = partial(model.apply, train=True, mutable=["batch_stats"])
+        return jax.jit(apply)(variables, part, measured, valid=valid)
+
+    padded, plain = run(3, jnp.array([True, True, False])), run(2, None)
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=1e-6), padded[1], plain[1])
+    np.testing.assert_allclose(padded[0][:2], plain[0], atol=1e-5)
+
+
+def test_training_overfits_one_slice():
+    ny = nx = 32
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 32)] * 2, indexing="ij"))
+    discs = [((0, 0), 0.8, 1.0), ((0.2, 0.3), 0.3, -0.5), ((-0.3, -0.2), 0.2, 0.7)]
+    image = sum(v * (np.linalg.norm(grid - np.reshape(c, (2, 1, 1)), axis=0) < r) for c, r, v in discs)
+    centres = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])[:, :, None, None]
+    maps = np.exp(-((grid - centres) ** 2).sum(1) / 2 + 1j * centres[:, 0] * grid[0])
+    maps = (maps / np.linalg.norm(maps, axis=0)).astype(np.complex64)
+    mask = (np.arange(nx) % 4 == 0) | (np.abs(np.arange(nx) - nx // 2) < 2)
+    operators = jax.tree.map(lambda a: a[None], SENSE(CartesianFourier((ny, nx), mask * 1.0), maps))
+    target = jnp.asarray(image, jnp.float32)
+    y = (mask * fft2c(maps * target))[None]
+    model, adam = VarNet(2, 8, 1), optax.adam(1e-2)
+
+    def error(params):
+        image = model.apply({"params": params}, operators, y)[0]
+        return jnp.mean((jnp.abs(image) - target) ** 2)
+
+    def step(state, _):
+        params, moments = state
+        updates, moments = adam.update(jax.grad(error)(params), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    @jax.jit
+    def run(key):
+        start = model.init(key, operators, y)["params"]
+        (params, _), _ = jax.lax.scan(step, (start, adam.init(start)), length=60)
+        zero_filled = jnp.abs(jax.vmap(lambda A, y: A.H(y))(operators, y)[0])
+        return jnp.mean((zero_filled - target) ** 2), error(start), error(params)
+
+    zero_filled, start, trained = (-10 * np.log10(e) for e in run(jax.random.key(0)))
+    assert trained > zero_filled + 6
+    assert trained > start + 3
