@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fedrecon.federated.trees import random_order
+
 Batching = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -21,17 +23,14 @@ def _check_positive(**values: int) -> None:
             raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
 
 
-def _rank_keys(valid: jax.Array, key: jax.Array) -> jax.Array:
-    """One key per example, from its rank among the valid ones."""
-    rank = jnp.maximum(jnp.cumsum(valid) - 1, 0)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rank)
+def _rank(valid: jax.Array) -> jax.Array:
+    """Number of each example among the valid ones; of no meaning where invalid."""
+    return jnp.maximum(jnp.cumsum(valid) - 1, 0)
 
 
 def _shuffle(valid: jax.Array, key: jax.Array) -> jax.Array:
     """(examples,) int32: the valid examples in random order, then the padding."""
-    # The words of a folded key are themselves a hash of the rank: no second draw is needed.
-    words = jax.random.key_data(_rank_keys(valid, key))
-    return jnp.lexsort((words[:, 1], words[:, 0], ~valid)).astype(jnp.int32)
+    return random_order(key, _rank(valid), last=~valid)
 
 
 def shuffled_epochs(batch_size: int, epochs: int) -> Batching:
@@ -100,7 +99,10 @@ def poisson_steps(expected_batch_size: float, padded_batch_size: int, steps: int
         padding = (0, padded_batch_size - size)
 
         def places(step):
-            draw = jax.vmap(jax.random.uniform)(_rank_keys(valid, jax.random.fold_in(key, step)))
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+                jax.random.fold_in(key, step), _rank(valid)
+            )
+            draw = jax.vmap(jax.random.uniform)(keys)
             draw = jnp.where(valid, draw, jnp.inf)
             # Given that they were drawn, the uniforms are exchangeable: the smallest are a random subset.
             order = jnp.argsort(draw)[:size].astype(jnp.int32)

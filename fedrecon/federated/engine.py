@@ -62,7 +62,10 @@ def init_state(
         payload = algorithm.exchange.broadcast(exchange)
         local = functools.partial(_train, algorithm, batching, variables, payload, client)
         _, upload = jax.eval_shape(
-            local, *row, jax.random.key(0), Context(jnp.int32(0), jax.random.key(0), jnp.int32(0))
+            local,
+            *row,
+            jax.random.split(jax.random.key(0)),
+            Context(jnp.int32(0), jax.random.key(0), jnp.int32(0)),
         )
         upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
         client_channel, channel = algorithm.channel.init(upload)
@@ -209,9 +212,9 @@ def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
     return RoundState(server, server, server, server, server, stacked, stacked, stacked, stacked)
 
 
-def _train(algorithm, batching, variables, payload, client_state, examples, valid, key, context):
+def _train(algorithm, batching, variables, payload, client_state, examples, valid, keys, context):
     """One client's local work: (result, upload before the channel)."""
-    batch_key, update_key = jax.random.split(key)
+    batch_key, update_key = keys
     index, mask = batching(valid, batch_key)
     batches = Batches(examples, index, valid.sum())
     result = algorithm.client.update(variables, payload, client_state, batches, mask, update_key)
@@ -225,11 +228,11 @@ def _client_step(algorithm, batching, shared, state, row):
     """One client's round: (what is summed, what stays at the client, what is reported)."""
     variables, payload, context = shared
     examples, valid, client = row
-    train_key, channel_key = jax.random.split(jax.random.fold_in(context.key, client))
+    *train_keys, channel_key = jax.random.split(jax.random.fold_in(context.key, client), 3)
     context = Context(context.round, channel_key, client)
     variables = merge(partition(variables, algorithm.share_mask)[0], state.private)
     result, upload = _train(
-        algorithm, batching, variables, payload, state.client, examples, valid, train_key, context
+        algorithm, batching, variables, payload, state.client, examples, valid, train_keys, context
     )
     encoded, channel, channel_info = algorithm.channel.encode(upload, state.channel, context)
     finite = all_finite((result.delta, result.message, upload))

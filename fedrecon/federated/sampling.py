@@ -1,7 +1,8 @@
 """Who takes part in a round, and with which weight."""
 
-import jax
 import jax.numpy as jnp
+
+from fedrecon.federated.trees import random_order
 
 
 def all_clients():
@@ -25,7 +26,8 @@ def uniform_clients(count: int):
         clients = participations.shape[0]
         if count > clients:
             raise ValueError(f"count: expected at most the number of clients {clients}, found {count}")
-        return jax.random.permutation(key, jnp.arange(clients) < count)
+        order = random_order(key, jnp.arange(clients))
+        return jnp.zeros(clients, bool).at[order[:count]].set(True)
 
     return sampler
 

@@ -1,4 +1,4 @@
-"""Pytree helpers of the engine: splitting into shared and private leaves, masking, sizes."""
+"""Small helpers of the engine: shared and private leaves, masking, sizes, random order."""
 
 import jax
 import jax.numpy as jnp
@@ -65,3 +65,15 @@ def nbytes(tree: PyTree) -> int:
     if total >= 2**32:
         raise ValueError(f"message of one client: expected less than 2**32 bytes, found {total}")
     return total
+
+
+def random_order(key: jax.Array, numbers: jax.Array, last: jax.Array | None = None) -> jax.Array:
+    """A uniformly random permutation as int32 indices, places marked by ``last`` coming last.
+
+    An item's place in the order depends on the key and its own number only, however many items there are, so
+    leaving items out leaves the order of the others.
+    """
+    # The words of a folded key are themselves a hash of the number: no further draw is needed.
+    words = jax.random.key_data(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers))
+    order = (words[:, 1], words[:, 0]) if last is None else (words[:, 1], words[:, 0], last)
+    return jnp.lexsort(order).astype(jnp.int32)

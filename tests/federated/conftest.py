@@ -71,7 +71,7 @@ def _regression_init(key):
 def _regression_loss(params, stats, batch, key):
     prediction, stats = _regress(params, stats, batch, train=True)
     # Noise keyed per step, so that a wrong key shows.
-    target = batch["y"] + 0.01 * jax.random.normal(key)
+    target = batch["y"] + 0.01 * jax.random.key_data(key)[1] / 2.0**32
     error = (prediction - target) ** 2
     metrics = {"mse": (jnp.where(batch["valid"], error, 0).sum(), batch["valid"].sum().astype(jnp.float32))}
     return _masked_mean(error, batch["valid"]), (stats, metrics)

@@ -50,7 +50,7 @@ def test_clip_takes_the_norm_over_delta_and_message_together():
 
 
 def test_clipped_round(fx):
-    """Each client's delta is scaled to the bound before averaging, counted, and a loose bound is bitwise none."""
+    """Deltas are scaled to the bound before averaging and counted; a loose bound is bitwise none."""
     variables = Variables({"w": jnp.zeros(2)}, {})
 
     def run(channel):

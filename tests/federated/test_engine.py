@@ -65,17 +65,21 @@ def test_state_and_info_have_the_real_number_of_clients(fx):
 
 def one_by_one(fx, algorithm, variables, states, data, epochs, batch_size, round_number):
     """Every client alone, unpadded, in plain Python: what the engine must reproduce."""
-    shared_delta, weights, results = [], [], []
+
+    @jax.jit
+    def alone(variables, own, examples, valid, batch_key, update_key):
+        index, mask = fl.shuffled_epochs(batch_size, epochs)(valid, batch_key)
+        batches = fl.Batches(examples, index, valid.sum())
+        return algorithm.client.update(variables, (), own, batches, mask, update_key)
+
+    weights, results = [], []
     key = jax.random.split(jax.random.fold_in(KEY, round_number), 3)[1]
     for i, own in enumerate(states):
         keep = np.asarray(data.valid[i])
         examples = {name: x[i][keep] for name, x in data.examples.items()}
         valid = jnp.ones(keep.sum(), bool)
-        batch_key, update_key = jax.random.split(jax.random.split(jax.random.fold_in(key, i))[0])
-        index, mask = fl.shuffled_epochs(batch_size, epochs)(valid, batch_key)
-        batches = fl.Batches(examples, index, valid.sum())
-        result = algorithm.client.update(variables, (), own, batches, mask, update_key)
-        results.append(result)
+        batch_key, update_key, _ = jax.random.split(jax.random.fold_in(key, i), 3)
+        results.append(alone(variables, own, examples, valid, batch_key, update_key))
         weights.append(keep.sum())
     p = np.array(weights) / np.sum(weights)
     shared_delta = jax.tree.map(

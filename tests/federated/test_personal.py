@@ -94,8 +94,7 @@ def test_local_only_is_bitwise_independent_training(fx, keep):
         opt_state = optimizer.init(params)
         for number in range(rounds):
             clients_key = jax.random.split(jax.random.fold_in(KEY, number), 3)[1]
-            train_key = jax.random.split(jax.random.fold_in(clients_key, i))[0]
-            batch_key, update_key = jax.random.split(train_key)
+            batch_key, update_key, _ = jax.random.split(jax.random.fold_in(clients_key, i), 3)
             order, _ = fl.shuffled_epochs(batch_size, 1)(jnp.ones(n, bool), batch_key)
             opt_state = opt_state if keep else optimizer.init(params)
             for s, index in enumerate(order):
