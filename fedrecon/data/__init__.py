@@ -1,21 +1,58 @@
 """Data: the client dataset, file formats, simulated multi-site cohorts and loaders of real ones."""
 
 from fedrecon.data.clients import ClientData, pool, select_clients, split_patients, stack_clients
+from fedrecon.data.cohort import (
+    simulate_ct_cohort,
+    simulate_mri_cohort,
+    simulated_ct_sites,
+    simulated_mri_sites,
+)
+from fedrecon.data.ct import CTSite, ct_detector_count, simulate_ct_patient
+from fedrecon.data.examples import mri_examples, resize_kspace, to_native
 from fedrecon.data.fastmri import FastMRIVolume, read_fastmri, write_fastmri
 from fedrecon.data.hdf5 import DataError
-from fedrecon.data.ismrmrd import EncodingSpace, ISMRMRDHeader, parse_ismrmrd_header
+from fedrecon.data.ismrmrd import (
+    EncodingSpace,
+    ISMRMRDHeader,
+    format_ismrmrd_header,
+    parse_ismrmrd_header,
+)
+from fedrecon.data.mri import MRISite, simulate_mri_patient
+from fedrecon.data.real_images import ImageSite, load_real_chest_xray, load_real_retina
+from fedrecon.data.real_mri import RealMRISite, load_real_mri_cohort
+from fedrecon.data.sites import Cohort, plan_patients
 
 __all__ = [
+    "CTSite",
     "ClientData",
+    "Cohort",
     "DataError",
     "EncodingSpace",
     "FastMRIVolume",
     "ISMRMRDHeader",
+    "ImageSite",
+    "MRISite",
+    "RealMRISite",
+    "ct_detector_count",
+    "format_ismrmrd_header",
+    "load_real_chest_xray",
+    "load_real_mri_cohort",
+    "load_real_retina",
+    "mri_examples",
     "parse_ismrmrd_header",
+    "plan_patients",
     "pool",
     "read_fastmri",
+    "resize_kspace",
     "select_clients",
+    "simulate_ct_cohort",
+    "simulate_ct_patient",
+    "simulate_mri_cohort",
+    "simulate_mri_patient",
+    "simulated_ct_sites",
+    "simulated_mri_sites",
     "split_patients",
     "stack_clients",
+    "to_native",
     "write_fastmri",
 ]

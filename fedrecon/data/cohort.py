@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedrecon.data.ct import CTSite, simulate_ct_patient
 from fedrecon.data.examples import mri_examples
 from fedrecon.data.mri import MRISite, calibration_shape, simulate_mri_patient
 from fedrecon.data.sites import PARTS, Cohort, plan_patients, site_prevalences, site_sizes, stack_parts
@@ -12,13 +13,23 @@ from fedrecon.data.sites import PARTS, Cohort, plan_patients, site_prevalences, 
 # Scanners that differ as hospitals do: anatomy, field, sequence, coils, mask, noise and stored unit.
 MRI_SITES = (
     MRISite("head-t1-1.5T", "head", 230, 1.5, 550, 12, coils=8, mask="random", snr=35, gain=1e-4),
-    MRISite("abdomen-t2-3T", "abdomen", 400, 3.0, 3500, 80, coils=8, mask="random", snr=30, gain=2e-5,
+    MRISite("abdomen-t2-3T", "abdomen", 380, 3.0, 3500, 80, coils=8, mask="random", snr=30, gain=2e-5,
             slice_spacing=6.0),
     MRISite("head-t2-3T", "head", 220, 3.0, 4500, 95, coils=6, mask="equispaced", snr=45, gain=3e-3),
-    MRISite("abdomen-t1-1.5T", "abdomen", 390, 1.5, 450, 10, coils=6, mask="equispaced", snr=25, gain=1e2,
+    MRISite("abdomen-t1-1.5T", "abdomen", 370, 1.5, 450, 10, coils=6, mask="equispaced", snr=25, gain=1e2,
             slice_spacing=6.0),
     MRISite("head-flair-3T", "head", 240, 3.0, 9000, 110, 2500, coils=4, mask="poisson", snr=20, gain=5.0),
 )  # fmt: skip
+
+CT_SITES = (
+    CTSite("abdomen-120kV", "abdomen", 380, photons=6e5),
+    CTSite("head-120kV", "head", 240, photons=8e5),
+    CTSite("abdomen-100kV-low-dose", "abdomen", 400, photons=1.5e5, water_attenuation=0.0203),
+    CTSite("head-100kV-low-dose", "head", 230, photons=2e5, water_attenuation=0.0203),
+    CTSite("abdomen-80kV", "abdomen", 370, photons=4e5, water_attenuation=0.0217, electronic_noise=15.0),
+)
+# Views of each of them, as a fraction of the argument.
+CT_VIEWS = (1.0, 1.0, 0.75, 0.5, 0.625)
 
 
 def simulated_mri_sites(
@@ -38,7 +49,8 @@ def simulated_mri_sites(
       patients_per_site: on average, at least 3.
       acceleration: of all sites.
       center_fraction: of all sites.
-      size_skew: in [0, 1): numbers of patients fall from ``1 + size_skew`` to ``1 - size_skew`` times the mean.
+      size_skew: in [0, 1): numbers of patients fall from ``1 + size_skew`` to ``1 - size_skew`` times
+        the mean.
       label_skew: in [0, 1]: prevalences of lesions are spread over ``0.5 ± 0.4 label_skew``.
       seed: of the order of the prevalences and of the changes from the sixth site on.
 
@@ -111,6 +123,103 @@ def simulate_mri_cohort(
         block = calibration_shape(site, image_shape)
         reference = volume.reconstruction_rss
         return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
+
+    return _simulate(sites, examples, slices, image_shape, seed)
+
+
+def simulated_ct_sites(
+    count: int = 5,
+    patients_per_site: float = 8,
+    *,
+    views: int = 96,
+    dose: float = 1.0,
+    size_skew: float = 0.5,
+    label_skew: float = 0.5,
+    seed: int = 0,
+) -> tuple[CTSite, ...]:
+    """Sites of a simulated CT cohort; from the sixth on scanners repeat with other dose and field of view.
+
+    Args:
+      count: number of sites.
+      patients_per_site: on average, at least 3.
+      views: of the sites with the most; others have down to half of it.
+      dose: factor on the photons of every site.
+      size_skew: see `simulated_mri_sites`.
+      label_skew: see `simulated_mri_sites`.
+      seed: of the order of the prevalences and of the changes from the sixth site on.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    if views < 2 or not dose > 0:
+        raise ValueError(
+            f"views and dose: expected at least 2 views and a positive dose, found {views}, {dose}"
+        )
+    sizes = site_sizes(round(count * patients_per_site), count, size_skew)
+    prevalences = site_prevalences(count, label_skew, seed)
+    sites = []
+    for index, (size, prevalence) in enumerate(zip(sizes, prevalences, strict=True)):
+        site = _vary(CT_SITES, index, seed)
+        fraction = CT_VIEWS[index % len(CT_VIEWS)]
+        sites.append(
+            dataclasses.replace(
+                site,
+                views=max(round(views * fraction), 1),
+                photons=site.photons * dose,
+                patients=size,
+                prevalence=prevalence,
+            )
+        )
+    return tuple(sites)
+
+
+def simulate_ct_cohort(
+    sites: int | Sequence[CTSite] = 5,
+    patients_per_site: float = 8,
+    slices: int = 4,
+    image_shape: tuple[int, int] = (64, 64),
+    *,
+    views: int = 96,
+    dose: float = 1.0,
+    size_skew: float = 0.5,
+    label_skew: float = 0.5,
+    seed: int = 0,
+) -> Cohort:
+    """Simulates a multi-site cohort of sparse-view, low-dose parallel-beam CT with lesions.
+
+    Examples are those of `simulate_ct_patient`; views are padded to the largest number. All sites share one
+    operator: `ct_detector_count` elements of spacing 1, pixel size 1. The same arguments give the same
+    arrays on the same machine and versions.
+
+    Args:
+      sites: number of sites, made by `simulated_ct_sites` from the arguments below, or the sites themselves
+        (then ``patients_per_site``, ``views``, ``dose`` and the skews are not used).
+      patients_per_site: on average.
+      slices: neighbouring slices of each patient.
+      image_shape: (ny, nx).
+      views: see `simulated_ct_sites`.
+      dose: see `simulated_ct_sites`.
+      size_skew: see `simulated_mri_sites`.
+      label_skew: see `simulated_mri_sites`.
+      seed: non-negative integer.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    if isinstance(sites, int):
+        sites = simulated_ct_sites(
+            sites,
+            patients_per_site,
+            views=views,
+            dose=dose,
+            size_skew=size_skew,
+            label_skew=label_skew,
+            seed=seed,
+        )
+    most = max(site.views for site in sites)
+
+    def examples(site: CTSite, patient: int, lesions: bool) -> dict[str, np.ndarray]:
+        return simulate_ct_patient(site, patient, lesions, image_shape, slices, seed, most)
 
     return _simulate(sites, examples, slices, image_shape, seed)
 

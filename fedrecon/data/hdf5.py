@@ -73,7 +73,8 @@ def read_array(
 
     Raises:
       DataError: missing, a group or a link into another file, wrong type, number of axes, shape, no element,
-        no stored values, NaN or infinity (also when only after the conversion), or damaged.
+        no stored values, NaN or infinity or an integer out of range (also when only after the
+        conversion), or damaged.
     """
     path = file.filename
     dataset = _dataset(file, key)
@@ -94,11 +95,15 @@ def read_array(
             raise DataError(path, key, "stored values", "a dataset without storage")
         values = dataset[()]
         with np.errstate(over="ignore"):
-            values = values if dtype is None else values.astype(dtype)
+            stored, values = values, values if dtype is None else values.astype(dtype)
     except DataError:
         raise
     except Exception as error:
         raise DataError(path, key, "a readable dataset", f"{type(error).__name__}: {error}") from error
+    if values.dtype.kind in "iu" and not np.array_equal(values, stored):
+        raise DataError(
+            path, key, f"values in the range of {values.dtype}", f"{stored.min()} to {stored.max()}"
+        )
     if values.dtype.kind in "fc" and not np.isfinite(values).all():
         raise DataError(path, key, "finite values", f"{int((~np.isfinite(values)).sum())} NaN or infinite")
     return values

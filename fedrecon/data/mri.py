@@ -21,7 +21,7 @@ from operators import equispaced_mask, fft2c, ifft2c, poisson_disc_mask, random_
 
 OVERSAMPLING = 2
 # Semi-axes of the ellipse on which the coils lie, as fractions of the field of view.
-COIL_ELLIPSE = {"head": (0.54, 0.60), "abdomen": (0.56, 0.42)}
+COIL_ELLIPSE = {"head": (0.58, 0.66), "abdomen": (0.62, 0.50)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def coil_fields(
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _acquire(image, fields, key, sigma, averages, shape):
-    """Noisy k-space, and the magnitude of the average of many: (slices, coils, ny, nx) and (slices, ny, nx)."""
+    """Noisy k-space (slices, coils, ny, nx), and the magnitude of a mean of many (slices, ny, nx)."""
     fine = image.shape[-2:]
     kspace = fft2c(fields * image[:, None]) * (shape[0] * shape[1] / (fine[0] * fine[1])) ** 0.5
     start = [f // 2 - n // 2 for f, n in zip(fine, shape, strict=True)]

@@ -14,7 +14,7 @@ from fedrecon.data.anatomy.tissues import TISSUES, Anatomy, Tissue, compose
 
 __all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "simulate_anatomy"]
 
-# Anatomy -> layers, hosts of lesions, heights of the first slice, radii of lesions (mm), texture wavelength (mm).
+# Layers, hosts of lesions, heights of the stack's middle, radii of lesions, wavelength of texture; in mm.
 ANATOMIES = {
     "head": (head, HEAD_HOSTS, HEAD_LEVELS, (4.5, 12.0), 7.0),
     "abdomen": (abdomen, ABDOMEN_HOSTS, ABDOMEN_LEVELS, (8.0, 20.0), 12.0),

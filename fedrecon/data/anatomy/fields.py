@@ -86,7 +86,7 @@ def ellipse(x: Array, y: Array, centre: tuple, axes: tuple, degrees: float = 0.0
 
 
 def superellipse(x: Array, y: Array, axes: tuple, power: float) -> Array:
-    """Signed distance (first order) to ``|x/a|^power + |y/b|^power = 1``, a rounded rectangle for power > 2."""
+    """Signed distance (first order) to ``|x/a|^power + |y/b|^power = 1``."""
     a, b = (np.asarray(axis, np.float32) for axis in axes)
     u, v = np.abs(x) / a, np.abs(y) / b
     norm = (u**power + v**power + np.float32(1e-12)) ** np.float32(1 / power)

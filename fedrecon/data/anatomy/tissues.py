@@ -27,7 +27,7 @@ class Tissue(NamedTuple):
     hounsfield: float
 
 
-# Typical values of the literature (Stanisz et al., MRM 54:507, 2005; de Bazelaire et al., Radiology 230:652, 2004).
+# Typical values, after Stanisz et al., MRM 54:507, 2005, and de Bazelaire et al., Radiology 230:652, 2004.
 TISSUES = {
     "air": Tissue(0.0, 1000, 50, 0.0, -1000),
     "skin": Tissue(0.60, 400, 35, 0.3, 40),

@@ -1,0 +1,213 @@
+"""A federation of real scanners from single measured slices, retrospectively undersampled."""
+
+import dataclasses
+import os
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.data.clients import split_patients
+from fedrecon.data.examples import center_columns, mri_examples, resize_kspace
+from fedrecon.data.fastmri import read_fastmri
+from fedrecon.data.hdf5 import DataError, open_hdf5, read_array
+from fedrecon.data.mri import coil_fields
+from fedrecon.data.sites import FRACTIONS, PARTS, Cohort, stack_parts
+from operators import fft2c, ifft2c, random_mask, rss
+
+# Site -> files of fully sampled k-space. Two receive coils of one slice are one subject: one client.
+SCANNERS = {
+    "CimaX-3T": ("brain_cimax3t_16ch.h5", "brain_cimax3t_2ch_body.h5"),
+    "Prisma-3T": ("phantom_prisma3t_1ch.h5",),
+    "Skyra-3T": ("phantom_skyra3t_2ch.h5",),
+}
+CARDIAC_SITE, CARDIAC_FILE = "NIH-1.5T", "cardiac_complex_multiecho.h5"
+# The cardiac images are stored without geometry; coils are placed as around a chest of this field of view.
+CARDIAC_FIELD_OF_VIEW = 360.0
+
+NOTES = (
+    "CimaX-3T, Prisma-3T and Skyra-3T have one slice of one subject each: validation and test are the same "
+    "slice under sampling masks that training has not seen, which measures the inversion of the operator and "
+    "not generalisation to other subjects. NIH-1.5T is one volunteer: validation and test are image sets "
+    "(views) that training has not seen; its coils are simulated, its noise is that of the combined images."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RealMRISite:
+    """A scanner of the real cohort.
+
+    Attributes:
+      name: of the site.
+      files: read for it.
+      native_shapes: the (ny, nx) of its measurements, without repetitions.
+      coils: the numbers of coils of its measurements.
+      single_subject: whether all its data are of one subject.
+      unseen_objects: whether validation and test hold objects that training has not seen (else only masks).
+      simulated_coils: whether the coils are simulated.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    native_shapes: tuple[tuple[int, int], ...]
+    coils: tuple[int, ...]
+    single_subject: bool
+    unseen_objects: bool
+    simulated_coils: bool
+
+
+def load_real_mri_cohort(
+    data_dir: str | os.PathLike,
+    *,
+    matrix: tuple[int, int] | None = None,
+    acceleration: float = 4.0,
+    center_fraction: float = 0.08,
+    train_masks: int = 6,
+    evaluation_masks: int = 2,
+    cardiac_coils: int = 4,
+    cardiac_echoes: int = 1,
+    seed: int = 0,
+) -> Cohort:
+    """Loads four real scanners as one cohort on a common grid.
+
+    Every fully sampled slice is undersampled along its columns (phase encoding) with random masks drawn on
+    its own matrix. Measurement and reference are then brought to the common grid by centred zero-padding of
+    k-space, which keeps the field of view and is undone by `to_native`; samples outside the native matrix are
+    not measured (mask 0). Coils are padded with zeros. The reference is the root of the sum of squares of the
+    fully sampled measurement; one volume is one slice under one mask.
+
+    Examples are those of `mri_examples` without segmentation, and ``native_shape`` (2,) int32. Physical
+    values of images on the common grid are normalised * scale; those of the scanner's own matrix come from
+    `to_native`.
+
+    Args:
+      data_dir: the folder that has ``mri/``.
+      matrix: (ny, nx) of the common grid; None for the largest native one. A smaller one crops the k-space
+        of larger acquisitions: resolution is lost, the target included, and `to_native` only interpolates.
+      acceleration: expected, of the native matrix.
+      center_fraction: fully sampled fraction of the columns of the native matrix.
+      train_masks: masks of each acquisition for training, at the sites with one slice. The cardiac site has
+        one mask for each image.
+      evaluation_masks: masks of each acquisition for validation and again for test, at those sites.
+      cardiac_coils: number of simulated coils of the cardiac site, at least 1.
+      cardiac_echoes: echoes used of each cardiac image set, 1 or 2.
+      seed: of masks, coils and split; a mask's own seed depends on file, part and number.
+
+    Raises:
+      DataError: a file is missing or not as it should be.
+      ValueError: an argument is out of its range.
+    """
+    for name, value in (("train_masks", train_masks), ("evaluation_masks", evaluation_masks),
+                        ("cardiac_coils", cardiac_coils)):  # fmt: skip
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, found {value}")
+    if cardiac_echoes not in (1, 2):
+        raise ValueError(f"cardiac_echoes: expected 1 or 2, found {cardiac_echoes}")
+    folder = Path(data_dir) / "mri"
+    masks = {"train": train_masks, "validation": evaluation_masks, "test": evaluation_masks}
+    # Site -> part -> acquisitions (name, fully sampled k-space (coils, ny, nx), number of masks).
+    acquisitions = {}
+    for site, files in SCANNERS.items():
+        slices = [a for file in files for a in _measured_slices(folder / file)]
+        acquisitions[site] = {part: [(*a, masks[part]) for a in slices] for part in PARTS}
+    sets = _cardiac_sets(folder / CARDIAC_FILE, cardiac_coils, cardiac_echoes, seed)
+    chosen = split_patients([name for name, _ in sets], FRACTIONS, seed)
+    acquisitions[CARDIAC_SITE] = {
+        part: [(f"{sets[i][0]} echo {e + 1}", k, 1) for i in members for e, k in enumerate(sets[i][1])]
+        for part, members in zip(PARTS, chosen, strict=True)
+    }
+
+    spaces = {site: [a[1] for part in PARTS for a in parts[part]] for site, parts in acquisitions.items()}
+    largest = tuple(max(k.shape[axis] for ks in spaces.values() for k in ks) for axis in (-2, -1))
+    coils = max(k.shape[0] for ks in spaces.values() for k in ks)
+    matrix = largest if matrix is None else tuple(int(n) for n in matrix)
+    volumes = {part: [] for part in PARTS}
+    patients = {part: [] for part in PARTS}
+    for parts in acquisitions.values():
+        for part in PARTS:
+            made = [
+                (f"{name} mask {number}", _example(kspace, name, part, number, matrix, coils,
+                                                   acceleration, center_fraction, seed))
+                for name, kspace, count in parts[part]
+                for number in range(count)
+            ]  # fmt: skip
+            volumes[part].append([example for _, example in made])
+            patients[part].append(tuple(name for name, _ in made))
+    return Cohort(
+        **stack_parts(volumes, tuple(acquisitions)),
+        sites=tuple(_site(name, spaces[name]) for name in acquisitions),
+        image_shape=matrix,
+        patients={part: tuple(ids) for part, ids in patients.items()},
+        notes=NOTES,
+    )
+
+
+def _measured_slices(path: Path) -> list[tuple[str, np.ndarray]]:
+    volume = read_fastmri(path)
+    if volume.mask is not None and not volume.mask.all():
+        raise DataError(path, "mask", "a fully sampled measurement", "samples that were not measured")
+    if not np.abs(volume.kspace).max(axis=(1, 2, 3)).all():
+        raise DataError(path, "kspace", "a signal in every slice", "a slice of zeros")
+    return [(f"{path.stem} slice {i}", kspace) for i, kspace in enumerate(volume.kspace)]
+
+
+def _cardiac_sets(path: Path, coils: int, echoes: int, seed: int) -> list[tuple[str, np.ndarray]]:
+    """Names and k-space (echoes, coils, ny, nx) of the image sets, seen by simulated coils."""
+    with open_hdf5(path) as file:
+        names = sorted(name for name in file if name.startswith("set"))
+        if len(names) < len(PARTS):
+            raise DataError(path, None, f"at least {len(PARTS)} data sets named set..", f"{sorted(file)}")
+        images = {}
+        for name in names:
+            images[name] = read_array(file, name, kinds="c", ndim=3, dtype=np.complex64)
+            if len(images[name]) < echoes:
+                raise DataError(path, name, f"at least {echoes} echoes", f"shape {images[name].shape}")
+    result = []
+    for name, stack in images.items():
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        maps = _chest_coils(rng, coils, stack.shape[-2:])
+        result.append((name, np.asarray(fft2c(maps * stack[:echoes, None]))))
+    return result
+
+
+def _chest_coils(rng: np.random.Generator, coils: int, shape: tuple[int, int]) -> jax.Array:
+    pixel = CARDIAC_FIELD_OF_VIEW / max(shape)
+    y, x = ((np.arange(n) - n // 2) * pixel for n in shape)
+    angles = 2 * np.pi * (np.arange(coils) + rng.uniform(0.2, 0.3)) / coils
+    reach = rng.uniform(0.97, 1.05, coils) * CARDIAC_FIELD_OF_VIEW
+    centres = np.stack([0.65 * reach * np.cos(angles), 0.65 * reach * np.sin(angles)], 1)
+    radii = np.full(coils, min(0.75 * np.pi / coils, 0.35) * CARDIAC_FIELD_OF_VIEW)
+    return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centres, radii)))
+
+
+def _example(kspace, name, part, number, matrix, coils, acceleration, center_fraction, seed) -> dict:
+    """One slice under one mask, on the common grid; leading axis of length 1."""
+    native = kspace.shape[-2:]
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{name}/{part}/{number}".encode()) >> 1)
+    columns = np.asarray(random_mask(key, native[1], acceleration, center_fraction))
+    mask = resize_kspace(np.broadcast_to(columns, native), matrix)
+    # All coils at once: one shape compiles once.
+    padded = np.pad(kspace, ((0, coils - len(kspace)), (0, 0), (0, 0)))
+    common = resize_kspace(padded, matrix)
+    reference = np.asarray(rss(ifft2c(common)))
+    block = center_columns(native[1], center_fraction)
+    # Between an odd and an even matrix the centre block moves by one: the samples in both are fully sampled.
+    block = min(block - (native[1] - matrix[1]) % 2 * (1 - block % 2), matrix[1])
+    rows = min(2 * block, native[0] - (native[0] - matrix[0]) % 2, matrix[0])
+    example = mri_examples(common[None], mask, reference[None], (rows, max(block, 1)), coils)
+    return example | {"native_shape": np.asarray([native], np.int32)}
+
+
+def _site(name: str, spaces: list[np.ndarray]) -> RealMRISite:
+    cardiac = name == CARDIAC_SITE
+    return RealMRISite(
+        name=name,
+        files=(CARDIAC_FILE,) if cardiac else SCANNERS[name],
+        native_shapes=tuple(sorted({k.shape[-2:] for k in spaces})),
+        coils=tuple(sorted({k.shape[0] for k in spaces})),
+        single_subject=True,
+        unseen_objects=cardiac,
+        simulated_coils=cardiac,
+    )
