@@ -1,0 +1,1 @@
+"""Stages of the full-stack experiment: cohorts, reconstruction, downstream tasks, report."""

@@ -1,0 +1,97 @@
+"""Segmentation and classification, trained federatedly on images."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.pipeline.federation import Budget, Federation, Privacy, Scores
+from experiments.pipeline.settings import Settings
+from fedrecon import Variables
+from fedrecon.data import ClientData
+from fedrecon.federated import client_variables
+from fedrecon.models import Classifier, UNet, warm_start
+from fedrecon.tasks import classification_task, segmentation_task
+
+
+class Downstream(NamedTuple):
+    """Result of one downstream task.
+
+    Attributes:
+      scores: method -> site -> metric -> value on the test split.
+      predictions: (sites, test examples, ..., classes) of the federated model: probabilities of each class,
+        per pixel or per image.
+      copied: leaves taken over from the reconstruction network.
+    """
+
+    scores: dict[str, Scores]
+    predictions: np.ndarray
+    copied: tuple[str, ...]
+
+
+def with_images(data: ClientData, images: np.ndarray) -> ClientData:
+    """The labels of ``data`` with ``images`` (clients, examples, ny, nx) in place of the measurements."""
+    examples = {name: data.examples[name] for name in ("segmentation", "label", "volume")}
+    examples["image"] = np.asarray(images, np.float32)[..., None]
+    return ClientData(examples=examples, valid=data.valid, names=data.names)
+
+
+def run_downstream(
+    kind: str,
+    federation: Federation,
+    train: ClientData,
+    test: ClientData,
+    settings: Settings,
+    privacy: Privacy | None,
+    pretrained: Variables | None,
+) -> Downstream:
+    """Fine-tunes one task on all sites, and on each site alone as the comparator.
+
+    Args:
+      kind: "segmentation" or "classification".
+      federation: runs the stages.
+      train: examples with ``image`` (ny, nx, channels) and ``segmentation`` or ``label``.
+      test: the same.
+      settings: of the experiment.
+      privacy: DP-SGD noise of the federated training.
+      pretrained: reconstruction network whose encoder layers are taken over where their shapes agree.
+    """
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
+    channels, pools = settings.finetune_channels, settings.finetune_pools
+    if kind == "segmentation":
+        task = segmentation_task(UNet(channels, pools), example)
+    else:
+        task = classification_task(Classifier(channels, pools), example)
+    initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 2))
+    copied: tuple[str, ...] = ()
+    if pretrained is not None:
+        last = jax.tree.map(lambda x: x[-1], pretrained.params["cascades"]["regulariser"])
+        params, copied = warm_start(initial.params, last)
+        initial = initial._replace(params=params)
+    budget = Budget(
+        settings.finetune_rounds,
+        settings.finetune_epochs,
+        settings.batch_size,
+        settings.finetune_learning_rate,
+    )
+    scores = {}
+    if settings.comparators:
+        algorithm, state = federation.train(f"{kind}/local", task, initial, train, budget, kind="local")
+        scores["local-only"], scores["local-only on other sites"] = federation.score_across_sites(
+            algorithm, task, state, test
+        )
+    algorithm, state = federation.train(f"{kind}/federated", task, initial, train, budget, privacy=privacy)
+    scores["federated"] = federation.evaluator(algorithm, task)(state, test)
+    predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
+    predictions = [
+        predict(
+            client_variables(algorithm, state, i),
+            {
+                **{name: jnp.asarray(x[i]) for name, x in test.examples.items()},
+                "valid": jnp.asarray(test.valid[i]),
+            },
+        )
+        for i in range(len(test.names))
+    ]
+    return Downstream(scores, np.stack([np.asarray(p) for p in predictions]), copied)

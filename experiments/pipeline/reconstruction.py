@@ -1,0 +1,183 @@
+"""Reconstruction: federated training, its comparators and the reconstructed images."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import operators
+from experiments.pipeline.cohorts import Cohorts, Split
+from experiments.pipeline.federation import Budget, Federation, Privacy, Scores, mean_score, site_scores
+from experiments.pipeline.settings import Settings
+from fedrecon import Task, Variables
+from fedrecon.data import ClientData, ct_detector_count
+from fedrecon.federated import FederatedAlgorithm, RoundState, average_variables, client_variables
+from fedrecon.models import VarNet
+from fedrecon.tasks import mri_measure, reconstruction_metrics, reconstruction_task
+
+_WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
+_CHUNK = 8
+
+
+class Reconstruction(NamedTuple):
+    """What the reconstruction stage hands on.
+
+    Attributes:
+      scores: method -> site -> metric -> value on the test split; "reference" excluded.
+      images: method -> (sites, test examples, ny, nx) float32 magnitudes, normalised, for the figure.
+      reconstruct: ``reconstruct(data) -> (clients, examples, ny, nx)`` magnitudes of the federated model.
+      variables: the federated model, with averaged private leaves.
+      weights: regularisation weight chosen for each classical method on the validation split.
+    """
+
+    scores: dict[str, Scores]
+    images: dict[str, np.ndarray]
+    reconstruct: Callable[[ClientData], np.ndarray]
+    variables: Variables
+    weights: dict[str, float]
+
+
+def run_reconstruction(
+    federation: Federation, cohorts: Cohorts, settings: Settings, privacy: Privacy | None
+) -> Reconstruction:
+    """Trains federated, local-only and centralised networks and scores them beside the classical methods.
+
+    Args:
+      federation: runs the stages.
+      cohorts: of the run.
+      settings: of the experiment.
+      privacy: DP-SGD noise of the federated training.
+    """
+    cohort = cohorts.reconstruction
+    measure = _measure(cohorts.image_shape, settings)
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), cohort.train.examples)
+    model = VarNet(
+        cascades=settings.cascades,
+        channels=settings.channels,
+        pools=settings.pools,
+        learn_coil_maps=settings.learn_coil_maps,
+    )
+    task = reconstruction_task(model, measure, example)
+    initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
+    budget = Budget(settings.rounds, settings.epochs, settings.batch_size, settings.learning_rate)
+
+    scores, images, weights = _classical(measure, cohort, settings.modality)
+
+    def stage(kind: str, privacy: Privacy | None = None):
+        return federation.train(
+            f"reconstruction/{kind}", task, initial, cohort.train, budget, kind=kind, privacy=privacy
+        )
+
+    names = cohort.test.names
+    predict = _predictor(task)
+    if settings.comparators:
+        algorithm, state = stage("local")
+        scores["local-only"], scores["local-only on other sites"] = federation.score_across_sites(
+            algorithm, task, state, cohort.test
+        )
+        images["local-only"] = predict(_own(algorithm, state, names), cohort.test)
+        centralised_algorithm, centralised = stage("centralised")
+
+    algorithm, state = stage("federated", privacy)
+    evaluate = federation.evaluator(algorithm, task)
+    if settings.comparators:
+        variables = client_variables(centralised_algorithm, centralised, 0)
+        scores["centralised"] = evaluate(variables, cohort.test)
+        images["centralised"] = predict([variables] * len(names), cohort.test)
+    scores["federated"] = evaluate(state, cohort.test)
+    own = _own(algorithm, state, names)
+    images["federated"] = predict(own, cohort.test)
+    images["reference"] = np.asarray(cohort.test.examples["target"])
+    return Reconstruction(
+        scores=scores,
+        images=images,
+        reconstruct=lambda data: predict(own, data),
+        variables=average_variables(algorithm, state),
+        weights=weights,
+    )
+
+
+def _measure(image_shape: tuple[int, int], settings: Settings) -> Callable:
+    if settings.modality == "mri":
+        return mri_measure
+    return ct_measure(image_shape, ct_detector_count(image_shape))
+
+
+def _own(algorithm: FederatedAlgorithm, state: RoundState, names: tuple[str, ...]) -> list[Variables]:
+    """Each site's model."""
+    return [client_variables(algorithm, state, i) for i in range(len(names))]
+
+
+def _predictor(task: Task) -> Callable[[list[Variables], ClientData], np.ndarray]:
+    """``predict(models, data)``: images (clients, examples, ny, nx), each client's by its own model."""
+    predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
+
+    def run(models: list[Variables], data: ClientData) -> np.ndarray:
+        rows = [
+            _in_chunks(lambda batch, model=model: predict(model, batch), data, i)
+            for i, model in enumerate(models)
+        ]
+        return np.stack(rows)
+
+    return run
+
+
+def _in_chunks(function: Callable, data: ClientData, client: int) -> np.ndarray:
+    """``function`` over one client's examples, padding included, in chunks of one size."""
+    count = data.valid.shape[1]
+    outputs = []
+    for start in range(0, count, _CHUNK):
+        index = np.minimum(np.arange(start, start + _CHUNK), count - 1)
+        batch = {name: jnp.asarray(x[client][index]) for name, x in data.examples.items()}
+        batch["valid"] = jnp.asarray(data.valid[client][index])
+        outputs.append(np.asarray(function(batch))[: count - start])
+    return np.concatenate(outputs)
+
+
+def _classical(
+    measure: Callable, cohort: Split, modality: str
+) -> tuple[dict[str, Scores], dict[str, np.ndarray], dict[str, float]]:
+    """The methods without training: direct inversion, Tikhonov and total variation, tuned on validation."""
+
+    def per_example(solve):
+        def run(weight, batch):
+            stacked, measurements, _ = measure(batch)
+            return jnp.abs(jax.vmap(lambda A, y: solve(A, y, weight))(stacked, measurements))
+
+        return jax.jit(run)
+
+    direct = "zero-filled" if modality == "mri" else "FBP"
+    tikhonov = "CG-SENSE (L2)" if modality == "mri" else "CG (L2)"
+    solvers = {
+        direct: per_example(lambda A, y, weight: A.H(y)),
+        tikhonov: per_example(lambda A, y, weight: operators.cg_sense(A, y, l2=weight, max_iterations=20)),
+        "TV": per_example(lambda A, y, weight: operators.total_variation(A, y, weight, iterations=80)),
+    }
+    scores, images, weights = {}, {}, {}
+    for name, solver in solvers.items():
+        weight = 0.0
+        if name != direct:
+            tried = {w: mean_score(_scores(_apply(solver, w, cohort.validation), cohort.validation), "psnr")
+                     for w in _WEIGHTS}  # fmt: skip
+            weight = weights[name] = max(tried, key=tried.get)
+        images[name] = _apply(solver, weight, cohort.test)
+        scores[name] = _scores(images[name], cohort.test)
+    return scores, images, weights
+
+
+def _apply(solver: Callable, weight: float, data: ClientData) -> np.ndarray:
+    weight = jnp.float32(weight)
+    return np.stack(
+        [_in_chunks(lambda batch: solver(weight, batch), data, i) for i in range(len(data.names))]
+    )
+
+
+def _scores(images: np.ndarray, data: ClientData) -> Scores:
+    batch = {name: data.examples[name] for name in ("target", "data_range", "volume")}
+    sums = _metrics(jnp.asarray(images), {**batch, "valid": jnp.asarray(data.valid)})
+    return site_scores(sums, data.names)
+
+
+_metrics = jax.jit(jax.vmap(reconstruction_metrics))

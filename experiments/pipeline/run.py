@@ -1,0 +1,80 @@
+"""The stages of the full-stack experiment in order."""
+
+import time
+
+from experiments.pipeline.cohorts import Cohorts, load_cohorts
+from experiments.pipeline.downstream import run_downstream, with_images
+from experiments.pipeline.federation import Federation
+from experiments.pipeline.privacy import plan_privacy
+from experiments.pipeline.reconstruction import run_reconstruction
+from experiments.pipeline.report import Outcome, print_tables, write_page, write_results
+from experiments.pipeline.settings import Settings
+from fedrecon.runtime import Workdir
+
+
+def run(
+    settings: Settings, workdir: Workdir, *, parallel: str = "auto", rounds_per_dispatch: int = 1
+) -> Outcome:
+    """Trains and evaluates everything, or what an interrupted run left to do, and writes the report.
+
+    Args:
+      settings: of the experiment.
+      workdir: where everything is written.
+      parallel: how clients run on a device; see `Federation`.
+      rounds_per_dispatch: rounds compiled into one call.
+
+    Raises:
+      ValueError: a setting, a file or the data do not fit; names the flag, file or key.
+    """
+    start = time.perf_counter()
+    cohorts = load_cohorts(settings)
+    federation = Federation(settings, workdir, parallel, rounds_per_dispatch)
+    plan = plan_privacy(settings, cohorts, federation)
+    _say(f"{len(cohorts.reconstruction.train.names)} sites ready", start)
+
+    reconstruction = run_reconstruction(federation, cohorts, settings, plan.noise["reconstruction"])
+    _say("reconstruction done", start)
+    cohorts = _with_reconstructions(cohorts, reconstruction)
+    results = {}
+    for kind, cohort in (("segmentation", cohorts.segmentation), ("classification", cohorts.classification)):
+        pretrained = reconstruction.variables if cohorts.shared_images else None
+        results[kind] = run_downstream(
+            kind, federation, cohort.train, cohort.test, settings, plan.noise[kind], pretrained
+        )
+        _say(f"{kind} done", start)
+    outcome = Outcome(
+        reconstruction=reconstruction,
+        segmentation=results["segmentation"],
+        classification=results["classification"],
+        tests={
+            "reconstruction": cohorts.reconstruction.test,
+            "segmentation": cohorts.segmentation.test,
+            "classification": cohorts.classification.test,
+        },
+        sites=cohorts.sites,
+        notes=cohorts.notes,
+        traffic=federation.traffic,
+        privacy=plan.report,
+    )
+    write_results(workdir, settings, outcome)
+    print_tables(outcome)
+    page = write_page(workdir, settings, outcome)
+    _say(f"report: {page}", start)
+    return outcome
+
+
+def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:
+    """Where the tasks share the patients, they see the federated model's images."""
+    if not cohorts.shared_images:
+        return cohorts
+    source = cohorts.reconstruction
+    images = {
+        split: with_images(data, reconstruction.reconstruct(data))
+        for split, data in (("train", source.train), ("test", source.test))
+    }
+    downstream = source._replace(**images)
+    return cohorts._replace(segmentation=downstream, classification=downstream)
+
+
+def _say(message: str, start: float) -> None:
+    print(f"[{time.perf_counter() - start:6.1f} s] {message}", flush=True)
