@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from fedrecon import federated as fl
 from fedrecon.types import Task, Variables
 
 
@@ -130,6 +132,7 @@ class Fixtures:
     regression = REGRESSION
     a, b, p, tau = A, B, P, TAU
     clients = Clients
+    averaging = fl.fedavg(QUAD, optax.sgd(0.05))
     quad_data = staticmethod(quad_data)
     regression_data = staticmethod(regression_data)
 

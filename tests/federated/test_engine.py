@@ -41,12 +41,10 @@ def clipped(fx, count):
     ("count", "devices", "parallel", "place"),
     [
         (5, 1, "vmap", False),
-        (3, 1, "vmap", True),
         (3, 1, 2, False),
         (3, 2, "scan", True),
         (5, 4, "scan", False),
         (3, 4, "vmap", True),
-        (5, 2, 2, True),
     ],
 )
 def test_results_do_not_depend_on_parallelism(fx, count, devices, parallel, place):
