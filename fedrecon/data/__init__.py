@@ -7,7 +7,9 @@ from fedrecon.data.cohort import (
     simulated_ct_sites,
     simulated_mri_sites,
 )
+from fedrecon.data.cohort_files import write_mri_cohort
 from fedrecon.data.ct import CTSite, ct_detector_count, simulate_ct_patient
+from fedrecon.data.describe import describe_file
 from fedrecon.data.examples import mri_examples, resize_kspace, to_native
 from fedrecon.data.fastmri import FastMRIVolume, read_fastmri, write_fastmri
 from fedrecon.data.hdf5 import DataError
@@ -34,6 +36,7 @@ __all__ = [
     "MRISite",
     "RealMRISite",
     "ct_detector_count",
+    "describe_file",
     "format_ismrmrd_header",
     "load_real_chest_xray",
     "load_real_mri_cohort",
@@ -55,4 +58,5 @@ __all__ = [
     "stack_clients",
     "to_native",
     "write_fastmri",
+    "write_mri_cohort",
 ]

@@ -124,7 +124,7 @@ def simulate_mri_cohort(
         reference = volume.reconstruction_rss
         return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
 
-    return _simulate(sites, examples, slices, image_shape, seed)
+    return _simulate(sites, examples, image_shape, seed)
 
 
 def simulated_ct_sites(
@@ -221,16 +221,16 @@ def simulate_ct_cohort(
     def examples(site: CTSite, patient: int, lesions: bool) -> dict[str, np.ndarray]:
         return simulate_ct_patient(site, patient, lesions, image_shape, slices, seed, most)
 
-    return _simulate(sites, examples, slices, image_shape, seed)
+    return _simulate(sites, examples, image_shape, seed)
 
 
-def _simulate(sites, examples, slices, image_shape, seed) -> Cohort:
+def _simulate(sites, examples, image_shape, seed) -> Cohort:
     """Plans, simulates and stacks; ``examples(site, patient index, lesions)`` makes one patient's."""
     names = [site.name for site in sites]
     volumes = {part: [] for part in PARTS}
     patients = {part: [] for part in PARTS}
     for site in sites:
-        plan = plan_patients(site.name, site.patients, site.prevalence, slices, seed)
+        plan = plan_patients(site.name, site.patients, site.prevalence, seed)
         for part in PARTS:
             volumes[part].append([examples(site, p.index, p.lesions) for p in plan[part]])
             patients[part].append(tuple(p.name for p in plan[part]))

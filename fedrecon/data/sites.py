@@ -84,14 +84,11 @@ def site_prevalences(sites: int, skew: float, seed: int) -> tuple[float, ...]:
     return tuple(float(round(p, 6)) for p in 0.5 + skew * spread[order])
 
 
-def plan_patients(
-    name: str, patients: int, prevalence: float, slices: int, seed: int
-) -> dict[str, list[PlannedPatient]]:
+def plan_patients(name: str, patients: int, prevalence: float, seed: int) -> dict[str, list[PlannedPatient]]:
     """Splits a site's patients into parts and decides who has lesions.
 
-    In each part the fraction with lesions is ``prevalence``, rounded, but at least one patient has lesions
-    unless ``prevalence`` is 0, and, when volumes have one slice only, at least one of several has none
-    unless it is 1. (Of several slices of a patient, one has no lesion in any case.)
+    About ``prevalence`` of the patients have lesions, unless it is 0 or 1 at least one in train and one in
+    test, and at least one of all has none. (Of several slices of a patient, one has no lesion in any case.)
 
     Raises:
       ValueError: fewer than three patients, or a prevalence outside [0, 1].
@@ -99,16 +96,18 @@ def plan_patients(
     if not 0 <= prevalence <= 1:
         raise ValueError(f"site {name!r}: prevalence must be in [0, 1], found {prevalence}")
     names = [f"{name}-{index:03d}" for index in range(patients)]
+    parts = dict(zip(PARTS, split_patients(names, FRACTIONS, seed, [name] * patients), strict=True))
+    ill = {part: round(prevalence * len(members)) for part, members in parts.items()}
+    if 0 < prevalence < 1:
+        ill["test"] = max(ill["test"], 1)
+        rest = round(prevalence * patients) - ill["test"] - ill["validation"]
+        ill["train"] = max(min(rest, len(parts["train"])), 1)
+        if sum(ill.values()) == patients:
+            ill["validation"] -= 1
     plan = {}
-    for number, (part, members) in enumerate(
-        zip(PARTS, split_patients(names, FRACTIONS, seed, [name] * patients), strict=True)
-    ):
-        ill = round(prevalence * len(members))
-        if 0 < prevalence < 1:
-            most = len(members) - (slices == 1)
-            ill = max(min(ill, most), 1)
+    for number, (part, members) in enumerate(parts.items()):
         order = np.random.default_rng([seed, 2, number, len(members)]).permutation(len(members))
-        chosen = set(members[order[:ill]].tolist())
+        chosen = set(members[order[: ill[part]]].tolist())
         plan[part] = [PlannedPatient(int(i), names[i], int(i) in chosen) for i in members]
     return plan
 

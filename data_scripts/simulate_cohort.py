@@ -1,0 +1,54 @@
+"""Writes a simulated multi-site MRI cohort as fastMRI HDF5 files: python -m data_scripts.simulate_cohort.
+
+The output directory gets one folder for each site, in it one file for each patient (undersampled k-space,
+mask, fully sampled reference, lesions), and cohort.json: the sites' physics and each file's part, patient and
+labels.
+"""
+
+import sys
+
+from absl import app, flags
+
+from fedrecon.data import simulated_mri_sites, write_mri_cohort
+
+_OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; created if absent. Required.")
+_SITES = flags.DEFINE_integer("sites", 5, "Number of sites, each with its own scanner.", lower_bound=1)
+_PATIENTS = flags.DEFINE_float("patients_per_site", 8.0, "Average number of patients of a site, at least 3.")
+_SLICES = flags.DEFINE_integer("slices", 4, "Neighbouring slices of each patient.", lower_bound=1)
+_SIZE = flags.DEFINE_integer("size", 64, "Edge of the image matrix in pixels.", lower_bound=32)
+_ACCELERATION = flags.DEFINE_float("acceleration", 4.0, "Nominal acceleration of the sampling masks.")
+_CENTER = flags.DEFINE_float("center_fraction", 0.1, "Fraction of the columns in the fully sampled centre.")
+_SIZE_SKEW = flags.DEFINE_float("size_skew", 0.5, "Spread of the sites' numbers of patients, in [0, 1).")
+_LABEL_SKEW = flags.DEFINE_float("label_skew", 0.5, "Spread of the sites' prevalences of lesions, in [0, 1].")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same cohort.", lower_bound=0)
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"expected flags only, found {argv[1:]}")
+        sites = simulated_mri_sites(
+            _SITES.value,
+            _PATIENTS.value,
+            acceleration=_ACCELERATION.value,
+            center_fraction=_CENTER.value,
+            size_skew=_SIZE_SKEW.value,
+            label_skew=_LABEL_SKEW.value,
+            seed=_SEED.value,
+        )
+        shape = (_SIZE.value, _SIZE.value)
+        document = write_mri_cohort(_OUTPUT.value, sites, _SLICES.value, shape, _SEED.value)
+    except (ValueError, OSError) as error:
+        print(f"simulate_cohort: {error}", file=sys.stderr)
+        return 1
+    for site in document["sites"]:
+        labels = [label for volume in site["volumes"] for label in volume["labels"]]
+        print(
+            f"{site['name']}: {site['patients']} patients, {sum(labels)} of {len(labels)} slices with lesions"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("output")
+    app.run(main)

@@ -1,0 +1,88 @@
+"""The data scripts as a person runs them: output, files, errors and exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fedrecon.data import (
+    DataError,
+    FastMRIVolume,
+    describe_file,
+    read_fastmri,
+    simulate_mri_cohort,
+    simulated_mri_sites,
+    write_fastmri,
+    write_mri_cohort,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_written_cohorts_read_back_and_are_not_overwritten(tmp_path):
+    sites = simulated_mri_sites(2, 3, size_skew=0.0)
+    document = write_mri_cohort(tmp_path / "out", sites, 2, (32, 32), 0)
+    assert json.loads((tmp_path / "out" / "cohort.json").read_text()) == json.loads(json.dumps(document))
+    cohort = simulate_mri_cohort(sites, slices=2, image_shape=(32, 32))
+    for client, (site, entry) in enumerate(zip(sites, document["sites"], strict=True)):
+        assert entry["name"] == site.name and len(entry["volumes"]) == site.patients
+        for part in ("train", "validation", "test"):
+            written = [v["patient"] for v in entry["volumes"] if v["part"] == part]
+            assert tuple(written) == cohort.patients[part][client]
+        for volume in entry["volumes"]:
+            read = read_fastmri(tmp_path / "out" / volume["file"], require_header=True)
+            assert read.kspace.shape == (2, site.coils, 32, 32)
+            assert read.segmentation.any(axis=(1, 2)).astype(int).tolist() == volume["labels"]
+            assert read.header.encoded.field_of_view[0] == site.field_of_view
+            assert not read.kspace[..., ~read.mask].any()
+            assert read.attributes["patient_id"] == volume["patient"]
+    with pytest.raises(ValueError, match="cohort"):
+        write_mri_cohort(tmp_path / "out", sites, 2, (32, 32), 0)
+
+
+def test_simulate_cohort_writes_what_its_flags_say_or_names_the_wrong_one(tmp_path):
+    result = run("data_scripts.simulate_cohort", f"--output={tmp_path}", "--size_skew=2")
+    assert result.returncode == 1 and "size_skew" in result.stderr and "Traceback" not in result.stderr
+    assert not os.listdir(tmp_path)
+    flags = ["--sites=1", "--patients_per_site=3", "--slices=1", "--size=32"]
+    result = run("data_scripts.simulate_cohort", f"--output={tmp_path}", *flags)
+    assert result.returncode == 0 and "3 patients" in result.stdout
+    assert json.loads((tmp_path / "cohort.json").read_text())["image_shape"] == [32, 32]
+
+
+def test_inspect_file_describes_sound_files_and_names_what_is_wrong(tmp_path):
+    kspace = np.ones((2, 3, 8, 10), np.complex64)
+    write_fastmri(tmp_path / "good.h5", FastMRIVolume(kspace, np.arange(10) % 2 == 0))
+    (tmp_path / "bad.h5").write_bytes((tmp_path / "good.h5").read_bytes()[:-100])
+    result = run("data_scripts.inspect_file", tmp_path / "bad.h5", tmp_path / "good.h5")
+    assert result.returncode == 1
+    assert "bad.h5: expected a readable HDF5 file" in result.stderr and "Traceback" not in result.stderr
+    assert "2 slices, 3 coils, 8 x 10" in result.stdout and "5 of 10 columns, acceleration 2" in result.stdout
+    assert run("data_scripts.inspect_file", tmp_path / "good.h5").returncode == 0
+
+
+def test_other_hdf5_files_are_listed(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["group/values"] = np.zeros((2, 3))
+        file.attrs["units"] = "mm"
+    assert describe_file(tmp_path / "other.h5") == ["group/values: (2, 3) float64", "units: mm"]
+    with h5py.File(tmp_path / "other.h5", "a") as file:
+        file["kspace"] = np.zeros((2, 3))
+    with pytest.raises(DataError, match="kspace"):
+        describe_file(tmp_path / "other.h5")
