@@ -137,6 +137,8 @@ class VarNet(nn.Module):
         """
         if len(operators.in_shape) != 2:
             raise ValueError(f"operators must act on images (ny, nx); found in_shape {operators.in_shape}")
+        # Leaves may be numpy arrays, which the loop over cascades cannot hold.
+        operators = jax.tree.map(jnp.asarray, operators)
         if self.learn_coil_maps:
             if not isinstance(operators, SENSE):
                 raise TypeError(

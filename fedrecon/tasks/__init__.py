@@ -4,12 +4,13 @@ from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
-from fedrecon.tasks.reconstruction import mri_measure, reconstruction_task
+from fedrecon.tasks.reconstruction import ct_measure, mri_measure, reconstruction_task
 from fedrecon.tasks.segmentation import segmentation_task
 
 __all__ = [
     "classification_metrics",
     "classification_task",
+    "ct_measure",
     "dice",
     "distance_transform",
     "hausdorff95",

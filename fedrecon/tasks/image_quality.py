@@ -65,7 +65,7 @@ def reconstruction_metrics(images: jax.Array, batch: Batch) -> Metrics:
     Returns:
       {"nmse", "psnr", "ssim"}: (sum over volumes, number of volumes).
     """
-    images, target, valid = magnitude(images), batch["target"], batch["valid"]
+    images, target, valid = magnitude(images), jnp.asarray(batch["target"]), batch["valid"]
     examples = valid.shape[0]
     _, volume = jnp.unique(batch["volume"], return_inverse=True, size=examples, fill_value=0)
 

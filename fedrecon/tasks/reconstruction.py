@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics, ssim
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
 from fedrecon.types import Batch, Metrics, PyTree, Task
-from operators import SENSE, CartesianFourier, LinearOperator
+from operators import SENSE, CartesianFourier, LinearOperator, ParallelBeam, filtered_radon
 
 Measure = Callable[[Batch], tuple[LinearOperator, jax.Array, jax.Array | None]]
 
@@ -81,3 +81,35 @@ def mri_measure(batch: Batch) -> tuple[LinearOperator, jax.Array, None]:
         return SENSE(CartesianFourier(coil_maps.shape[-2:], mask), coil_maps)
 
     return jax.vmap(operator)(batch["mask"], batch["coil_maps"]), batch["kspace"], None
+
+
+def ct_measure(
+    image_shape: tuple[int, int],
+    detector_count: int,
+    detector_spacing: float = 1.0,
+    pixel_size: float = 1.0,
+) -> Measure:
+    """Parallel-beam CT: stacked ``filtered_radon`` operators, whose adjoint of the data is the FBP image.
+
+    Args:
+      image_shape: (ny, nx).
+      detector_count: detector elements, all sites alike.
+      detector_spacing: distance of the elements, in the unit of length of the sinograms.
+      pixel_size: width of the pixels, in the same unit.
+
+    Returns:
+      ``measure(batch) -> (operators, measurements, None)``, which reads "sinogram" (examples, views,
+      detector_count) line integrals of what "target" holds, "angles" (examples, views) in radians and
+      "view_mask" (examples, views) float, 1 at real views and 0 at padding.
+    """
+
+    def operator(angles: jax.Array, view_mask: jax.Array) -> LinearOperator:
+        geometry = ParallelBeam(angles, detector_count, detector_spacing)
+        return filtered_radon(geometry, image_shape, pixel_size, view_mask)
+
+    def measure(batch: Batch) -> tuple[LinearOperator, jax.Array, None]:
+        operators = jax.vmap(operator)(batch["angles"], batch["view_mask"])
+        measurements = jax.vmap(lambda B, sinogram: B.prepare(sinogram))(operators, batch["sinogram"])
+        return operators, measurements, None
+
+    return measure

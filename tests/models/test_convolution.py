@@ -34,7 +34,7 @@ pads = st.one_of(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(4, 9), st.integers(4, 9)),
     features=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -1,0 +1,253 @@
+"""The three tasks as the engine uses them: padding, statistics, chunks, structure, learning."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedrecon.models import BatchNorm, Classifier, UNet, VarNet
+from fedrecon.tasks import (
+    classification_task,
+    ct_measure,
+    mri_measure,
+    reconstruction_metrics,
+    reconstruction_task,
+    segmentation_task,
+)
+from operators import SENSE, CartesianFourier, ParallelBeam, filtered_radon
+
+N = 12
+
+
+def mri_batch(examples=3, coils=2, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def noise(*shape):
+        return (rng.normal(size=(*shape, 2)) @ np.array([1, 1j])).astype(np.complex64)
+
+    maps = noise(examples, coils, N, N)
+    maps /= np.linalg.norm(maps, axis=1, keepdims=True)
+    mask = (rng.random((examples, N, N)) < 0.6).astype(np.float32)
+    target = rng.random((examples, N, N)).astype(np.float32)
+    operators = [SENSE(CartesianFourier((N, N), m), s) for m, s in zip(mask, maps, strict=True)]
+    return {
+        "kspace": np.stack([A(t + 0j) for A, t in zip(operators, target, strict=True)]),
+        "mask": mask,
+        "coil_maps": maps,
+        "target": target,
+        "data_range": np.full(examples, target.max()),
+        "volume": np.arange(examples, dtype=np.int32) // 2,
+        "valid": np.ones(examples, bool),
+    }
+
+
+def ct_batch(examples=3, views=10, detectors=18, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(views) < 8).astype(np.float32)
+    angles = np.where(mask > 0, np.pi * np.arange(views) / 8, 0).astype(np.float32)
+    target = rng.random((examples, N, N)).astype(np.float32)
+    return {
+        "sinogram": mask[:, None] * rng.random((examples, views, detectors), np.float32),
+        "angles": np.repeat(angles[None], examples, 0),
+        "view_mask": np.repeat(mask[None], examples, 0),
+        "target": target,
+        "data_range": np.full(examples, target.max()),
+        "volume": np.arange(examples, dtype=np.int32) // 2,
+        "valid": np.ones(examples, bool),
+    }
+
+
+def image_batch(examples=3, seed=0):
+    rng = np.random.default_rng(seed)
+    segmentation = np.zeros((examples, N, N), np.float32)
+    for i in range(1, examples):
+        segmentation[i, i : i + 4, 2:7] = 1
+    image = segmentation[..., None] + 0.1 * rng.normal(size=(examples, N, N, 1))
+    label = (segmentation.any((1, 2))).astype(np.int32)
+    valid = np.ones(examples, bool)
+    return {"image": image.astype(np.float32), "segmentation": segmentation, "label": label, "valid": valid}
+
+
+def mri_task(**options):
+    return reconstruction_task(VarNet(1, 2, 0, norm=BatchNorm), mri_measure, mri_batch(), **options)
+
+
+def ct_task(**options):
+    return reconstruction_task(VarNet(1, 2, 0, norm=BatchNorm), ct_measure((N, N), 18), ct_batch(), **options)
+
+
+def segmentation(classes=1, **options):
+    return segmentation_task(UNet(2, 1, classes, norm=BatchNorm), image_batch(), **options)
+
+
+def classification(**options):
+    return classification_task(Classifier(2, 1, norm=BatchNorm), image_batch(), **options)
+
+
+TASKS = pytest.mark.parametrize(
+    ("task", "batch"),
+    [(mri_task, mri_batch), (ct_task, ct_batch), (segmentation, image_batch), (classification, image_batch)],
+    ids=["mri", "ct", "segmentation", "classification"],
+)
+
+
+def filled(task, seed=0):
+    """Random parameters and positive statistics; no initialiser to compile."""
+    rng, shapes = np.random.default_rng(seed), jax.eval_shape(task.init, jax.random.key(0))
+    draw = [
+        jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype) * 0.3, part) for part in shapes
+    ]
+    return draw[0], jax.tree.map(lambda a: 1 + jnp.abs(a), draw[1])
+
+
+def pad(batch, extra):
+    return {name: np.concatenate([a, np.zeros((extra, *a.shape[1:]), a.dtype)]) for name, a in batch.items()}
+
+
+@TASKS
+def test_padding_and_chunks_change_neither_loss_nor_gradients_nor_statistics_nor_metrics(task, batch):
+    batch, chunked, whole = batch(), task(chunk=2), task(chunk=8)
+    params, stats = filled(whole)
+
+    def everything(task, batch):
+        loss = jax.value_and_grad(task.loss, has_aux=True)
+        value, grads = loss(params, stats, batch, jax.random.key(0))
+        return value, grads, task.metrics(params, stats, batch)
+
+    padded, run = pad(batch, 2), jax.jit(partial(everything, chunked))
+    got, want = run(padded), jax.jit(partial(everything, whole))(batch)
+    assert want[0][0] > 0 and all(np.isfinite(a).all() for a in jax.tree.leaves(want))
+    assert max(jnp.abs(g).max() for g in jax.tree.leaves(want[1])) > 1e-3
+    assert want[0][1][1]["loss"][1] == want[2]["loss"][1] == 3
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-6), got, want)
+
+    # A batch that is padding altogether, as clients with little data see.
+    (value, (new, sums)), grads, metrics = run(jax.tree.map(np.zeros_like, padded))
+    assert value == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves((grads, sums, metrics)))
+    jax.tree.map(np.testing.assert_array_equal, new, stats)
+
+
+@TASKS
+def test_structure_of_the_task(task, batch):
+    task, batch = task(), batch()
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    assert jax.tree.structure(task.normalisation) == jax.tree.structure(shapes)
+    assert all(jax.tree.leaves(task.normalisation.stats)) and jax.tree.leaves(shapes.stats)
+    marked = jax.tree.leaves(task.normalisation.params)
+    assert any(marked) and not all(marked)
+    prediction = jax.eval_shape(task.predict, *shapes, batch)
+    assert prediction.shape[0] == 3 and prediction.dtype == np.float32
+    loss, (stats, _) = jax.eval_shape(task.loss, *shapes, batch, jax.random.key(0))
+    assert loss.shape == () and jax.tree.structure(stats) == jax.tree.structure(shapes.stats)
+    sums = jax.tree.leaves(jax.eval_shape(task.metrics, *shapes, batch))
+    assert all(s.shape == () and s.dtype == np.float32 for s in sums)
+
+
+def test_missing_keys_are_named():
+    batch = image_batch()
+    del batch["label"], batch["segmentation"]
+    with pytest.raises(ValueError, match="label"):
+        classification_task(Classifier(2, 1), batch)
+    with pytest.raises(ValueError, match="segmentation"):
+        segmentation_task(UNet(2, 1), batch)
+    with pytest.raises(ValueError, match="target"):
+        reconstruction_task(VarNet(1, 2, 1), mri_measure, batch)
+    with pytest.raises(ValueError, match=r"classes >= 2.*\(3, 1\)"):
+        task = classification_task(Classifier(2, 1, 1), image_batch())
+        jax.eval_shape(task.loss, *filled(task), image_batch(), jax.random.key(0))
+
+
+def test_statistics_are_empty_without_batch_normalisation():
+    task = segmentation_task(UNet(2, 1), image_batch())
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    assert shapes.stats == {} and task.normalisation.stats == {}
+    assert jax.eval_shape(task.loss, *shapes, image_batch(), jax.random.key(0))[1][0] == {}
+
+
+def test_losses_have_their_stated_values(x64):
+    model = UNet(2, 0, 1, zero_init=True)
+    batch = image_batch()
+    task = segmentation_task(model, batch)
+    size = batch["segmentation"].sum((1, 2))
+    pixels = N * N / 2
+    want = (np.log(2) + 1 - (2 * size / 2 + 1) / (pixels + size + 1)) / 2
+    got = jax.jit(task.loss)(*task.init(jax.random.key(0)), batch, jax.random.key(0))[0]
+    np.testing.assert_allclose(got, want.mean(), rtol=1e-6)
+
+
+def test_one_channel_and_two_classes_are_the_same_segmentation():
+    single, double = segmentation(1), segmentation(2)
+    params, stats = filled(single)
+    head = {name: jnp.concatenate([jnp.zeros_like(a), a], -1) for name, a in params["head"].items()}
+    both = ((single, params), (double, {**params, "head": head}))
+    got = [jax.jit(task.loss)(p, stats, image_batch(), jax.random.key(0))[0] for task, p in both]
+    np.testing.assert_allclose(*got, rtol=1e-5)
+    got = [jax.jit(task.predict)(p, stats, image_batch()) for task, p in both]
+    np.testing.assert_allclose(*got, atol=1e-6)
+
+
+def test_untrained_network_without_mask_is_perfect():
+    batch = mri_batch()
+    batch["mask"] = np.ones_like(batch["mask"])
+    operators = [SENSE(CartesianFourier((N, N)), s) for s in batch["coil_maps"]]
+    batch["kspace"] = np.stack([A(t + 0j) for A, t in zip(operators, batch["target"], strict=True)])
+    task = reconstruction_task(VarNet(1, 2, 0), mri_measure, batch)
+    variables = task.init(jax.random.key(0))
+    np.testing.assert_allclose(jax.jit(task.predict)(*variables, batch), batch["target"], atol=1e-5)
+    assert jax.jit(task.loss)(*variables, batch, jax.random.key(0))[0] < 1e-4
+
+
+def test_ct_starts_from_filtered_back_projection_of_the_real_views():
+    batch = ct_batch(examples=2)
+    operators, y, initial = jax.jit(ct_measure((N, N), 18))(batch)
+    assert initial is None
+    got = jax.jit(jax.vmap(lambda B, y: B.H(y)))(operators, y)
+    B = filtered_radon(ParallelBeam(batch["angles"][0, :8], 18), (N, N))
+    want = jax.jit(lambda y: B.H(B.prepare(y)))(batch["sinogram"][:, :8])
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["segmentation", "classification"])
+def test_training_learns(name):
+    batch = image_batch(8)
+    batch["label"] = (batch["segmentation"].sum((1, 2)) > 0).astype(np.int32)
+    task = {"segmentation": segmentation, "classification": classification}[name]()
+    adam = optax.adam(3e-2)
+
+    def step(carry, _):
+        (params, stats), state = carry
+        (value, (stats, _)), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            params, stats, batch, jax.random.key(0)
+        )
+        updates, state = adam.update(grads, state)
+        return ((optax.apply_updates(params, updates), stats), state), value
+
+    params, stats = filled(task)
+
+    @jax.jit
+    def train(params, stats):
+        carry = (params, stats), adam.init(params)
+        ((params, stats), _), values = jax.lax.scan(step, carry, length=40)
+        return values, task.metrics(params, stats, batch)
+
+    values, metrics = train(params, stats)
+    assert values[-1] < 0.5 * values[0]
+    score = metrics["dice" if name == "segmentation" else "auc"]
+    assert score[0] / score[1] > 0.8
+
+
+def test_metrics_of_given_images_and_of_the_network_are_one_code():
+    task, batch = mri_task(), mri_batch()
+
+    @jax.jit
+    def both(params, stats):
+        images = task.predict(params, stats, batch)
+        return task.metrics(params, stats, batch), reconstruction_metrics(images, batch)
+
+    got, want = both(*filled(task))
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-4)
