@@ -1,7 +1,6 @@
 """The compiled round: every client's work, the sum, and the server's step as one program."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -270,7 +269,7 @@ def _server_step(algorithm, state, total, participants, context):
     stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
     new = Variables(optax.apply_updates(shared.params, updates), stats)
     exchange = algorithm.exchange.receive(
-        state.exchange, mean_message, participants, math.prod(state.participations.shape)
+        state.exchange, mean_message, participants, state.participations.shape[0]
     )
     applied = (total.weight > 0) & all_finite(new)
     new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))

@@ -19,12 +19,21 @@ def algorithm_of(fx, **options):
     return fl.fedbn(fx.regression, optax.adam(0.05), keep_optimizer=True, **options)
 
 
-def simulate(fx, algorithm, data, *, rounds=2, devices=1, parallel="scan", place=False, **options):
+def simulator(fx, algorithm, *, rounds=2, devices=1, parallel="scan", place=False, **options):
+    """``run(data) -> (state, infos)``, compiled once for data of one shape."""
     options = {"batch_size": 2, "epochs": 2} | options
     mesh = fl.client_mesh(jax.devices()[:devices])
-    state = fl.init_state(algorithm, fx.regression.init(jax.random.key(0)), data, mesh)
-    round = fl.make_round(algorithm, mesh=mesh, parallel=parallel, **options)
-    return fl.run_rounds(round, rounds)(state, fl.place(data, mesh) if place else data, KEY)
+    together = fl.run_rounds(fl.make_round(algorithm, mesh=mesh, parallel=parallel, **options), rounds)
+
+    def run(data):
+        state = fl.init_state(algorithm, fx.regression.init(jax.random.key(0)), data, mesh)
+        return together(state, fl.place(data, mesh) if place else data, KEY)
+
+    return run
+
+
+def simulate(fx, algorithm, data, **options):
+    return simulator(fx, algorithm, **options)(data)
 
 
 @functools.cache
@@ -50,12 +59,8 @@ def clipped(fx, count):
 def test_results_do_not_depend_on_parallelism(fx, count, devices, parallel, place):
     """Five clients divide neither two nor four devices, and one of the four has none."""
     data = fx.regression_data(COUNTS)
-    found = simulate(fx, clipped(fx, count), data, devices=devices, parallel=parallel, place=place)
-    fx.assert_close(found, reference(fx, count))
-
-
-def test_state_and_info_have_the_real_number_of_clients(fx):
-    state, info = simulate(fx, algorithm_of(fx), fx.regression_data(COUNTS), devices=4, place=True)
+    state, info = simulate(fx, clipped(fx, count), data, devices=devices, parallel=parallel, place=place)
+    fx.assert_close((state, info), reference(fx, count))
     per_client = (state.client, state.client_channel, state.private)
     assert {x.shape[0] for x in jax.tree.leaves(per_client)} == {len(COUNTS)}
     assert info.participated.shape == info.bytes_up.shape == info.delta_norm.shape == (2, len(COUNTS))
@@ -109,9 +114,8 @@ def test_padding_may_stand_anywhere(fx):
     )
     assert not mirrored.valid[:, 0].any()
     algorithm = fl.fedavg(fx.regression, optax.sgd(0.05))
-    fx.assert_equal(
-        simulate(fx, algorithm, data)[0].variables, simulate(fx, algorithm, mirrored)[0].variables
-    )
+    run = simulator(fx, algorithm)
+    fx.assert_equal(run(data)[0].variables, run(mirrored)[0].variables)
 
 
 def test_fixed_number_of_steps(fx):
@@ -209,8 +213,9 @@ def test_a_client_that_is_not_finite_is_excluded_and_leaves_no_trace(fx, bad, pa
     broken = data._replace(examples={**data.examples, "y": data.examples["y"].at[2, 0].set(bad)})
     without = data._replace(valid=data.valid.at[2].set(False))
     algorithm = algorithm_of(fx, channel=fl.chain(fl.clip(0.5)))
-    state, info = simulate(fx, algorithm, broken, parallel=parallel)
-    expected, _ = simulate(fx, algorithm, without, parallel=parallel)
+    run = simulator(fx, algorithm, parallel=parallel)
+    state, info = run(broken)
+    expected, _ = run(without)
     fx.assert_close(state, expected, 1e-6)
     culprit = np.arange(len(COUNTS)) == 2
     np.testing.assert_array_equal(info.excluded, np.tile(culprit, (2, 1)))
