@@ -1,10 +1,10 @@
 """Federated reconstruction from raw measurements, then segmentation and classification, in one run.
 
 Several sites, each with its own scanner physics, train an unrolled reconstruction network without sharing
-data. It is compared with the zero-filled image, classical reconstructions, networks trained by each site alone
-and a network trained on the pooled data. Its encoder is then fine-tuned, again federatedly, to segment and to
-classify lesions. The working directory holds config.json, metrics.jsonl, results.json, checkpoints, figures and
-report.html; running the same command again resumes.
+data. It is compared with the zero-filled image, classical reconstructions, networks trained by each site
+alone and a network trained on the pooled data. Its encoder is then fine-tuned, again federatedly, to segment
+and to classify lesions. The working directory holds config.json, metrics.jsonl, results.json, checkpoints,
+figures and report.html; running the same command again resumes.
 
   python -m experiments.full_stack --workdir=runs/first
   python -m experiments.full_stack --workdir=runs/ct --modality=ct

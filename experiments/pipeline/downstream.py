@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federation import Budget, Federation, Privacy, Scores
 from experiments.pipeline.settings import Settings
 from fedrecon import Variables
@@ -40,9 +41,9 @@ def with_images(data: ClientData, images: np.ndarray) -> ClientData:
 def run_downstream(
     kind: str,
     federation: Federation,
-    train: ClientData,
-    test: ClientData,
+    cohort: Split,
     settings: Settings,
+    budget: Budget,
     privacy: Privacy | None,
     pretrained: Variables | None,
 ) -> Downstream:
@@ -51,12 +52,13 @@ def run_downstream(
     Args:
       kind: "segmentation" or "classification".
       federation: runs the stages.
-      train: examples with ``image`` (ny, nx, channels) and ``segmentation`` or ``label``.
-      test: the same.
+      cohort: examples with ``image`` (ny, nx, channels) and ``segmentation`` or ``label``.
       settings: of the experiment.
+      budget: of each training.
       privacy: DP-SGD noise of the federated training.
       pretrained: reconstruction network whose encoder layers are taken over where their shapes agree.
     """
+    train, test = cohort.train, cohort.test
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
     channels, pools = settings.finetune_channels, settings.finetune_pools
     if kind == "segmentation":
@@ -69,12 +71,6 @@ def run_downstream(
         last = jax.tree.map(lambda x: x[-1], pretrained.params["cascades"]["regulariser"])
         params, copied = warm_start(initial.params, last)
         initial = initial._replace(params=params)
-    budget = Budget(
-        settings.finetune_rounds,
-        settings.finetune_epochs,
-        settings.batch_size,
-        settings.finetune_learning_rate,
-    )
     scores = {}
     if settings.comparators:
         algorithm, state = federation.train(f"{kind}/local", task, initial, train, budget, kind="local")

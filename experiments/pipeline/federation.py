@@ -190,7 +190,7 @@ class Federation:
         return algorithm, state
 
     def evaluator(self, algorithm: FederatedAlgorithm, task: Task) -> Callable[[Any, ClientData], Scores]:
-        """``evaluate(model, data)``: each site's own model (a state) or one model (variables) on each site."""
+        """``evaluate(model, data)``: each site's own model (a state) or one for all (variables)."""
         evaluate = make_evaluate(algorithm, task.metrics, mesh=self.mesh)
 
         def scores(model: RoundState | Variables, data: ClientData) -> Scores:

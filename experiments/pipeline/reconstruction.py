@@ -15,7 +15,7 @@ from fedrecon import Task, Variables
 from fedrecon.data import ClientData, ct_detector_count
 from fedrecon.federated import FederatedAlgorithm, RoundState, average_variables, client_variables
 from fedrecon.models import VarNet
-from fedrecon.tasks import mri_measure, reconstruction_metrics, reconstruction_task
+from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
 _CHUNK = 8
@@ -40,7 +40,7 @@ class Reconstruction(NamedTuple):
 
 
 def run_reconstruction(
-    federation: Federation, cohorts: Cohorts, settings: Settings, privacy: Privacy | None
+    federation: Federation, cohorts: Cohorts, settings: Settings, budget: Budget, privacy: Privacy | None
 ) -> Reconstruction:
     """Trains federated, local-only and centralised networks and scores them beside the classical methods.
 
@@ -48,6 +48,7 @@ def run_reconstruction(
       federation: runs the stages.
       cohorts: of the run.
       settings: of the experiment.
+      budget: of each of the three trainings.
       privacy: DP-SGD noise of the federated training.
     """
     cohort = cohorts.reconstruction
@@ -61,7 +62,6 @@ def run_reconstruction(
     )
     task = reconstruction_task(model, measure, example)
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
-    budget = Budget(settings.rounds, settings.epochs, settings.batch_size, settings.learning_rate)
 
     scores, images, weights = _classical(measure, cohort, settings.modality)
 

@@ -225,7 +225,7 @@ def _roc_curves(outcome: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _fine_tuning(downstream: Downstream) -> str:
     if downstream.copied:
         return (
-            f"The encoder starts from the reconstruction network ({len(downstream.copied)} arrays taken over) "
+            f"The encoder starts from the reconstruction network, {len(downstream.copied)} arrays of it, "
             "and is trained on its images."
         )
     return "The network starts from random weights."

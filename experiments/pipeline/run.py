@@ -4,7 +4,7 @@ import time
 
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
 from experiments.pipeline.downstream import run_downstream, with_images
-from experiments.pipeline.federation import Federation
+from experiments.pipeline.federation import Budget, Federation
 from experiments.pipeline.privacy import plan_privacy
 from experiments.pipeline.reconstruction import run_reconstruction
 from experiments.pipeline.report import Outcome, print_tables, write_page, write_results
@@ -29,17 +29,22 @@ def run(
     start = time.perf_counter()
     cohorts = load_cohorts(settings)
     federation = Federation(settings, workdir, parallel, rounds_per_dispatch)
-    plan = plan_privacy(settings, cohorts, federation)
+    budgets = stage_budgets(settings)
+    plan = plan_privacy(settings, cohorts, budgets, federation)
+    if plan.report:
+        print(plan.report["statement"])
     _say(f"{len(cohorts.reconstruction.train.names)} sites ready", start)
 
-    reconstruction = run_reconstruction(federation, cohorts, settings, plan.noise["reconstruction"])
+    reconstruction = run_reconstruction(
+        federation, cohorts, settings, budgets["reconstruction"], plan.noise["reconstruction"]
+    )
     _say("reconstruction done", start)
     cohorts = _with_reconstructions(cohorts, reconstruction)
     results = {}
     for kind, cohort in (("segmentation", cohorts.segmentation), ("classification", cohorts.classification)):
         pretrained = reconstruction.variables if cohorts.shared_images else None
         results[kind] = run_downstream(
-            kind, federation, cohort.train, cohort.test, settings, plan.noise[kind], pretrained
+            kind, federation, cohort, settings, budgets[kind], plan.noise[kind], pretrained
         )
         _say(f"{kind} done", start)
     outcome = Outcome(
@@ -61,6 +66,23 @@ def run(
     page = write_page(workdir, settings, outcome)
     _say(f"report: {page}", start)
     return outcome
+
+
+def stage_budgets(settings: Settings) -> dict[str, Budget]:
+    """What each stage may spend."""
+    fine_tuning = Budget(
+        settings.finetune_rounds,
+        settings.finetune_epochs,
+        settings.batch_size,
+        settings.finetune_learning_rate,
+    )
+    return {
+        "reconstruction": Budget(
+            settings.rounds, settings.epochs, settings.batch_size, settings.learning_rate
+        ),
+        "segmentation": fine_tuning,
+        "classification": fine_tuning,
+    }
 
 
 def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:
