@@ -153,8 +153,8 @@ class FilteredRadon(LinearOperator):
     def prepare(self, sinogram: jax.Array) -> jax.Array:
         """Maps measured line integrals into the data space, as the operator maps those of an image.
 
-        ``B.prepare(radon(x))`` is ``B(x)``, and ``B.H(B.prepare(y))`` the filtered back-projection of y. Apply
-        it once to a measurement before a network that uses B; padded views come out zero.
+        ``B.prepare(radon(x))`` is ``B(x)``, and ``B.H(B.prepare(y))`` the filtered back-projection of y.
+        Apply it once to a measurement before a network that uses B; padded views come out zero.
 
         Args:
           sinogram: (..., views, detectors), line integrals.
@@ -208,10 +208,11 @@ def filtered_radon(
 ) -> FilteredRadon:
     """The Radon transform preconditioned by the square root of the ramp.
 
-    ``B = c * mask * sqrt(ramp) @ Radon`` with ``c = sqrt(pi * detector_spacing / (V * pixel_size^2))`` with V the number of real views, so that for real
-    views spread evenly over 180 (or 360) degrees ``B.gram(x)`` is close to x for smooth x inside the field of
-    view: image and data are of one scale, and unrolled networks and gradient descent need no tuning to the
-    scanner. (Its norm is above one, typically 1.5, from frequencies near the sampling limit.)
+    ``B = c * mask * sqrt(ramp) @ Radon`` with ``c = sqrt(pi * detector_spacing / (V * pixel_size^2))``, V the
+    number of real views: for real views spread evenly over 180 (or 360) degrees, ``B.gram(x)`` is close to x
+    for smooth x inside the field of view, so image and data are of one scale, and unrolled networks and
+    gradient descent need no tuning to the scanner. (The norm of B is above one, typically 1.5, because of
+    frequencies near the sampling limit.)
 
     The data space is ``(views, padded detectors)``, rows twice as long as the detector, because the square
     root of the ramp spreads each row beyond it and cutting there would darken the image. Measured line

@@ -10,6 +10,7 @@ import numpy as np
 
 from operators.geometry import ParallelBeam, image_shape_2d, positive_number
 from operators.linear_operator import LinearOperator
+from operators.mesh import vary_together
 from operators.pytree import assign, frozen_pytree, static
 
 _ROWS_PER_STEP = 4
@@ -58,11 +59,14 @@ class Radon(LinearOperator):
     in_dtype = out_dtype = property(lambda self: self.geometry.angles.dtype)
 
     def _forward(self, x):
-        return _project(grid_of(self.geometry, self.image_shape, self.pixel_size), self.geometry.angles, x)
+        return _project(self._grid, *vary_together(self.geometry.angles, x))
 
     def _adjoint(self, y):
-        grid = grid_of(self.geometry, self.image_shape, self.pixel_size)
-        return _back_project(grid, self.geometry.angles, y)
+        return _back_project(self._grid, *vary_together(self.geometry.angles, y))
+
+    @property
+    def _grid(self):
+        return grid_of(self.geometry, self.image_shape, self.pixel_size)
 
 
 class Grid(NamedTuple):

@@ -1,5 +1,6 @@
 """Iterative solvers on linear operators: conjugate gradients, total variation, power iteration."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ def cg(
     Differentiable by the implicit function theorem (one more solve per gradient) with respect to ``b``,
     ``l2`` and everything ``gram`` closes over; the gradient is that of the exact solution, so it is as
     accurate as the solves have converged, and ``x0`` has none. All axes of ``b`` are one vector; for
-    independent systems use ``jax.vmap``.
+    independent systems use ``jax.vmap``. Inside ``jax.shard_map``, gradients with respect to replicated
+    arrays in ``gram`` need these cast on entry: ``jax.lax.pcast(a, axis, to="varying")``.
 
     Args:
       gram: Hermitian positive semi-definite linear function, such as ``A.gram``.
@@ -68,10 +70,13 @@ def cg(
     if max_iterations < 0:
         raise ValueError(f"cg: max_iterations must not be negative, found {max_iterations}")
 
+    # Compiled as units: the linear solve below cannot otherwise mix replicated and sharded arrays.
+    @jax.jit
     def normal(v):
         v = _join(v)
         return _split(gram(v) + jnp.asarray(l2, real_dtype(b.dtype)) * v)
 
+    @functools.partial(jax.jit, static_argnums=1)
     def solve(start, matvec, rhs):
         goal = tolerance**2 * _dot(rhs, rhs)
         residual = _axpy(-1.0, matvec(start), rhs)
