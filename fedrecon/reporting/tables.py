@@ -6,7 +6,14 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their width, the first one left-aligned, the others right-aligned."""
+    """Columns padded to their width, the first one left-aligned, the others right-aligned.
+
+    Raises:
+      ValueError: a row has another number of cells than the header.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"rows: expected {len(header)} cells as in the header, found {list(row)}")
     widths = [max(len(str(row[column])) for row in [header, *rows]) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

@@ -1,0 +1,61 @@
+"""Settings, presets and flags of the full-stack experiment."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from experiments.pipeline.settings import PRESETS, Settings, resolve
+
+
+@pytest.mark.parametrize(("cohort", "preset"), PRESETS)
+def test_every_preset_resolves(cohort, preset):
+    data_dir = {"data_dir": "somewhere"} if cohort == "real" else {}
+    settings = resolve({"cohort": cohort, "preset": preset, **data_dir})
+    for name, value in PRESETS[cohort, preset].items():
+        assert getattr(settings, name) == value
+
+
+def test_given_values_win_over_the_preset():
+    assert resolve({"preset": "smoke", "rounds": 7}).rounds == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rounds": 0}, "--rounds: expected a positive number, found 0"),
+        ({"learning_rate": float("nan")}, "--learning_rate"),
+        ({"acceleration": 0.5}, "--acceleration: expected at least 1"),
+        ({"clip_norm": -1.0}, "--clip_norm"),
+        ({"dp_delta": 1.0}, "--dp_delta"),
+        ({"shrink": 3}, "--shrink: expected 1, 2 or 4"),
+        ({"cohort": "real"}, "--data_dir: expected the folder"),
+        ({"cohort": "real", "data_dir": "x", "modality": "ct"}, "--modality=ct"),
+        ({"data_dir": "x"}, "--data_dir: expected --cohort=real"),
+        ({"sites": 3, "clients_per_round": 4}, "--clients_per_round: expected at most the 3 sites"),
+        ({"preset": "none"}, "--preset=none: expected one of"),
+    ],
+)
+def test_values_out_of_range_name_the_flag(given, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(given)
+
+
+def _main(*flags):
+    command = [sys.executable, "-m", "experiments.full_stack", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_lists_every_setting():
+    process = _main("--help")
+    for field in dataclasses.fields(Settings):
+        assert f"--{field.name}" in process.stdout or f"--[no]{field.name}" in process.stdout, field.name
+
+
+def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(tmp_path):
+    process = _main(f"--workdir={tmp_path}", "--acceleration=0.5")
+    assert process.returncode == 1
+    assert process.stderr.strip().endswith("--acceleration: expected at least 1, found 0.5")
+    assert "Traceback" not in process.stderr
+    assert not list(tmp_path.iterdir())
