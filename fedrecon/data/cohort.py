@@ -13,14 +13,13 @@ from fedrecon.data.sites import PARTS, Cohort, plan_patients, site_prevalences, 
 # Scanners that differ as hospitals do: anatomy, field, sequence, coils, mask, noise and stored unit.
 MRI_SITES = (
     MRISite("head-t1-1.5T", "head", 230, 1.5, 550, 12, coils=8, mask="random", snr=35, gain=1e-4),
-    MRISite("abdomen-t2-3T", "abdomen", 380, 3.0, 3500, 80, coils=8, mask="random", snr=30, gain=2e-5,
-            slice_spacing=6.0),
+    MRISite("abdomen-t2-3T", "abdomen", 380, 3.0, 3500, 80, fat_suppression=0.5, coils=8, mask="random",
+            snr=30, gain=2e-5, slice_spacing=6.0),
     MRISite("head-t2-3T", "head", 220, 3.0, 4500, 95, coils=6, mask="equispaced", snr=45, gain=3e-3),
-    MRISite("abdomen-t1-1.5T", "abdomen", 370, 1.5, 450, 10, coils=6, mask="equispaced", snr=25, gain=1e2,
-            slice_spacing=6.0),
+    MRISite("abdomen-t1-1.5T", "abdomen", 370, 1.5, 450, 10, fat_suppression=0.85, coils=6, mask="equispaced",
+            snr=25, gain=1e2, slice_spacing=6.0),
     MRISite("head-flair-3T", "head", 240, 3.0, 9000, 110, 2500, coils=4, mask="poisson", snr=20, gain=5.0),
 )  # fmt: skip
-
 CT_SITES = (
     CTSite("abdomen-120kV", "abdomen", 380, photons=6e5),
     CTSite("head-120kV", "head", 240, photons=8e5),

@@ -36,6 +36,7 @@ class MRISite:
       repetition_time: ms.
       echo_time: ms.
       inversion_time: ms, of an inversion-recovery sequence; None for spin echo.
+      fat_suppression: fraction of the signal of fat that is suppressed.
       coils: number of receive loops around the body.
       mask: ``"random"`` or ``"equispaced"`` columns, or ``"poisson"`` samples in both directions.
       acceleration: nominal, see `operators.random_mask`, `equispaced_mask` and `poisson_disc_mask`.
@@ -56,6 +57,7 @@ class MRISite:
     repetition_time: float
     echo_time: float
     inversion_time: float | None = None
+    fat_suppression: float = 0.0
     coils: int = 8
     mask: str = "random"
     acceleration: float = 4.0
@@ -240,6 +242,7 @@ def _object(
 ) -> np.ndarray:
     """Transverse magnetisation (slices, ny, nx), complex64: contrast, texture, transmit field, phase."""
     signals = np.asarray([tissue_signal(t, site) for t in anatomy.properties()], np.float32)
+    signals[anatomy.tissues.index("fat")] *= 1 - site.fat_suppression
     grid = Grid(x, y, site.slice_spacing * np.arange(len(anatomy.texture)), float(x[1] - x[0]))
     size = site.field_of_view
     image = np.tensordot(signals, anatomy.fractions, 1) * (1 + 0.05 * anatomy.texture)
