@@ -4,13 +4,14 @@ Images are (..., ny, nx), Cartesian k-space (..., coils, ny, nx), sinograms (...
 are in radians; leading axes are batch axes.
 """
 
-from operators.checks import check_adjoint
+from operators.checks import check_adjoint, check_gradients
 from operators.coils import SENSE, coil_combine, estimate_coil_maps, rss
 from operators.filtering import FilteredRadon, SinogramFilter, fbp, filtered_radon
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
 from operators.geometry import ParallelBeam
 from operators.linear_operator import Diagonal, Identity, LinearOperator
 from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
+from operators.phantoms import Ellipses, ellipse_kspace, ellipse_sinogram, rasterize, shepp_logan
 from operators.radon import Radon
 from operators.solvers import CGInfo, cg, cg_sense, operator_norm, total_variation
 
@@ -19,6 +20,7 @@ __all__ = [
     "CGInfo",
     "CartesianFourier",
     "Diagonal",
+    "Ellipses",
     "FilteredRadon",
     "Identity",
     "LinearOperator",
@@ -29,7 +31,10 @@ __all__ = [
     "cg",
     "cg_sense",
     "check_adjoint",
+    "check_gradients",
     "coil_combine",
+    "ellipse_kspace",
+    "ellipse_sinogram",
     "equispaced_mask",
     "estimate_coil_maps",
     "fbp",
@@ -40,6 +45,8 @@ __all__ = [
     "operator_norm",
     "poisson_disc_mask",
     "random_mask",
+    "rasterize",
     "rss",
+    "shepp_logan",
     "total_variation",
 ]

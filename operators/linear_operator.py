@@ -18,7 +18,8 @@ class LinearOperator:
     complex ones, so that its adjoint returns real arrays.
 
     Subclasses give ``in_shape``, ``out_shape``, ``in_dtype``, ``out_dtype``, ``_forward`` and ``_adjoint``
-    (and ``_gram`` where a faster route exists), all of which accept leading batch axes.
+    (and ``_gram`` where a faster route exists), all of which accept leading batch axes and keep double
+    precision.
     """
 
     # numpy arrays and scalars on the left then defer to this class's reflected methods.
@@ -160,9 +161,13 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
         return False
 
 
+def _embed(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, dtype))
+
+
 def _project(y: jax.Array, dtype: np.dtype) -> jax.Array:
     # The adjoint of the embedding of real arrays into complex ones is the real part.
-    return y if is_complex(dtype) else y.real
+    return _embed(y if is_complex(dtype) else y.real, dtype)
 
 
 @frozen_pytree
@@ -222,17 +227,16 @@ class Product(LinearOperator):
     out_dtype = property(lambda self: self.left.out_dtype)
 
     def _forward(self, x):
-        return self.left._forward(self.right._forward(x).astype(self.left.in_dtype))
+        return self.left._forward(_embed(self.right._forward(x), self.left.in_dtype))
 
     def _adjoint(self, y):
         return self._back(self.left._adjoint(y))
 
     def _gram(self, x, weights):
-        return self._back(self.left._gram(self.right._forward(x).astype(self.left.in_dtype), weights))
+        return self._back(self.left._gram(_embed(self.right._forward(x), self.left.in_dtype), weights))
 
     def _back(self, z):
-        dtype = self.right.out_dtype
-        return self.right._adjoint(_project(z, dtype).astype(dtype))
+        return self.right._adjoint(_project(z, self.right.out_dtype))
 
 
 @frozen_pytree
@@ -310,12 +314,10 @@ class Scaled(LinearOperator):
         return self.scalar * self.operator._forward(x)
 
     def _adjoint(self, y):
-        dtype = self.operator.out_dtype
-        return self.operator._adjoint(_project(self.scalar.conj() * y, dtype).astype(dtype))
+        return self.operator._adjoint(_project(self.scalar.conj() * y, self.operator.out_dtype))
 
     def _gram(self, x, weights):
-        power = (self.scalar * self.scalar.conj()).real.astype(real_dtype(self.in_dtype))
-        return power * self.operator._gram(x, weights)
+        return squared(self.scalar) * self.operator._gram(x, weights)
 
 
 @frozen_pytree
