@@ -26,10 +26,10 @@ def check_adjoint(A: LinearOperator, key: jax.Array, tolerance: float | None = N
     """
     keys = jax.random.split(key)
     x = _random(keys[0], A.in_shape, A.in_dtype)
-    ax = A(x)
+    ax = _apply(A, x)
     noise = _random(keys[1], A.out_shape, A.out_dtype)
-    y = noise / _norm(noise) + ax / max(_norm(ax), np.finfo(np.float32).tiny)
-    left, right = _dot(ax, y), _dot(x, A.H(y))
+    y = noise / _norm(noise) + ax / (_norm(ax) or 1.0)
+    left, right = _dot(ax, y), _dot(x, _apply(A.H, y))
     if not (is_complex(A.in_dtype) and is_complex(A.out_dtype)):
         left, right = left.real, right.real
     scale = _norm(ax) * _norm(y)
@@ -96,6 +96,7 @@ def _double(x: jax.Array) -> jax.Array:
 
 
 def _directional_error(function, primals, i: int, probe: jax.Array, key: jax.Array) -> float:
+    @jax.jit
     def along(value):
         return function([*primals[:i], value, *primals[i + 1 :]])
 
@@ -106,9 +107,14 @@ def _directional_error(function, primals, i: int, probe: jax.Array, key: jax.Arr
     step = _dot(direction, ahead - behind).real / _dot(direction, direction).real  # as rounded
     slope = (_dot(probe, along(ahead)) - _dot(probe, along(behind))).real / step
     # JAX's gradients of real functions of complex arrays are conjugated.
-    gradient = jax.grad(lambda v: jnp.sum((probe.conj() * along(v)).real))(value).conj()
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum((probe.conj() * along(v)).real)))(value).conj()
     scale = max(_norm(gradient) * _norm(direction) / np.sqrt(value.size), abs(slope))
     return abs(slope - _dot(gradient, direction).real) / scale if scale else 0.0
+
+
+@jax.jit
+def _apply(A: LinearOperator, x: jax.Array) -> jax.Array:
+    return A(x)
 
 
 def _default_tolerance(A: LinearOperator, single: float, double: float) -> float:

@@ -1,0 +1,70 @@
+"""What every operator must satisfy, and a dense reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import operators
+
+
+def dense_matrix(A):
+    """The matrix of an operator: (outputs, inputs), column by column."""
+    n = int(np.prod(A.in_shape))
+    columns = A(jnp.eye(n, dtype=A.in_dtype).reshape(n, *A.in_shape))
+    return np.asarray(columns).reshape(n, -1).T
+
+
+@jax.jit
+def probe(A, x, weights):
+    y = A(jnp.concatenate([x, 2.5 * x[:1] - x[1:]]))
+    some = weights[..., :1]
+    return {
+        "forward": y,
+        "single": A(x[1]),
+        "adjoint": A.H(jnp.stack([y[:2], weights * y[:2], some * y[:2]])),
+        "gram": (A.gram(x), A.gram(x, weights), A.gram(x, some)),
+    }
+
+
+def assert_linear_operator(A):
+    """Shapes, dtypes, linearity, batching, the dot test of A and A.H, and gram with and without weights."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    double = min(jnp.finfo(A.in_dtype).bits, jnp.finfo(A.out_dtype).bits) == 64
+    tolerance = 1e-12 if double else 1e-5
+    assert (A.H.in_shape, A.H.out_shape) == (A.out_shape, A.in_shape)
+    assert (A.H.in_dtype, A.H.out_dtype) == (A.out_dtype, A.in_dtype)
+    assert jax.tree.structure(A.H.H) == jax.tree.structure(A)
+    assert all(a is b for a, b in zip(jax.tree.leaves(A.H.H), jax.tree.leaves(A), strict=True))
+    x = jax.random.normal(keys[0], (2, *A.in_shape), A.in_dtype)
+    weights = jax.random.uniform(keys[1], A.out_shape, jnp.finfo(A.out_dtype).dtype)
+    found = jax.tree.map(np.asarray, probe(A, x, weights))
+    y = found["forward"]
+    assert y.shape == (3, *A.out_shape) and y.dtype == A.out_dtype
+    for image in found["gram"]:
+        assert image.shape == x.shape and image.dtype == A.in_dtype
+
+    def close(a, b):
+        assert np.linalg.norm(np.ravel(a - b)) <= 20 * tolerance * max(np.linalg.norm(np.ravel(b)), 1e-6)
+
+    close(found["single"], y[1])
+    close(y[2], 2.5 * y[0] - y[1])
+    for gram, back in zip(found["gram"], found["adjoint"], strict=True):
+        close(gram, back)
+    operators.check_adjoint(A, keys[2], tolerance)
+    operators.check_adjoint(A.H, keys[3], tolerance)
+
+
+@pytest.fixture(name="assert_linear_operator", scope="session")
+def assert_linear_operator_fixture():
+    return assert_linear_operator
+
+
+@pytest.fixture(name="dense_matrix", scope="session")
+def dense_matrix_fixture():
+    return dense_matrix
+
+
+@pytest.fixture(scope="session")
+def key():
+    return jax.random.key(7)

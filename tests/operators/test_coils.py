@@ -1,0 +1,126 @@
+"""SENSE, coil maps and combination."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators import (
+    SENSE,
+    CartesianFourier,
+    Diagonal,
+    Identity,
+    coil_combine,
+    estimate_coil_maps,
+    fft2c,
+    rasterize,
+    rss,
+    shepp_logan,
+)
+
+
+def smooth_maps(coils, shape):
+    """Smooth complex sensitivities from points around the field of view, sum |S|^2 = 1."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    t = 2 * np.pi * np.arange(coils)[:, None, None] / coils
+    maps = np.exp(-((x - np.cos(t)) ** 2 + (y - np.sin(t)) ** 2) / 2 + 1j * (x * np.sin(t) + t))
+    return (maps / np.sqrt((np.abs(maps) ** 2).sum(0))).astype(np.complex64)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@settings(max_examples=4)
+@given(coils=st.integers(1, 4), ny=st.integers(1, 7), nx=st.integers(1, 7), seed=st.integers(0, 9))
+def test_sense_is_a_true_operator(assert_linear_operator, double, coils, ny, nx, seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    with jax.enable_x64(double):
+        maps = jax.random.normal(keys[0], (coils, ny, nx), complex)
+        A = SENSE(CartesianFourier((ny, nx), jax.random.uniform(keys[1], (nx,))), maps)
+        assert A.out_shape == (coils, ny, nx)
+        assert_linear_operator(A)
+        x = jax.random.normal(keys[2], (ny, nx), complex)
+        expected = A.fourier.mask * fft2c(maps * x)
+        np.testing.assert_allclose(A(x), expected, atol=1e-5)
+
+
+def test_sense_wraps_any_fourier_operator(key, assert_linear_operator):
+    maps = smooth_maps(3, (5, 4))
+    F = Diagonal(jax.random.normal(key, (5, 4), jnp.complex64)) @ CartesianFourier((5, 4))
+    assert_linear_operator(SENSE(F, maps))
+    assert_linear_operator(SENSE(CartesianFourier((5, 4)), maps) @ Identity((5, 4)))
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+def test_estimated_maps_are_those_of_the_scanner(coils):
+    shape = (64, 48)
+    maps = smooth_maps(coils, shape)
+    image = np.asarray(rasterize(shepp_logan(), shape))
+    estimated = estimate_coil_maps(fft2c(maps * image), (20, 20))
+    np.testing.assert_allclose(jnp.sum(jnp.abs(estimated) ** 2, 0), 1, rtol=1e-5)
+    # Equal up to the image's own phase: compare products with the first coil's conjugate.
+    inside = image > 0.1
+    relative = np.abs(estimated * estimated[:1].conj() - maps * maps[:1].conj())[:, inside]
+    assert relative.mean() < 0.02
+    combined = coil_combine(maps * image, estimated)
+    assert np.abs(np.abs(combined) - image)[inside].mean() < 0.02 * image[inside].mean()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+@settings(max_examples=2)
+@given(ny=st.integers(1, 9), nx=st.integers(1, 9), data=st.data())
+def test_maps_are_normalised_and_finite_for_any_data(scale, ny, nx, data):
+    block = data.draw(st.integers(1, ny)), data.draw(st.integers(1, nx))
+    kspace = scale * jax.random.normal(jax.random.key(0), (2, 3, ny, nx), jnp.complex64)
+    kspace = kspace.at[:, 2].set(0)  # a padded coil
+    maps = jax.jit(estimate_coil_maps, static_argnums=1)(kspace, block)
+    np.testing.assert_allclose(jnp.sum(jnp.abs(maps) ** 2, -3), 1, rtol=1e-4)
+    if scale:
+        np.testing.assert_array_equal(maps[:, 2], 0)
+
+
+def test_maps_read_only_the_centre(key):
+    kspace = jax.random.normal(key, (2, 12, 10), jnp.complex64)
+    outside = jnp.ones((12, 10), bool).at[4:8, 3:7].set(False)
+    spoiled = jnp.where(outside, 100.0, kspace)
+    np.testing.assert_array_equal(estimate_coil_maps(kspace, (4, 4)), estimate_coil_maps(spoiled, (4, 4)))
+
+
+def test_rss_and_combination_agree_on_normalised_maps(key):
+    maps = smooth_maps(4, (6, 5))
+    image = np.abs(jax.random.normal(key, (3, 1, 6, 5)))
+    np.testing.assert_allclose(rss(maps * image), image[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(coil_combine(maps * image, maps), image[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rss(image, axis=0), np.sqrt((image**2).sum(0)), rtol=1e-6)
+
+
+def test_gradients_are_finite_at_zero():
+    zero = jnp.zeros((2, 3, 3), jnp.complex64)
+    assert bool(jnp.all(jax.grad(lambda x: jnp.sum(rss(x)))(zero) == 0))
+    gradient = jax.grad(lambda x: jnp.sum(estimate_coil_maps(x, (2, 2)).real))(zero)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda F: SENSE(F, jnp.ones((2, 4, 6))), ValueError, ["coil_maps", "(2, 4, 6)", "4, 5"]),
+        (lambda F: SENSE(F, jnp.ones((4, 5))), ValueError, ["coil_maps", "(4, 5)"]),
+        (lambda F: SENSE(F, jnp.ones((0, 4, 5))), ValueError, ["coil_maps", "(0, 4, 5)"]),
+        (lambda F: SENSE(Identity((4, 5)), jnp.ones((2, 4, 5))), TypeError, ["complex", "float32"]),
+        (lambda F: SENSE(jnp.ones(3), jnp.ones((2, 4, 5))), TypeError, ["LinearOperator"]),
+        (
+            lambda F: SENSE(F, jnp.ones((2, 4, 5))).H(jnp.ones((3, 4, 5))),
+            ValueError,
+            ["2, 4, 5", "(3, 4, 5)"],
+        ),
+        (lambda F: estimate_coil_maps(jnp.ones((2, 4, 5)), (5, 5)), ValueError, ["(4, 5)", "(5, 5)"]),
+        (lambda F: estimate_coil_maps(jnp.ones((4, 5)), (2, 2)), ValueError, ["kspace", "(4, 5)"]),
+        (lambda F: coil_combine(jnp.ones((3, 4, 5)), jnp.ones((2, 4, 5))), ValueError, ["(3, 4, 5)"]),
+    ],
+)
+def test_errors(make, error, words):
+    with pytest.raises(error) as caught:
+        make(CartesianFourier((4, 5)))
+    for word in words:
+        assert word in str(caught.value)
