@@ -185,9 +185,12 @@ def _reconstruction_panels(reconstruction: Reconstruction, test: ClientData) -> 
 
 
 def _busiest(image: np.ndarray, side: int) -> tuple[int, int]:
-    """Top left corner of the square in which the image varies most."""
-    windows = np.lib.stride_tricks.sliding_window_view(image, (side, side))
-    row, column = np.unravel_index(np.argmax(windows.std((-2, -1))), windows.shape[:2])
+    """Top left corner of the central square in which the image varies most, clear of the inset below right."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, (side, side)).std((-2, -1))
+    rows, columns = (np.arange(n)[:, None] / n for n in windows.shape)
+    columns = columns.T
+    central = (abs(rows - 0.5) < 0.3) & (abs(columns - 0.5) < 0.3) & ((rows < 0.4) | (columns < 0.35))
+    row, column = np.unravel_index(np.argmax(np.where(central, windows, -1)), windows.shape)
     return int(row), int(column)
 
 

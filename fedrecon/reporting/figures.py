@@ -1,5 +1,6 @@
 """Figures of a run. Each function draws from arrays and dicts and returns a matplotlib figure."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,17 +28,17 @@ def plot_reconstructions(
     axes = figure.subplots(2 * len(panels), len(methods), squeeze=False)
     for index, panel in enumerate(panels):
         reference = np.asarray(panel["images"]["reference"])
-        top = float(reference.max())
+        top, bright = float(reference.max()), float(np.percentile(reference, 99.5))
         row, column, height, width = panel["zoom"]
         for j, method in enumerate(methods):
             image = np.asarray(panel["images"][method])
             upper, lower = axes[2 * index, j], axes[2 * index + 1, j]
-            upper.imshow(image, cmap="gray", vmin=0, vmax=0.9 * top, interpolation="nearest")
+            upper.imshow(image, cmap="gray", vmin=0, vmax=bright, interpolation="nearest")
             upper.add_patch(matplotlib.patches.Rectangle((column - 0.5, row - 0.5), width, height, fill=False,
                                                          edgecolor="#ffd000", linewidth=0.8))  # fmt: skip
             inset = upper.inset_axes([0.62, 0.0, 0.38, 0.38])
             inset.imshow(image[row : row + height, column : column + width], cmap="gray", vmin=0,
-                         vmax=0.9 * top, interpolation="nearest")  # fmt: skip
+                         vmax=bright, interpolation="nearest")  # fmt: skip
             inset.set(xticks=[], yticks=[])
             for spine in inset.spines.values():
                 spine.set_edgecolor("#ffd000")
@@ -77,7 +78,7 @@ def plot_classification(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     """Receiver operating characteristic: name to (false positive rate, true positive rate) arrays."""
     figure = Figure(figsize=(3.6, 3.4), layout="constrained")
     axis = figure.subplots()
-    for (name, (false_rate, true_rate)), colour in zip(curves.items(), _COLOURS, strict=False):
+    for (name, (false_rate, true_rate)), colour in zip(curves.items(), itertools.cycle(_COLOURS)):
         axis.plot(false_rate, true_rate, label=name, color=colour, linewidth=1.3)
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
     axis.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01))
@@ -108,14 +109,14 @@ def plot_site_bars(
 
 def plot_training(records: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Figure:
     """Training loss by round, one line a stage, from the records of the run log."""
-    figure = Figure(figsize=(5.2, 2.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
     axis = figure.subplots()
-    for stage, colour in zip(stages, _COLOURS, strict=False):
+    for stage, colour in zip(stages, itertools.cycle(_COLOURS)):
         points = [(r["round"], r["loss"]) for r in records if r.get("stage") == stage and "loss" in r]
         if points:
             axis.plot(*zip(*points, strict=True), label=stage, color=colour, linewidth=1.3)
     axis.set(xlabel="round", ylabel="training loss")
     axis.set_yscale("log")
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        figure.legend(fontsize=7, loc="outside right upper")
     return figure

@@ -16,8 +16,8 @@ __all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "simulate_anatom
 
 # Layers, hosts of lesions, heights of the stack's middle, radii of lesions, wavelength of texture; in mm.
 ANATOMIES = {
-    "head": (head, HEAD_HOSTS, HEAD_LEVELS, (4.5, 12.0), 7.0),
-    "abdomen": (abdomen, ABDOMEN_HOSTS, ABDOMEN_LEVELS, (8.0, 20.0), 12.0),
+    "head": (head, HEAD_HOSTS, HEAD_LEVELS, (6.0, 13.0), 7.0),
+    "abdomen": (abdomen, ABDOMEN_HOSTS, ABDOMEN_LEVELS, (10.0, 22.0), 12.0),
 }
 
 

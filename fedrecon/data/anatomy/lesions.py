@@ -60,11 +60,11 @@ def _place(rng: np.random.Generator, grid: Grid, host: Array, radius: float) -> 
 
 
 def lesion_tissue(rng: np.random.Generator, kind: str) -> Tissue:
-    """Properties of one patient's lesions: longer T1 and T2; denser or less dense than their host."""
+    """Properties of one patient's lesions, which take up contrast agent: short T1, long T2, high density.
+
+    Bright in every weighting, as fat is in T1 and fluid in T2.
+    """
     base = TISSUES["white" if kind == "head" else "liver"]
-    t1 = rng.uniform(1.8, 2.4) if kind == "head" else rng.uniform(2.3, 3.2)
-    t2 = rng.uniform(2.3, 3.3)
-    dense = rng.random() < (0.5 if kind == "head" else 0.2)
-    contrast = rng.uniform(35, 60) if dense else -rng.uniform(*((20, 28) if kind == "head" else (45, 85)))
-    density = base.proton_density * rng.uniform(1.0, 1.1)
-    return Tissue(density, base.t1 * t1, base.t2 * t2, base.t1_exponent, base.hounsfield + contrast)
+    t1, t2 = rng.uniform(300, 420), rng.uniform(170, 260)
+    contrast = rng.uniform(*((70, 110) if kind == "head" else (90, 140)))
+    return Tissue(rng.uniform(0.92, 1.05), t1, t2, 0.0, base.hounsfield + contrast)

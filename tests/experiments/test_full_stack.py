@@ -1,0 +1,199 @@
+"""The full-stack experiment as its user runs it: one command, a second run, a killed run, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fedrecon.runtime import read_log
+
+DATA = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+needs_data = pytest.mark.skipif(not (DATA / "mri").is_dir(), reason=f"no measured data in {DATA}")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Runs of one session share compiled programs."""
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+
+
+def start(environment, workdir, *flags):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.full_stack",
+        f"--workdir={workdir}",
+        "--preset=smoke",
+        *flags,
+    ]
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(environment, workdir, *flags):
+    process = start(environment, workdir, *flags)
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    return output
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def check_complete(workdir):
+    """Everything a finished run leaves, with finite scores for every method and site."""
+    found = results(workdir)
+    for stage in ("reconstruction", "segmentation", "classification"):
+        sites = [row[0] for row in found["sites"][1:]]
+        for method, scores in found[stage].items():
+            assert scores and set(scores) <= set(sites), method
+            for site, values in scores.items():
+                assert values["loss" if "loss" in values else "psnr"] is not None, (stage, method, site)
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    for name in ("reconstruction", "psnr", "segmentation", "classification", "training"):
+        assert (workdir / f"{name}.png").stat().st_size > 5_000
+    stages = {record["stage"] for record in read_log(workdir / "metrics.jsonl")}
+    assert {f"{s}/federated" for s in ("reconstruction", "segmentation", "classification")} <= stages
+    return found
+
+
+def test_one_command_does_everything_and_a_second_run_changes_nothing(environment, tmp_path):
+    output = run(environment, tmp_path, "--nocomparators", "--devices=2")
+    found = check_complete(tmp_path)
+    assert "zero-filled" in output and "report:" in output
+    traffic = {t["stage"]: t for t in found["traffic"]}
+    assert traffic["reconstruction/federated"]["bytes_up"] > 0
+    before = (tmp_path / "results.json").read_bytes(), (tmp_path / "metrics.jsonl").read_bytes()
+    run(environment, tmp_path, "--nocomparators", "--devices=2")
+    assert before == ((tmp_path / "results.json").read_bytes(), (tmp_path / "metrics.jsonl").read_bytes())
+
+    process = start(environment, tmp_path, "--nocomparators", "--rounds=3")
+    assert process.wait(60) == 1
+    assert "--rounds: was 2, now 3" in process.stderr.read()
+    process = start(environment, tmp_path, "--nocomparators", "--noresume")
+    assert process.wait(60) == 1
+    assert "--noresume" in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_comparators_fedbn_clipping_and_sampling(environment, tmp_path):
+    run(environment, tmp_path, "--algorithm=fedbn", "--clip_norm=0.5", "--clients_per_round=2")
+    found = check_complete(tmp_path)
+    trained = {"local-only", "local-only on other sites", "centralised", "federated"}
+    assert set(found["reconstruction"]) == {"zero-filled", "CG-SENSE (L2)", "TV"} | trained
+    rounds = [r for r in read_log(tmp_path / "metrics.jsonl") if r["stage"] == "reconstruction/federated"]
+    assert [r["clients"] for r in rounds] == [2, 2]
+
+
+@pytest.mark.slow
+def test_ct_with_learned_privacy_accounting(environment, tmp_path):
+    output = run(environment, tmp_path, "--modality=ct", "--nocomparators", "--dp_epsilon=8")
+    found = check_complete(tmp_path)
+    assert "FBP" in found["reconstruction"]
+    epsilons = found["privacy"]["epsilon"]
+    assert len(epsilons) == 3 and all(0 < e <= 8 for e in epsilons.values())
+    assert max(epsilons.values()) > 7.5 and "ε" in output
+
+
+@pytest.mark.slow
+def test_kill_9_then_the_same_command_gives_the_same_results(environment, tmp_path):
+    flags = ("--nocomparators", "--rounds=6")
+    run(environment, tmp_path / "whole", *flags)
+    killed = tmp_path / "killed"
+    for stage, round in (("reconstruction/federated", 2), ("segmentation/federated", 1)):
+        process = start(environment, killed, *flags)
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and process.poll() is None:
+            done = [r for r in read_log(killed / "metrics.jsonl") if r["stage"] == stage]
+            if done and done[-1]["round"] >= round:
+                break
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    run(environment, killed, *flags)
+    assert (killed / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    logs = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(d / "metrics.jsonl")]
+        for d in (killed, tmp_path / "whole")
+    ]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_devices_or_on_how_clients_run(environment, tmp_path):
+    runs = {
+        "scan": ("--parallel=scan", "--devices=1"),
+        "vmap on 2": ("--parallel=vmap", "--devices=2"),
+        "chunks on 4": ("--parallel=2", "--devices=4"),
+        "all rounds at once": ("--rounds_per_dispatch=2", "--devices=1"),
+    }
+    losses = {}
+    for name, flags in runs.items():
+        run(environment, tmp_path / name, "--nocomparators", *flags)
+        losses[name] = [r["loss"] for r in read_log(tmp_path / name / "metrics.jsonl")]
+    for name, values in losses.items():
+        np.testing.assert_allclose(values, losses["scan"], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@needs_data
+@pytest.mark.slow
+def test_measured_data(environment, tmp_path):
+    run(environment, tmp_path, "--cohort=real", f"--data_dir={DATA}")
+    found = check_complete(tmp_path)
+    assert "single subject" in {cell for row in found["sites"] for cell in row}
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _without_kspace(path):
+    with h5py.File(path, "a") as file:
+        del file["kspace"]
+
+
+def _real_kspace(path):
+    with h5py.File(path, "a") as file:
+        values = np.abs(file["kspace"][...])
+        del file["kspace"]
+        file["kspace"] = values
+
+
+def _nan(path):
+    with h5py.File(path, "a") as file:
+        file["kspace"][0, 0, 0, 0] = np.nan
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_truncated, _without_kspace, _real_kspace, _nan, _empty])
+def test_a_malformed_file_ends_the_run_with_its_name_and_nothing_else(environment, tmp_path, damage):
+    folder = tmp_path / "data" / "mri"
+    folder.mkdir(parents=True)
+    path = folder / "brain_cimax3t_16ch.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.ones((1, 16, 8, 8), np.complex64)
+        file["reconstruction_rss"] = np.ones((1, 8, 8), np.float32)
+    damage(path)
+    process = start(environment, tmp_path / "run", "--cohort=real", f"--data_dir={tmp_path / 'data'}")
+    assert process.wait(120) == 1
+    errors = process.stderr.read()
+    assert path.name in errors and "Traceback" not in errors
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "config.json"]
