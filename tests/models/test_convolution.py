@@ -154,11 +154,12 @@ def test_errors_name_the_argument(change, error, message):
 def test_conv_layer_is_the_convolution_plus_bias():
     x = jnp.asarray(normal(0, (2, 7, 6, 3), np.float32))
     layer = Conv(5, (3, 1), strides=2, padding="VALID")
-    params = layer.init(jax.random.key(0), x)["params"]
-    params = {**params, "bias": jnp.arange(5.0)}
-    want = reference(x, params["kernel"], (2, 2), "VALID") + jnp.arange(5.0)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    params = {name: jnp.asarray(normal(1, s.shape, s.dtype)) for name, s in shapes.items()}
+    want = reference(x, params["kernel"], (2, 2), "VALID") + params["bias"]
     np.testing.assert_allclose(layer.apply({"params": params}, x), want, atol=1e-5)
-    assert "bias" not in Conv(5, use_bias=False).init(jax.random.key(0), x)["params"]
+    unbiased = jax.eval_shape(Conv(5, use_bias=False).init, jax.random.key(0), x)
+    assert "bias" not in unbiased["params"]
 
 
 def test_upsample_is_the_transposed_convolution(x64):

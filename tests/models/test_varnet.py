@@ -52,8 +52,8 @@ def test_untrained_network_is_gradient_descent():
 
 def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
     operators, y, _ = sense_batch(dtype=np.complex128)
-    one = VarNet(1, 2, 1)
-    params = filled(VarNet(2, 2, 1), operators, y)["params"]
+    one = VarNet(1, 2, 0)
+    params = filled(VarNet(2, 2, 0), operators, y)["params"]
     back = jax.vmap(lambda A, y: A.H(y))(operators, y)
 
     def unrolled(params):
@@ -68,16 +68,16 @@ def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
 
     want = jax.jit(jax.value_and_grad(unrolled))(params)
     for remat in (False, True):
-        model = VarNet(2, 2, 1, remat=remat)
+        model = VarNet(2, 2, 0, remat=remat)
         got = jax.jit(jax.value_and_grad(partial(scanned, model)))(params)
         close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9 * want[0])
         jax.tree.map(close, got, want)
 
 
-@pytest.mark.parametrize("learn_coil_maps", [False, True])
-def test_gradients_equal_finite_differences(x64, learn_coil_maps):
+@pytest.mark.parametrize(("pools", "learn_coil_maps"), [(1, False), (0, True)])
+def test_gradients_equal_finite_differences(x64, pools, learn_coil_maps):
     operators, y, x = sense_batch(batch=1, ny=6, nx=6, dtype=np.complex128)
-    model = VarNet(2, 2, 1, learn_coil_maps=learn_coil_maps)
+    model = VarNet(2, 2, pools, learn_coil_maps=learn_coil_maps)
     params = filled(model, operators, y)["params"]
 
     @jax.jit
@@ -149,7 +149,7 @@ def test_errors_name_what_is_wrong():
 
 def test_batch_norm_statistics_are_stacked_and_ignore_padding():
     operators, y, _ = sense_batch(batch=3)
-    model = VarNet(2, 2, 1, norm=BatchNorm)
+    model = VarNet(2, 2, 0, norm=BatchNorm)
     variables = filled(model, operators, y)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(variables["batch_stats"]))
 
