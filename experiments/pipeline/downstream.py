@@ -15,6 +15,9 @@ from fedrecon.federated import client_variables
 from fedrecon.models import Classifier, UNet, warm_start
 from fedrecon.tasks import classification_task, segmentation_task
 
+# Initial log-odds of a lesion pixel.
+_RARE = -3.0
+
 
 class Downstream(NamedTuple):
     """Result of one downstream task.
@@ -62,9 +65,9 @@ def run_downstream(
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
     channels, pools = settings.finetune_channels, settings.finetune_pools
     if kind == "segmentation":
-        task = segmentation_task(UNet(channels, pools), example)
+        task = segmentation_task(UNet(channels, pools, output_bias=_RARE), example, flip=True)
     else:
-        task = classification_task(Classifier(channels, pools), example)
+        task = classification_task(Classifier(channels, pools), example, flip=True)
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 2))
     copied: tuple[str, ...] = ()
     if pretrained is not None:

@@ -185,7 +185,7 @@ def _reconstruction_panels(reconstruction: Reconstruction, test: ClientData) -> 
 
 
 def _busiest(image: np.ndarray, side: int) -> tuple[int, int]:
-    """Top left corner of the central square in which the image varies most, clear of the inset below right."""
+    """Top left corner of the central square in which the image varies most, clear of the inset."""
     windows = np.lib.stride_tricks.sliding_window_view(image, (side, side)).std((-2, -1))
     rows, columns = (np.arange(n)[:, None] / n for n in windows.shape)
     columns = columns.T

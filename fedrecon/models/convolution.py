@@ -142,8 +142,9 @@ class Conv(nn.Module):
       kernel_size: one int or (ky, kx).
       strides: one int or (sy, sx).
       padding: as in ``convolution``.
-      use_bias: adds a bias per feature, initialised to zero.
+      use_bias: adds a bias per feature.
       kernel_init: initialiser of the (ky, kx, features_in, features) kernel; He normal by default.
+      bias_init: initialiser of the bias; zeros by default.
     """
 
     features: int
@@ -152,6 +153,7 @@ class Conv(nn.Module):
     padding: str | Sequence[tuple[int, int]] = "SAME"
     use_bias: bool = True
     kernel_init: Callable = nn.initializers.he_normal()
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -160,7 +162,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features))
         dtype = jnp.result_type(x, kernel)
         y = convolution(x.astype(dtype), kernel.astype(dtype), self.strides, self.padding)
-        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
+        return y + self.param("bias", self.bias_init, (self.features,)) if self.use_bias else y
 
 
 class Upsample(nn.Module):

@@ -79,7 +79,9 @@ class UNet(nn.Module):
       pools: number of poolings.
       out_channels: channels of the output.
       norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
-      zero_init: starts the last layer at zero, so that an untrained network returns zero.
+      zero_init: starts the kernel of the last layer at zero, so that an untrained network returns
+        ``output_bias``.
+      output_bias: initial bias of the last layer; minus a few for logits of a rare class (Lin et al. 2017).
     """
 
     channels: int
@@ -87,6 +89,7 @@ class UNet(nn.Module):
     out_channels: int = 1
     norm: Callable[..., nn.Module] = InstanceNorm
     zero_init: bool = False
+    output_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
@@ -109,7 +112,9 @@ class UNet(nn.Module):
             x = jnp.concatenate([skips[level], x], -1)
             x = _Block(features, self.norm, name=f"up_block{level}")(x, train, valid)
         init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
-        return Conv(self.out_channels, 1, kernel_init=init, name="head")(x)[:, rows, columns]
+        bias = nn.initializers.constant(self.output_bias)
+        head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name="head")
+        return head(x)[:, rows, columns]
 
 
 class Classifier(nn.Module):

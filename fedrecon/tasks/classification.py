@@ -6,12 +6,17 @@ import flax.linen as nn
 import jax
 
 from fedrecon.tasks.diagnosis import classification_metrics
-from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
+from fedrecon.tasks.network import check_batch, map_chunks, mean, network, random_flips, total
 from fedrecon.types import Batch, Metrics, PyTree, Task
 
 
 def classification_task(
-    model: nn.Module, example: Mapping, *, specificity: float = 0.9, chunk: int = 32
+    model: nn.Module,
+    example: Mapping,
+    *,
+    flip: bool = False,
+    specificity: float = 0.9,
+    chunk: int = 32,
 ) -> Task:
     """Trains a network to classify images, by cross-entropy.
 
@@ -20,6 +25,7 @@ def classification_task(
         classes) with at least two classes.
       example: a batch of arrays or ``jax.ShapeDtypeStruct``: "image" (examples, ny, nx, channels) float
         and "label" (examples,) int.
+      flip: mirrors training images left to right at random.
       specificity: where the metric "sensitivity" is taken.
       chunk: images classified at a time in ``metrics``, which bounds memory.
 
@@ -41,7 +47,8 @@ def classification_task(
         return -(reference * jax.nn.log_softmax(logits)).sum(-1)
 
     def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array):
-        del key
+        if flip:
+            batch = {**batch, "image": random_flips(key, batch["image"])[0]}
         logits, stats = net.train(params, stats, batch)
         each = losses(logits, batch)
         return mean(each, batch["valid"]), (stats, {"loss": total(each, batch["valid"])})
