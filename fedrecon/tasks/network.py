@@ -59,7 +59,9 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
         return model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
 
     normalisation = Variables(*normalisation_leaves(initialise, jax.random.key(0)))
-    return Network(jax.jit(init), train, evaluate, normalisation)
+    # Drawing weights takes milliseconds, optimising the program that draws them many seconds.
+    quickly = {"xla_backend_optimization_level": 0}
+    return Network(jax.jit(init, compiler_options=quickly), train, evaluate, normalisation)
 
 
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:
