@@ -49,8 +49,8 @@ def plan_privacy(
             settings.dp_epsilon,
             steps=steps,
             examples=[int(n) for n in clients.counts],
-            expected_batch_size=settings.batch_size,
-            padded_batch_size=padded_batch_size(settings.batch_size),
+            expected_batch_size=settings.dp_batch_size,
+            padded_batch_size=padded_batch_size(settings.dp_batch_size),
             delta=settings.dp_delta or None,
         )
         noise |= dict.fromkeys(stages, Privacy(calibration.noise_multiplier, settings.dp_clipping_norm))

@@ -69,20 +69,18 @@ def run(
 
 
 def stage_budgets(settings: Settings) -> dict[str, Budget]:
-    """What each stage may spend."""
+    """What each stage may spend; under differential privacy all stages have one batch size, to compose."""
+    private = settings.dp_batch_size if settings.dp_epsilon else None
     fine_tuning = Budget(
         settings.finetune_rounds,
         settings.finetune_epochs,
-        settings.batch_size,
+        private or settings.finetune_batch_size,
         settings.finetune_learning_rate,
     )
-    return {
-        "reconstruction": Budget(
-            settings.rounds, settings.epochs, settings.batch_size, settings.learning_rate
-        ),
-        "segmentation": fine_tuning,
-        "classification": fine_tuning,
-    }
+    reconstruction = Budget(
+        settings.rounds, settings.epochs, private or settings.batch_size, settings.learning_rate
+    )
+    return {"reconstruction": reconstruction, "segmentation": fine_tuning, "classification": fine_tuning}
 
 
 def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:

@@ -28,27 +28,29 @@ class Settings:
     clients_per_round: int = 0
     clip_norm: float = 0.0
     epochs: int = 1
-    batch_size: int = 4
+    batch_size: int = 2
     comparators: bool = True
     # Reconstruction.
-    rounds: int = 24
+    rounds: int = 20
     cascades: int = 4
     channels: int = 8
     pools: int = 2
     learning_rate: float = 2e-3
     learn_coil_maps: bool = False
     # Segmentation and classification.
-    finetune_rounds: int = 16
+    finetune_rounds: int = 12
     finetune_epochs: int = 2
+    finetune_batch_size: int = 4
     finetune_channels: int = 8
     finetune_pools: int = 3
-    finetune_learning_rate: float = 2e-3
+    finetune_learning_rate: float = 3e-3
     shrink: int = 2
     matrix: int = 0
     # Differential privacy, per example at each site; 0 trains without.
     dp_epsilon: float = 0.0
     dp_delta: float = 0.0
     dp_clipping_norm: float = 0.1
+    dp_batch_size: int = 8
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -74,17 +76,15 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "finetune_channels": 4,
         "finetune_pools": 2,
     },
-    ("real", "default"): {"rounds": 20, "batch_size": 2, "finetune_rounds": 20, "shrink": 2},
+    ("real", "default"): {"rounds": 20, "finetune_rounds": 20, "shrink": 2},
     ("real", "full"): {
         "rounds": 60,
-        "batch_size": 2,
         "masks_per_slice": 12,
         "finetune_rounds": 60,
         "shrink": 1,
     },
     ("real", "smoke"): {
         "rounds": 2,
-        "batch_size": 2,
         "masks_per_slice": 2,
         "cascades": 2,
         "channels": 4,
@@ -116,7 +116,8 @@ def resolve(given: dict[str, Any]) -> Settings:
 _POSITIVE = (
     "sites", "patients_per_site", "slices", "image_size", "masks_per_slice", "epochs", "batch_size", "rounds",
     "cascades", "channels", "pools", "learning_rate", "finetune_rounds", "finetune_epochs",
-    "finetune_channels", "finetune_pools", "finetune_learning_rate", "shrink", "dp_clipping_norm",
+    "finetune_batch_size", "finetune_channels", "finetune_pools", "finetune_learning_rate", "shrink",
+    "dp_clipping_norm", "dp_batch_size",
 )  # fmt: skip
 
 
