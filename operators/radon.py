@@ -181,13 +181,12 @@ def _project_one(grid: Grid, angles: jax.Array, image: jax.Array) -> jax.Array:
     def step(total, lines):
         return total + sum(line(*pair) for pair in zip(*lines, strict=True)), None
 
-    # The first lines start the sum, so that it varies over mesh axes as the data do.
     extra = -n % _ROWS_PER_STEP
     lines = tuple(
         jnp.pad(a, ((0, extra), (0, 0))).reshape(-1, _ROWS_PER_STEP, a.shape[1]) for a in (shifts, table)
     )
-    first, _ = step(jnp.zeros_like(at_middle), tuple(a[0] for a in lines))
-    total, _ = jax.lax.scan(step, first, tuple(a[1:] for a in lines))
+    start_total, *_ = vary_together(jnp.zeros_like(at_middle), at_middle, image)
+    total, _ = jax.lax.scan(step, start_total, lines)
     return total * (grid.pixel_size * jnp.abs(inverse))[:, None]
 
 
@@ -240,6 +239,6 @@ def _back_project_one(grid, angles, sinogram, half_width, scale):
     def step(total, data):
         return total + view(*data), None
 
-    views = (columns, rows, half_width, table)
-    total, _ = jax.lax.scan(step, view(*(a[0] for a in views)), tuple(a[1:] for a in views))
+    start, *_ = vary_together(jnp.zeros((ny, nx), dtype), angles, sinogram)
+    total, _ = jax.lax.scan(step, start, (columns, rows, half_width, table))
     return total

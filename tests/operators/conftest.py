@@ -20,7 +20,7 @@ def normal(shape, dtype=np.float32, seed=0):
 def dense_matrix(A):
     """The matrix of an operator: (outputs, inputs), column by column."""
     n = int(np.prod(A.in_shape))
-    columns = A(jnp.eye(n, dtype=A.in_dtype).reshape(n, *A.in_shape))
+    columns = jax.jit(lambda A, x: A(x))(A, np.eye(n, dtype=A.in_dtype).reshape(n, *A.in_shape))
     return np.asarray(columns).reshape(n, -1).T
 
 

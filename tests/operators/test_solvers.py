@@ -1,0 +1,185 @@
+"""Solvers against dense linear algebra and optimality conditions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from operators import (
+    SENSE,
+    CartesianFourier,
+    Diagonal,
+    Identity,
+    ParallelBeam,
+    Radon,
+    cg,
+    cg_sense,
+    operator_norm,
+    rasterize,
+    shepp_logan,
+    total_variation,
+)
+
+
+def sense(normal, dtype=np.complex64, shape=(6, 5)):
+    real = np.zeros((), dtype).real.dtype
+    mask = (np.arange(shape[1]) % 2 == 0).astype(real)
+    return SENSE(CartesianFourier(shape, mask), normal((3, *shape), dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.complex128, np.float64])
+def test_cg_solves_the_regularised_system(dtype, x64, normal, dense_matrix):
+    matrix = normal((12, 8), dtype)
+    b = normal((8,), dtype, seed=1)
+    expected = np.linalg.solve(matrix.conj().T @ matrix + 0.3 * np.eye(8), b)
+    x, info = cg(lambda v: matrix.conj().T @ (matrix @ v), b, l2=0.3, tolerance=1e-12)
+    np.testing.assert_allclose(x, expected, rtol=1e-9)
+    assert info.iterations <= 12 and info.residual <= 1e-12
+    again, info = cg(lambda v: matrix.conj().T @ (matrix @ v), b, x0=expected, l2=0.3, tolerance=1e-9)
+    np.testing.assert_allclose(again, expected, rtol=1e-9)
+    assert info.iterations == 0
+
+
+def test_cg_sense_is_least_squares(x64, normal, dense_matrix):
+    A = sense(normal, np.complex128)
+    y = normal(A.out_shape, np.complex128, seed=2)
+    matrix = dense_matrix(A)
+    expected = np.linalg.lstsq(matrix, y.ravel(), rcond=None)[0].reshape(A.in_shape)
+    x = cg_sense(A, y, tolerance=1e-13, max_iterations=200)
+    np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_cg_stops_at_the_bound_and_at_zero():
+    gram = Diagonal(jnp.arange(1.0, 50.0)).gram
+    b = jnp.ones(49)
+    _, info = cg(gram, b, max_iterations=3)
+    assert info.iterations == 3 and 0 < info.residual < 1
+    x, info = cg(gram, 0 * b)
+    assert info.iterations == 0 and not x.any() and info.residual == 0
+    # An inconsistent system: finite, whatever the null space holds.
+    x, _ = cg(Diagonal(jnp.array([1.0, 0.0])).gram, jnp.array([2.0, 0.0]))
+    np.testing.assert_allclose(x, [2.0, 0.0])
+    x, _ = cg(Diagonal(jnp.array([0.0, 0.0])).gram, jnp.ones(2))
+    assert bool(jnp.all(jnp.isfinite(x)))
+
+
+def test_gradients_through_cg_are_those_of_the_dense_solution(x64, normal):
+    b = jnp.asarray(normal((6, 5), np.complex128, seed=3))
+    A = sense(normal, np.complex128)
+
+    def matrix(maps):
+        operator = SENSE(A.fourier, maps)
+        return jax.vmap(operator.gram)(jnp.eye(30, dtype=complex).reshape(30, 6, 5)).reshape(30, 30).T
+
+    def by_cg(maps, b, l2):
+        x, _ = cg(SENSE(A.fourier, maps).gram, b, l2=l2, tolerance=1e-13, max_iterations=300)
+        return jnp.sum(jnp.sin(x.real) + x.imag**2)
+
+    def by_solve(maps, b, l2):
+        x = jnp.linalg.solve(matrix(maps) + l2 * jnp.eye(30), b.ravel())
+        return jnp.sum(jnp.sin(x.real) + x.imag**2)
+
+    arguments = (A.coil_maps, b, 0.2)
+    found = jax.jit(jax.grad(by_cg, (0, 1, 2)))(*arguments)
+    expected = jax.jit(jax.grad(by_solve, (0, 1, 2)))(*arguments)
+    for a, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-7, atol=1e-8)
+
+
+def test_second_derivatives_through_cg(x64):
+    def solution(t):
+        weights = jnp.stack([t, t + 1])
+        return jnp.sum(cg(lambda v: weights * v, jnp.ones(2), tolerance=1e-13)[0])
+
+    t = 1.5
+    expected = 2 / t**3 + 2 / (t + 1) ** 3
+    np.testing.assert_allclose(jax.grad(jax.grad(solution))(t), expected, rtol=1e-9)
+
+
+def test_vmapped_systems_are_independent(normal):
+    A = sense(normal)
+    y = normal((3, *A.out_shape), np.complex64, seed=4)
+    y[1] = 0
+    together = jax.vmap(lambda y: cg_sense(A, y, l2=0.1))(y)
+    alone = jax.jit(lambda y: cg_sense(A, y, l2=0.1))
+    for i in range(3):
+        np.testing.assert_allclose(together[i], alone(y[i]), atol=2e-5)
+
+
+def test_operator_norm(normal, dense_matrix, key):
+    A = sense(normal)
+    expected = np.linalg.norm(dense_matrix(A), 2)
+    assert 0.98 * expected < operator_norm(A, key, iterations=60) < 1.001 * expected
+    np.testing.assert_allclose(operator_norm(-3.0 * Identity((4,)), key), 3, rtol=1e-6)
+    assert operator_norm(Diagonal(jnp.zeros(4)), key) == 0
+
+
+def objective(A, y, weight, x):
+    x = np.asarray(x)
+    down = np.diff(x, axis=0, append=x[-1:])
+    right = np.diff(x, axis=1, append=x[:, -1:])
+    variation = np.sqrt(np.abs(down) ** 2 + np.abs(right) ** 2).sum()
+    return 0.5 * np.sum(np.abs(np.asarray(A(x) - y)) ** 2) + weight * variation
+
+
+def test_total_variation_denoises_as_chambolle(normal):
+    from skimage.restoration import denoise_tv_chambolle
+
+    image = np.asarray(rasterize(shepp_logan(), (32, 30)))
+    noisy = image + 0.1 * normal(image.shape)
+    A, weight = Identity(image.shape), 0.05
+    x = jax.jit(total_variation, static_argnames="iterations")(A, noisy, weight, iterations=300)
+    # skimage minimises 1/2 |x - y|^2 + weight * TV(x) as well.
+    reference = denoise_tv_chambolle(noisy, weight=weight, eps=1e-9, max_num_iter=3000)
+    ours, theirs = objective(A, noisy, weight, x), objective(A, noisy, weight, reference)
+    assert ours <= theirs * (1 + 1e-4)
+    assert np.linalg.norm(x - reference) < 0.02 * np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("kind, scale", [("sense", 1e-3), ("sense", 50.0), ("radon", 50.0)])
+def test_total_variation_reaches_a_minimum_at_any_scale(kind, scale, normal):
+    if kind == "sense":
+        A = sense(normal, shape=(16, 14))
+    else:
+        A = Radon(ParallelBeam(np.linspace(0, np.pi, 12, endpoint=False), 24), (16, 14))
+    image = scale * rasterize(shepp_logan(), (16, 14)).astype(A.in_dtype)
+    y = A(image) + 0.02 * scale * normal(A.out_shape, A.out_dtype)
+    weight = 0.05 * scale
+    x = jax.jit(total_variation, static_argnames="iterations")(A, y, weight, iterations=800)
+    best = objective(A, y, weight, x)
+    assert best < objective(A, y, weight, image)
+    # No smooth or random direction leads downhill.
+    for seed in range(4):
+        step = 3e-3 * scale * normal(A.in_shape, A.in_dtype, seed)
+        assert objective(A, y, weight, x + step) > best
+    assert objective(A, y, weight, 1.003 * x) > best and objective(A, y, weight, 0.997 * x) > best
+
+
+def test_total_variation_batches_and_limits(normal):
+    A = sense(normal, shape=(8, 8))
+    y = normal((2, *A.out_shape), np.complex64)
+    solve = jax.jit(total_variation, static_argnames="iterations")
+    together = solve(A, y, 0.1, iterations=30)
+    for i in range(2):
+        np.testing.assert_allclose(together[i], solve(A, y[i], 0.1, iterations=30), atol=1e-4)
+    assert not solve(A, 0 * y, 0.1, iterations=30).any()
+    # With an enormous weight only the mean of the image is left.
+    flat = solve(Identity((8, 8)), np.abs(normal((8, 8))), 1e3, iterations=400)
+    np.testing.assert_allclose(flat, np.abs(normal((8, 8))).mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda A: cg(A.gram, jnp.ones((6, 5)), x0=jnp.ones(5)), ValueError, ["x0", "(6, 5)", "(5,)"]),
+        (lambda A: cg(A.gram, jnp.ones((6, 5)), max_iterations=-1), ValueError, ["max_iterations", "-1"]),
+        (lambda A: cg_sense(A, jnp.ones((2, 6, 5))), ValueError, ["3, 6, 5", "(2, 6, 5)"]),
+        (lambda A: total_variation(A, jnp.ones((2, 6, 5)), 0.1), ValueError, ["y", "(2, 6, 5)"]),
+        (lambda A: total_variation(Identity((4,)), jnp.ones(4), 0.1), ValueError, ["(4,)"]),
+    ],
+)
+def test_errors(call, error, words, normal):
+    with pytest.raises(error) as caught:
+        call(sense(normal))
+    for word in words:
+        assert word in str(caught.value)
