@@ -60,8 +60,13 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
 
     normalisation = Variables(*normalisation_leaves(initialise, jax.random.key(0)))
     # Drawing weights takes milliseconds, optimising the program that draws them many seconds.
-    quickly = {"xla_backend_optimization_level": 0}
-    return Network(jax.jit(init, compiler_options=quickly), train, evaluate, normalisation)
+    compiled = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+
+    def init_anywhere(key: jax.Array) -> Variables:
+        # Compiler options are for the outermost program only.
+        return (init if isinstance(key, jax.core.Tracer) else compiled)(key)
+
+    return Network(init_anywhere, train, evaluate, normalisation)
 
 
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:

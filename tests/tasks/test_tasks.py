@@ -183,15 +183,43 @@ def test_statistics_are_empty_without_batch_normalisation():
     assert jax.eval_shape(task.loss, *shapes, image_batch(), jax.random.key(0))[1][0] == {}
 
 
-def test_losses_have_their_stated_values(x64):
-    model = UNet(2, 0, 1, zero_init=True)
+def test_segmentation_loss_takes_dice_over_the_batch(x64):
     batch = image_batch()
-    task = segmentation_task(model, batch)
-    size = batch["segmentation"].sum((1, 2))
-    pixels = N * N / 2
-    want = (np.log(2) + 1 - (2 * size / 2 + 1) / (pixels + size + 1)) / 2
-    got = jax.jit(task.loss)(*task.init(jax.random.key(0)), batch, jax.random.key(0))[0]
-    np.testing.assert_allclose(got, want.mean(), rtol=1e-6)
+    task = segmentation_task(UNet(2, 0, 1, zero_init=True, output_bias=-2.0), batch)
+    variables = task.init(jax.random.key(0))
+    p, s = 1 / (1 + np.exp(2.0)), batch["segmentation"]
+    cross_entropy = -(s * np.log(p) + (1 - s) * np.log(1 - p))
+
+    def stated(selected):
+        dice = (2 * p * s[selected].sum() + 1) / (p * s[selected].size + s[selected].sum() + 1)
+        return (cross_entropy[selected].mean() + 1 - dice) / 2
+
+    got = jax.jit(task.loss)(*variables, batch, jax.random.key(0))[0]
+    np.testing.assert_allclose(got, stated(slice(None)), rtol=1e-6)
+    evaluated = jax.jit(task.metrics)(*variables, batch)["loss"]
+    np.testing.assert_allclose(evaluated, (sum(stated([i]) for i in range(3)), 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["segmentation", "classification"])
+def test_flips_mirror_training_images_with_their_references(name):
+    task, batch = TASKS[name]
+    batch, plain, flipping = batch(examples=1), task(), task(flip=True)
+    mirrored = {k: v[:, :, ::-1] if v.ndim > 2 else v for k, v in batch.items()}
+    batch["segmentation"] = 0 * batch["segmentation"] + (np.arange(N) < 3)
+    mirrored["segmentation"] = batch["segmentation"][:, :, ::-1]
+    variables = filled(plain)
+    either = [float(plain.loss(*variables, b, jax.random.key(0))[0]) for b in (batch, mirrored)]
+    loss = jax.jit(lambda key: flipping.loss(*variables, batch, key)[0])
+    seen = np.array([loss(jax.random.key(i)) for i in range(12)])
+    nearest = np.abs(seen[:, None] - either).argmin(1)
+    np.testing.assert_allclose(seen, np.take(either, nearest), rtol=1e-5)
+    assert abs(either[0] - either[1]) > 1e-4 and set(nearest) == {0, 1}
+
+
+def test_init_is_the_same_inside_and_outside_of_a_compiled_function():
+    task = segmentation_task(UNet(2, 0), image_batch())
+    inside, outside = (init(jax.random.key(3)) for init in (jax.jit(task.init), task.init))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), inside, outside)
 
 
 def test_one_channel_and_two_classes_are_the_same_segmentation():
