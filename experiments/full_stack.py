@@ -88,7 +88,8 @@ for _name, _help in {
     flags.DEFINE_float(_name, None, f"{_help} {_PRESET}")
 
 for _name, _help in {
-    "comparators": "Also train local-only and centralised networks",
+    "comparators": "Also train local-only and centralised reconstruction networks",
+    "finetune_comparators": "Also train local-only segmentation and classification networks",
     "learn_coil_maps": "Refine the coil sensitivities inside the network",
 }.items():
     flags.DEFINE_bool(_name, None, f"{_help} {_PRESET}")

@@ -75,7 +75,7 @@ def run_downstream(
         params, copied = warm_start(initial.params, last)
         initial = initial._replace(params=params)
     scores = {}
-    if settings.comparators:
+    if settings.finetune_comparators:
         algorithm, state = federation.train(f"{kind}/local", task, initial, train, budget, kind="local")
         scores["local-only"], scores["local-only on other sites"] = federation.score_across_sites(
             algorithm, task, state, test

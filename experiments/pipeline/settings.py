@@ -31,7 +31,7 @@ class Settings:
     batch_size: int = 2
     comparators: bool = True
     # Reconstruction.
-    rounds: int = 20
+    rounds: int = 16
     cascades: int = 4
     channels: int = 8
     pools: int = 2
@@ -44,6 +44,7 @@ class Settings:
     finetune_channels: int = 8
     finetune_pools: int = 3
     finetune_learning_rate: float = 3e-3
+    finetune_comparators: bool = False
     shrink: int = 2
     matrix: int = 0
     # Differential privacy, per example at each site; 0 trains without.
@@ -56,11 +57,12 @@ class Settings:
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("simulated", "default"): {},
     ("simulated", "full"): {
-        "patients_per_site": 24,
+        "patients_per_site": 16,
         "image_size": 96,
-        "rounds": 60,
+        "rounds": 30,
         "cascades": 5,
-        "finetune_rounds": 40,
+        "finetune_rounds": 20,
+        "finetune_comparators": True,
     },
     ("simulated", "smoke"): {
         "sites": 3,
@@ -76,7 +78,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "finetune_channels": 4,
         "finetune_pools": 2,
     },
-    ("real", "default"): {"rounds": 20, "finetune_rounds": 20, "shrink": 2},
+    ("real", "default"): {"rounds": 20, "finetune_rounds": 20, "finetune_comparators": True},
     ("real", "full"): {
         "rounds": 60,
         "masks_per_slice": 12,
