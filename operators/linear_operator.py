@@ -274,10 +274,8 @@ class Sum(LinearOperator):
         return self.first._forward(x) + self.second._forward(x)
 
     def _adjoint(self, y):
-        terms = (
-            op._adjoint(_project(y, op.out_dtype).astype(op.out_dtype)) for op in (self.first, self.second)
-        )
-        return next(terms) + next(terms)
+        first, second = self.first, self.second
+        return first._adjoint(_project(y, first.out_dtype)) + second._adjoint(_project(y, second.out_dtype))
 
 
 @frozen_pytree
