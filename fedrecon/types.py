@@ -31,8 +31,8 @@ class Task(NamedTuple):
 
     Attributes:
       init: ``init(key) -> Variables``.
-      loss: ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))``: the mean over the valid
-        examples; metrics are ``{name: (sum, count)}`` of scalars.
+      loss: ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))``: of the valid examples, a
+        mean over them unless the task says otherwise; metrics are ``{name: (sum, count)}`` of scalars.
       metrics: ``metrics(params, stats, batch) -> {name: (sum, count)}``: sums over one client's whole
         evaluation split (so that volumes are complete), which add over clients and devices.
       predict: ``predict(params, stats, batch) -> pytree`` with a leading example axis.

@@ -42,7 +42,7 @@ QUAD = Task(
     loss=_quad_loss,
     metrics=_quad_metrics,
     predict=lambda params, stats, batch: jnp.broadcast_to(params["w"], batch["b"].shape),
-    normalisation={"w": False},
+    normalisation=Variables({"w": False}, {}),
 )
 
 
@@ -90,7 +90,10 @@ REGRESSION = Task(
     loss=_regression_loss,
     metrics=_regression_metrics,
     predict=lambda params, stats, batch: _regress(params, stats, batch, train=False)[0],
-    normalisation={"dense": False, "norm": {"scale": True, "bias": True}},
+    normalisation=Variables(
+        {"dense": False, "norm": {"scale": True, "bias": True}},
+        {"mean": True, "var": True, "count": True},
+    ),
 )
 
 A = np.array([1.0, 2.0, 0.5, 3.0], np.float32)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from fedrecon.data import stack_clients
-from fedrecon.federated import client_mesh, fedavg, init_state, make_evaluate, make_round
+from fedrecon.federated import client_mesh, fedbn, init_state, make_evaluate, make_round
 from fedrecon.models import BatchNorm, UNet
 from fedrecon.tasks import segmentation_task
 
@@ -29,8 +29,7 @@ def outcome():
     data = cohort()
     example = {name: a[0] for name, a in data.examples.items()}
     task = segmentation_task(UNet(2, 0, norm=BatchNorm), example)
-    shared = jax.tree.map(lambda own: not own, task.normalisation)
-    algorithm = fedavg(task, optax.sgd(0.1))._replace(share_mask=shared)
+    algorithm = fedbn(task, optax.sgd(0.1))
 
     def run(mesh):
         state = init_state(algorithm, task.init(jax.random.key(0)), data, mesh)

@@ -5,14 +5,14 @@ import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.algorithms.fedavg import fedavg
-from fedrecon.types import Task, Variables
+from fedrecon.types import Task
 
 
 def fedbn(task: Task, optimizer: optax.GradientTransformation, **options) -> FederatedAlgorithm:
     """FedBN (Li et al. 2021): every normalisation leaf stays at its client, the rest is FedAvg.
 
-    Private are the leaves that ``task.normalisation`` marks and all running statistics. Clients evaluate with
-    their own; `average_variables` makes the model for a client that has not trained.
+    Private are the leaves that ``task.normalisation`` marks, running statistics among them. Clients evaluate
+    with their own; `average_variables` makes the model for a client that has not trained.
 
     Args:
       task: what is learned.
@@ -20,4 +20,4 @@ def fedbn(task: Task, optimizer: optax.GradientTransformation, **options) -> Fed
       **options: as in `fedavg`.
     """
     shared = jax.tree.map(lambda private: not private, task.normalisation)
-    return fedavg(task, optimizer, **options)._replace(share_mask=Variables(shared, False))
+    return fedavg(task, optimizer, **options)._replace(share_mask=shared)
