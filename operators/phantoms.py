@@ -39,15 +39,14 @@ class Ellipses:
     value: jax.Array
 
     def __post_init__(self):
-        values = {
-            name: jnp.asarray(getattr(self, name), float) for name in ("center", "axes", "angle", "value")
-        }
-        n = values["value"].shape[:1]
-        for name, shape in (("center", (*n, 2)), ("axes", (*n, 2)), ("angle", n), ("value", n)):
-            if values[name].shape != shape or not n:
-                raise ValueError(
-                    f"Ellipses: {name} must have shape {shape or '(n,)'}, found {values[name].shape}"
-                )
+        n = jnp.shape(self.value)
+        if len(n) != 1:
+            raise ValueError(f"Ellipses: value must have shape (n,), found {n}")
+        shapes = {"center": (*n, 2), "axes": (*n, 2), "angle": n, "value": n}
+        values = {name: jnp.asarray(getattr(self, name), float) for name in shapes}
+        for name, shape in shapes.items():
+            if values[name].shape != shape:
+                raise ValueError(f"Ellipses: {name} must have shape {shape}, found {values[name].shape}")
         assign(self, **values)
 
 

@@ -30,7 +30,7 @@ def smooth_maps(coils, shape):
 
 
 @pytest.mark.parametrize("double", [False, True])
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(coils=st.integers(1, 4), ny=st.integers(1, 7), nx=st.integers(1, 7), seed=st.integers(0, 9))
 def test_sense_is_a_true_operator(normal, assert_linear_operator, double, coils, ny, nx, seed):
     with jax.enable_x64(double):

@@ -34,8 +34,7 @@ def interior(center, radius, shape, pixel):
     return x**2 + y[:, None] ** 2 < radius**2
 
 
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("power, weighted", [(1.0, False), (0.5, True)])
+@pytest.mark.parametrize("double, power, weighted", [(False, 1.0, False), (True, 0.5, True)])
 def test_sinogram_filter_is_self_adjoint(double, power, weighted, assert_linear_operator, dense_matrix):
     with jax.enable_x64(double):
         weights = np.array([0.0, 1.0, 2.5]) if weighted else None
@@ -91,8 +90,7 @@ def test_fbp_scales_with_the_unit_of_length():
     )
 
 
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("double, masked", [(False, True), (True, False)])
 def test_filtered_radon_is_a_true_operator(double, masked, assert_linear_operator):
     with jax.enable_x64(double):
         mask = np.array([1, 1, 0, 1, 0]) if masked else None

@@ -67,12 +67,17 @@ class Matrix:
         lambda A, B: (A @ B - 1j * B.H).H,
     ],
 )
-def test_algebra_is_that_of_matrices(combine, pair, dense_matrix, assert_linear_operator):
+def test_algebra_is_that_of_matrices(combine, pair, dense_matrix):
     A, B = pair
     combined = combine(A, B)
     expected = combine(Matrix(dense_matrix(A)), Matrix(dense_matrix(B))).array
     np.testing.assert_allclose(dense_matrix(combined), expected, atol=3e-6)
-    assert_linear_operator(combined)
+
+
+def test_compositions_are_true_operators(pair, assert_linear_operator):
+    A, B = pair
+    for combined in ((A @ B - 1j * B.H).H, (0.5 - 2j) * (A @ B), A.H @ A / 3 + B):
+        assert_linear_operator(combined)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])

@@ -61,7 +61,7 @@ def test_matrix_is_josephs(dense_matrix, fields, ny, nx, pixel, angles):
 
 
 @pytest.mark.parametrize("double", [False, True])
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(fields=GEOMETRIES, shape=st.sampled_from([(17, 17), (12, 31), (40, 7)]))
 def test_radon_is_a_true_operator(assert_linear_operator, double, fields, shape):
     with jax.enable_x64(double):

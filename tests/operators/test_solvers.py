@@ -136,7 +136,7 @@ def test_total_variation_denoises_as_chambolle(normal):
     assert np.linalg.norm(x - reference) < 0.02 * np.linalg.norm(reference)
 
 
-@pytest.mark.parametrize("kind, scale", [("sense", 1e-3), ("sense", 50.0), ("radon", 50.0)])
+@pytest.mark.parametrize("kind, scale", [("sense", 1e-3), ("radon", 50.0)])
 def test_total_variation_reaches_a_minimum_at_any_scale(kind, scale, normal):
     if kind == "sense":
         A = sense(normal, shape=(16, 14))
