@@ -39,7 +39,7 @@ class Ellipses:
     value: jax.Array
 
     def __post_init__(self):
-        n = jnp.shape(self.value)
+        n = np.shape(self.value)
         if len(n) != 1:
             raise ValueError(f"Ellipses: value must have shape (n,), found {n}")
         shapes = {"center": (*n, 2), "axes": (*n, 2), "angle": n, "value": n}

@@ -96,7 +96,7 @@ def cg(
             return x, r, _axpy(new_power / power, p, r), new_power, iteration + 1
 
         power = _dot(residual, residual)
-        # The count is born from the data so that it varies over mesh axes as the data do.
+        # A zero of the data's own kind varies over the mesh axes over which the data do.
         state = (start, residual, residual, power, jnp.zeros_like(power, jnp.int32))
         x, _, _, power, iterations = jax.lax.while_loop(unfinished, step, state)
         return x, (iterations, power)
