@@ -40,6 +40,10 @@ _METRICS = {
     ),
 }
 _SHOWN_SITES = 3
+_EMPTY = (
+    " Dice is per image: 1 where both masks are empty, 0 where one is; HD95 then is not counted in the first "
+    "case and the image's diagonal in the second."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +148,7 @@ def write_page(workdir: Workdir, settings: Settings, outcome: Outcome) -> Path:
                     "site's test volumes; zoomed region framed; error maps below."),
              Figure(paths["psnr"], "PSNR by site and method.")],
         ),
-        Section("Segmentation", [_fine_tuning(outcome.segmentation)], stage_tables["segmentation"],
+        Section("Segmentation", [_fine_tuning(outcome.segmentation) + _EMPTY], stage_tables["segmentation"],
                 [Figure(paths["segmentation"], "Federated segmentation of a test image of each site.")]),
         Section("Classification", [_fine_tuning(outcome.classification)], stage_tables["classification"],
                 [Figure(paths["classification"], "Receiver operating characteristic by site.")]),
