@@ -78,11 +78,17 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "finetune_channels": 4,
         "finetune_pools": 2,
     },
-    ("real", "default"): {"rounds": 20, "finetune_rounds": 20, "finetune_comparators": True},
+    ("real", "default"): {
+        "masks_per_slice": 4,
+        "rounds": 12,
+        "finetune_rounds": 10,
+        "finetune_comparators": True,
+    },
     ("real", "full"): {
-        "rounds": 60,
         "masks_per_slice": 12,
-        "finetune_rounds": 60,
+        "rounds": 60,
+        "finetune_rounds": 40,
+        "finetune_comparators": True,
         "shrink": 1,
     },
     ("real", "smoke"): {
