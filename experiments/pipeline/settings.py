@@ -31,7 +31,7 @@ class Settings:
     batch_size: int = 2
     comparators: bool = True
     # Reconstruction.
-    rounds: int = 16
+    rounds: int = 12
     cascades: int = 4
     channels: int = 8
     pools: int = 2
