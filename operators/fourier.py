@@ -29,13 +29,16 @@ def fft2c(image: jax.Array) -> jax.Array:
       (..., ny, nx) complex.
     """
     shifted = jnp.fft.ifftshift(image, (-2, -1))
-    return jnp.fft.fftshift(jnp.fft.fft2(shifted, norm="ortho"), (-2, -1))
+    # Not norm="ortho": its scale is an array, which vmap inside shard_map fails to batch on jax 0.10.
+    scale = 1 / math.sqrt(math.prod(shifted.shape[-2:]))
+    return scale * jnp.fft.fftshift(jnp.fft.fft2(shifted), (-2, -1))
 
 
 def ifft2c(kspace: jax.Array) -> jax.Array:
     """Inverse (and adjoint) of :func:`fft2c`: (..., ny, nx) -> (..., ny, nx) complex."""
     shifted = jnp.fft.ifftshift(kspace, (-2, -1))
-    return jnp.fft.fftshift(jnp.fft.ifft2(shifted, norm="ortho"), (-2, -1))
+    scale = math.sqrt(math.prod(shifted.shape[-2:]))
+    return scale * jnp.fft.fftshift(jnp.fft.ifft2(shifted), (-2, -1))
 
 
 def centered_resize(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
