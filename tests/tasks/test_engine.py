@@ -6,9 +6,9 @@ import optax
 import pytest
 
 from fedrecon.data import stack_clients
-from fedrecon.federated import client_mesh, fedbn, init_state, make_evaluate, make_round
-from fedrecon.models import BatchNorm, UNet
-from fedrecon.tasks import segmentation_task
+from fedrecon.federated import client_mesh, fedavg, fedbn, init_state, make_evaluate, make_round
+from fedrecon.models import BatchNorm, UNet, VarNet
+from fedrecon.tasks import mri_measure, reconstruction_task, segmentation_task
 
 CLIENTS, EXAMPLES, N = 4, 3, 8
 
@@ -50,3 +50,43 @@ def test_every_valid_example_is_counted(outcome):
     scores = outcome[0][2]
     np.testing.assert_array_equal(scores["dice"][1], [3, 2, 1, 0])
     np.testing.assert_array_equal(scores["hd95"][0][-1], 0)
+
+
+def measured_cohort():
+    rng = np.random.default_rng(1)
+
+    def normal(*shape):
+        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+
+    shape = (CLIENTS, EXAMPLES)
+    mask = (rng.random((*shape, 1, N)) < 0.5).astype(np.float32) * np.ones((N, 1), np.float32)
+    target = np.abs(normal(*shape, N, N))
+    examples = {
+        "mask": mask,
+        "coil_maps": normal(*shape, 2, N, N) / 2,
+        "kspace": normal(*shape, 2, N, N) * mask[:, :, None],
+        "target": target,
+        "data_range": target.max((2, 3)),
+        "volume": np.zeros(shape, np.int32),
+    }
+    return stack_clients(
+        [{k: x[i] for k, x in examples.items()} for i in range(CLIENTS)], ["a", "b", "c", "d"]
+    )
+
+
+def test_reconstruction_trains_alike_however_the_clients_run():
+    data = measured_cohort()
+    task = reconstruction_task(VarNet(2, 2, 0), mri_measure, {k: x[0] for k, x in data.examples.items()})
+    algorithm = fedavg(task, optax.sgd(0.1))
+
+    def train(parallel, devices):
+        mesh = client_mesh(jax.devices()[:devices])
+        state = init_state(algorithm, task.init(jax.random.key(0)), data, mesh)
+        advance = make_round(algorithm, batch_size=2, epochs=1, mesh=mesh, parallel=parallel)
+        state, info = advance(state, data, jax.random.key(1))
+        return jax.device_get((state.variables.params, info.metrics["loss"]))
+
+    expected = train("scan", 1)
+    for parallel, devices in (("vmap", 2), (2, 1)):
+        found = train(parallel, devices)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
