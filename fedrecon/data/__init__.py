@@ -1,5 +1,15 @@
 """Data: the client dataset, file formats, simulated multi-site cohorts and loaders of real ones."""
 
+from fedrecon.data.bart import (
+    CflHeader,
+    from_bart,
+    read_cfl,
+    read_cfl_header,
+    to_bart,
+    trajectory_from_bart,
+    trajectory_to_bart,
+    write_cfl,
+)
 from fedrecon.data.clients import ClientData, pool, select_clients, split_patients, stack_clients
 from fedrecon.data.cohort import (
     simulate_ct_cohort,
@@ -26,6 +36,7 @@ from fedrecon.data.sites import Cohort, plan_patients
 
 __all__ = [
     "CTSite",
+    "CflHeader",
     "ClientData",
     "Cohort",
     "DataError",
@@ -38,6 +49,7 @@ __all__ = [
     "ct_detector_count",
     "describe_file",
     "format_ismrmrd_header",
+    "from_bart",
     "load_real_chest_xray",
     "load_real_mri_cohort",
     "load_real_retina",
@@ -45,6 +57,8 @@ __all__ = [
     "parse_ismrmrd_header",
     "plan_patients",
     "pool",
+    "read_cfl",
+    "read_cfl_header",
     "read_fastmri",
     "resize_kspace",
     "select_clients",
@@ -56,7 +70,11 @@ __all__ = [
     "simulated_mri_sites",
     "split_patients",
     "stack_clients",
+    "to_bart",
     "to_native",
+    "trajectory_from_bart",
+    "trajectory_to_bart",
+    "write_cfl",
     "write_fastmri",
     "write_mri_cohort",
 ]
