@@ -29,6 +29,8 @@ from fedrecon.data.ismrmrd import (
     format_ismrmrd_header,
     parse_ismrmrd_header,
 )
+from fedrecon.data.ismrmrd_files import RawMeasurement, read_ismrmrd
+from fedrecon.data.ismrmrd_writer import write_ismrmrd
 from fedrecon.data.mri import MRISite, simulate_mri_patient
 from fedrecon.data.real_images import ImageSite, load_real_chest_xray, load_real_retina
 from fedrecon.data.real_mri import RealMRISite, load_real_mri_cohort
@@ -45,6 +47,7 @@ __all__ = [
     "ISMRMRDHeader",
     "ImageSite",
     "MRISite",
+    "RawMeasurement",
     "RealMRISite",
     "ct_detector_count",
     "describe_file",
@@ -60,6 +63,7 @@ __all__ = [
     "read_cfl",
     "read_cfl_header",
     "read_fastmri",
+    "read_ismrmrd",
     "resize_kspace",
     "select_clients",
     "simulate_ct_cohort",
@@ -76,5 +80,6 @@ __all__ = [
     "trajectory_to_bart",
     "write_cfl",
     "write_fastmri",
+    "write_ismrmrd",
     "write_mri_cohort",
 ]
