@@ -57,9 +57,13 @@ class SENSE(LinearOperator):
         return jnp.sum(self.coil_maps.conj() * images, axis=-1 - len(self.in_shape))
 
     def _forward(self, x):
+        if hasattr(self.fourier, "_coil_forward"):
+            return self.fourier._coil_forward(x, self.coil_maps)
         return self.fourier._forward(self._expand(x))
 
     def _adjoint(self, y):
+        if hasattr(self.fourier, "_coil_adjoint"):
+            return self.fourier._coil_adjoint(y, self.coil_maps)
         return self._combine(self.fourier._adjoint(y))
 
     def _gram(self, x, weights):

@@ -1,0 +1,9 @@
+"""stub"""
+
+
+def supports(dtype):
+    return False
+
+
+def preferred(dtype, backend):
+    return False
