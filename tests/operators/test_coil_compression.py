@@ -1,0 +1,178 @@
+"""Pre-whitening and coil compression against singular value decompositions in double precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators import (
+    birdcage_maps,
+    compress,
+    fft2c,
+    gcc_compression,
+    ifft2c,
+    noise_covariance,
+    rasterize,
+    rss,
+    shepp_logan,
+    svd_compression,
+    whiten,
+    whitening_matrix,
+)
+
+
+def mixed_noise(coils, samples, seed=0):
+    """Circular Gaussian noise of known covariance, real and imaginary parts of half the variance each."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(coils, coils)) + 1j * rng.normal(size=(coils, coils))
+    white = (rng.normal(size=(coils, samples)) + 1j * rng.normal(size=(coils, samples))) / np.sqrt(2)
+    return mixing @ white, mixing @ mixing.conj().T
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """A noiseless scan of 12 coils, nine tenths of which are in a 28 x 20 grid's data: (coils, ny, nx)."""
+    maps = np.asarray(birdcage_maps((28, 20), 12, 1.2)) * np.linspace(0.5, 2, 12)[:, None, None]
+    return np.asarray(fft2c(maps * np.asarray(rasterize(shepp_logan(), (28, 20)))), np.complex64)
+
+
+def test_covariance_is_that_of_complex_samples():
+    noise, expected = mixed_noise(4, 200_000)
+    found = noise_covariance(noise.astype(np.complex64).reshape(4, 500, 400), coil_axis=0)
+    np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+    np.testing.assert_allclose(found, noise @ noise.conj().T / 200_000, rtol=1e-3, atol=1e-3)
+    # One in the real and one in the imaginary part make two.
+    unit = noise_covariance(jnp.array([[1, -1, 1j, -1j]]) * np.sqrt(2))
+    np.testing.assert_allclose(unit, [[2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_whitened_noise_is_white(scale):
+    noise, _ = mixed_noise(5, 4000)
+    # Channels of very different gains, as receivers have them.
+    noise = (noise * scale * np.array([1e-3, 1, 1e2, 1, 1])[:, None]).astype(np.complex64)
+    matrix = whitening_matrix(noise_covariance(noise))
+    found = noise_covariance(whiten(noise, matrix, coil_axis=0))
+    np.testing.assert_allclose(found, np.eye(5), atol=1e-3)
+
+
+def test_whitening_of_another_bandwidth_and_of_coils_without_noise(x64):
+    _, covariance = mixed_noise(3, 1)
+    covariance = np.pad(covariance, (0, 1))
+    matrix = np.asarray(whitening_matrix(covariance, 4.0))
+    expected = np.diag([1.0, 1, 1, 0])
+    np.testing.assert_allclose(matrix @ (4 * covariance) @ matrix.conj().T, expected, atol=1e-10)
+    np.testing.assert_array_equal(matrix[3], 0)
+    np.testing.assert_array_equal(matrix[:, 3], 0)
+    # Uncorrelated channels are scaled and not mixed.
+    variances = np.array([4.0, 0.25, 1.0])
+    np.testing.assert_allclose(whitening_matrix(np.diag(variances)), np.diag(variances**-0.5), atol=1e-12)
+    # Two copies of one channel have one direction of noise.
+    twins = np.asarray(whitening_matrix(np.ones((2, 2))))
+    np.testing.assert_allclose(twins @ np.ones((2, 2)) @ twins.T, np.full((2, 2), 0.5), atol=1e-10)
+    assert matrix.dtype == np.complex128
+
+
+def test_whitening_makes_the_combination_optimal(normal):
+    """The matched filter of whitened data has the signal-to-noise ratio s^H C^-1 s of the best one."""
+    _, covariance = mixed_noise(4, 1, seed=3)
+    s = normal((4, 1, 1), complex, 5)
+    whitened = np.asarray(whiten(s, whitening_matrix(covariance)))
+    best = (s.ravel().conj() @ np.linalg.solve(covariance, s.ravel())).real
+    np.testing.assert_allclose(np.sum(np.abs(whitened) ** 2), best, rtol=1e-3)
+
+
+@settings(max_examples=4)
+@given(coils=st.integers(1, 5), scale=st.sampled_from([0.0, 1e-25, 1e25]), data=st.data())
+def test_svd_keeps_the_energy_of_the_largest_singular_values(normal, coils, scale, data):
+    virtual = data.draw(st.integers(1, coils))
+    unit = normal((2, coils, 4, 3), np.complex64, coils)
+    kspace = np.complex64(scale) * unit
+    matrix = np.asarray(svd_compression(kspace, virtual))
+    np.testing.assert_allclose(matrix @ matrix.conj().T, np.eye(virtual), atol=1e-5)
+    if scale:
+        values = np.linalg.svd(np.moveaxis(unit, 1, 0).reshape(coils, -1).astype(complex), compute_uv=False)
+        rows = np.sum(np.abs(compress(unit, matrix)) ** 2, axis=(0, 2, 3))
+        np.testing.assert_allclose(rows, values[:virtual] ** 2, rtol=1e-4)
+
+
+def test_as_many_virtual_coils_lose_nothing(scan):
+    for matrix in (svd_compression(scan, 12), gcc_compression(scan, 12)):
+        found = compress(scan, matrix)
+        np.testing.assert_allclose(rss(ifft2c(found)), rss(ifft2c(scan)), rtol=1e-4, atol=1e-5)
+    # The samples of a non-Cartesian scan have one axis.
+    samples = scan.reshape(12, -1)
+    found = compress(samples, svd_compression(samples, 12, coil_axis=-2), coil_axis=-2)
+    np.testing.assert_allclose(jnp.abs(found) @ jnp.ones(560) > 0, True)
+    np.testing.assert_allclose(jnp.linalg.norm(found), np.linalg.norm(samples), rtol=1e-5)
+
+
+@pytest.mark.parametrize("readout_axis", [-2, -1])
+def test_geometric_compression_is_the_best_at_every_position(scan, readout_axis):
+    virtual, positions = 3, scan.shape[readout_axis]
+    matrices = np.asarray(gcc_compression(scan, virtual, readout_axis=readout_axis))
+    assert matrices.shape == (positions, virtual, 12)
+    products = matrices @ matrices.conj().swapaxes(1, 2)
+    np.testing.assert_allclose(products, np.broadcast_to(np.eye(virtual), products.shape), atol=1e-5)
+    # The energy of a position is that of its image columns: a Fourier transform along the others keeps it.
+    images = np.moveaxis(np.asarray(ifft2c(scan)), readout_axis, 0).astype(complex)
+    values = np.linalg.svd(images.reshape(positions, 12, -1), compute_uv=False)
+    compressed = compress(scan, matrices, readout_axis=readout_axis)
+    kept = np.sum(np.abs(np.moveaxis(np.asarray(ifft2c(compressed)), readout_axis, 0)) ** 2, axis=(1, 2))
+    np.testing.assert_allclose(kept, (values[:, :virtual] ** 2).sum(1), rtol=1e-3, atol=1e-3)
+    svd = compress(scan, svd_compression(scan, virtual))
+    reference = np.asarray(rss(ifft2c(scan)))
+
+    def error(kspace):
+        return np.linalg.norm(rss(ifft2c(kspace)) - reference) / np.linalg.norm(reference)
+
+    assert error(compressed) < 0.02 and error(compressed) < error(svd)
+
+
+def test_neighbouring_positions_are_aligned(scan):
+    """Over all unitary P, |P A - B|^2 of matrices of v rows is at least 2 v - 2 |A B^H|_nuclear."""
+    matrices = np.asarray(gcc_compression(scan, 3)).astype(complex)
+    steps = np.linalg.norm(np.diff(matrices, axis=0), axis=(1, 2))
+    products = matrices[1:] @ matrices[:-1].conj().swapaxes(1, 2)
+    nuclear = np.linalg.svd(products, compute_uv=False).sum(1)
+    np.testing.assert_allclose(steps**2, 6 - 2 * nuclear, atol=1e-5)
+
+
+def test_volumes_slices_and_transformations(scan, normal):
+    matrix = np.asarray(svd_compression(scan, 4))
+    volume = normal((2, 12, 3, 5, 4), np.complex64)
+    expected = np.einsum("vc,bczyx->bvzyx", matrix, volume)
+    np.testing.assert_allclose(compress(volume, matrix, coil_axis=-4), expected, atol=1e-5)
+    matrices = gcc_compression(volume, 2, coil_axis=-4, readout_axis=-1)
+    assert compress(volume, matrices, coil_axis=-4, readout_axis=-1).shape == (2, 2, 3, 5, 4)
+    apart = jax.jit(jax.vmap(lambda k: svd_compression(k, 2, coil_axis=0)))(volume)
+    np.testing.assert_allclose(
+        jnp.abs(apart[1] @ svd_compression(volume[1], 2, coil_axis=0).conj().T), np.eye(2), atol=1e-4
+    )
+    zeros = jnp.zeros((3, 4, 4), jnp.complex64)
+    gradient = jax.grad(lambda k: jnp.sum(jnp.abs(compress(k, gcc_compression(k, 2)) - 1)))(zeros)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda k: noise_covariance(k, coil_axis=4), ValueError, ["noise", "axis 4"]),
+        (lambda k: noise_covariance(k[:, :0]), ValueError, ["noise", "(3, 0, 5)"]),
+        (lambda k: whitening_matrix(k[0]), ValueError, ["covariance", "(4, 5)"]),
+        (lambda k: whiten(k, jnp.eye(4)), ValueError, ["(3, 3)", "(4, 4)"]),
+        (lambda k: svd_compression(k, 4), ValueError, ["virtual_coils", "3", "4"]),
+        (lambda k: svd_compression(k, 0), ValueError, ["virtual_coils", "0"]),
+        (lambda k: gcc_compression(k, 2.0), TypeError, ["virtual_coils", "float"]),
+        (lambda k: gcc_compression(k[0], 2), ValueError, ["axis -3", "(4, 5)"]),
+        (lambda k: compress(k, jnp.ones((2, 4))), ValueError, ["matrix", "(2, 4)"]),
+        (lambda k: compress(k, jnp.ones((5, 2, 3))), ValueError, ["5 readout", "(3, 4, 5)"]),
+    ],
+)
+def test_errors(make, error, words):
+    with pytest.raises(error) as caught:
+        make(jnp.ones((3, 4, 5), jnp.complex64))
+    for word in words:
+        assert word in str(caught.value)
