@@ -1,21 +1,13 @@
-"""Iterative solvers on linear operators: conjugate gradients, total variation, power iteration."""
+"""Linear algebra on operators: conjugate gradients and power iteration."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from operators.linear_operator import (
-    LinearOperator,
-    as_inexact,
-    check_array,
-    is_complex,
-    real_dtype,
-    safe_sqrt,
-    squared,
-)
+from operators.linear_operator import LinearOperator, as_inexact, is_complex, real_dtype, squared
 
 
 class CGInfo(NamedTuple):
@@ -114,34 +106,6 @@ def cg(
     return _join(x), CGInfo(iterations, residual)
 
 
-def cg_sense(
-    A: LinearOperator,
-    y: jax.Array,
-    *,
-    l2: float | jax.Array = 0.0,
-    tolerance: float = 1e-6,
-    max_iterations: int = 30,
-) -> jax.Array:
-    """Least-squares reconstruction ``argmin_x |A x - y|^2 + l2 |x|^2`` by conjugate gradients.
-
-    Args:
-      A: the measurement operator, :class:`operators.SENSE` or any other.
-      y: measurements (..., *A.out_shape).
-      l2: Tikhonov weight.
-      tolerance: relative residual of the normal equations at which to stop.
-      max_iterations: upper bound of iterations.
-
-    Returns:
-      (..., *A.in_shape) of ``A.in_dtype``.
-
-    Raises:
-      ValueError, TypeError: if ``y`` does not fit ``A``.
-
-    Source: Pruessmann et al., Magn. Reson. Med. 46:638, 2001.
-    """
-    return cg(A.gram, A.H(y), l2=l2, tolerance=tolerance, max_iterations=max_iterations)[0]
-
-
 def operator_norm(A: LinearOperator, key: jax.Array, iterations: int = 30) -> jax.Array:
     """Largest singular value of ``A`` by power iteration on its gram, from below.
 
@@ -153,88 +117,51 @@ def operator_norm(A: LinearOperator, key: jax.Array, iterations: int = 30) -> ja
     Returns:
       Real scalar; 0 for the zero operator.
     """
-    x = jax.random.normal(key, A.in_shape, A.in_dtype)
-
-    def step(x, _):
-        z = A.gram(x / _positive(_norm(x)))
-        return z, None
-
-    z, _ = jax.lax.scan(step, A.gram(x), length=iterations)
-    return jnp.sqrt(_norm(z))
+    x = jax.ShapeDtypeStruct(A.in_shape, A.in_dtype)
+    return jnp.sqrt(largest_eigenvalue(A.gram, x, key, iterations))
 
 
-def total_variation(
-    A: LinearOperator, y: jax.Array, weight: float | jax.Array, iterations: int = 200
+def largest_eigenvalue(
+    gram: Callable[[Any], Any], like: Any, key: jax.Array | None = None, iterations: int = 30
 ) -> jax.Array:
-    """``argmin_x 1/2 |A x - y|^2 + weight * TV(x)``, TV the isotropic total variation, by PDHG.
-
-    TV is the sum over pixels of the length of the forward differences (zero across the far edges), of both
-    parts together for complex images. Steps follow from ``operator_norm(A)``; the number of iterations is
-    fixed, so the function is differentiable by unrolling.
+    """Largest eigenvalue of a Hermitian positive semi-definite linear function, from below.
 
     Args:
-      A: operator on images (ny, nx), such as SENSE or Radon.
-      y: measurements (..., *A.out_shape).
-      weight: non-negative weight of the total variation.
-      iterations: number of primal-dual steps.
+      gram: the function, of an array or a pytree of arrays.
+      like: what has the structure, shapes and dtypes of its argument.
+      key: typed PRNG key of the random start; default: a fixed one.
+      iterations: number of products with ``gram``.
 
     Returns:
-      (..., ny, nx) of ``A.in_dtype``.
-
-    Raises:
-      ValueError: if ``A`` does not act on two-dimensional images or ``y`` does not fit.
-      TypeError: if the dtype of ``y`` does not fit.
-
-    Source: Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011; Sidky et al., Phys. Med. Biol. 57:3065,
-    2012.
+      Real scalar; 0 for the zero function.
     """
-    if len(A.in_shape) != 2:
-        raise ValueError(f"total_variation: A must act on images (ny, nx), found in_shape {A.in_shape}")
-    y = check_array(y, A.out_shape, A.out_dtype, "total_variation: y")
-    norm = _positive(1.02 * operator_norm(A, jax.random.key(0)))
-    back = A.H(y)
-    # Units in which the operator has norm one and the image is of order one: the steps then suit any scanner.
-    scale = _positive(jnp.max(jnp.abs(back), axis=(-2, -1), keepdims=True) / norm**2)
-    bound = (jnp.asarray(weight, scale.dtype) / (norm**2 * scale))[..., None, :, :]
-    data = y / (norm * scale.reshape(scale.shape[:-2] + (1,) * len(A.out_shape)))
+    leaves, structure = jax.tree.flatten(like)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, len(leaves))
+    start = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
 
-    # Step sizes of the image, the data dual and the gradient dual: 1 * (1/2 * 1 + 1/16 * 8) = 1.
-    def step(state, _):
-        x, ahead, dual_data, dual_gradient = state
-        dual_data = (dual_data + 0.5 * (A(ahead) / norm - data)) / 1.5
-        dual_gradient = dual_gradient + _differences(ahead) / 16
-        length = safe_sqrt(jnp.sum(squared(dual_gradient), axis=-3, keepdims=True))
-        # Shrinks only where the bound is passed, and never divides by a zero bound.
-        dual_gradient = dual_gradient * jnp.where(length > bound, bound / _positive(length), 1)
-        new = x - A.H(dual_data) / norm - _differences_adjoint(dual_gradient)
-        return (new, 2 * new - x, dual_data, dual_gradient), None
+    def step(x, _):
+        size = positive(vector_norm(x))
+        return gram(jax.tree.map(lambda v: v / size, x)), None
 
-    zero = jnp.zeros_like(back)
-    state = (zero, zero, jnp.zeros_like(data), jnp.zeros_like(_differences(zero)))
-    (x, *_), _ = jax.lax.scan(step, state, length=iterations)
-    return scale * x
+    z, _ = jax.lax.scan(step, gram(jax.tree.unflatten(structure, start)), length=iterations)
+    return vector_norm(z)
 
 
-def _differences(x: jax.Array) -> jax.Array:
-    """Forward differences (..., 2, ny, nx), zero across the far edges."""
-    down = jnp.diff(x, axis=-2, append=x[..., -1:, :])
-    right = jnp.diff(x, axis=-1, append=x[..., :, -1:])
-    return jnp.stack([down, right], axis=-3)
+def inner_product(a: Any, b: Any) -> jax.Array:
+    """Real part of the inner product of two arrays or pytrees of arrays."""
+    # Sums of products, not dot products: these may be rounded to fewer bits on accelerators.
+    parts = jax.tree.map(lambda u, v: jnp.sum(u.real * v.real + u.imag * v.imag), a, b)
+    return sum(jax.tree.leaves(parts))
 
 
-def _differences_adjoint(q: jax.Array) -> jax.Array:
-    down, right = q[..., 0, :-1, :], q[..., 1, :, :-1]
-    batch = [(0, 0)] * (q.ndim - 3)
+def vector_norm(x: Any) -> jax.Array:
+    """Euclidean norm of an array or a pytree of arrays, as one vector."""
+    return jnp.sqrt(sum(jnp.sum(squared(leaf)) for leaf in jax.tree.leaves(x)))
 
-    def padded(values, *edges):
-        return jnp.pad(values, batch + list(edges))
 
-    return (
-        padded(down, (1, 0), (0, 0))
-        - padded(down, (0, 1), (0, 0))
-        + padded(right, (0, 0), (1, 0))
-        - padded(right, (0, 0), (0, 1))
-    )
+def positive(x: jax.Array) -> jax.Array:
+    """``x`` where it is positive, 1 elsewhere: a safe denominator."""
+    return jnp.where(x > 0, x, 1)
 
 
 def _split(v: jax.Array) -> tuple[jax.Array, ...]:
@@ -251,12 +178,3 @@ def _dot(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> jax.Array:
 
 def _axpy(alpha, x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     return tuple(alpha * u + v for u, v in zip(x, y, strict=True))
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    parts = _split(x)
-    return jnp.sqrt(_dot(parts, parts))
-
-
-def _positive(x: jax.Array) -> jax.Array:
-    return jnp.where(x > 0, x, 1)

@@ -1,0 +1,343 @@
+"""Reconstructions against closed forms, optimality conditions and independent minimisers."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from scipy.optimize import minimize
+
+from operators import (
+    SENSE,
+    BlockDiagonal,
+    CartesianFourier,
+    Identity,
+    ParallelBeam,
+    Radon,
+    Wavelet,
+    cg_sense,
+    coil_combine,
+    estimate_coil_maps,
+    gridding,
+    ifft2c,
+    l1_wavelet,
+    locally_low_rank,
+    poisson_disc_mask,
+    prox_locally_low_rank,
+    prox_wavelet,
+    rasterize,
+    shepp_logan,
+    total_generalized_variation,
+    total_variation,
+)
+
+REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+def sense(normal, dtype=np.complex64, shape=(6, 5), coils=3, seed=0):
+    real = np.zeros((), dtype).real.dtype
+    mask = (np.random.default_rng(seed).random(shape) < 0.6).astype(real)
+    return SENSE(CartesianFourier(shape, mask), normal((coils, *shape), dtype))
+
+
+def radon(shape=(16, 14)):
+    return Radon(ParallelBeam(np.linspace(0, np.pi, 12, endpoint=False), 24), shape)
+
+
+def test_gridding_with_the_right_density_inverts(x64, normal):
+    weights = 0.5 + np.random.default_rng(0).random((6, 5))
+    A = CartesianFourier((6, 5), weights)
+    x = normal((2, 6, 5), np.complex128)
+    np.testing.assert_allclose(gridding(A, A(x), weights**-2.0), x, atol=1e-12)
+    np.testing.assert_array_equal(gridding(A, A(x)), A.H(A(x)))
+    # One weight per column for every coil.
+    S, y = sense(normal, np.complex128), normal((3, 6, 5), np.complex128)
+    np.testing.assert_allclose(gridding(S, y, np.arange(5)), S.H(np.arange(5) * y), atol=1e-12)
+
+
+def test_l1_wavelet_of_a_full_measurement_is_a_threshold(x64, normal):
+    A = CartesianFourier((12, 9), dtype=np.complex128)
+    y = normal((2, 12, 9), np.complex128)
+    found = jax.jit(lambda y: l1_wavelet(A, y, 0.3, wavelet="db2", levels=2, iterations=40))(y)
+    W = Wavelet((12, 9), "db2", 2)
+    for image, kspace in zip(found, y, strict=True):
+        noisy = A.H(kspace)
+        expected = prox_wavelet(noisy, 0.3 * np.abs(noisy).max(), W)
+        np.testing.assert_allclose(image, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_l1_wavelet_satisfies_the_subgradient_conditions(scale, x64, normal):
+    A, W = sense(normal, np.complex128, (12, 10)), Wavelet((12, 10), "haar", 2)
+    image = np.asarray(rasterize(shepp_logan(), (12, 10)))
+    y = scale * (A(image) + 0.1 * normal(A.out_shape, np.complex128))
+    solve = jax.jit(lambda y: l1_wavelet(A, y, 0.02, wavelet="haar", levels=2, iterations=1500))
+    x = solve(y)
+    weight = 0.02 * np.abs(A.H(y)).max()
+    coefficients, slope = np.asarray(W(x)), np.asarray(W(A.H(y - A(x))))
+    support = (np.abs(coefficients) > 1e-6 * scale) & W.details
+    assert 5 < support.sum() < 110
+    assert np.abs(slope[~W.details]).max() < 1e-6 * weight
+    expected = weight * coefficients[support] / np.abs(coefficients[support])
+    np.testing.assert_allclose(slope[support], expected, atol=1e-5 * weight)
+    assert np.abs(slope[~support]).max() <= weight * (1 + 1e-6)
+
+
+def test_cycle_spinning_improves_a_denoised_image(normal):
+    image = np.asarray(rasterize(shepp_logan(), (32, 32)))
+    noisy = (image + 0.1 * normal((32, 32))).astype(np.float32)
+
+    def error(key):
+        x = l1_wavelet(Identity((32, 32)), noisy, 0.15, wavelet="haar", levels=3, iterations=40, key=key)
+        return np.linalg.norm(x - image)
+
+    plain, spun = error(None), error(jax.random.key(0))
+    assert spun < 0.9 * plain < 0.9 * np.linalg.norm(noisy - image)
+    assert error(jax.random.key(0)) == spun
+
+
+def generalized_variation_cost(x, w, ratio):
+    """The definition, smoothed by 1e-5 where lengths vanish; x real (ny, nx), w (2, ny, nx)."""
+    down, right = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]
+    first_y = jnp.pad(down - w[0, :-1], ((0, 1), (0, 0)))
+    first_x = jnp.pad(right - w[1, :, :-1], ((0, 0), (0, 1)))
+
+    def back(v, axis):
+        return jnp.pad(jnp.diff(v, axis=axis), [(1, 0) if a == axis else (0, 0) for a in (0, 1)])
+
+    mixed = (back(w[0], 1) + back(w[1], 0)) / 2
+    first = jnp.sqrt(first_y**2 + first_x**2 + 1e-10)
+    second = jnp.sqrt(back(w[0], 0) ** 2 + back(w[1], 1) ** 2 + 2 * mixed**2 + 1e-10)
+    return jnp.sum(first) + ratio * jnp.sum(second)
+
+
+def test_total_generalized_variation_is_the_minimum_of_its_definition(x64, normal):
+    (ny, nx), weight, ratio = (4, 5), 0.8, 1.5
+    A = Radon(ParallelBeam(np.array([0.1, 0.9, 1.7]), 9), (ny, nx))
+    ramp = np.linspace(0, 2, ny)[:, None] + np.linspace(0, 1, nx) + 2.0 * (np.arange(nx) > 2)
+    y = A(ramp) + 0.1 * normal(A.out_shape, np.float64)
+
+    @jax.jit
+    def cost(values):
+        x, w = values[: ny * nx].reshape(ny, nx), values[ny * nx :].reshape(2, ny, nx)
+        return 0.5 * jnp.sum((A(x) - y) ** 2) + weight * generalized_variation_cost(x, w, ratio)
+
+    slope = jax.jit(jax.grad(cost))
+    options = {"maxiter": 5000, "gtol": 1e-5}
+    best = minimize(cost, np.zeros(3 * ny * nx), jac=slope, method="BFGS", options=options)
+    x = jax.jit(lambda y: total_generalized_variation(A, y, weight, ratio=ratio, iterations=4000))(y)
+    np.testing.assert_allclose(x, best.x[: ny * nx].reshape(ny, nx), atol=5e-3)
+
+
+def test_linear_images_have_no_generalized_variation():
+    ramp = 1 + 0.5 * jnp.linspace(-1, 1, 12)[:, None] - jnp.linspace(0, 1, 9)
+    A = Identity((12, 9))
+    x = jax.jit(lambda y: total_generalized_variation(A, y, 0.5, iterations=3000))(ramp)
+    np.testing.assert_allclose(x, ramp, atol=2e-3)
+    flat = jax.jit(lambda y: total_variation(A, y, 0.5, iterations=500))(ramp)
+    assert jnp.max(jnp.abs(flat - ramp)) > 0.1
+
+
+def series(normal, frames=8, shape=(12, 10), dtype=np.complex64):
+    """A moving contrast of rank two and its undersampled measurement, every frame with a mask of its own."""
+    rng, maps = np.random.default_rng(0), jnp.asarray(normal((2, *shape), dtype))
+    masks = (rng.random((frames, *shape)) < 0.35).astype(np.zeros((), dtype).real.dtype)
+    A = BlockDiagonal([SENSE(CartesianFourier(shape, mask), maps) for mask in masks])
+    image = np.asarray(rasterize(shepp_logan(), shape))
+    other = np.roll(image, 3, 0)
+    time = np.linspace(0, 1, frames)[:, None, None]
+    return A, (image * (1 + time) + 1j * time**2 * other).astype(dtype)
+
+
+def test_locally_low_rank_of_a_full_measurement_is_a_threshold(x64, normal):
+    A = BlockDiagonal([Identity((6, 7), np.complex128)] * 4)
+    y = normal((4, 6, 7), np.complex128)
+    x = jax.jit(lambda y: locally_low_rank(A, y, 0.2, block_shape=(4, 3), iterations=40))(y)
+    blocks = [y[:, i : i + 4, j : j + 3] for i in (0, 4) for j in (0, 3, 6)]
+    weight = 0.2 * max(np.linalg.norm(b) for b in blocks)
+    np.testing.assert_allclose(x, prox_locally_low_rank(y, weight, (4, 3)), atol=1e-8)
+
+
+def test_locally_low_rank_is_a_minimum_and_recovers_a_series(x64, normal):
+    A, truth = series(normal, dtype=np.complex128)
+    y = A(truth)
+    solve = jax.jit(
+        lambda y, key=None: locally_low_rank(A, y, 2e-3, block_shape=(6, 5), iterations=300, key=key)
+    )
+    x = solve(y)
+    back = np.asarray(A.H(y))
+    blocks = [back[:, i : i + 6, j : j + 5] for i in (0, 6) for j in (0, 5)]
+    weight = 2e-3 * max(np.linalg.norm(b) for b in blocks)
+    step = 0.05
+    again = prox_locally_low_rank(x - step * A.H(A(x) - y), step * weight, (6, 5))
+    np.testing.assert_allclose(again, x, atol=1e-6)
+
+    def error(x):
+        return np.linalg.norm(x - truth) / np.linalg.norm(truth)
+
+    assert error(x) < 0.05 < 0.2 < error(cg_sense(A, y))
+    spun = solve(y, jax.random.key(1))
+    assert error(spun) < 0.05 and np.abs(spun - x).max() > 1e-6
+    np.testing.assert_array_equal(spun, solve(y, jax.random.key(1)))
+
+
+ONE_LINERS = {
+    "l1_wavelet": lambda A, y: l1_wavelet(A, y, 0.01, wavelet="haar", iterations=8),
+    "spun": lambda A, y: l1_wavelet(A, y, 0.01, wavelet="haar", iterations=8, key=jax.random.key(2)),
+    "tgv": lambda A, y: total_generalized_variation(A, y, 0.02, iterations=8),
+    "llr": lambda A, y: locally_low_rank(A, y, 0.01, block_shape=(3, 4), iterations=8),
+}
+
+
+@pytest.mark.parametrize("kind", ["spun", "tgv", "llr"])
+def test_batches_over_devices_are_the_images_one_by_one(kind, normal):
+    """Whatever their scales; and real images stay real."""
+    if kind == "llr":
+        A, _ = series(normal, 2, (6, 5))
+    else:
+        A = radon((6, 5)) if kind == "tgv" else sense(normal)
+    y = normal((4, *A.out_shape), A.out_dtype)
+    y[1] *= 1e-4
+    if jax.device_count() < 2:
+        pytest.skip("needs 2 devices")
+    auto = jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((2,), ("clients",), (auto,), devices=jax.devices()[:2])
+    specs = (PartitionSpec(), PartitionSpec("clients"))
+    sharded = jax.shard_map(ONE_LINERS[kind], mesh=mesh, in_specs=specs, out_specs=PartitionSpec("clients"))
+    together, alone = jax.jit(sharded)(A, y), jax.jit(ONE_LINERS[kind])
+    assert together.shape == (4, *A.in_shape) and together.dtype == A.in_dtype
+    for image, measured in zip(together, y, strict=True):
+        np.testing.assert_allclose(image, alone(A, measured), atol=2e-4 * np.abs(image).max())
+
+
+@pytest.mark.parametrize("kind", ["l1_wavelet", "tgv"])
+def test_gradients_in_data_and_coil_maps(kind, x64, normal):
+    A = sense(normal, np.complex128)
+    y, probe = normal(A.out_shape, np.complex128, 1), normal(A.in_shape, np.complex128, 2)
+    directions = normal(y.shape, np.complex128, 3), normal(A.coil_maps.shape, np.complex128, 4)
+
+    @jax.jit
+    def loss(y, maps):
+        return jnp.sum((probe.conj() * ONE_LINERS[kind](SENSE(A.fourier, maps), y)).real)
+
+    values = (jnp.asarray(y), A.coil_maps)
+    gradient = jax.jit(jax.grad(loss, (0, 1)))(*values)
+    # JAX's gradients of real functions of complex arrays are conjugated.
+    slope = sum(np.sum(np.asarray(g) * d).real for g, d in zip(gradient, directions, strict=True))
+    ahead, behind = (
+        loss(*(v + h * d for v, d in zip(values, directions, strict=True))) for h in (1e-6, -1e-6)
+    )
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-5)
+
+
+def test_zero_measurements_give_zero_images_and_gradients(normal):
+    for kind in ("l1_wavelet", "tgv"):
+        A = sense(normal)
+        y = jnp.zeros(A.out_shape, A.out_dtype)
+        value, gradient = jax.jit(
+            jax.value_and_grad(lambda y, A=A, kind=kind: jnp.sum(jnp.abs(ONE_LINERS[kind](A, y)) ** 2))
+        )(y)
+        assert value == 0 and bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.skipif(not (REAL / "mri").is_dir(), reason="real data are not here")
+def test_measured_brain():
+    """Sparse and smooth models beat least squares on a retrospectively undersampled head."""
+    import h5py
+
+    with h5py.File(REAL / "mri" / "brain_cimax3t_16ch.h5") as file:
+        kspace = jnp.asarray(file["kspace"][0, ::4])
+    maps = estimate_coil_maps(kspace, (24, 24))
+    reference = coil_combine(ifft2c(kspace), maps)
+    mask = poisson_disc_mask(1, kspace.shape[-2:], 8, (20, 20))
+    A = SENSE(CartesianFourier(kspace.shape[-2:], mask), maps)
+    y = mask * kspace
+    peak = float(jnp.max(jnp.abs(A.H(y))))
+    head = jnp.abs(reference) > 0.05 * jnp.abs(reference).max()
+
+    def error(x):
+        return float(jnp.linalg.norm((x - reference)[head]) / jnp.linalg.norm(reference[head]))
+
+    sparse = jax.jit(lambda A, y, key: l1_wavelet(A, y, 5e-3, iterations=20, key=key))
+    smooth = jax.jit(lambda A, y: total_generalized_variation(A, y, 5e-3 * peak, iterations=60))
+    plain = error(cg_sense(A, y, max_iterations=15))
+    assert error(sparse(A, y, jax.random.key(0))) < 0.9 * plain
+    assert error(smooth(A, y)) < 0.9 * plain
+
+
+def objective(A, y, weight, x):
+    x = np.asarray(x)
+    down = np.diff(x, axis=0, append=x[-1:])
+    right = np.diff(x, axis=1, append=x[:, -1:])
+    variation = np.sqrt(np.abs(down) ** 2 + np.abs(right) ** 2).sum()
+    return 0.5 * np.sum(np.abs(np.asarray(A(x) - y)) ** 2) + weight * variation
+
+
+def test_total_variation_denoises_as_chambolle(normal):
+    from skimage.restoration import denoise_tv_chambolle
+
+    image = np.asarray(rasterize(shepp_logan(), (32, 30)))
+    noisy = image + 0.1 * normal(image.shape)
+    A, weight = Identity(image.shape), 0.05
+    x = jax.jit(total_variation, static_argnames="iterations")(A, noisy, weight, iterations=300)
+    # skimage minimises 1/2 |x - y|^2 + weight * TV(x) as well.
+    reference = denoise_tv_chambolle(noisy, weight=weight, eps=1e-9, max_num_iter=3000)
+    ours, theirs = objective(A, noisy, weight, x), objective(A, noisy, weight, reference)
+    assert ours <= theirs * (1 + 1e-4)
+    assert np.linalg.norm(x - reference) < 0.02 * np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("kind, scale", [("sense", 1e-3), ("radon", 50.0)])
+def test_total_variation_reaches_a_minimum_at_any_scale(kind, scale, normal):
+    if kind == "sense":
+        A = sense(normal, shape=(16, 14))
+    else:
+        A = Radon(ParallelBeam(np.linspace(0, np.pi, 12, endpoint=False), 24), (16, 14))
+    image = scale * rasterize(shepp_logan(), (16, 14)).astype(A.in_dtype)
+    y = A(image) + 0.02 * scale * normal(A.out_shape, A.out_dtype)
+    weight = 0.05 * scale
+    x = jax.jit(total_variation, static_argnames="iterations")(A, y, weight, iterations=800)
+    best = objective(A, y, weight, x)
+    assert best < objective(A, y, weight, image)
+    # No smooth or random direction leads downhill.
+    for seed in range(4):
+        step = 3e-3 * scale * normal(A.in_shape, A.in_dtype, seed)
+        assert objective(A, y, weight, x + step) > best
+    assert objective(A, y, weight, 1.003 * x) > best and objective(A, y, weight, 0.997 * x) > best
+
+
+def test_total_variation_batches_and_limits(normal):
+    A = sense(normal, shape=(8, 8))
+    y = normal((2, *A.out_shape), np.complex64)
+    solve = jax.jit(total_variation, static_argnames="iterations")
+    together = solve(A, y, 0.1, iterations=30)
+    for i in range(2):
+        np.testing.assert_allclose(together[i], solve(A, y[i], 0.1, iterations=30), atol=1e-4)
+    assert not solve(A, 0 * y, 0.1, iterations=30).any()
+    # With an enormous weight only the mean of the image is left.
+    flat = solve(Identity((8, 8)), np.abs(normal((8, 8))), 1e3, iterations=400)
+    np.testing.assert_allclose(flat, np.abs(normal((8, 8))).mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda A: gridding(A, jnp.ones((2, 6, 5))), ValueError, ["y", "(2, 6, 5)"]),
+        (lambda A: gridding(A, jnp.ones((3, 6, 5)), np.ones(6)), ValueError, ["density", "(6,)"]),
+        (lambda A: gridding(A, jnp.ones((3, 6, 5)), np.ones(5) * 1j), TypeError, ["density", "complex"]),
+        (lambda A: total_variation(A, jnp.ones((2, 6, 5)), 0.1), ValueError, ["y", "(2, 6, 5)"]),
+        (lambda A: total_variation(Identity((4,)), jnp.ones(4), 0.1), ValueError, ["(4,)"]),
+        (lambda A: total_generalized_variation(Identity((4,)), jnp.ones(4), 0.1), ValueError, ["(4,)"]),
+        (lambda A: l1_wavelet(A, jnp.ones((2, 6, 5)), 0.1), ValueError, ["l1_wavelet: y", "(2, 6, 5)"]),
+        (lambda A: l1_wavelet(A, jnp.ones((3, 6, 5)), 0.1, wavelet="x"), ValueError, ["wavelet", "'x'"]),
+        (lambda A: locally_low_rank(A, jnp.ones((3, 6, 5)), 0.1), ValueError, ["frames", "(6, 5)"]),
+    ],
+)
+def test_errors(call, error, words, normal):
+    with pytest.raises(error) as caught:
+        call(sense(normal))
+    for word in words:
+        assert word in str(caught.value)
