@@ -21,6 +21,7 @@ from operators.filtering import FilteredRadon, SinogramFilter, fbp, filtered_rad
 from operators.first_order import SolverInfo, admm, fista, pdhg, pogm
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
 from operators.geometry import ParallelBeam
+from operators.joint_estimation import nlinv
 from operators.linear_operator import Diagonal, Identity, LinearOperator
 from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
 from operators.phantoms import Ellipses, ellipse_kspace, ellipse_sinogram, rasterize, shepp_logan
@@ -90,6 +91,7 @@ __all__ = [
     "l1_wavelet",
     "locally_low_rank",
     "loop_field",
+    "nlinv",
     "noise_covariance",
     "operator_norm",
     "pdhg",

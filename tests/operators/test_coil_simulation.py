@@ -13,12 +13,17 @@ from hypothesis import strategies as st
 from operators import biot_savart_maps, birdcage_maps, loop_field, rss
 
 MU0 = 4e-7 * math.pi
+birdcage = jax.jit(birdcage_maps, static_argnums=(0, 1, 2, 3), static_argnames="rings")
+biot_savart = jax.jit(
+    biot_savart_maps, static_argnums=(0, 1, 2, 3), static_argnames=("loop_radius", "rings", "segments")
+)
+field_of_loop = jax.jit(loop_field, static_argnames="segments")
 
 
 def test_the_field_on_the_axis_has_its_closed_form(x64):
     radius, z = 0.07, np.linspace(-0.3, 0.3, 13)
     center, normal = np.array([0.1, -0.2, 0.05]), np.array([1.0, 2.0, -2.0]) / 3
-    field = loop_field(center + z[:, None] * normal, center, 5 * normal, radius)
+    field = field_of_loop(center + z[:, None] * normal, center, 5 * normal, radius)
     expected = MU0 * radius**2 / (2 * (radius**2 + z**2) ** 1.5)
     np.testing.assert_allclose(field, expected[:, None] * normal, rtol=1e-12, atol=1e-20)
 
@@ -36,7 +41,7 @@ def test_the_field_off_the_axis_is_that_of_the_elliptic_integrals(x64, normal):
     radial = common * z / rho * (-k + (a**2 + rho**2 + z**2) / near * e)
     expected = np.stack([radial * np.cos(phi), radial * np.sin(phi), axial], -1)
     points = np.stack([rho * np.cos(phi), rho * np.sin(phi), z], -1)
-    found = loop_field(points, np.zeros(3), np.array([0.0, 0.0, 1.0]), a, segments=256)
+    found = field_of_loop(points, np.zeros(3), np.array([0.0, 0.0, 1.0]), a, segments=256)
     assert keep.sum() > 20
     np.testing.assert_allclose(found[keep], expected[keep], rtol=1e-9, atol=1e-18)
 
@@ -45,7 +50,7 @@ def test_the_field_has_neither_sources_nor_currents_off_the_wire(x64, normal):
     points = 0.05 * normal((20, 3), float)
 
     def field(point):
-        return loop_field(point, np.array([0.2, 0.0, 0.1]), np.array([-1.0, 0.3, 0.0]), 0.08)
+        return field_of_loop(point, np.array([0.2, 0.0, 0.1]), np.array([-1.0, 0.3, 0.0]), 0.08)
 
     jacobians = np.asarray(jax.vmap(jax.jacfwd(field))(points))
     scale = np.abs(jacobians).max()
@@ -55,13 +60,13 @@ def test_the_field_has_neither_sources_nor_currents_off_the_wire(x64, normal):
 
 
 def test_the_field_is_finite_on_the_wire():
-    field = loop_field(jnp.array([[0.1, 0.0, 0.0]]), jnp.zeros(3), jnp.array([0.0, 0.0, 1.0]), 0.1, 4)
+    field = field_of_loop(jnp.array([[0.1, 0.0, 0.0]]), jnp.zeros(3), jnp.array([0.0, 0.0, 1.0]), 0.1, 4)
     assert bool(jnp.all(jnp.isfinite(field)))
 
 
 def test_birdcage_elements_are_straight_wires():
     n, coils, radius = 8, 3, 1.4
-    maps = np.asarray(birdcage_maps((n, n), coils, radius))
+    maps = np.asarray(birdcage((n, n), coils, radius))
     axis = (np.arange(n) - (n - 1) / 2) * (2 / n)
     x, y = np.meshgrid(axis, -axis)
     # Biot and Savart along a wire in z: the far ends of the integral are negligible.
@@ -78,7 +83,7 @@ def test_birdcage_elements_are_straight_wires():
 
 
 def test_birdcage_rings_fall_off_with_distance():
-    maps = np.asarray(birdcage_maps((5, 4, 6), 6, 1.5, rings=2))
+    maps = np.asarray(birdcage((5, 4, 6), 6, 1.5, rings=2))
     z, y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * (2 / n) for n in (5, 4, 6)), indexing="ij")
     t = 2 * np.pi * np.array([0, 1, 2, 0.5, 1.5, 2.5]) / 3
     positions = np.stack([1.5 * np.cos(t), 1.5 * np.sin(t), [-0.5] * 3 + [0.5] * 3])[:, :, None, None, None]
@@ -91,16 +96,15 @@ def test_birdcage_rings_fall_off_with_distance():
 def test_turning_the_array_turns_the_maps(turns):
     """The next of four elements sees the image turned by a quarter; the transverse field turns with it."""
     n = 9
-    birdcage = np.asarray(birdcage_maps((n, n), 4))
-    loops = np.asarray(biot_savart_maps((n, n), 4, 0.3, 0.2))
-    for maps, phase in ((birdcage, 1.0), (loops, -1j)):
+    wires, loops = np.asarray(birdcage((n, n), 4)), np.asarray(biot_savart((n, n), 4, 0.3, 0.2))
+    for maps, phase in ((wires, 1.0), (loops, -1j)):
         expected = phase * np.rot90(maps[turns])
         np.testing.assert_allclose(maps[turns + 1], expected, atol=1e-4 * np.abs(maps).max())
 
 
 def test_loops_are_distant_dipoles_when_small(x64):
     radius, shape = 0.4, (4, 6)
-    maps = np.asarray(biot_savart_maps(shape, 5, (0.2, 0.3), radius, loop_radius=1e-3))
+    maps = np.asarray(biot_savart(shape, 5, (0.2, 0.3), radius, loop_radius=1e-3))
     y, x = np.meshgrid(
         -(np.arange(4) - 1.5) * 0.05, (np.arange(6) - 2.5) * 0.05, indexing="ij"
     )  # rows run downwards
@@ -117,7 +121,7 @@ def test_loops_are_distant_dipoles_when_small(x64):
 
 
 def test_loops_have_unit_sensitivity_at_the_origin():
-    maps = np.asarray(biot_savart_maps((3, 5, 7), 2, (0.2, 0.25, 0.3), 0.18, rings=2, segments=16))
+    maps = np.asarray(biot_savart((3, 5, 7), 2, (0.2, 0.25, 0.3), 0.18, rings=2, segments=16))
     np.testing.assert_allclose(rss(maps, 0)[1, 2, 3], 1, rtol=1e-5)
     # The first loop is on the right and below, the second on the left and above.
     assert np.unravel_index(np.argmax(np.abs(maps[0])), (3, 5, 7))[::2] == (0, 6)
@@ -129,14 +133,14 @@ def test_loops_have_unit_sensitivity_at_the_origin():
     ny=st.integers(1, 6), nx=st.integers(1, 6), coils=st.integers(1, 3), radius=st.sampled_from([0.5, 1.0])
 )
 def test_birdcage_maps_are_normalised_wherever_the_elements_are(ny, nx, coils, radius):
-    maps = birdcage_maps((ny, nx), coils, radius)
+    maps = birdcage((ny, nx), coils, radius)
     assert maps.shape == (coils, ny, nx) and maps.dtype == jnp.complex64
     np.testing.assert_allclose(rss(maps), 1, rtol=1e-5)
 
 
 def test_double_precision_is_kept(x64):
-    assert birdcage_maps((2, 2), 2).dtype == jnp.complex128
-    assert biot_savart_maps((2, 2), 2, 0.2, 0.2, segments=4).dtype == jnp.complex128
+    assert birdcage((2, 2), 2).dtype == jnp.complex128
+    assert biot_savart((2, 2), 2, 0.2, 0.2, segments=4).dtype == jnp.complex128
 
 
 @pytest.mark.parametrize(
