@@ -16,14 +16,23 @@ from operators.coil_compression import (
 )
 from operators.coil_simulation import biot_savart_maps, birdcage_maps, loop_field
 from operators.coils import SENSE, coil_combine, estimate_coil_maps, rss
+from operators.density import (
+    density_compensation,
+    pipe_menon_density,
+    radial_density,
+    spiral_density,
+    voronoi_density,
+)
 from operators.differences import FiniteDifferences
 from operators.filtering import FilteredRadon, SinogramFilter, fbp, filtered_radon
 from operators.first_order import SolverInfo, admm, fista, pdhg, pogm
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
 from operators.geometry import ParallelBeam
+from operators.gradient_delays import estimate_gradient_delays, gradient_delay
 from operators.joint_estimation import nlinv
 from operators.linear_operator import Diagonal, Identity, LinearOperator
 from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
+from operators.nufft import NUFFT, ToeplitzGram
 from operators.phantoms import Ellipses, ellipse_kspace, ellipse_sinogram, rasterize, shepp_logan
 from operators.proximal import (
     group_soft_threshold,
@@ -45,9 +54,33 @@ from operators.reconstruction import (
 )
 from operators.sensitivity import espirit_maps, walsh_maps
 from operators.solvers import CGInfo, cg, operator_norm
+from operators.spirals import spiral_trajectory, stack_of_spirals
+from operators.trajectories import (
+    cartesian_trajectory,
+    epi_trajectory,
+    kooshball_trajectory,
+    phyllotaxis_trajectory,
+    propeller_trajectory,
+    radial_angles,
+    radial_trajectory,
+    rosette_trajectory,
+    stack_of_stars,
+    stack_trajectory,
+)
+from operators.trajectory_units import (
+    check_trajectory,
+    from_per_fov,
+    from_per_meter,
+    from_radians,
+    gradient_waveform,
+    to_per_fov,
+    to_per_meter,
+    to_radians,
+)
 from operators.wavelets import Wavelet, daubechies_filter, prox_wavelet
 
 __all__ = [
+    "NUFFT",
     "SENSE",
     "BlockDiagonal",
     "CGInfo",
@@ -62,32 +95,44 @@ __all__ = [
     "Radon",
     "SinogramFilter",
     "SolverInfo",
+    "ToeplitzGram",
     "Wavelet",
     "acceleration_of",
     "admm",
     "biot_savart_maps",
     "birdcage_maps",
+    "cartesian_trajectory",
     "cg",
     "cg_sense",
     "check_adjoint",
     "check_gradients",
+    "check_trajectory",
     "coil_combine",
     "compress",
     "daubechies_filter",
+    "density_compensation",
     "ellipse_kspace",
     "ellipse_sinogram",
+    "epi_trajectory",
     "equispaced_mask",
     "espirit_maps",
     "estimate_coil_maps",
+    "estimate_gradient_delays",
     "fbp",
     "fft2c",
     "filtered_radon",
     "fista",
     "fourier_resize",
+    "from_per_fov",
+    "from_per_meter",
+    "from_radians",
     "gcc_compression",
+    "gradient_delay",
+    "gradient_waveform",
     "gridding",
     "group_soft_threshold",
     "ifft2c",
+    "kooshball_trajectory",
     "l1_wavelet",
     "locally_low_rank",
     "loop_field",
@@ -95,22 +140,38 @@ __all__ = [
     "noise_covariance",
     "operator_norm",
     "pdhg",
+    "phyllotaxis_trajectory",
+    "pipe_menon_density",
     "pogm",
     "poisson_disc_mask",
     "project_box",
     "project_l2_ball",
+    "propeller_trajectory",
     "prox_locally_low_rank",
     "prox_total_variation",
     "prox_wavelet",
+    "radial_angles",
+    "radial_density",
+    "radial_trajectory",
     "random_mask",
     "rasterize",
+    "rosette_trajectory",
     "rss",
     "shepp_logan",
     "singular_value_threshold",
     "soft_threshold",
+    "spiral_density",
+    "spiral_trajectory",
+    "stack_of_spirals",
+    "stack_of_stars",
+    "stack_trajectory",
     "svd_compression",
+    "to_per_fov",
+    "to_per_meter",
+    "to_radians",
     "total_generalized_variation",
     "total_variation",
+    "voronoi_density",
     "walsh_maps",
     "whiten",
     "whitening_matrix",
