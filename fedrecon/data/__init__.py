@@ -31,7 +31,9 @@ from fedrecon.data.ismrmrd import (
 )
 from fedrecon.data.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.ismrmrd_writer import write_ismrmrd
+from fedrecon.data.measurement import Measurement, read_measurement
 from fedrecon.data.mri import MRISite, simulate_mri_patient
+from fedrecon.data.radial import read_radial
 from fedrecon.data.real_images import ImageSite, load_real_chest_xray, load_real_retina
 from fedrecon.data.real_mri import RealMRISite, load_real_mri_cohort
 from fedrecon.data.sites import Cohort, plan_patients
@@ -47,6 +49,7 @@ __all__ = [
     "ISMRMRDHeader",
     "ImageSite",
     "MRISite",
+    "Measurement",
     "RawMeasurement",
     "RealMRISite",
     "ct_detector_count",
@@ -64,6 +67,8 @@ __all__ = [
     "read_cfl_header",
     "read_fastmri",
     "read_ismrmrd",
+    "read_measurement",
+    "read_radial",
     "resize_kspace",
     "select_clients",
     "simulate_ct_cohort",

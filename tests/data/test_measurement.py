@@ -1,0 +1,169 @@
+"""One measurement in every file format reads as the same arrays; other files and arguments are refused."""
+
+import h5py
+import numpy as np
+import pytest
+
+from fedrecon.data import (
+    DataError,
+    EncodingSpace,
+    FastMRIVolume,
+    ISMRMRDHeader,
+    RawMeasurement,
+    format_ismrmrd_header,
+    read_measurement,
+    read_radial,
+    to_bart,
+    trajectory_to_bart,
+    write_cfl,
+    write_fastmri,
+    write_ismrmrd,
+)
+
+
+def values(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+
+
+COLUMNS = np.array([1, 0, 1, 1, 0, 1], bool)
+KSPACE = values((2, 3, 8, 6)) * COLUMNS
+SPOKES = values((2, 3, 5, 8), 1)
+TRAJECTORY = np.random.default_rng(2).uniform(-0.5, 0.5, (5, 8, 2)).astype(np.float32)
+HEADER = format_ismrmrd_header(
+    ISMRMRDHeader(
+        EncodingSpace((8, 6, 1), (240.0, 120.0, 5.0)), EncodingSpace((4, 6, 1), (120.0, 120.0, 5.0))
+    )
+)
+
+
+def write_radial(path, **changes):
+    entries = {"kdata": SPOKES, "traj": TRAJECTORY[..., ::-1], "image_size": 16} | changes
+    with h5py.File(path, "w") as file:
+        for key, value in entries.items():
+            if key == "image_size":
+                file.attrs[key] = value
+            elif value is not None:
+                file[key] = value
+    return path
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_cartesian_files_of_all_formats_agree(tmp_path, stored):
+    pytest.importorskip("ismrmrd")
+    mask = COLUMNS if stored else None
+    write_fastmri(tmp_path / "one", FastMRIVolume(KSPACE, mask))
+    write_ismrmrd(
+        tmp_path / "two", RawMeasurement(KSPACE, (8, 6), mask=np.stack([COLUMNS] * 2) if stored else None)
+    )
+    write_cfl(tmp_path / "three", to_bart(KSPACE, ("SLICE", "COIL", "READ", "PHS1")))
+    for name, format in (("one", "fastMRI"), ("two", "ISMRMRD"), ("three", "BART"), ("three.cfl", "BART")):
+        read = read_measurement(tmp_path / name)
+        assert read.format == format and read.image_shape == read.crop_shape == (8, 6)
+        np.testing.assert_array_equal(read.kspace, KSPACE)
+        np.testing.assert_array_equal(read.mask, np.broadcast_to(COLUMNS, (2, 8, 6)))
+        assert read.trajectory is None and read.noise is None and read.calibration is None
+
+
+def test_spokes_of_all_formats_agree(tmp_path):
+    pytest.importorskip("ismrmrd")
+    write_radial(tmp_path / "one")
+    write_ismrmrd(tmp_path / "two", RawMeasurement(SPOKES, (16, 16), trajectory=TRAJECTORY))
+    write_cfl(tmp_path / "three", to_bart(SPOKES, ("SLICE", "COIL", "PHS2", "PHS1")))
+    write_cfl(tmp_path / "traj", trajectory_to_bart(TRAJECTORY, (16, 16)))
+    bart = {"trajectory": tmp_path / "traj", "image_shape": (16, 16)}
+    for name, more in (("one", {}), ("two", {}), ("three", bart)):
+        read = read_measurement(tmp_path / name, **more)
+        assert read.image_shape == (16, 16) and read.mask is None
+        np.testing.assert_array_equal(read.kspace, SPOKES.reshape(2, 3, 40))
+        np.testing.assert_allclose(read.trajectory, TRAJECTORY.reshape(40, 2), rtol=1e-6)
+    for unit, factor in (("radians/pixel", 1 / (2 * np.pi)), ("cycles/fov", 1 / 16), ("cycles/pixel", 1)):
+        read = read_measurement(tmp_path / "two", trajectory_unit=unit)
+        np.testing.assert_allclose(read.trajectory, factor * TRAJECTORY.reshape(40, 2), rtol=1e-6)
+
+
+def test_a_bart_trajectory_fills_its_image_where_none_is_stated(tmp_path):
+    trajectory = np.zeros((3, 8, 5))
+    trajectory[0] = np.arange(8)[:, None] - 4
+    write_cfl(tmp_path / "k", to_bart(SPOKES, ("SLICE", "COIL", "PHS2", "PHS1")))
+    write_cfl(tmp_path / "t", trajectory)
+    read = read_measurement(tmp_path / "k.cfl", trajectory=tmp_path / "t.cfl")
+    assert read.image_shape == (8, 8)
+    np.testing.assert_allclose(read.trajectory[:, 0].reshape(5, 8), [np.arange(-0.5, 0.5, 1 / 8)] * 5)
+    write_cfl(tmp_path / "t", trajectory[:, :4])
+    with pytest.raises(DataError, match=r"\(spokes, samples\) \(5, 8\)"):
+        read_measurement(tmp_path / "k", trajectory=tmp_path / "t")
+
+
+@pytest.mark.parametrize("format", ["ISMRMRD", "BART"])
+def test_volumes_become_slices_along_the_readout(tmp_path, format):
+    """Against direct sums along the readout."""
+    volume = values((1, 2, 4, 6, 5))
+    if format == "BART":
+        write_cfl(tmp_path / "k", to_bart(volume, ("SLICE", "COIL", "PHS2", "READ", "PHS1")))
+    else:
+        pytest.importorskip("ismrmrd")
+        raw = RawMeasurement(volume, (4, 6, 5), field_of_view=(40.0, 120.0, 200.0))
+        write_ismrmrd(tmp_path / "k", raw)
+    read = read_measurement(tmp_path / "k")
+    n = np.arange(6) - 3
+    image = np.einsum("nk,czkx->ncxz", np.exp(2j * np.pi * np.outer(n, n) / 6), volume[0]) / np.sqrt(6)
+    np.testing.assert_allclose(read.kspace, image, atol=1e-5)
+    assert read.image_shape == (5, 4) and read.mask.shape == (6, 5, 4) and read.mask.all()
+    assert read.pixel_size == (None if format == "BART" else (20.0, 40.0, 10.0))
+    # A slab with its readout already transformed has none left: phase encodings are its rows and columns.
+    if format == "BART":
+        write_cfl(tmp_path / "k", to_bart(KSPACE, ("SLICE", "COIL", "PHS1", "PHS2")))
+        np.testing.assert_array_equal(read_measurement(tmp_path / "k").kspace, KSPACE)
+
+
+def test_a_fastmri_header_gives_pixels_and_the_middle_to_show(tmp_path):
+    write_fastmri(tmp_path / "v", FastMRIVolume(KSPACE, header_xml=HEADER))
+    read = read_measurement(tmp_path / "v")
+    assert read.crop_shape == (4, 6) and read.pixel_size == (5.0, 30.0, 20.0)
+    with h5py.File(tmp_path / "single", "w") as file:
+        file["kspace"] = KSPACE[:, 0]
+    np.testing.assert_array_equal(read_measurement(tmp_path / "single").kspace, KSPACE[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"kdata": SPOKES[0]}, "kdata"),
+        ({"kdata": SPOKES.real}, "kdata"),
+        ({"kdata": SPOKES * np.nan}, "kdata"),
+        ({"traj": TRAJECTORY[:4]}, "traj"),
+        ({"traj": TRAJECTORY * np.inf}, "traj"),
+        ({"traj": None}, "traj"),
+        ({"image_size": 0}, "@image_size"),
+        ({"image_size": "large"}, "@image_size"),
+    ],
+)
+def test_radial_files_with_wrong_entries_are_refused(tmp_path, changes, key):
+    with pytest.raises(DataError) as caught:
+        read_radial(write_radial(tmp_path / "r", **changes))
+    assert caught.value.key == key and caught.value.path == str(tmp_path / "r")
+
+
+def test_other_files_are_refused_with_what_they_hold(tmp_path):
+    with h5py.File(tmp_path / "other", "w") as file:
+        file["image"] = np.zeros(3)
+    with pytest.raises(DataError, match=r"other: expected .*fastMRI.*ISMRMRD.* found the keys \['image'\]"):
+        read_measurement(tmp_path / "other")
+    (tmp_path / "text").write_text("some text")
+    for name in ("text", "absent"):
+        with pytest.raises(DataError, match=f"{name}: expected an HDF5 file"):
+            read_measurement(tmp_path / name)
+    with pytest.raises(DataError, match=r"absent\.hdr"):
+        read_measurement(tmp_path / "absent.cfl")
+    for array, found in ((values((4, 4, 1, 2, 1, 3)), "TE"), (np.full((4, 4), np.nan), "finite")):
+        write_cfl(tmp_path / "k", array)
+        with pytest.raises(DataError, match=found):
+            read_measurement(tmp_path / "k")
+
+
+def test_arguments_of_other_formats_are_refused_by_name(tmp_path):
+    path = write_radial(tmp_path / "one")
+    for name, value in (("trajectory", "t.cfl"), ("image_shape", (8, 8)), ("trajectory_unit", "cycles/fov")):
+        with pytest.raises(ValueError, match=f"{name}: expected none"):
+            read_measurement(path, **{name: value})
