@@ -32,6 +32,7 @@ from operators.gradient_delays import estimate_gradient_delays, gradient_delay
 from operators.joint_estimation import nlinv
 from operators.linear_operator import Diagonal, Identity, LinearOperator
 from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
+from operators.native import backends
 from operators.nufft import NUFFT, ToeplitzGram
 from operators.phantoms import Ellipses, ellipse_kspace, ellipse_sinogram, rasterize, shepp_logan
 from operators.proximal import (
@@ -99,6 +100,7 @@ __all__ = [
     "Wavelet",
     "acceleration_of",
     "admm",
+    "backends",
     "biot_savart_maps",
     "birdcage_maps",
     "cartesian_trajectory",

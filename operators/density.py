@@ -242,7 +242,10 @@ def _checked(trajectory, image_shape, where: str, axes: int | None = None):
     shape = tuple(positive_integer(n, f"{where}: image_shape") for n in image_shape)
     if len(shape) not in ((2, 3) if axes is None else (axes,)):
         raise ValueError(f"{where}: image_shape must have {axes or '2 or 3'} axes, found {shape}")
-    return check_trajectory(trajectory, len(shape), name=f"{where}: trajectory"), shape
+    trajectory = check_trajectory(trajectory, len(shape), name=f"{where}: trajectory")
+    if not trajectory.size:
+        raise ValueError(f"{where}: trajectory must have at least one sample, found {trajectory.shape}")
+    return trajectory, shape
 
 
 def _readouts(trajectory: jax.Array, where: str) -> None:

@@ -18,16 +18,16 @@ from operators.trajectory_units import check_trajectory
 class NUFFT(LinearOperator):
     """Fourier transform at arbitrary k-space positions: image (..., *image_shape) -> (..., samples).
 
-    ``y_m = N^(-1/2) sum_n x_n exp(-2 pi i k_m . (n - N // 2))``, N the number of pixels under the root and the
-    number along each axis in the exponent. It is computed to a relative l2 error of ``eps`` (for images that
-    fill the field of view) by an oversampled FFT and a least-squares kernel; the adjoint (type 1) is its
-    exact transpose, to rounding. Differentiable in the image and in the trajectory, forwards and backwards,
+    ``y_m = N^(-1/2) sum_n x_n exp(-2 pi i k_m . (n - N // 2))``, N the number of pixels under the root and
+    the number along each axis in the exponent. It is computed to a relative l2 error of ``eps`` (for images
+    that fill the field of view) by an oversampled FFT and a least-squares kernel; the adjoint (type 1) is
+    its exact transpose, to rounding. Differentiable in the image and in the trajectory, forwards and backwards,
     to any order: one derivative in the trajectory costs as much as one transform per axis.
 
     Attributes:
-      trajectory: real (..., samples, ndim), cycles per pixel, columns in the order of the image axes: (ky, kx)
-        or (kz, ky, kx). It is periodic: positions outside [-1/2, 1/2) wrap. Leading axes stack operators:
-        they are broadcast against the leading axes of the images.
+      trajectory: real (..., samples, ndim), cycles per pixel, columns in the order of the image axes:
+        (ky, kx) or (kz, ky, kx). It is periodic: positions outside [-1/2, 1/2) wrap. Leading axes stack
+        operators: they are broadcast against the leading axes of the images.
       image_shape: (nx,), (ny, nx) or (nz, ny, nx), any sizes.
       eps: relative error, down to 1e-6 in single and 1e-12 in double precision.
       backend: "auto" (native code on CPU where it can be had), or "jax".

@@ -28,7 +28,7 @@ def type2(points: jax.Array, images: jax.Array, layout: Layout, sign: int) -> ja
     grid = centered_resize(_scaled(images, layout), layout.grid_shape)
     grid = jnp.roll(grid, [-(g // 2) for g in layout.grid_shape], axes)
     grid = _transform(grid, len(shape), sign)
-    cells = jnp.moveaxis(grid.reshape(images.shape[0], -1), 0, -1)
+    cells = jnp.moveaxis(grid.reshape(images.shape[0], math.prod(layout.grid_shape)), 0, -1)
     # A contiguous row of planes per cell: one gather moves all of them.
     cells = _as_real(cells)
 
@@ -119,9 +119,9 @@ def _transform(grid, ndim, sign):
 
 
 def _as_real(rows):
-    return jnp.stack([rows.real, rows.imag], axis=-1).reshape(rows.shape[0], -1)
+    return jnp.stack([rows.real, rows.imag], axis=-1).reshape(rows.shape[0], 2 * rows.shape[1])
 
 
 def _as_complex(rows):
-    pairs = rows.reshape(rows.shape[0], -1, 2)
+    pairs = rows.reshape(rows.shape[0], rows.shape[1] // 2, 2)
     return jax.lax.complex(pairs[..., 0], pairs[..., 1]).astype(complex_dtype(rows.dtype))

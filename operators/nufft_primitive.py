@@ -108,7 +108,7 @@ def _on_cpu(primitive, points, array, maps=None, **params):
     out = _abstract(primitive, *map(jax.typeof, [points, array] + ([] if maps is None else [maps])), **params)
     kind = "type2" if primitive is type2_p else "type1"
     return native.nufft(
-        kind, points, array, maps, layout, params["sign"], params["conjugate"], out.shape, params["shape"]
+        kind, points, array, maps, layout, params["sign"], params["conjugate"], params["shape"], out.shape
     )
 
 

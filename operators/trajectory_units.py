@@ -137,8 +137,8 @@ def check_trajectory(
       The trajectory; integers become the default float.
 
     Raises:
-      ValueError: if the shape is not (..., samples, ndim) with at least one sample, a value is not finite, or
-        the values look like another unit.
+      ValueError: if the shape is not (..., samples, ndim), a value is not finite, or the values look like another
+        unit.
       TypeError: if the trajectory is complex.
     """
     trajectory = as_inexact(trajectory)
@@ -148,9 +148,7 @@ def check_trajectory(
     if trajectory.ndim < 2 or shape[-1] != ndim:
         hint = "; move its first axis last" if trajectory.ndim >= 2 and shape[0] == ndim else ""
         raise ValueError(f"{name} must have shape (..., samples, {ndim}), found {shape}{hint}")
-    if not trajectory.size:
-        raise ValueError(f"{name} must have at least one sample, found shape {shape}")
-    if isinstance(trajectory, jax.core.Tracer):
+    if isinstance(trajectory, jax.core.Tracer) or not trajectory.size:
         return trajectory
     largest = float(np.abs(np.asarray(trajectory)).max())
     if not math.isfinite(largest):

@@ -1,0 +1,397 @@
+// Non-uniform FFTs of types 2 and 1 as XLA FFI handlers: coil multiplication, FFT and gridding in one call.
+
+#include <algorithm>
+#include <complex>
+#include <string>
+
+#include "fft.h"
+#include "gridding.h"
+#include "lanes.h"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace fedrecon {
+namespace {
+
+// One plane, or one row of it: the image and the coil map it is multiplied by (null: none).
+template <class T>
+struct Lane {
+  T* image = nullptr;
+  const T* map = nullptr;
+  T scale = 0;
+};
+
+inline int64_t on_grid(int64_t pixel, int64_t pixels, int64_t cells) {
+  const int64_t n = pixel - pixels / 2;
+  return n < 0 ? n + cells : n;
+}
+
+template <class T>
+inline V<T> doubled(const T* weights) {
+  H<T> w;
+  std::memcpy(&w, weights, sizeof w);
+  return joined<T>(w, w);
+}
+
+template <class T>
+struct Transform {
+  const Workers& workers;
+  const Geometry<T>& geometry;
+  const Grid<T>& grid;
+  std::vector<T> scale_x;  // padded to eight
+
+  Transform(const Workers& w, const Geometry<T>& g, const Grid<T>& grid)
+      : workers(w), geometry(g), grid(grid), scale_x(g.scale[2], g.scale[2] + g.pixels[2]) {
+    scale_x.resize((g.pixels[2] + 7) / 8 * 8);
+  }
+
+  int64_t image_rows() const { return geometry.pixels[0] * geometry.pixels[1]; }
+  int64_t row_on_grid_z(int64_t r) const {
+    return on_grid(r / geometry.pixels[1], geometry.pixels[0], geometry.cells[0]);
+  }
+  int64_t row_on_grid_y(int64_t r) const {
+    return on_grid(r % geometry.pixels[1], geometry.pixels[1], geometry.cells[1]);
+  }
+  V<T>* grid_row(int64_t r) const { return grid.at(row_on_grid_z(r), row_on_grid_y(r)); }
+
+  // Lanes of unit `unit`: all planes of one image row, or eight rows of the one plane.
+  void lanes_of(const std::vector<Lane<T>>& planes, int64_t unit, Lane<T>* lanes) const {
+    const int64_t nx = geometry.pixels[2];
+    for (int l = 0; l < 8; ++l) {
+      lanes[l] = Lane<T>();
+      const int64_t r = grid.planes ? unit : 8 * unit + l;
+      const Lane<T>* plane = grid.planes ? (l < static_cast<int>(planes.size()) ? &planes[l] : nullptr)
+                                         : (r < image_rows() ? &planes[0] : nullptr);
+      if (!plane) continue;
+      lanes[l].image = plane->image + 2 * r * nx;
+      lanes[l].map = plane->map ? plane->map + 2 * r * nx : nullptr;
+      lanes[l].scale = geometry.scale[0][r / geometry.pixels[1]] * geometry.scale[1][r % geometry.pixels[1]];
+    }
+  }
+  int64_t units() const { return grid.planes ? image_rows() : (image_rows() + 7) / 8; }
+
+  static V<T> times(V<T> a, V<T> b, bool conjugate) {
+    const V<T> unit = imaginary_unit<T>(conjugate ? -1 : 1);
+    const H<T> re = real<T>(b), im = imag<T>(b);
+    return a * joined<T>(re, re) + swapped<T>(a) * (unit * joined<T>(im, im));
+  }
+
+  // Images times maps times scale, transformed along x, into the rows of the grid.
+  void fill(const std::vector<Lane<T>>& planes) const {
+    const int64_t nx = geometry.pixels[2], gx = geometry.cells[2];
+    const Fft<T>& plan = Fft<T>::of(gx);
+    workers.each(units(), [&](int64_t unit) {
+      V<T>* line = local(4 * gx + 16);
+      V<T>*out = line + gx + 8, *work = out + gx + 8;
+      Lane<T> lanes[8];
+      lanes_of(planes, unit, lanes);
+      for (int64_t x = nx - nx / 2; x < gx - nx / 2; ++x) line[x] = V<T>{};
+      for (int64_t x = 0; x < nx; x += 8) {
+        V<T> a[8];
+        const V<T> scale = doubled<T>(scale_x.data() + x);
+        for (int l = 0; l < 8; ++l) {
+          a[l] = V<T>{};
+          if (!lanes[l].image) continue;
+          a[l] = load_complex<T>(lanes[l].image + 2 * x, nx - x) * (scale * lanes[l].scale);
+          if (lanes[l].map)
+            a[l] = times(a[l], load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
+        }
+        transpose<T>(a);
+        for (int64_t i = 0; i < std::min<int64_t>(8, nx - x); ++i) line[on_grid(x + i, nx, gx)] = a[i];
+      }
+      auto in = [&](int j) { return line[j]; };
+      if (grid.planes) {
+        V<T>* row = grid_row(unit);
+        transform(plan, geometry.sign, work, in, [&](int j, V<T> v) { row[j] = v; });
+        return;
+      }
+      transform(plan, geometry.sign, work, in, [&](int j, V<T> v) { out[j] = v; });
+      for (int64_t x = 0; x < gx; x += 8) {
+        V<T> a[8];
+        for (int i = 0; i < 8; ++i) a[i] = x + i < gx ? out[x + i] : V<T>{};
+        transpose<T>(a);
+        for (int l = 0; l < 8; ++l)
+          if (lanes[l].image) grid_row(8 * unit + l)[x / 8] = a[l];
+      }
+    });
+  }
+
+  // The transpose of fill, added to the images.
+  void collect(const std::vector<Lane<T>>& planes) const {
+    const int64_t nx = geometry.pixels[2], gx = geometry.cells[2];
+    const Fft<T>& plan = Fft<T>::of(gx);
+    workers.each(units(), [&](int64_t unit) {
+      V<T>* line = local(4 * gx + 16);
+      V<T>*out = line + gx + 8, *work = out + gx + 8;
+      Lane<T> lanes[8];
+      lanes_of(planes, unit, lanes);
+      auto write = [&](int j, V<T> v) { out[j] = v; };
+      if (grid.planes) {
+        const V<T>* row = grid_row(unit);
+        transform(plan, geometry.sign, work, [&](int j) { return row[j]; }, write);
+      } else {
+        for (int64_t x = 0; x < gx; x += 8) {
+          V<T> a[8];
+          for (int l = 0; l < 8; ++l) a[l] = lanes[l].image ? grid_row(8 * unit + l)[x / 8] : V<T>{};
+          transpose<T>(a);
+          for (int i = 0; i < 8; ++i) line[x + i] = a[i];
+        }
+        transform(plan, geometry.sign, work, [&](int j) { return line[j]; }, write);
+      }
+      for (int64_t x = 0; x < nx; x += 8) {
+        V<T> a[8];
+        for (int64_t i = 0; i < 8; ++i) a[i] = x + i < nx ? out[on_grid(x + i, nx, gx)] : V<T>{};
+        transpose<T>(a);
+        const V<T> scale = doubled<T>(scale_x.data() + x);
+        for (int l = 0; l < 8;) {
+          if (!lanes[l].image) {
+            ++l;
+            continue;
+          }
+          // Coils of one image are summed before it is touched.
+          T* image = lanes[l].image;
+          V<T> total = {};
+          for (; l < 8 && lanes[l].image == image; ++l) {
+            V<T> value = a[l] * (scale * lanes[l].scale);
+            if (lanes[l].map)
+              value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
+            total += value;
+          }
+          total += load_complex<T>(image + 2 * x, nx - x);
+          store_complex<T>(image + 2 * x, total, nx - x);
+        }
+      }
+    });
+  }
+
+  // FFTs along y of the rows, or along z of the slabs, that hold pixels: `into_grid` from pixels to all cells,
+  // else from all cells to pixels.
+  void along(int axis, bool into_grid) const {
+    const int64_t cells = geometry.cells[axis], pixels = geometry.pixels[axis];
+    if (cells == 1) return;
+    const Fft<T>& plan = Fft<T>::of(cells);
+    const int64_t step = axis == 0 ? geometry.cells[1] * grid.row : grid.row;
+    const int64_t lines = axis == 0 ? geometry.cells[1] : geometry.pixels[0];
+    const int64_t chunk = 4, chunks = (grid.columns + chunk - 1) / chunk;
+    const int64_t after = pixels - pixels / 2, before = cells - pixels / 2;
+    auto holds = [&](int64_t j) { return j < after || j >= before; };
+    workers.each(lines * chunks, [&](int64_t task) {
+      V<T>* work = local(2 * cells);
+      const int64_t l = task / chunks, from = task % chunks * chunk;
+      V<T>* first = axis == 0 ? grid.at(0, l) : grid.at(on_grid(l, geometry.pixels[0], geometry.cells[0]), 0);
+      for (int64_t x = from; x < std::min(grid.columns, from + chunk); ++x) {
+        V<T>* column = first + x;
+        if (into_grid) {
+          transform(
+              plan, geometry.sign, work, [&](int j) { return holds(j) ? column[j * step] : V<T>{}; },
+              [&](int j, V<T> v) { column[j * step] = v; });
+        } else {
+          transform(
+              plan, geometry.sign, work, [&](int j) { return column[j * step]; },
+              [&](int j, V<T> v) {
+                if (holds(j)) column[j * step] = v;
+              });
+        }
+      }
+    });
+  }
+
+  void each_row(bool add) const {
+    const int64_t chunk = 32, rows = grid.rows();
+    workers.each((rows + chunk - 1) / chunk, [&](int64_t task) {
+      for (int64_t r = task * chunk; r < std::min(rows, (task + 1) * chunk); ++r) {
+        V<T>* line = grid.data + r * grid.row;
+        add ? grid.fold(line) : grid.repeat(line);
+      }
+    });
+  }
+
+  // Memory of this thread, valid until its next call.
+  static V<T>* local(size_t vectors) {
+    thread_local std::unique_ptr<Scratch> scratch;
+    thread_local size_t have = 0;
+    if (have < vectors) {
+      scratch = std::make_unique<Scratch>(vectors * sizeof(V<T>));
+      have = vectors;
+    }
+    return scratch->as<V<T>>();
+  }
+};
+
+// Shapes of a call: images (t, b, pixels), samples (t, b, c, m), maps (t, c, pixels) or none, points (t, m, ndim).
+struct Sizes {
+  int64_t batch, images, coils, samples, pixels;
+  bool own_points, own_images, own_samples, own_maps, has_maps;
+};
+
+template <class T>
+Geometry<T> geometry_of(ffi::Span<const int64_t> shape, ffi::Span<const int64_t> grid, int64_t width, const T* kernel,
+                        int64_t kernel_size, const T* scales, int sign, bool conjugate) {
+  static const T one = 1;
+  Geometry<T> g;
+  g.ndim = static_cast<int>(shape.size());
+  g.width = static_cast<int>(width);
+  g.degree = static_cast<int>(kernel_size / width) - 1;
+  g.sign = sign;
+  g.conjugate = conjugate;
+  for (int axis = 0; axis < 3; ++axis) g.scale[axis] = &one;
+  for (int a = 0; a < g.ndim; ++a) {
+    const int axis = 3 - g.ndim + a;
+    g.pixels[axis] = shape[a];
+    g.cells[axis] = grid[a];
+    g.taps[axis] = g.width;
+    g.scale[axis] = scales;
+    scales += shape[a];
+  }
+  for (int p = 0; p <= g.degree; ++p) {
+    T lane[16] = {};
+    std::copy(kernel + p * width, kernel + (p + 1) * width, lane);
+    g.coefficients[p] = load<T>(lane);
+  }
+  return g;
+}
+
+template <class T>
+std::vector<Lane<T>> lanes_from(const Sizes& s, int64_t t, int64_t first, int64_t count, T* images, const T* maps) {
+  std::vector<Lane<T>> lanes(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t b = (first + i) / s.coils, c = (first + i) % s.coils;
+    lanes[i].image = images + 2 * ((s.own_images ? t : 0) * s.images + b) * s.pixels;
+    if (s.has_maps) lanes[i].map = maps + 2 * ((s.own_maps ? t : 0) * s.coils + c) * s.pixels;
+  }
+  return lanes;
+}
+
+// Eight planes as lanes waste some of them below this number, where one plane at a time is faster.
+constexpr int64_t few_planes = 3;
+
+template <class T>
+void type2(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T* points, T* images, const T* maps,
+           T* out) {
+  const int64_t planes = s.images * s.coils;
+  const bool together = planes > few_planes;
+  Grid<T> grid(g, together);
+  Scratch memory(grid.bytes());
+  grid.data = memory.as<V<T>>();
+  const Transform<T> transform(workers, g, grid);
+  for (int64_t t = 0; t < s.batch; ++t)
+    for (int64_t p = 0, count; p < planes; p += count) {
+      count = together ? std::min<int64_t>(8, planes - p) : 1;
+      transform.fill(lanes_from(s, t, p, count, images, maps));
+      transform.along(1, true);
+      transform.along(0, true);
+      transform.each_row(false);
+      T* rows[8] = {};
+      for (int64_t l = 0; l < count; ++l) rows[l] = out + 2 * (t * planes + p + l) * s.samples;
+      interpolate<T>(workers, grid, points + (s.own_points ? t * s.samples * g.ndim : 0), s.samples, rows);
+    }
+}
+
+template <class T>
+void type1(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T* points, const T* samples,
+           const T* maps, T* images) {
+  const int64_t planes = s.images * s.coils;
+  const bool together = planes > few_planes;
+  Grid<T> grid(g, together);
+  Scratch memory(grid.bytes()), order(s.samples * (together ? 16 : 2) * sizeof(T));
+  grid.data = memory.as<V<T>>();
+  T* values = order.as<T>();
+  const Transform<T> transform(workers, g, grid);
+  std::unique_ptr<Sorted<T>> sorted;
+  std::memset(images, 0, s.batch * s.images * s.pixels * 2 * sizeof(T));
+  for (int64_t t = 0; t < s.batch; ++t) {
+    if (!sorted || s.own_points)
+      sorted = std::make_unique<Sorted<T>>(workers, g, points + (s.own_points ? t * s.samples * g.ndim : 0), s.samples);
+    for (int64_t p = 0, count; p < planes; p += count) {
+      count = together ? std::min<int64_t>(8, planes - p) : 1;
+      const T* in = samples + 2 * ((s.own_samples ? t : 0) * planes + p) * s.samples;
+      const int64_t chunk = 4096;
+      workers.each((s.samples + chunk - 1) / chunk, [&](int64_t task) {
+        const int64_t end = std::min(s.samples, (task + 1) * chunk);
+        if (!together) {
+          for (int64_t m = task * chunk; m < end; ++m) {
+            values[2 * sorted->rank[m]] = in[2 * m];
+            values[2 * sorted->rank[m] + 1] = in[2 * m + 1];
+          }
+          return;
+        }
+        for (int64_t m = task * chunk; m < end; m += 8) {
+          V<T> a[8] = {};
+          for (int64_t l = 0; l < count; ++l) a[l] = load_complex<T>(in + 2 * (l * s.samples + m), end - m);
+          transpose<T>(a);
+          for (int64_t i = 0; i < std::min<int64_t>(8, end - m); ++i) store<T>(values + 16 * sorted->rank[m + i], a[i]);
+        }
+      });
+      spread<T>(workers, grid, *sorted, values);
+      transform.each_row(true);
+      transform.along(0, false);
+      transform.along(1, false);
+      transform.collect(lanes_from(s, t, p, count, images, maps));
+    }
+  }
+}
+
+template <ffi::DataType Real, ffi::DataType Complex, bool forward>
+ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> points, ffi::Buffer<Complex> array, ffi::Buffer<Complex> maps,
+                ffi::Buffer<Real> kernel, ffi::Buffer<Real> scales, ffi::ResultBuffer<Complex> out,
+                ffi::Span<const int64_t> shape, ffi::Span<const int64_t> grid, int64_t width, int32_t sign,
+                bool conjugate) {
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(points.typed_data())>>;
+  try {
+    Sizes s;
+    auto p = points.dimensions(), a = array.dimensions(), o = out->dimensions();
+    s.has_maps = maps.element_count() > 0;
+    s.batch = o[0];
+    s.images = o[1];
+    s.coils = s.has_maps ? maps.dimensions()[1] : 1;
+    s.samples = p[1];
+    s.pixels = 1;
+    for (int64_t n : shape) s.pixels *= n;
+    s.own_points = p[0] > 1;
+    s.own_maps = s.has_maps && maps.dimensions()[0] > 1;
+    s.own_images = forward ? a[0] > 1 : true;
+    s.own_samples = forward ? true : a[0] > 1;
+    const Geometry<T> g = geometry_of<T>(shape, grid, width, kernel.typed_data(),
+                                         static_cast<int64_t>(kernel.element_count()), scales.typed_data(), sign, conjugate);
+    Workers workers(static_cast<int>(pool.num_threads()), [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
+    T* in = reinterpret_cast<T*>(array.typed_data());
+    const T* coil_maps = s.has_maps ? reinterpret_cast<const T*>(maps.typed_data()) : nullptr;
+    T* result = reinterpret_cast<T*>(out->typed_data());
+    if (forward) type2<T>(workers, g, s, points.typed_data(), in, coil_maps, result);
+    else type1<T>(workers, g, s, points.typed_data(), in, coil_maps, result);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("nufft: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace fedrecon
+
+#define FEDRECON_HANDLER(name, REAL, COMPLEX, forward)                                                     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call<ffi::DataType::REAL, ffi::DataType::COMPLEX, forward>), \
+                                ffi::Ffi::Bind()                                                           \
+                                    .Ctx<ffi::ThreadPool>()                                                \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
+                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Attr<ffi::Span<const int64_t>>("shape")                               \
+                                    .Attr<ffi::Span<const int64_t>>("grid")                                \
+                                    .Attr<int64_t>("width")                                                \
+                                    .Attr<int32_t>("sign")                                                 \
+                                    .Attr<bool>("conjugate"))
+
+#pragma GCC visibility push(default)
+#ifdef FEDRECON_FLOAT64
+FEDRECON_HANDLER(fedrecon_nufft_type2, F64, C128, true);
+FEDRECON_HANDLER(fedrecon_nufft_type1, F64, C128, false);
+#else
+FEDRECON_HANDLER(fedrecon_nufft_type2, F32, C64, true);
+FEDRECON_HANDLER(fedrecon_nufft_type1, F32, C64, false);
+#endif
+#pragma GCC visibility pop

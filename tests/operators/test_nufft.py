@@ -1,0 +1,430 @@
+"""The non-uniform Fourier transform against direct sums, on every backend."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+import operators
+from operators import native
+
+DATA = pathlib.Path(
+    os.environ.get("FEDRECON_DATA", pathlib.Path(__file__).resolve().parents[3] / "shared" / "data")
+)
+BACKENDS = ("auto", "jax")
+# Odd, even, prime, not square and of one pixel, in one to three dimensions; compiled once each.
+SHAPES = ((1,), (2,), (13,), (1, 1), (1, 8), (12, 9), (17, 16), (1, 1, 1), (5, 4, 6), (7, 1, 3))
+SAMPLES = (0, 1, 2, 37)
+
+
+def direct(trajectory, image, sign=-1):
+    """``N^(-1/2) sum_n image_n exp(sign 2 pi i k . (n - N // 2))`` in double precision."""
+    grid = np.meshgrid(*(np.arange(n) - n // 2 for n in image.shape), indexing="ij")
+    phase = np.tensordot(np.asarray(trajectory, np.float64), np.stack(grid), 1)
+    return np.tensordot(np.exp(sign * 2j * np.pi * phase), image, image.ndim) / np.sqrt(image.size)
+
+
+def direct_adjoint(trajectory, samples, shape):
+    grid = np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij")
+    phase = np.tensordot(np.asarray(trajectory, np.float64), np.stack(grid), 1)
+    return np.tensordot(samples, np.exp(2j * np.pi * phase), 1) / np.sqrt(np.prod(shape))
+
+
+def relative(found, expected):
+    scale = np.linalg.norm(np.ravel(expected))
+    return np.linalg.norm(np.ravel(np.asarray(found) - expected)) / (scale if scale else 1)
+
+
+def radial(spokes, samples):
+    angles = np.arange(spokes) * np.pi / spokes
+    radius = (np.arange(samples) - samples // 2) / samples
+    return np.stack([np.outer(np.sin(angles), radius), np.outer(np.cos(angles), radius)], -1).reshape(-1, 2)
+
+
+@st.composite
+def cases(draw):
+    """Image, trajectory and data: anywhere, beyond the period, on grid points, or all in one place."""
+    shape = draw(st.sampled_from(SHAPES))
+    samples = draw(st.sampled_from(SAMPLES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(("uniform", "outside", "grid", "duplicates", "edges")))
+    size = (samples, len(shape))
+    trajectory = {
+        "uniform": lambda: rng.uniform(-0.5, 0.5, size),
+        "outside": lambda: rng.uniform(-3, 3, size),
+        "grid": lambda: rng.integers(-8, 8, size) / 16,
+        "duplicates": lambda: np.tile(rng.uniform(-0.5, 0.5, size[1:]), (samples, 1)),
+        "edges": lambda: rng.choice([-0.5, 0.5, np.nextafter(0.5, 0), 0.0, -0.0], size),
+    }[kind]()
+    return shape, trajectory, rng
+
+
+def complex_normal(rng, shape, dtype):
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=120, deadline=None)
+@given(case=cases(), eps=st.sampled_from([1e-3, 1e-6]))
+def test_single_precision_is_as_accurate_as_eps(backend, case, eps):
+    shape, trajectory, rng = case
+    trajectory = trajectory.astype(np.float32)
+    A = operators.NUFFT(trajectory, shape, eps=eps, backend=backend, periodic=True, gram_by_toeplitz=False)
+    image, samples = complex_normal(rng, shape, np.complex64), complex_normal(rng, A.out_shape, np.complex64)
+    # Rounding is relative to the sum of magnitudes, not to a sum that happens to cancel.
+    rounding = 2e-6 * np.linalg.norm(image) * np.sqrt(len(trajectory) / image.size)
+    error = np.linalg.norm(A(image) - direct(trajectory, image))
+    largest = np.sqrt(len(trajectory) * image.size) / np.sqrt(image.size) * np.linalg.norm(image)
+    assert A(image).dtype == np.complex64
+    assert error <= max(eps * largest, rounding)
+    back = direct_adjoint(trajectory, samples, shape)
+    assert (
+        np.linalg.norm(A.H(samples) - back) <= eps * np.sqrt(len(trajectory)) * np.linalg.norm(samples) + 1e-6
+    )
+    if len(trajectory):
+        operators.check_adjoint(A, jax.random.key(0), 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), eps=st.sampled_from([1e-6, 1e-12]))
+def test_double_precision_is_as_accurate_as_eps(backend, case, eps):
+    shape, trajectory, rng = case
+    with jax.enable_x64(True):
+        A = operators.NUFFT(
+            trajectory, shape, eps=eps, backend=backend, periodic=True, gram_by_toeplitz=False
+        )
+        image = complex_normal(rng, shape, np.complex128)
+        samples = complex_normal(rng, A.out_shape, np.complex128)
+        largest = np.sqrt(len(trajectory)) * np.linalg.norm(image)
+        assert np.linalg.norm(A(image) - direct(trajectory, image)) <= eps * largest
+        bound = eps * np.sqrt(len(trajectory)) * np.linalg.norm(samples)
+        assert np.linalg.norm(A.H(samples) - direct_adjoint(trajectory, samples, shape)) <= bound
+        if len(trajectory):
+            operators.check_adjoint(A, jax.random.key(0), 1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("shape", "samples"), [((40,), 300), ((24, 31), 1500), ((9, 10, 8), 2000)])
+@pytest.mark.parametrize("eps", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+def test_relative_error_on_full_images(backend, shape, samples, eps):
+    rng = np.random.default_rng(0)
+    trajectory = rng.uniform(-0.5, 0.5, (samples, len(shape))).astype(np.float32)
+    image, data = complex_normal(rng, shape, np.complex64), complex_normal(rng, (samples,), np.complex64)
+    A = operators.NUFFT(trajectory, shape, eps=eps, backend=backend)
+    assert relative(A(image), direct(trajectory, image)) <= eps
+    assert relative(A.H(data), direct_adjoint(trajectory, data, shape)) <= eps
+    both = [
+        operators.NUFFT(trajectory, shape, eps=eps, backend=backend, gram_by_toeplitz=embed).gram(image)
+        for embed in (True, False)
+    ]
+    assert relative(both[0], np.asarray(both[1])) <= eps
+    assert relative(both[1], np.asarray(A.H(A(image)))) <= 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), coils=st.sampled_from([1, 3, 9]))
+def test_backends_agree(case, coils):
+    shape, trajectory, rng = case
+    maps = complex_normal(rng, (coils, *shape), np.complex64)
+    image = complex_normal(rng, shape, np.complex64)
+    results = []
+    for backend in BACKENDS:
+        A = operators.NUFFT(
+            trajectory.astype(np.float32),
+            shape,
+            eps=1e-4,
+            backend=backend,
+            periodic=True,
+            gram_by_toeplitz=False,
+        )
+        y = operators.SENSE(A, maps)(image)
+        results.append((y, operators.SENSE(A, maps).H(y)))
+    for auto, plain in zip(*results, strict=True):
+        # A point within rounding of half a cell may take other taps: equal to the accuracy asked for.
+        assert np.linalg.norm(auto - plain) <= 1e-4 * max(np.linalg.norm(plain), 1e-6) + 1e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_a_linear_operator(assert_linear_operator, backend, normal):
+    A = operators.NUFFT(0.5 * np.tanh(normal((30, 2))), (9, 8), backend=backend, gram_by_toeplitz=False)
+    assert_linear_operator(A)
+    assert_linear_operator(operators.SENSE(A, normal((3, 9, 8), np.complex64)))
+    assert_linear_operator(operators.NUFFT(0.4 * np.tanh(normal((30, 2))), (9, 8)).toeplitz(np.ones(30)))
+
+
+def test_cartesian_samples_are_those_of_the_fft(normal):
+    shape = (8, 11)
+    image = normal((2, *shape), np.complex64)
+    A = operators.NUFFT(operators.cartesian_trajectory(shape).reshape(-1, 2), shape, eps=1e-6)
+    np.testing.assert_allclose(A(image).reshape(image.shape), operators.fft2c(image), atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("coils", [0, 2])
+@pytest.mark.parametrize("shape", [(7,), (5, 6), (3, 4, 3)])
+def test_gradients_are_those_of_the_direct_sum(backend, shape, coils):
+    """Of every argument, forwards and backwards, of transform, adjoint and gram, in double precision."""
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        trajectory = rng.uniform(-0.5, 0.5, (8, len(shape)))
+        grid = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"))
+        maps = complex_normal(rng, (max(coils, 1), *shape), np.complex128)
+        image = complex_normal(rng, shape, np.complex128)
+        data = complex_normal(rng, (max(coils, 1), 8), np.complex128)
+
+        def fast(trajectory, maps):
+            A = operators.NUFFT(trajectory, shape, eps=1e-12, backend=backend)
+            return operators.SENSE(A, maps)
+
+        def matrix(trajectory):
+            phase = jnp.tensordot(trajectory, jnp.asarray(grid, trajectory.dtype), 1)
+            return jnp.exp(-2j * jnp.pi * phase) / np.sqrt(image.size)
+
+        def exact_forward(trajectory, maps, image):
+            flat = (maps * image).reshape(len(maps), -1)
+            return flat @ matrix(trajectory).reshape(8, -1).T
+
+        def exact_adjoint(trajectory, maps, data):
+            images = (data @ matrix(trajectory).reshape(8, -1).conj()).reshape(maps.shape)
+            return jnp.sum(maps.conj() * images, 0)
+
+        pairs = (
+            (lambda t, m, x: fast(t, m)(x), exact_forward, image),
+            (lambda t, m, y: fast(t, m).H(y), exact_adjoint, data),
+            (
+                lambda t, m, x: fast(t, m).gram(x),
+                lambda t, m, x: exact_adjoint(t, m, exact_forward(t, m, x)),
+                image,
+            ),
+        )
+        for found, exact, argument in pairs:
+            args = (trajectory, maps, argument)
+            tangents = (rng.standard_normal(trajectory.shape), 0.5 * maps[::-1], argument[::-1] * 1j)
+            value, tangent = jax.jvp(found, args, tangents)
+            expected, expected_tangent = jax.jvp(exact, args, tangents)
+            assert relative(value, np.asarray(expected)) < 1e-10
+            assert relative(tangent, np.asarray(expected_tangent)) < 1e-10
+            cotangent = complex_normal(rng, value.shape, np.complex128)
+            pulled, exact_pulled = jax.vjp(found, *args)[1](cotangent), jax.vjp(exact, *args)[1](cotangent)
+            for got, wanted in zip(pulled, exact_pulled, strict=True):
+                assert relative(got, np.asarray(wanted)) < 1e-10
+
+
+def test_second_derivative_in_the_trajectory():
+    rng = np.random.default_rng(2)
+    with jax.enable_x64(True):
+        image, trajectory = rng.standard_normal((4, 5)) + 0j, rng.uniform(-0.5, 0.5, (3, 2))
+
+        def energy(t):
+            return jnp.sum(jnp.abs(operators.NUFFT(t, (4, 5), eps=1e-12)(image)) ** 2)
+
+        step = 1e-5
+        hessian = jax.hessian(energy)(trajectory)
+        for index in np.ndindex(trajectory.shape):
+            move = np.zeros_like(trajectory)
+            move[index] = step
+            difference = (jax.grad(energy)(trajectory + move) - jax.grad(energy)(trajectory - move)) / (
+                2 * step
+            )
+            np.testing.assert_allclose(hessian[index], difference, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vmap_over_anything_is_a_loop(backend, normal):
+    shape = (6, 7)
+    trajectories = 0.5 * np.tanh(normal((3, 20, 2)))
+    maps, images = normal((3, 2, *shape), np.complex64), normal((3, *shape), np.complex64)
+
+    def forward(trajectory, maps, image):
+        A = operators.SENSE(operators.NUFFT(trajectory, shape, backend=backend, gram_by_toeplitz=False), maps)
+        return A(image), A.H(A(image))
+
+    for axes in ((0, 0, 0), (0, None, None), (None, 0, None), (None, None, 0), (0, None, 0), (None, 0, 0)):
+        args = [a if axis == 0 else a[0] for a, axis in zip((trajectories, maps, images), axes, strict=True)]
+        batched = jax.vmap(forward, axes)(*args)
+        for i in range(3):
+            one = forward(*(a[i] if axis == 0 else a for a, axis in zip(args, axes, strict=True)))
+            for whole, part in zip(batched, one, strict=True):
+                np.testing.assert_allclose(whole[i], part, atol=1e-5)
+    nested = jax.vmap(jax.vmap(forward, (None, 0, None)), (0, None, 0))(trajectories, maps, images)
+    np.testing.assert_allclose(nested[0][1, 2], forward(trajectories[1], maps[2], images[1])[0], atol=1e-5)
+
+
+def test_a_leading_axis_of_trajectories_stacks_operators(normal):
+    shape = (6, 5)
+    trajectories, images = 0.5 * np.tanh(normal((3, 11, 2))), normal((2, 3, *shape), np.complex64)
+    A = operators.NUFFT(trajectories, shape, gram_by_toeplitz=True)
+    y, gram = A(images), A.gram(images)
+    assert y.shape == (2, 3, 11) and A.H(y).shape == images.shape
+    for i in range(3):
+        B = operators.NUFFT(trajectories[i], shape, gram_by_toeplitz=True)
+        np.testing.assert_allclose(y[:, i], B(images[:, i]), atol=1e-5)
+        np.testing.assert_allclose(gram[:, i], B.gram(images[:, i]), atol=1e-4)
+    np.testing.assert_allclose(
+        A(images[0, 0])[2], operators.NUFFT(trajectories[2], shape)(images[0, 0]), atol=1e-5
+    )
+    stacked = jax.vmap(lambda t: operators.NUFFT(t, shape))(trajectories)
+    np.testing.assert_allclose(jax.vmap(lambda A, x: A(x))(stacked, images[0]), y[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sharded_equals_unsharded_with_gradients(backend, normal):
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices")
+    shape = (6, 7)
+    trajectories, images = 0.5 * np.tanh(normal((2, 20, 2))), normal((2, *shape), np.complex64)
+    shared = trajectories[0]
+
+    def loss(shared, trajectory, image):
+        y = operators.NUFFT(trajectory, shape, backend=backend)(image)
+        return jnp.sum(jnp.abs(operators.NUFFT(shared, shape, backend=backend).gram(image)) ** 2) + jnp.sum(
+            jnp.abs(y) ** 2
+        )
+
+    def local(shared, trajectories, images):
+        shared = jax.lax.pcast(shared, "clients", to="varying")
+        value, gradients = jax.value_and_grad(loss, (0, 1, 2))(shared, trajectories[0], images[0])
+        summed = jax.lax.psum((value, gradients[0]), "clients")
+        return *summed, gradients[1][None], gradients[2][None]
+
+    mesh = jax.make_mesh(
+        (2,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+    )
+    specs = (P(), P("clients"), P("clients"))
+    sharded = jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(P(), P(), P("clients"), P("clients")))
+    )(shared, trajectories, images)
+    parts = [jax.value_and_grad(loss, (0, 1, 2))(shared, trajectories[i], images[i]) for i in range(2)]
+    np.testing.assert_allclose(sharded[0], parts[0][0] + parts[1][0], rtol=1e-5)
+    np.testing.assert_allclose(sharded[1], parts[0][1][0] + parts[1][1][0], rtol=1e-3, atol=1e-2)
+    for i in range(2):
+        np.testing.assert_allclose(sharded[2][i], parts[i][1][1], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(sharded[3][i], parts[i][1][2], rtol=1e-3, atol=1e-3)
+
+
+def test_another_trajectory_does_not_recompile(normal):
+    traces = []
+
+    @jax.jit
+    def forward(trajectory, image):
+        traces.append(1)
+        return operators.NUFFT(trajectory, (8, 8), gram_by_toeplitz=True).gram(image)
+
+    for seed in range(3):
+        forward(0.4 * np.tanh(normal((30, 2), seed=seed)), normal((8, 8), np.complex64, seed))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sample_that_is_not_a_number_spoils_itself_alone(backend, normal):
+    # Traced trajectories cannot be checked: the answer must neither crash nor spread.
+    trajectory = jnp.asarray(0.4 * np.tanh(normal((20, 2)))).at[7, 1].set(jnp.nan).at[9, 0].set(jnp.inf)
+    y = jax.jit(lambda t, x: operators.NUFFT(t, (8, 8), backend=backend, gram_by_toeplitz=False)(x))(
+        trajectory, normal((8, 8), np.complex64)
+    )
+    assert np.flatnonzero(~np.isfinite(np.asarray(y))).tolist() == [7, 9]
+
+
+@pytest.mark.parametrize("weights", [None, "density"])
+def test_toeplitz_of_weights_is_the_weighted_gram(weights, normal):
+    trajectory = radial(12, 24).astype(np.float32)
+    A = operators.NUFFT(trajectory, (12, 11), eps=1e-5, gram_by_toeplitz=False)
+    weights = None if weights is None else np.hypot(*trajectory.T) + 0.01
+    image = normal((2, 12, 11), np.complex64)
+    assert relative(A.toeplitz(weights)(image), np.asarray(A.gram(image, weights))) < 1e-5
+    maps = normal((3, 12, 11), np.complex64)
+    B = operators.SENSE(A, maps)
+    fast = np.sum(maps.conj() * A.toeplitz(weights)(maps * image[:, None]), 1)
+    assert relative(fast, np.asarray(B.gram(image, weights))) < 1e-5
+
+
+@pytest.mark.skipif(not (DATA / "reference").exists(), reason="reference numbers are not here")
+@pytest.mark.parametrize("number", [1, 2])
+def test_agrees_with_the_direct_transform_of_the_chemnitz_library(number):
+    with jax.enable_x64(True), h5py.File(DATA / "reference" / f"ndft2d_chemnitz_{number}.h5") as file:
+        image, points = file["image"][:], file["points"][:]
+        A = operators.NUFFT(points, image.shape, eps=1e-11)
+        assert relative(A(image + 0j) * np.sqrt(image.size), file["forward"][:]) < 1e-10
+        back = A.H(file["adjoint_input"][:]) * np.sqrt(image.size)
+        assert relative(back, file["adjoint"][:]) < 1e-10
+
+
+@pytest.mark.skipif(not (DATA / "reference").exists(), reason="reference numbers are not here")
+def test_agrees_with_stored_torchkbnufft_outputs_to_their_own_accuracy():
+    with jax.enable_x64(True), h5py.File(DATA / "reference" / "nufft_torchkbnufft.h5") as file:
+        group = file["case0"]
+        image, expected = group["image"][:], group["kdata"][:]
+        trajectory = operators.from_radians(group["traj_rad"][:].T)
+        A = operators.NUFFT(trajectory, image.shape[-2:], eps=1e-9)
+        found = A(image) * np.sqrt(np.prod(image.shape[-2:]))
+        assert relative(found, expected) < 1.05 * group.attrs["rel_err_vs_direct_sum"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (((np.zeros((5, 3)), (8, 8))), "trajectory"),
+        ((np.full((5, 2), np.nan), (8, 8)), "trajectory"),
+        ((np.linspace(-3.1, 3.1, 20).reshape(10, 2), (8, 8)), "radians"),
+        ((np.linspace(-60, 60, 20).reshape(10, 2), (128, 128)), "from_per_fov"),
+        ((np.zeros((5, 2)), (8, 0)), "image_shape"),
+        ((np.zeros((5, 2)), (8, 8), 0.0), "eps"),
+        ((np.zeros((5, 2)), (8, 8), 1e-9), "eps"),
+        ((np.zeros((5, 2)), (8, 8), 1e-3, "gpu"), "backend"),
+        ((np.zeros((5, 4)), (8, 8, 8, 8)), "image_shape"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        operators.NUFFT(*arguments)
+
+
+def test_bad_data_are_named(normal):
+    A = operators.NUFFT(0.4 * np.tanh(normal((20, 2))), (8, 9))
+    with pytest.raises(ValueError, match=r"NUFFT: expected .*8, 9.* found \(9, 8\)"):
+        A(normal((9, 8), np.complex64))
+    with pytest.raises(ValueError, match=r"NUFFT\.H"):
+        A.H(normal((19,), np.complex64))
+    with pytest.raises(ValueError, match="coil_maps"):
+        operators.SENSE(A, normal((3, 9, 8), np.complex64))
+    with pytest.raises(TypeError, match="real"):
+        operators.NUFFT(np.zeros((5, 2), np.complex64), (8, 8))
+    stacked = operators.NUFFT(0.4 * np.tanh(normal((3, 20, 2))), (8, 9))
+    with pytest.raises(ValueError, match="leading axes"):
+        stacked(normal((2, 8, 9), np.complex64))
+
+
+def test_backends_say_what_is_in_use_and_can_be_turned_off(tmp_path):
+    assert set(native.backends()) == {"nufft float32", "nufft float64"}
+    script = "import operators; print(operators.backends())"
+
+    def ask(**environment):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    assert "jax (FEDRECON_BACKEND=jax)" in ask(FEDRECON_BACKEND="jax")
+    nowhere = {"PATH": str(tmp_path), "CXX": "no-compiler"}
+    assert "jax (no C++ compiler found)" in ask(**nowhere)
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho 'cannot compile' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    answer = ask(CXX=str(broken), FEDRECON_CACHE=str(tmp_path / "cache"))
+    assert "jax (compiling failed: cannot compile)" in answer
+    assert list((tmp_path / "cache").iterdir()) == []
