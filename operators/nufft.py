@@ -21,8 +21,8 @@ class NUFFT(LinearOperator):
     ``y_m = N^(-1/2) sum_n x_n exp(-2 pi i k_m . (n - N // 2))``, N the number of pixels under the root and
     the number along each axis in the exponent. It is computed to a relative l2 error of ``eps`` (for images
     that fill the field of view) by an oversampled FFT and a least-squares kernel; the adjoint (type 1) is
-    its exact transpose, to rounding. Differentiable in the image and in the trajectory, forwards and backwards,
-    to any order: one derivative in the trajectory costs as much as one transform per axis.
+    its exact transpose, to rounding. Differentiable in the image and in the trajectory, forwards and
+    backwards, to any order: a derivative in the trajectory costs as much as one transform per axis.
 
     Attributes:
       trajectory: real (..., samples, ndim), cycles per pixel, columns in the order of the image axes:

@@ -67,110 +67,163 @@ struct Grid {
   }
 };
 
-// First cell of a point on an axis; `u` is its position for the polynomials of the kernel.
+// First cells and kernel positions of up to eight points, by axis (z, y, x).
 template <class T>
-inline int64_t first_cell(T k, int64_t cells, int width, T* u) {
-  k -= std::nearbyint(k);
-  const T n = static_cast<T>(cells), base = std::floor(k * n);
-  // Fused, so that the product is not rounded before its integer part is taken off.
-  const T offset = std::fma(k, n, -base) - static_cast<T>(0.5) * width, first = std::floor(offset) + 1;
-  *u = 2 * (first - offset) - 1;
-  if (!(first == first)) return 0;
-  int64_t cell = static_cast<int64_t>(base) + static_cast<int64_t>(first);
-  return cell < 0 ? cell + cells : cell >= cells ? cell - cells : cell;
-}
+struct Located {
+  int first[3][8] = {};
+  T u[3][8] = {};
 
-template <class T>
-inline V<T> tap_weights(const Geometry<T>& g, T u) {
-  V<T> weight = g.coefficients[g.degree];
-  for (int p = g.degree - 1; p >= 0; --p) weight = weight * u + g.coefficients[p];
-  return weight;
-}
-
-// Where a point meets the grid: rows with their weights, and the weights along x.
-template <class T>
-struct Footprint {
-  int rows;
-  V<T>* line[256];
-  T weight[256];
-  T along[48];  // x weights of lanes-as-planes at 8; of lanes-as-cells at 8 + first cell modulo 8
-
-  inline void locate(const Grid<T>& grid, const T* point) {
-    const Geometry<T>& g = grid.geometry;
-    int64_t first[3] = {0, 0, 0};
-    T weights[3][16];
-    weights[0][0] = weights[1][0] = 1;
+  inline void locate(const Geometry<T>& g, const T* points, int64_t count) {
     for (int axis = 3 - g.ndim; axis < 3; ++axis) {
-      T u;
-      first[axis] = first_cell(point[axis - (3 - g.ndim)], g.cells[axis], g.width, &u);
-      store<T>(weights[axis], tap_weights(g, u));
-    }
-    rows = 0;
-    for (int i = 0; i < g.taps[0]; ++i) {
-      int64_t z = first[0] + i;
-      if (z >= g.cells[0]) z -= g.cells[0];
-      for (int j = 0; j < g.taps[1]; ++j) {
-        int64_t y = first[1] + j;
-        if (y >= g.cells[1]) y -= g.cells[1];
-        line[rows] = grid.at(z, y) + (grid.planes ? first[2] : first[2] / 8);
-        weight[rows++] = weights[0][i] * weights[1][j];
+      T k[8] = {};
+      const T* coordinate = points + axis - (3 - g.ndim);
+      for (int i = 0; i < count; ++i) k[i] = coordinate[i * g.ndim];
+      const int cells = static_cast<int>(g.cells[axis]);
+      const T n = static_cast<T>(cells), half = static_cast<T>(0.5) * g.width;
+      for (int i = 0; i < 8; ++i) {
+        const T x = k[i] - std::nearbyint(k[i]), base = std::floor(x * n);
+        // Fused, so that the product is not rounded before its integer part is taken off.
+        const T offset = std::fma(x, n, -base) - half, begin = std::floor(offset) + 1;
+        u[axis][i] = 2 * (begin - offset) - 1;
+        // Not a number: cell 0, and weights that are not numbers either.
+        const T cell = base + begin;
+        int index = cell == cell ? static_cast<int>(cell) : 0;
+        index += index < 0 ? cells : 0;
+        first[axis][i] = index - (index >= cells ? cells : 0);
       }
     }
-    const int shift = grid.planes ? 0 : first[2] % 8;
-    std::memset(along, 0, sizeof along);
-    std::memcpy(along + shift, weights[2], g.width * sizeof(T));
   }
 };
 
-// Eight planes at once: W taps along x, or any number where W is 0.
-template <class T, int W>
-inline V<T> gather_planes(const Footprint<T>& f, int width) {
-  const int taps = W ? W : width;
-  V<T> total = {};
-  for (int r = 0; r < f.rows; ++r) {
-    V<T> part = f.line[r][0] * f.along[0];
-    for (int i = 1; i < taps; ++i) part += f.line[r][i] * f.along[i];
-    total += part * f.weight[r];
+template <class T>
+inline V<T> tap_weights(const Geometry<T>& g, T u) {
+  V<T> w = g.coefficients[g.degree];
+  for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.coefficients[p];
+  return w;
+}
+
+// body(row, tap along y) for all rows of a plane, then end(tap along z), for all planes a point meets.
+template <class T, class Body, class End>
+inline void each_row_of(const Grid<T>& grid, const Located<T>& at, int point, int64_t column, Body&& body, End&& end) {
+  const Geometry<T>& g = grid.geometry;
+  const int rows = g.taps[1], top = at.first[1][point];
+  const int before_wrap = std::min<int>(rows, static_cast<int>(g.cells[1]) - top);
+  for (int i = 0; i < g.taps[0]; ++i) {
+    int64_t z = at.first[0][point] + i;
+    if (z >= g.cells[0]) z -= g.cells[0];
+    V<T>* plane = grid.at(z, 0) + column;
+    V<T>* line = plane + top * grid.row;
+    for (int j = 0; j < before_wrap; ++j, line += grid.row) body(line, i, j);
+    line = plane;
+    for (int j = before_wrap; j < rows; ++j, line += grid.row) body(line, i, j);
+    end(i);
   }
+}
+
+// Weights of all axes; those of an axis that does not exist are one.
+template <class T>
+struct Weights {
+  alignas(64) T z[16], y[16];
+  V<T> x;
+  Weights(const Geometry<T>& g, const Located<T>& at, int point) : x(tap_weights(g, at.u[2][point])) {
+    z[0] = y[0] = 1;
+    if (g.ndim > 1) store<T>(y, tap_weights(g, at.u[1][point]));
+    if (g.ndim > 2) store<T>(z, tap_weights(g, at.u[0][point]));
+  }
+};
+
+// Eight planes at once: W taps along x, or up to sixteen (of weight zero beyond the width) where W is 0.
+template <class T, int W>
+inline V<T> gather_planes(const Grid<T>& grid, const Located<T>& at, int point) {
+  constexpr int most = W ? W : 16;
+  const int taps = W ? W : grid.geometry.width;
+  const Weights<T> w(grid.geometry, at, point);
+  V<T> x[most], total = {}, plane = {};
+  for (int i = 0; i < most; ++i) x[i] = V<T>{} + w.x[i];
+  each_row_of(
+      grid, at, point, at.first[2][point],
+      [&](const V<T>* line, int, int j) {
+        V<T> part = line[0] * x[0];
+        for (int i = 1; i < taps; ++i) part += line[i] * x[i];
+        plane += part * w.y[j];
+      },
+      [&](int i) {
+        total += plane * w.z[i];
+        plane = V<T>{};
+      });
   return total;
 }
 
 template <class T, int W>
-inline void spread_planes(const Footprint<T>& f, int width, V<T> value) {
-  const int taps = W ? W : width;
-  for (int r = 0; r < f.rows; ++r) {
-    const V<T> part = value * f.weight[r];
-    for (int i = 0; i < taps; ++i) f.line[r][i] += part * f.along[i];
-  }
+inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, V<T> value) {
+  constexpr int most = W ? W : 16;
+  const int taps = W ? W : grid.geometry.width;
+  const Weights<T> w(grid.geometry, at, point);
+  V<T> x[most];
+  for (int i = 0; i < most; ++i) x[i] = V<T>{} + w.x[i];
+  each_row_of(
+      grid, at, point, at.first[2][point],
+      [&](V<T>* line, int i, int j) {
+        const V<T> part = value * (w.z[i] * w.y[j]);
+        for (int k = 0; k < taps; ++k) line[k] += part * x[k];
+      },
+      [](int) {});
 }
 
-// Eight cells at once: B vectors cover the taps of a row.
+// The weights along x by blocks of eight cells, from the block that holds the first one.
 template <class T, int B>
-inline void gather_cells(const Footprint<T>& f, T* out) {
-  V<T> total[B] = {};
-  for (int r = 0; r < f.rows; ++r)
-    for (int b = 0; b < B; ++b) total[b] += f.line[r][b] * f.weight[r];
-  H<T> re = {}, im = {};
-  for (int b = 0; b < B; ++b) {
-    H<T> weight;
-    std::memcpy(&weight, f.along + 8 * b, sizeof weight);
-    re += real<T>(total[b]) * weight;
-    im += imag<T>(total[b]) * weight;
-  }
+inline void weights_by_block(V<T> weights, int first, H<T>* out) {
+  alignas(64) T shifted[40] = {};
+  store<T>(shifted + first % 8, weights);
+  std::memcpy(out, shifted, B * sizeof(H<T>));
+}
+
+// Eight cells at once: B blocks cover the taps of a row.
+template <class T, int B>
+inline void gather_cells(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
+  const Weights<T> w(grid.geometry, at, point);
+  H<T> x[B], re = {}, im = {};
+  weights_by_block<T, B>(w.x, at.first[2][point], x);
+  V<T> total[B] = {}, plane[B] = {};
+  each_row_of(
+      grid, at, point, at.first[2][point] / 8,
+      [&](const V<T>* line, int, int j) {
+        for (int b = 0; b < B; ++b) plane[b] += line[b] * w.y[j];
+      },
+      [&](int i) {
+        for (int b = 0; b < B; ++b) total[b] += plane[b] * w.z[i], plane[b] = V<T>{};
+      });
+  for (int b = 0; b < B; ++b) re += real<T>(total[b]) * x[b], im += imag<T>(total[b]) * x[b];
   out[0] = sum<T>(re);
   out[1] = sum<T>(im);
 }
 
 template <class T, int B>
-inline void spread_cells(const Footprint<T>& f, const T* value) {
+inline void spread_cells(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
+  const Weights<T> w(grid.geometry, at, point);
+  H<T> x[B];
+  weights_by_block<T, B>(w.x, at.first[2][point], x);
   V<T> along[B];
-  for (int b = 0; b < B; ++b) {
-    H<T> weight;
-    std::memcpy(&weight, f.along + 8 * b, sizeof weight);
-    along[b] = joined<T>(weight * value[0], weight * value[1]);
-  }
-  for (int r = 0; r < f.rows; ++r)
-    for (int b = 0; b < B; ++b) f.line[r][b] += along[b] * f.weight[r];
+  for (int b = 0; b < B; ++b) along[b] = joined<T>(x[b] * value[0], x[b] * value[1]);
+  each_row_of(
+      grid, at, point, at.first[2][point] / 8,
+      [&](V<T>* line, int i, int j) {
+        const T weight = w.z[i] * w.y[j];
+        for (int b = 0; b < B; ++b) line[b] += along[b] * weight;
+      },
+      [](int) {});
+}
+
+// Volumes do not fit caches, and no hardware foresees the rows of the next samples.
+template <class T>
+inline void prefetch_cells(const Grid<T>& grid, const Located<T>& at, int point) {
+  each_row_of(
+      grid, at, point, at.first[2][point] / 8,
+      [](const V<T>* line, int, int) {
+        __builtin_prefetch(line);
+        __builtin_prefetch(line + 1);
+      },
+      [](int) {});
 }
 
 // f(constant W) for the widths that benchmarks live on, f(0) for the others.
@@ -185,10 +238,12 @@ inline void with_width(int width, F&& f) {
     default: return f(std::integral_constant<int, 0>{});
   }
 }
-template <class F>
-inline void with_blocks(int blocks, F&& f) {
-  if (blocks <= 1) return f(std::integral_constant<int, 1>{});
-  if (blocks == 2) return f(std::integral_constant<int, 2>{});
+// f(constant B), B blocks of eight cells covering the taps of this point.
+template <class T, class F>
+inline void with_blocks(const Grid<T>& grid, const Located<T>& at, int point, F&& f) {
+  const int last = at.first[2][point] % 8 + grid.geometry.width - 1;
+  if (last < 8) return f(std::integral_constant<int, 1>{});
+  if (last < 16) return f(std::integral_constant<int, 2>{});
   return f(std::integral_constant<int, 3>{});
 }
 
@@ -196,92 +251,93 @@ inline void with_blocks(int blocks, F&& f) {
 template <class T>
 void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, int64_t samples, T* const* out) {
   const int64_t chunk = 2048;
-  const int ndim = grid.geometry.ndim, width = grid.geometry.taps[2];
+  const int ndim = grid.geometry.ndim;
   workers.each((samples + chunk - 1) / chunk, [&](int64_t task) {
     const int64_t end = std::min(samples, (task + 1) * chunk);
-    Footprint<T> foot;
-    if (grid.planes) {
-      with_width(width, [&](auto w) {
-        for (int64_t m = task * chunk; m < end; m += 8) {
-          V<T> values[8] = {};
-          const int count = static_cast<int>(std::min<int64_t>(8, end - m));
-          for (int i = 0; i < count; ++i) {
-            foot.locate(grid, points + (m + i) * ndim);
-            values[i] = gather_planes<T, w.value>(foot, width);
-          }
-          transpose<T>(values);
-          for (int l = 0; l < 8; ++l)
-            if (out[l]) store_complex<T>(out[l] + 2 * m, values[l], count);
+    Located<T> at, next;
+    next.locate(grid.geometry, points + task * chunk * ndim, std::min<int64_t>(8, end - task * chunk));
+    for (int64_t m = task * chunk; m < end; m += 8) {
+      const int count = static_cast<int>(std::min<int64_t>(8, end - m));
+      at = next;
+      if (m + 8 < end) next.locate(grid.geometry, points + (m + 8) * ndim, std::min<int64_t>(8, end - m - 8));
+      if (grid.planes) {
+        V<T> values[8] = {};
+        with_width(grid.geometry.width, [&](auto w) {
+          for (int i = 0; i < count; ++i) values[i] = gather_planes<T, w.value>(grid, at, i);
+        });
+        transpose<T>(values);
+        for (int l = 0; l < 8; ++l)
+          if (out[l]) store_complex<T>(out[l] + 2 * m, values[l], count);
+      } else {
+        for (int i = 0; i < count; ++i) {
+          prefetch_cells(grid, next, i);
+          with_blocks(grid, at, i, [&](auto b) { gather_cells<T, b.value>(grid, at, i, out[0] + 2 * (m + i)); });
         }
-      });
-    } else {
-      with_blocks(grid.blocks(), [&](auto b) {
-        for (int64_t m = task * chunk; m < end; ++m) {
-          foot.locate(grid, points + m * ndim);
-          gather_cells<T, b.value>(foot, out[0] + 2 * m);
-        }
-      });
+      }
     }
   });
 }
 
-// Samples in the order of their first cells, and bands of grid rows that hold about equally many.
+// Samples in the order of their first cells, and bands of grid slabs that hold about equally many; a slab is
+// what one cell of the slowest axis spans.
 template <class T>
 struct Sorted {
-  std::vector<T> points;
-  std::vector<int64_t> rank;         // of each sample among the sorted
+  Scratch memory;
+  T* points;
+  int32_t* rank;                     // of each sample among the sorted
   std::vector<int64_t> band, start;  // first slab of each band, first sorted sample of each band
 
-  // A slab is what one cell of the slowest axis spans.
   Sorted(const Workers& workers, const Geometry<T>& g, const T* input, int64_t samples)
-      : points(samples * g.ndim), rank(samples) {
-    const int slow = g.ndim == 1 ? 2 : 3 - g.ndim, next = slow == 2 ? 2 : slow + 1;
-    const int64_t slabs = g.ndim == 1 ? 1 : g.cells[slow];
-    const int64_t parts = slow == 2 ? g.cells[2] : (g.cells[next] + 3) / 4;
-    const int64_t keys = slabs * parts;
-    std::vector<int32_t> key(samples);
+      : memory(samples * (g.ndim * sizeof(T) + 2 * sizeof(int32_t))) {
+    points = memory.as<T>();
+    rank = reinterpret_cast<int32_t*>(points + samples * g.ndim);
+    int32_t* key = rank + samples;
+    const int slow = 3 - g.ndim, next = std::min(slow + 1, 2), ndim = g.ndim;
+    const int slabs = ndim == 1 ? 1 : static_cast<int>(g.cells[slow]);
+    const int parts = (static_cast<int>(g.cells[next]) + 15) / 16, keys = slabs * parts;
     const int64_t chunks = std::max<int64_t>(1, std::min<int64_t>(workers.count(), samples / 4096));
-    std::vector<std::vector<int64_t>> counts(chunks, std::vector<int64_t>(keys + 1, 0));
+    std::vector<std::vector<int32_t>> counts(chunks);
     auto range = [&](int64_t c) { return samples * c / chunks; };
     workers.each(chunks, [&](int64_t c) {
-      for (int64_t m = range(c); m < range(c + 1); ++m) {
-        T u;
-        int64_t k;
-        if (g.ndim == 1) {
-          k = first_cell(input[m], g.cells[2], g.width, &u);
-        } else {
-          k = first_cell(input[m * g.ndim], g.cells[slow], g.width, &u) * parts;
-          k += first_cell(input[m * g.ndim + 1], g.cells[next], g.width, &u) / 4;
+      std::vector<int32_t>& count = counts[c];
+      count.assign(keys, 0);
+      Located<T> at;
+      for (int64_t m = range(c); m < range(c + 1); m += 8) {
+        const int here = static_cast<int>(std::min<int64_t>(8, range(c + 1) - m));
+        at.locate(g, input + m * ndim, here);
+        for (int i = 0; i < here; ++i) {
+          const int k = (ndim == 1 ? 0 : at.first[slow][i] * parts) + at.first[next][i] / 16;
+          key[m + i] = k;
+          ++count[k];
         }
-        key[m] = static_cast<int32_t>(k);
-        ++counts[c][k];
       }
     });
-    int64_t total = 0;
+    int32_t total = 0;
     std::vector<int64_t> slab_start(slabs + 1, samples);
-    for (int64_t k = 0; k < keys; ++k) {
+    for (int k = 0; k < keys; ++k) {
       if (k % parts == 0) slab_start[k / parts] = total;
       for (auto& count : counts) {
-        const int64_t here = count[k];
+        const int32_t here = count[k];
         count[k] = total;
         total += here;
       }
     }
     workers.each(chunks, [&](int64_t c) {
+      std::vector<int32_t>& count = counts[c];
       for (int64_t m = range(c); m < range(c + 1); ++m) {
-        const int64_t to = counts[c][key[m]]++;
+        const int32_t to = count[key[m]]++;
         rank[m] = to;
-        for (int a = 0; a < g.ndim; ++a) points[to * g.ndim + a] = input[m * g.ndim + a];
+        for (int a = 0; a < ndim; ++a) points[int64_t{to} * ndim + a] = input[m * ndim + a];
       }
     });
-    // Bands of at least a footprint's height, an even number of them: every second one can be filled at once.
+    // Bands are at least a footprint high and even in number, so that every second one can be filled at once.
     const int64_t height = std::max(g.taps[slow] - 1, 1);
     const int64_t most = workers.count() == 1 ? 1 : std::min<int64_t>(8 * workers.count(), slabs / height);
     const int64_t wanted = std::max<int64_t>(1, most / 2 * 2);
     band = {0};
-    for (int64_t s = height; wanted > 1 && s + height <= slabs; ++s) {
+    for (int64_t s = height; s + height <= slabs; ++s) {
       const int64_t have = band.size();
-      if (have == wanted) break;
+      if (have >= wanted) break;
       const bool full = slab_start[s] * wanted >= samples * have;
       const bool must = slabs - s <= (wanted - have) * height;
       if (s - band.back() >= height && (full || must)) band.push_back(s);
@@ -299,7 +355,7 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
   const int slow = g.ndim == 1 ? 1 : 3 - g.ndim;
   const int64_t bands = sorted.band.size() - 1, reach = g.taps[slow] - 1;
   const int64_t slab = grid.rows() / g.cells[slow] * grid.row;
-  const int64_t width = g.taps[2], stride = grid.planes ? 16 : 2;
+  const int64_t stride = grid.planes ? 16 : 2;
   auto clear = [&](int64_t from, int64_t to) {
     for (int64_t s = from; s < to; ++s)
       std::memset(static_cast<void*>(grid.data + s % g.cells[slow] * slab), 0, slab * sizeof(V<T>));
@@ -311,22 +367,22 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
       if (bands == 1) clear(0, g.cells[slow]);
       else if (odd) clear(sorted.band[b] + reach, sorted.band[b + 1]);
       else clear(sorted.band[b], sorted.band[b + 1] + reach);
-      Footprint<T> foot;
-      const int64_t from = sorted.start[b], to = sorted.start[b + 1];
-      if (grid.planes) {
-        with_width(width, [&](auto w) {
-          for (int64_t j = from; j < to; ++j) {
-            foot.locate(grid, sorted.points.data() + j * g.ndim);
-            spread_planes<T, w.value>(foot, width, load<T>(values + j * stride));
-          }
-        });
-      } else {
-        with_blocks(grid.blocks(), [&](auto blocks) {
-          for (int64_t j = from; j < to; ++j) {
-            foot.locate(grid, sorted.points.data() + j * g.ndim);
-            spread_cells<T, blocks.value>(foot, values + j * stride);
-          }
-        });
+      Located<T> at;
+      const int64_t end = sorted.start[b + 1];
+      for (int64_t j = sorted.start[b]; j < end; j += 8) {
+        const int count = static_cast<int>(std::min<int64_t>(8, end - j));
+        at.locate(g, sorted.points + j * g.ndim, count);
+        if (grid.planes) {
+          with_width(g.width, [&](auto w) {
+            for (int i = 0; i < count; ++i)
+              spread_planes<T, w.value>(grid, at, i, load<T>(values + (j + i) * stride));
+          });
+        } else {
+          for (int i = 0; i < count; ++i)
+            with_blocks(grid, at, i, [&](auto blocks) {
+              spread_cells<T, blocks.value>(grid, at, i, values + (j + i) * stride);
+            });
+        }
       }
     });
   }

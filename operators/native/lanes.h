@@ -67,13 +67,14 @@ template <class T>
 inline V<T> load_complex(const T* p, ptrdiff_t count) {
   if (count >= 8) return deinterleaved<T>(load<T>(p));
   T partial[16] = {};
-  std::memcpy(partial, p, 2 * count * sizeof(T));
+  for (ptrdiff_t i = 0; i < 2 * count; ++i) partial[i] = p[i];
   return deinterleaved<T>(load<T>(partial));
 }
 template <class T>
 inline void store_complex(T* p, V<T> v, ptrdiff_t count) {
   v = interleaved<T>(v);
-  std::memcpy(p, &v, 2 * (count < 8 ? count : 8) * sizeof(T));
+  if (count >= 8) return store<T>(p, v);
+  for (ptrdiff_t i = 0; i < 2 * count; ++i) p[i] = v[i];
 }
 
 template <class T>

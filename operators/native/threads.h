@@ -1,6 +1,11 @@
 // Parallel loops on a thread pool whose tasks the caller can always finish alone, and reusable memory.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -55,19 +60,25 @@ class Workers {
 // Memory that is kept between calls: fresh pages would cost more than a transform.
 class Scratch {
  public:
-  explicit Scratch(size_t bytes) : bytes_(bytes) {
+  explicit Scratch(size_t bytes) {
+    bytes = std::max<size_t>(bytes, 1);
     auto& cache = shared();
     std::lock_guard<std::mutex> lock(cache.mutex);
     for (size_t i = 0; i < cache.blocks.size(); ++i)
-      if (cache.blocks[i].bytes >= bytes && cache.blocks[i].bytes <= 2 * bytes + 4096) {
+      if (cache.blocks[i].bytes >= bytes && cache.blocks[i].bytes <= 2 * bytes + large) {
         block_ = cache.blocks[i];
         cache.held -= block_.bytes;
         cache.blocks.erase(cache.blocks.begin() + i);
         return;
       }
-    block_.bytes = (bytes + 4095) / 4096 * 4096 + 4096;
-    block_.data = std::aligned_alloc(4096, block_.bytes);
+    const size_t page = bytes < large ? 4096 : large;
+    block_.bytes = (bytes + page - 1) / page * page;
+    block_.data = std::aligned_alloc(page, block_.bytes);
     if (!block_.data) throw std::bad_alloc();
+#ifdef __linux__
+    // Gridding walks over the whole block: few large pages instead of thousands of small ones.
+    if (page == large) madvise(block_.data, block_.bytes, MADV_HUGEPAGE);
+#endif
   }
   ~Scratch() {
     auto& cache = shared();
@@ -98,12 +109,11 @@ class Scratch {
     std::vector<Block> blocks;
     size_t held = 0;
   };
-  static constexpr size_t kept = size_t{64} << 20;
+  static constexpr size_t kept = size_t{64} << 20, large = size_t{2} << 20;
   static Cache& shared() {
     static Cache* cache = new Cache;
     return *cache;
   }
-  size_t bytes_;
   Block block_;
 };
 
