@@ -29,11 +29,13 @@ from operators.first_order import SolverInfo, admm, fista, pdhg, pogm
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
 from operators.geometry import ParallelBeam
 from operators.gradient_delays import estimate_gradient_delays, gradient_delay
+from operators.grappa import grappa
 from operators.joint_estimation import nlinv
 from operators.linear_operator import Diagonal, Identity, LinearOperator
 from operators.masks import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
 from operators.native import backends
 from operators.nufft import NUFFT, ToeplitzGram
+from operators.off_resonance import OffResonance, field_map_from_echoes, off_resonance_segments
 from operators.phantoms import Ellipses, ellipse_kspace, ellipse_sinogram, rasterize, shepp_logan
 from operators.proximal import (
     group_soft_threshold,
@@ -56,6 +58,7 @@ from operators.reconstruction import (
 from operators.sensitivity import espirit_maps, walsh_maps
 from operators.solvers import CGInfo, cg, operator_norm
 from operators.spirals import spiral_trajectory, stack_of_spirals
+from operators.spirit import SPIRiT, cg_spirit, spirit, spirit_kernel
 from operators.trajectories import (
     cartesian_trajectory,
     epi_trajectory,
@@ -92,8 +95,10 @@ __all__ = [
     "FiniteDifferences",
     "Identity",
     "LinearOperator",
+    "OffResonance",
     "ParallelBeam",
     "Radon",
+    "SPIRiT",
     "SinogramFilter",
     "SolverInfo",
     "ToeplitzGram",
@@ -106,6 +111,7 @@ __all__ = [
     "cartesian_trajectory",
     "cg",
     "cg_sense",
+    "cg_spirit",
     "check_adjoint",
     "check_gradients",
     "check_trajectory",
@@ -122,6 +128,7 @@ __all__ = [
     "estimate_gradient_delays",
     "fbp",
     "fft2c",
+    "field_map_from_echoes",
     "filtered_radon",
     "fista",
     "fourier_resize",
@@ -131,6 +138,7 @@ __all__ = [
     "gcc_compression",
     "gradient_delay",
     "gradient_waveform",
+    "grappa",
     "gridding",
     "group_soft_threshold",
     "ifft2c",
@@ -140,6 +148,7 @@ __all__ = [
     "loop_field",
     "nlinv",
     "noise_covariance",
+    "off_resonance_segments",
     "operator_norm",
     "pdhg",
     "phyllotaxis_trajectory",
@@ -164,6 +173,8 @@ __all__ = [
     "soft_threshold",
     "spiral_density",
     "spiral_trajectory",
+    "spirit",
+    "spirit_kernel",
     "stack_of_spirals",
     "stack_of_stars",
     "stack_trajectory",
