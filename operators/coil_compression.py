@@ -119,8 +119,8 @@ def gcc_compression(
     """Geometric coil compression: one matrix for every position along the fully sampled readout.
 
     K-space is transformed along the readout only; every position has principal components of its own, which
-    are then rotated, from the centre of the readout outwards, to be nearest to those of their neighbour, so
-    that the virtual coils vary smoothly. The rows of each matrix are orthonormal. For the same number of
+    are then rotated to be nearest to those of their neighbour, so that the virtual coils vary smoothly; those
+    in the centre of the readout stay. The rows of each matrix are orthonormal. For the same number of
     virtual coils more energy is kept than by :func:`svd_compression`. To differentiation the matrices are
     constants.
 
@@ -146,15 +146,12 @@ def gcc_compression(
     hybrid = jnp.moveaxis(_to_hybrid(kspace, readout_axis), (readout_axis, coil_axis), (0, 1))
     matrices = _principal(hybrid.reshape(readout, coils, -1), virtual_coils)
 
-    def align(previous, matrix):
-        left, _, right = jnp.linalg.svd(_product(matrix, previous.conj().T), full_matrices=False)
-        aligned = _product(_product(left, right).conj().T, matrix)
-        return aligned, aligned
-
-    middle = readout // 2
-    _, after = jax.lax.scan(align, matrices[middle], matrices[middle:])
-    _, before = jax.lax.scan(align, matrices[middle], matrices[:middle], reverse=True)
-    return jnp.concatenate([before, after])
+    # The rotation nearest to each neighbour, then all of them in turn, less that of the centre.
+    left, _, right = jnp.linalg.svd(_product(matrices[1:], matrices[:-1].conj().mT), full_matrices=False)
+    first = jnp.zeros_like(matrices[:1, :, :virtual_coils]) + jnp.eye(virtual_coils, dtype=matrices.dtype)
+    rotations = jnp.concatenate([first, _product(left, right).conj().mT])
+    rotations = jax.lax.associative_scan(_product, rotations)
+    return _product(_product(rotations[readout // 2].conj().T, rotations), matrices)
 
 
 def compress(kspace: jax.Array, matrix: jax.Array, coil_axis: int = -3, readout_axis: int = -2) -> jax.Array:

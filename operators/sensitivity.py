@@ -16,7 +16,7 @@ from operators.geometry import positive_integer
 from operators.linear_operator import as_inexact, complex_dtype
 from operators.masks import center_slice
 
-# Complex numbers of the matrices that are decomposed at a time.
+# Elements of all matrices that are decomposed at a time.
 _CHUNK = 2**22
 
 
@@ -64,10 +64,10 @@ def walsh_maps(images: jax.Array, window_shape: tuple[int, ...] = (7, 7)) -> jax
             vectors = jnp.where(values[..., None] > 0, vectors, coils**-0.5)[:, 0]
             return _turned(vectors, reference)
 
-        maps = jax.lax.map(row, jnp.arange(math.prod(lead)), batch_size=_rows(coils, shape[-1]))
+        maps = _in_chunks(row, jnp.arange(math.prod(lead)), coils**2 * shape[-1])
         return jnp.moveaxis(maps, -1, 0).reshape(coils, *shape)
 
-    return _over_batch(one, images, 1 + len(shape))
+    return _over_batch(one, images, (coils, *shape), coils**2 * math.prod(shape))
 
 
 def espirit_maps(
@@ -134,12 +134,12 @@ def espirit_maps(
             vectors = _turned(vectors, reference)
             return jnp.where(values[..., None] >= crop, vectors, 0), values
 
-        maps, values = jax.lax.map(row, lead, batch_size=_rows(coils, shape[-1]))
+        maps, values = _in_chunks(row, lead, coils**2 * shape[-1])
         maps = jnp.moveaxis(maps, (-2, -1), (0, 1)).reshape(sets, coils, *shape)
         values = jnp.moveaxis(values, -1, 0).reshape(sets, *shape)
         return (maps[0], values[0]) if sets == 1 else (maps, values)
 
-    return _over_batch(one, kspace[(..., *center)], 1 + len(shape))
+    return _over_batch(one, kspace[(..., *center)], (coils, *block), coils**2 * math.prod(shape))
 
 
 def _projection_filters(calibration: jax.Array, kernel: tuple[int, ...], threshold) -> jax.Array:
@@ -162,13 +162,20 @@ def _projection_filters(calibration: jax.Array, kernel: tuple[int, ...], thresho
     vectors = jnp.where(signal, vectors, 0)
     projection = jnp.matmul(vectors, vectors.conj().T, precision="highest")
 
-    count = math.prod(kernel)
-    pairs = projection.reshape(count, coils, count, coils).swapaxes(1, 2).reshape(count**2, coils, coils)
-    widths = tuple(2 * k - 1 for k in kernel)
-    shifts = offsets[:, :, None] - offsets[:, None, :] + np.reshape(kernel, (-1, 1, 1)) - 1
-    index = np.ravel_multi_index(tuple(shifts), widths).ravel()
-    filters = jax.ops.segment_sum(pairs, index, math.prod(widths)) / count
-    return filters.reshape(-1, widths[-1], coils, coils)
+    # Axis by axis, patch positions a and b are summed over equal shifts a - b.
+    filters = projection.reshape(*kernel, coils, *kernel, coils)
+    for axis in range(len(kernel)):
+        filters = _sum_diagonals(jnp.moveaxis(filters, (axis, len(kernel) + 1), (0, 1)))
+    filters = filters.transpose(*reversed(range(len(kernel))), -2, -1)
+    return filters.reshape(-1, 2 * kernel[-1] - 1, coils, coils) / math.prod(kernel)
+
+
+def _sum_diagonals(x: jax.Array) -> jax.Array:
+    """``y[k - 1 + d] = sum_b x[b + d, b]`` for d from -(k - 1) to k - 1; x is (k, k, ...)."""
+    k, rest = x.shape[0], x.shape[2:]
+    # A row of 2 k elements read as 2 k - 1 moves every row one element further than the one before.
+    rows = jnp.pad(x[:, ::-1], [(0, 0), (0, k), *((0, 0) for _ in rest)])
+    return jnp.sum(rows.reshape(-1, *rest)[:-k].reshape(k, 2 * k - 1, *rest), axis=0)
 
 
 def _phases(shape: tuple[int, ...], kernel: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
@@ -209,17 +216,18 @@ def _unit_scale(data: jax.Array) -> jax.Array:
     return data / jnp.where(scale > 0, scale, 1)
 
 
-def _rows(coils: int, columns: int) -> int:
-    return max(1, _CHUNK // (coils * coils * columns))
+def _in_chunks(function, xs: jax.Array, size: int):
+    """Maps a function over the first axis; ``size`` is the number of matrix elements of one application."""
+    return jax.lax.map(function, xs, batch_size=max(1, _CHUNK // size))
 
 
-def _over_batch(function, data: jax.Array, axes: int):
-    """Maps a function of the last ``axes`` axes over the others, one element at a time to bound memory."""
+def _over_batch(function, data: jax.Array, shape: tuple[int, ...], size: int):
+    """Maps a function of the axes ``shape`` over all axes in front of them."""
     data = jax.lax.stop_gradient(data)
-    batch = data.shape[: data.ndim - axes]
+    batch = data.shape[: data.ndim - len(shape)]
     if not batch:
         return function(data)
-    results = jax.lax.map(function, data.reshape(-1, *data.shape[len(batch) :]))
+    results = _in_chunks(function, data.reshape(-1, *shape), size)
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), results)
 
 
