@@ -1,0 +1,310 @@
+"""Reconstruction of measured slices by a method of a given name."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import operators
+from fedrecon.data import Measurement
+from operators import LinearOperator
+from operators.masks import center_slice
+
+COIL_MAPS = ("calibration", "walsh", "espirit")
+
+
+class Problem(NamedTuple):
+    """One slice, its coil images of order one.
+
+    Attributes:
+      fourier: operator of one coil's image.
+      y: measurements (coils, *fourier.out_shape).
+      maps: coil sensitivities (coils, ny, nx).
+      density: density compensation (samples,); ones of shape () for Cartesian sampling.
+      mask: (ny, nx) bool, concrete; None for non-Cartesian sampling.
+      calibration: fully sampled k-space block (coils, cy, cx) of a separate scan; None without one.
+      weight: of the regularisation, None where the method has none.
+      iterations: None where the method has none.
+    """
+
+    fourier: LinearOperator
+    y: jax.Array
+    maps: jax.Array
+    density: jax.Array
+    mask: np.ndarray | None
+    calibration: jax.Array | None
+    weight: float | None
+    iterations: int | None
+
+    @property
+    def sense(self) -> LinearOperator:
+        """The operator of all coils."""
+        return operators.SENSE(self.fourier, self.maps)
+
+
+class Method(NamedTuple):
+    """A reconstruction: a function of a `Problem` that returns a real or complex image (ny, nx).
+
+    Attributes:
+      run: the function.
+      weight: default weight, None when the method has none.
+      iterations: default number, None when the method has none.
+      maps: whether it reads the coil maps.
+      cartesian: whether it needs Cartesian sampling.
+    """
+
+    run: Callable[[Problem], jax.Array]
+    weight: float | None = None
+    iterations: int | None = None
+    maps: bool = True
+    cartesian: bool = False
+
+
+def _coil_images(p: Problem) -> jax.Array:
+    return p.fourier.H(p.density * p.y)
+
+
+METHODS = {
+    "rss": Method(lambda p: operators.rss(_coil_images(p)), maps=False),
+    "gridding": Method(lambda p: operators.gridding(p.sense, p.y, p.density)),
+    "cg-sense": Method(
+        lambda p: operators.cg_sense(p.sense, p.y, l2=p.weight, max_iterations=p.iterations), 1e-2, 30
+    ),
+    "l1-wavelet": Method(
+        lambda p: operators.l1_wavelet(
+            p.sense, p.y, p.weight, iterations=p.iterations, key=jax.random.key(0)
+        ),
+        2e-3,
+        100,
+    ),
+    "total-variation": Method(
+        lambda p: operators.total_variation(p.sense, p.y, p.weight, iterations=p.iterations), 2e-3, 200
+    ),
+    "tgv": Method(
+        lambda p: operators.total_generalized_variation(p.sense, p.y, p.weight, iterations=p.iterations),
+        2e-3,
+        400,
+    ),
+    "nlinv": Method(lambda p: operators.nlinv(p.fourier, p.y, p.iterations)[0], None, 9, maps=False),
+    "grappa": Method(
+        lambda p: operators.rss(operators.ifft2c(operators.grappa(p.y, p.mask, p.calibration, l2=p.weight))),
+        1e-2,
+        maps=False,
+        cartesian=True,
+    ),
+    "spirit": Method(
+        lambda p: operators.rss(
+            operators.ifft2c(
+                operators.spirit(p.y, p.mask, p.calibration, l2=p.weight, max_iterations=p.iterations)
+            )
+        ),
+        1e-2,
+        50,
+        maps=False,
+        cartesian=True,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the reconstruction depends on beside the measurement.
+
+    Attributes:
+      method: a key of `METHODS`.
+      coil_maps: one of `COIL_MAPS`: low-resolution coil images over their root sum of squares,
+        eigenvectors of their local covariance (Walsh), or ESPIRiT.
+      calibration_size: largest edge of the k-space centre they come from, clipped to what is fully sampled.
+      weight: of the regularisation, for images of order one; None: the method's.
+      iterations: None: the method's.
+    """
+
+    method: str
+    coil_maps: str = "calibration"
+    calibration_size: int = 24
+    weight: float | None = None
+    iterations: int | None = None
+
+    def __post_init__(self):
+        method = METHODS.get(self.method)
+        if method is None:
+            raise ValueError(f"--method: expected one of {', '.join(METHODS)}, found {self.method!r}")
+        if self.coil_maps not in COIL_MAPS:
+            raise ValueError(f"--coil_maps: expected one of {', '.join(COIL_MAPS)}, found {self.coil_maps!r}")
+        for name in ("weight", "iterations"):
+            value, default = getattr(self, name), getattr(method, name)
+            if value is not None and default is None:
+                raise ValueError(f"--{name}: expected none, {self.method} has none, found {value}")
+            object.__setattr__(self, name, default if value is None else value)
+
+
+class Prepared(NamedTuple):
+    """A measurement ready for `reconstruct`.
+
+    Attributes:
+      measurement: whitened where there was noise to do so, and divided by ``scale``.
+      density: density compensation (samples,), or ones of shape ().
+      scale: largest root of the sum of squares of the coil images.
+    """
+
+    measurement: Measurement
+    density: jax.Array
+    scale: float
+
+
+def prepare(measurement: Measurement, whiten: bool = True) -> Prepared:
+    """Brings a measurement of any scanner to coil images of order one.
+
+    Args:
+      measurement: what was measured.
+      whiten: use the noise scan, where there is one, to make the noise of the coils alike and independent;
+        ``scale`` is then in standard deviations of the noise.
+
+    Raises:
+      ValueError: nothing was measured, or the trajectory is not in cycles per pixel.
+    """
+    kspace, calibration = measurement.kspace, measurement.calibration
+    if whiten and measurement.noise is not None:
+        matrix = operators.whitening_matrix(operators.noise_covariance(measurement.noise))
+        kspace, calibration = (
+            None if k is None else np.asarray(operators.whiten(k, matrix, 1)) for k in (kspace, calibration)
+        )
+    density = jnp.ones(())
+    if measurement.trajectory is not None:
+        density = operators.density_compensation(measurement.trajectory, measurement.image_shape)
+    # Measurements as small as 1e-30 would otherwise vanish when squared.
+    largest = np.abs(kspace).max()
+    if not largest > 0:
+        raise ValueError("--input: expected a signal, found k-space of zeros")
+    fourier = _fourier(measurement, None if measurement.mask is None else np.ones((), bool))
+    size = jax.jit(lambda y: operators.rss(fourier.H(density * y)).max())
+    scale = float(largest) * max(float(size(jnp.asarray(one / largest))) for one in kspace)
+    scaled = dataclasses.replace(
+        measurement,
+        kspace=kspace / np.float32(scale),
+        calibration=None if calibration is None else calibration / np.float32(scale),
+    )
+    return Prepared(scaled, density, scale)
+
+
+def undersample(prepared: Prepared, mask: np.ndarray) -> Prepared:
+    """Keeps the samples of every slice where ``mask``, (nx,) or (ny, nx), is 1.
+
+    Raises:
+      ValueError: the measurement is not fully sampled on a Cartesian grid.
+    """
+    measurement = prepared.measurement
+    if measurement.mask is None or not measurement.mask.all():
+        found = (
+            "a trajectory" if measurement.mask is None else f"{measurement.mask.mean():.1%} of the samples"
+        )
+        raise ValueError(f"--acceleration: expected fully sampled Cartesian k-space, found {found}")
+    mask = np.broadcast_to(np.asarray(mask) > 0, measurement.mask.shape)
+    kept = dataclasses.replace(measurement, kspace=measurement.kspace * mask[:, None], mask=mask)
+    return prepared._replace(measurement=kept)
+
+
+def reconstruct(
+    prepared: Prepared, settings: Settings, progress: Callable[[int], None] = lambda count: None
+) -> np.ndarray:
+    """Images of all slices.
+
+    Args:
+      prepared: the measurement.
+      settings: how to reconstruct.
+      progress: called with the number of slices finished since the last call.
+
+    Returns:
+      (slices, ny, nx), complex64 or float32; times ``prepared.scale`` they are in the unit of the measurement
+      under orthonormal transforms.
+
+    Raises:
+      ValueError: the method needs Cartesian sampling, or the centre of k-space is not sampled well enough;
+        names the flag.
+    """
+    measurement = prepared.measurement
+    if METHODS[settings.method].cartesian and measurement.mask is None:
+        raise ValueError(f"--method: {settings.method} needs Cartesian sampling, found a trajectory")
+    solvers = {}
+    images = []
+    for i, y in enumerate(measurement.kspace):
+        mask = None if measurement.mask is None else measurement.mask[i]
+        key = b"" if mask is None else mask.tobytes()
+        if key not in solvers:
+            solvers[key] = _solver(prepared, mask, settings)
+        calibration = y if measurement.calibration is None else measurement.calibration[i]
+        images.append(np.asarray(solvers[key](y, calibration)))
+        progress(1)
+    return np.stack(images)
+
+
+def calibration_block(sampled: np.ndarray, size: int) -> tuple[int, int]:
+    """The (ny, nx) of the fully sampled block around DC whose edges are at most ``size``.
+
+    Of several, that with the longest shorter edge, then the largest; (0, 0) when DC is not sampled.
+    """
+    ny, nx = sampled.shape
+    best, columns = (0, 0), min(nx, size)
+    for rows in range(1, min(ny, size) + 1):
+        while columns and not sampled[center_slice(ny, rows), center_slice(nx, columns)].all():
+            columns -= 1
+        if columns:
+            best = max(best, (rows, columns), key=lambda block: (min(block), block[0] * block[1]))
+    return best
+
+
+def _fourier(measurement: Measurement, mask: np.ndarray | None) -> LinearOperator:
+    if measurement.trajectory is not None:
+        return operators.NUFFT(measurement.trajectory, measurement.image_shape)
+    return operators.CartesianFourier(measurement.image_shape, jnp.asarray(mask, jnp.float32))
+
+
+def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> Callable:
+    """A compiled function of one slice's measurements and those of its calibration."""
+    measurement, density = prepared.measurement, prepared.density
+    method, shape = METHODS[settings.method], measurement.image_shape
+    fourier = _fourier(measurement, mask)
+    separate = measurement.calibration is not None
+    sampled = np.ones(shape, bool) if mask is None else mask
+    if separate:
+        sampled = measurement.calibration.any((0, 1))
+    block = calibration_block(sampled, settings.calibration_size)
+    if method.maps and not min(block):
+        raise ValueError(
+            "--coil_maps: expected a fully sampled centre of k-space, found a mask without its middle sample"
+        )
+    place = (center_slice(n, c) for n, c in zip(shape, calibration_block(sampled, max(shape)), strict=True))
+    kernel = (slice(None), *place)
+
+    @jax.jit
+    def solve(y, calibration):
+        gridded = calibration if mask is not None else operators.fft2c(fourier.H(density * y))
+        maps = _coil_maps(gridded, block, settings.coil_maps) if method.maps else None
+        problem = Problem(
+            fourier=fourier,
+            y=y,
+            maps=maps,
+            density=density,
+            mask=mask,
+            calibration=calibration[kernel] if separate else None,
+            weight=settings.weight,
+            iterations=settings.iterations,
+        )
+        return method.run(problem)
+
+    return solve
+
+
+def _coil_maps(kspace: jax.Array, block: tuple[int, int], kind: str) -> jax.Array:
+    if kind == "calibration":
+        return operators.estimate_coil_maps(kspace, block)
+    if kind == "espirit":
+        # Without cropping, so that the background is that of the root of the sum of squares.
+        return operators.espirit_maps(kspace, block, tuple(min(6, n) for n in block), crop=0.0)[0]
+    window = np.zeros(kspace.shape[-2:], np.float32)
+    place = tuple(center_slice(n, c) for n, c in zip(window.shape, block, strict=True))
+    window[place] = np.outer(*(np.hanning(c + 2)[1:-1] for c in block))
+    return operators.walsh_maps(operators.ifft2c(window * kspace))
