@@ -55,7 +55,7 @@ def read_measurement(
 
     Volumes with two phase encodings are transformed along the readout: its positions are the slices, the
     first phase encoding runs along rows, the second along columns. Where no mask is stored, samples that are
-    not zero in all coils are those measured.
+    not zero in all coils are those measured; slices of zeros are taken for empty ones measured as the others.
 
     Args:
       path: the file; of a BART array, either of the pair or their common name.
@@ -117,7 +117,7 @@ def _fastmri(path: str | os.PathLike) -> Measurement:
             pixel = (z, x / shape[0], y / shape[1])
     kspace, mask = volume.kspace, volume.mask
     if mask is None:
-        mask = kspace.any(1)
+        mask = _sampled(kspace)
     else:
         mask = np.broadcast_to(mask, (len(kspace), *shape))
         kspace = kspace * mask[:, None]
@@ -139,13 +139,20 @@ def _cartesian(format: str, raw: RawMeasurement) -> Measurement:
         format=format,
         kspace=kspace,
         image_shape=shape,
-        mask=kspace.any(1) if mask is None else mask,
+        mask=_sampled(kspace) if mask is None else mask,
         trajectory=None,
         calibration=calibration,
         noise=raw.noise,
         crop_shape=shape,
         pixel_size=view and (view[0], view[1] / shape[0], view[2] / shape[1]),
     )
+
+
+def _sampled(kspace: np.ndarray) -> np.ndarray:
+    """(slices, ny, nx): samples not zero in all coils; slices without any have those of the others."""
+    mask = kspace.any(1)
+    mask[~mask.any((1, 2))] = mask.any(0)
+    return mask
 
 
 def _readout_as_slices(kspace: np.ndarray) -> np.ndarray:

@@ -95,6 +95,12 @@ def test_a_bart_trajectory_fills_its_image_where_none_is_stated(tmp_path):
         read_measurement(tmp_path / "k", trajectory=tmp_path / "t")
 
 
+def test_empty_slices_are_measured_as_the_others(tmp_path):
+    write_fastmri(tmp_path / "v", FastMRIVolume(KSPACE * np.array([1, 0], np.float32)[:, None, None, None]))
+    read = read_measurement(tmp_path / "v")
+    np.testing.assert_array_equal(read.mask, np.broadcast_to(COLUMNS, (2, 8, 6)))
+
+
 @pytest.mark.parametrize("format", ["ISMRMRD", "BART"])
 def test_volumes_become_slices_along_the_readout(tmp_path, format):
     """Against direct sums along the readout."""
