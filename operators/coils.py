@@ -67,6 +67,8 @@ class SENSE(LinearOperator):
         return self._combine(self.fourier._adjoint(y))
 
     def _gram(self, x, weights):
+        if hasattr(self.fourier, "_coil_gram"):
+            return self.fourier._coil_gram(x, self.coil_maps, weights)
         return self._combine(self.fourier._gram(self._expand(x), weights))
 
 

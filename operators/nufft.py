@@ -8,7 +8,7 @@ import numpy as np
 
 from operators import native, toeplitz
 from operators.linear_operator import LinearOperator, as_inexact, complex_dtype, is_complex
-from operators.nufft_kernel import choose_layout
+from operators.nufft_kernel import choose_layout, toeplitz_is_cheaper
 from operators.nufft_primitive import type1, type2
 from operators.pytree import assign, frozen_pytree, static
 from operators.trajectory_units import check_trajectory
@@ -65,10 +65,12 @@ class NUFFT(LinearOperator):
         if not 0 < eps < 1:
             raise ValueError(f"NUFFT: eps must lie between 0 and 1, found {self.eps}")
         # Raises when no kernel is that accurate.
-        choose_layout(shape, trajectory.shape[-2], eps, trajectory.dtype == np.float64)
+        layout = choose_layout(shape, trajectory.shape[-2], eps, trajectory.dtype == np.float64)
         embed = self.gram_by_toeplitz
         if embed is None:
-            embed = not native.preferred(complex_dtype(trajectory.dtype), self.backend)
+            # Elsewhere gridding costs far more than FFTs.
+            slow_gridding = not native.preferred(complex_dtype(trajectory.dtype), self.backend)
+            embed = slow_gridding or toeplitz_is_cheaper(layout, shape, trajectory.shape[-2])
         assign(self, trajectory=trajectory, image_shape=shape, eps=eps, gram_by_toeplitz=bool(embed))
         if embed and self.spectrum is None:
             assign(self, spectrum=self._spectrum(None))
@@ -86,7 +88,7 @@ class NUFFT(LinearOperator):
         Args:
           weights: real, broadcastable to (..., samples); None stands for ones.
         """
-        return ToeplitzGram(self._spectrum(weights), self.image_shape)
+        return ToeplitzGram(self._spectrum(weights), self.image_shape, self.backend)
 
     def _spectrum(self, weights):
         weights = jnp.ones((), self.trajectory.dtype) if weights is None else jnp.asarray(weights)
@@ -108,10 +110,16 @@ class NUFFT(LinearOperator):
 
     def _gram(self, x, weights):
         if self.spectrum is not None and weights is None:
-            return toeplitz.apply(self.spectrum, x, self.image_shape)
+            return _toeplitz_gram(self.spectrum, x, None, self.image_shape, self.backend)
         return super()._gram(x, weights)
 
     # SENSE has the coil maps multiplied inside the transform.
+
+    def _coil_gram(self, x, maps, weights):
+        if self.spectrum is not None and weights is None:
+            return _toeplitz_gram(self.spectrum, x, maps, self.image_shape, self.backend)
+        y = self._coil_forward(x, maps)
+        return self._coil_adjoint(y if weights is None else weights * y, maps)
 
     def _coil_forward(self, x, maps):
         points, images, lead = _align(self.trajectory, x, len(self.image_shape))
@@ -143,23 +151,32 @@ class ToeplitzGram(LinearOperator):
     Attributes:
       spectrum: real, as :func:`operators.toeplitz.spectrum` returns it.
       image_shape: the shape of the images.
+      backend: as that of :class:`NUFFT`.
     """
 
     spectrum: jax.Array
     image_shape: tuple[int, ...] = static()
+    backend: str = static(default="auto")
 
     in_shape = out_shape = property(lambda self: self.image_shape)
     in_dtype = out_dtype = property(lambda self: complex_dtype(self.spectrum.dtype))
 
     def _forward(self, x):
-        return toeplitz.apply(self.spectrum, x, self.image_shape)
+        return _toeplitz_gram(self.spectrum, x, None, self.image_shape, self.backend)
 
     _adjoint = _forward
 
 
-def _align(trajectory, array, core):
-    """Trajectories (t, samples, ndim) and arrays (t, b, *core), either t possibly one, and how to go back."""
-    lead_points, count = trajectory.shape[:-2], trajectory.ndim - 2
+def _toeplitz_gram(spectrum, x, maps, shape, backend):
+    each, images, lead = _align(spectrum, x, len(shape), len(shape) + 1)
+    gram = toeplitz.gram(each, images, None if maps is None else maps[None], backend)
+    return _unalign(gram, lead)
+
+
+def _align(trajectory, array, core, own_core=2):
+    """What trajectories own (t, *own_core), arrays (t, b, *core), either t possibly one, and the way back."""
+    count = trajectory.ndim - own_core
+    lead_points = trajectory.shape[:count]
     lead = array.shape[: array.ndim - core]
     extra, own = lead[: max(len(lead) - count, 0)], lead[max(len(lead) - count, 0) :]
     try:
@@ -169,7 +186,7 @@ def _align(trajectory, array, core):
             f"NUFFT: the leading axes of the trajectory {lead_points} and of the array {lead} do not "
             "broadcast; flatten interleaves and samples into one axis of samples"
         ) from None
-    points = _flatten(trajectory, (), lead_points, common, 2)[:, 0]
+    points = _flatten(trajectory, (), lead_points, common, own_core)[:, 0]
     return points, _flatten(array, extra, own, common, core), (extra, common)
 
 

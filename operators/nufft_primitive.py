@@ -11,14 +11,13 @@ An operand whose axis t has length one is shared by all trajectories. Pixels n a
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from operators import native, nufft_jax
-from operators.mesh import vary_together
+from operators.batched_primitive import batch_length, call, over_trajectories, register, sum_to
 from operators.nufft_kernel import Layout, choose_layout
 
 type2_p = Primitive("nufft_type2")
@@ -41,33 +40,20 @@ def type1(points, maps, y, *, shape, sign, eps, conjugate=False, backend="auto")
 def _bind(primitive, points, maps, array, shape, sign, eps, conjugate, backend):
     operands = (points, array) if maps is None else (points, array, maps)
     params = {"shape": tuple(shape), "sign": sign, "eps": eps, "conjugate": conjugate, "backend": backend}
-    return primitive.bind(*vary_together(*operands), **params)
-
-
-def _call(primitive, operands, params):
-    points, array, *maps = operands
-    return _bind(primitive, points, maps[0] if maps else None, array, *(params[k] for k in _PARAMETERS))
-
-
-_PARAMETERS = ("shape", "sign", "eps", "conjugate", "backend")
+    if not points.shape[1]:
+        return jnp.zeros_like(array, shape=_out_shape(primitive, *operands, **params))
+    return call(primitive, operands, params)
 
 
 def _layout(points, shape, eps) -> Layout:
     return choose_layout(shape, points.shape[1], eps, points.dtype == np.float64)
 
 
-# Shapes.
-
-
-def _abstract(primitive, points, array, maps=None, *, shape, **_):
-    operands = [points, array] + ([] if maps is None else [maps])
-    batch = max(a.shape[0] for a in operands)
+def _out_shape(primitive, points, array, maps=None, *, shape, **_):
+    length = batch_length(points, array, *([] if maps is None else [maps]))
     if primitive is type2_p:
-        out = (batch, array.shape[1], 1 if maps is None else maps.shape[1], points.shape[1])
-    else:
-        out = (batch, array.shape[1], *shape)
-    sharding = array.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(out)))
-    return array.update(shape=out, sharding=sharding, weak_type=False)
+        return length, array.shape[1], 1 if maps is None else maps.shape[1], points.shape[1]
+    return length, array.shape[1], *shape
 
 
 # Plain JAX, one trajectory at a time.
@@ -78,12 +64,7 @@ def _plain(primitive, points, array, maps=None, *, shape, sign, eps, conjugate, 
     if maps is not None and conjugate:
         maps = maps.conj()
     function = functools.partial(_plain_type2 if primitive is type2_p else _plain_type1, layout, sign, shape)
-    operands = (points, array, maps)
-    axes = [None if a is None or a.shape[0] == 1 else 0 for a in operands]
-    squeezed = [a if axis == 0 or a is None else a[0] for a, axis in zip(operands, axes, strict=True)]
-    if all(axis is None for axis in axes):
-        return function(*squeezed)[None]
-    return jax.vmap(function, axes)(*squeezed)
+    return over_trajectories(function, (points, array, maps))
 
 
 def _plain_type2(layout, sign, shape, points, u, maps):
@@ -104,11 +85,16 @@ def _plain_type1(layout, sign, shape, points, y, maps):
 def _on_cpu(primitive, points, array, maps=None, **params):
     if params["backend"] == "jax" or not native.supports(array.dtype):
         return _plain(primitive, points, array, maps, **params)
-    layout = _layout(points, params["shape"], params["eps"])
-    out = _abstract(primitive, *map(jax.typeof, [points, array] + ([] if maps is None else [maps])), **params)
-    kind = "type2" if primitive is type2_p else "type1"
     return native.nufft(
-        kind, points, array, maps, layout, params["sign"], params["conjugate"], params["shape"], out.shape
+        "type2" if primitive is type2_p else "type1",
+        points,
+        array,
+        maps,
+        _layout(points, params["shape"], params["eps"]),
+        params["sign"],
+        params["conjugate"],
+        params["shape"],
+        _out_shape(primitive, points, array, maps, **params),
     )
 
 
@@ -118,13 +104,13 @@ def _on_cpu(primitive, points, array, maps=None, **params):
 def _jvp(primitive, primals, tangents, **params):
     points, array, *maps = primals
     d_points, d_array, *d_maps = tangents
-    out = _call(primitive, primals, params)
+    out = call(primitive, primals, params)
     terms = []
     if not isinstance(d_array, ad.Zero):
-        terms.append(_call(primitive, (points, d_array, *maps), params))
+        terms.append(call(primitive, (points, d_array, *maps), params))
     if d_maps and not isinstance(d_maps[0], ad.Zero):
         linear = d_maps[0].conj() if params["conjugate"] else d_maps[0]
-        terms.append(_call(primitive, (points, array, linear), {**params, "conjugate": False}))
+        terms.append(call(primitive, (points, array, linear), {**params, "conjugate": False}))
     if not isinstance(d_points, ad.Zero):
         terms.append(_moved(primitive, primals, d_points, params))
     return out, functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
@@ -141,12 +127,12 @@ def _moved(primitive, primals, d_points, params):
     moves = jnp.moveaxis(d_points, -1, 1)
     if primitive is type2_p:
         stacked = (array[:, None] * ramps[:, None]).reshape(array.shape[0], -1, *shape)
-        y = _call(primitive, (points, stacked, *maps), params)
+        y = call(primitive, (points, stacked, *maps), params)
         y = y.reshape(y.shape[0], ndim, -1, *y.shape[2:])
         return factor * jnp.sum(y * moves[:, :, None, None], axis=1)
     stacked = array[:, None] * moves[:, :, None, None]
     stacked = stacked.reshape(stacked.shape[0], -1, *array.shape[2:])
-    u = _call(primitive, (points, stacked, *maps), params)
+    u = call(primitive, (points, stacked, *maps), params)
     u = u.reshape(u.shape[0], ndim, -1, *shape)
     return factor * jnp.sum(u * ramps[:, None], axis=1)
 
@@ -156,63 +142,22 @@ def _transpose(primitive, cotangent, points, array, *maps, **params):
         return (None,) * (2 + len(maps))
     other = type1_p if primitive is type2_p else type2_p
     if ad.is_undefined_primal(array):
-        out = _call(other, (points, cotangent, *maps), params)
-        return (None, _sum_to(out, array.aval.shape), *([None] * len(maps)))
+        out = call(other, (points, cotangent, *maps), params)
+        return (None, sum_to(out, array.aval.shape[0]), *([None] * len(maps)))
     # Linear in the maps: both transforms end, or begin, in a product of images.
     shape = params["shape"]
     values, images = (cotangent, array) if primitive is type2_p else (array, cotangent)
     planes = values.reshape(values.shape[0], -1, 1, values.shape[-1])
-    grids = _call(type1_p, (points, planes), params).reshape(-1, *values.shape[1:3], *shape)
-    return None, None, _sum_to(jnp.sum(grids * images[:, :, None], axis=1), maps[0].aval.shape)
-
-
-def _sum_to(array, shape):
-    return array if array.shape[0] == shape[0] else jnp.sum(array, axis=0, keepdims=True)
-
-
-# Batching.
-
-
-def _batch(primitive, operands, axes, **params):
-    mapped = [axis is not None for axis in axes]
-    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
-    moved = [jnp.moveaxis(a, axis, 0) if m else a for a, axis, m in zip(operands, axes, mapped, strict=True)]
-    if mapped[1] and not any(mapped[:1] + mapped[2:]):
-        # Images alone: more of them for the same trajectories.
-        array = jnp.moveaxis(moved[1], 0, 1)
-        merged = array.reshape(array.shape[0], -1, *array.shape[3:])
-        out = _call(primitive, (moved[0], merged, *moved[2:]), params)
-        return out.reshape(out.shape[0], size, -1, *out.shape[2:]), 1
-    length = max(a.shape[1] if m else a.shape[0] for a, m in zip(moved, mapped, strict=True))
-    merged = []
-    for a, m in zip(moved, mapped, strict=True):
-        if m:
-            a = jnp.broadcast_to(a, (size, length, *a.shape[2:])).reshape(-1, *a.shape[2:])
-        elif a.shape[0] != 1:
-            a = jnp.tile(a, (size,) + (1,) * (a.ndim - 1))
-        merged.append(a)
-    out = _call(primitive, merged, params)
-    return out.reshape(size, length, *out.shape[1:]), 0
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(primitive, params):
-    return jax.jit(functools.partial(primitive.bind, **dict(params)))
+    grids = call(type1_p, (points, planes), params).reshape(-1, *values.shape[1:3], *shape)
+    return None, None, sum_to(jnp.sum(grids * images[:, :, None], axis=1), maps[0].aval.shape[0])
 
 
 for _primitive in (type2_p, type1_p):
-    _primitive.def_impl(
-        lambda *args, _primitive=_primitive, **params: _compiled(_primitive, tuple(params.items()))(*args)
-    )
-    _primitive.def_abstract_eval(functools.partial(_abstract, _primitive))
-    ad.primitive_jvps[_primitive] = functools.partial(_jvp, _primitive)
-    ad.primitive_transposes[_primitive] = functools.partial(_transpose, _primitive)
-    batching.primitive_batchers[_primitive] = functools.partial(_batch, _primitive)
-    mlir.register_lowering(
-        _primitive, mlir.lower_fun(functools.partial(_plain, _primitive), multiple_results=False)
-    )
-    mlir.register_lowering(
+    register(
         _primitive,
-        mlir.lower_fun(functools.partial(_on_cpu, _primitive), multiple_results=False),
-        platform="cpu",
+        out_shape=functools.partial(_out_shape, _primitive),
+        plain=functools.partial(_plain, _primitive),
+        on_cpu=functools.partial(_on_cpu, _primitive),
+        jvp=functools.partial(_jvp, _primitive),
+        transpose=functools.partial(_transpose, _primitive),
     )

@@ -1,12 +1,17 @@
 """Products with Toeplitz matrices of non-uniform transforms by circulant embedding."""
 
+import functools
 import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 
+from operators import native
+from operators.batched_primitive import batch_length, call, over_trajectories, register, sum_to
 from operators.nufft_kernel import smooth_size
 
 
@@ -29,7 +34,7 @@ def spectrum(lags: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
     axes = tuple(range(lags.ndim - ndim, lags.ndim))
     for axis, n in zip(axes, image_shape, strict=True):
         # The lag -n has no partner and is never used.
-        lags = lags * jnp.ones(2 * n).at[0].set(0).reshape(-1, *(1,) * (lags.ndim - 1 - axis))
+        lags = lags * jnp.ones(2 * n, lags.dtype).at[0].set(0).reshape(-1, *(1,) * (lags.ndim - 1 - axis))
     padding = [(0, 0)] * (lags.ndim - ndim)
     padding += [(h - n, h - n) for h, n in zip(half, image_shape, strict=True)]
     circulant = jnp.roll(jnp.pad(lags, padding), [-h for h in half], axes)
@@ -41,15 +46,37 @@ def spectrum(lags: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
     return values.transpose(order).reshape(*values.shape[:lead], 2**ndim, *half)
 
 
-def apply(spectrum: jax.Array, images: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
-    """The Toeplitz product: (..., *image_shape) complex, leading axes broadcast against the spectrum's."""
-    ndim = len(image_shape)
-    half = spectrum.shape[-ndim:]
-    axes = tuple(range(-ndim, 0))
-    padding = [(0, 0)] * (images.ndim - ndim)
-    padding += [(0, h - n) for h, n in zip(half, image_shape, strict=True)]
-    padded = jnp.pad(images, padding)
-    lead = np.broadcast_shapes(spectrum.shape[: -ndim - 1], images.shape[:-ndim])
+def gram(spectrum: jax.Array, images: jax.Array, maps: jax.Array | None, backend: str = "auto") -> jax.Array:
+    """``sum_c conj(maps_c) T (maps_c images)``, T the Toeplitz matrix of the spectrum; Hermitian.
+
+    Args:
+      spectrum: real (t, 2^ndim, *h), as :func:`spectrum` returns it.
+      images: complex (t, b, *image_shape).
+      maps: complex (t, c, *image_shape), or None. An axis t of length one is shared.
+      backend: "auto" or "jax".
+
+    Returns:
+      (t, b, *image_shape).
+    """
+    operands = (spectrum, images) if maps is None else (spectrum, images, maps)
+    return call(gram_p, operands, {"backend": backend})
+
+
+gram_p = Primitive("nufft_gram")
+
+
+def _plain(spectrum, images, maps=None, *, backend):
+    return over_trajectories(_plain_one, (spectrum, images, maps))
+
+
+def _plain_one(spectrum, images, maps):
+    """The gram of one trajectory: (2^ndim, *h), (b, *shape), (c, *shape) or None -> (b, *shape)."""
+    shape, half = images.shape[1:], spectrum.shape[1:]
+    planes = images if maps is None else images[:, None] * maps
+    axes = tuple(range(-len(shape), 0))
+    padding = [(0, 0)] * (planes.ndim - len(shape))
+    padding += [(0, h - n) for h, n in zip(half, shape, strict=True)]
+    padded = jnp.pad(planes, padding)
 
     def add(total, part):
         values, modulation = part
@@ -57,11 +84,48 @@ def apply(spectrum: jax.Array, images: jax.Array, image_shape: tuple[int, ...]) 
         return total + jnp.fft.ifftn(modulated * values, axes=axes) * modulation.conj(), None
 
     modulations = jnp.asarray(_modulations(half), images.dtype)
-    values = jnp.moveaxis(spectrum, -ndim - 1, 0)
-    zero = jnp.broadcast_to(0 * padded, (*lead, *half)) + 0 * values[0]
-    total = jax.lax.scan(add, zero, (values, modulations))[0]
-    crop = (..., *(slice(n) for n in image_shape))
-    return total[crop] / 2**ndim
+    total = jax.lax.scan(add, 0 * padded + 0 * spectrum[0], (spectrum, modulations))[0]
+    total = total[(..., *(slice(n) for n in shape))] / 2 ** len(shape)
+    return total if maps is None else jnp.sum(maps.conj() * total, axis=1)
+
+
+def _on_cpu(spectrum, images, maps=None, *, backend):
+    if backend == "jax" or not native.supports(images.dtype):
+        return _plain(spectrum, images, maps, backend=backend)
+    return native.toeplitz(spectrum, images, maps, _out_shape(spectrum, images, maps))
+
+
+def _out_shape(spectrum, images, maps=None, **_):
+    return batch_length(spectrum, images, *([] if maps is None else [maps])), *images.shape[1:]
+
+
+def _jvp(primals, tangents, **params):
+    out = call(gram_p, primals, params)
+    terms = []
+    if not isinstance(tangents[1], ad.Zero):
+        terms.append(call(gram_p, (primals[0], tangents[1], *primals[2:]), params))
+    others = [i for i in (0, 2) if i < len(primals) and not isinstance(tangents[i], ad.Zero)]
+    if others:
+        # Rarely wanted, and not worth kernels of its own.
+        def of(*values):
+            operands = list(primals)
+            for i, value in zip(others, values, strict=True):
+                operands[i] = value
+            return _plain(*operands, **params)
+
+        terms.append(jax.jvp(of, [primals[i] for i in others], [tangents[i] for i in others])[1])
+    return out, functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
+
+
+def _transpose(cotangent, spectrum, images, *maps, **params):
+    if isinstance(cotangent, ad.Zero):
+        return (None,) * (2 + len(maps))
+    # A Hermitian map transposes to its conjugate.
+    back = call(gram_p, (spectrum, cotangent.conj(), *maps), params).conj()
+    return None, sum_to(back, images.aval.shape[0]), *([None] * len(maps))
+
+
+register(gram_p, out_shape=_out_shape, plain=_plain, on_cpu=_on_cpu, jvp=_jvp, transpose=_transpose)
 
 
 def _modulations(half: tuple[int, ...]) -> np.ndarray:

@@ -44,7 +44,7 @@ def _load(precision: str) -> tuple[bool, str]:
     except build.Unavailable as reason:
         _log.info("NUFFT in %s: plain JAX, %s", precision, reason)
         return False, f"jax ({reason})"
-    for kind in ("type2", "type1"):
+    for kind in ("type2", "type1", "toeplitz"):
         handler = getattr(library, f"fedrecon_nufft_{kind}")
         jax.ffi.register_ffi_target(f"fedrecon_nufft_{kind}_{precision}", jax.ffi.pycapsule(handler), "cpu")
     _log.info("NUFFT in %s: native, %s", precision, path)
@@ -71,4 +71,23 @@ def nufft(kind, points, array, maps, layout, sign, conjugate, shape, out_shape) 
         width=np.int64(kernel.width),
         sign=np.int32(sign),
         conjugate=bool(conjugate),
+    )
+
+
+def toeplitz(spectrum, images, maps, out_shape) -> jax.Array:
+    """Calls the native Toeplitz product on canonical operands; see :func:`operators.toeplitz.gram`."""
+    shape, half = images.shape[2:], spectrum.shape[2:]
+    waves = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / h) for n, h in zip(shape, half, strict=True)]
+    # Half of the normalisation of both FFTs is applied on the way in and half on the way out.
+    scales = [np.full(n, (2 * h) ** -0.5) for n, h in zip(shape, half, strict=True)]
+    return jax.ffi.ffi_call(
+        f"fedrecon_nufft_toeplitz_{spectrum.dtype}", jax.ShapeDtypeStruct(out_shape, images.dtype)
+    )(
+        spectrum,
+        images,
+        jnp.zeros((0,), images.dtype) if maps is None else maps.astype(images.dtype),
+        jnp.asarray(np.concatenate(waves), images.dtype),
+        jnp.asarray(np.concatenate(scales), spectrum.dtype),
+        shape=np.asarray(shape, np.int64),
+        half=np.asarray(half, np.int64),
     )

@@ -53,7 +53,7 @@ def try_library(path: str, precision: str) -> None:
     library = ctypes.CDLL(path)
     from operators import native
 
-    for kind in ("type2", "type1"):
+    for kind in ("type2", "type1", "toeplitz"):
         handler = getattr(library, f"fedrecon_nufft_{kind}")
         jax.ffi.register_ffi_target(f"fedrecon_nufft_{kind}_{precision}", jax.ffi.pycapsule(handler), "cpu")
     from operators.nufft_kernel import choose_layout

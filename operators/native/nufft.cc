@@ -21,6 +21,7 @@ struct Lane {
   T* image = nullptr;
   const T* map = nullptr;
   T scale = 0;
+  T turn[2] = {1, 0};  // modulation along z and y
 };
 
 inline int64_t on_grid(int64_t pixel, int64_t pixels, int64_t cells) {
@@ -40,7 +41,8 @@ struct Transform {
   const Workers& workers;
   const Geometry<T>& geometry;
   const Grid<T>& grid;
-  std::vector<T> scale_x;  // padded to eight
+  std::vector<T> scale_x;                                  // padded to eight
+  const T* wave[3] = {nullptr, nullptr, nullptr};  // modulation of the pixels along (z, y, x), if any
 
   Transform(const Workers& w, const Geometry<T>& g, const Grid<T>& grid)
       : workers(w), geometry(g), grid(grid), scale_x(g.scale[2], g.scale[2] + g.pixels[2]) {
@@ -67,8 +69,21 @@ struct Transform {
       if (!plane) continue;
       lanes[l].image = plane->image + 2 * r * nx;
       lanes[l].map = plane->map ? plane->map + 2 * r * nx : nullptr;
-      lanes[l].scale = geometry.scale[0][r / geometry.pixels[1]] * geometry.scale[1][r % geometry.pixels[1]];
+      const int64_t z = r / geometry.pixels[1], y = r % geometry.pixels[1];
+      lanes[l].scale = geometry.scale[0][z] * geometry.scale[1][y];
+      const std::complex<T> turn = at(wave[0], z) * at(wave[1], y);
+      lanes[l].turn[0] = turn.real();
+      lanes[l].turn[1] = turn.imag();
     }
+  }
+  static std::complex<T> at(const T* wave, int64_t i) {
+    return wave ? std::complex<T>(wave[2 * i], wave[2 * i + 1]) : std::complex<T>(1);
+  }
+  bool modulated() const { return wave[0] || wave[1] || wave[2]; }
+  V<T> modulation(const Lane<T>& lane, int64_t x) const {
+    const V<T> one = joined<T>(H<T>{} + 1, H<T>{});
+    const V<T> along = wave[2] ? load_complex<T>(wave[2] + 2 * x, geometry.pixels[2] - x) : one;
+    return along * lane.turn[0] + swapped<T>(along) * (imaginary_unit<T>(1) * lane.turn[1]);
   }
   int64_t units() const { return grid.planes ? image_rows() : (image_rows() + 7) / 8; }
 
@@ -97,6 +112,7 @@ struct Transform {
           a[l] = load_complex<T>(lanes[l].image + 2 * x, nx - x) * (scale * lanes[l].scale);
           if (lanes[l].map)
             a[l] = times(a[l], load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
+          if (modulated()) a[l] = times(a[l], modulation(lanes[l], x), false);
         }
         transpose<T>(a);
         for (int64_t i = 0; i < std::min<int64_t>(8, nx - x); ++i) line[on_grid(x + i, nx, gx)] = a[i];
@@ -118,8 +134,8 @@ struct Transform {
     });
   }
 
-  // The transpose of fill, added to the images.
-  void collect(const std::vector<Lane<T>>& planes) const {
+  // From the rows of the grid, transformed along x, times maps and scale: added to the images.
+  void collect(const std::vector<Lane<T>>& planes, int sign, bool conjugate) const {
     const int64_t nx = geometry.pixels[2], gx = geometry.cells[2];
     const Fft<T>& plan = Fft<T>::of(gx);
     workers.each(units(), [&](int64_t unit) {
@@ -130,7 +146,7 @@ struct Transform {
       auto write = [&](int j, V<T> v) { out[j] = v; };
       if (grid.planes) {
         const V<T>* row = grid_row(unit);
-        transform(plan, geometry.sign, work, [&](int j) { return row[j]; }, write);
+        transform(plan, sign, work, [&](int j) { return row[j]; }, write);
       } else {
         for (int64_t x = 0; x < gx; x += 8) {
           V<T> a[8];
@@ -138,7 +154,7 @@ struct Transform {
           transpose<T>(a);
           for (int i = 0; i < 8; ++i) line[x + i] = a[i];
         }
-        transform(plan, geometry.sign, work, [&](int j) { return line[j]; }, write);
+        transform(plan, sign, work, [&](int j) { return line[j]; }, write);
       }
       for (int64_t x = 0; x < nx; x += 8) {
         V<T> a[8];
@@ -156,7 +172,8 @@ struct Transform {
           for (; l < 8 && lanes[l].image == image; ++l) {
             V<T> value = a[l] * (scale * lanes[l].scale);
             if (lanes[l].map)
-              value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
+              value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), conjugate);
+            if (modulated()) value = times(value, modulation(lanes[l], x), true);
             total += value;
           }
           total += load_complex<T>(image + 2 * x, nx - x);
@@ -168,7 +185,7 @@ struct Transform {
 
   // FFTs along y of the rows, or along z of the slabs, that hold pixels: `into_grid` from pixels to all cells,
   // else from all cells to pixels.
-  void along(int axis, bool into_grid) const {
+  void along(int axis, bool into_grid, int sign) const {
     const int64_t cells = geometry.cells[axis], pixels = geometry.pixels[axis];
     if (cells == 1) return;
     const Fft<T>& plan = Fft<T>::of(cells);
@@ -185,15 +202,61 @@ struct Transform {
         V<T>* column = first + x;
         if (into_grid) {
           transform(
-              plan, geometry.sign, work, [&](int j) { return holds(j) ? column[j * step] : V<T>{}; },
+              plan, sign, work, [&](int j) { return holds(j) ? column[j * step] : V<T>{}; },
               [&](int j, V<T> v) { column[j * step] = v; });
         } else {
           transform(
-              plan, geometry.sign, work, [&](int j) { return column[j * step]; },
+              plan, sign, work, [&](int j) { return column[j * step]; },
               [&](int j, V<T> v) {
                 if (holds(j)) column[j * step] = v;
               });
         }
+      }
+    });
+  }
+
+  // FFT along the slowest axis, product with a real spectrum (z, y, x), and FFT back to the pixels.
+  void convolve(const T* spectrum) const {
+    if (geometry.ndim == 1) {
+      for (int64_t x = 0; x < geometry.cells[2]; ++x) {
+        if (grid.planes) grid.data[x] *= spectrum[x];
+        else grid.cell(grid.data, x)[0] *= spectrum[x], grid.cell(grid.data, x)[8] *= spectrum[x];
+      }
+      return;
+    }
+    const int axis = geometry.ndim == 3 ? 0 : 1;
+    const int64_t cells = geometry.cells[axis], pixels = geometry.pixels[axis], nx = geometry.cells[2];
+    const Fft<T>& plan = Fft<T>::of(cells);
+    const int64_t step = axis == 0 ? geometry.cells[1] * grid.row : grid.row;
+    const int64_t lines = axis == 0 ? geometry.cells[1] : 1, spectrum_step = axis == 0 ? geometry.cells[1] * nx : nx;
+    const int64_t chunk = 4, chunks = (grid.columns + chunk - 1) / chunk;
+    const int64_t after = pixels - pixels / 2, before = cells - pixels / 2;
+    auto holds = [&](int64_t j) { return j < after || j >= before; };
+    workers.each(lines * chunks, [&](int64_t task) {
+      V<T>* work = local(3 * cells);
+      V<T>* middle = work + 2 * cells;
+      const int64_t l = task / chunks, from = task % chunks * chunk;
+      for (int64_t x = from; x < std::min(grid.columns, from + chunk); ++x) {
+        V<T>* column = (axis == 0 ? grid.at(0, l) : grid.at(0, 0)) + x;
+        const T* factor = spectrum + l * nx + (grid.planes ? x : 8 * x);
+        const int64_t left = grid.planes ? 1 : std::min<int64_t>(8, nx - 8 * x);
+        transform(
+            plan, -1, work, [&](int j) { return holds(j) ? column[j * step] : V<T>{}; },
+            [&](int j, V<T> v) {
+              const T* f = factor + j * spectrum_step;
+              if (grid.planes) {
+                middle[j] = v * f[0];
+              } else {
+                T eight[8] = {};
+                for (int64_t i = 0; i < left; ++i) eight[i] = f[i];
+                middle[j] = v * doubled<T>(eight);
+              }
+            });
+        transform(
+            plan, 1, work, [&](int j) { return middle[j]; },
+            [&](int j, V<T> v) {
+              if (holds(j)) column[j * step] = v;
+            });
       }
     });
   }
@@ -280,8 +343,8 @@ void type2(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
     for (int64_t p = 0, count; p < planes; p += count) {
       count = together ? std::min<int64_t>(8, planes - p) : 1;
       transform.fill(lanes_from(s, t, p, count, images, maps));
-      transform.along(1, true);
-      transform.along(0, true);
+      transform.along(1, true, g.sign);
+      transform.along(0, true, g.sign);
       transform.each_row(false);
       T* rows[8] = {};
       for (int64_t l = 0; l < count; ++l) rows[l] = out + 2 * (t * planes + p + l) * s.samples;
@@ -326,11 +389,77 @@ void type1(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
       });
       spread<T>(workers, grid, *sorted, values);
       transform.each_row(true);
-      transform.along(0, false);
-      transform.along(1, false);
-      transform.collect(lanes_from(s, t, p, count, images, maps));
+      transform.along(0, false, g.sign);
+      transform.along(1, false, g.sign);
+      transform.collect(lanes_from(s, t, p, count, images, maps), g.sign, g.conjugate);
     }
   }
+}
+
+// Sum over coils of conj(map) T map u, T the Toeplitz matrix whose circulant has the real `spectrum`, kept by the
+// parities of its frequencies (t, 2^ndim, half); waves are the modulations that select the odd ones.
+template <class T>
+void toeplitz(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T* spectrum, const T* images,
+              const T* maps, const T* waves, T* out) {
+  const int64_t planes = s.images * s.coils, cells = g.cells[0] * g.cells[1] * g.cells[2];
+  const bool together = planes > few_planes;
+  Grid<T> grid(g, together);
+  Scratch memory(grid.bytes());
+  grid.data = memory.as<V<T>>();
+  Transform<T> transform(workers, g, grid);
+  Sizes result = s;
+  result.own_images = true;
+  std::memset(out, 0, s.batch * s.images * s.pixels * 2 * sizeof(T));
+  const int parities = 1 << g.ndim;
+  for (int64_t t = 0; t < s.batch; ++t)
+    for (int64_t p = 0, count; p < planes; p += count) {
+      count = together ? std::min<int64_t>(8, planes - p) : 1;
+      for (int parity = 0; parity < parities; ++parity) {
+        const T* wave = waves;
+        for (int axis = 3 - g.ndim; axis < 3; ++axis) {
+          transform.wave[axis] = parity >> (2 - axis) & 1 ? wave : nullptr;
+          wave += 2 * g.pixels[axis];
+        }
+        const T* values = spectrum + ((s.own_points ? t : 0) * parities + parity) * cells;
+        transform.fill(lanes_from(s, t, p, count, const_cast<T*>(images), maps));
+        if (g.ndim == 3) transform.along(1, true, -1);
+        transform.convolve(values);
+        if (g.ndim == 3) transform.along(1, false, 1);
+        transform.collect(lanes_from(result, t, p, count, out, maps), 1, true);
+      }
+    }
+}
+
+template <ffi::DataType Real, ffi::DataType Complex>
+ffi::Error call_toeplitz(ffi::ThreadPool pool, ffi::Buffer<Real> spectrum, ffi::Buffer<Complex> array,
+                         ffi::Buffer<Complex> maps, ffi::Buffer<Complex> waves, ffi::Buffer<Real> scales,
+                         ffi::ResultBuffer<Complex> out, ffi::Span<const int64_t> shape,
+                         ffi::Span<const int64_t> half) {
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(spectrum.typed_data())>>;
+  try {
+    Sizes s = {};
+    s.has_maps = maps.element_count() > 0;
+    s.batch = out->dimensions()[0];
+    s.images = out->dimensions()[1];
+    s.coils = s.has_maps ? maps.dimensions()[1] : 1;
+    s.pixels = 1;
+    for (int64_t n : shape) s.pixels *= n;
+    s.own_points = spectrum.dimensions()[0] > 1;
+    s.own_maps = s.has_maps && maps.dimensions()[0] > 1;
+    s.own_images = array.dimensions()[0] > 1;
+    const T one = 1;
+    Geometry<T> g = geometry_of<T>(shape, half, 1, &one, 1, scales.typed_data(), -1, false);
+    // One spare column keeps rows from being a power of two apart.
+    g.taps[2] = 2;
+    Workers workers(static_cast<int>(pool.num_threads()),
+                    [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
+    toeplitz<T>(workers, g, s, spectrum.typed_data(), reinterpret_cast<const T*>(array.typed_data()),
+                s.has_maps ? reinterpret_cast<const T*>(maps.typed_data()) : nullptr,
+                reinterpret_cast<const T*>(waves.typed_data()), reinterpret_cast<T*>(out->typed_data()));
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("toeplitz: ") + error.what());
+  }
+  return ffi::Error::Success();
 }
 
 template <ffi::DataType Real, ffi::DataType Complex, bool forward>
@@ -386,12 +515,27 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> points, ffi::Buffer<Comp
                                     .Attr<int32_t>("sign")                                                 \
                                     .Attr<bool>("conjugate"))
 
+#define FEDRECON_TOEPLITZ(name, REAL, COMPLEX)                                                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call_toeplitz<ffi::DataType::REAL, ffi::DataType::COMPLEX>), \
+                                ffi::Ffi::Bind()                                                           \
+                                    .Ctx<ffi::ThreadPool>()                                                \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
+                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
+                                    .Attr<ffi::Span<const int64_t>>("shape")                               \
+                                    .Attr<ffi::Span<const int64_t>>("half"))
+
 #pragma GCC visibility push(default)
 #ifdef FEDRECON_FLOAT64
 FEDRECON_HANDLER(fedrecon_nufft_type2, F64, C128, true);
 FEDRECON_HANDLER(fedrecon_nufft_type1, F64, C128, false);
+FEDRECON_TOEPLITZ(fedrecon_nufft_toeplitz, F64, C128);
 #else
 FEDRECON_HANDLER(fedrecon_nufft_type2, F32, C64, true);
 FEDRECON_HANDLER(fedrecon_nufft_type1, F32, C64, false);
+FEDRECON_TOEPLITZ(fedrecon_nufft_toeplitz, F32, C64);
 #endif
 #pragma GCC visibility pop
