@@ -1,0 +1,140 @@
+"""Compares fedrecon's MRI operators with other libraries, on the same workloads in one run.
+
+Workloads, all in single precision with coil maps:
+  a  256 x 256, 405 spokes x 512 samples, 8 coils
+  b  320 x 320, 64 spokes x 640 samples, 8 coils
+  d  96 x 96 x 96, 4000 spokes x 192 samples, 1 coil
+  e  b for 16 images: with one trajectory, and with 16 different ones
+  f  320 x 320 Cartesian, every fourth column and the centre, 16 coils
+
+Operations: forward (image to samples), adjoint, gram (A^H A x by the library's fastest route) and the
+gradient of ||A x - y||^2 in the image by automatic differentiation. Every library runs at its cheapest
+setting whose forward result has a relative l2 error within the tier, against double precision (which is
+checked against the direct sum): of the first two settings that do, the faster one. All use all threads, on
+inputs converted before; libraries take turns call by call, and medians are given. First calls (planning and
+compilation) and memory are measured in processes of their own.
+
+The other libraries are optional; those that are not installed are skipped. Install CPU builds with
+  pip install torch --index-url https://download.pytorch.org/whl/cpu
+  pip install jax-finufft finufft ducc0 pytorch-finufft nufftax torchkbnufft sigpy mri-nufft scipy
+
+  python -m experiments.benchmark_mri --json=mri.json
+  python -m experiments.benchmark_mri --workloads=b,f --libraries=fedrecon,finufft,sigpy --repeats=7
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+import operators
+from experiments.benchmarks.measure import describe_machine
+from experiments.benchmarks.mri_problems import WORKLOADS, make_problem
+from experiments.benchmarks.mri_registry import LIBRARIES
+from experiments.benchmarks.mri_run import compare, describe
+from fedrecon.files import write_atomically
+
+_DEFAULT_WORKLOADS = ["a", "b", "d", "e", "f"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags; see `define_flags`."""
+
+    workloads: list[str] = dataclasses.field(default_factory=lambda: list(_DEFAULT_WORKLOADS))
+    libraries: list[str] = dataclasses.field(default_factory=lambda: list(LIBRARIES))
+    json: str | None = None
+    repeats: int = 15
+    seconds: float = 30.0
+
+
+def define_flags() -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    default = Options()
+    known = sorted({name.split("-")[0] for name in WORKLOADS})
+    flags.DEFINE_list("workloads", default.workloads, f"Workloads, of {', '.join(known)}.")
+    flags.DEFINE_list("libraries", default.libraries, "Libraries, in the order of the tables.")
+    flags.DEFINE_string("json", default.json, "File for all results, every single time included.")
+    flags.DEFINE_integer("repeats", default.repeats, "Calls of every operation.", lower_bound=1)
+    flags.DEFINE_float(
+        "seconds",
+        default.seconds,
+        "Time for one operation of all libraries, after which no further round of calls begins.",
+        lower_bound=0.0,
+    )
+
+
+def run(options: Options) -> dict:
+    """Runs the workloads, prints the tables and returns (and writes) everything measured.
+
+    Raises:
+      ValueError: an option is not as it should be; names it.
+      OSError: the file cannot be written.
+    """
+    workloads = _chosen_workloads(options.workloads)
+    libraries = _installed_libraries(options.libraries)
+    if options.json is not None and not Path(options.json).parent.is_dir():
+        raise ValueError(f"--json: expected a file in an existing folder, found {options.json}")
+    packages = {package for name in libraries for package in LIBRARIES[name].packages}
+    report = {
+        "machine": describe_machine(sorted(packages | {"jax", "jaxlib", "numpy"})),
+        "backends": operators.backends(),
+        "options": dataclasses.asdict(options),
+        "workloads": {},
+    }
+    machine = report["machine"]
+    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, {machine['date']}")
+    print(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version))
+    print(f"fedrecon: NUFFT in float32 by {report['backends']['nufft float32'].split(' (')[0]}")
+    for name in workloads:
+        problem, reference = make_problem(WORKLOADS[name])
+        found = compare(problem, reference, libraries, options.repeats, options.seconds)
+        report["workloads"][name] = {"title": WORKLOADS[name].title, "tiers": found}
+        for tier in found:
+            print(f"\n{name}: {WORKLOADS[name].title}\n{describe(tier)}", flush=True)
+        if options.json is not None:
+            write_atomically(options.json, json.dumps(report, indent=1).encode())
+    return report
+
+
+def _chosen_workloads(names: list[str]) -> list[str]:
+    chosen = []
+    for name in names:
+        matching = [w for w in WORKLOADS if w == name or w.startswith(f"{name}-")]
+        if not matching:
+            raise ValueError(f"--workloads: expected some of {', '.join(WORKLOADS)}, found {name!r}")
+        chosen += [w for w in matching if w not in chosen]
+    return chosen
+
+
+def _installed_libraries(names: list[str]) -> list[str]:
+    chosen = []
+    for name in names:
+        if name not in LIBRARIES:
+            raise ValueError(f"--libraries: expected some of {', '.join(LIBRARIES)}, found {name!r}")
+        missing = LIBRARIES[name].missing()
+        if missing:
+            print(f"skipped {name}: {', '.join(missing)} not installed")
+        elif name not in chosen:
+            chosen.append(name)
+    return chosen
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        run(Options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Options)}))
+    except (ValueError, OSError) as error:
+        sys.exit(f"benchmark_mri: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        print("\nInterrupted; finished workloads are in the file of --json.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Parts of the benchmarks: timing and memory, workloads, and the adapters of other libraries."""

@@ -1,0 +1,83 @@
+"""One library on one problem in a process of its own: times of first calls, and memory.
+
+Started by :func:`fresh_process`; prints one line of JSON.
+"""
+
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.measure import one_line, peak_memory, reset_peak_memory, seconds
+from experiments.benchmarks.mri_problems import Problem
+from experiments.benchmarks.mri_registry import LIBRARIES
+
+_LIMIT = 600
+
+
+def fresh_process(problem: Problem, jobs: dict[str, dict]) -> dict[str, dict]:
+    """Runs libraries one after the other, each in a new process.
+
+    Args:
+      problem: the inputs.
+      jobs: by library, ``{"setting": {...}, "routes": {operation: index}}``.
+
+    Returns:
+      By library: ``first_call_s``, seconds of the first call by operation, that of ``forward`` with planning
+      and compilation (not with imports); ``peak_mb``, the rise of the peak memory over what is held when
+      everything is imported and the inputs are loaded; or ``error``, one line.
+    """
+    found = {}
+    root = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, array in problem.arrays().items():
+            np.save(Path(folder, f"{name}.npy"), array)
+        for library, job in jobs.items():
+            command = [sys.executable, "-m", __name__, folder, library, json.dumps(job)]
+            try:
+                result = subprocess.run(
+                    command, capture_output=True, text=True, timeout=_LIMIT, cwd=root, env=os.environ
+                )
+                lines = result.stdout.splitlines()
+                if result.returncode or not lines:
+                    reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
+                    found[library] = {"error": f"exit {result.returncode}: {reason}"}
+                else:
+                    found[library] = json.loads(lines[-1])
+            except (subprocess.SubprocessError, OSError, ValueError) as error:
+                found[library] = {"error": one_line(error)}
+    return found
+
+
+def main(folder: str, name: str, job: str) -> None:
+    library, job = LIBRARIES[name], json.loads(job)
+    for module in library.modules:
+        importlib.import_module(module)
+    problem = Problem(**{path.stem: np.load(path) for path in Path(folder).glob("*.npy")})
+    jax.block_until_ready(jnp.zeros(1))
+    gc.collect()
+    reset_peak_memory()
+    baseline = peak_memory()
+    made, first = {}, {}
+
+    def plan_and_run():
+        made.update(library.operations(problem, **job["setting"]))
+        made["forward"][0].call()
+
+    first["forward"] = seconds(plan_and_run)
+    for operation, route in job["routes"].items():
+        if operation != "forward":
+            first[operation] = seconds(made[operation][route].call)
+    print(json.dumps({"first_call_s": first, "peak_mb": peak_memory() - baseline}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
