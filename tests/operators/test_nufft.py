@@ -1,5 +1,6 @@
 """The non-uniform Fourier transform against direct sums, on every backend."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -21,9 +22,13 @@ DATA = pathlib.Path(
     os.environ.get("FEDRECON_DATA", pathlib.Path(__file__).resolve().parents[3] / "shared" / "data")
 )
 BACKENDS = ("auto", "jax")
-# Odd, even, prime, not square and of one pixel, in one to three dimensions; compiled once each.
-SHAPES = ((1,), (2,), (13,), (1, 1), (1, 8), (12, 9), (17, 16), (1, 1, 1), (5, 4, 6), (7, 1, 3))
-SAMPLES = (0, 1, 2, 37)
+# Odd, even, prime, not square and of one pixel, in one to three dimensions. Every combination is compiled, so
+# coils and accuracy go with the shape.
+SHAPES = ((1,), (13,), (1, 8), (12, 9), (5, 4, 6), (7, 1, 3))
+COILS = dict(zip(SHAPES, (1, 9, 3, 4, 9, 1), strict=True))
+SINGLE = dict(zip(SHAPES, (1e-6, 1e-3, 1e-3, 1e-6, 1e-3, 1e-6), strict=True))
+DOUBLE = dict(zip(SHAPES, (1e-6, 1e-12, 1e-12, 1e-6, 1e-12, 1e-6), strict=True))
+SAMPLES = (0, 1, 37)
 
 
 def direct(trajectory, image, sign=-1):
@@ -72,11 +77,12 @@ def complex_normal(rng, shape, dtype):
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["auto", pytest.param("jax", marks=pytest.mark.slow)])
 @settings(max_examples=120, deadline=None)
-@given(case=cases(), eps=st.sampled_from([1e-3, 1e-6]))
-def test_single_precision_is_as_accurate_as_eps(backend, case, eps):
+@given(case=cases())
+def test_single_precision_is_as_accurate_as_eps(backend, case):
     shape, trajectory, rng = case
+    eps = SINGLE[shape]
     trajectory = trajectory.astype(np.float32)
     A = operators.NUFFT(trajectory, shape, eps=eps, backend=backend, periodic=True, gram_by_toeplitz=False)
     image, samples = complex_normal(rng, shape, np.complex64), complex_normal(rng, A.out_shape, np.complex64)
@@ -94,11 +100,12 @@ def test_single_precision_is_as_accurate_as_eps(backend, case, eps):
         operators.check_adjoint(A, jax.random.key(0), 1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["auto", pytest.param("jax", marks=pytest.mark.slow)])
 @settings(max_examples=60, deadline=None)
-@given(case=cases(), eps=st.sampled_from([1e-6, 1e-12]))
-def test_double_precision_is_as_accurate_as_eps(backend, case, eps):
+@given(case=cases())
+def test_double_precision_is_as_accurate_as_eps(backend, case):
     shape, trajectory, rng = case
+    eps = DOUBLE[shape]
     with jax.enable_x64(True):
         A = operators.NUFFT(
             trajectory, shape, eps=eps, backend=backend, periodic=True, gram_by_toeplitz=False
@@ -114,8 +121,11 @@ def test_double_precision_is_as_accurate_as_eps(backend, case, eps):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("shape", "samples"), [((40,), 300), ((24, 31), 1500), ((9, 10, 8), 2000)])
-@pytest.mark.parametrize("eps", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize(
+    ("shape", "samples", "eps"),
+    [((40,), 300, 1e-3), ((40,), 300, 1e-6), ((9, 10, 8), 2000, 1e-2), ((9, 10, 8), 2000, 1e-5)]
+    + [((24, 31), 1500, eps) for eps in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)],
+)
 def test_relative_error_on_full_images(backend, shape, samples, eps):
     rng = np.random.default_rng(0)
     trajectory = rng.uniform(-0.5, 0.5, (samples, len(shape))).astype(np.float32)
@@ -132,10 +142,10 @@ def test_relative_error_on_full_images(backend, shape, samples, eps):
 
 
 @settings(max_examples=60, deadline=None)
-@given(case=cases(), coils=st.sampled_from([1, 3, 9]))
-def test_backends_agree(case, coils):
+@given(case=cases())
+def test_backends_agree(case):
     shape, trajectory, rng = case
-    maps = complex_normal(rng, (coils, *shape), np.complex64)
+    maps = complex_normal(rng, (COILS[shape], *shape), np.complex64)
     image = complex_normal(rng, shape, np.complex64)
     results = []
     for backend in BACKENDS:
@@ -169,18 +179,19 @@ def test_cartesian_samples_are_those_of_the_fft(normal):
     np.testing.assert_allclose(A(image).reshape(image.shape), operators.fft2c(image), atol=2e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("coils", [0, 2])
-@pytest.mark.parametrize("shape", [(7,), (5, 6), (3, 4, 3)])
-def test_gradients_are_those_of_the_direct_sum(backend, shape, coils):
+@pytest.mark.parametrize(
+    ("shape", "coils", "backend"),
+    [((7,), 1, "auto"), ((5, 6), 2, "auto"), ((5, 6), 2, "jax"), ((3, 4, 3), 2, "auto")],
+)
+def test_gradients_are_those_of_the_direct_sum(shape, coils, backend):
     """Of every argument, forwards and backwards, of transform, adjoint and gram, in double precision."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         trajectory = rng.uniform(-0.5, 0.5, (8, len(shape)))
         grid = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"))
-        maps = complex_normal(rng, (max(coils, 1), *shape), np.complex128)
+        maps = complex_normal(rng, (coils, *shape), np.complex128)
         image = complex_normal(rng, shape, np.complex128)
-        data = complex_normal(rng, (max(coils, 1), 8), np.complex128)
+        data = complex_normal(rng, (coils, 8), np.complex128)
 
         def fast(trajectory, maps):
             A = operators.NUFFT(trajectory, shape, eps=1e-12, backend=backend)
@@ -210,12 +221,16 @@ def test_gradients_are_those_of_the_direct_sum(backend, shape, coils):
         for found, exact, argument in pairs:
             args = (trajectory, maps, argument)
             tangents = (rng.standard_normal(trajectory.shape), 0.5 * maps[::-1], argument[::-1] * 1j)
-            value, tangent = jax.jvp(found, args, tangents)
-            expected, expected_tangent = jax.jvp(exact, args, tangents)
+            cotangent = complex_normal(rng, jax.eval_shape(exact, *args).shape, np.complex128)
+
+            @functools.partial(jax.jit, static_argnums=0)
+            def derivatives(function, args, tangents, cotangent):
+                return jax.jvp(function, args, tangents), jax.vjp(function, *args)[1](cotangent)
+
+            (value, tangent), pulled = derivatives(found, args, tangents, cotangent)
+            (expected, expected_tangent), exact_pulled = derivatives(exact, args, tangents, cotangent)
             assert relative(value, np.asarray(expected)) < 1e-10
             assert relative(tangent, np.asarray(expected_tangent)) < 1e-10
-            cotangent = complex_normal(rng, value.shape, np.complex128)
-            pulled, exact_pulled = jax.vjp(found, *args)[1](cotangent), jax.vjp(exact, *args)[1](cotangent)
             for got, wanted in zip(pulled, exact_pulled, strict=True):
                 assert relative(got, np.asarray(wanted)) < 1e-10
 
@@ -229,13 +244,12 @@ def test_second_derivative_in_the_trajectory():
             return jnp.sum(jnp.abs(operators.NUFFT(t, (4, 5), eps=1e-12)(image)) ** 2)
 
         step = 1e-5
-        hessian = jax.hessian(energy)(trajectory)
+        gradient = jax.jit(jax.grad(energy))
+        hessian = jax.jit(jax.hessian(energy))(trajectory)
         for index in np.ndindex(trajectory.shape):
             move = np.zeros_like(trajectory)
             move[index] = step
-            difference = (jax.grad(energy)(trajectory + move) - jax.grad(energy)(trajectory - move)) / (
-                2 * step
-            )
+            difference = (gradient(trajectory + move) - gradient(trajectory - move)) / (2 * step)
             np.testing.assert_allclose(hessian[index], difference, atol=1e-6)
 
 
@@ -249,7 +263,7 @@ def test_vmap_over_anything_is_a_loop(backend, normal):
         A = operators.SENSE(operators.NUFFT(trajectory, shape, backend=backend, gram_by_toeplitz=False), maps)
         return A(image), A.H(A(image))
 
-    for axes in ((0, 0, 0), (0, None, None), (None, 0, None), (None, None, 0), (0, None, 0), (None, 0, 0)):
+    for axes in ((0, 0, 0), (0, None, None), (None, None, 0), (None, 0, 0)):
         args = [a if axis == 0 else a[0] for a, axis in zip((trajectories, maps, images), axes, strict=True)]
         batched = jax.vmap(forward, axes)(*args)
         for i in range(3):
