@@ -111,7 +111,11 @@ def _measured(settings: Settings) -> Cohorts:
             counts = [str(int(data.counts[i])) for data in (cohort.train, cohort.test)]
             shape = "×".join(map(str, cohort.image_shape))
             table.append([site.name, task, shape, "–", *counts, "patients", str(site.patients)])
-    notes = tuple(dict.fromkeys((mri.notes, retina.notes, chest.notes)))
+    grid = "×".join(map(str, mri.image_shape))
+    resolution = (
+        f"K-space of every site is cropped or zero-padded to a common grid of {grid} (--matrix; 0 keeps all)."
+    )
+    notes = tuple(dict.fromkeys((resolution, mri.notes, retina.notes, chest.notes)))
     return Cohorts(_split(mri), _split(retina), _split(chest), False, mri.image_shape, table, notes)
 
 

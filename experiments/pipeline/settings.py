@@ -79,6 +79,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "finetune_pools": 2,
     },
     ("real", "default"): {
+        "matrix": 128,
         "masks_per_slice": 4,
         "rounds": 12,
         "finetune_rounds": 10,
