@@ -14,8 +14,7 @@ checked against the direct sum): of the first two settings that do, the faster o
 inputs converted before; libraries take turns call by call, and medians are given. First calls (planning and
 compilation) and memory are measured in processes of their own.
 
-The other libraries are optional; those that are not installed are skipped. Install CPU builds with
-  pip install torch --index-url https://download.pytorch.org/whl/cpu
+The other libraries are optional; those that are not installed are skipped. Install a CPU build of torch, then
   pip install jax-finufft finufft ducc0 pytorch-finufft nufftax torchkbnufft sigpy mri-nufft scipy
 
   python -m experiments.benchmark_mri --json=mri.json
@@ -30,7 +29,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import operators
-from experiments.benchmarks.measure import describe_machine
+from experiments.benchmarks.measure import describe_machine, progress
 from experiments.benchmarks.mri_problems import WORKLOADS, make_problem
 from experiments.benchmarks.mri_registry import LIBRARIES
 from experiments.benchmarks.mri_run import compare, describe
@@ -89,6 +88,7 @@ def run(options: Options) -> dict:
     print(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version))
     print(f"fedrecon: NUFFT in float32 by {report['backends']['nufft float32'].split(' (')[0]}")
     for name in workloads:
+        progress(f"{name}: inputs and reference")
         problem, reference = make_problem(WORKLOADS[name])
         found = compare(problem, reference, libraries, options.repeats, options.seconds)
         report["workloads"][name] = {"title": WORKLOADS[name].title, "tiers": found}
