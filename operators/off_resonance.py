@@ -21,9 +21,9 @@ _EVEN_SHARE = 1e-4
 class OffResonance(LinearOperator):
     """A Fourier operator whose samples are acquired while the field map and decay act on the image.
 
-    ``y_m = sum_n F_mn exp(-(r2_n + 2 pi i f_n) t_m) x_n``, F the Fourier operator with the field's sign
-    ``exp(-2 pi i k_m n)``, so a positive frequency turns the phase the way a positive k-space coordinate
-    does; negate maps of the other sign. The exponential is approximated by ``segments`` products,
+    ``y_m = sum_n F_mn exp(-(r2_n + 2 pi i f_n) t_m) x_n``, F being the Fourier operator, whose kernel is
+    ``exp(-2 pi i k . n)``: a positive frequency turns the phase as a positive k-space coordinate does; negate
+    maps of the other sign. The exponential is approximated by ``segments`` products,
 
     ``exp(-(r2_n + 2 pi i f_n) t_m) ~ sum_l temporal[l, m] spatial[l, n]``,
 
@@ -199,7 +199,8 @@ def field_map_from_echoes(images: jax.Array, echo_times: jax.Array) -> jax.Array
     return -jnp.sum(weights * t * phases, axis=0) / jnp.where(spread > 0, spread, 1)
 
 
-def _check_maps(field_map, times, r2_map, where: str):
+def _check_maps(field_map, times, r2_map, where: str) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The three as real arrays of one dtype; raises as :class:`OffResonance` does."""
     arrays = {"field_map": as_inexact(field_map), "times": as_inexact(times)}
     if r2_map is not None:
         arrays["r2_map"] = as_inexact(r2_map)
@@ -213,7 +214,9 @@ def _check_maps(field_map, times, r2_map, where: str):
             f"{where}: r2_map must have the shape {arrays['field_map'].shape} of field_map, found "
             f"{arrays['r2_map'].shape}"
         )
-    return arrays["field_map"], arrays["times"], arrays.get("r2_map")
+    dtype = jnp.result_type(*arrays.values())
+    field_map, times, *r2_map = (array.astype(dtype) for array in arrays.values())
+    return field_map, times, r2_map[0] if r2_map else None
 
 
 def _rates(field_map: jax.Array, r2_map: jax.Array | None) -> jax.Array:

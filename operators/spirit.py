@@ -18,7 +18,14 @@ from operators.grappa import (
     solve_positive,
     tikhonov,
 )
-from operators.linear_operator import LinearOperator, as_inexact, check_array, complex_dtype, is_complex
+from operators.linear_operator import (
+    LinearOperator,
+    as_inexact,
+    check_array,
+    complex_dtype,
+    is_complex,
+    real_dtype,
+)
 from operators.pytree import assign, frozen_pytree
 from operators.solvers import cg
 
@@ -74,7 +81,7 @@ class SPIRiT(LinearOperator):
 
 
 def spirit_kernel(
-    calibration: jax.Array, kernel_shape: tuple[int, int] = (5, 5), l2: float | jax.Array = 1e-3
+    calibration: jax.Array, kernel_shape: tuple[int, int] = (5, 5), l2: float | jax.Array = 0.01
 ) -> jax.Array:
     """The weights that best predict each sample of a calibration block from its neighbours in all coils.
 
@@ -110,7 +117,7 @@ def spirit(
     calibration: jax.Array | None = None,
     *,
     kernel_shape: tuple[int, int] = (5, 5),
-    l2: float | jax.Array = 1e-3,
+    l2: float | jax.Array = 0.01,
     tolerance: float = 1e-4,
     max_iterations: int = 50,
 ) -> jax.Array:
@@ -204,8 +211,8 @@ def cg_spirit(
             f"{fourier.in_dtype} {fourier.in_shape}"
         )
     y = check_array(y, (G.in_shape[0], *fourier.out_shape), fourier.out_dtype, "cg_spirit: y")
-    weighted = y if density is None else jnp.asarray(density) * y
-    weight = jnp.asarray(weight, jnp.finfo(G.in_dtype).dtype)
+    weighted = y if density is None else jnp.asarray(density, real_dtype(y.dtype)) * y
+    weight = jnp.asarray(weight, real_dtype(G.in_dtype))
 
     def normal(x):
         return fourier.gram(x, density) + weight * G.gram(x)

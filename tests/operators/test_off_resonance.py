@@ -91,7 +91,7 @@ def test_lines_of_a_cartesian_readout(x64, normal):
     field, x = smooth_field(), normal(SHAPE, complex)
     found = applied(CartesianFourier(SHAPE), field, times, 11, x)
     np.testing.assert_allclose(found.ravel(), exact(trajectory, times.ravel(), field) @ x.ravel(), atol=1e-5)
-    rows = applied(CartesianFourier(SHAPE), field, times[:, :1], 11, x)
+    rows = applied(CartesianFourier(SHAPE), field, times[:, :1], 11, x, np.zeros(SHAPE, np.float32))
     expected = exact(trajectory, np.broadcast_to(times[:, :1], SHAPE).ravel(), field) @ x.ravel()
     np.testing.assert_allclose(rows.ravel(), expected, atol=1e-5)
 
@@ -183,12 +183,12 @@ def test_segments_needed(x64, normal):
     for hertz, r2 in ((30.0, None), (150.0, decay())):
         field = smooth_field(hertz=hertz)
         expected = exact(trajectory, times, field, 0.0 if r2 is None else r2) @ x.ravel()
-        for tolerance in (1e-2, 1e-4) if r2 is None else (1e-3,):
+        for tolerance in (1e-2, 1e-4) if r2 is None else (1e-4,):
             n = off_resonance_segments(field, times, tolerance, r2)
             counts.append(n)
             assert error(applied(F, field, times, n, x, r2), expected) < 2 * tolerance
             assert error(applied(F, field, times, n + 3, x, r2, "min-max"), expected) < 2 * tolerance
-    assert counts == sorted(counts) and counts[0] < counts[1]
+    assert counts[0] < counts[1] < counts[2]
     assert off_resonance_segments(np.zeros(SHAPE), times, 0.05) == 1
 
 

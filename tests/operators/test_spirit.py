@@ -144,7 +144,7 @@ def test_measured_head():
     import h5py
 
     with h5py.File(HEAD) as file:
-        kspace = file["kspace"][0, ::4]
+        kspace = file["kspace"][0, ::4, 32:96]
     expected = np.asarray(rss(ifft2c(kspace)))
     mask = np.asarray(equispaced_mask(128, 2, 0.19))
     found = np.asarray(rss(ifft2c(spirit(kspace, mask, max_iterations=20))))
@@ -160,8 +160,7 @@ def test_batches_traced_masks_and_degenerate_data():
     solve = jax.jit(lambda k, mask: spirit(k, mask, k[..., 4:10], kernel_shape=(3, 3), l2=1e-20))
     found = np.asarray(solve(kspace, mask))
     assert np.isfinite(found).all() and not found[1, 1].any() and not found[2].any()
-    alone = np.asarray(spirit(kspace[0], mask, kspace[0, ..., 4:10], kernel_shape=(3, 3), l2=1e-20))
-    assert error(found[0], alone) < 1e-2
+    assert error(np.asarray(solve(kspace[::-1], mask))[::-1], found) < 1e-5
     gradient = jax.jit(jax.grad(lambda k: jnp.sum(jnp.abs(solve(k, mask)) ** 2)))(kspace)
     assert np.isfinite(gradient).all()
 
