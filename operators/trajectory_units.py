@@ -137,8 +137,8 @@ def check_trajectory(
       The trajectory; integers become the default float.
 
     Raises:
-      ValueError: if the shape is not (..., samples, ndim), a value is not finite, or the values look like another
-        unit.
+      ValueError: if the shape is not (..., samples, ndim), a value is not finite, or the values look like
+        another unit.
       TypeError: if the trajectory is complex.
     """
     trajectory = as_inexact(trajectory)
