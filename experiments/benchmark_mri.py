@@ -12,7 +12,8 @@ gradient of ||A x - y||^2 in the image by automatic differentiation. Every libra
 setting whose forward result has a relative l2 error within the tier, against double precision (which is
 checked against the direct sum): of the first two settings that do, the faster one. All use all threads, on
 inputs converted before; libraries take turns call by call, and medians are given. First calls (planning and
-compilation) and memory are measured in processes of their own.
+compilation) and memory are measured in processes of their own. OpenMP waits passively, unless OMP_WAIT_POLICY
+says otherwise: its runtimes, of which the libraries bring several, disturb each other by spinning.
 
 The other libraries are optional; those that are not installed are skipped. Install a CPU build of torch, then
   pip install jax-finufft finufft ducc0 pytorch-finufft nufftax torchkbnufft sigpy mri-nufft scipy
@@ -23,6 +24,7 @@ The other libraries are optional; those that are not installed are skipped. Inst
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +37,9 @@ from experiments.benchmarks.mri_registry import LIBRARIES
 from experiments.benchmarks.mri_run import compare, describe
 from fedrecon.files import write_atomically
 
+# Threads of several OpenMP runtimes in one process otherwise spin while they wait, in the way of the next
+# library and, where the machine is not idle, of their own.
+_OPENMP = ("OMP_WAIT_POLICY", "PASSIVE")
 _DEFAULT_WORKLOADS = ["a", "b", "d", "e", "f"]
 
 
@@ -80,6 +85,7 @@ def run(options: Options) -> dict:
     report = {
         "machine": describe_machine(sorted(packages | {"jax", "jaxlib", "numpy"})),
         "backends": operators.backends(),
+        "openmp": os.environ.get(_OPENMP[0]),
         "options": dataclasses.asdict(options),
         "workloads": {},
     }
@@ -126,6 +132,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"expected only flags, found {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault(*_OPENMP)
     try:
         run(Options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Options)}))
     except (ValueError, OSError) as error:

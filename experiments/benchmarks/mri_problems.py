@@ -44,6 +44,15 @@ class Problem:
         """The axes of the image before ``shape`` that are longer than one."""
         return tuple(n for n in self.image.shape[:2] if n > 1)
 
+    def first(self) -> "Problem":
+        """The problem of the first image of the first trajectory alone."""
+        return dataclasses.replace(
+            self,
+            image=self.image[:1, :1],
+            samples=self.samples[:1, :1],
+            trajectory=None if self.trajectory is None else self.trajectory[:1],
+        )
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields that are not None, by name."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -15,6 +15,7 @@ from experiments.benchmarks.measure import (
     format_table,
     median_ms,
     one_line,
+    progress,
     quickest,
     relative_error,
     round_robin,
@@ -54,7 +55,11 @@ def compare(
     cartesian = problem.trajectory is None
     names = [n for n in names if LIBRARIES[n].cartesian in (None, cartesian)]
     bounds = CARTESIAN_TIERS if cartesian else TIERS
-    chosen = {name: _choose_settings(name, problem, reference["forward"], bounds) for name in names}
+    chosen = {}
+    for name in names:
+        progress(f"choosing a setting of {name}")
+        # Accuracy and cost do not depend on how many images there are.
+        chosen[name] = _choose_settings(name, problem.first(), reference["forward"][:1, :1], bounds)
     tiers = []
     for index, bound in enumerate(bounds):
         settings = {name: chosen[name][index] for name in names}
@@ -105,8 +110,13 @@ def _measure_tier(problem, reference, bound, settings, repeats, limit):
         if isinstance(setting, str):
             notes.append((name, "", setting))
             continue
+        progress(f"preparing {name} for errors below {bound:.0e}")
         library = LIBRARIES[name]
-        made = library.operations(problem, **setting)
+        try:
+            made = library.operations(problem, **setting)
+        except Exception as reason:
+            notes.append((name, "", one_line(reason)))
+            continue
         entry = found[name] = {"setting": setting, "operations": {}}
         jobs[name] = {"setting": setting, "routes": {}}
         for operation in (*OPERATIONS, *OWN_OPERATIONS):
@@ -129,16 +139,21 @@ def _measure_tier(problem, reference, bound, settings, repeats, limit):
                 notes.append((name, operation, f"errs by {error:.1e}, not compared"))
         entry["error"] = entry["operations"].get("forward", {}).get("error")
     for operation, by_library in calls.items():
+        progress(f"timing {operation}")
         for name, times in round_robin(by_library, repeats, limit).items():
             entry = found[name]["operations"][operation]
             entry |= {"median_ms": median_ms(times), "samples_ms": [1e3 * t for t in times]}
+    # Other processes are to find the memory free.
     calls.clear()
+    made = route = None
     gc.collect()
+    progress("first calls and memory, in processes of their own")
     for name, result in fresh_process(problem, jobs).items():
         if "error" in result:
             notes.append((name, "own process", result["error"]))
         found[name] |= {key: result.get(key) for key in ("first_call_s", "peak_mb")}
     by, times = _fft_times(problem, repeats, limit)
+    progress("")
     return {"bound": bound, "limit_ms": times, "limit_by": by, "libraries": found, "notes": notes}
 
 

@@ -95,9 +95,9 @@ def torchkbnufft(
     import torchkbnufft as library
 
     frames = len(problem.trajectory)
-    if sparse and frames > 1:
-        raise ValueError("sparse matrices are of one trajectory")
     shape = problem.shape
+    if sparse and len(shape) > 2:
+        raise ValueError("sparse matrices in three dimensions take many gigabytes")
     options = {
         "im_size": shape,
         "grid_size": tuple(2 * math.ceil(oversampling * n / 2) for n in shape),
@@ -112,15 +112,19 @@ def torchkbnufft(
     x = torch.from_numpy(problem.image.reshape(-1, 1, *shape))
     y = torch.from_numpy(problem.samples.reshape(-1, *problem.samples.shape[2:]))
     A, AH, gram = library.KbNufft(**options), library.KbNufftAdjoint(**options), library.ToepNufft()
-    matrices = None
+
+    def transform(module, arrays):
+        if not sparse:
+            return module(arrays, omega, smaps=maps)
+        parts = [
+            module(part, points, interp_mats=m, smaps=maps)
+            for part, points, m in zip(arrays.chunk(frames), each, matrices, strict=True)
+        ]
+        return torch.cat(parts)
+
     if sparse:
-        matrices = library.calc_tensor_spmatrix(omega, **options)
-
-    def forward(x):
-        return A(x, omega, interp_mats=matrices, smaps=maps)
-
-    def adjoint(y):
-        return AH(y, omega, interp_mats=matrices, smaps=maps)
-
+        each = omega[None] if frames == 1 else omega
+        matrices = [library.calc_tensor_spmatrix(points, **options) for points in each]
+    forward, adjoint = functools.partial(transform, A), functools.partial(transform, AH)
     kernel = functools.cache(lambda: library.calc_toeplitz_kernel(omega, **options))
     return _torch_operations(forward, adjoint, x, y, lambda x: gram(x, kernel(), smaps=maps))
