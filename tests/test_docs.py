@@ -13,6 +13,8 @@ import operators
 from experiments import operator_figures
 from fedrecon.data import DataError
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "operators.md").read_text()
 IMAGES = re.findall(r"!\[[^\]]*\]\((images/[^)]+)\)", PAGE)

@@ -20,6 +20,8 @@ from fedrecon.data import (
     write_ismrmrd,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def values(shape, seed=0):
     rng = np.random.default_rng(seed)

@@ -19,6 +19,8 @@ from experiments.benchmarks.mri_problems import WORKLOADS, Workload, make_proble
 from experiments.benchmarks.mri_registry import LIBRARIES, Library
 from experiments.benchmarks.mri_run import compare, describe
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = {
     "one": WORKLOADS["tiny"],
     "images": Workload("", lambda: mri_problems._radial((12, 10), 5, 16, 3, images=2)),

@@ -18,6 +18,8 @@ from experiments.reconstruct import Options, run
 from experiments.reconstruction_methods import METHODS, calibration_block
 from fedrecon.data import FastMRIVolume, RawMeasurement, write_fastmri, write_ismrmrd
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "mri").is_dir(), reason=f"no measured data in {DATA}")
 SHAPE = (32, 32)

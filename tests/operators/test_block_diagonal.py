@@ -7,6 +7,8 @@ import pytest
 
 from operators import SENSE, BlockDiagonal, CartesianFourier, Identity, ParallelBeam, Radon
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def frames(normal):

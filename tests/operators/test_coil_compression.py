@@ -22,6 +22,8 @@ from operators import (
     whitening_matrix,
 )
 
+pytestmark = pytest.mark.slow
+
 svd = jax.jit(svd_compression, static_argnames=("virtual_coils", "coil_axis"))
 gcc = jax.jit(gcc_compression, static_argnames=("virtual_coils", "coil_axis", "readout_axis"))
 mix = jax.jit(compress, static_argnames=("coil_axis", "readout_axis"))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from operators import biot_savart_maps, birdcage_maps, loop_field, rss
 
+pytestmark = pytest.mark.slow
+
 MU0 = 4e-7 * math.pi
 birdcage = jax.jit(birdcage_maps, static_argnums=(0, 1, 2, 3), static_argnames="rings")
 biot_savart = jax.jit(

@@ -21,6 +21,8 @@ from operators import (
     voronoi_density,
 )
 
+pytestmark = pytest.mark.slow
+
 N = 32
 SPIRAL = {"field_of_view": 0.2, "gradient_limit": 0.03, "slew_limit": 120.0, "dwell_time": 8e-6}
 METHODS = ["pipe-menon", "voronoi", "analytic-radial"]

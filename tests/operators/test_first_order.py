@@ -16,6 +16,8 @@ from operators import (
     soft_threshold,
 )
 
+pytestmark = pytest.mark.slow
+
 WEIGHT = 0.8
 
 

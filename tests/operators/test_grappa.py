@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from operators import equispaced_mask, fft2c, grappa, ifft2c, poisson_disc_mask, rasterize, rss, shepp_logan
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 HEAD = REAL / "mri" / "brain_cimax3t_16ch.h5"
 

@@ -30,6 +30,8 @@ from operators import (
 )
 from operators.pytree import frozen_pytree, static
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SHAPE, COILS = (33, 37), 6
 BODY = Ellipses(

@@ -22,6 +22,8 @@ from operators import (
     shepp_logan,
 )
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (12, 10)
 DURATION = 0.02
 

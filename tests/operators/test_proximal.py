@@ -19,6 +19,8 @@ from operators import (
     soft_threshold,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def nuclear(x):
     return np.linalg.svd(x, compute_uv=False).sum()

@@ -37,6 +37,8 @@ from operators import (
     total_variation,
 )
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 

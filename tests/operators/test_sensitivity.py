@@ -22,6 +22,8 @@ from operators import (
     walsh_maps,
 )
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SHAPE, COILS = (45, 37), 6
 BODY = Ellipses(

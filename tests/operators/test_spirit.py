@@ -25,6 +25,8 @@ from operators import (
     spirit_kernel,
 )
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 HEAD = REAL / "mri" / "brain_cimax3t_16ch.h5"
 SHIFTS = [(0, 0), (0, 1), (1, 0), (1, 1)]

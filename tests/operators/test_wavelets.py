@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from operators import Wavelet, daubechies_filter, prox_wavelet, soft_threshold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("p", range(1, 11))
 def test_filters_are_orthonormal_with_vanishing_moments(p):
