@@ -123,19 +123,23 @@ def fedrecon(problem: Problem, eps: float = 1e-3, backend: str = "auto") -> Oper
 
 
 def jax_finufft(problem: Problem, eps: float) -> Operations:
-    """Points and images broadcast by the library itself, which packs the coils of a trajectory."""
+    """All images and coils in one call; trajectories broadcast by the library itself."""
     from jax_finufft import nufft1, nufft2
+
+    shape, ndim = problem.shape, len(problem.shape)
+    # Images of one trajectory and coils are one axis; a second one is that of trajectories.
+    batch = (-1,) if len(problem.trajectory) == 1 else (len(problem.trajectory), len(problem.maps))
 
     def forward(constants, x):
         points, maps = constants
-        return nufft2(x[..., None, *[slice(None)] * ndim] * maps, *points, iflag=-1, eps=eps)
+        planes = (x[..., None, *[slice(None)] * ndim] * maps).reshape(*batch, *shape)
+        return nufft2(planes, *points, iflag=-1, eps=eps).reshape(*x.shape[:-ndim], len(maps), -1)
 
     def adjoint(constants, y):
         points, maps = constants
-        images = nufft1(problem.shape, y, *points, iflag=1, eps=eps)
-        return jnp.sum(maps.conj() * images, axis=-1 - ndim)
+        planes = nufft1(shape, y.reshape(*batch, y.shape[-1]), *points, iflag=1, eps=eps)
+        return jnp.sum(maps.conj() * planes.reshape(*y.shape[:-1], *shape), axis=-1 - ndim)
 
-    ndim = len(problem.shape)
     points = _radians(problem)
     points = points[0] if len(points) == 1 else np.moveaxis(points[:, :, None], 1, 0)
     return _jax_operations(forward, adjoint, (tuple(points), _scaled_maps(problem)), *_squeezed(problem))

@@ -127,4 +127,6 @@ def torchkbnufft(
         matrices = [library.calc_tensor_spmatrix(points, **options) for points in each]
     forward, adjoint = functools.partial(transform, A), functools.partial(transform, AH)
     kernel = functools.cache(lambda: library.calc_toeplitz_kernel(omega, **options))
-    return _torch_operations(forward, adjoint, x, y, lambda x: gram(x, kernel(), smaps=maps))
+    # With one kernel for all images it takes as many images as there are sets of maps.
+    sets = maps.expand(len(x), *maps.shape[1:])
+    return _torch_operations(forward, adjoint, x, y, lambda x: gram(x, kernel(), smaps=sets))
