@@ -22,6 +22,8 @@ DATA = pathlib.Path(
     os.environ.get("FEDRECON_DATA", pathlib.Path(__file__).resolve().parents[3] / "shared" / "data")
 )
 BACKENDS = ("auto", "jax")
+# Where plain JAX would compile for long.
+QUICKLY = ("auto", pytest.param("jax", marks=pytest.mark.slow))
 # Odd, even, prime, not square and of one pixel, in one to three dimensions. Every combination is compiled, so
 # coils and accuracy go with the shape.
 SHAPES = ((1,), (13,), (1, 8), (12, 9), (5, 4, 6), (7, 1, 3))
@@ -77,7 +79,7 @@ def complex_normal(rng, shape, dtype):
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
 
 
-@pytest.mark.parametrize("backend", ["auto", pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", QUICKLY)
 @settings(max_examples=120, deadline=None)
 @given(case=cases())
 def test_single_precision_is_as_accurate_as_eps(backend, case):
@@ -100,7 +102,7 @@ def test_single_precision_is_as_accurate_as_eps(backend, case):
         operators.check_adjoint(A, jax.random.key(0), 1e-5)
 
 
-@pytest.mark.parametrize("backend", ["auto", pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", QUICKLY)
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_double_precision_is_as_accurate_as_eps(backend, case):
@@ -141,6 +143,7 @@ def test_relative_error_on_full_images(backend, shape, samples, eps):
     assert relative(both[1], np.asarray(A.H(A(image)))) <= 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_backends_agree(case):
@@ -164,7 +167,7 @@ def test_backends_agree(case):
         assert np.linalg.norm(auto - plain) <= 1e-4 * max(np.linalg.norm(plain), 1e-6) + 1e-6
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICKLY)
 def test_is_a_linear_operator(assert_linear_operator, backend, normal):
     A = operators.NUFFT(0.5 * np.tanh(normal((30, 2))), (9, 8), backend=backend, gram_by_toeplitz=False)
     assert_linear_operator(A)
@@ -181,7 +184,12 @@ def test_cartesian_samples_are_those_of_the_fft(normal):
 
 @pytest.mark.parametrize(
     ("shape", "coils", "backend"),
-    [((7,), 1, "auto"), ((5, 6), 2, "auto"), ((5, 6), 2, "jax"), ((3, 4, 3), 2, "auto")],
+    [
+        ((5, 6), 2, "auto"),
+        pytest.param((5, 6), 2, "jax", marks=pytest.mark.slow),
+        pytest.param((7,), 1, "auto", marks=pytest.mark.slow),
+        pytest.param((3, 4, 3), 2, "auto", marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_are_those_of_the_direct_sum(shape, coils, backend):
     """Of every argument, forwards and backwards, of transform, adjoint and gram, in double precision."""
@@ -235,6 +243,7 @@ def test_gradients_are_those_of_the_direct_sum(shape, coils, backend):
                 assert relative(got, np.asarray(wanted)) < 1e-10
 
 
+@pytest.mark.slow
 def test_second_derivative_in_the_trajectory():
     rng = np.random.default_rng(2)
     with jax.enable_x64(True):
@@ -253,7 +262,7 @@ def test_second_derivative_in_the_trajectory():
             np.testing.assert_allclose(hessian[index], difference, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICKLY)
 def test_vmap_over_anything_is_a_loop(backend, normal):
     shape = (6, 7)
     trajectories = 0.5 * np.tanh(normal((3, 20, 2)))
@@ -291,7 +300,7 @@ def test_a_leading_axis_of_trajectories_stacks_operators(normal):
     np.testing.assert_allclose(jax.vmap(lambda A, x: A(x))(stacked, images[0]), y[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICKLY)
 def test_sharded_equals_unsharded_with_gradients(backend, normal):
     if jax.device_count() < 2:
         pytest.skip("needs two devices")

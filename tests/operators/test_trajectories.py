@@ -28,6 +28,8 @@ from operators import (
     stack_trajectory,
 )
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = {"gradient_limit": 0.03, "slew_limit": 120.0, "dwell_time": 4e-6}
 
 
