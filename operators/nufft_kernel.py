@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_WIDTH = 16
+# The native kernels hold the coefficients of one more power.
+_MAX_DEGREE = 30
 _OVERSAMPLING = (1.25, 1.3, 1.4, 1.5, 1.75, 2.0)
 
 
@@ -65,7 +67,7 @@ def design_kernel(width: int, oversampling: float) -> Kernel:
         target = root * _phases(frequency, -(position + 1) / 2)
         taps = np.linalg.lstsq(basis, target, rcond=1e-15)[0].real.T
     error = _rms_error(taps, position, frequency, weights)
-    for degree in range(2, 2 * width + 8):
+    for degree in range(2, _MAX_DEGREE + 1):
         fit = np.polynomial.chebyshev.chebfit(position, taps, degree)
         fitted = np.polynomial.chebyshev.chebval(position, fit).T
         fitted_error = _rms_error(fitted, position, frequency, weights)

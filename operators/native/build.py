@@ -86,6 +86,23 @@ def try_library(path: str, precision: str) -> None:
             error = np.linalg.norm(found.ravel() - exact.ravel()) / np.linalg.norm(exact)
             if not error < 1e-3:
                 raise RuntimeError(f"native {name} of shape {shape} is wrong: relative error {error:.1e}")
+        _try_toeplitz(rng, image.astype(kind), maps, precision)
+
+
+def _try_toeplitz(rng, image, maps, precision) -> None:
+    import numpy as np
+
+    from operators import native, toeplitz
+    from operators.nufft_kernel import smooth_size
+
+    shape = image.shape[2:]
+    half = tuple(smooth_size(n) for n in shape)
+    values = rng.uniform(size=(1, 2 ** len(shape), *half)).astype(precision)
+    found = jax.jit(lambda s, u, m: native.toeplitz(s, u, m, image.shape))(values, image, maps)
+    exact = toeplitz.gram(values, image, maps, "jax")
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    if not error < 1e-4:
+        raise RuntimeError(f"native Toeplitz product of shape {shape} is wrong: relative error {error:.1e}")
 
 
 def _random(rng, shape):

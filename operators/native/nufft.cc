@@ -297,6 +297,7 @@ Geometry<T> geometry_of(ffi::Span<const int64_t> shape, ffi::Span<const int64_t>
   g.ndim = static_cast<int>(shape.size());
   g.width = static_cast<int>(width);
   g.degree = static_cast<int>(kernel_size / width) - 1;
+  if (g.width > 16 || g.degree >= 32) throw std::invalid_argument("kernel is too wide or of too high a degree");
   g.sign = sign;
   g.conjugate = conjugate;
   for (int axis = 0; axis < 3; ++axis) g.scale[axis] = &one;
