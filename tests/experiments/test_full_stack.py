@@ -72,6 +72,7 @@ def check_complete(workdir):
     return found
 
 
+@pytest.mark.slow
 def test_one_command_does_everything_and_a_second_run_changes_nothing(environment, tmp_path):
     output = run(environment, tmp_path, "--nocomparators", "--devices=2")
     found = check_complete(tmp_path)

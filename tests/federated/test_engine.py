@@ -49,9 +49,9 @@ def clipped(fx, count):
 @pytest.mark.parametrize(
     ("count", "devices", "parallel", "place"),
     [
-        (5, 1, "vmap", False),
+        pytest.param(5, 1, "vmap", False, marks=pytest.mark.slow),
         (3, 1, 2, False),
-        (3, 2, "scan", True),
+        pytest.param(3, 2, "scan", True, marks=pytest.mark.slow),
         (5, 4, "scan", False),
         (3, 4, "vmap", True),
     ],
@@ -127,7 +127,9 @@ def test_fixed_number_of_steps(fx):
     assert np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.variables)])).all()
 
 
-@pytest.mark.parametrize(("devices", "parallel"), [(1, "scan"), (2, "vmap")])
+@pytest.mark.parametrize(
+    ("devices", "parallel"), [(1, "scan"), pytest.param(2, "vmap", marks=pytest.mark.slow)]
+)
 def test_many_rounds_in_one_dispatch_are_bitwise_one_by_one(fx, parallel, devices):
     data = fx.regression_data(COUNTS)
     algorithm = algorithm_of(fx, sampler=fl.uniform_clients(3))
@@ -145,7 +147,10 @@ def test_many_rounds_in_one_dispatch_are_bitwise_one_by_one(fx, parallel, device
     assert int(state.round) == 4
 
 
-@pytest.mark.parametrize(("devices", "clients"), [(1, 5), (4, 5), (4, 8)])
+@pytest.mark.parametrize(
+    ("devices", "clients"),
+    [(1, 5), pytest.param(4, 5, marks=pytest.mark.slow), pytest.param(4, 8, marks=pytest.mark.slow)],
+)
 def test_second_round_neither_compiles_nor_transfers(fx, devices, clients):
     mesh = fl.client_mesh(jax.devices()[:devices])
     data = fl.place(fx.regression_data((COUNTS * 2)[:clients]), mesh)

@@ -60,6 +60,7 @@ def test_unseen_clients_average_only_those_that_trained(fx):
     np.testing.assert_allclose(fl.average_variables(algorithm, state).stats["mean"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_fedbn_beats_fedavg_under_feature_shift(fx):
     """Two clients with inputs x and 5 x + 3: each with its own normalisation fits both better."""
     data = fx.regression_data([32, 32], shift=False)
@@ -105,7 +106,9 @@ def test_local_only_is_bitwise_independent_training(fx):
     assert float(info.metrics["examples"][0][-1]) == sum(COUNTS)
 
 
-@pytest.mark.parametrize(("devices", "parallel"), [(1, "vmap"), (4, "scan")])
+@pytest.mark.parametrize(
+    ("devices", "parallel"), [(1, "vmap"), pytest.param(4, "scan", marks=pytest.mark.slow)]
+)
 def test_evaluation_uses_each_clients_own_model(fx, devices, parallel):
     data = fx.regression_data(COUNTS)
     mesh = fl.client_mesh(jax.devices()[:devices])

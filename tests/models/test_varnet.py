@@ -74,7 +74,9 @@ def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
         jax.tree.map(close, got, want)
 
 
-@pytest.mark.parametrize(("pools", "learn_coil_maps"), [(1, False), (0, True)])
+@pytest.mark.parametrize(
+    ("pools", "learn_coil_maps"), [pytest.param(1, False, marks=pytest.mark.slow), (0, True)]
+)
 def test_gradients_equal_finite_differences(x64, pools, learn_coil_maps):
     operators, y, x = sense_batch(batch=1, ny=6, nx=6, dtype=np.complex128)
     model = VarNet(2, 2, pools, learn_coil_maps=learn_coil_maps)
@@ -163,6 +165,7 @@ def test_batch_norm_statistics_are_stacked_and_ignore_padding():
     np.testing.assert_allclose(padded[0][:2], plain[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_overfits_one_slice():
     ny = nx = 32
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 32)] * 2, indexing="ij"))

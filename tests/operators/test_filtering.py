@@ -184,6 +184,7 @@ def test_rasterised_discs_survive_the_round_trip():
     np.testing.assert_allclose(back[inside].mean(), 0.04, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_gradients(key):
     geometry = ParallelBeam(even_angles(4) + 0.2, 13, 0.7)
     check_gradients(filtered_radon(geometry, (7, 8), 0.9, np.array([1.0, 0.6, 1.0, 0.3])), key)

@@ -102,7 +102,8 @@ def test_single_precision_is_as_accurate_as_eps(backend, case):
         operators.check_adjoint(A, jax.random.key(0), 1e-5)
 
 
-@pytest.mark.parametrize("backend", QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_double_precision_is_as_accurate_as_eps(backend, case):

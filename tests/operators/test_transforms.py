@@ -68,7 +68,7 @@ def test_second_call_does_not_compile_again(kind, make, normal):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("kind", ["filtered", "composed"])
+@pytest.mark.parametrize("kind", [pytest.param("filtered", marks=pytest.mark.slow), "composed"])
 def test_stacked_operators_under_vmap_grad_and_scan(kind, make, normal):
     family = [make(kind, seed) for seed in range(3)]
     stacked = stack(family)
@@ -107,7 +107,7 @@ def shard(function, devices, specs, out):
 ONE, EACH = PartitionSpec(), PartitionSpec("clients")
 
 
-@pytest.mark.parametrize("kind, devices", [("sense", 2), ("filtered", 4)])
+@pytest.mark.parametrize("kind, devices", [("sense", 2), pytest.param("filtered", 4, marks=pytest.mark.slow)])
 def test_sharded_equals_unsharded(kind, devices, make, normal):
     """Values and gradients, with operators sharded along with the data, and replicated."""
     family = [make(kind, seed) for seed in range(devices)]
@@ -120,7 +120,7 @@ def test_sharded_equals_unsharded(kind, devices, make, normal):
     assert_close(shard(total, devices, (ONE, EACH), ONE)(family[0], x), jax.jit(total)(family[0], x))
 
 
-@pytest.mark.parametrize("kind", ["sense", "radon"])
+@pytest.mark.parametrize("kind", [pytest.param("sense", marks=pytest.mark.slow), "radon"])
 def test_solvers_sharded_equal_unsharded(kind, make, normal):
     A = make(kind, 0)
     x = normal((2, *A.in_shape), A.in_dtype)

@@ -74,6 +74,7 @@ def measured_cohort():
     )
 
 
+@pytest.mark.slow
 def test_reconstruction_trains_alike_however_the_clients_run():
     data = measured_cohort()
     task = reconstruction_task(VarNet(2, 2, 0), mri_measure, {k: x[0] for k, x in data.examples.items()})

@@ -108,7 +108,9 @@ def pad(batch, extra):
     return {name: np.concatenate([a, np.zeros((extra, *a.shape[1:]), a.dtype)]) for name, a in batch.items()}
 
 
-@pytest.mark.parametrize("name", ["mri", "segmentation", "classification"])
+@pytest.mark.parametrize(
+    "name", ["mri", pytest.param("segmentation", marks=pytest.mark.slow), "classification"]
+)
 def test_padding_and_chunks_change_neither_loss_nor_gradients_nor_statistics_nor_metrics(name):
     task, batch = TASKS[name]
     batch, chunked, whole = batch(), task(chunk=2), task(chunk=8)
@@ -133,6 +135,7 @@ def test_padding_and_chunks_change_neither_loss_nor_gradients_nor_statistics_nor
     jax.tree.map(np.testing.assert_array_equal, new, stats)
 
 
+@pytest.mark.slow
 def test_padding_of_ct_has_no_influence():
     task, batch = ct_task(), ct_batch()
     params, stats = filled(task)
