@@ -101,7 +101,9 @@ def _directional_error(function, primals, i: int, probe: jax.Array, rng: np.rand
 
     value = primals[i]
     direction = _random(rng, value.shape, value.dtype)
-    step = float(jnp.finfo(value.dtype).eps) ** 0.5 * max(_norm(value), 1e-3) / _norm(direction)
+    # Nothing is known of the scale of zeros.
+    size = max(_norm(value), 1e-3) if _norm(value) else 1.0
+    step = float(jnp.finfo(value.dtype).eps) ** 0.5 * size / _norm(direction)
     ahead, behind = value + step * direction, value - step * direction
     step = _dot(direction, ahead - behind).real / _dot(direction, direction).real  # as rounded
     slope = (_dot(probe, along(ahead)) - _dot(probe, along(behind))).real / step

@@ -8,8 +8,9 @@ import numpy as np
 
 from operators.geometry import ParallelBeam, image_shape_2d, positive_number
 from operators.linear_operator import LinearOperator, as_inexact, check_array, is_complex
+from operators.parallel_joseph import back_project, grid_of
 from operators.pytree import assign, frozen_pytree, static
-from operators.radon import Radon, back_project, grid_of
+from operators.radon import Radon
 
 _WINDOWS = {
     "ram-lak": lambda f: np.ones_like(f),

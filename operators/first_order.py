@@ -96,9 +96,9 @@ def fista(
         if restart:
             uphill = inner_product(ahead - new, new - x) > 0
             theta_new, momentum = jnp.where(uphill, 1, theta_new), jnp.where(uphill, 0, momentum)
-        return (new, new + momentum * (new - x), theta_new), _relative_change(new, x)
+        return (new, new + momentum * (new - x), theta_new), relative_change(new, x)
 
-    return _iterate("fista", step, (x0, x0, _one(x0)), iterations, tolerance, objective, callback)
+    return iterate("fista", step, (x0, x0, _one(x0)), iterations, tolerance, objective, callback)
 
 
 def pogm(
@@ -165,11 +165,11 @@ def pogm(
             new_landed = x - direction / bound
             theta_new = jnp.where(inner_product(direction, new_landed - landed) > 0, 1, theta_new)
         state = (new, new_descended, new_before, new_size, theta_new, new_landed)
-        return state, _relative_change(new, x)
+        return state, relative_change(new, x)
 
     one = _one(x0)
     state = (x0, x0, x0, one / bound, one, x0)
-    return _iterate("pogm", step, state, iterations, tolerance, objective, callback)
+    return iterate("pogm", step, state, iterations, tolerance, objective, callback)
 
 
 def admm(
@@ -253,7 +253,7 @@ def admm(
 
     start = forward(x0)
     state = (x0, start, jnp.zeros_like(start))
-    return _iterate("admm", step, state, iterations, tolerance, objective, callback)
+    return iterate("admm", step, state, iterations, tolerance, objective, callback)
 
 
 def pdhg(
@@ -315,14 +315,14 @@ def pdhg(
         new = _combine(1, x, -tau, adjoint(new_dual))
         if prox_primal is not None:
             new = _prox(prox_primal, new, tau, key, iteration)
-        change = jnp.maximum(_relative_change(new, x), _relative_change(new_dual, dual))
+        change = jnp.maximum(relative_change(new, x), relative_change(new_dual, dual))
         return (new, _combine(2, new, -1, x), new_dual), change
 
     state = (x0, x0, jax.tree.map(jnp.zeros_like, forward(x0)))
-    return _iterate("pdhg", step, state, iterations, tolerance, objective, callback)
+    return iterate("pdhg", step, state, iterations, tolerance, objective, callback)
 
 
-def _iterate(name, step, state, iterations, tolerance, objective, callback):
+def iterate(name, step, state, iterations, tolerance, objective, callback):
     """Runs ``step(state, index) -> (state, change)``; the solution is the state's first element."""
     if iterations < 1:
         raise ValueError(f"{name}: iterations must be positive, found {iterations}")
@@ -381,7 +381,7 @@ def _combine(a, x, b, y):
     return jax.tree.map(lambda u, v: a * u + b * v, x, y)
 
 
-def _relative_change(new, old):
+def relative_change(new, old):
     return _ratio(_combine(1, new, -1, old), new)
 
 

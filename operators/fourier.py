@@ -6,39 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators import cartesian_primitive
+from operators.centered_fft import fft2c, ifft2c
 from operators.linear_operator import (
     LinearOperator,
     as_inexact,
     complex_dtype,
     default_dtype,
     is_complex,
+    real_dtype,
 )
 from operators.pytree import assign, frozen_pytree, static
-
-
-def fft2c(image: jax.Array) -> jax.Array:
-    """Centred, orthonormal Fourier transform over the last two axes.
-
-    ``k[m] = N^(-1/2) sum_n x[n] exp(-2 pi i m (n - N // 2) / N)`` along each axis, frequency m running from
-    ``-(N // 2)`` upwards, as in fastMRI.
-
-    Args:
-      image: (..., ny, nx), real or complex.
-
-    Returns:
-      (..., ny, nx) complex.
-    """
-    shifted = jnp.fft.ifftshift(image, (-2, -1))
-    # Not norm="ortho": its scale is an array, which vmap inside shard_map fails to batch on jax 0.10.
-    scale = 1 / math.sqrt(math.prod(shifted.shape[-2:]))
-    return scale * jnp.fft.fftshift(jnp.fft.fft2(shifted), (-2, -1))
-
-
-def ifft2c(kspace: jax.Array) -> jax.Array:
-    """Inverse (and adjoint) of :func:`fft2c`: (..., ny, nx) -> (..., ny, nx) complex."""
-    shifted = jnp.fft.ifftshift(kspace, (-2, -1))
-    scale = math.sqrt(math.prod(shifted.shape[-2:]))
-    return scale * jnp.fft.fftshift(jnp.fft.ifft2(shifted), (-2, -1))
 
 
 def centered_resize(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -89,17 +67,23 @@ class CartesianFourier(LinearOperator):
       image_shape: (ny, nx).
       mask: real, broadcastable to (ny, nx): zeros and ones, or weights; (nx,) selects columns. None: all.
       dtype: dtype of image and k-space; default complex64, or that of the mask's precision.
+      backend: "auto" uses native kernels on CPU where they are at hand and the shape has no prime factor
+        above five; "jax" never does.
 
     Raises:
-      ValueError: if ``image_shape`` is not two positive integers or ``mask`` does not broadcast to it.
+      ValueError: if ``image_shape`` is not two positive integers, ``mask`` does not broadcast to it, or
+        ``backend`` is unknown.
       TypeError: if ``mask`` or ``dtype`` is of the wrong kind.
     """
 
     image_shape: tuple[int, int] = static()
     mask: jax.Array | None = None
     dtype: np.dtype | None = static(default=None)
+    backend: str = static(default="auto")
 
     def __post_init__(self):
+        if self.backend not in ("auto", "jax"):
+            raise ValueError(f"CartesianFourier: backend must be 'auto' or 'jax', found {self.backend!r}")
         shape = tuple(int(n) for n in self.image_shape)
         if len(shape) != 2 or min(shape) < 1:
             raise ValueError(f"CartesianFourier: image_shape must be two positive integers, found {shape}")
@@ -127,11 +111,28 @@ class CartesianFourier(LinearOperator):
     in_dtype = out_dtype = property(lambda self: self.dtype)
 
     def _forward(self, x):
-        kspace = fft2c(x)
-        return kspace if self.mask is None else self.mask * kspace
+        return self._coil_forward(x, None)[..., 0, :, :]
 
     def _adjoint(self, y):
-        return ifft2c(y if self.mask is None else self.mask * y)
+        return self._coil_adjoint(y[..., None, :, :], None)
+
+    # SENSE has the coil maps multiplied inside the transform.
+
+    def _coil_forward(self, x, maps):
+        images = x.reshape(1, -1, *self.image_shape)
+        maps = None if maps is None else maps[None].astype(x.dtype)
+        y = cartesian_primitive.forward(self._weights(x.dtype), maps, images, backend=self.backend)
+        return y.reshape(*x.shape[:-2], *y.shape[2:])
+
+    def _coil_adjoint(self, y, maps):
+        values = y.reshape(1, -1, *y.shape[-3:])
+        maps = None if maps is None else maps[None].astype(y.dtype)
+        x = cartesian_primitive.adjoint(self._weights(y.dtype), maps, values, backend=self.backend)
+        return x.reshape(*y.shape[:-3], *self.image_shape)
+
+    def _weights(self, dtype):
+        mask = jnp.ones((1, 1)) if self.mask is None else self.mask
+        return jnp.broadcast_to(mask, self.image_shape)[None].astype(real_dtype(dtype))
 
     def _gram(self, x, weights):
         # A circular convolution: it commutes with the shifts of the image, and needs no transform along an

@@ -1,19 +1,23 @@
-"""The Radon transform of parallel-beam tomography and its exact adjoint."""
-
-import functools
-import math
-from typing import NamedTuple
+"""The Radon transform of two-dimensional tomography, for every geometry, and its exact adjoint."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from operators import native, projector_primitive
+from operators.fourier_slice import fourier_slice, fourier_slice_adjoint
 from operators.geometry import ParallelBeam, image_shape_2d, positive_number
+from operators.geometry_checks import check_object
 from operators.linear_operator import LinearOperator
 from operators.mesh import vary_together
+from operators.parallel_joseph import grid_of, joseph, joseph_adjoint
 from operators.pytree import assign, frozen_pytree, static
+from operators.ray_lines import ray_lines
 
-_ROWS_PER_STEP = 4
+
+def radon_models(geometry) -> tuple[str, ...]:
+    """The models that :class:`Radon` knows for a geometry."""
+    models = ("joseph", "distance-driven")
+    return (*models, "fourier") if isinstance(geometry, ParallelBeam) else models
 
 
 @frozen_pytree
@@ -22,223 +26,85 @@ class Radon(LinearOperator):
 
     The image covers ``nx * pixel_size`` by ``ny * pixel_size`` around the rotation axis, row 0 at the top:
     pixel (i, c) is at ``x = (c - (nx - 1) / 2) * pixel_size``, ``y = ((ny - 1) / 2 - i) * pixel_size``.
-    Model "joseph" interpolates linearly across the image axis nearest to the ray's normal, once per row or
-    column, times the path length (Joseph, IEEE Trans. Med. Imaging 1:192, 1982). The adjoint uses the same
-    weights as a gather over detectors. Reverse-mode derivatives use the adjoint, also with respect to the
-    angles; forward-mode ones are not defined.
+    The models:
+
+    * "joseph": along the ray through the centre of every element, interpolating linearly across the image
+      axis nearest to the ray's normal, once per row or column, times the path length (Joseph, IEEE Trans.
+      Med. Imaging 1:192, 1982).
+    * "distance-driven": the mean of every row, or column, between the rays through the edges of an element,
+      times the path length (De Man and Basu, Phys. Med. Biol. 49:2463, 2004). Best where elements are at
+      least as wide as pixels are there.
+    * "fourier", parallel beams only: the Fourier-slice theorem through a NUFFT, with square pixels and
+      elements of finite width as filters. The fastest for many views. Its weights may be negative, so that
+      it does not suit multiplicative methods (MLEM), nor row sums (SIRT).
+
+    The adjoint of every model has the same weights. Reverse-mode derivatives use it, also with respect to the
+    geometry's leaves; forward-mode ones in the geometry are defined for "fourier" alone.
 
     Attributes:
-      geometry: the parallel-beam geometry.
+      geometry: a two-dimensional geometry: ParallelBeam, FanBeam or VectorGeometry.
       image_shape: (ny, nx).
       pixel_size: width of the square pixels in the geometry's unit of length.
-      model: "joseph".
+      model: one of :func:`radon_models`.
+      backend: "auto" uses native kernels on CPU where they are at hand; "jax" never does.
 
     Raises:
-      ValueError: if a shape, size or model is out of range.
-      TypeError: if the geometry is not a ParallelBeam.
+      ValueError: if a shape, size, model or backend is out of range, the source lies inside the object or the
+        detector does not see it (see :func:`check_object`).
+      TypeError: if ``geometry`` is no geometry in two dimensions.
     """
 
     geometry: ParallelBeam
     image_shape: tuple[int, int] = static()
     pixel_size: float = static(default=1.0)
     model: str = static(default="joseph")
+    backend: str = static(default="auto")
 
     def __post_init__(self):
-        if not isinstance(self.geometry, ParallelBeam):
-            raise TypeError(f"Radon: geometry must be ParallelBeam, found {type(self.geometry).__name__}")
-        if self.model != "joseph":
-            raise ValueError(f"Radon: model must be 'joseph', found {self.model!r}")
+        if getattr(self.geometry, "ndim", None) != 2:
+            raise TypeError(
+                "Radon: geometry must be two-dimensional (ParallelBeam, FanBeam or VectorGeometry), found "
+                f"{type(self.geometry).__name__}"
+            )
+        if self.model not in radon_models(self.geometry):
+            raise ValueError(
+                f"Radon: model must be one of {radon_models(self.geometry)} for "
+                f"{type(self.geometry).__name__}, found {self.model!r}"
+            )
+        if self.backend not in ("auto", "jax"):
+            raise ValueError(f"Radon: backend must be 'auto' or 'jax', found {self.backend!r}")
         assign(
             self,
             image_shape=image_shape_2d(self.image_shape, "Radon: image_shape"),
             pixel_size=positive_number(self.pixel_size, "Radon: pixel_size"),
         )
+        check_object(self.geometry, self.image_shape, self.pixel_size, "Radon")
 
     in_shape = property(lambda self: self.image_shape)
     out_shape = property(lambda self: self.geometry.shape)
-    in_dtype = out_dtype = property(lambda self: self.geometry.angles.dtype)
+    in_dtype = out_dtype = property(lambda self: self.geometry.dtype)
 
     def _forward(self, x):
-        return _project(self._grid, *vary_together(self.geometry.angles, x))
+        return self._apply(joseph, projector_primitive.project, fourier_slice, x)
 
     def _adjoint(self, y):
-        return _back_project(self._grid, *vary_together(self.geometry.angles, y))
+        return self._apply(joseph_adjoint, projector_primitive.back_project, fourier_slice_adjoint, y)
+
+    def _apply(self, gather, lines, fourier, array: jax.Array) -> jax.Array:
+        if self.model == "fourier":
+            return fourier(self.geometry, self.image_shape, self.pixel_size, self.backend, array)
+        if self._gathers:
+            grid = grid_of(self.geometry, self.image_shape, self.pixel_size)
+            return gather(grid, *vary_together(self.geometry.angles, array))
+        rays, lengths = ray_lines(self.geometry, self.image_shape, self.pixel_size, self.model)
+        images = array.reshape(1, -1, *array.shape[-2:])
+        operands = vary_together(rays[None], lengths[None], images)
+        out = lines(self.backend, self.image_shape, *operands)
+        return out.reshape(*array.shape[:-2], *out.shape[2:])
 
     @property
-    def _grid(self):
-        return grid_of(self.geometry, self.image_shape, self.pixel_size)
-
-
-class Grid(NamedTuple):
-    """Rays and pixels in units of pixels, the static part of a projection.
-
-    Attributes:
-      image_shape: (ny, nx).
-      pixel_size: in the geometry's unit; scales path lengths.
-      detectors: number of detector elements.
-      spacing: of the elements, in pixels.
-      first: position of element 0, in pixels from the rotation axis.
-    """
-
-    image_shape: tuple[int, int]
-    pixel_size: float
-    detectors: int
-    spacing: float
-    first: float
-
-
-def grid_of(geometry: ParallelBeam, image_shape: tuple[int, int], pixel_size: float) -> Grid:
-    """The :class:`Grid` of a geometry and an image."""
-    first = geometry.ray_positions()[0] / pixel_size
-    spacing = geometry.detector_spacing / pixel_size
-    return Grid(image_shape, pixel_size, geometry.detector_count, spacing, float(first))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _project(grid: Grid, angles: jax.Array, image: jax.Array) -> jax.Array:
-    return _batched(functools.partial(_project_one, grid, angles), image)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _back_project(grid: Grid, angles: jax.Array, sinogram: jax.Array) -> jax.Array:
-    width = jnp.maximum(jnp.abs(jnp.cos(angles)), jnp.abs(jnp.sin(angles)))
-    return back_project(grid, angles, sinogram, width / grid.spacing, grid.pixel_size / width)
-
-
-def _angle_gradient(grid: Grid, angles: jax.Array, image: jax.Array, sinogram: jax.Array) -> jax.Array:
-    # A view depends on its own angle alone: one tangent holds the whole Jacobian.
-    def project(a):
-        return _batched(functools.partial(_project_one, grid, a), image)
-
-    _, tangent = jax.jvp(project, (angles,), (jnp.ones_like(angles),))
-    return jnp.sum(tangent * sinogram, axis=(*range(sinogram.ndim - 2), -1))
-
-
-def _project_fwd(grid, angles, image):
-    kept = image.value if angles.perturbed else None
-    return _project(grid, angles.value, image.value), (angles.value, kept)
-
-
-def _project_bwd(grid, residuals, sinogram):
-    angles, image = residuals
-    angle = None if image is None else _angle_gradient(grid, angles, image, sinogram)
-    return angle, _back_project(grid, angles, sinogram)
-
-
-def _back_project_fwd(grid, angles, sinogram):
-    kept = sinogram.value if angles.perturbed else None
-    return _back_project(grid, angles.value, sinogram.value), (angles.value, kept)
-
-
-def _back_project_bwd(grid, residuals, image):
-    angles, sinogram = residuals
-    angle = None if sinogram is None else _angle_gradient(grid, angles, image, sinogram)
-    return angle, _project(grid, angles, image)
-
-
-_project.defvjp(_project_fwd, _project_bwd, symbolic_zeros=True)
-_back_project.defvjp(_back_project_fwd, _back_project_bwd, symbolic_zeros=True)
-
-
-def _batched(function, x: jax.Array) -> jax.Array:
-    if x.ndim == 2:
-        return function(x)
-    y = jax.vmap(function)(x.reshape(-1, *x.shape[-2:]))
-    return y.reshape(*x.shape[:-2], *y.shape[-2:])
-
-
-def _project_one(grid: Grid, angles: jax.Array, image: jax.Array) -> jax.Array:
-    (ny, nx), dtype = grid.image_shape, image.dtype
-    n = max(ny, nx)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    steep = jnp.abs(cos) >= jnp.abs(sin)  # these rays cross rows, the others columns
-    inverse = 1 / jnp.where(steep, cos, -sin)
-    slope = jnp.where(steep, sin, -cos) * inverse
-    middle = jnp.where(steep, (ny - 1) / 2, (nx - 1) / 2).astype(dtype)
-    last = jnp.where(steep, nx, ny).astype(dtype)[:, None]
-
-    # Row l of the table: row l of the image, then of its transpose, from pixel -1 on; each entry a pixel and
-    # the step to the next, so that one gather serves linear interpolation.
-    def padded(a):
-        return jnp.pad(a, ((0, n - a.shape[0]), (1, n + 2 - a.shape[1])))
-
-    both = jnp.stack([padded(image), padded(image.T)], axis=1)
-    table = jax.lax.complex(both[..., :-1], jnp.diff(both)).reshape(n, 2 * (n + 2))
-    start = jnp.where(steep, 1, n + 3)[:, None]
-
-    # Where the rays cross line l, as a sum of a term per ray and one per line: without a product nearby no
-    # compiler can round the index and the weight differently.
-    rays = jnp.asarray(grid.first + grid.spacing * np.arange(grid.detectors), dtype)
-    at_middle = rays * inverse[:, None] + ((last - 1) / 2)
-    shifts = slope * (jnp.arange(n, dtype=dtype)[:, None] - middle)
-
-    def line(shift, row):
-        position = jnp.clip(at_middle + shift[:, None], -1, last)
-        floor = jnp.floor(position)
-        entry = row.at[floor.astype(jnp.int32) + start].get(mode="promise_in_bounds")
-        return entry.real + (position - floor) * entry.imag
-
-    def step(total, lines):
-        return total + sum(line(*pair) for pair in zip(*lines, strict=True)), None
-
-    extra = -n % _ROWS_PER_STEP
-    lines = tuple(
-        jnp.pad(a, ((0, extra), (0, 0))).reshape(-1, _ROWS_PER_STEP, a.shape[1]) for a in (shifts, table)
-    )
-    start_total, *_ = vary_together(jnp.zeros_like(at_middle), at_middle, image)
-    total, _ = jax.lax.scan(step, start_total, lines)
-    return total * (grid.pixel_size * jnp.abs(inverse))[:, None]
-
-
-def back_project(
-    grid: Grid, angles: jax.Array, sinogram: jax.Array, half_width: jax.Array, scale: jax.Array
-) -> jax.Array:
-    """Sum over views of ``scale * sum_j max(0, 1 - |v - j| / half_width) * sinogram[j]`` at every pixel.
-
-    v is the pixel's position in detector elements.
-
-    Args:
-      grid: the static geometry.
-      angles: (views,).
-      sinogram: (..., views, detectors).
-      half_width: (views,), in elements, at most ``max(1, 1 / grid.spacing)``.
-      scale: (views,).
-
-    Returns:
-      (..., ny, nx).
-    """
-    return _batched(lambda s: _back_project_one(grid, angles, s, half_width, scale), sinogram)
-
-
-def _back_project_one(grid, angles, sinogram, half_width, scale):
-    (ny, nx), dtype = grid.image_shape, sinogram.dtype
-    pairs = math.ceil(math.ceil(2 * max(1.0, 1 / grid.spacing) - 1e-6) / 2)
-    x = jnp.asarray((np.arange(nx) - (nx - 1) / 2) / grid.spacing, dtype)
-    y = jnp.asarray(((ny - 1) / 2 - np.arange(ny)) / grid.spacing, dtype)
-    # As in the projection, the position is a sum without products.
-    columns = jnp.cos(angles)[:, None] * x
-    rows = jnp.sin(angles)[:, None] * y - grid.first / grid.spacing
-    margin = 2 * pairs
-    padded = jnp.pad(scale[:, None] * sinogram, ((0, 0), (margin, margin)))
-    table = jax.lax.complex(padded[:, :-1], padded[:, 1:])
-
-    def view(columns, rows, half_width, row):
-        position = columns + rows[:, None]
-        first = jnp.clip(jnp.ceil(position - half_width), -margin, grid.detectors)
-        distance = position - first
-        index = first.astype(jnp.int32) + margin
-        total = 0
-        for pair in range(pairs):
-            entry = row.at[index + 2 * pair].get(mode="promise_in_bounds")
-            near, far = (
-                jnp.maximum(1 - jnp.abs(distance - k) / half_width, 0) for k in (2 * pair, 2 * pair + 1)
-            )
-            total = total + near * entry.real + far * entry.imag
-        return total
-
-    def step(total, data):
-        return total + view(*data), None
-
-    start, *_ = vary_together(jnp.zeros((ny, nx), dtype), angles, sinogram)
-    total, _ = jax.lax.scan(step, start, (columns, rows, half_width, table))
-    return total
+    def _gathers(self) -> bool:
+        # Plain JAX has a gather for the adjoint of this one alone; the others scatter.
+        parallel = isinstance(self.geometry, ParallelBeam) and self.model == "joseph"
+        constant = parallel and isinstance(self.geometry.ray_positions(), np.ndarray)
+        return constant and not native.preferred(self.in_dtype, self.backend, "projector")

@@ -17,7 +17,7 @@ ROOMS = {
     "fedrecon/__init__.py": ({"fedrecon.types"}, set()),
     "fedrecon/data": (
         {"fedrecon.data", "fedrecon.types", "fedrecon.files", "operators"},
-        {"jax", "numpy", "h5py", "ismrmrd"},
+        {"jax", "numpy", "h5py", "ismrmrd", "pydicom"},
     ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (

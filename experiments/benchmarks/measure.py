@@ -4,11 +4,15 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
+import pickle
 import platform
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +23,9 @@ import numpy as np
 # Thread pools of OpenMP keep spinning for some milliseconds after a call and would slow down the next one.
 _PAUSE = 0.005
 _FEWEST_ROUNDS = 3
+_PROCESS_LIMIT = 600
+# Where the modules of the benchmarks are found.
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +117,47 @@ def reset_peak_memory() -> None:
     """Lets :func:`peak_memory` begin again at what is held now, where the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def in_processes(
+    module: str,
+    problem: Any,
+    jobs: Mapping[str, Any],
+    pythons: Mapping[str, str] | None = None,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, dict]:
+    """Runs ``python -m module FILE NAME JOB`` for one job after the other, each in a new process.
+
+    Args:
+      module: what prints one line of JSON, an object, as the last of its output.
+      problem: written to FILE for all of them, by pickle.
+      jobs: by NAME, what is handed over as JSON.
+      pythons: by NAME, another interpreter than this one.
+      environments: by NAME, environment variables beside those of this process.
+
+    Returns:
+      The objects by NAME, or ``{"error": one line}``.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "problem")
+        path.write_bytes(pickle.dumps(problem))
+        for name, job in jobs.items():
+            command = [(pythons or {}).get(name, sys.executable), "-m", module, path, name, json.dumps(job)]
+            try:
+                result = subprocess.run(
+                    command, capture_output=True, text=True, timeout=_PROCESS_LIMIT, cwd=REPOSITORY,
+                    env={**os.environ, **(environments or {}).get(name, {})},
+                )  # fmt: skip
+                lines = result.stdout.splitlines()
+                if result.returncode or not lines:
+                    reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
+                    found[name] = {"error": f"exit {result.returncode}: {reason}"}
+                else:
+                    found[name] = json.loads(lines[-1])
+            except (subprocess.SubprocessError, OSError, ValueError) as error:
+                found[name] = {"error": one_line(error)}
+    return found
 
 
 def one_line(error: BaseException, length: int = 160) -> str:

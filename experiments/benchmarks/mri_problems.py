@@ -53,11 +53,6 @@ class Problem:
             trajectory=None if self.trajectory is None else self.trajectory[:1],
         )
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The fields that are not None, by name."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in fields.items() if value is not None}
-
 
 @dataclasses.dataclass(frozen=True)
 class Workload:

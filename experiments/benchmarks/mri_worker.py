@@ -6,21 +6,16 @@ Started by :func:`fresh_process`; prints one line of JSON.
 import gc
 import importlib
 import json
-import os
-import subprocess
+import pickle
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments.benchmarks.measure import one_line, peak_memory, reset_peak_memory, seconds
+from experiments.benchmarks.measure import in_processes, peak_memory, reset_peak_memory, seconds
 from experiments.benchmarks.mri_problems import Problem
 from experiments.benchmarks.mri_registry import LIBRARIES
-
-_LIMIT = 600
 
 
 def fresh_process(problem: Problem, jobs: dict[str, dict]) -> dict[str, dict]:
@@ -35,33 +30,14 @@ def fresh_process(problem: Problem, jobs: dict[str, dict]) -> dict[str, dict]:
       and compilation (not with imports); ``peak_mb``, the rise of the peak memory over what is held when
       everything is imported and the inputs are loaded; or ``error``, one line.
     """
-    found = {}
-    root = Path(__file__).resolve().parents[2]
-    with tempfile.TemporaryDirectory() as folder:
-        for name, array in problem.arrays().items():
-            np.save(Path(folder, f"{name}.npy"), array)
-        for library, job in jobs.items():
-            command = [sys.executable, "-m", __name__, folder, library, json.dumps(job)]
-            try:
-                result = subprocess.run(
-                    command, capture_output=True, text=True, timeout=_LIMIT, cwd=root, env=os.environ
-                )
-                lines = result.stdout.splitlines()
-                if result.returncode or not lines:
-                    reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
-                    found[library] = {"error": f"exit {result.returncode}: {reason}"}
-                else:
-                    found[library] = json.loads(lines[-1])
-            except (subprocess.SubprocessError, OSError, ValueError) as error:
-                found[library] = {"error": one_line(error)}
-    return found
+    return in_processes(__name__, problem, jobs)
 
 
-def main(folder: str, name: str, job: str) -> None:
+def main(path: str, name: str, job: str) -> None:
     library, job = LIBRARIES[name], json.loads(job)
     for module in library.modules:
         importlib.import_module(module)
-    problem = Problem(**{path.stem: np.load(path) for path in Path(folder).glob("*.npy")})
+    problem = pickle.loads(Path(path).read_bytes())
     jax.block_until_ready(jnp.zeros(1))
     gc.collect()
     reset_peak_memory()

@@ -19,7 +19,9 @@ from fedrecon.data.cohort import (
 )
 from fedrecon.data.cohort_files import write_mri_cohort
 from fedrecon.data.ct import CTSite, ct_detector_count, simulate_ct_patient
+from fedrecon.data.ct_files import Sinogram, read_htc, read_lodopab, read_tomography
 from fedrecon.data.describe import describe_file
+from fedrecon.data.dicom_ct import DicomProjections, DicomSlices, read_dicom_ct_pd, read_dicom_slices
 from fedrecon.data.examples import mri_examples, resize_kspace, to_native
 from fedrecon.data.fastmri import FastMRIVolume, read_fastmri, write_fastmri
 from fedrecon.data.hdf5 import DataError
@@ -44,6 +46,8 @@ __all__ = [
     "ClientData",
     "Cohort",
     "DataError",
+    "DicomProjections",
+    "DicomSlices",
     "EncodingSpace",
     "FastMRIVolume",
     "ISMRMRDHeader",
@@ -52,6 +56,7 @@ __all__ = [
     "Measurement",
     "RawMeasurement",
     "RealMRISite",
+    "Sinogram",
     "ct_detector_count",
     "describe_file",
     "format_ismrmrd_header",
@@ -65,10 +70,15 @@ __all__ = [
     "pool",
     "read_cfl",
     "read_cfl_header",
+    "read_dicom_ct_pd",
+    "read_dicom_slices",
     "read_fastmri",
+    "read_htc",
     "read_ismrmrd",
+    "read_lodopab",
     "read_measurement",
     "read_radial",
+    "read_tomography",
     "resize_kspace",
     "select_clients",
     "simulate_ct_cohort",

@@ -19,35 +19,34 @@ _log = logging.getLogger("operators")
 
 
 def backends() -> dict[str, str]:
-    """What computes the non-uniform FFT on CPU in this process, by precision, and why.
+    """What computes on CPU in this process, by library and precision, and why.
 
     Returns:
-      ``{"nufft float32": "native (...)" or "jax (reason)", "nufft float64": ...}``. Compiles on first call.
+      ``{"nufft float32": "native (...)" or "jax (reason)", ...}`` for "nufft" (non-uniform and Cartesian
+      Fourier transforms) and "projector" (tomography). Compiles on first call.
     """
-    return {f"nufft {precision}": _load(precision)[1] for precision in ("float32", "float64")}
+    pairs = [(name, precision) for name in ("nufft", "projector") for precision in ("float32", "float64")]
+    return {f"{name} {precision}": _load(name, precision)[1] for name, precision in pairs}
 
 
-def supports(dtype) -> bool:
-    """True if native kernels for complex ``dtype`` are at hand."""
-    return _load("float64" if dtype == jnp.complex128 else "float32")[0]
+def supports(dtype, name: str = "nufft") -> bool:
+    """True if native kernels for ``dtype``, real or complex, are at hand."""
+    return _load(name, "float64" if dtype in (jnp.complex128, jnp.float64) else "float32")[0]
 
 
-def preferred(dtype, backend: str) -> bool:
+def preferred(dtype, backend: str, name: str = "nufft") -> bool:
     """True if this process computes on CPUs and ``backend`` allows the native kernels for ``dtype``."""
-    return backend == "auto" and jax.default_backend() == "cpu" and supports(dtype)
+    return backend == "auto" and jax.default_backend() == "cpu" and supports(dtype, name)
 
 
 @functools.cache
-def _load(precision: str) -> tuple[bool, str]:
+def _load(name: str, precision: str) -> tuple[bool, str]:
     try:
-        library, path = build.load(precision)
+        path = build.load(name, precision)
     except build.Unavailable as reason:
-        _log.info("NUFFT in %s: plain JAX, %s", precision, reason)
+        _log.info("%s in %s: plain JAX, %s", name, precision, reason)
         return False, f"jax ({reason})"
-    for kind in ("type2", "type1", "toeplitz"):
-        handler = getattr(library, f"fedrecon_nufft_{kind}")
-        jax.ffi.register_ffi_target(f"fedrecon_nufft_{kind}_{precision}", jax.ffi.pycapsule(handler), "cpu")
-    _log.info("NUFFT in %s: native, %s", precision, path)
+    _log.info("%s in %s: native, %s", name, precision, path)
     return True, f"native ({path})"
 
 
@@ -91,3 +90,24 @@ def toeplitz(spectrum, images, maps, out_shape) -> jax.Array:
         shape=np.asarray(shape, np.int64),
         half=np.asarray(half, np.int64),
     )
+
+
+def cartesian(kind, mask, array, maps, sign, conjugate, out_shape) -> jax.Array:
+    """Calls a native Cartesian transform on canonical operands; see :mod:`operators.cartesian_primitive`."""
+    scales = np.concatenate([np.full(n, n**-0.5) for n in mask.shape[1:]])
+    return jax.ffi.ffi_call(
+        f"fedrecon_nufft_{kind}_{mask.dtype}", jax.ShapeDtypeStruct(out_shape, array.dtype)
+    )(
+        mask,
+        array,
+        jnp.zeros((0,), array.dtype) if maps is None else maps.astype(array.dtype),
+        jnp.asarray(scales, mask.dtype),
+        sign=np.int32(sign),
+        conjugate=bool(conjugate),
+    )
+
+
+def projector(kind, rays, array, lengths, out_shape) -> jax.Array:
+    """Calls a native projector on canonical operands; see :mod:`operators.projector_primitive`."""
+    name = f"fedrecon_projector_{kind}_{array.dtype}"
+    return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))(rays, array, lengths)

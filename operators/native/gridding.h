@@ -3,6 +3,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "lanes.h"
@@ -19,6 +22,7 @@ struct Geometry {
   int ndim, width, degree, sign;
   bool conjugate;
   V<T> coefficients[32];  // of u^p, a tap per lane
+  V<T> thrice[32];        // up to five taps, once per axis: from lanes 0, 5 and 10
 };
 
 // A grid row holds `row` vectors: one per cell, lanes being planes, or one per eight cells of a single plane.
@@ -51,6 +55,14 @@ struct Grid {
     // Lanes behind are read with weight zero: they must not hold what memory happens to hold.
     for (int64_t i = 0; i < 8 * row - n; ++i)
       for (int part = 0; part < 16; part += 8) cell(line, n + i)[part] = i < extra ? cell(line, i)[part] : 0;
+  }
+
+  // Eight cells of the one plane: from real parts and imaginary parts to pairs, and back.
+  void interleave(V<T>* line) const {
+    for (int64_t i = 0; i < row; ++i) line[i] = interleaved<T>(line[i]);
+  }
+  void separate(V<T>* line) const {
+    for (int64_t i = 0; i < row; ++i) line[i] = deinterleaved<T>(line[i]);
   }
 
   // Adds what is behind the last cell to the first.
@@ -123,12 +135,31 @@ inline void each_row_of(const Grid<T>& grid, const Located<T>& at, int point, in
 // Weights of all axes; those of an axis that does not exist are one.
 template <class T>
 struct Weights {
-  alignas(64) T z[16], y[16];
+  alignas(64) T z[17], y[16];
   V<T> x;
-  Weights(const Geometry<T>& g, const Located<T>& at, int point) : x(tap_weights(g, at.u[2][point])) {
+
+  Weights(const Geometry<T>& g, const Located<T>& at, int point) {
+    if (g.ndim == 3 && g.width <= 5) {
+      together(g, at, point);
+      return;
+    }
+    x = tap_weights(g, at.u[2][point]);
     z[0] = y[0] = 1;
     if (g.ndim > 1) store<T>(y, tap_weights(g, at.u[1][point]));
     if (g.ndim > 2) store<T>(z, tap_weights(g, at.u[0][point]));
+  }
+
+ private:
+  // Three axes of up to five taps share the lanes of one polynomial: x, y and z from lanes 0, 5 and 10.
+  void together(const Geometry<T>& g, const Located<T>& at, int point) {
+    const T a = at.u[2][point], b = at.u[1][point], c = at.u[0][point];
+    const V<T> u = {a, a, a, a, a, b, b, b, b, b, c, c, c, c, c, c};
+    V<T> w = g.thrice[g.degree];
+    for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.thrice[p];
+    const V<T> zero = {};
+    x = __builtin_shufflevector(w, zero, 0, 1, 2, 3, 4, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16);
+    store<T>(y, __builtin_shufflevector(w, zero, 5, 6, 7, 8, 9, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16));
+    store<T>(z, __builtin_shufflevector(w, zero, 10, 11, 12, 13, 14, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16));
   }
 };
 
@@ -170,48 +201,54 @@ inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, 
       [](int) {});
 }
 
-// The weights along x by blocks of eight cells, from the block that holds the first one.
-template <class T, int B>
-inline void weights_by_block(V<T> weights, int first, H<T>* out) {
-  alignas(64) T shifted[40] = {};
-  store<T>(shifted + first % 8, weights);
-  std::memcpy(out, shifted, B * sizeof(H<T>));
+// Every weight twice: for the real and the imaginary part of its cell.
+template <class T>
+inline void in_pairs(V<T> w, V<T>* x) {
+  x[0] = __builtin_shufflevector(w, w, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  x[1] = __builtin_shufflevector(w, w, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
 }
 
-// Eight cells at once: B blocks cover the taps of a row.
+// The taps of a row, whose cells lie interleaved (Grid::interleave), as B unaligned vectors.
 template <class T, int B>
 inline void gather_cells(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
   const Weights<T> w(grid.geometry, at, point);
-  H<T> x[B], re = {}, im = {};
-  weights_by_block<T, B>(w.x, at.first[2][point], x);
-  V<T> total[B] = {}, plane[B] = {};
+  V<T> x[2], total[B] = {}, plane[B] = {}, sums = {};
+  in_pairs<T>(w.x, x);
+  const int first = at.first[2][point];
   each_row_of(
-      grid, at, point, at.first[2][point] / 8,
+      grid, at, point, 0,
       [&](const V<T>* line, int, int j) {
-        for (int b = 0; b < B; ++b) plane[b] += line[b] * w.y[j];
+        const T* cells = reinterpret_cast<const T*>(line) + 2 * first;
+        for (int b = 0; b < B; ++b) plane[b] += load<T>(cells + 16 * b) * w.y[j];
       },
       [&](int i) {
         for (int b = 0; b < B; ++b) total[b] += plane[b] * w.z[i], plane[b] = V<T>{};
       });
-  for (int b = 0; b < B; ++b) re += real<T>(total[b]) * x[b], im += imag<T>(total[b]) * x[b];
-  out[0] = sum<T>(re);
-  out[1] = sum<T>(im);
+  for (int b = 0; b < B; ++b) sums += total[b] * x[b];
+  sums = deinterleaved<T>(sums);
+  out[0] = sum<T>(real<T>(sums));
+  out[1] = sum<T>(imag<T>(sums));
 }
 
 template <class T, int B>
 inline void spread_cells(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
   const Weights<T> w(grid.geometry, at, point);
-  H<T> x[B];
-  weights_by_block<T, B>(w.x, at.first[2][point], x);
-  V<T> along[B];
-  for (int b = 0; b < B; ++b) along[b] = joined<T>(x[b] * value[0], x[b] * value[1]);
+  V<T> x[2];
+  in_pairs<T>(w.x, x);
+  const V<T> pair = joined<T>(H<T>{} + value[0], H<T>{} + value[1]);
+  const V<T> pairs = interleaved<T>(pair);
+  V<T> plane[B];
+  for (int b = 0; b < B; ++b) x[b] *= pairs, plane[b] = x[b] * w.z[0];
+  const int first = at.first[2][point];
   each_row_of(
-      grid, at, point, at.first[2][point] / 8,
-      [&](V<T>* line, int i, int j) {
-        const T weight = w.z[i] * w.y[j];
-        for (int b = 0; b < B; ++b) line[b] += along[b] * weight;
+      grid, at, point, 0,
+      [&](V<T>* line, int, int j) {
+        T* cells = reinterpret_cast<T*>(line) + 2 * first;
+        for (int b = 0; b < B; ++b) store<T>(cells + 16 * b, load<T>(cells + 16 * b) + plane[b] * w.y[j]);
       },
-      [](int) {});
+      [&](int i) {
+        for (int b = 0; b < B; ++b) plane[b] = x[b] * w.z[i + 1];
+      });
 }
 
 // Volumes do not fit caches, and no hardware foresees the rows of the next samples.
@@ -238,18 +275,10 @@ inline void with_width(int width, F&& f) {
     default: return f(std::integral_constant<int, 0>{});
   }
 }
-// f(constant B), B blocks of eight cells covering the taps of this point.
-template <class T, class F>
-inline void with_blocks(const Grid<T>& grid, const Located<T>& at, int point, F&& f) {
-  const int last = at.first[2][point] % 8 + grid.geometry.width - 1;
-  if (last < 8) return f(std::integral_constant<int, 1>{});
-  if (last < 16) return f(std::integral_constant<int, 2>{});
-  return f(std::integral_constant<int, 3>{});
-}
-
 // Samples of up to eight planes (null where absent) from the grid.
 template <class T>
-void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, int64_t samples, T* const* out) {
+void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, int64_t samples, bool sorted,
+                 T* const* out) {
   const int64_t chunk = 2048;
   const int ndim = grid.geometry.ndim;
   workers.each((samples + chunk - 1) / chunk, [&](int64_t task) {
@@ -270,8 +299,9 @@ void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, i
           if (out[l]) store_complex<T>(out[l] + 2 * m, values[l], count);
       } else {
         for (int i = 0; i < count; ++i) {
-          prefetch_cells(grid, next, i);
-          with_blocks(grid, at, i, [&](auto b) { gather_cells<T, b.value>(grid, at, i, out[0] + 2 * (m + i)); });
+          if (!sorted) prefetch_cells(grid, next, i);
+          grid.geometry.width <= 8 ? gather_cells<T, 1>(grid, at, i, out[0] + 2 * (m + i))
+                                   : gather_cells<T, 2>(grid, at, i, out[0] + 2 * (m + i));
         }
       }
     }
@@ -294,7 +324,9 @@ struct Sorted {
     int32_t* key = rank + samples;
     const int slow = 3 - g.ndim, next = std::min(slow + 1, 2), ndim = g.ndim;
     const int slabs = ndim == 1 ? 1 : static_cast<int>(g.cells[slow]);
-    const int parts = (static_cast<int>(g.cells[next]) + 15) / 16, keys = slabs * parts;
+    // Tiles of a slab: what the samples of one meet should stay in the smallest cache.
+    const int tile = ndim == 3 ? 8 : 16, row_tiles = ndim == 3 ? (static_cast<int>(g.cells[2]) + 31) / 32 : 1;
+    const int parts = (static_cast<int>(g.cells[next]) + tile - 1) / tile * row_tiles, keys = slabs * parts;
     const int64_t chunks = std::max<int64_t>(1, std::min<int64_t>(workers.count(), samples / 4096));
     std::vector<std::vector<int32_t>> counts(chunks);
     auto range = [&](int64_t c) { return samples * c / chunks; };
@@ -306,7 +338,8 @@ struct Sorted {
         const int here = static_cast<int>(std::min<int64_t>(8, range(c + 1) - m));
         at.locate(g, input + m * ndim, here);
         for (int i = 0; i < here; ++i) {
-          const int k = (ndim == 1 ? 0 : at.first[slow][i] * parts) + at.first[next][i] / 16;
+          const int along = ndim == 3 ? at.first[2][i] / 32 : 0;
+          const int k = (ndim == 1 ? 0 : at.first[slow][i] * parts) + at.first[next][i] / tile * row_tiles + along;
           key[m + i] = k;
           ++count[k];
         }
@@ -348,6 +381,53 @@ struct Sorted {
   }
 };
 
+// The order of these samples: that of an earlier call if it was the same samples, bit by bit.
+template <class T>
+std::shared_ptr<const Sorted<T>> sorted_samples(const Workers& workers, const Geometry<T>& g, const T* points,
+                                                int64_t samples) {
+  struct Kept {
+    std::vector<int64_t> key;
+    std::shared_ptr<Scratch> points;
+    std::shared_ptr<const Sorted<T>> sorted;
+    size_t bytes;
+  };
+  static std::mutex mutex;
+  static auto* kept = new std::vector<Kept>;
+  constexpr size_t most = size_t{64} << 20;
+  const std::vector<int64_t> key = {g.ndim, g.width, g.cells[0], g.cells[1], g.cells[2], samples, workers.count()};
+  const size_t size = samples * g.ndim * sizeof(T);
+  std::vector<Kept> candidates;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    for (const Kept& k : *kept)
+      if (k.key == key) candidates.push_back(k);
+  }
+  for (const Kept& k : candidates) {
+    std::atomic<bool> same{true};
+    const size_t chunk = size_t{1} << 18;
+    workers.each((size + chunk - 1) / chunk, [&](int64_t task) {
+      const size_t from = task * chunk, count = std::min(chunk, size - from);
+      const auto* bytes = reinterpret_cast<const char*>(points) + from;
+      if (same && std::memcmp(bytes, k.points->template as<char>() + from, count)) same = false;
+    });
+    if (same) return k.sorted;
+  }
+  auto sorted = std::make_shared<const Sorted<T>>(workers, g, points, samples);
+  const size_t bytes = 2 * size + 8 * samples;
+  if (2 * bytes > most) return sorted;
+  auto copy = std::make_shared<Scratch>(size);
+  std::memcpy(copy->template as<char>(), points, size);
+  std::lock_guard<std::mutex> lock(mutex);
+  size_t held = bytes;
+  for (const Kept& k : *kept) held += k.bytes;
+  while (held > most && !kept->empty()) {
+    held -= kept->front().bytes;
+    kept->erase(kept->begin());
+  }
+  kept->push_back({key, copy, sorted, bytes});
+  return sorted;
+}
+
 // Adds samples of up to eight planes to the grid, clearing it first.
 template <class T>
 void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted, const T* values) {
@@ -379,9 +459,8 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
           });
         } else {
           for (int i = 0; i < count; ++i)
-            with_blocks(grid, at, i, [&](auto blocks) {
-              spread_cells<T, blocks.value>(grid, at, i, values + (j + i) * stride);
-            });
+            g.width <= 8 ? spread_cells<T, 1>(grid, at, i, values + (j + i) * stride)
+                         : spread_cells<T, 2>(grid, at, i, values + (j + i) * stride);
         }
       }
     });

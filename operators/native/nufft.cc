@@ -266,7 +266,13 @@ struct Transform {
     workers.each((rows + chunk - 1) / chunk, [&](int64_t task) {
       for (int64_t r = task * chunk; r < std::min(rows, (task + 1) * chunk); ++r) {
         V<T>* line = grid.data + r * grid.row;
-        add ? grid.fold(line) : grid.repeat(line);
+        if (add) {
+          if (!grid.planes) grid.separate(line);
+          grid.fold(line);
+        } else {
+          grid.repeat(line);
+          if (!grid.planes) grid.interleave(line);
+        }
       }
     });
   }
@@ -313,6 +319,9 @@ Geometry<T> geometry_of(ffi::Span<const int64_t> shape, ffi::Span<const int64_t>
     T lane[16] = {};
     std::copy(kernel + p * width, kernel + (p + 1) * width, lane);
     g.coefficients[p] = load<T>(lane);
+    T three[16] = {};
+    for (int i = 0; i < 15; ++i) three[i] = lane[i % 5];
+    g.thrice[p] = load<T>(three);
   }
   return g;
 }
@@ -340,6 +349,10 @@ void type2(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
   Scratch memory(grid.bytes());
   grid.data = memory.as<V<T>>();
   const Transform<T> transform(workers, g, grid);
+  const bool by_tile = g.ndim == 3 && !together && s.samples > 10000;
+  const int64_t chunk = 4096;
+  Scratch ordered(by_tile ? 2 * s.samples * sizeof(T) : 0);
+  std::shared_ptr<const Sorted<T>> sorted;
   for (int64_t t = 0; t < s.batch; ++t)
     for (int64_t p = 0, count; p < planes; p += count) {
       count = together ? std::min<int64_t>(8, planes - p) : 1;
@@ -349,7 +362,19 @@ void type2(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
       transform.each_row(false);
       T* rows[8] = {};
       for (int64_t l = 0; l < count; ++l) rows[l] = out + 2 * (t * planes + p + l) * s.samples;
-      interpolate<T>(workers, grid, points + (s.own_points ? t * s.samples * g.ndim : 0), s.samples, rows);
+      const T* own = points + (s.own_points ? t * s.samples * g.ndim : 0);
+      if (!by_tile) {
+        interpolate<T>(workers, grid, own, s.samples, false, rows);
+        continue;
+      }
+      // Volumes do not fit caches: samples in the order of their cells, and then back in theirs.
+      if (!sorted || (s.own_points && p == 0)) sorted = sorted_samples<T>(workers, g, own, s.samples);
+      T* value = ordered.as<T>();
+      interpolate<T>(workers, grid, sorted->points, s.samples, true, &value);
+      workers.each((s.samples + chunk - 1) / chunk, [&](int64_t task) {
+        for (int64_t m = task * chunk; m < std::min(s.samples, (task + 1) * chunk); ++m)
+          std::memcpy(rows[0] + 2 * m, value + 2 * int64_t{sorted->rank[m]}, 2 * sizeof(T));
+      });
     }
 }
 
@@ -363,11 +388,11 @@ void type1(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
   grid.data = memory.as<V<T>>();
   T* values = order.as<T>();
   const Transform<T> transform(workers, g, grid);
-  std::unique_ptr<Sorted<T>> sorted;
+  std::shared_ptr<const Sorted<T>> sorted;
   std::memset(images, 0, s.batch * s.images * s.pixels * 2 * sizeof(T));
   for (int64_t t = 0; t < s.batch; ++t) {
     if (!sorted || s.own_points)
-      sorted = std::make_unique<Sorted<T>>(workers, g, points + (s.own_points ? t * s.samples * g.ndim : 0), s.samples);
+      sorted = sorted_samples<T>(workers, g, points + (s.own_points ? t * s.samples * g.ndim : 0), s.samples);
     for (int64_t p = 0, count; p < planes; p += count) {
       count = together ? std::min<int64_t>(8, planes - p) : 1;
       const T* in = samples + 2 * ((s.own_samples ? t : 0) * planes + p) * s.samples;
@@ -429,6 +454,124 @@ void toeplitz(const Workers& workers, const Geometry<T>& g, const Sizes& s, cons
         transform.collect(lanes_from(result, t, p, count, out, maps), 1, true);
       }
     }
+}
+
+// Centred k-space: the cells of a grid of the size of the image, times a mask. Samples (t, b, c, ny, nx).
+template <class T>
+struct CenteredRow {
+  int64_t cells;
+
+  int64_t position(int64_t cell) const { return (cell + cells / 2) % cells; }
+  V<T> masked(V<T> v, const T* mask, int64_t x) const {
+    T eight[8] = {};
+    for (int64_t i = 0; i < std::min<int64_t>(8, cells - x); ++i) eight[i] = mask[position(x + i)];
+    return v * doubled<T>(eight);
+  }
+  void put(T* row, V<T> v, int64_t x) const {
+    const int64_t count = std::min<int64_t>(8, cells - x), first = position(x);
+    if (first + count <= cells) return store_complex<T>(row + 2 * first, v, count);
+    v = interleaved<T>(v);
+    for (int64_t i = 0; i < count; ++i)
+      for (int part = 0; part < 2; ++part) row[2 * position(x + i) + part] = v[2 * i + part];
+  }
+  V<T> get(const T* row, int64_t x) const {
+    const int64_t count = std::min<int64_t>(8, cells - x), first = position(x);
+    if (first + count <= cells) return load_complex<T>(row + 2 * first, count);
+    T pairs[16] = {};
+    for (int64_t i = 0; i < count; ++i)
+      for (int part = 0; part < 2; ++part) pairs[2 * i + part] = row[2 * position(x + i) + part];
+    return deinterleaved<T>(load<T>(pairs));
+  }
+};
+
+template <class T, bool forward>
+void cartesian(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T* mask, T* images, const T* maps,
+               T* samples) {
+  const int64_t planes = s.images * s.coils, ny = g.cells[1], nx = g.cells[2];
+  const bool together = planes > few_planes;
+  Grid<T> grid(g, together);
+  Scratch memory(grid.bytes());
+  grid.data = memory.as<V<T>>();
+  const Transform<T> transform(workers, g, grid);
+  const CenteredRow<T> centered{nx};
+  if (!forward) std::memset(images, 0, s.batch * s.images * s.pixels * 2 * sizeof(T));
+  for (int64_t t = 0; t < s.batch; ++t)
+    for (int64_t p = 0, count; p < planes; p += count) {
+      count = together ? std::min<int64_t>(8, planes - p) : 1;
+      const int64_t first = ((forward || s.own_samples ? t : 0) * planes + p) * s.pixels;
+      const T* own_mask = mask + (s.own_points ? t * s.pixels : 0);
+      if (forward) {
+        transform.fill(lanes_from(s, t, p, count, images, maps));
+        transform.along(1, true, g.sign);
+      }
+      workers.each(ny, [&](int64_t y) {
+        V<T>* cells = grid.at(0, on_grid(y, ny, ny));
+        const T* factors = own_mask + y * nx;
+        for (int64_t x = 0; x < nx; x += 8) {
+          V<T> a[8] = {};
+          const int64_t valid = std::min<int64_t>(8, nx - x);
+          T* row = samples + 2 * (first + y * nx);
+          if (forward) {
+            if (together) {
+              for (int64_t i = 0; i < valid; ++i) a[i] = cells[x + i];
+              transpose<T>(a);
+            } else {
+              a[0] = cells[x / 8];
+            }
+            for (int64_t l = 0; l < count; ++l)
+              centered.put(row + 2 * l * s.pixels, centered.masked(a[l], factors, x), x);
+          } else {
+            for (int64_t l = 0; l < count; ++l)
+              a[l] = centered.masked(centered.get(row + 2 * l * s.pixels, x), factors, x);
+            if (together) {
+              transpose<T>(a);
+              for (int64_t i = 0; i < valid; ++i) cells[x + i] = a[i];
+            } else {
+              cells[x / 8] = a[0];
+            }
+          }
+        }
+      });
+      if (!forward) {
+        transform.along(1, false, g.sign);
+        transform.collect(lanes_from(s, t, p, count, images, maps), g.sign, g.conjugate);
+      }
+    }
+}
+
+template <ffi::DataType Real, ffi::DataType Complex, bool forward>
+ffi::Error call_cartesian(ffi::ThreadPool pool, ffi::Buffer<Real> mask, ffi::Buffer<Complex> array,
+                          ffi::Buffer<Complex> maps, ffi::Buffer<Real> scales, ffi::ResultBuffer<Complex> out,
+                          int32_t sign, bool conjugate) {
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(mask.typed_data())>>;
+  try {
+    Sizes s = {};
+    const auto m = mask.dimensions(), a = array.dimensions(), o = out->dimensions();
+    s.has_maps = maps.element_count() > 0;
+    s.batch = o[0];
+    s.images = o[1];
+    s.coils = s.has_maps ? maps.dimensions()[1] : 1;
+    s.pixels = m[1] * m[2];
+    s.own_points = m[0] > 1;
+    s.own_maps = s.has_maps && maps.dimensions()[0] > 1;
+    s.own_images = forward ? a[0] > 1 : true;
+    s.own_samples = forward ? true : a[0] > 1;
+    const int64_t shape[2] = {m[1], m[2]};
+    const T one = 1;
+    Geometry<T> g = geometry_of<T>({shape, 2}, {shape, 2}, 1, &one, 1, scales.typed_data(), sign, conjugate);
+    // One spare column keeps rows from being a power of two apart.
+    g.taps[2] = 2;
+    Workers workers(static_cast<int>(pool.num_threads()),
+                    [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
+    T* in = reinterpret_cast<T*>(array.typed_data());
+    T* result = reinterpret_cast<T*>(out->typed_data());
+    cartesian<T, forward>(workers, g, s, mask.typed_data(), forward ? in : result,
+                          s.has_maps ? reinterpret_cast<const T*>(maps.typed_data()) : nullptr,
+                          forward ? result : in);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("cartesian: ") + error.what());
+  }
+  return ffi::Error::Success();
 }
 
 template <ffi::DataType Real, ffi::DataType Complex>
@@ -516,6 +659,19 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> points, ffi::Buffer<Comp
                                     .Attr<int32_t>("sign")                                                 \
                                     .Attr<bool>("conjugate"))
 
+#define FEDRECON_CARTESIAN(name, REAL, COMPLEX, forward)                                                   \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                           \
+      name, (fedrecon::call_cartesian<ffi::DataType::REAL, ffi::DataType::COMPLEX, forward>),              \
+      ffi::Ffi::Bind()                                                                                     \
+          .Ctx<ffi::ThreadPool>()                                                                          \
+          .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                                         \
+          .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                                                      \
+          .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                                                      \
+          .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                                         \
+          .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                                                      \
+          .Attr<int32_t>("sign")                                                                           \
+          .Attr<bool>("conjugate"))
+
 #define FEDRECON_TOEPLITZ(name, REAL, COMPLEX)                                                            \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call_toeplitz<ffi::DataType::REAL, ffi::DataType::COMPLEX>), \
                                 ffi::Ffi::Bind()                                                           \
@@ -534,9 +690,13 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> points, ffi::Buffer<Comp
 FEDRECON_HANDLER(fedrecon_nufft_type2, F64, C128, true);
 FEDRECON_HANDLER(fedrecon_nufft_type1, F64, C128, false);
 FEDRECON_TOEPLITZ(fedrecon_nufft_toeplitz, F64, C128);
+FEDRECON_CARTESIAN(fedrecon_nufft_cartesian, F64, C128, true);
+FEDRECON_CARTESIAN(fedrecon_nufft_cartesian_adjoint, F64, C128, false);
 #else
 FEDRECON_HANDLER(fedrecon_nufft_type2, F32, C64, true);
 FEDRECON_HANDLER(fedrecon_nufft_type1, F32, C64, false);
 FEDRECON_TOEPLITZ(fedrecon_nufft_toeplitz, F32, C64);
+FEDRECON_CARTESIAN(fedrecon_nufft_cartesian, F32, C64, true);
+FEDRECON_CARTESIAN(fedrecon_nufft_cartesian_adjoint, F32, C64, false);
 #endif
 #pragma GCC visibility pop

@@ -1,0 +1,289 @@
+"""CT in DICOM: slices in Hounsfield units, and projections in the DICOM-CT-PD format.
+
+Needs the package ``pydicom``, which the extra ``fedrecon[dicom]`` installs.
+"""
+
+import dataclasses
+import math
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrecon.data.hdf5 import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class DicomSlices:
+    """Slices of one series, in the order of their positions along the normal of the slices.
+
+    Attributes:
+      hounsfield: float32 ``(slices, ny, nx)``, values after rescaling.
+      spacing: ``(z, y, x)`` in mm; z is the slice thickness where there is one slice.
+      positions: float64 ``(slices, 3)``, centre of the first pixel in the patient's coordinates, mm.
+      orientation: float64 ``(2, 3)``, unit vectors along a row (x) and along a column (y).
+      manufacturer: as the file states it, else empty.
+    """
+
+    hounsfield: np.ndarray
+    spacing: tuple[float, float, float]
+    positions: np.ndarray
+    orientation: np.ndarray
+    manufacturer: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class DicomProjections:
+    """Measured projections and their geometry, as the DICOM-CT-PD header states it.
+
+    The focal centre of view v lies at ``(-d sin a, d cos a)`` in the plane across the rotation axis, a being
+    ``angles[v]`` and d ``source_distance[v]``: the view's angle in the conventions of `operators` is
+    ``a + pi``. Lengths are in mm, angles in radians.
+
+    Attributes:
+      values: float32 ``(views, rows, columns)`` line integrals, corrected by the scanner.
+      angles: float64 ``(views,)`` of the focal centre.
+      axial_positions: float64 ``(views,)`` of the focal centre along the rotation axis.
+      source_distance: float64 ``(views,)`` of the focal centre from the rotation axis.
+      source_detector_distance: float64 ``(views,)`` from the focal centre to the detector.
+      shifts: float64 ``(views, 3)``, by which the focal spot differs from its centre (flying focal spot):
+        angle, axial position, distance from the axis.
+      detector_shape: ``"CYLINDRICAL"``, ``"SPHERICAL"`` or ``"FLAT"``.
+      spacing: (row, column) distance of neighbouring elements on the detector.
+      central_element: (row, column), the element, counted from 0 with a fraction, that the ray through the
+        rotation axis meets.
+      photons: float64 ``(views, columns)`` number of photons of a ray without object; None when not stated.
+    """
+
+    values: np.ndarray
+    angles: np.ndarray
+    axial_positions: np.ndarray
+    source_distance: np.ndarray
+    source_detector_distance: np.ndarray
+    shifts: np.ndarray
+    detector_shape: str
+    spacing: tuple[float, float]
+    central_element: tuple[float, float]
+    photons: np.ndarray | None = None
+
+
+def read_dicom_slices(path: str | os.PathLike) -> DicomSlices:
+    """Reads the slices of one series.
+
+    Args:
+      path: a file, or a folder all of whose files (but for hidden ones and ``DICOMDIR``) are of the series.
+
+    Raises:
+      DataError: there is no file, one is damaged, not DICOM or has several frames, an element is missing or
+        not a number, slices differ in series, shape, spacing or orientation, or their positions are not
+        evenly spaced (a slice is missing or twice there).
+      ImportError: pydicom is not installed.
+    """
+    files = _read_all(path)
+    names, headers = [name for name, _ in files], [header for _, header in files]
+    pixels = [_rescaled(name, header) for name, header in files]
+    orientation = _agreed(names, headers, "ImageOrientationPatient", 6).reshape(2, 3)
+    spacing = _agreed(names, headers, "PixelSpacing", 2)
+    if spacing.min() <= 0:
+        raise DataError(names[0], "PixelSpacing", "positive numbers", spacing.tolist())
+    for name, header, image in zip(names, headers, pixels, strict=True):
+        if header.get("SeriesInstanceUID") != headers[0].get("SeriesInstanceUID"):
+            raise DataError(name, "SeriesInstanceUID", f"that of {names[0]}", "another series")
+        if image.shape != pixels[0].shape:
+            raise DataError(name, "PixelData", f"shape {pixels[0].shape} as {names[0]}", image.shape)
+    positions = np.stack([_numbers(n, h, "ImagePositionPatient", 3) for n, h in files])
+    along = positions @ np.cross(*orientation)
+    order = np.argsort(along, kind="stable")
+    if len(files) > 1:
+        gaps = np.diff(along[order])
+        step = float(np.median(gaps))
+        for gap, later in zip(gaps, order[1:], strict=True):
+            if step <= 0 or abs(gap - step) > 0.01 * step + 0.01:
+                expected = f"slices {step:.6g} mm apart"
+                raise DataError(names[later], "ImagePositionPatient", expected, f"{gap:.6g} mm")
+    else:
+        step = float(_numbers(names[0], headers[0], "SliceThickness", 1)[0])
+    return DicomSlices(
+        hounsfield=np.stack([pixels[i] for i in order]),
+        spacing=(step, float(spacing[0]), float(spacing[1])),
+        positions=positions[order],
+        orientation=orientation,
+        manufacturer=str(headers[0].get("Manufacturer", "")),
+    )
+
+
+def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
+    """Reads projections in the DICOM-CT-PD format, one file per view, in the order of ``InstanceNumber``.
+
+    Args:
+      path: a file, or a folder all of whose files (but for hidden ones and ``DICOMDIR``) are views.
+
+    Raises:
+      DataError: there is no file, one is damaged or not DICOM, an element is missing or not a number, or the
+        views differ in shape or detector.
+      ImportError: pydicom is not installed.
+
+    Source: Chen et al., "Development and validation of an open data format for CT projection data", Med.
+    Phys. 42:6964, 2015.
+    """
+    files = _read_all(path)
+    files.sort(key=lambda item: _numbers(*item, "InstanceNumber", 1)[0])
+    name, header = files[0]
+    rows, columns = (int(_private(name, header, tag, 1)[0]) for tag in ("rows", "columns"))
+    views = []
+    for file, view in files:
+        image = _rescaled(file, view)
+        # The format stores the elements of one detector column in one row of the picture.
+        if image.shape != (columns, rows):
+            raise DataError(file, "PixelData", f"shape {(columns, rows)} (columns, rows)", image.shape)
+        views.append(image.T)
+
+    def per_view(*names, default=None):
+        return np.stack(
+            [np.concatenate([_private(f, view, n, 1, default) for n in names]) for f, view in files]
+        )
+
+    def agreed(key, count):
+        first = _private(name, header, key, count)
+        for file, view in files[1:]:
+            value = _private(file, view, key, count)
+            if not np.array_equal(value, first):
+                raise DataError(file, _label(key), f"{first.tolist()} as {name}", value.tolist())
+        return first
+
+    central = agreed("central_element", 2)
+    shape = header.get(_TAGS["shape"][0])
+    shape = "" if shape is None else shape.value
+    shape = (shape.decode(errors="replace") if isinstance(shape, bytes) else str(shape)).strip(" \0")
+    if shape not in ("CYLINDRICAL", "SPHERICAL", "FLAT"):
+        raise DataError(name, _label("shape"), "CYLINDRICAL, SPHERICAL or FLAT", repr(shape))
+    photons = None
+    if _TAGS["photons"][0] in header:
+        photons = np.stack([_private(file, view, "photons", columns) for file, view in files])
+    return DicomProjections(
+        values=np.stack(views),
+        angles=per_view("angle")[:, 0],
+        axial_positions=per_view("axial")[:, 0],
+        source_distance=per_view("radial")[:, 0],
+        source_detector_distance=per_view("constant_radial")[:, 0],
+        shifts=per_view("shift_angle", "shift_axial", "shift_radial", default=0.0),
+        detector_shape=shape,
+        spacing=(float(agreed("row_spacing", 1)[0]), float(agreed("column_spacing", 1)[0])),
+        central_element=(float(central[1]) - 1, float(central[0]) - 1),
+        photons=photons,
+    )
+
+
+# Tags of the format, the type of their values, and their names in its dictionary.
+_TAGS = {
+    "column_spacing": (0x70291002, "f", "DetectorElementTransverseSpacing"),
+    "row_spacing": (0x70291006, "f", "DetectorElementAxialSpacing"),
+    "shape": (0x7029100B, "s", "DetectorShape"),
+    "rows": (0x70291010, "H", "NumberofDetectorRows"),
+    "columns": (0x70291011, "H", "NumberofDetectorColumns"),
+    "angle": (0x70311001, "f", "DetectorFocalCenterAngularPosition"),
+    "axial": (0x70311002, "f", "DetectorFocalCenterAxialPosition"),
+    "radial": (0x70311003, "f", "DetectorFocalCenterRadialDistance"),
+    "constant_radial": (0x70311031, "f", "ConstantRadialDistance"),
+    "central_element": (0x70311033, "f", "DetectorCentralElement"),
+    "shift_angle": (0x7033100B, "f", "SourceAngularPositionShift"),
+    "shift_axial": (0x7033100C, "f", "SourceAxialPositionShift"),
+    "shift_radial": (0x7033100D, "f", "SourceRadialDistanceShift"),
+    "photons": (0x70331065, "f", "PhotonStatistics"),
+}
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError("DICOM files need an extra: pip install 'fedrecon[dicom]'") from error
+    return pydicom
+
+
+def _read_all(path: str | os.PathLike) -> list[tuple[Path, Any]]:
+    pydicom, path = _pydicom(), Path(path)
+    if not path.exists():
+        raise DataError(path, None, "a DICOM file or a folder of them", "no such file")
+    names = [path]
+    if path.is_dir():
+        names = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != "." and p.name != "DICOMDIR")
+    if not names:
+        raise DataError(path, None, "a folder of DICOM files", "no file")
+    result = []
+    for name in names:
+        try:
+            result.append((name, pydicom.dcmread(name)))
+        # Damage is reported by many types.
+        except Exception as error:
+            raise DataError(name, None, "a DICOM file", f"{type(error).__name__}: {error}") from error
+    return result
+
+
+def _rescaled(name: Path, header: Any) -> np.ndarray:
+    """The picture of one frame after rescaling, float32 (Rows, Columns)."""
+    if "PixelData" not in header:
+        raise DataError(name, "PixelData", "a picture", "no such element")
+    if int(header.get("NumberOfFrames") or 1) != 1:
+        raise DataError(name, "NumberOfFrames", "1", header.NumberOfFrames)
+    slope = _numbers(name, header, "RescaleSlope", 1)[0]
+    intercept = _numbers(name, header, "RescaleIntercept", 1)[0]
+    try:
+        pixels = header.pixel_array
+    except Exception as error:
+        raise DataError(
+            name, "PixelData", "a readable picture", f"{type(error).__name__}: {error}"
+        ) from error
+    if pixels.ndim != 2 or not pixels.size:
+        raise DataError(name, "PixelData", "shape (rows, columns)", pixels.shape)
+    return (pixels * slope + intercept).astype(np.float32)
+
+
+def _numbers(name: Path, header: Any, key: str, count: int) -> np.ndarray:
+    """A standard element as float64 ``(count,)``."""
+    try:
+        value = header[key].value if key in header else None
+        values = np.atleast_1d(np.asarray(value, float)) if value is not None else np.empty(0)
+    except Exception as error:
+        raise DataError(name, key, f"{count} numbers", f"{type(error).__name__}: {error}") from error
+    if values.shape != (count,) or not np.isfinite(values).all():
+        found = "no such element" if value is None else str(value)
+        raise DataError(name, key, "a number" if count == 1 else f"{count} numbers", found)
+    return values
+
+
+def _private(name: Path, header: Any, key: str, count: int, default: float | None = None) -> np.ndarray:
+    """A private element as float64 ``(count,)``, whether or not the file states its type."""
+    tag, kind, _ = _TAGS[key]
+    if tag not in header:
+        if default is not None:
+            return np.full(count, default)
+        raise DataError(
+            name, _label(key), "a number" if count == 1 else f"{count} numbers", "no such element"
+        )
+    value = header[tag].value
+    try:
+        if isinstance(value, bytes):
+            value = struct.unpack(f"<{len(value) // struct.calcsize(kind)}{kind}", value)
+        values = np.atleast_1d(np.asarray(value, float))
+    except (struct.error, ValueError, TypeError) as error:
+        raise DataError(name, _label(key), f"{count} numbers", repr(value)[:80]) from error
+    if values.shape != (count,) or not all(map(math.isfinite, values)):
+        raise DataError(name, _label(key), f"{count} numbers", repr(value)[:80])
+    return values
+
+
+def _label(key: str) -> str:
+    tag, _, name = _TAGS[key]
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {name}"
+
+
+def _agreed(names: list[Path], headers: list[Any], key: str, count: int) -> np.ndarray:
+    first = _numbers(names[0], headers[0], key, count)
+    for name, header in zip(names[1:], headers[1:], strict=True):
+        value = _numbers(name, header, key, count)
+        if not np.allclose(value, first, atol=1e-4):
+            raise DataError(name, key, f"{first.tolist()} as {names[0]}", value.tolist())
+    return first

@@ -1,0 +1,66 @@
+"""Whether a geometry can measure an object."""
+
+import jax
+import numpy as np
+
+_BOUNDARY = 128
+
+
+def check_object(geometry, image_shape: tuple[int, ...], pixel_size: float, name: str) -> None:
+    """Checks that the source is outside of an object and the detector sees some of it.
+
+    The object is taken to fill the ellipse inscribed in the image (times the height of the volume): measured
+    objects lie there, and a source may pass the empty corners of an image. Nothing is checked where the
+    geometry is traced.
+
+    Args:
+      geometry: any of the geometries.
+      image_shape: (ny, nx), or (nz, ny, nx) for a geometry in three dimensions.
+      pixel_size: in the geometry's unit of length.
+      name: of the caller, for the messages.
+
+    Raises:
+      ValueError: if the image has not the geometry's dimensions, the source of a view lies inside the object,
+        or the object's shadow misses the detector in every view.
+    """
+    if len(image_shape) != geometry.ndim:
+        expected = "(ny, nx)" if geometry.ndim == 2 else "(nz, ny, nx)"
+        raise ValueError(
+            f"{name}: image_shape must be {expected} for {type(geometry).__name__}, "
+            f"found {tuple(image_shape)}"
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(geometry)):
+        return
+    half = np.array(image_shape[::-1]) * (pixel_size / 2)
+    middle = [np.zeros(1)] * (geometry.ndim - 1)
+    if geometry.divergent:
+        with jax.ensure_compile_time_eval():
+            source = np.asarray(geometry.rays(*middle)[0], np.float64)
+        source = source.reshape(geometry.views, geometry.ndim)
+        inside = np.sum((source[:, :2] / half[:2]) ** 2, axis=-1) < 1
+        if geometry.ndim == 3:
+            inside &= np.abs(source[:, 2]) < half[2]
+        if inside.any():
+            view = int(inside.argmax())
+            place = tuple(float(f"{x:.6g}") for x in source[view])
+            raise ValueError(
+                f"{name}: the source must be outside of the object, the ellipse of semi-axes "
+                f"{half[0]:.6g} and {half[1]:.6g} inscribed in the image, found it at "
+                f"{place} in view {view}; increase source_distance or reduce pixel_size"
+            )
+    angle = 2 * np.pi * np.arange(_BOUNDARY) / _BOUNDARY
+    points = half[:2] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    if geometry.ndim == 3:
+        heights = np.repeat([-half[2], half[2]], len(points))
+        points = np.concatenate([np.tile(points, (2, 1)), heights[:, None]], axis=-1)
+    with jax.ensure_compile_time_eval():
+        hits = np.asarray(geometry.detector_coordinates(points))
+    hits = hits.reshape(geometry.views, len(points), -1)
+    low, high, counts = hits.min(axis=1), hits.max(axis=1), np.array(geometry.shape[1:])
+    if not np.any(np.all((high >= -0.5) & (low <= counts - 0.5), axis=-1)):
+        axes = "column" if geometry.ndim == 2 else "row, column"
+        raise ValueError(
+            f"{name}: the detector must see the object, found its shadow at {axes} "
+            f"{low[0].round(1).tolist()} to {high[0].round(1).tolist()} in view 0 of a detector of "
+            f"{counts.tolist()} elements, and beside it in every other view; check offsets and pixel_size"
+        )

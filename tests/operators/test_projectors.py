@@ -1,0 +1,212 @@
+"""Projectors of every model and geometry, on every backend."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators import (
+    Ellipses,
+    FanBeam,
+    ParallelBeam,
+    Radon,
+    check_adjoint,
+    check_gradients,
+    project_phantom,
+    radon_models,
+    rasterize,
+)
+from operators.geometry_conversions import as_vectors
+
+BACKENDS = ("auto", "jax")
+
+
+def parallel(views=7, count=19, **fields):
+    return ParallelBeam(np.linspace(0.1, np.pi, views, endpoint=False), count, 0.9, **fields)
+
+
+def fan(views=7, count=19, curved=False, **fields):
+    angles = np.linspace(0.1, 2 * np.pi, views, endpoint=False)
+    return FanBeam(angles, count, 1.6, 30.0, 25.0, curved=curved, **fields)
+
+
+GEOMETRIES = {
+    "parallel": parallel,
+    "fan": fan,
+    "curved": lambda: fan(curved=True, detector_offset=0.4),
+    "vector": lambda: as_vectors(fan()),
+}
+CASES = [(kind, model) for kind, make in GEOMETRIES.items() for model in radon_models(make())]
+
+
+def distance_driven(geometry, shape, pixel):
+    """The matrix of the distance-driven model from its definition, for parallel beams."""
+    (ny, nx), rows = shape, []
+    half = geometry.detector_spacing / 2
+    for t in np.asarray(geometry.angles, np.float64):
+        cos, sin = np.cos(t), np.sin(t)
+        for s in np.asarray(geometry.ray_positions()):
+            ray = np.zeros(shape)
+            lines, pixels = (ny, nx) if abs(cos) >= abs(sin) else (nx, ny)
+            for line in range(lines):
+                if abs(cos) >= abs(sin):
+                    y = ((ny - 1) / 2 - line) * pixel
+                    edges = [((e - y * sin) / cos) / pixel + nx / 2 for e in (s - half, s + half)]
+                else:
+                    x = (line - (nx - 1) / 2) * pixel
+                    edges = [ny / 2 - ((e - x * cos) / sin) / pixel for e in (s - half, s + half)]
+                low, high = sorted(edges)
+                left = np.arange(pixels)
+                overlap = np.clip(np.minimum(left + 1, high) - np.maximum(left, low), 0, None)
+                weights = overlap / (high - low) * pixel / max(abs(cos), abs(sin))
+                if abs(cos) >= abs(sin):
+                    ray[line] = weights
+                else:
+                    ray[:, line] = weights
+            rows.append(ray.ravel())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_distance_driven_is_the_mean_over_elements(x64, dense_matrix, backend):
+    geometry = ParallelBeam(np.array([0.0, 0.3, np.pi / 4, 1.2, 2.0, np.pi]), 9, 0.7, 0.2, -0.1)
+    A = Radon(geometry, (5, 7), 0.8, "distance-driven", backend)
+    expected = distance_driven(geometry, (5, 7), 0.8)
+    np.testing.assert_allclose(dense_matrix(A), expected, atol=1e-10)
+    np.testing.assert_allclose(dense_matrix(A.H), expected.T, atol=1e-10)
+
+
+QUICKLY = ("parallel-fourier", "fan-joseph", "fan-distance-driven")
+MOST = [pytest.param(*c, marks=() if "-".join(c) in QUICKLY else pytest.mark.slow) for c in CASES]
+
+
+@pytest.mark.parametrize("kind, model", MOST)
+def test_is_a_true_operator(x64, assert_linear_operator, kind, model):
+    assert_linear_operator(Radon(GEOMETRIES[kind](), (12, 9), 0.9, model))
+
+
+@pytest.mark.parametrize(
+    "kind, model",
+    [
+        ("parallel", "joseph"),
+        pytest.param("fan", "joseph", marks=pytest.mark.slow),
+        ("fan", "distance-driven"),
+    ],
+)
+def test_backends_agree(normal, kind, model):
+    image = normal((2, 12, 9))
+    native, plain = (Radon(GEOMETRIES[kind](), (12, 9), 0.9, model, backend) for backend in BACKENDS)
+    y = native(image)
+    np.testing.assert_allclose(y, plain(image), atol=2e-5)
+    np.testing.assert_allclose(native.H(y), plain.H(y), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(
+    data=st.data(),
+    ny=st.integers(1, 14),
+    nx=st.integers(1, 14),
+    count=st.integers(1, 24),
+    pixel=st.floats(0.4, 1.2),
+    source=st.floats(12, 60),
+    curved=st.booleans(),
+    offset=st.floats(-2, 2),
+)
+def test_the_adjoint_is_exact_for_any_geometry(data, ny, nx, count, pixel, source, curved, offset):
+    angles = np.array(data.draw(st.lists(st.floats(-6, 6), min_size=1, max_size=4)))
+    with jax.enable_x64(True):
+        spacing = 2.5 * pixel * (ny + nx) / count
+        if data.draw(st.booleans()):
+            geometry = FanBeam(angles, count, spacing, source, 8.0, curved=curved, detector_offset=offset)
+        else:
+            geometry = ParallelBeam(angles, count, spacing, offset)
+        A = Radon(geometry, (ny, nx), pixel, data.draw(st.sampled_from(radon_models(geometry))))
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=A.in_shape), rng.normal(size=A.out_shape)
+        forward, adjoint = np.asarray(A(x)), np.asarray(A.H(y))
+        scale = np.linalg.norm(forward) * np.linalg.norm(y) + np.linalg.norm(x) * np.linalg.norm(adjoint)
+        assert abs(np.vdot(forward, y) - np.vdot(x, adjoint)) <= 1e-12 * scale + 1e-300
+
+
+@pytest.mark.parametrize(
+    "kind, model, tolerance",
+    [
+        pytest.param("fan", "joseph", 1e-5, marks=pytest.mark.slow),
+        pytest.param("fan", "distance-driven", 1e-5, marks=pytest.mark.slow),
+        # Derivatives in the trajectory of a NUFFT err as the NUFFT does.
+        ("parallel", "fourier", 3e-3),
+    ],
+)
+def test_gradients_with_respect_to_image_and_geometry(key, kind, model, tolerance):
+    check_gradients(Radon(GEOMETRIES[kind](), (7, 8), 0.9, model), key, tolerance)
+
+
+@pytest.mark.parametrize(
+    "kind, model", [("fan", "distance-driven"), pytest.param("parallel", "fourier", marks=pytest.mark.slow)]
+)
+def test_stacked_geometries_and_images(normal, kind, model):
+    geometry = GEOMETRIES[kind]()
+    moved = dataclasses.replace(geometry, angles=geometry.angles + 0.2)
+    operators = [Radon(g, (8, 9), 0.9, model) for g in (geometry, moved)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
+    images = normal((2, 3, 8, 9))
+    found = jax.jit(jax.vmap(lambda A, x: A(x)))(stacked, images)
+    for A, image, y in zip(operators, images, found, strict=True):
+        np.testing.assert_allclose(y, A(image), rtol=1e-4, atol=1e-4)
+    back = jax.jit(jax.vmap(lambda A, y: A.H(y)))(stacked, found)
+    np.testing.assert_allclose(back[1], operators[1].H(found[1]), rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind, model", MOST)
+def test_converges_to_the_means_of_analytic_integrals(kind, model):
+    ellipses = Ellipses([[3.0, -2.0], [-4.0, 1.0]], [[4.0, 3.0], [2.0, 5.0]], [0.4, -1.0], [0.02, 0.01])
+    if kind == "vector":
+        geometry = as_vectors(fan(count=61))
+    else:
+        geometry = parallel(count=61) if kind == "parallel" else fan(count=61, curved=kind == "curved")
+    exact = np.asarray(project_phantom(ellipses, geometry, 1 if model == "joseph" else 6))
+    errors = []
+    for n in (16, 32, 64):
+        image = rasterize(ellipses, (n, n), 20.0, supersample=4)
+        errors.append(np.linalg.norm(Radon(geometry, (n, n), 20 / n, model)(image) - exact))
+    errors = np.array(errors) / np.linalg.norm(exact)
+    # Elements narrower than coarse pixels: only then is the first error that of the pixels.
+    assert errors[2] < 0.03 and errors[2] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("model", radon_models(parallel()))
+def test_turning_the_object_shifts_the_views(normal, model):
+    angles = np.arange(8) * np.pi / 4
+    A = Radon(ParallelBeam(angles, 21, 0.7), (11, 11), 0.9, model)
+    image = normal((11, 11))
+    np.testing.assert_allclose(A(np.rot90(image)), np.roll(A(image), 2, axis=0), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_clinical_fan_adjoint_in_single_precision(key):
+    geometry = FanBeam(np.arange(30) * 2 * np.pi / 30, 368, 2.5716, 595.0, 490.6)
+    for model in radon_models(geometry):
+        assert check_adjoint(Radon(geometry, (256, 256), 1.4, model), key) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Radon(fan(), (80, 80), 0.9), ["source", "outside"]),
+        (lambda: Radon(fan(), (8, 8), model="fourier"), ["model", "'fourier'", "FanBeam"]),
+        (lambda: Radon(parallel(), (8, 8), backend="gpu"), ["backend", "'gpu'"]),
+        (lambda: Radon(parallel(detector_offset=99.0), (8, 8)), ["detector", "object"]),
+        (lambda: Radon(fan(), (8, 8))(jnp.ones((8, 9))), ["8, 8", "(8, 9)"]),
+        (lambda: Radon(fan(), (8, 8)).H(jnp.ones((7, 18))), ["7, 19", "(7, 18)"]),
+    ],
+)
+def test_errors(make, words):
+    with pytest.raises(ValueError) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)
