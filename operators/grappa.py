@@ -6,6 +6,7 @@ import numpy as np
 
 from operators.geometry import positive_integer
 from operators.linear_operator import as_inexact, complex_dtype
+from operators.measured import check_measured
 
 # Numbers held at once by the solves and by the interpolation: 128 MiB in single precision.
 _BATCH_ELEMENTS = 2**24
@@ -83,13 +84,13 @@ def grappa(
 
 def check_kspace(kspace, calibration, where: str) -> tuple[jax.Array, jax.Array | None]:
     """Complex k-space and calibration of one dtype whose axes agree; raises ValueError naming ``where``."""
-    kspace = as_inexact(kspace)
+    kspace = as_inexact(check_measured(kspace, jnp.complex64, f"{where}: kspace"))
     if kspace.ndim < 3 or not kspace.size:
         raise ValueError(f"{where}: kspace must be (..., coils, ny, nx), found shape {kspace.shape}")
     kspace = kspace.astype(complex_dtype(kspace.dtype))
     if calibration is None:
         return kspace, None
-    calibration = jnp.asarray(calibration)
+    calibration = check_measured(calibration, jnp.complex64, f"{where}: calibration")
     coils, batch = kspace.shape[-3], kspace.shape[:-3]
     shape = calibration.shape
     if len(shape) < 3 or shape[-3] != coils or shape[:-3] not in ((), batch):

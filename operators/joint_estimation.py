@@ -8,6 +8,7 @@ import numpy as np
 
 from operators.geometry import positive_integer, positive_number
 from operators.linear_operator import LinearOperator, as_inexact, is_complex, squared
+from operators.measured import check_measured
 from operators.solvers import cg
 
 
@@ -61,7 +62,8 @@ def nlinv(
     if not isinstance(fourier, LinearOperator) or not is_complex(fourier.in_dtype):
         found = getattr(fourier, "in_dtype", type(fourier).__name__)
         raise TypeError(f"nlinv: fourier must be a LinearOperator on complex images, found {found}")
-    kspace, shape, samples = as_inexact(kspace), fourier.in_shape, fourier.out_shape
+    kspace = as_inexact(check_measured(kspace, fourier.out_dtype, "nlinv: kspace"))
+    shape, samples = fourier.in_shape, fourier.out_shape
     axes = 1 + len(samples)
     if kspace.ndim < axes or kspace.shape[kspace.ndim - axes + 1 :] != samples or not kspace.size:
         expected = ", ".join(str(n) for n in samples)

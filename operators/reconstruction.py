@@ -17,6 +17,7 @@ from operators.differences import (
 )
 from operators.first_order import fista, pdhg, pogm
 from operators.linear_operator import LinearOperator, as_inexact, check_array, is_complex, safe_sqrt, squared
+from operators.measured import check_measured
 from operators.proximal import check_blocks, group_soft_threshold, prox_locally_low_rank, split_blocks
 from operators.solvers import cg, operator_norm, positive
 from operators.wavelets import Wavelet, prox_wavelet
@@ -43,7 +44,7 @@ def gridding(A: LinearOperator, y: jax.Array, density: jax.Array | None = None) 
 
     Source: Jackson et al., IEEE Trans. Med. Imaging 10:473, 1991.
     """
-    y = check_array(y, A.out_shape, A.out_dtype, "gridding: y")
+    y = check_array(check_measured(y, A.out_dtype, "gridding: y"), A.out_shape, A.out_dtype, "gridding: y")
     if density is None:
         return A.H(y)
     density = as_inexact(density)
@@ -83,10 +84,11 @@ def cg_sense(
       (..., *A.in_shape) of ``A.in_dtype``.
 
     Raises:
-      ValueError, TypeError: if ``y`` does not fit ``A``.
+      ValueError, TypeError: if ``y`` does not fit ``A``, is real k-space or not finite.
 
     Source: Pruessmann et al., Magn. Reson. Med. 46:638, 2001.
     """
+    y = check_measured(y, A.out_dtype, "cg_sense: y")
     return cg(A.gram, A.H(y), l2=l2, tolerance=tolerance, max_iterations=max_iterations)[0]
 
 
@@ -355,7 +357,7 @@ def _in_units(
     In these units the same steps and numbers of iterations suit any scanner. Beside ``1/2 |A x - y|^2`` the
     weight of a norm of x is divided by ``unit``, which is what ``size(A.H(y))`` was.
     """
-    y = check_array(y, A.out_shape, A.out_dtype, f"{name}: y")
+    y = check_array(check_measured(y, A.out_dtype, f"{name}: y"), A.out_shape, A.out_dtype, f"{name}: y")
     norm = positive(1.02 * operator_norm(A, jax.random.key(0)))
     scaled = A / norm
 

@@ -15,6 +15,7 @@ import numpy as np
 from operators.geometry import positive_integer
 from operators.linear_operator import as_inexact, complex_dtype
 from operators.masks import center_slice
+from operators.measured import check_measured
 
 # Elements of all matrices that are decomposed at a time.
 _CHUNK = 2**22
@@ -45,7 +46,7 @@ def walsh_maps(images: jax.Array, window_shape: tuple[int, ...] = (7, 7)) -> jax
     window = _two_or_three(window_shape, "walsh_maps: window_shape")
     if any(n % 2 == 0 for n in window):
         raise ValueError(f"walsh_maps: window_shape must be odd, found {window}")
-    images = _coil_array(images, len(window), "walsh_maps: images")
+    images = _coil_array(images, len(window), "walsh_maps: images", jnp.float32)
     shape, coils = images.shape[-len(window) :], images.shape[-1 - len(window)]
     lead = shape[:-1]
 
@@ -231,8 +232,8 @@ def _over_batch(function, data: jax.Array, shape: tuple[int, ...], size: int):
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), results)
 
 
-def _coil_array(data, ndim: int, name: str) -> jax.Array:
-    data = as_inexact(data)
+def _coil_array(data, ndim: int, name: str, dtype=jnp.complex64) -> jax.Array:
+    data = as_inexact(check_measured(data, dtype, name))
     if data.ndim < ndim + 1 or not math.prod(data.shape[data.ndim - ndim - 1 :]):
         axes = ", ".join(("nz", "ny", "nx")[3 - ndim :])
         raise ValueError(f"{name} must be (..., coils, {axes}), none of them empty, found {data.shape}")

@@ -26,6 +26,7 @@ from operators.linear_operator import (
     is_complex,
     real_dtype,
 )
+from operators.measured import check_measured
 from operators.pytree import assign, frozen_pytree
 from operators.solvers import cg
 
@@ -210,6 +211,7 @@ def cg_spirit(
             f"cg_spirit: fourier must act on complex images of shape {G.in_shape[1:]}, found "
             f"{fourier.in_dtype} {fourier.in_shape}"
         )
+    y = check_measured(y, fourier.out_dtype, "cg_spirit: y")
     y = check_array(y, (G.in_shape[0], *fourier.out_shape), fourier.out_dtype, "cg_spirit: y")
     weighted = y if density is None else jnp.asarray(density, real_dtype(y.dtype)) * y
     weight = jnp.asarray(weight, real_dtype(G.in_dtype))
