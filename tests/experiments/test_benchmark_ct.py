@@ -85,6 +85,7 @@ def test_quality_is_that_of_the_disc():
     assert psnr_in_disc(found + 0.1, image) == pytest.approx(20)
 
 
+@pytest.mark.slow
 def test_a_library_in_another_process_computes_the_same_and_tells_its_end(problems):
     problem = problems["tiny"]
     here = libraries()["fedrecon"].prepare(problem)
@@ -141,6 +142,7 @@ def test_a_failing_library_leaves_a_reason_and_not_a_number(problems, monkeypatc
     assert row[-2:] == ["-", "-"] and "left out: never [" in text
 
 
+@pytest.mark.slow
 def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeypatch):
     known = libraries() | {"elsewhere": Library("ct_peers", "astra", modules=("no_such_module",))}
     monkeypatch.setattr(program, "libraries", lambda: known)

@@ -87,6 +87,7 @@ def test_flips_and_rotations(x64):
     np.testing.assert_allclose(project_phantom(flipped, geometry), mirrored, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_central_slice_of_ellipsoids_is_the_ellipses(x64):
     e = Ellipses([[0.3, -0.2], [-0.1, 0.4]], [[0.6, 0.3], [0.2, 0.5]], [0.4, -1.0], [0.5, 0.2])
     flat = np.zeros((2, 1))

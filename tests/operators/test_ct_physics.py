@@ -43,6 +43,7 @@ def test_hounsfield_units():
     np.testing.assert_allclose(attenuation_to_hu(hu_to_attenuation(hu, 0.0193), 0.0193), hu, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_counts_have_the_moments_of_poisson_and_electronic_noise(key):
     integrals = np.array([0.0, 1.0, 3.0, 6.0], np.float32)
     photons = np.array([1e4, 400.0, 1000.0, 2000.0], np.float32)
@@ -106,6 +107,7 @@ def test_attenuation_of_water_and_bone():
     np.testing.assert_allclose(material_attenuation("water", np.array(70.0)), 0.01929, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_polychromatic_integrals(x64, normal):
     lengths = np.abs(normal((2, 3, 4), np.float64)) * 50
     found = polychromatic_integrals(lengths, [WATER, BONE], SPECTRUM)
@@ -159,6 +161,7 @@ def test_beam_hardening_is_corrected():
     assert np.abs(alone - truth).max() > 5 * np.abs(corrected - truth).max()
 
 
+@pytest.mark.slow
 def test_scatter_is_undone_to_first_order():
     profile = np.pad(2.5 * np.sqrt(1 - np.linspace(-1, 1, 60) ** 2), 20).astype(np.float32)[None]
     errors = []

@@ -92,7 +92,7 @@ def test_is_a_true_operator(x64, assert_linear_operator, kind, model):
 @pytest.mark.parametrize(
     "kind, model",
     [
-        ("parallel", "joseph"),
+        pytest.param("parallel", "joseph", marks=pytest.mark.slow),
         pytest.param("fan", "joseph", marks=pytest.mark.slow),
         ("fan", "distance-driven"),
     ],
@@ -162,7 +162,8 @@ def test_stacked_geometries_and_images(normal, kind, model):
     np.testing.assert_allclose(back[1], operators[1].H(found[1]), rtol=1e-4, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind, model", MOST)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, model", CASES)
 def test_converges_to_the_means_of_analytic_integrals(kind, model):
     ellipses = Ellipses([[3.0, -2.0], [-4.0, 1.0]], [[4.0, 3.0], [2.0, 5.0]], [0.4, -1.0], [0.02, 0.01])
     if kind == "vector":
@@ -179,7 +180,7 @@ def test_converges_to_the_means_of_analytic_integrals(kind, model):
     assert errors[2] < 0.03 and errors[2] < 0.5 * errors[0]
 
 
-@pytest.mark.parametrize("model", radon_models(parallel()))
+@pytest.mark.parametrize("model", ["fourier", pytest.param("joseph", marks=pytest.mark.slow)])
 def test_turning_the_object_shifts_the_views(normal, model):
     angles = np.arange(8) * np.pi / 4
     A = Radon(ParallelBeam(angles, 21, 0.7), (11, 11), 0.9, model)
