@@ -20,7 +20,6 @@ namespace {
 
 constexpr int copies = 4;       // of the adjoint's table, so that neighbouring rays do not wait for each other
 constexpr int64_t block = 16;   // views per visit of a line in the adjoint
-constexpr int lanes = 16;       // images projected together
 
 // Images (t, b, ny, nx), sinograms (t, b, views, bins), rays (t, 2, 2, views, knots): for lines that are rows, then
 // columns, base and slope of every knot; lengths (t, views, bins): path per line, negative where lines are columns.
