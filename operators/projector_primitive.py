@@ -102,13 +102,13 @@ def _locate(base, slope, line, pixels, integrated):
     offset, last = (0.5, pixels) if integrated else (1, pixels + 1)
     position = jnp.clip(base + slope * line + offset, 0, last)
     entry = jnp.floor(position)
-    return entry.astype(jnp.int32), position - entry
+    return entry.astype(jnp.int32), position - entry, position
 
 
-def _widths(base, slope, line):
+def _widths(base, slope, line, position):
     width = jnp.diff(base) + jnp.diff(slope) * line
-    # Rays along the lines, whose values are not used, may have none.
-    return jnp.where(width == 0, 1, width)
+    # Bins beside the image; on a line through the source they have no width.
+    return jnp.where(jnp.diff(position) == 0, jnp.inf, width)
 
 
 def _sum_over_lines(images, base, slope, bins):
@@ -123,11 +123,11 @@ def _sum_over_lines(images, base, slope, bins):
     @jax.checkpoint
     def step(total, line):
         number, row = line
-        entry, fraction = _locate(base, slope, number, pixels, integrated)
+        entry, fraction, position = _locate(base, slope, number, pixels, integrated)
         low = jnp.take(row, entry, axis=-1, mode="clip")
         value = low + fraction * (jnp.take(row, entry + 1, axis=-1, mode="clip") - low)
         if integrated:
-            value = jnp.diff(value) / _widths(base, slope, number)
+            value = jnp.diff(value) / _widths(base, slope, number, position)
         return total + value, None
 
     start = jnp.zeros((images.shape[0], base.shape[0], bins), images.dtype)
@@ -140,10 +140,10 @@ def _spread_to_lines(sinograms, base, slope, count, pixels):
     integrated = base.shape[-1] > sinograms.shape[-1]
 
     def line(number):
-        entry, fraction = _locate(base, slope, number, pixels, integrated)
+        entry, fraction, position = _locate(base, slope, number, pixels, integrated)
         value = sinograms
         if integrated:
-            value = value / _widths(base, slope, number)
+            value = value / _widths(base, slope, number, position)
             value = jnp.pad(value, ((0, 0), (0, 0), (1, 0))) - jnp.pad(value, ((0, 0), (0, 0), (0, 1)))
         table = jnp.zeros((images, pixels + 3), sinograms.dtype)
         table, *_ = vary_together(table, value)

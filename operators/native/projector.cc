@@ -69,7 +69,7 @@ struct Crossings {
       fraction[k] = position - whole;
     }
   }
-  // Weights of bins: path per line, over the width of the bin where that is integrated.
+  // Weights of bins, once located: path per line, over the width of the bin where that is integrated.
   void weigh(const Sizes& s, const Run& run, const T* base, const T* slope, const T* lengths, T line) {
     const int64_t count = run.last - run.first;
     const T sign = run.axis ? -1 : 1;
@@ -80,7 +80,9 @@ struct Crossings {
     }
     for (int64_t j = 0; j < count; ++j) {
       const T width = (base[j + 1] - base[j]) + (slope[j + 1] - slope[j]) * line;
-      weight[j] = sign * lengths[j] / width;
+      // Bins beside the image; on a line through the source they have no width.
+      const T inside = T(entry[j + 1] - entry[j]) + (fraction[j + 1] - fraction[j]);
+      weight[j] = inside != 0 ? sign * lengths[j] / width : T(0);
     }
   }
 };

@@ -105,6 +105,12 @@ def test_backends_agree(normal, kind, model):
     np.testing.assert_allclose(native.H(y), plain.H(y), rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lines_through_the_source_add_nothing(x64, assert_linear_operator, backend):
+    geometry = FanBeam(np.array([0.0, np.pi / 2, 0.3]), 6, 7.5, 12.0, 8.0, detector_offset=2.0)
+    assert_linear_operator(Radon(geometry, (7, 9), 1.125, "distance-driven", backend))
+
+
 @pytest.mark.slow
 @settings(max_examples=100)
 @given(
