@@ -84,7 +84,7 @@ def grappa(
 
 def check_kspace(kspace, calibration, where: str) -> tuple[jax.Array, jax.Array | None]:
     """Complex k-space and calibration of one dtype whose axes agree; raises ValueError naming ``where``."""
-    kspace = as_inexact(check_measured(kspace, jnp.complex64, f"{where}: kspace"))
+    kspace = as_inexact(check_measured(kspace, jnp.complex64, f"{where}: kspace", finite=False))
     if kspace.ndim < 3 or not kspace.size:
         raise ValueError(f"{where}: kspace must be (..., coils, ny, nx), found shape {kspace.shape}")
     kspace = kspace.astype(complex_dtype(kspace.dtype))

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 from operators.linear_operator import is_complex
 
 
-def check_measured(data, dtype, where: str) -> jax.Array:
+def check_measured(data, dtype, where: str, finite: bool = True) -> jax.Array:
     """``data`` as an array, after looking for what no scanner measures.
 
     Args:
       data: measurements of any shape.
       dtype: what they should promote to; complex for k-space.
       where: function and argument, for the messages.
+      finite: whether every value was measured; what was not may hold anything.
 
     Returns:
       ``data`` as an array.
@@ -26,7 +27,7 @@ def check_measured(data, dtype, where: str) -> jax.Array:
             f"{where} must be complex k-space, found {data.dtype}; magnitudes have lost the phase, and real "
             "and imaginary parts on an axis are joined by re + 1j * im"
         )
-    if not isinstance(data, jax.core.Tracer):
+    if finite and not isinstance(data, jax.core.Tracer):
         with jax.ensure_compile_time_eval():
             wrong = int(data.size - jnp.isfinite(data).sum())
         if wrong:

@@ -348,18 +348,22 @@ def test_total_variation_batches_and_limits(normal):
     np.testing.assert_allclose(flat, np.abs(normal((8, 8))).mean(), rtol=1e-2)
 
 
+def ones(*shape):
+    return jnp.ones(shape, complex)
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [
-        (lambda A: gridding(A, jnp.ones((2, 6, 5))), ValueError, ["y", "(2, 6, 5)"]),
-        (lambda A: gridding(A, jnp.ones((3, 6, 5)), np.ones(6)), ValueError, ["density", "(6,)"]),
-        (lambda A: gridding(A, jnp.ones((3, 6, 5)), np.ones(5) * 1j), TypeError, ["density", "complex"]),
-        (lambda A: total_variation(A, jnp.ones((2, 6, 5)), 0.1), ValueError, ["y", "(2, 6, 5)"]),
+        (lambda A: gridding(A, ones(2, 6, 5)), ValueError, ["y", "(2, 6, 5)"]),
+        (lambda A: gridding(A, ones(3, 6, 5), np.ones(6)), ValueError, ["density", "(6,)"]),
+        (lambda A: gridding(A, ones(3, 6, 5), np.ones(5) * 1j), TypeError, ["density", "complex"]),
+        (lambda A: total_variation(A, ones(2, 6, 5), 0.1), ValueError, ["y", "(2, 6, 5)"]),
         (lambda A: total_variation(Identity((4,)), jnp.ones(4), 0.1), ValueError, ["(4,)"]),
         (lambda A: total_generalized_variation(Identity((4,)), jnp.ones(4), 0.1), ValueError, ["(4,)"]),
-        (lambda A: l1_wavelet(A, jnp.ones((2, 6, 5)), 0.1), ValueError, ["l1_wavelet: y", "(2, 6, 5)"]),
-        (lambda A: l1_wavelet(A, jnp.ones((3, 6, 5)), 0.1, wavelet="x"), ValueError, ["wavelet", "'x'"]),
-        (lambda A: locally_low_rank(A, jnp.ones((3, 6, 5)), 0.1), ValueError, ["frames", "(6, 5)"]),
+        (lambda A: l1_wavelet(A, ones(2, 6, 5), 0.1), ValueError, ["l1_wavelet: y", "(2, 6, 5)"]),
+        (lambda A: l1_wavelet(A, ones(3, 6, 5), 0.1, wavelet="x"), ValueError, ["wavelet", "'x'"]),
+        (lambda A: locally_low_rank(A, ones(3, 6, 5), 0.1), ValueError, ["frames", "(6, 5)"]),
     ],
 )
 def test_errors(call, error, words, normal):
