@@ -114,7 +114,7 @@ def test_operator_norm(normal, dense_matrix, key):
     [
         (lambda A: cg(A.gram, jnp.ones((6, 5)), x0=jnp.ones(5)), ValueError, ["x0", "(6, 5)", "(5,)"]),
         (lambda A: cg(A.gram, jnp.ones((6, 5)), max_iterations=-1), ValueError, ["max_iterations", "-1"]),
-        (lambda A: cg_sense(A, jnp.ones((2, 6, 5))), ValueError, ["3, 6, 5", "(2, 6, 5)"]),
+        (lambda A: cg_sense(A, jnp.ones((2, 6, 5), complex)), ValueError, ["3, 6, 5", "(2, 6, 5)"]),
     ],
 )
 def test_errors(call, error, words, normal):
