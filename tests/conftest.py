@@ -1,10 +1,13 @@
 """Shared test settings: four host devices, and double precision only where a test asks for it."""
 
+import os
+
 import jax
 import pytest
 from hypothesis import settings
 
-jax.config.update("jax_platforms", "cpu")
+# JAX_PLATFORMS=cuda runs the tests on an accelerator; where there is none this is what JAX does anyway.
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
 settings.register_profile("fedrecon", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fedrecon")

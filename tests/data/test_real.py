@@ -77,6 +77,7 @@ def check_mri(cohort):
             assert not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
 
 
+@pytest.mark.slow
 def test_scanners_of_different_matrices_share_a_grid(folder):
     cohort = load_real_mri_cohort(folder, center_fraction=0.15, train_masks=3, evaluation_masks=1)
     assert cohort.image_shape == (24, 24)
@@ -240,6 +241,7 @@ def test_wrong_image_files_are_refused(folder, file, key, value):
         load(folder)
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_the_real_scanners_load_and_their_reference_is_the_files_own():
     cohort = load_real_mri_cohort(REAL, matrix=(128, 128), train_masks=1, evaluation_masks=1)

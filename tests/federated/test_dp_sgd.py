@@ -104,6 +104,7 @@ def test_one_example_moves_the_sum_by_at_most_the_clipping_norm(microbatch):
             np.testing.assert_allclose(moved, 0.5 / N, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_noise_is_gaussian_of_the_stated_size_in_every_step():
     """Examples of zero leave only noise: std z C / expected batch, also in steps whose batch is empty."""
     z, bound, expected = 1.7, 0.3, 6.0

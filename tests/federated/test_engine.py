@@ -50,9 +50,9 @@ def clipped(fx, count):
     ("count", "devices", "parallel", "place"),
     [
         pytest.param(5, 1, "vmap", False, marks=pytest.mark.slow),
-        (3, 1, 2, False),
+        pytest.param(3, 1, 2, False, marks=pytest.mark.slow),
         pytest.param(3, 2, "scan", True, marks=pytest.mark.slow),
-        (5, 4, "scan", False),
+        pytest.param(5, 4, "scan", False, marks=pytest.mark.slow),
         (3, 4, "vmap", True),
     ],
 )

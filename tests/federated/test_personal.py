@@ -75,6 +75,7 @@ def test_fedbn_beats_fedavg_under_feature_shift(fx):
     assert losses[1] < 0.5 * losses[0], losses
 
 
+@pytest.mark.slow
 def test_local_only_is_bitwise_independent_training(fx):
     """The engine, keyed as it keys, against each client's own plain loop over its examples."""
     data = fx.regression_data(COUNTS)

@@ -56,6 +56,7 @@ def test_zero_init_returns_zero_and_learns():
     assert jnp.abs(grads["params"]["head"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [UNet(2, 1), Classifier(2, 1, 3)], ids=["unet", "classifier"])
 def test_every_parameter_receives_a_gradient(model):
     x = images(2, 6, 5, 1)

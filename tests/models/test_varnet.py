@@ -50,6 +50,7 @@ def test_untrained_network_is_gradient_descent():
     assert got.dtype == np.complex64
 
 
+@pytest.mark.slow
 def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
     operators, y, _ = sense_batch(dtype=np.complex128)
     one = VarNet(1, 2, 0)

@@ -62,6 +62,7 @@ def test_checks_return_small_errors(normal, key):
     assert check_adjoint(Diagonal(jnp.zeros(3)), key) == 0
 
 
+@pytest.mark.slow
 def test_gradients_of_fourier_operators(normal, key):
     mask = np.abs(normal((5,)))
     A = SENSE(CartesianFourier((4, 5), mask), normal((2, 4, 5), np.complex64))

@@ -29,7 +29,7 @@ def smooth_maps(coils, shape):
     return (maps / np.sqrt((np.abs(maps) ** 2).sum(0))).astype(np.complex64)
 
 
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("double", [pytest.param(False, marks=pytest.mark.slow), True])
 @settings(max_examples=3)
 @given(coils=st.integers(1, 4), ny=st.integers(1, 7), nx=st.integers(1, 7), seed=st.integers(0, 9))
 def test_sense_is_a_true_operator(normal, assert_linear_operator, double, coils, ny, nx, seed):
@@ -94,6 +94,7 @@ def test_rss_and_combination_agree_on_normalised_maps(normal):
     np.testing.assert_allclose(rss(image, axis=0), np.sqrt((image**2).sum(0)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_zero():
     zero = jnp.zeros((2, 3, 3), jnp.complex64)
     assert bool(jnp.all(jax.grad(lambda x: jnp.sum(rss(x)))(zero) == 0))

@@ -141,6 +141,7 @@ def test_gradients(x64, normal):
         check_grads(jax.jit(function), (lengths,), order=1, modes=["rev"])
 
 
+@pytest.mark.slow
 def test_beam_hardening_is_corrected():
     water = np.linspace(0, 300, 31, dtype=np.float32)
     measured = polychromatic_integrals(water[None], WATER[None], SPECTRUM)

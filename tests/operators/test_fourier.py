@@ -28,7 +28,7 @@ def test_fft2c_is_the_centred_orthonormal_dft(normal, ny, nx, seed):
     np.testing.assert_allclose(back, x, atol=1e-5)
 
 
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("double", [False, pytest.param(True, marks=pytest.mark.slow)])
 @settings(max_examples=5)
 @given(ny=sizes, nx=sizes, kind=st.sampled_from([None, "rows", "columns", "vector", "full"]))
 def test_every_mask_gives_a_true_operator(normal, assert_linear_operator, double, ny, nx, kind):

@@ -124,6 +124,7 @@ def test_sinogram_is_the_line_integral():
             assert abs(found[i, j] - total) < 2e-3
 
 
+@pytest.mark.slow
 def test_gradients_of_the_analytic_forms_are_finite():
     e = shepp_logan()
     geometry = ParallelBeam(np.linspace(0, 3, 5), 31, 0.1)

@@ -42,6 +42,7 @@ def outcome():
     return run(client_mesh()), run(None)
 
 
+@pytest.mark.slow
 def test_sharding_changes_nothing(outcome):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *outcome)
 

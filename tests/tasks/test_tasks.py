@@ -109,7 +109,12 @@ def pad(batch, extra):
 
 
 @pytest.mark.parametrize(
-    "name", ["mri", pytest.param("segmentation", marks=pytest.mark.slow), "classification"]
+    "name",
+    [
+        pytest.param("mri", marks=pytest.mark.slow),
+        pytest.param("segmentation", marks=pytest.mark.slow),
+        "classification",
+    ],
 )
 def test_padding_and_chunks_change_neither_loss_nor_gradients_nor_statistics_nor_metrics(name):
     task, batch = TASKS[name]
