@@ -34,15 +34,48 @@ class Batches(NamedTuple):
       examples: dict of arrays (examples, ...), padded.
       index: int32 (steps, batch), which example fills each place of each step's batch.
       count: int32 (), number of valid examples of the client.
+      present: bool (examples,), which examples are valid.
+      client: int32 (), the client's number.
+      rate: float32 (), what the schedule multiplies the local learning rate by; None without a schedule.
     """
 
     examples: Batch
     index: jax.Array
     count: jax.Array
+    present: jax.Array
+    client: jax.Array
+    rate: jax.Array | None = None
 
     def take(self, index: jax.Array, valid: jax.Array) -> Batch:
         """Returns the batch at ``index`` (batch,) with its mask under the key ``"valid"``."""
         return {**{name: x[index] for name, x in self.examples.items()}, "valid": valid}
+
+
+class Work(NamedTuple):
+    """How much a client works in one round.
+
+    Attributes:
+      rate: float32 (), factor on its local learning rate.
+      steps: int32 (), the most real steps it takes.
+    """
+
+    rate: jax.Array
+    steps: jax.Array
+
+
+class History(NamedTuple):
+    """What the server remembers of each client, for samplers.
+
+    Attributes:
+      participations: int32 (clients,), rounds each client has joined.
+      last_round: int32 (clients,), the last of them; -1 before the first.
+      loss: float32 (clients,), mean of the metric "loss" in that round; infinite before the first, so that
+        clients that were never seen count as the worst.
+    """
+
+    participations: jax.Array
+    last_round: jax.Array
+    loss: jax.Array
 
 
 class ClientResult(NamedTuple):
@@ -150,20 +183,25 @@ class FederatedAlgorithm(NamedTuple):
     Attributes:
       client: the local work.
       channel: what an update passes through on its way to the sum and back.
-      sampler: ``sampler(key, round, participations) -> (clients,) bool``: who takes part; ``participations``
-        int32 (clients,) counts the rounds each client has joined.
+      sampler: ``sampler(key, round, history) -> (clients,) bool``: who takes part.
       weighting: ``weighting(weight, context) -> weight``: aggregation weight from the client's natural one.
       reduce: None sums, the only thing that may cross the client axis if secure aggregation or central
         privacy is to compose. Otherwise ``reduce(uploads, included) -> Upload``, which sees every client's
         encoded upload stacked on axis 0 (already times weight) and ``included`` (clients,) bool: robust
         reducers.
       server_optimizer: optax transformation of the shared parameters, fed minus the mean delta as gradient.
-        ``optax.sgd(1.0)`` gives averaging. Shared statistics are averaged, whatever the optimiser.
+        ``optax.sgd(1.0)`` gives averaging. One that takes extra arguments (an
+        ``optax.GradientTransformationExtraArgs``) is given ``message``, the mean message, ``participants``,
+        int32 (), the clients in the means, and ``clients``, the static number of all. Shared statistics are
+        averaged, whatever the optimiser.
       share_mask: pytree of bools, `Variables` or a prefix of it: True leaves are shared, False leaves are
         kept at each client and never sent.
       personalise: ``personalise(variables, client_state) -> variables``: the model a client evaluates with,
         given shared and private leaves together.
       exchange: extra broadcast and message.
+      schedule: ``schedule(context) -> Work`` of a client in a round; None lets everybody work fully.
+      release: ``release(state) -> Variables``: the server's model that is evaluated and handed out, where
+        that is not the one that clients train from.
     """
 
     client: ClientUpdate
@@ -175,6 +213,8 @@ class FederatedAlgorithm(NamedTuple):
     share_mask: PyTree
     personalise: Callable[[Variables, PyTree], Variables]
     exchange: Exchange
+    schedule: Callable[[Context], Work] | None = None
+    release: Callable[["RoundState"], Variables] = lambda state: state.variables
 
 
 class RoundState(NamedTuple):
@@ -189,7 +229,7 @@ class RoundState(NamedTuple):
       client: states of the client updates, leaves (clients, ...).
       client_channel: client states of the channel, leaves (clients, ...).
       private: `Variables` of the private leaves (None elsewhere), leaves (clients, ...).
-      participations: int32 (clients,), rounds each client has joined.
+      history: what the server remembers of each client, leaves (clients,).
     """
 
     round: jax.Array
@@ -200,7 +240,7 @@ class RoundState(NamedTuple):
     client: PyTree
     client_channel: PyTree
     private: Variables
-    participations: jax.Array
+    history: History
 
 
 class RoundInfo(NamedTuple):

@@ -10,7 +10,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedrecon.federated.algorithm import Batches, Context, FederatedAlgorithm, RoundInfo, RoundState, Upload
+from fedrecon.federated.algorithm import (
+    Batches,
+    Context,
+    FederatedAlgorithm,
+    History,
+    RoundInfo,
+    RoundState,
+    Upload,
+)
 from fedrecon.federated.batching import Batching, shuffled_epochs, shuffled_steps
 from fedrecon.federated.clients import (
     check_parallel,
@@ -81,7 +89,11 @@ def init_state(
             client=stack(client),
             client_channel=stack(client_channel),
             private=stack(private),
-            participations=jnp.zeros(clients, jnp.int32),
+            history=History(
+                jnp.zeros(clients, jnp.int32),
+                jnp.full(clients, -1, jnp.int32),
+                jnp.full(clients, jnp.inf, jnp.float32),
+            ),
         )
 
     return jax.jit(build, out_shardings=_state_shardings(mesh, clients))(variables)
@@ -129,13 +141,13 @@ def make_round(
 
     @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
     def round(state, data, key):
-        clients = state.participations.shape[0]
+        clients = state.history.participations.shape[0]
         if number_of_clients(data) != clients:
             raise ValueError(
                 f"data: expected {clients} clients as in the state, found {number_of_clients(data)}"
             )
         sampler_key, clients_key, server_key = jax.random.split(jax.random.fold_in(key, state.round), 3)
-        sampled = algorithm.sampler(sampler_key, state.round, state.participations)
+        sampled = algorithm.sampler(sampler_key, state.round, state.history)
         payload = algorithm.exchange.broadcast(state.exchange)
         sums, rows, record = map_clients(
             functools.partial(_client_step, algorithm, batching),
@@ -150,7 +162,7 @@ def make_round(
             client=rows.client,
             client_channel=rows.channel,
             private=rows.private,
-            participations=state.participations + record["included"],
+            history=_remember(state, record),
         )
         total = (
             sums["upload"]
@@ -215,7 +227,11 @@ def _train(algorithm, batching, variables, payload, client_state, examples, vali
     """One client's local work: (result, upload before the channel)."""
     batch_key, update_key = keys
     index, mask = batching(valid, batch_key)
-    batches = Batches(examples, index, valid.sum())
+    batches = Batches(examples, index, valid.sum(), valid, context.client)
+    if algorithm.schedule is not None:
+        work = algorithm.schedule(context)
+        mask &= (jnp.cumsum(mask.any(1)) <= work.steps)[:, None]
+        batches = batches._replace(rate=jnp.asarray(work.rate, jnp.float32))
     result = algorithm.client.update(variables, payload, client_state, batches, mask, update_key)
     weight = jnp.asarray(algorithm.weighting(result.weight, context), jnp.float32)
     shared, _ = partition(result.delta, algorithm.share_mask)
@@ -265,12 +281,18 @@ def _server_step(algorithm, state, total, participants, context):
     )
     shared, private = partition(state.variables, algorithm.share_mask)
     pseudo_gradient = jax.tree.map(lambda d, p: (-d).astype(p.dtype), mean_delta.params, shared.params)
-    updates, server = algorithm.server_optimizer.update(pseudo_gradient, state.server, shared.params)
+    clients = state.history.participations.shape[0]
+    updates, server = optax.with_extra_args_support(algorithm.server_optimizer).update(
+        pseudo_gradient,
+        state.server,
+        shared.params,
+        message=mean_message,
+        participants=participants,
+        clients=clients,
+    )
     stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
     new = Variables(optax.apply_updates(shared.params, updates), stats)
-    exchange = algorithm.exchange.receive(
-        state.exchange, mean_message, participants, state.participations.shape[0]
-    )
+    exchange = algorithm.exchange.receive(state.exchange, mean_message, participants, clients)
     applied = (total.weight > 0) & all_finite(new)
     new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))
     state = state._replace(
@@ -281,6 +303,17 @@ def _server_step(algorithm, state, total, participants, context):
         channel=channel,
     )
     return state, applied, info
+
+
+def _remember(state, record):
+    history, included = state.history, record["included"]
+    total, count = record["metrics"].get("loss", (history.loss, jnp.zeros_like(history.loss)))
+    seen = included & (count > 0)
+    return History(
+        history.participations + included,
+        jnp.where(included, state.round, history.last_round),
+        jnp.where(seen, total / jnp.where(seen, count, 1), history.loss),
+    )
 
 
 def _shift(value, change):

@@ -16,7 +16,7 @@ from fedrecon.types import Metrics, Variables
 def client_variables(algorithm: FederatedAlgorithm, state: RoundState, client: int | jax.Array) -> Variables:
     """The model client number ``client`` evaluates with: shared and private leaves, personalised."""
     pick = jax.tree.map(lambda x: x[client], (state.client, state.private))
-    return _personal(algorithm, state.variables, *pick)
+    return _personal(algorithm, algorithm.release(state), *pick)
 
 
 def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Variables:
@@ -26,8 +26,8 @@ def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Varia
     values. Taking it reveals the private leaves' sum: it is an extra exchange that training itself never
     makes.
     """
-    shared, initial = partition(state.variables, algorithm.share_mask)
-    joined = state.participations > 0
+    shared, initial = partition(algorithm.release(state), algorithm.share_mask)
+    joined = state.history.participations > 0
     count = joined.sum()
 
     def mean(x, initial):
@@ -79,7 +79,7 @@ def make_evaluate(
         if isinstance(model, RoundState):
             _check_clients(model, clients)
             own = (model.client, model.private)
-            model = model.variables
+            model = algorithm.release(model)
         return _evaluate(one, model, own, data, mesh, parallel)
 
     return evaluate
@@ -107,8 +107,8 @@ def make_cross_evaluate(
     @jax.jit
     def evaluate(state, data):
         # The index gives the map an axis even when a client keeps nothing of its own.
-        own = (jnp.arange(state.participations.shape[0]), state.client, state.private)
-        result = _evaluate(one, (state.variables, own), None, data, mesh, "scan")
+        own = (jnp.arange(state.history.participations.shape[0]), state.client, state.private)
+        result = _evaluate(one, (algorithm.release(state), own), None, data, mesh, "scan")
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)
 
     return evaluate
@@ -127,6 +127,6 @@ def _personal(algorithm, variables, client_state, private):
 
 
 def _check_clients(state, clients):
-    expected = state.participations.shape[0]
+    expected = state.history.participations.shape[0]
     if expected != clients:
         raise ValueError(f"data: expected {expected} clients as in the state, found {clients}")

@@ -1,12 +1,15 @@
-"""Plain local training of a client, by any optax optimiser."""
+"""Local training of a client, by any optax optimiser, with the places where methods step in."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.federated.algorithm import ClientResult, ClientUpdate
+from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
 from fedrecon.federated.trees import vary_with
-from fedrecon.types import Variables
+from fedrecon.types import Batch, PyTree, Variables
 
 
 def difference(new: Variables, old: Variables) -> Variables:
@@ -14,16 +17,51 @@ def difference(new: Variables, old: Variables) -> Variables:
     return jax.tree.map(jnp.subtract, new, old)
 
 
-def local_sgd(loss, optimizer: optax.GradientTransformation, *, keep_optimizer: bool = False) -> ClientUpdate:
+class Surroundings(NamedTuple):
+    """What a method may know at a client; constant during one round's steps.
+
+    Attributes:
+      received: Variables the client started the round from.
+      broadcast: what the server sent besides them.
+      state: the method's own state at this client.
+      batches: the client's `Batches`.
+      key: typed PRNG key of the client's round; steps use keys folded from it.
+    """
+
+    received: Variables
+    broadcast: PyTree
+    state: PyTree
+    batches: Batches
+    key: jax.Array
+
+
+class LocalState(NamedTuple):
+    """State of `local_sgd` at a client between rounds: the method's own, and the optimiser's if kept."""
+
+    method: PyTree = ()
+    optimizer: PyTree = ()
+
+
+def local_sgd(
+    loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    keep_optimizer: bool = False,
+    init: Callable[[Variables], PyTree] | None = None,
+    penalty: Callable[[PyTree, PyTree, Batch, jax.Array, Surroundings], jax.Array] | None = None,
+    correct: Callable[[PyTree, PyTree, Surroundings], PyTree] | None = None,
+    finish: Callable[[ClientResult, jax.Array, Surroundings], ClientResult] | None = None,
+) -> ClientUpdate:
     """One gradient step of ``loss`` per batch (FedAvg's client, McMahan et al. 2017).
 
     Steps without a valid example are skipped: they change neither parameters, nor statistics, nor any part of
     the optimiser's state. The key of a step is folded from the number of real steps before it, so padding
-    does not shift it. The result's weight is the client's number of valid examples.
+    does not shift it. The result's weight is the client's number of valid examples. Under a schedule, the
+    optimiser's updates are multiplied by its rate.
 
     Metrics are the task's, summed over real steps, and
       loss: (sum over steps of mean loss times valid examples, examples seen), unless the task reports a
-        "loss";
+        "loss"; without the penalty;
       steps: (real steps, 1); examples: (examples seen, counting repeats, 1).
 
     Args:
@@ -31,18 +69,33 @@ def local_sgd(loss, optimizer: optax.GradientTransformation, *, keep_optimizer: 
       optimizer: the local optimiser.
       keep_optimizer: the optimiser's state stays at the client between rounds; otherwise each round starts
         afresh, as federated averaging is usually defined.
+      init: ``init(variables)``: the method's own state before the first round, which `Surroundings` then
+        carries; none by default.
+      penalty: ``penalty(params, stats, batch, key, surroundings) -> scalar``, added to the loss of each step.
+      correct: ``correct(gradient, params, surroundings) -> gradient``, before the optimiser.
+      finish: ``finish(result, steps, surroundings) -> result`` after the last step, where a method sets its
+        message and its new state (``result.client_state.method``); ``steps`` is float32 (), the sum over real
+        steps of the schedule's rate, their number without a schedule.
     """
 
-    def init(variables):
-        return optimizer.init(variables.params) if keep_optimizer else ()
+    def full_init(variables):
+        return LocalState(
+            init(variables) if init else (), optimizer.init(variables.params) if keep_optimizer else ()
+        )
 
     def update(variables, broadcast, client_state, batches, valid, key):
-        del broadcast
-        grad = jax.value_and_grad(loss, has_aux=True)
-        start = client_state if keep_optimizer else optimizer.init(variables.params)
+        around = Surroundings(variables, broadcast, client_state.method, batches, key)
+        start = client_state.optimizer if keep_optimizer else optimizer.init(variables.params)
+
+        def penalised(params, stats, batch, step_key):
+            value, aux = loss(params, stats, batch, step_key)
+            total = value + penalty(params, stats, batch, step_key, around) if penalty else value
+            return total, (value, *aux)
+
+        grad = jax.value_and_grad(penalised, has_aux=True)
 
         def step_metrics(params, stats, batch, step_key):
-            (value, (stats, metrics)), gradient = grad(params, stats, batch, step_key)
+            (_, (value, stats, metrics)), gradient = grad(params, stats, batch, step_key)
             seen = batch["valid"].sum().astype(jnp.float32)
             own = {"steps": (1.0, 1.0), "examples": (seen, 1.0), "loss": (value * seen, seen)}
             metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {**own, **metrics})
@@ -52,7 +105,11 @@ def local_sgd(loss, optimizer: optax.GradientTransformation, *, keep_optimizer: 
             params, stats, opt_state, step, totals = carry
             batch = batches.take(*places)
             gradient, stats, metrics = step_metrics(params, stats, batch, jax.random.fold_in(key, step))
+            if correct is not None:
+                gradient = correct(gradient, params, around)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
+            if batches.rate is not None:
+                updates = jax.tree.map(lambda u: (u * batches.rate).astype(u.dtype), updates)
             params = optax.apply_updates(params, updates)
             return params, stats, opt_state, step + 1, jax.tree.map(jnp.add, totals, metrics)
 
@@ -63,18 +120,67 @@ def local_sgd(loss, optimizer: optax.GradientTransformation, *, keep_optimizer: 
         shapes = jax.eval_shape(step_metrics, *variables, first, key)[2]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         carry = vary_with(valid.any(), (*variables, start, jnp.int32(0), zeros))
-        (params, stats, opt_state, _, totals), _ = jax.lax.scan(body, carry, (batches.index, valid))
+        (params, stats, opt_state, taken, totals), _ = jax.lax.scan(body, carry, (batches.index, valid))
 
         for name in ("steps", "examples"):
             totals[name] = (totals[name][0], jnp.ones_like(totals[name][1]))
         trained = Variables(params, stats)
-        return ClientResult(
+        result = ClientResult(
             delta=difference(trained, variables),
             weight=batches.count.astype(jnp.float32),
-            client_state=opt_state if keep_optimizer else (),
+            client_state=LocalState(client_state.method, opt_state if keep_optimizer else ()),
             message=(),
             metrics=totals,
             variables=trained,
         )
+        steps = taken.astype(jnp.float32)
+        steps = steps if batches.rate is None else steps * batches.rate
+        return result if finish is None else finish(result, steps, around)
 
-    return ClientUpdate(init, update)
+    return ClientUpdate(full_init, update)
+
+
+def sum_over_examples(function: Callable[[Batch], Any], batches: Batches) -> Any:
+    """Sums ``function(batch)`` over one pass through a client's examples, each visited once.
+
+    Batches are as large as those of the client's steps; the last may be partly padding
+    (``batch["valid"]``).
+
+    Args:
+      function: ``function(batch) -> pytree`` of sums over the valid examples of a batch.
+      batches: the client's.
+    """
+    size, examples = batches.index.shape[1], batches.present.shape[0]
+    steps = -(-examples // size)
+    padding = (0, steps * size - examples)
+    index = jnp.pad(jnp.arange(examples), padding).reshape(steps, size)
+    valid = jnp.pad(batches.present, padding).reshape(steps, size)
+
+    def body(total, places):
+        return jax.tree.map(jnp.add, total, function(batches.take(*places))), None
+
+    first = batches.take(index[0], valid[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
+    return jax.lax.scan(body, vary_with(valid.any(), zeros), (index, valid))[0]
+
+
+def mean_loss(loss, variables: Variables, batches: Batches, key: jax.Array) -> jax.Array:
+    """A client's loss over all its examples, float32 (): the mean of those of batches, by valid examples."""
+
+    def one(batch):
+        seen = batch["valid"].sum().astype(jnp.float32)
+        return jnp.where(seen > 0, loss(*variables, batch, key)[0] * seen, 0)
+
+    return sum_over_examples(one, batches) / jnp.maximum(batches.count, 1)
+
+
+def mean_gradient(loss, variables: Variables, batches: Batches, key: jax.Array) -> PyTree:
+    """The gradient of `mean_loss` in the parameters."""
+
+    def one(batch):
+        seen = batch["valid"].sum().astype(jnp.float32)
+        gradient = jax.grad(lambda params: loss(params, variables.stats, batch, key)[0])(variables.params)
+        return jax.tree.map(lambda g: jnp.where(seen > 0, g * seen, 0).astype(g.dtype), gradient)
+
+    total = sum_over_examples(one, batches)
+    return jax.tree.map(lambda g: (g / jnp.maximum(batches.count, 1)).astype(g.dtype), total)

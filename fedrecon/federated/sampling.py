@@ -1,35 +1,137 @@
-"""Who takes part in a round, and with which weight."""
+"""Who takes part in a round, and with which weight.
 
+A sampler is ``sampler(key, round, history) -> (clients,) bool``; see `fedrecon.federated.History`. Draws
+depend on the round's key, the number of clients and what the sampler reads of the history, on nothing else.
+"""
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedrecon.federated.trees import random_order
 
 
 def all_clients():
     """Full participation."""
-    return lambda key, round, participations: jnp.ones(participations.shape, bool)
+    return lambda key, round, history: jnp.ones(history.participations.shape, bool)
 
 
 def uniform_clients(count: int):
     """``count`` of the clients, uniformly without replacement.
 
-    The draw depends on the round's key and the number of clients only. The sampler raises ValueError when it
-    is first used with fewer than ``count`` clients.
+    The sampler raises ValueError when it is first used with fewer than ``count`` clients.
 
     Raises:
       ValueError: if ``count`` is not a positive integer.
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"count: expected an integer of at least 1, found {count!r}")
+    _check_count(count, "count")
 
-    def sampler(key, round, participations):
-        clients = participations.shape[0]
-        if count > clients:
-            raise ValueError(f"count: expected at most the number of clients {clients}, found {count}")
-        order = random_order(key, jnp.arange(clients))
-        return jnp.zeros(clients, bool).at[order[:count]].set(True)
+    def sampler(key, round, history):
+        clients = _clients(history, count)
+        return _first(random_order(key, jnp.arange(clients)), count)
 
     return sampler
+
+
+def poisson_clients(rate: float):
+    """Every client independently with probability ``rate``, as accountants of site-level privacy assume.
+
+    A round may have no client at all; it then leaves the model alone.
+
+    Raises:
+      ValueError: if ``rate`` is not in (0, 1].
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate: expected a probability in (0, 1], found {rate!r}")
+    return lambda key, round, history: jax.random.bernoulli(key, rate, history.participations.shape)
+
+
+def weighted_clients(count: int, weights):
+    """``count`` clients without replacement, one after another in proportion to the weights of those left.
+
+    Drawn by exponential races (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006). Clients of weight
+    zero come last, and only if there are too few others.
+
+    Args:
+      count: clients in a round.
+      weights: (clients,) non-negative numbers, for instance numbers of examples.
+
+    Raises:
+      ValueError: if ``count`` is not a positive integer, or the weights are not as described; from the
+        sampler, if there are fewer than ``count`` clients or another number than weights.
+    """
+    _check_count(count, "count")
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim != 1 or not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
+        raise ValueError(
+            f"weights: expected one axis of non-negative finite numbers, some positive, found {weights}"
+        )
+
+    def sampler(key, round, history):
+        clients = _clients(history, count)
+        if clients != len(weights):
+            raise ValueError(f"weights: expected one for each of {clients} clients, found {len(weights)}")
+        positive = weights > 0
+        rate = jnp.asarray(np.where(positive, weights, 1), jnp.float32)
+        finish = jax.random.exponential(key, (clients,)) / rate
+        return _first(jnp.lexsort((finish, jnp.asarray(~positive))), count)
+
+    return sampler
+
+
+def longest_absent(count: int):
+    """The ``count`` clients whose last participation is longest ago; ties are broken at random.
+
+    Raises:
+      ValueError: as `uniform_clients`.
+    """
+    _check_count(count, "count")
+
+    def sampler(key, round, history):
+        clients = _clients(history, count)
+        rank = jnp.argsort(random_order(key, jnp.arange(clients)))
+        return _first(jnp.lexsort((rank, history.last_round)), count)
+
+    return sampler
+
+
+def highest_loss(count: int, candidates: int):
+    """Power of choice (Cho, Wang and Joshi, 2020): of ``candidates`` at random those with the highest loss.
+
+    The loss is that of each client's last participation; clients without one come first.
+
+    Raises:
+      ValueError: if a number is not a positive integer or ``candidates`` is below ``count``; from the
+        sampler, if there are fewer clients than candidates.
+    """
+    _check_count(count, "count")
+    _check_count(candidates, "candidates")
+    if candidates < count:
+        raise ValueError(f"candidates: expected at least count = {count}, found {candidates}")
+
+    def sampler(key, round, history):
+        order = random_order(key, jnp.arange(_clients(history, candidates)))
+        chosen = order[:candidates]
+        worst = jnp.argsort(-history.loss[chosen], stable=True)
+        return _first(chosen[worst], count, history.loss.shape[0])
+
+    return sampler
+
+
+def _check_count(count, name) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, found {count!r}")
+
+
+def _clients(history, count) -> int:
+    clients = history.participations.shape[0]
+    if count > clients:
+        raise ValueError(f"count: expected at most the number of clients {clients}, found {count}")
+    return clients
+
+
+def _first(order, count, clients=None):
+    return jnp.zeros(clients or order.shape[0], bool).at[order[:count]].set(True)
 
 
 def by_examples(weight, context):

@@ -39,7 +39,7 @@ def client(**changes):
 def run(update, x, valid, key, variables):
     """(what left the client, index, mask)."""
     index, mask = update.batching(valid, key)
-    batches = fl.Batches({"x": x}, index, valid.sum())
+    batches = fl.Batches({"x": x}, index, valid.sum(), valid, jnp.int32(0))
     return update.update(variables, (), (), batches, mask, jax.random.fold_in(key, 1)), index, mask
 
 

@@ -72,7 +72,7 @@ def one_by_one(fx, algorithm, variables, states, data, epochs, batch_size, round
     @jax.jit
     def alone(variables, own, examples, valid, batch_key, update_key):
         index, mask = fl.shuffled_epochs(batch_size, epochs)(valid, batch_key)
-        batches = fl.Batches(examples, index, valid.sum())
+        batches = fl.Batches(examples, index, valid.sum(), valid, jnp.int32(0))
         return algorithm.client.update(variables, (), own, batches, mask, update_key)
 
     weights, results = [], []
@@ -95,7 +95,7 @@ def test_ragged_clients_equal_unpadded_ones_simulated_one_by_one(fx):
     data = fx.regression_data(COUNTS, padding=4)
     algorithm = fl.fedavg(fx.regression, optax.adam(0.05))
     variables = fx.regression.init(jax.random.key(0))
-    expected, results = one_by_one(fx, algorithm, variables, [()] * len(COUNTS), data, 2, 2, 0)
+    expected, results = one_by_one(fx, algorithm, variables, [fl.LocalState()] * len(COUNTS), data, 2, 2, 0)
     state, info = simulate(fx, algorithm, data, rounds=1)
     fx.assert_close(state.variables.params, expected)
     steps = [int(r.metrics["steps"][0]) for r in results]
@@ -202,11 +202,12 @@ def test_absent_clients_keep_their_state(fx):
         assert (np.asarray(new.private.params["norm"]["bias"])[present] != 0).any(1).all()
         assert (np.asarray(info.client_metrics["steps"][0]) > 0).tolist() == present.tolist()
         state = new
-    np.testing.assert_array_equal(state.participations, joined)
+    np.testing.assert_array_equal(state.history.participations, joined)
 
 
 def test_uniform_sampling_is_uniform():
-    draws = jax.vmap(lambda k: fl.uniform_clients(3)(k, 0, jnp.zeros(10)))(jax.random.split(KEY, 4000))
+    history = fl.History(jnp.zeros(10, int), jnp.full(10, -1), jnp.full(10, jnp.inf))
+    draws = jax.vmap(lambda k: fl.uniform_clients(3)(k, 0, history))(jax.random.split(KEY, 4000))
     np.testing.assert_array_equal(draws.sum(1), 3)
     # Four standard errors of a proportion of 0.3 in 4000 draws.
     np.testing.assert_allclose(draws.mean(0), 0.3, atol=4 * np.sqrt(0.21 / 4000))
@@ -267,12 +268,17 @@ def test_padded_steps_touch_nothing(fx):
     longer_mask = jnp.concatenate([blank, mask[:1], blank, mask[1:], blank])
     results = [
         jax.jit(update.update)(
-            variables, (), update.init(variables), fl.Batches(examples, i, jnp.int32(3)), m, KEY
+            variables,
+            (),
+            update.init(variables),
+            fl.Batches(examples, i, jnp.int32(3), jnp.ones(3, bool), jnp.int32(0)),
+            m,
+            KEY,
         )
         for i, m in ((index, mask), (longer_index, longer_mask))
     ]
     fx.assert_equal(*results)
-    assert int(results[1].client_state[0].count) == 2
+    assert int(results[1].client_state.optimizer[0].count) == 2
 
 
 def test_errors_name_the_argument(fx):

@@ -106,7 +106,7 @@ def test_equal_weighting_ignores_sizes_but_not_emptiness(fx):
     rho = (1 - RATE * fx.a[:, None]) ** counts[:, None]
     local = fx.b + rho * (np.array([0.3, -0.7]) - fx.b)
     np.testing.assert_allclose(state.variables.params["w"], local[[0, 1, 3]].mean(0), rtol=1e-5)
-    np.testing.assert_array_equal(state.participations, [1, 1, 0, 1])
+    np.testing.assert_array_equal(state.history.participations, [1, 1, 0, 1])
     assert not info.excluded.any()
 
 
@@ -176,7 +176,7 @@ def scaffold(task, rate):
             return value + optax.tree.vdot(params, correction), aux
 
         local = fl.local_sgd(loss, optax.sgd(rate))
-        result = local.update(variables, broadcast, (), batches, valid, key)
+        result = local.update(variables, broadcast, fl.LocalState(), batches, valid, key)
         steps = jnp.maximum(result.metrics["steps"][0], 1)
         message = jax.tree.map(lambda c, d: -c - d / (steps * rate), broadcast, result.delta.params)
         control = jax.tree.map(jnp.add, client_state, message)

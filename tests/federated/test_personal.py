@@ -149,12 +149,16 @@ def test_evaluation_of_other_clients_and_of_empty_ones(fx):
 def test_personalise_sees_the_client_state(fx):
     algorithm = fl.fedavg(fx.quad, optax.sgd(0.05, momentum=0.5), keep_optimizer=True)
     algorithm = algorithm._replace(
-        personalise=lambda variables, client_state: Variables(client_state[0].trace, variables.stats)
+        personalise=lambda variables, client_state: Variables(
+            client_state.optimizer[0].trace, variables.stats
+        )
     )
     variables = Variables({"w": jnp.zeros(2)}, {})
     state, _ = train(fx, fx.quad, algorithm, fx.quad_data(), rounds=1, variables=variables, batch_size=1)
     for i in range(4):
-        fx.assert_equal(fl.client_variables(algorithm, state, i).params["w"], state.client[0].trace["w"][i])
+        fx.assert_equal(
+            fl.client_variables(algorithm, state, i).params["w"], state.client.optimizer[0].trace["w"][i]
+        )
     total, _ = fl.make_evaluate(algorithm, fx.quad.metrics)(state, fx.quad_data())["objective"]
-    expected = 0.5 * fx.a * ((np.asarray(state.client[0].trace["w"]) - fx.b) ** 2).sum(1) * fx.tau
+    expected = 0.5 * fx.a * ((np.asarray(state.client.optimizer[0].trace["w"]) - fx.b) ** 2).sum(1) * fx.tau
     np.testing.assert_allclose(total, expected, rtol=1e-5)

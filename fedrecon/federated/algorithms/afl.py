@@ -1,0 +1,102 @@
+"""Agnostic federated learning."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.federated.algorithm import Exchange, FederatedAlgorithm
+from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.federated.local import local_sgd, mean_loss
+from fedrecon.federated.sampling import equal
+from fedrecon.types import PyTree, Task
+
+
+class AverageState(NamedTuple):
+    """Number of server steps, and the mean of the models they led to."""
+
+    count: jax.Array
+    average: PyTree
+
+
+def afl(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    clients: int,
+    mixture_learning_rate: float = 0.1,
+    average: bool = True,
+    **options,
+) -> FederatedAlgorithm:
+    """AFL (Mohri, Sivek and Suresh 2019): the best model for the worst mixture of the clients.
+
+    The server keeps a mixture lambda on the simplex. Clients' changes are summed with these weights, and
+    ``lambda <- projection(lambda + mixture_learning_rate F)``, F_i being client i's loss at the model it
+    received. With one full-batch step per round and plain gradient descent this is the paper's algorithm;
+    with more steps, FedAvg weighted by lambda. Every client takes part in every round and learns the
+    mixture; its loss travels as one entry of a vector of zeros, so that sums suffice.
+
+    Args:
+      task: what is learned.
+      optimizer: each client's optimiser.
+      clients: number of clients.
+      mixture_learning_rate: of lambda.
+      average: evaluates the running mean of the server's models, as the paper's guarantee demands.
+      **options: as in `fedavg`, but ``weighting``, ``sampler``, ``server_optimizer``, ``keep_optimizer``.
+
+    Raises:
+      ValueError: if a number is not positive.
+    """
+    if not isinstance(clients, int) or clients < 1:
+        raise ValueError(f"clients: expected an integer of at least 1, found {clients!r}")
+    if not mixture_learning_rate > 0:
+        raise ValueError(
+            f"mixture_learning_rate: expected a positive number, found {mixture_learning_rate!r}"
+        )
+
+    def finish(result, steps, around):
+        number = around.batches.client
+        weight = clients * around.broadcast[number]
+        delta = jax.tree.map(lambda d: (weight * d).astype(d.dtype), result.delta)
+        loss = mean_loss(task.loss, around.received, around.batches, around.key)
+        losses = jnp.where(jnp.arange(clients) == number, loss.astype(jnp.float32), 0)
+        return result._replace(delta=delta, message={"losses": losses})
+
+    def receive(mixture, message, participants, total):
+        # The mean message times the number of participants is the vector of losses.
+        return project_simplex(mixture + mixture_learning_rate * participants * message["losses"])
+
+    exchange = Exchange(
+        lambda variables: jnp.full(clients, 1 / clients, jnp.float32), lambda mixture: mixture, receive
+    )
+    algorithm = fedavg(
+        task, optimizer, weighting=equal, server_optimizer=_averaged_sgd() if average else None, **options
+    )
+    algorithm = algorithm._replace(client=local_sgd(task.loss, optimizer, finish=finish), exchange=exchange)
+    if not average:
+        return algorithm
+    return algorithm._replace(release=lambda state: state.variables._replace(params=state.server.average))
+
+
+def project_simplex(v: jax.Array) -> jax.Array:
+    """The nearest point of the probability simplex to v (n,), by sorting (Duchi et al. 2008)."""
+    u = jnp.sort(v)[::-1]
+    excess = (jnp.cumsum(u) - 1) / jnp.arange(1, len(v) + 1)
+    last = jnp.sum(u > excess) - 1
+    return jnp.maximum(v - excess[last], 0)
+
+
+def _averaged_sgd() -> optax.GradientTransformation:
+    def init(params):
+        return AverageState(jnp.int32(0), jax.tree.map(jnp.copy, params))
+
+    def update(gradient, state, params):
+        updates = jax.tree.map(jnp.negative, gradient)
+        count = state.count + 1
+        average = jax.tree.map(
+            lambda a, p, u: (a + (p + u - a) / count).astype(a.dtype), state.average, params, updates
+        )
+        return updates, AverageState(count, average)
+
+    return optax.GradientTransformation(init, update)

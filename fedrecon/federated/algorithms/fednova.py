@@ -1,0 +1,80 @@
+"""Normalised averaging."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.federated.algorithm import FederatedAlgorithm
+from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.federated.algorithms.fedprox import proximal
+from fedrecon.federated.local import local_sgd
+from fedrecon.types import Task
+
+
+def fednova(
+    task: Task,
+    learning_rate: float,
+    *,
+    momentum: float = 0.0,
+    strength: float = 0.0,
+    server_momentum: float = 0.0,
+    **options,
+) -> FederatedAlgorithm:
+    """FedNova (Wang et al. 2020): clients that take more steps weigh no more.
+
+    Client i sends its change divided by c_i, the sum of the weights with which its gradients entered it: the
+    number of steps for plain gradient descent, with momentum r ``sum_k (1 - r^k) / (1 - r)``, with a proximal
+    term of strength m the recursion ``c <- c (1 - eta m) + 1``. The server moves by ``tau_eff sum_i p_i
+    change_i / c_i`` with ``tau_eff = sum_i p_i c_i`` (with a proximal term, of the numbers of steps). Beside
+    the model one scalar is sent. Momentum starts afresh each round.
+
+    Args:
+      task: what is learned.
+      learning_rate: eta of the clients' gradient descent.
+      momentum: r in [0, 1), of the clients' heavy-ball momentum.
+      strength: m, of the proximal term of `fedprox`.
+      server_momentum: of the server's steps.
+      **options: as in `fedavg`, but ``server_optimizer`` and ``keep_optimizer``.
+
+    Raises:
+      ValueError: for arguments out of range, or momentum together with a proximal term.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum: expected a number in [0, 1), found {momentum!r}")
+    if not strength >= 0:
+        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+    if momentum and strength:
+        raise ValueError("momentum, strength: expected at most one of them, their normaliser is not known")
+
+    def finish(result, steps, around):
+        normaliser = gradient_weight(steps, learning_rate, momentum, strength)
+        params = jax.tree.map(
+            lambda d: (d / jnp.maximum(normaliser, 1e-12)).astype(d.dtype), result.delta.params
+        )
+        effective = steps if strength else normaliser
+        return result._replace(
+            delta=result.delta._replace(params=params), message={"effective_steps": effective}
+        )
+
+    optimizer = optax.sgd(learning_rate, momentum=momentum or None)
+    client = local_sgd(task.loss, optimizer, correct=proximal(strength) if strength else None, finish=finish)
+    server = optax.chain(_rescale(), optax.sgd(1.0, momentum=server_momentum or None))
+    return fedavg(task, optimizer, server_optimizer=server, **options)._replace(client=client)
+
+
+def gradient_weight(steps: jax.Array, learning_rate: float, momentum: float, strength: float) -> jax.Array:
+    """c, such that the change of ``steps`` steps along one constant gradient g is ``-learning_rate c g``."""
+    if momentum:
+        return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
+    if strength:
+        shrink = learning_rate * strength
+        return -jnp.expm1(steps * jnp.log1p(-shrink)) / shrink
+    return steps
+
+
+def _rescale() -> optax.GradientTransformationExtraArgs:
+    def update(gradient, state, params=None, *, message, **extra):
+        factor = message["effective_steps"]
+        return jax.tree.map(lambda g: (factor * g).astype(g.dtype), gradient), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,116 @@
+"""Model-contrastive learning."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.federated.algorithm import FederatedAlgorithm
+from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.federated.local import local_sgd
+from fedrecon.types import Batch, PyTree, Task, Variables
+
+
+class Pool(NamedTuple):
+    """A client's last models, newest first.
+
+    Attributes:
+      models: `Variables`, leaves (pool, ...).
+      filled: int32 (), how many of them there are.
+    """
+
+    models: Variables
+    filled: jax.Array
+
+
+def moon(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    represent: Callable[[PyTree, PyTree, Batch], jax.Array],
+    strength: float = 1.0,
+    temperature: float = 0.5,
+    pool: int = 1,
+    start_with_initial: bool = False,
+    **options,
+) -> FederatedAlgorithm:
+    """MOON (Li, He and Song 2021): representations stay near the global model's, away from former local ones.
+
+    Adds ``strength * contrast`` to the loss of each step, see `contrastive_loss`; z comes from the model in
+    training, z_g from the received one and z_p from the client's models after its last rounds, which never
+    leave. Strength 0 is FedAvg, bit for bit.
+
+    Args:
+      task: what is learned.
+      optimizer: each client's optimiser.
+      represent: ``represent(params, stats, batch) -> (examples, features)``, the output of the projection
+        head.
+      strength: mu, at least 0.
+      temperature: T, positive.
+      pool: how many former models are kept.
+      start_with_initial: the pool begins with the initial model, not empty.
+      **options: as in `fedavg`, but ``keep_optimizer``.
+
+    Raises:
+      ValueError: for arguments out of range.
+    """
+    if not strength >= 0:
+        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, found {temperature!r}")
+    if not isinstance(pool, int) or pool < 1:
+        raise ValueError(f"pool: expected an integer of at least 1, found {pool!r}")
+    algorithm = fedavg(task, optimizer, **options)
+    if strength == 0:
+        return algorithm
+
+    def init(variables):
+        models = jax.tree.map(lambda x: jnp.tile(x[None], (pool,) + (1,) * jnp.ndim(x)), variables)
+        return Pool(models, jnp.int32(start_with_initial))
+
+    def penalty(params, stats, batch, key, around):
+        del key
+        frozen = jax.lax.stop_gradient((around.received, around.state.models))
+        mine = represent(params, stats, batch)
+        global_ = represent(*frozen[0], batch)
+        former = jax.vmap(lambda model: represent(*model, batch))(frozen[1])
+        present = jnp.arange(pool) < around.state.filled
+        each = contrastive_loss(mine, jax.lax.stop_gradient(global_), former, present, temperature)
+        valid = batch["valid"]
+        return strength * jnp.where(valid, each, 0).sum() / jnp.maximum(valid.sum(), 1)
+
+    def finish(result, steps, around):
+        models = jax.tree.map(
+            lambda old, new: jnp.concatenate([new[None], old[:-1]]), around.state.models, result.variables
+        )
+        kept = Pool(models, jnp.minimum(around.state.filled + 1, pool))
+        return result._replace(client_state=result.client_state._replace(method=kept))
+
+    client = local_sgd(task.loss, optimizer, init=init, penalty=penalty, finish=finish)
+    return algorithm._replace(client=client)
+
+
+def contrastive_loss(
+    mine: jax.Array, target: jax.Array, former: jax.Array, present: jax.Array, temperature: float
+) -> jax.Array:
+    """-log(e^(cos(z, z_g)/T) / (e^(cos(z, z_g)/T) + sum_p e^(cos(z, z_p)/T))) of every example.
+
+    Args:
+      mine, target: (examples, features), z and z_g.
+      former: (pool, examples, features), z_p; no gradient passes through it.
+      present: bool (pool,), which of them count; with none the loss is 0.
+      temperature: T.
+
+    Returns:
+      (examples,).
+    """
+
+    def similarity(a, b):
+        norms = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1) + 1e-12)
+        return (a * b).sum(-1) / norms / temperature
+
+    near = similarity(mine, target)
+    far = jnp.where(present[:, None], similarity(mine, jax.lax.stop_gradient(former)), -jnp.inf)
+    return jax.nn.logsumexp(jnp.concatenate([near[None], far]), axis=0) - near
