@@ -4,6 +4,7 @@ Images are (..., ny, nx), Cartesian k-space (..., coils, ny, nx), sinograms (...
 are in radians; leading axes are batch axes.
 """
 
+from operators.analytic import fbp, fdk
 from operators.block_diagonal import BlockDiagonal
 from operators.checks import check_adjoint, check_gradients
 from operators.coil_compression import (
@@ -57,7 +58,7 @@ from operators.density import (
     voronoi_density,
 )
 from operators.differences import FiniteDifferences
-from operators.filtering import FilteredRadon, SinogramFilter, fbp, filtered_radon
+from operators.filtering import FilteredRadon, SinogramFilter, filtered_radon
 from operators.first_order import SolverInfo, admm, fista, pdhg, pogm
 from operators.fourier import CartesianFourier, fft2c, fourier_resize, ifft2c
 from operators.geometry import ParallelBeam, ParallelBeam3D
@@ -180,6 +181,7 @@ __all__ = [
     "estimate_coil_maps",
     "estimate_gradient_delays",
     "fbp",
+    "fdk",
     "fft2c",
     "field_map_from_echoes",
     "filtered_radon",

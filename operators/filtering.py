@@ -1,71 +1,15 @@
-"""Ramp filters and filtered back-projection."""
+"""Filtered sinograms, and the Radon transform preconditioned by a ramp filter."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from operators.geometry import ParallelBeam, image_shape_2d, positive_number
+from operators.geometry import ParallelBeam, positive_number
 from operators.linear_operator import LinearOperator, as_inexact, check_array, is_complex
-from operators.parallel_joseph import back_project, grid_of
 from operators.pytree import assign, frozen_pytree, static
 from operators.radon import Radon
-
-_WINDOWS = {
-    "ram-lak": lambda f: np.ones_like(f),
-    "shepp-logan": lambda f: np.sinc(f / 2),
-    "cosine": lambda f: np.cos(np.pi * f / 2),
-    "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
-    "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
-}
-
-
-def ramp_response(length: int, spacing: float, filter: str = "ram-lak") -> np.ndarray:
-    """Frequency response, in 1/length, of the band-limited ramp sampled in space.
-
-    The transform of Ramachandran and Lakshminarayanan's kernel, times a window that is one at zero frequency.
-    Its value at zero frequency is positive, which keeps the scale of reconstructions right (Kak and Slaney,
-    Principles of Computerized Tomographic Imaging, 1988, chapter 3).
-
-    Args:
-      length: even number of samples of the padded row.
-      spacing: distance of the samples.
-      filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
-
-    Returns:
-      (length // 2 + 1,) float64, for ``numpy.fft.rfft``.
-
-    Raises:
-      ValueError: if the filter is unknown.
-    """
-    if filter not in _WINDOWS:
-        raise ValueError(f"filter must be one of {sorted(_WINDOWS)}, found {filter!r}")
-    n = np.fft.fftfreq(length, 1 / length)
-    odd = n % 2 == 1
-    kernel = np.where(odd, -1 / (np.pi * np.where(odd, n, 1)) ** 2, 0)
-    kernel[0] = 0.25
-    frequency = np.linspace(0, 1, length // 2 + 1)
-    return np.fft.rfft(kernel).real / spacing * np.clip(_WINDOWS[filter](frequency), 0, None)
-
-
-def padded_length(count: int) -> int:
-    """Smallest even number of at least ``2 * count`` without prime factors above 5, for a fast FFT."""
-    length = 2 * count
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 2
-
-
-def _filter_rows(rows: jax.Array, response: np.ndarray, length: int, keep: int) -> jax.Array:
-    spectrum = jnp.fft.rfft(rows, n=length, axis=-1)
-    spectrum = spectrum * jnp.asarray(response, rows.dtype)
-    return jnp.fft.irfft(spectrum, n=length, axis=-1)[..., :keep]
+from operators.ramp_filters import check_filter, filter_rows, padded_length, ramp_response
 
 
 @frozen_pytree
@@ -82,9 +26,11 @@ class SinogramFilter(LinearOperator):
       power: exponent of the filter and of the weights, positive.
       filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
       weights: non-negative weights of the views, (views,), or None for ones.
+      cutoff: fraction of the Nyquist frequency, in (0, 1], to which the window is stretched; zero beyond.
 
     Raises:
-      ValueError: if the filter is unknown, ``power`` not positive or ``weights`` not (views,).
+      ValueError: if the filter is unknown, the cutoff out of range, ``power`` not positive or ``weights`` not
+        (views,).
       TypeError: if ``weights`` is complex.
     """
 
@@ -92,11 +38,12 @@ class SinogramFilter(LinearOperator):
     power: float = static(default=1.0)
     filter: str = static(default="ram-lak")
     weights: jax.Array | None = None
+    cutoff: float = static(default=1.0)
 
     def __post_init__(self):
-        ramp_response(2, 1.0, self.filter)
         assign(
             self,
+            cutoff=check_filter(self.filter, self.cutoff, "SinogramFilter")[1],
             power=positive_number(self.power, "SinogramFilter: power"),
             weights=view_weights(self.weights, self.geometry, "SinogramFilter: weights"),
         )
@@ -107,8 +54,9 @@ class SinogramFilter(LinearOperator):
     def _forward(self, x):
         count = self.geometry.detector_count
         length = padded_length(count)
-        response = ramp_response(length, self.geometry.detector_spacing, self.filter) ** self.power
-        y = _filter_rows(x, response, length, count)
+        ramp = ramp_response(length, self.geometry.detector_spacing, self.filter, self.cutoff)
+        response = ramp**self.power
+        y = filter_rows(x, response, length, count)
         if self.weights is None:
             return y
         positive = self.weights > 0
@@ -183,21 +131,21 @@ class FilteredRadon(LinearOperator):
         return (mask * jnp.sqrt(constant / jnp.maximum(jnp.sum(mask), 1)))[:, None]
 
     def _to_data(self, sinogram):
-        return self._factor() * _filter_rows(sinogram, self._response(0.5), self._length, self._length)
+        return self._factor() * filter_rows(sinogram, self._response(0.5), self._length, self._length)
 
     def _forward(self, x):
         return self._to_data(self.radon._forward(x))
 
     def _adjoint(self, y):
         count = self.radon.geometry.detector_count
-        rows = _filter_rows(y, self._response(0.5), self._length, count)
+        rows = filter_rows(y, self._response(0.5), self._length, count)
         return self.radon._adjoint(self._factor() * rows)
 
     def _gram(self, x, weights):
         if weights is not None:
             return self._adjoint(weights * self._forward(x))
         count = self.radon.geometry.detector_count
-        rows = _filter_rows(self.radon._forward(x), self._response(1.0), self._length, count)
+        rows = filter_rows(self.radon._forward(x), self._response(1.0), self._length, count)
         return self.radon._adjoint(self._factor() ** 2 * rows)
 
 
@@ -237,40 +185,3 @@ def filtered_radon(
     """
     radon = Radon(geometry, image_shape, pixel_size)
     return FilteredRadon(radon, view_weights(view_mask, geometry, "filtered_radon: view_mask"))
-
-
-def fbp(
-    sinogram: jax.Array,
-    geometry: ParallelBeam,
-    image_shape: tuple[int, int],
-    pixel_size: float = 1.0,
-    filter: str = "ram-lak",
-) -> jax.Array:
-    """Filtered back-projection, in absolute units: a disc of attenuation mu comes back as mu.
-
-    Ramp filter, then linear interpolation at every pixel, times pi over the number of views: angles must be
-    spread evenly over 180 or 360 degrees.
-
-    Args:
-      sinogram: (..., views, detectors), line integrals.
-      geometry: the parallel-beam geometry.
-      image_shape: (ny, nx).
-      pixel_size: width of the pixels in the geometry's unit of length.
-      filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
-
-    Returns:
-      (..., ny, nx) in 1/length.
-
-    Raises:
-      ValueError, TypeError: if the sinogram does not fit, or a size or the filter is out of range.
-
-    Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3.
-    """
-    shape = image_shape_2d(image_shape, "fbp: image_shape")
-    pixel_size = positive_number(pixel_size, "fbp: pixel_size")
-    angles = geometry.angles
-    sinogram = check_array(sinogram, geometry.shape, angles.dtype, "fbp: sinogram")
-    filtered = SinogramFilter(geometry, filter=filter)(sinogram)
-    ones = jnp.ones_like(angles)
-    grid = grid_of(geometry, shape, pixel_size)
-    return back_project(grid, angles, filtered, ones, math.pi / geometry.views * ones)

@@ -17,12 +17,13 @@ _EPS = 3e-4
 def fourier_slice(
     geometry: ParallelBeam, image_shape: tuple[int, int], pixel_size: float, backend: str, images: jax.Array
 ) -> jax.Array:
-    """Line integrals, averaged over elements, of square pixels: (..., ny, nx) -> (..., views, bins).
+    """Line integrals, averaged over elements: (..., ny, nx) -> (..., views, bins).
 
     The spectrum of a projection is that of the image along a line through the origin (Bracewell, Aust. J.
-    Phys. 9:198, 1956); square pixels and elements of finite width multiply it by sinc functions. Frequencies
-    up to half the inverse spacing of the detector are kept. The NUFFT errs by about 3e-4; the adjoint is
-    that of what is computed.
+    Phys. 9:198, 1956). Pixels are the means, over their squares, of an image without frequencies beyond half
+    the inverse pixel size along x or y: its spectrum is theirs divided by two sinc functions. Elements of
+    finite width multiply it by another. Frequencies up to half the inverse spacing of the detector are kept.
+    The NUFFT errs by about 3e-4; the adjoint is that of what is computed.
     """
     ny, nx = image_shape
     length = _period(geometry, image_shape, pixel_size)
@@ -40,9 +41,10 @@ def fourier_slice(
     middle = (n // 2 - (n - 1) / 2 for n in (ny, nx))
     turn = -sum(k * m for k, m in zip((ky, kx), middle, strict=True))
     turn = turn + nu * geometry.ray_positions()[0]
-    pixels = jnp.sinc(kx) * jnp.sinc(ky) * jnp.asarray(np.sinc(frequencies * spacing), dtype)
-    scale = math.sqrt(ny * nx) * pixel_size**2 / spacing
-    spectrum = spectrum * (scale * pixels) * jnp.exp(2j * math.pi * turn)
+    inside = jnp.maximum(jnp.abs(kx), jnp.abs(ky)) < 0.5 + 1e-6
+    means = jnp.where(inside, jnp.sinc(kx) * jnp.sinc(ky), jnp.inf)
+    scale = math.sqrt(ny * nx) * pixel_size**2 / spacing * np.sinc(frequencies * spacing)
+    spectrum = spectrum * (jnp.asarray(scale, dtype) / means) * jnp.exp(2j * math.pi * turn)
     return jnp.fft.irfft(spectrum, n=length, axis=-1)[..., :bins]
 
 

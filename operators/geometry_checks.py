@@ -4,6 +4,9 @@ import jax
 import numpy as np
 
 _BOUNDARY = 128
+# One compilation for a kind of geometry instead of one for each operation.
+_rays = jax.jit(lambda geometry, *indices: geometry.rays(*indices)[0])
+_shadow = jax.jit(lambda geometry, points: geometry.detector_coordinates(points))
 
 
 def check_object(geometry, image_shape: tuple[int, ...], pixel_size: float, name: str) -> None:
@@ -35,7 +38,7 @@ def check_object(geometry, image_shape: tuple[int, ...], pixel_size: float, name
     middle = [np.zeros(1)] * (geometry.ndim - 1)
     if geometry.divergent:
         with jax.ensure_compile_time_eval():
-            source = np.asarray(geometry.rays(*middle)[0], np.float64)
+            source = np.asarray(_rays(geometry, *middle), np.float64)
         source = source.reshape(geometry.views, geometry.ndim)
         inside = np.sum((source[:, :2] / half[:2]) ** 2, axis=-1) < 1
         if geometry.ndim == 3:
@@ -54,7 +57,7 @@ def check_object(geometry, image_shape: tuple[int, ...], pixel_size: float, name
         heights = np.repeat([-half[2], half[2]], len(points))
         points = np.concatenate([np.tile(points, (2, 1)), heights[:, None]], axis=-1)
     with jax.ensure_compile_time_eval():
-        hits = np.asarray(geometry.detector_coordinates(points))
+        hits = np.asarray(_shadow(geometry, points))
     hits = hits.reshape(geometry.views, len(points), -1)
     low, high, counts = hits.min(axis=1), hits.max(axis=1), np.array(geometry.shape[1:])
     if not np.any(np.all((high >= -0.5) & (low <= counts - 0.5), axis=-1)):

@@ -1,8 +1,11 @@
-"""Where the rays of a geometry cross the rows and columns of an image."""
+"""Where the rays of a geometry cross the rows and columns of an image, and where its pixels are seen."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from operators.geometry import ParallelBeam
+from operators.geometry_fan import FanBeam, fan_frame
 
 MODELS = ("joseph", "distance-driven")
 
@@ -50,6 +53,47 @@ def ray_lines(
         slope = jnp.where(steep, center[..., 0], center[..., 1]) / across
     length = pixel_size * jnp.sqrt(1 + slope**2)
     return jnp.stack(rays), jnp.where(steep, length, -length)
+
+
+def shadows(geometry, pixel_size: float) -> tuple[jax.Array, bool]:
+    """Where the rays through pixels meet the detector, for :mod:`operators.projector_primitive`.
+
+    Args:
+      geometry: ParallelBeam, FanBeam or a VectorGeometry in two dimensions.
+      pixel_size: width of the pixels.
+
+    Returns:
+      (shadows, curved): s (views, 8), and whether the detector is an arc. The ray through a point c columns
+      right of and r rows below the middle of the image meets the detector at the index
+      ``q = (s0 + s1 c + s2 r) / (s3 + s4 c + s5 r)`` or, on an arc, ``s6 arctan(q) + s7``.
+    """
+    geometry = jax.lax.stop_gradient(geometry)
+    # Affine in the point, and so known from three.
+    points = pixel_size * np.array([[0, 0], [1, 0], [0, -1]])
+    middle, curved = (geometry.shape[-1] - 1) / 2, False
+    arc = jnp.ones((geometry.views, 2), geometry.dtype)
+    if isinstance(geometry, FanBeam):
+        depth, across = fan_frame(points, geometry.angles, geometry.source_distance, geometry.axis_offset)
+        scale = (geometry.source_distance + geometry.detector_distance) / geometry.detector_spacing
+        center = middle - geometry.detector_offset / geometry.detector_spacing
+        curved = geometry.curved
+        if curved:
+            arc = arc * jnp.stack([scale, center])
+        else:
+            across = scale * across + center * depth
+    elif isinstance(geometry, ParallelBeam) or not geometry.divergent:
+        across = geometry.detector_coordinates(points)
+        depth = jnp.ones_like(across)
+    else:
+        direction = jnp.asarray(points, geometry.dtype) - geometry.source[:, None]
+        depth = _cross(direction, geometry.column_axis[:, None])
+        across = _cross(direction, (geometry.source - geometry.detector)[:, None]) + middle * depth
+    parts = [jnp.concatenate([v[:, :1], v[:, 1:] - v[:, :1]], -1) for v in (across, depth)]
+    return jnp.concatenate([*parts, arc], -1), curved
+
+
+def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def _norm(vectors: jax.Array) -> jax.Array:

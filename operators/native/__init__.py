@@ -23,9 +23,11 @@ def backends() -> dict[str, str]:
 
     Returns:
       ``{"nufft float32": "native (...)" or "jax (reason)", ...}`` for "nufft" (non-uniform and Cartesian
-      Fourier transforms) and "projector" (tomography). Compiles on first call.
+      Fourier transforms), "projector", "backprojector" and "volume" (tomography), and "convolution".
+      Compiles on first call.
     """
-    pairs = [(name, precision) for name in ("nufft", "projector") for precision in ("float32", "float64")]
+    names = ("nufft", "projector", "backprojector", "volume", "convolution")
+    pairs = [(name, precision) for name in names for precision in ("float32", "float64")]
     return {f"{name} {precision}": _load(name, precision)[1] for name, precision in pairs}
 
 
@@ -111,3 +113,26 @@ def projector(kind, rays, array, lengths, out_shape) -> jax.Array:
     """Calls a native projector on canonical operands; see :mod:`operators.projector_primitive`."""
     name = f"fedrecon_projector_{kind}_{array.dtype}"
     return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))(rays, array, lengths)
+
+
+def back_projector(kind, poses, array, detector, weights, curved, out_shape) -> jax.Array:
+    """Calls a native back-projector on canonical operands; see :mod:`operators.back_projector`."""
+    name = f"fedrecon_backprojector_{kind}_{array.dtype}"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))
+    return call(poses, array, detector, weights, curved=bool(curved))
+
+
+def volume(kind, table, array, layout, out_shape) -> jax.Array:
+    """Calls a native projector of volumes on canonical operands; see :mod:`operators.volume_primitive`."""
+    name = f"fedrecon_volume_{kind}_{array.dtype}"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))
+    variant = layout.model in ("distance-driven", "diverging")
+    return call(table, array, pixel_size=np.float64(layout.pixel_size), variant=variant)
+
+
+def convolution(kind, first, second, strides, pads, out_shape) -> jax.Array:
+    """Calls a native convolution on canonical operands; see :mod:`operators.convolution_primitive`."""
+    name = f"fedrecon_convolution_{kind}_{second.dtype}"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, second.dtype))
+    low = [pair[0] for pair in pads]
+    return call(first, second, strides=np.asarray(strides, np.int64), pads=np.asarray(low, np.int64))

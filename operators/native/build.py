@@ -16,11 +16,17 @@ _FOLDER = pathlib.Path(__file__).parent
 # By library: sources, the first of which is compiled, and handlers.
 _SOURCES = {
     "nufft": ("nufft.cc", "fft.h", "gridding.h", "lanes.h", "threads.h"),
-    "projector": ("projector.cc", "threads.h"),
+    "projector": ("projector.cc", "crossings.h", "threads.h"),
+    "backprojector": ("backprojector.cc", "threads.h"),
+    "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "threads.h"),
+    "convolution": ("convolution.cc", "blocks.h", "lanes.h", "threads.h"),
 }
 _HANDLERS = {
     "nufft": ("type2", "type1", "toeplitz", "cartesian", "cartesian_adjoint"),
     "projector": ("forward", "adjoint"),
+    "backprojector": ("gather", "spread"),
+    "volume": ("forward", "adjoint", "rays_forward", "rays_adjoint"),
+    "convolution": ("forward", "input", "kernel"),
 }
 _FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
@@ -37,7 +43,7 @@ def load(name: str, precision: str) -> str:
     """Registers the handlers of a library with JAX, compiling it unless it is in the cache.
 
     Args:
-      name: "nufft" or "projector".
+      name: "nufft", "projector", "backprojector", "volume" or "convolution".
       precision: "float32" or "float64".
 
     Returns:

@@ -3,13 +3,20 @@
 // A ray crosses the lines of an image (its rows, or its columns) at positions base + slope * (line - middle), in
 // pixels. "joseph" interpolates every line at the rays; "distance-driven" takes the mean of every line between the
 // edges of a detector element, as a difference of its running integral. Both are sums of linearly interpolated
-// tables, and the adjoint adds to the same entries with the same weights.
+// tables, and the adjoint adds to the same entries with the same weights. Several images are taken side by side, in
+// the lanes of a vector: where rays cross lines is found once for all.
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "crossings.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -18,236 +25,285 @@ namespace ffi = xla::ffi;
 namespace fedrecon {
 namespace {
 
-constexpr int copies = 4;       // of the adjoint's table, so that neighbouring rays do not wait for each other
-constexpr int64_t block = 16;   // views per visit of a line in the adjoint
+constexpr int64_t chunk = 8;        // lines per task of the adjoint
+constexpr int64_t few_images = 3;   // fewer are faster one by one
 
-// Images (t, b, ny, nx), sinograms (t, b, views, bins), rays (t, 2, 2, views, knots): for lines that are rows, then
-// columns, base and slope of every knot; lengths (t, views, bins): path per line, negative where lines are columns.
-struct Sizes {
-  int64_t batch, images, ny, nx, views, bins, knots;
-  bool own_rays, own_lengths, own_input;
-  bool integrated() const { return knots > bins; }  // distance-driven: knots are the edges of bins
-  int64_t lines(int axis) const { return axis ? nx : ny; }
-  int64_t pixels(int axis) const { return axis ? ny : nx; }
-  int64_t entries(int axis) const { return pixels(axis) + 3; }
+// The values of W images at one place.
+template <class T, int W>
+struct CellOf {
+  typedef T Type __attribute__((vector_size(W * sizeof(T))));
 };
-
-// Neighbouring bins of one view whose rays cross the same kind of lines.
-struct Run {
-  int axis;
-  int64_t first, last;  // bins
+template <class T>
+struct CellOf<T, 1> {
+  using Type = T;
 };
-
+template <class T, int W>
+using Cell = typename CellOf<T, W>::Type;
 template <class T>
-std::vector<std::vector<Run>> runs_of(const Sizes& s, const T* lengths) {
-  std::vector<std::vector<Run>> runs(s.views);
-  for (int64_t v = 0; v < s.views; ++v)
-    for (int64_t j = 0; j < s.bins; ++j) {
-      const int axis = lengths[v * s.bins + j] < 0;
-      if (runs[v].empty() || runs[v].back().axis != axis) runs[v].push_back({axis, j, j});
-      runs[v].back().last = j + 1;
-    }
-  return runs;
-}
+constexpr int lanes = 64 / sizeof(T);
 
-// Everything about the knots of one run on one line.
+// Linear interpolation of one line.
 template <class T>
-struct Crossings {
-  std::vector<int32_t> entry;
-  std::vector<T> fraction, value, weight;
-
-  explicit Crossings(int64_t knots) : entry(knots + 1), fraction(knots + 1), value(knots + 1), weight(knots + 1) {}
-
-  void locate(const Sizes& s, const Run& run, const T* base, const T* slope, T line) {
-    const int64_t count = run.last - run.first + s.integrated();
-    const T offset = s.integrated() ? T(0.5) : T(1), last = s.pixels(run.axis) + (s.integrated() ? 0 : 1);
-    for (int64_t k = 0; k < count; ++k) {
-      T position = base[run.first + k] + slope[run.first + k] * line + offset;
-      position = std::min(std::max(position, T(0)), last);
-      const int32_t whole = static_cast<int32_t>(position);
-      entry[k] = whole;
-      fraction[k] = position - whole;
+void interpolate(const T* table, const Crossings<T>& c, T* value) {
+  int64_t k = 0;
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) {
+    // Sixteen knots that lie close together take their entries from two registers.
+    for (; k + 16 <= c.count; k += 16) {
+      const int32_t low = std::min(c.entry[k], c.entry[k + 15]);
+      const __m512i place = _mm512_sub_epi32(_mm512_loadu_si512(&c.entry[k]), _mm512_set1_epi32(low));
+      if (_mm512_cmpgt_epu32_mask(place, _mm512_set1_epi32(30))) {
+        for (int64_t i = k; i < k + 16; ++i) {
+          const T* at = table + c.entry[i];
+          value[i] = at[0] + c.fraction[i] * (at[1] - at[0]);
+        }
+        continue;
+      }
+      const __m512 a = _mm512_loadu_ps(table + low), b = _mm512_loadu_ps(table + low + 16);
+      const __m512 near = _mm512_permutex2var_ps(a, place, b);
+      const __m512 next = _mm512_permutex2var_ps(a, _mm512_add_epi32(place, _mm512_set1_epi32(1)), b);
+      const __m512 step = _mm512_sub_ps(next, near);
+      _mm512_storeu_ps(value + k, _mm512_fmadd_ps(_mm512_loadu_ps(&c.fraction[k]), step, near));
     }
   }
-  // Weights of bins, once located: path per line, over the width of the bin where that is integrated.
-  void weigh(const Sizes& s, const Run& run, const T* base, const T* slope, const T* lengths, T line) {
-    const int64_t count = run.last - run.first;
-    const T sign = run.axis ? -1 : 1;
-    base += run.first, slope += run.first, lengths += run.first;
-    if (!s.integrated()) {
-      for (int64_t j = 0; j < count; ++j) weight[j] = sign * lengths[j];
-      return;
-    }
-    for (int64_t j = 0; j < count; ++j) {
-      const T width = (base[j + 1] - base[j]) + (slope[j + 1] - slope[j]) * line;
-      // Bins beside the image; on a line through the source they have no width.
-      const T inside = T(entry[j + 1] - entry[j]) + (fraction[j + 1] - fraction[j]);
-      weight[j] = inside != 0 ? sign * lengths[j] / width : T(0);
-    }
+#endif
+  for (; k < c.count; ++k) {
+    const T* at = table + c.entry[k];
+    value[k] = at[0] + c.fraction[k] * (at[1] - at[0]);
   }
-};
-
-// Lines of an image, of either kind, as tables whose linear interpolation is wanted.
-template <class T>
-inline T pixel(const T* image, const Sizes& s, int axis, int64_t line, int64_t i) {
-  return axis ? image[i * s.nx + line] : image[line * s.nx + i];
 }
 
+// The transpose, added to a table of one line.
 template <class T>
-void tabulate(const Sizes& s, const T* image, int axis, int64_t line, T* out) {
+class Spread {
+ public:
+  explicit Spread(int64_t entries) : entries_(entries), parts_(copies * entries), pairs_(0) {}
+  void add(const Crossings<T>& c, const T* value) {
+    if (static_cast<int64_t>(pairs_.size()) < c.count) pairs_.resize(c.count);
+    T* flat = reinterpret_cast<T*>(pairs_.data());
+    for (int64_t k = 0; k < c.count; ++k) {
+      flat[2 * k] = value[k];
+      flat[2 * k + 1] = c.fraction[k] * value[k];
+    }
+    int64_t k = 0;
+    for (; k + copies <= c.count; k += copies)
+      for (int i = 0; i < copies; ++i) parts_[i * entries_ + c.entry[k + i]] += pairs_[k + i];
+    for (; k < c.count; ++k) parts_[c.entry[k]] += pairs_[k];
+  }
+  void move_to(T* table) {
+    for (int64_t i = 0; i + 1 < entries_; ++i) {
+      Pair sum = parts_[i];
+      for (int copy = 1; copy < copies; ++copy) sum += parts_[copy * entries_ + i];
+      table[i] += sum[0] - sum[1];
+      table[i + 1] += sum[1];
+    }
+    std::fill(parts_.begin(), parts_.end(), Pair{});
+  }
+
+ private:
+  // Neighbouring rays write to tables of their own, so that they do not wait for each other.
+  static constexpr int copies = 4;
+  // Sums of values, and of values times fractions.
+  using Pair = Cell<T, 2>;
+  int64_t entries_;
+  std::vector<Pair> parts_, pairs_;
+};
+
+template <class T, int W>
+inline T& lane(Cell<T, W>* cells, int64_t i, int w) {
+  return reinterpret_cast<T*>(cells)[i * W + w];
+}
+
+// A line of `count` images as a table whose linear interpolation is wanted, and the transpose: tables as pixels.
+template <class T, int W>
+void tabulate(const Sizes& s, const T* images, int64_t count, int axis, int64_t line, Cell<T, W>* table) {
   const int64_t n = s.pixels(axis);
-  double sum = 0;
-  T before = 0;
-  for (int64_t i = 0; i < n + 3; ++i) {
-    T entry;
-    if (s.integrated()) {
-      entry = static_cast<T>(sum);
-      if (i < n) sum += pixel(image, s, axis, line, i);
-    } else {
-      entry = i >= 1 && i <= n ? pixel(image, s, axis, line, i - 1) : T(0);
+  double sums[W] = {};
+  for (int64_t i = 0; i < n + 3; ++i)
+    for (int w = 0; w < W; ++w) {
+      const int64_t own = s.integrated() ? i : i - 1;
+      const T value = w < count && own >= 0 && own < n ? images[w * s.ny * s.nx + s.pixel(axis, line, own)] : T(0);
+      lane<T, W>(table, i, w) = s.integrated() ? static_cast<T>(sums[w]) : value;
+      sums[w] += value;
     }
-    if (i) out[2 * i - 2] = before, out[2 * i - 1] = entry - before;
-    before = entry;
-  }
 }
-
-// The transpose: what was added to values and steps of a table, as pixels.
-template <class T>
-void pixels_of(const Sizes& s, int axis, const T* table, T* out) {
+template <class T, int W>
+void pixels_of(const Sizes& s, int axis, Cell<T, W>* table, Cell<T, W>* out) {
   const int64_t n = s.pixels(axis);
-  auto entry = [&](int64_t i) {
-    return table[2 * i] - table[2 * i + 1] + (i ? table[2 * i - 1] : T(0));
-  };
   if (!s.integrated()) {
-    for (int64_t i = 0; i < n; ++i) out[i] = entry(i + 1);
+    std::copy(table + 1, table + n + 1, out);
     return;
   }
-  double sum = 0;
-  for (int64_t i = n; i > 0; --i) {
-    sum += entry(i);
-    out[i - 1] = static_cast<T>(sum);
-  }
+  double sums[W] = {};
+  for (int64_t i = n; i > 0; --i)
+    for (int w = 0; w < W; ++w) lane<T, W>(out, i - 1, w) = static_cast<T>(sums[w] += lane<T, W>(table, i, w));
 }
 
-template <class T>
-struct Tables {
-  const Sizes& s;
-  Scratch memory;
-  explicit Tables(const Sizes& s)
-      : s(s), memory(sizeof(T) * 2 * (s.ny * s.entries(0) + s.nx * s.entries(1))) {}
-  T* at(int axis, int64_t line) const {
-    return memory.as<T>() + 2 * (axis * s.ny * s.entries(0) + line * s.entries(axis));
-  }
-};
-
-template <class T>
-void project(const Workers& workers, const Sizes& s, const T* images, const T* rays, const T* lengths, T* out) {
-  const Tables<T> tables(s);
-  std::vector<std::vector<Run>> runs;
-  for (int64_t t = 0; t < s.batch; ++t) {
-    const T* own_lengths = lengths + (s.own_lengths ? t * s.views * s.bins : 0);
-    const T* own_rays = rays + (s.own_rays ? t * 4 * s.views * s.knots : 0);
-    if (runs.empty() || s.own_lengths) runs = runs_of(s, own_lengths);
-    for (int64_t b = 0; b < s.images; ++b) {
-      const T* image = images + ((s.own_input ? t : 0) * s.images + b) * s.ny * s.nx;
-      workers.each(s.ny + s.nx, [&](int64_t line) {
-        const int axis = line >= s.ny;
-        if (axis) line -= s.ny;
-        tabulate(s, image, axis, line, tables.at(axis, line));
-      });
-      const int64_t chunk = 4;
-      workers.each((s.views + chunk - 1) / chunk, [&](int64_t task) {
-        Crossings<T> c(s.knots);
-        std::vector<T> total(s.bins);
-        for (int64_t v = task * chunk; v < std::min(s.views, (task + 1) * chunk); ++v) {
-          std::fill(total.begin(), total.end(), T(0));
-          for (const Run& run : runs[v]) {
-            const T* base = own_rays + (2 * run.axis * s.views + v) * s.knots;
-            const T* slope = base + s.views * s.knots;
-            const int64_t count = run.last - run.first + s.integrated();
-            for (int64_t l = 0; l < s.lines(run.axis); ++l) {
-              const T line = l - T(0.5) * (s.lines(run.axis) - 1);
-              const T* table = tables.at(run.axis, l);
-              c.locate(s, run, base, slope, line);
-              for (int64_t k = 0; k < count; ++k)
-                c.value[k] = table[2 * c.entry[k]] + c.fraction[k] * table[2 * c.entry[k] + 1];
-              T* sum = total.data() + run.first;
-              c.weigh(s, run, base, slope, own_lengths + v * s.bins, line);
+// `count` <= W images at once.
+template <class T, int W>
+void project(const Workers& workers, const Scan<T>& scan, const T* images, int64_t count, T* out) {
+  const Sizes& s = scan.s;
+  using C = Cell<T, W>;
+  const int64_t columns = s.ny * s.entries(0);
+  const Scratch memory(sizeof(C) * (columns + s.nx * s.entries(1) + 32));
+  workers.each(s.ny + s.nx, [&](int64_t line) {
+    const int axis = line >= s.ny;
+    if (axis) line -= s.ny;
+    tabulate<T, W>(s, images, count, axis, line, memory.as<C>() + axis * columns + line * s.entries(axis));
+  });
+  // Views that visit a line one after the other, while it is in the cache.
+  const int64_t most = W == 1 ? 16 : 4, group = std::clamp<int64_t>(s.views / (4 * workers.count()), 1, most);
+  workers.each((s.views + group - 1) / group, [&](int64_t task) {
+    const int64_t from = task * group, to = std::min(s.views, from + group);
+    Crossings<T> c(s.knots);
+    std::vector<C> total((to - from) * s.bins, C{});
+    // Weights vary from ray to ray: sums of equal pixels would else all be rounded the same way.
+    std::vector<T> lengths(scan.lengths + from * s.bins, scan.lengths + to * s.bins);
+    for (T& length : lengths) length = std::abs(length);
+    std::vector<std::vector<Span>> spans(to - from);
+    for (int64_t v = from; v < to; ++v) spans[v - from].resize(scan.runs[v].size());
+    for (int axis = 0; axis < 2; ++axis)
+      for (int64_t l = 0; l < s.lines(axis); ++l) {
+        const C* table = memory.as<C>() + axis * columns + l * s.entries(axis);
+        for (int64_t v = from; v < to; ++v)
+          for (size_t r = 0; r < scan.runs[v].size(); ++r) {
+            const Run& run = scan.runs[v][r];
+            if (run.axis != axis) continue;
+            c.locate(scan, run, v, scan.line(axis, l), spans[v - from][r]);
+            C* sum = total.data() + (v - from) * s.bins + run.first + c.first;
+            const T* length = lengths.data() + (v - from) * s.bins + run.first + c.first;
+            if constexpr (W == 1) {
+              T* value = c.value.data();
+              interpolate(table, c, value);
               if (s.integrated()) {
-                for (int64_t j = 0; j + 1 < count; ++j) sum[j] += (c.value[j + 1] - c.value[j]) * c.weight[j];
+                for (int64_t k = 0; k + 1 < c.count; ++k)
+                  sum[k] += (value[k + 1] - value[k]) * (length[k] * c.inverse[k]);
               } else {
-                for (int64_t j = 0; j < count; ++j) sum[j] += c.value[j] * c.weight[j];
+                for (int64_t k = 0; k < c.count; ++k) sum[k] += length[k] * value[k];
+              }
+            } else {
+              auto value = [&](int64_t k) {
+                const C* at = table + c.entry[k];
+                return at[0] + c.fraction[k] * (at[1] - at[0]);
+              };
+              if (s.integrated()) {
+                C before = c.count ? value(0) : C{};
+                for (int64_t k = 0; k + 1 < c.count; ++k) {
+                  const C next = value(k + 1);
+                  sum[k] += (next - before) * (length[k] * c.inverse[k]);
+                  before = next;
+                }
+              } else {
+                for (int64_t k = 0; k < c.count; ++k) sum[k] += length[k] * value(k);
               }
             }
           }
-          std::copy(total.begin(), total.end(), out + ((t * s.images + b) * s.views + v) * s.bins);
-        }
-      });
-    }
-  }
+      }
+    for (int64_t w = 0; w < count; ++w)
+      for (int64_t i = 0; i < (to - from) * s.bins; ++i)
+        out[(w * s.views + from) * s.bins + i] = lane<T, W>(total.data(), i, w);
+  });
 }
 
-template <class T>
-void back_project(const Workers& workers, const Sizes& s, const T* sinograms, const T* rays, const T* lengths, T* out) {
-  Scratch parts(sizeof(T) * 2 * s.ny * s.nx);
-  T* sums[2] = {parts.as<T>(), parts.as<T>() + s.ny * s.nx};
-  std::vector<std::vector<Run>> runs;
-  for (int64_t t = 0; t < s.batch; ++t) {
-    const T* own_lengths = lengths + (s.own_lengths ? t * s.views * s.bins : 0);
-    const T* own_rays = rays + (s.own_rays ? t * 4 * s.views * s.knots : 0);
-    if (runs.empty() || s.own_lengths) runs = runs_of(s, own_lengths);
-    for (int64_t b = 0; b < s.images; ++b) {
-      const T* sinogram = sinograms + ((s.own_input ? t : 0) * s.images + b) * s.views * s.bins;
-      const int64_t chunk = 8, chunks[2] = {(s.ny + chunk - 1) / chunk, (s.nx + chunk - 1) / chunk};
-      workers.each(chunks[0] + chunks[1], [&](int64_t task) {
-        const int axis = task >= chunks[0];
-        if (axis) task -= chunks[0];
-        const int64_t from = task * chunk, to = std::min(s.lines(axis), from + chunk), entries = s.entries(axis);
-        Crossings<T> c(s.knots);
-        std::vector<T> sum(2 * entries * (to - from)), part(2 * entries * copies);
-        for (int64_t view = 0; view < s.views; view += block)
-          for (int64_t l = from; l < to; ++l) {
-            const T line = l - T(0.5) * (s.lines(axis) - 1);
-            std::fill(part.begin(), part.end(), T(0));
-            for (int64_t v = view; v < std::min(s.views, view + block); ++v)
-              for (const Run& run : runs[v]) {
-                if (run.axis != axis) continue;
-                const T* base = own_rays + (2 * axis * s.views + v) * s.knots;
-                const T* slope = base + s.views * s.knots;
-                const int64_t count = run.last - run.first + s.integrated();
-                c.locate(s, run, base, slope, line);
-                c.weigh(s, run, base, slope, own_lengths + v * s.bins, line);
-                const T* y = sinogram + v * s.bins + run.first;
-                if (s.integrated()) {
-                  T before = 0;
-                  for (int64_t k = 0; k + 1 < count; ++k) {
-                    const T next = y[k] * c.weight[k];
-                    c.value[k] = before - next;
-                    before = next;
-                  }
-                  c.value[count - 1] = before;
-                } else {
-                  for (int64_t k = 0; k < count; ++k) c.value[k] = y[k] * c.weight[k];
-                }
-                for (int64_t k = 0; k < count; ++k) {
-                  T* pair = part.data() + 2 * ((k % copies) * entries + c.entry[k]);
-                  pair[0] += c.value[k];
-                  pair[1] += c.fraction[k] * c.value[k];
-                }
+template <class T, int W>
+void back_project(const Workers& workers, const Scan<T>& scan, const T* sinograms, int64_t count, T* out) {
+  const Sizes& s = scan.s;
+  using C = Cell<T, W>;
+  const Scratch scaled_memory(sizeof(C) * s.views * s.bins), parts(sizeof(C) * 2 * s.ny * s.nx);
+  C *scaled = scaled_memory.as<C>(), *sums[2] = {parts.as<C>(), parts.as<C>() + s.ny * s.nx};
+  workers.each(s.views, [&](int64_t v) {
+    for (int64_t i = v * s.bins; i < (v + 1) * s.bins; ++i)
+      for (int w = 0; w < W; ++w)
+        lane<T, W>(scaled, i, w) = w < count ? std::abs(scan.lengths[i]) * sinograms[w * s.views * s.bins + i] : T(0);
+  });
+  const int64_t chunks[2] = {(s.ny + chunk - 1) / chunk, (s.nx + chunk - 1) / chunk}, block = 16;
+  workers.each(chunks[0] + chunks[1], [&](int64_t task) {
+    const int axis = task >= chunks[0];
+    if (axis) task -= chunks[0];
+    const int64_t from = task * chunk, to = std::min(s.lines(axis), from + chunk), entries = s.entries(axis);
+    Crossings<T> c(s.knots);
+    Spread<T> spread(W == 1 ? entries : 0);
+    std::vector<C> tables((to - from) * entries, C{}), odd(W == 1 ? 0 : entries, C{});
+    std::vector<std::vector<Span>> spans(block);
+    Span seed;
+    for (int64_t start = 0; start < s.views; start += block)
+      for (int64_t l = from; l < to; ++l) {
+        C* table = tables.data() + (l - from) * entries;
+        for (int64_t v = start; v < std::min(s.views, start + block); ++v) {
+          auto& own = spans[v - start];
+          if (l == from) own.assign(scan.runs[v].size(), Span{});
+          for (size_t r = 0; r < scan.runs[v].size(); ++r) {
+            const Run& run = scan.runs[v][r];
+            if (run.axis != axis) continue;
+            if (l == from) own[r] = seed;
+            c.locate(scan, run, v, scan.line(axis, l), own[r]);
+            if (l == from) seed = own[r];
+            const C* y = scaled + v * s.bins + run.first + c.first;
+            if constexpr (W == 1) {
+              const T* value = y;
+              if (s.integrated()) {
+                if (c.count < 2) continue;
+                T* steps = c.value.data();
+                const T* inverse = c.inverse.data();
+                steps[0] = -y[0] * inverse[0];
+                for (int64_t k = 1; k + 1 < c.count; ++k) steps[k] = y[k - 1] * inverse[k - 1] - y[k] * inverse[k];
+                steps[c.count - 1] = y[c.count - 2] * inverse[c.count - 2];
+                value = steps;
               }
-            T* line_sum = sum.data() + 2 * entries * (l - from);
-            for (int copy = 0; copy < copies; ++copy)
-              for (int64_t i = 0; i < 2 * entries; ++i) line_sum[i] += part[2 * copy * entries + i];
+              spread.add(c, value);
+            } else {
+              // As above, neighbours write to tables of their own.
+              C* targets[2] = {table, odd.data()};
+              C before{};
+              for (int64_t k = 0; k < c.count; ++k) {
+                C value = s.integrated() ? before : y[k];
+                if (s.integrated()) {
+                  before = k + 1 < c.count ? y[k] * c.inverse[k] : C{};
+                  value -= before;
+                }
+                C* at = targets[k % 2] + c.entry[k];
+                const C step = c.fraction[k] * value;
+                at[0] += value - step;
+                at[1] += step;
+              }
+            }
           }
-        for (int64_t l = from; l < to; ++l)
-          pixels_of(s, axis, sum.data() + 2 * entries * (l - from), sums[axis] + l * s.pixels(axis));
-      });
-      T* image = out + (t * s.images + b) * s.ny * s.nx;
-      workers.each((s.ny + 15) / 16, [&](int64_t task) {
-        const int64_t to = std::min(s.ny, 16 * task + 16);
-        for (int64_t x = 0; x < s.nx; ++x)
-          for (int64_t y = 16 * task; y < to; ++y) image[y * s.nx + x] = sums[0][y * s.nx + x] + sums[1][x * s.ny + y];
-      });
+        }
+        if constexpr (W == 1) {
+          spread.move_to(table);
+        } else {
+          for (int64_t i = 0; i < entries; ++i) table[i] += odd[i], odd[i] = C{};
+        }
+      }
+    for (int64_t l = from; l < to; ++l)
+      pixels_of<T, W>(s, axis, tables.data() + (l - from) * entries, sums[axis] + l * s.pixels(axis));
+  });
+  workers.each((s.ny + 15) / 16, [&](int64_t task) {
+    const int64_t to = std::min(s.ny, 16 * task + 16);
+    for (int64_t w = 0; w < count; ++w)
+      for (int64_t x = 0; x < s.nx; ++x)
+        for (int64_t y = 16 * task; y < to; ++y)
+          out[(w * s.ny + y) * s.nx + x] =
+              lane<T, W>(sums[0], y * s.nx + x, w) + lane<T, W>(sums[1], x * s.ny + y, w);
+  });
+}
+
+template <class T, bool forward>
+void apply(const Workers& workers, const Sizes& s, const T* rays, const T* array, const T* lengths, T* out) {
+  const int64_t image = s.ny * s.nx, sinogram = s.views * s.bins;
+  const int64_t in_size = forward ? image : sinogram, out_size = forward ? sinogram : image;
+  std::unique_ptr<Scan<T>> scan;
+  for (int64_t t = 0; t < s.batch; ++t) {
+    if (!scan || s.own_rays || s.own_lengths)
+      scan = std::make_unique<Scan<T>>(s, rays + (s.own_rays ? t * 4 * s.views * s.knots : 0),
+                                       lengths + (s.own_lengths ? t * sinogram : 0));
+    for (int64_t b = 0; b < s.images;) {
+      const int64_t left = s.images - b, count = left < few_images ? 1 : std::min<int64_t>(left, lanes<T>);
+      const T* in = array + ((s.own_input ? t : 0) * s.images + b) * in_size;
+      const auto function = forward ? (count > 1 ? project<T, lanes<T>> : project<T, 1>)
+                                    : (count > 1 ? back_project<T, lanes<T>> : back_project<T, 1>);
+      function(workers, *scan, in, count, out + (t * s.images + b) * out_size);
+      b += count;
     }
   }
 }
@@ -262,8 +318,7 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> rays, ffi::Buffer<Real> 
     const Sizes s = {o[0], o[1], image[2], image[3], l[1], l[2], r[4], r[0] > 1, l[0] > 1, a[0] > 1};
     Workers workers(static_cast<int>(pool.num_threads()),
                     [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
-    const auto function = forward ? project<T> : back_project<T>;
-    function(workers, s, array.typed_data(), rays.typed_data(), lengths.typed_data(), out->typed_data());
+    apply<T, forward>(workers, s, rays.typed_data(), array.typed_data(), lengths.typed_data(), out->typed_data());
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("projector: ") + error.what());
   }

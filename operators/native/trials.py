@@ -1,40 +1,148 @@
 """What a native library must compute rightly, in a process of its own, before it is trusted."""
 
+import functools
+
 import jax
 import numpy as np
 
-from operators import cartesian_primitive, native, projector_primitive, toeplitz
+from operators import (
+    back_projector,
+    cartesian_primitive,
+    convolution_primitive,
+    native,
+    projector_primitive,
+    ray_planes,
+    toeplitz,
+    volume_primitive,
+)
+from operators.geometry_cone import ConeBeam
+from operators.geometry_conversions import as_vectors
+from operators.geometry_fan import FanBeam
 from operators.native import build
 from operators.nufft_kernel import choose_layout, smooth_size
+from operators.ray_lines import MODELS, ray_lines, shadows
 
 
 def try_library(name: str, path: str, precision: str) -> None:
     """Applies the library at ``path`` to random arrays; raises RuntimeError unless the results are right."""
     jax.config.update("jax_enable_x64", precision == "float64")
     build.register(name, path, precision)
-    (_try_nufft if name == "nufft" else _try_projector)(precision)
+    trials = {
+        "nufft": _try_nufft,
+        "projector": _try_projector,
+        "backprojector": _try_back_projector,
+        "volume": _try_volume,
+        "convolution": _try_convolution,
+    }
+    trials[name](precision)
+
+
+def _try_convolution(precision: str) -> None:
+    rng = np.random.default_rng(0)
+    # Few and many features, whole vectors and not, rows of one block and of several.
+    for images, kernel, stride, pads in (
+        ((2, 9, 30), (3, 3, 2, 8), 1, ((1, 1), (1, 1))),
+        ((1, 7, 13), (5, 4, 9, 39), 1, ((2, 0), (1, 3))),
+        ((3, 8, 6), (3, 3, 20, 68), 2, ((0, 1), (1, 1))),
+        ((1, 40, 33), (1, 1, 12, 3), 3, ((0, 0), (0, 0))),
+    ):
+        x = rng.normal(size=(2, *images, kernel[2])).astype(precision)
+        kernels = rng.normal(size=(2, *kernel)).astype(precision)
+
+        def apply(backend, kernels, x, stride=stride, pads=pads):
+            def convolve(kernels, x):
+                return convolution_primitive.convolve(kernels, x, (stride, stride), pads, backend)
+
+            y, gradients = jax.vjp(convolve, kernels, x)
+            return y, *gradients(jax.numpy.cos(y))
+
+        found, exact = (jax.jit(apply, static_argnums=0)(backend, kernels, x) for backend in ("force", "jax"))
+        for what, a, b in zip(("convolution", "kernel gradient", "input gradient"), found, exact, strict=True):
+            _compare(a, b, 1e-4, f"{what} of kernels {kernel}")
+
+
+def _try_volume(precision: str) -> None:
+    rng = np.random.default_rng(0)
+    angles = np.array([0.1, 0.9, 2.0, 4.1], precision)
+    # Rows about as close as voxels, of which some see a part of the volume alone, and farther apart.
+    for shape, detector, spacing, names in (
+        ((40, 5, 8), (33, 9), 1.4, ("joseph", "distance-driven", "vectors")),
+        ((7, 9, 5), (5, 6), 4.0, ("distance-driven",)),
+    ):
+        cone = ConeBeam(angles, detector, (spacing, 1.7), 30.0, 15.0, row_offset=1.0, pitch=2.0)
+        for name in names:
+            geometry = as_vectors(cone) if name == "vectors" else cone
+            model = "diverging" if name == "vectors" else name
+            table = ray_planes.ray_planes(geometry, 0.9, model)[None]
+            layout = volume_primitive.Layout(model, shape, detector, 0.9)
+            volume = rng.normal(size=(1, 2, *shape)).astype(precision)
+            sinogram = rng.normal(size=(1, 2, *geometry.shape)).astype(precision)
+
+            def apply(backend, table, volume, sinogram, layout=layout):
+                projected = volume_primitive.project(backend, layout, table, volume)
+                return projected, volume_primitive.back_project(backend, layout, table, sinogram)
+
+            found, exact = (
+                jax.jit(apply, static_argnums=0)(backend, table, volume, sinogram)
+                for backend in ("force", "jax")
+            )
+            for what, a, b in zip(("projection", "back-projection"), found, exact, strict=True):
+                _compare(a, b, 1e-4, f"{model} {what} of shape {shape}")
+
+
+def _try_back_projector(precision: str) -> None:
+    rng = np.random.default_rng(0)
+    views = 3
+    # A short row, and one longer than any vector, at coarse and at fine steps.
+    for shape, rows, columns, step in (
+        ((1, 9, 21), 1, 12, 0.6),
+        ((1, 5, 40), 1, 70, 1.7),
+        ((21, 6, 7), 50, 40, 2.1),
+    ):
+        for curved in (False, True):
+            poses = rng.uniform(-0.02, 0.02, (1, views, 7)) + np.array([0.03, 0, 0, 0, 0, 1, 0.4])
+            detector = np.array([[step / 0.03, columns / 2 + 0.3, step, rows / 2 - 0.4]])
+            weights = rng.uniform(0.5, 1, (1, views, shape[0]))
+            operands = [a.astype(precision) for a in (poses, detector, weights)]
+            sinogram = rng.normal(size=(1, 2, views, rows, columns)).astype(precision)
+
+            def apply(backend, *arrays, shape=shape, curved=curved):
+                *operands, sinogram = arrays
+
+                def gather(y):
+                    return back_projector.back_project(*operands, y, shape, curved, backend)
+
+                volume = gather(sinogram)
+                return volume, jax.linear_transpose(gather, sinogram)(volume)[0]
+
+            found, exact = (
+                jax.jit(apply, static_argnums=0)(backend, *operands, sinogram) for backend in ("force", "jax")
+            )
+            for what, a, b in zip(("back-projection", "its transpose"), found, exact, strict=True):
+                _compare(a, b, 1e-4, f"{what} of shape {shape}")
 
 
 def _try_projector(precision: str) -> None:
     rng = np.random.default_rng(0)
-    views, bins, shape = 4, 12, (9, 7)
-    lengths = rng.uniform(1, 1.4, (1, views, 1)) * np.array([1, -1, 1, -1])[:, None]
-    lengths = np.broadcast_to(lengths, (1, views, bins)).astype(precision)
-    for knots in (bins, bins + 1):
-        base = rng.normal(size=(1, 2, 1, views, 1)) + 0.8 * np.arange(knots)
-        slope = rng.uniform(-1, 1, base[..., :1].shape) + 0.01 * np.arange(knots)
-        rays = np.concatenate([base, slope], 2).astype(precision)
-        image = rng.normal(size=(1, 2, *shape)).astype(precision)
-        sinogram = rng.normal(size=(1, 2, views, bins)).astype(precision)
+    # Eighteen images: some side by side, the last two one by one.
+    shape, images = (20, 17), 18
+    geometry = FanBeam(np.linspace(0.1, 6, 5).astype(precision), 41, 0.9, 20.0, 9.0)
+    seen, curved = shadows(geometry, 1.0)
+    for model in MODELS:
+        rays, lengths = ray_lines(geometry, shape, 1.0, model)
+        image = rng.normal(size=(1, images, *shape)).astype(precision)
+        sinogram = rng.normal(size=(1, images, *geometry.shape)).astype(precision)
         for function, array in (
             (projector_primitive.project, image),
             (projector_primitive.back_project, sinogram),
         ):
             found, exact = (
-                jax.jit(lambda r, a, b=backend, f=function: f(b, shape, r, lengths, a))(rays, array)
+                jax.jit(functools.partial(function, backend, shape, curved))(
+                    rays[None], lengths[None], seen[None], array
+                )
                 for backend in ("force", "jax")
             )
-            _compare(found, exact, 1e-4, f"{function.__name__} with {knots} knots for {bins} bins")
+            _compare(found, exact, 1e-4, f"{function.__name__} by the {model} model")
 
 
 def _try_nufft(precision: str) -> None:

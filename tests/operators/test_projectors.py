@@ -112,7 +112,7 @@ def test_lines_through_the_source_add_nothing(x64, assert_linear_operator, backe
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(
     data=st.data(),
     ny=st.integers(1, 14),
@@ -192,6 +192,13 @@ def test_turning_the_object_shifts_the_views(normal, model):
     A = Radon(ParallelBeam(angles, 21, 0.7), (11, 11), 0.9, model)
     image = normal((11, 11))
     np.testing.assert_allclose(A(np.rot90(image)), np.roll(A(image), 2, axis=0), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind, model", [("fan", "joseph"), ("curved", "distance-driven")])
+def test_no_adjoint_of_plain_jax_scatters(kind, model):
+    A = Radon(GEOMETRIES[kind](), (12, 9), 0.9, model, "jax")
+    text = jax.jit(lambda A, y: A.H(y)).lower(A, np.zeros(A.out_shape, np.float32)).as_text()
+    assert "gather" in text and "scatter" not in text
 
 
 @pytest.mark.slow
