@@ -12,7 +12,9 @@ Operations: forward, adjoint, the gradient of 1/2 ||A x - y||^2 in the image by 
 filtered back-projection (in cone beams that of Feldkamp, Davis and Kress) with the ramp filter. The error of
 forward is the relative l2 distance to exact line integrals, averaged over each detector element; the adjoint
 error is |<A x, y> - <x, A' y>| / (|A x| |y|); the PSNR of the reconstruction from exact data is that inside
-the inscribed disc. fedrecon runs by its default model, by each of its models, and without native kernels.
+the inscribed disc. fedrecon runs by
+its fastest model (fourier for parallel beams, joseph for others), by each of its models, and without native
+kernels.
 All use all threads they can, on inputs converted before; libraries take turns call by call, and medians are
 given. First calls (planning and compilation) and memory are measured in processes of their own. OpenMP waits
 passively, unless OMP_WAIT_POLICY says otherwise. The limit by memory bandwidth is the time in which image and

@@ -183,7 +183,7 @@ def disc_figure(path: Path) -> Figure:
             rows.setdefault(arc, {})[f"{method}, Dice {score:.2f}"] = np.asarray(image)
         rows[arc]["published mask"] = mask * 0.04
     print("best Dice of a threshold:", ", ".join(scores))
-    figure = Figure(figsize=(10, 2.6 * len(rows)), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(8.8, 2.3 * len(rows)), facecolor="black", layout="constrained")
     for axes, (arc, images) in zip(figure.subplots(len(rows), 4, squeeze=False), rows.items(), strict=True):
         for axis, (name, image) in zip(axes, images.items(), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=0.05)
@@ -226,7 +226,7 @@ def low_dose_figure(path: Path) -> Figure:
             error = np.sqrt(np.mean((np.asarray(shown)[inside] - hu[inside]) ** 2))
             rows[method][f"{method}, {name}: {error:.0f} HU"] = np.asarray(shown)
     print("root mean square errors in the body:", ", ".join(name for row in rows.values() for name in row))
-    figure = Figure(figsize=(9.6, 6.6), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(9.0, 6.0), facecolor="black", layout="constrained")
     for axes, images in zip(figure.subplots(2, 3), rows.values(), strict=True):
         for axis, (name, image) in zip(axes, images.items(), strict=True):
             axis.imshow(image[45:215, 30:230], cmap="gray", vmin=-160, vmax=240)

@@ -4,14 +4,15 @@ import contextlib
 import importlib
 import io
 import math
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 import operators
-from experiments import operator_figures
-from fedrecon.data import DataError
+from experiments import operator_figures, tomography_figures
+from fedrecon.data import DataError, read_tomography
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def test_links_lead_somewhere_and_images_are_small():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", PAGE) if "://" not in link]
     assert len(links) > len(IMAGES)
     assert all((DOCS / link).exists() for link in links)
-    assert len(IMAGES) == 3
+    assert len(IMAGES) == 7
     assert all((DOCS / image).stat().st_size <= 150_000 for image in IMAGES)
 
 
@@ -78,7 +79,29 @@ def test_the_figure_shows_every_trajectory(tmp_path):
     assert path.read_bytes()[1:4] == b"PNG" and path.stat().st_size <= 150_000
 
 
+def test_the_coordinates_are_drawn_and_small(tmp_path):
+    path = tmp_path / "ct_coordinates.png"
+    operator_figures.save(tomography_figures.coordinate_figure(), path, grey=False)
+    assert path.read_bytes()[1:4] == b"PNG" and path.stat().st_size <= 150_000
+
+
+def test_the_rotation_axis_of_the_tooth_is_found():
+    path = Path(os.environ.get("FEDRECON_DATA", DOCS.parents[1] / "shared" / "data")) / "ct/tooth_parallel.h5"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    scan = read_tomography(path)
+    found = tomography_figures.find_rotation_axis(scan.values[0], scan.angles)
+    assert abs(found - scan.axis_offset) < 0.5
+
+
 def test_figures_of_absent_data_name_the_file(tmp_path):
-    for draw in (operator_figures.radial_figure, operator_figures.brain_figure):
+    drawings = (
+        operator_figures.radial_figure,
+        operator_figures.brain_figure,
+        tomography_figures.tooth_figure,
+        tomography_figures.disc_figure,
+        tomography_figures.low_dose_figure,
+    )
+    for draw in drawings:
         with pytest.raises(DataError, match=r"absent\.h5"):
             draw(tmp_path / "absent.h5")

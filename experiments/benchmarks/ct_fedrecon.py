@@ -10,17 +10,10 @@ from experiments.benchmarks.measure import Operation
 
 
 def geometry_of(scan: Scan):
-    """The geometry of a scan.
-
-    Raises:
-      NotImplementedError: if there is none for this kind.
-    """
+    """The geometry of a scan."""
     angles, spacing = jnp.asarray(scan.angles), scan.spacing
     if scan.kind == "parallel":
         return operators.ParallelBeam(angles, *scan.detectors, spacing)
-    name = {"fan": "FanBeam", "cone": "ConeBeam"}[scan.kind]
-    if not hasattr(operators, name):
-        raise NotImplementedError(f"operators.{name} is not there")
     distances = scan.source_distance, scan.detector_distance
     if scan.kind == "fan":
         return operators.FanBeam(angles, *scan.detectors, spacing, *distances)
@@ -29,17 +22,11 @@ def geometry_of(scan: Scan):
 
 def models(scan: Scan) -> tuple[str, ...]:
     """The names of the models for a kind of scan."""
-    try:
-        geometry = geometry_of(scan)
-    except NotImplementedError:
-        return ()
-    if hasattr(operators, "radon_models"):
-        return tuple(operators.radon_models(geometry))
-    return ("joseph",) if scan.kind == "parallel" else ()
+    return tuple(operators.radon_models(geometry_of(scan)))
 
 
 def fedrecon(problem: Problem, model: str | None = None) -> Prepared:
-    """``Radon``, and ``fbp`` or ``fdk`` where no model is named."""
+    """``Radon``; with no model named, its fastest for the geometry, and ``fbp`` or ``fdk``."""
     scan = problem.scan
     geometry = geometry_of(scan)
     image, sinogram, samples = map(jnp.asarray, problem.arrays())
@@ -48,8 +35,8 @@ def fedrecon(problem: Problem, model: str | None = None) -> Prepared:
         compiled = jax.jit(function)
         return [Operation(lambda: jax.block_until_ready(compiled(*arguments)))]
 
-    options = {} if model is None else {"model": model}
-    A = operators.Radon(geometry, scan.image_shape, scan.pixel_size, **options)
+    fastest = "fourier" if scan.kind == "parallel" else "joseph"
+    A = operators.Radon(geometry, scan.image_shape, scan.pixel_size, model or fastest)
 
     def loss(x, A, y):
         return 0.5 * jnp.sum((A(x) - y) ** 2)
@@ -59,9 +46,8 @@ def fedrecon(problem: Problem, model: str | None = None) -> Prepared:
         "adjoint": jitted(lambda A, y: A.H(y), A, samples),
         "gradient": jitted(jax.grad(loss), image, A, samples),
     }
-    name = "fdk" if scan.kind == "cone" else "fbp"
-    if model is None and hasattr(operators, name):
-        reconstruct = getattr(operators, name)
+    if model is None:
+        reconstruct = operators.fdk if scan.kind == "cone" else operators.fbp
         made["fbp"] = jitted(
             lambda y: reconstruct(y, geometry, scan.image_shape, scan.pixel_size, filter="ram-lak"), sinogram
         )
