@@ -1,12 +1,13 @@
-"""Two-dimensional convolution and its two gradients as JAX primitives: bilinear, and closed under derivatives.
+"""Two-dimensional convolution and its gradients as JAX primitives: bilinear, and closed under derivatives.
 
     convolve:         kernels (t, ky, kx, c, f), images (t, n, ny, nx, c) -> (t, n, ny_out, nx_out, f)
     input_gradient:   kernels (t, ky, kx, c, f), cotangents (t, n, ny_out, nx_out, f) -> (t, n, ny, nx, c)
-    kernel_gradient:  images (t, n, ny, nx, c), cotangents (t, b, n, ny_out, nx_out, f) -> (t, b, ky, kx, c, f)
+    kernel_gradient:  images (t, n, ny, nx, c), cotangents (t, b, n, ny_out, nx_out, f)
+                      -> (t, b, ky, kx, c, f)
 
 An operand whose axis t has length one is shared; b counts cotangents of the same images. Parameters are the
-strides, the pads ((top, bottom), (left, right)) of zeros, and the ``size`` of what shapes do not tell: (ny, nx)
-for the input's gradient, (ky, kx) for the kernel's.
+strides, the pads ((top, bottom), (left, right)) of zeros, and the ``size`` of what shapes do not tell:
+(ny, nx) for the gradient of the images, (ky, kx) for that of the kernels.
 """
 
 import functools

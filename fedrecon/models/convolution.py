@@ -8,8 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from operators import native
+from operators.convolution_primitive import (
+    Pads,
+    convolve,
+    input_gradient,
+    kernel_gradient,
+    plain_convolution,
+    plain_input_gradient,
+    plain_kernel_gradient,
+)
+from operators.mesh import vary_together
 
 
 def convolution(
@@ -20,11 +29,12 @@ def convolution(
 ) -> jax.Array:
     """Two-dimensional convolution (cross-correlation, as in every network library) with its own VJP.
 
-    On CPU, XLA evaluates the gradients of a plain ``lax`` convolution by a slow path whenever they stand in
-    the body of a loop. Here the gradient of the input is a forward convolution with the flipped kernel and
-    that of the kernel one forward convolution of transposed operands; both stay on the fast path. Other
-    backends keep the gradients of ``lax``. Works under ``jit``, ``scan``, ``vmap`` (of images, kernels or
-    both) and ``shard_map``; reverse mode only.
+    Processes that compute on CPU use native kernels where they are at hand (``operators.backends()``). Where
+    they are not, XLA would evaluate the gradients of a plain ``lax`` convolution by a slow path whenever they
+    stand in the body of a loop: there the gradient of the input is a forward convolution with the flipped
+    kernel and that of the kernel one forward convolution of transposed operands, which both stay on the fast
+    path. Other backends keep the gradients of ``lax``. Works under ``jit``, ``scan``, ``vmap`` (of images,
+    kernels or both) and ``shard_map``; differentiable in reverse mode.
 
     Args:
       x: (examples, ny, nx, features_in), float.
@@ -50,7 +60,7 @@ def convolution(
     if len(strides) != 2 or min(strides) < 1:
         raise ValueError(f"strides must be one or two ints >= 1; found {strides}")
     pads = _explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return _convolution(*_same_varying_axes(x, kernel), strides, pads)
+    return _convolution(*vary_together(x, kernel), strides, pads)
 
 
 def _explicit_padding(
@@ -71,19 +81,15 @@ def _explicit_padding(
     return pads
 
 
-def _same_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Casts both to the mesh axes that either varies over, so that a custom VJP sees equal types."""
-    x_axes, kernel_axes = (jax.typeof(a).manual_axis_type.varying for a in (x, kernel))
-    if missing := tuple(kernel_axes - x_axes):
-        x = lax.pcast(x, missing, to="varying")
-    if missing := tuple(x_axes - kernel_axes):
-        kernel = lax.pcast(kernel, missing, to="varying")
-    return x, kernel
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: Pads) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMENSIONS)
+    if _native(x):
+        return convolve(kernel[None], x[None], strides, pads)[0]
+    return plain_convolution(kernel, x, strides, pads)
+
+
+def _native(x: jax.Array) -> bool:
+    return x.dtype in (jnp.float32, jnp.float64) and native.preferred(x.dtype, "auto", "convolution")
 
 
 def _forward(x, kernel, strides, pads):
@@ -91,6 +97,10 @@ def _forward(x, kernel, strides, pads):
 
 
 def _backward(strides, pads, residuals, cotangent):
+    x, kernel = residuals
+    if _native(x):
+        dx = input_gradient(kernel[None], cotangent[None], strides, pads, x.shape[1:3])[0]
+        return dx, kernel_gradient(x[None], cotangent[None, None], strides, pads, kernel.shape[:2])[0, 0]
     return lax.platform_dependent(
         *residuals,
         cotangent,
@@ -103,35 +113,12 @@ _convolution.defvjp(_forward, _backward)
 
 
 def _gradients_by_lax(strides, pads, x, kernel, cotangent):
-    convolve = partial(
-        lax.conv_general_dilated, window_strides=strides, padding=pads, dimension_numbers=DIMENSIONS
-    )
-    return jax.vjp(convolve, x, kernel)[1](cotangent)
+    return jax.vjp(lambda x, k: plain_convolution(k, x, strides, pads), x, kernel)[1](cotangent)
 
 
 def _gradients_by_forward_convolutions(strides, pads, x, kernel, cotangent):
-    window, low = kernel.shape[:2], [pair[0] for pair in pads]
-    strided = None if strides == (1, 1) else strides
-    # High pads such that the gradients come out in the shapes of x and of the kernel.
-    spread = [(n - 1) * s + 1 for n, s in zip(cotangent.shape[1:3], strides, strict=True)]
-    excess = [n - m + lo for n, m, lo in zip(x.shape[1:3], spread, low, strict=True)]
-    dx = lax.conv_general_dilated(
-        cotangent,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        [(k - 1 - lo, high) for k, lo, high in zip(window, low, excess, strict=True)],
-        lhs_dilation=strided,
-        dimension_numbers=DIMENSIONS,
-    )
-    dw = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
-        (1, 1),
-        [(lo, k - 1 - high) for k, lo, high in zip(window, low, excess, strict=True)],
-        rhs_dilation=strided,
-        dimension_numbers=DIMENSIONS,
-    )
-    return dx, dw.transpose(1, 2, 0, 3)
+    dx = plain_input_gradient(kernel, cotangent, strides, pads, x.shape[1:3])
+    return dx, plain_kernel_gradient(x, cotangent, strides, pads, kernel.shape[:2])
 
 
 class Conv(nn.Module):

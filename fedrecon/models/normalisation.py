@@ -1,26 +1,70 @@
 """Normalisation layers, and where their leaves are in a model's variables."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from operators.mesh import vary_together
+
 PyTree = Any
 
 
-def _affine(module: nn.Module, x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
-    """Normalises and applies the module's scale and bias as one multiply-add per pixel."""
-    scale = module.param("scale", nn.initializers.ones, (x.shape[-1],))
-    bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],))
-    gain = scale * jax.lax.rsqrt(variance + module.epsilon)
+def _scale_and_bias(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
+    scale = module.param("scale", nn.initializers.ones, (channels,))
+    return scale, module.param("bias", nn.initializers.zeros, (channels,))
+
+
+def _affine(x: jax.Array, gain: jax.Array, mean: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalises, scales and shifts by one multiply-add per pixel."""
     return x * gain + (bias - mean * gain)
 
 
-def _channel_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    mean = x.mean((1, 2), keepdims=True)
-    return mean, jnp.square(x - mean).mean((1, 2), keepdims=True)
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
+    """Group normalisation whose derivative keeps no image but ``x``, and passes over it twice."""
+    return _normalise_forward(x, scale, bias, groups, epsilon)[0]
+
+
+def _normalise_forward(x, scale, bias, groups, epsilon):
+    channel_mean = x.mean((1, 2), keepdims=True)
+    variance = jnp.square(x - channel_mean).mean((1, 2), keepdims=True)
+    mean = _over_groups(channel_mean, groups)
+    variance = _over_groups(variance + jnp.square(channel_mean - mean), groups)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    return _affine(x, scale * inverse, mean, bias), (x, mean, inverse, scale)
+
+
+def _normalise_backward(groups, epsilon, residuals, cotangent):
+    x, mean, inverse, scale = residuals
+    pixels = x.shape[1] * x.shape[2]
+    bias_gradient = cotangent.sum((1, 2), keepdims=True)
+    scale_gradient = (cotangent * (x - mean)).sum((1, 2), keepdims=True) * inverse
+    shift = inverse * _over_groups(scale * bias_gradient, groups) / pixels
+    slope = jnp.square(inverse) * _over_groups(scale * scale_gradient, groups) / pixels
+    dx = scale * inverse * cotangent - slope * (x - mean) - shift
+    return dx, scale_gradient.sum((0, 1, 2)), bias_gradient.sum((0, 1, 2))
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Arrays of one dtype that vary over the same mesh axes, so that a custom VJP sees equal types."""
+    dtype = jnp.result_type(*arrays)
+    return vary_together(*(a.astype(dtype) for a in arrays))
+
+
+def _over_groups(moment: jax.Array, groups: int) -> jax.Array:
+    """Means over the channels of each group, at every channel."""
+    channels = moment.shape[-1]
+    if groups == channels:
+        return moment
+    grouped = moment.reshape(*moment.shape[:-1], groups, -1).mean(-1, keepdims=True)
+    return jnp.broadcast_to(grouped, (*grouped.shape[:-1], channels // groups)).reshape(moment.shape)
 
 
 class InstanceNorm(nn.Module):
@@ -35,7 +79,8 @@ class InstanceNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """Normalises x (examples, ny, nx, channels); ``train`` and ``valid`` change nothing."""
-        return _affine(self, x, *_channel_moments(x))
+        scale, bias = _scale_and_bias(self, x.shape[-1])
+        return _normalise(*_alike(x, scale, bias), x.shape[-1], self.epsilon)
 
 
 class GroupNorm(nn.Module):
@@ -57,16 +102,8 @@ class GroupNorm(nn.Module):
             raise ValueError(
                 f"groups must divide the channels: found {self.groups} groups, {channels} channels"
             )
-
-        def over_groups(moment: jax.Array) -> jax.Array:
-            grouped = moment.reshape(*moment.shape[:-1], self.groups, -1).mean(-1, keepdims=True)
-            return jnp.broadcast_to(grouped, (*grouped.shape[:-1], channels // self.groups)).reshape(
-                moment.shape
-            )
-
-        mean, variance = _channel_moments(x)
-        group_mean = over_groups(mean)
-        return _affine(self, x, group_mean, over_groups(variance + jnp.square(mean - group_mean)))
+        scale, bias = _scale_and_bias(self, channels)
+        return _normalise(*_alike(x, scale, bias), self.groups, self.epsilon)
 
 
 class BatchNorm(nn.Module):
@@ -89,8 +126,13 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        scale, bias = _scale_and_bias(self, channels)
+
+        def normalised(mean: jax.Array, variance: jax.Array) -> jax.Array:
+            return _affine(x, scale * jax.lax.rsqrt(variance + self.epsilon), mean, bias)
+
         if not train:
-            return _affine(self, x, running_mean.value, running_variance.value)
+            return normalised(running_mean.value, running_variance.value)
         weight = jnp.ones(x.shape[0], x.dtype) if valid is None else valid.astype(x.dtype)
         count = weight.sum()
         weight = weight / jnp.maximum(count, 1)
@@ -104,7 +146,7 @@ class BatchNorm(nn.Module):
             rate = jnp.where(count > 0, 1 - self.momentum, 0.0)
             for running, new in ((running_mean, mean), (running_variance, variance)):
                 running.value = (running.value + rate * (new - running.value)).astype(running.value.dtype)
-        return _affine(self, x, mean, variance)
+        return normalised(mean, variance)
 
 
 NORMALISATION: tuple[type[nn.Module], ...] = (InstanceNorm, GroupNorm, BatchNorm)

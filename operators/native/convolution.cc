@@ -109,7 +109,9 @@ void run(const Workers& pool, const Gathering<T>& g, const T* in, T* out) {
   }
 
   const std::vector<Features> features = split<T>(g.out.features, columns <= sums / 4 ? 4 : 2);
-  const Workers workers = products < alone ? Workers(1, nullptr) : pool;
+  // Rearranging an image costs about as much as a few multiplications.
+  const int64_t work = products + 4 * g.batch * (g.in.size() + g.out.size());
+  const Workers workers = work < alone ? Workers(1, nullptr) : pool;
   const int64_t wanted = 4 * workers.count(), images = g.batch * g.in.images;
   int64_t height = std::max<int64_t>(1, std::min(over(rows * images, wanted), rows));
   height = std::min(height, std::max<int64_t>(4, (int64_t{1} << 19) / (sizeof(T) * plane_row * g.in_step.y + 1)));
@@ -213,7 +215,6 @@ void kernel_gradient(const Workers& pool, const Window& w, const Shape& in, bool
                      bool own_out, const T* y, int64_t cotangents, Pair steps, Pair pads, T* result) {
   const int64_t problems = w.batch * cotangents, row = w.nx * w.in, features_row = padded<T>(w.out);
   const int64_t columns = (out.nx - 1) * steps.x + w.nx;
-  const bool copied = features_row != w.out;
   const std::vector<Features> features = split<T>(w.out, 2);
   const int64_t products = in.images * out.ny * out.nx * w.taps() * w.in * features_row;
 
@@ -239,7 +240,7 @@ void kernel_gradient(const Workers& pool, const Window& w, const Shape& in, bool
     T* sum = sums_of_parts + (problem * parts + part) * w.size();
     const int64_t tall = (height - 1) * steps.y + w.ny;
     const Scratch rows(sizeof(T) * (depth * tall * columns * w.in + slack));
-    const Scratch values(copied ? sizeof(T) * depth * height * out.nx * features_row : 0);
+    const Scratch values(features_row != w.out ? sizeof(T) * (depth * height * out.row() + slack) : 0);
     const int64_t first = chunks * part / parts, last = chunks * (part + 1) / parts;
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t image = chunk / strips * depth, from = chunk % strips * height;
@@ -255,14 +256,11 @@ void kernel_gradient(const Workers& pool, const Window& w, const Shape& in, bool
       a.x_image = tall * columns * w.in, a.x_row = steps.y * columns * w.in, a.x_pixel = steps.x * w.in;
       a.y = own_y + (image * out.ny + from) * out.row();
       a.y_image = out.ny * out.row(), a.y_row = out.row(), a.y_pixel = out.features;
-      if (copied) {
-        for (int64_t i = 0; i < images; ++i)
-          for (int64_t p = 0; p < lines * out.nx; ++p)
-            for (int64_t f = 0; f < features_row; ++f)
-              values.as<T>()[(i * height * out.nx + p) * features_row + f] =
-                  f < w.out ? a.y[i * a.y_image + p * w.out + f] : T(0);
+      if (features_row != w.out && image + images == in.images && from + lines == out.ny) {
+        // Vectors of the last pixel reach beyond it, elsewhere into the next pixel.
+        const int64_t size = ((images - 1) * out.ny + lines) * out.row();
+        std::copy(a.y, a.y + size, values.as<T>());
         a.y = values.as<T>();
-        a.y_image = height * out.nx * features_row, a.y_row = out.nx * features_row, a.y_pixel = features_row;
       }
       const T* begin = a.y;
       a.row = w.out;

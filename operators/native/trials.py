@@ -57,8 +57,9 @@ def _try_convolution(precision: str) -> None:
             return y, *gradients(jax.numpy.cos(y))
 
         found, exact = (jax.jit(apply, static_argnums=0)(backend, kernels, x) for backend in ("force", "jax"))
-        for what, a, b in zip(("convolution", "kernel gradient", "input gradient"), found, exact, strict=True):
-            _compare(a, b, 1e-4, f"{what} of kernels {kernel}")
+        names = ("convolution", "gradient of kernels", "gradient of images")
+        for what, a, b in zip(names, found, exact, strict=True):
+            _compare(a, b, 1e-4, f"{what} of shape {kernel}")
 
 
 def _try_volume(precision: str) -> None:

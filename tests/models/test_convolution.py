@@ -1,5 +1,6 @@
 """The convolution and its custom gradients against plain lax, in every place the engine uses it."""
 
+import sys
 from functools import partial
 
 import jax
@@ -13,6 +14,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from fedrecon.models import Conv, Upsample, convolution
+from fedrecon.models.convolution import _native
+from operators import convolution_primitive, native
 
 
 def reference(x, kernel, strides, padding):
@@ -26,6 +29,15 @@ def normal(seed, shape, dtype=np.float64):
 def value_and_grads(f, x, kernel, seed=7):
     y, pull = jax.vjp(f, x, kernel)
     return y, *pull(jnp.asarray(normal(seed, y.shape, y.dtype)))
+
+
+@pytest.fixture(params=["native", "plain"])
+def route(request, monkeypatch):
+    """Runs one test by the native kernels, and by those of XLA."""
+    if request.param == "plain":
+        monkeypatch.setattr(sys.modules[_native.__module__], "_native", lambda x: False)
+    elif not _native(jnp.zeros(1, jnp.float32)):
+        pytest.skip("no native kernels: " + native.backends()["convolution float32"])
 
 
 pads = st.one_of(
@@ -52,7 +64,89 @@ def test_values_and_gradients_equal_lax_in_double(shape, features, window, strid
         np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-12)
 
 
+@settings(max_examples=8)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(4, 12), st.sampled_from([4, 7, 12, 26, 33])),
+    features=st.tuples(*[st.sampled_from([1, 2, 5, 8, 12, 19, 36, 70])] * 2),
+    window=st.tuples(st.sampled_from([1, 3, 4]), st.sampled_from([1, 3, 4])),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    padding=pads,
+)
+def test_primitives_equal_plain_jax_in_single(shape, features, window, strides, padding):
+    x, kernels = (
+        normal(0, (1, *shape, features[0]), np.float32),
+        normal(1, (2, *window, *features), np.float32),
+    )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(shape[1:], window, strides, padding)
+    convolve = partial(convolution_primitive.convolve, strides=strides, pads=tuple(padding))
+    got = value_and_grads(lambda x, k: convolve(k, x), x, kernels)
+    want = value_and_grads(lambda x, k: convolve(k, x, backend="jax"), x, kernels)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=0, atol=1e-5 * np.abs(w).max())
+
+
+@pytest.mark.parametrize("in_axes", [(1, None, None), (None, 0, 1), (0, 0, 0), (None, None, 2)])
+def test_mapped_primitives_equal_a_loop(in_axes):
+    """Axes of images, kernels and cotangents."""
+    shapes = (2, 7, 9, 3), (3, 3, 3, 8), (2, 4, 5, 8)
+    shapes = [
+        shape if axis is None else (*shape[:axis], 3, *shape[axis:])
+        for shape, axis in zip(shapes, in_axes, strict=True)
+    ]
+    x, kernel, cotangent = (normal(i, shape, np.float32) for i, shape in enumerate(shapes))
+
+    def all_three(x, kernel, cotangent):
+        y, pull = jax.vjp(lambda x, k: convolution(x, k, 2), x, kernel)
+        return y, *pull(cotangent)
+
+    got = jax.jit(jax.vmap(all_three, in_axes))(x, kernel, cotangent)
+    for i in range(3):
+        taken = [
+            a if axis is None else jnp.take(a, i, axis)
+            for a, axis in zip((x, kernel, cotangent), in_axes, strict=True)
+        ]
+        for g, w in zip(got, all_three(*taken), strict=True):
+            np.testing.assert_allclose(g[i], w, rtol=1e-5, atol=1e-5)
+
+
+def test_primitives_have_derivatives_of_any_order_in_both_modes(x64):
+    convolve = partial(convolution_primitive.convolve, strides=(2, 1), pads=((1, 0), (2, 1)))
+    args = normal(0, (2, 3, 2, 2, 3)), normal(1, (1, 2, 5, 4, 2))
+    check_grads(convolve, args, order=2, modes=["fwd", "rev"])
+    cotangents = normal(2, (2, 2, 2, 2, 6, 3))
+    check_grads(
+        partial(convolution_primitive.kernel_gradient, strides=(2, 1), pads=((1, 0), (2, 1)), size=(3, 2)),
+        (args[1], cotangents),
+        order=2,
+        modes=["rev"],
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 64, 64, 3, 16), (1, 6, 6, 130, 70), (2, 40, 300, 9, 2)])
+def test_threads_add_in_a_fixed_order(shape):
+    """Large enough for several threads; sums over pixels are the same bits every time."""
+    *images, c, f = shape
+    x, kernel = normal(0, (*images, c), np.float32), normal(1, (3, 3, c, f), np.float32)
+    run = jax.jit(partial(value_and_grads, convolution))
+    first = run(x, kernel)
+    for _ in range(3):
+        for a, b in zip(run(x, kernel), first, strict=True):
+            np.testing.assert_array_equal(a, b)
+    want = value_and_grads(lambda x, k: reference(x, k, (1, 1), "SAME"), x, kernel)
+    for g, w in zip(first, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=0, atol=1e-5 * np.abs(w).max())
+
+
+def test_no_images_have_zero_gradients():
+    x, kernel = jnp.zeros((0, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
+    y, dx, dw = value_and_grads(convolution, x, kernel)
+    assert y.shape == (0, 5, 5, 4) and dx.shape == x.shape
+    np.testing.assert_array_equal(dw, jnp.zeros_like(kernel))
+
+
 @pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.usefixtures("route")
 def test_gradients_equal_lax_in_single(strides):
     x, kernel = normal(0, (4, 15, 12, 8), np.float32), normal(1, (3, 3, 8, 6), np.float32)
     got = value_and_grads(lambda x, k: convolution(x, k, strides), x, kernel)
@@ -61,7 +155,7 @@ def test_gradients_equal_lax_in_single(strides):
         np.testing.assert_allclose(g, w, rtol=0, atol=1e-5 * np.abs(w).max())
 
 
-def test_gradients_and_second_derivatives_equal_finite_differences(x64):
+def test_gradients_and_second_derivatives_equal_finite_differences(x64, route):
     f = partial(convolution, strides=2, padding=((1, 0), (2, 1)))
     check_grads(f, (normal(0, (2, 5, 6, 2)), normal(1, (3, 2, 2, 3))), order=2, modes=["rev"])
 
@@ -80,7 +174,7 @@ def train(conv, kernels, x, steps):
     return lax.scan(step, kernels, length=steps)
 
 
-def test_training_in_a_scan_vmapped_over_clients_equals_lax(x64):
+def test_training_in_a_scan_vmapped_over_clients_equals_lax(x64, route):
     kernels = (normal(0, (3, 3, 3, 2, 4)), normal(1, (3, 3, 3, 4, 1)))
     x = normal(2, (3, 2, 6, 7, 2))
     networks = (convolution, lambda x, k: reference(x, k, (1, 1), "SAME"))
@@ -100,7 +194,7 @@ def test_per_example_gradients_equal_a_loop(x64, batched):
             np.testing.assert_allclose(g[i], w, rtol=1e-12)
 
 
-def test_sharded_over_clients_equals_unsharded(x64):
+def test_sharded_over_clients_equals_unsharded(x64, route):
     mesh = jax.make_mesh((4,), ("clients",), axis_types=(AxisType.Auto,))
     x, kernel = normal(0, (4, 2, 6, 6, 2)), normal(1, (3, 3, 2, 2))
 

@@ -1,10 +1,13 @@
 """Normalisation layers: moments, masking, and where their leaves are."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from fedrecon.models import (
     NORMALISATION,
@@ -38,6 +41,21 @@ def test_instance_and_group_norm_equal_flax(x64, layer, flax_layer):
     x, params = images(), affine()
     got, want = (m.apply({"params": params}, x) for m in (layer, flax_layer))
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+    cotangent = images(seed=3)
+
+    @partial(jax.grad, argnums=(1, 2))
+    def gradients(layer, params, x):
+        return jnp.vdot(cotangent, layer.apply({"params": params}, x))
+
+    got, want = (gradients(m, params, x) for m in (layer, flax_layer))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8), got, want)
+
+
+def test_normalisation_has_second_derivatives(x64):
+    def f(scale, x):
+        return GroupNorm(groups=2).apply({"params": {"scale": scale, "bias": scale}}, x)
+
+    check_grads(f, (affine(channels=4)["scale"], images((2, 3, 2, 4))), order=2, modes=["rev"])
 
 
 def test_group_norm_refuses_groups_that_do_not_divide():
