@@ -37,9 +37,21 @@ from fedrecon.federated.algorithms import (
     qfedavg,
     scaffold,
 )
+from fedrecon.federated.asynchronous import (
+    AsynchronousInfo,
+    AsynchronousState,
+    init_asynchronous,
+    make_asynchronous_round,
+)
 from fedrecon.federated.batching import poisson_steps, shuffled_epochs, shuffled_steps
 from fedrecon.federated.channels import chain, clip
 from fedrecon.federated.clients import PlacedData, client_mesh, place
+from fedrecon.federated.delays import (
+    constant_durations,
+    half_normal_durations,
+    polynomial_discount,
+    threshold_discount,
+)
 from fedrecon.federated.dp_sgd import dp_sgd
 from fedrecon.federated.engine import init_state, make_round, run_rounds
 from fedrecon.federated.evaluation import (
@@ -48,14 +60,25 @@ from fedrecon.federated.evaluation import (
     make_cross_evaluate,
     make_evaluate,
 )
+from fedrecon.federated.gossip import (
+    consensus_distance,
+    make_gossip_round,
+    metropolis_weights,
+    mixing_matrix,
+    peer_to_peer,
+)
 from fedrecon.federated.local import (
     LocalState,
     Surroundings,
     local_sgd,
     mean_gradient,
     mean_loss,
+    partial_sgd,
     sum_over_examples,
 )
+from fedrecon.federated.parallelism import choose_parallel, measure_parallel
+from fedrecon.federated.personalisation import fine_tune
+from fedrecon.federated.ring import make_ring_round
 from fedrecon.federated.robust import bulyan, geometric_median, krum, median, trimmed_mean
 from fedrecon.federated.sampling import (
     all_clients,
@@ -67,8 +90,12 @@ from fedrecon.federated.sampling import (
     uniform_clients,
     weighted_clients,
 )
+from fedrecon.federated.screening import screen
+from fedrecon.federated.streaming import StreamingInfo, StreamingRound, init_streaming, load_from
 
 __all__ = [
+    "AsynchronousInfo",
+    "AsynchronousState",
     "Batches",
     "Channel",
     "ClientResult",
@@ -81,6 +108,8 @@ __all__ = [
     "PlacedData",
     "RoundInfo",
     "RoundState",
+    "StreamingInfo",
+    "StreamingRound",
     "Surroundings",
     "Upload",
     "Work",
@@ -90,9 +119,12 @@ __all__ = [
     "bulyan",
     "by_examples",
     "chain",
+    "choose_parallel",
     "client_mesh",
     "client_variables",
     "clip",
+    "consensus_distance",
+    "constant_durations",
     "ditto",
     "dp_fedavg",
     "dp_sgd",
@@ -108,32 +140,48 @@ __all__ = [
     "fedprox",
     "fedrep",
     "fedyogi",
+    "fine_tune",
     "geometric_median",
+    "half_normal_durations",
     "highest_loss",
+    "init_asynchronous",
     "init_state",
+    "init_streaming",
     "krum",
     "leaves_under",
+    "load_from",
     "local_only",
     "local_sgd",
     "longest_absent",
+    "make_asynchronous_round",
     "make_cross_evaluate",
     "make_evaluate",
+    "make_gossip_round",
+    "make_ring_round",
     "make_round",
     "mean_gradient",
     "mean_loss",
+    "measure_parallel",
     "median",
+    "metropolis_weights",
+    "mixing_matrix",
     "moon",
     "no_exchange",
+    "partial_sgd",
+    "peer_to_peer",
     "pfedme",
     "place",
     "poisson_clients",
     "poisson_steps",
+    "polynomial_discount",
     "qfedavg",
     "run_rounds",
     "scaffold",
+    "screen",
     "shuffled_epochs",
     "shuffled_steps",
     "sum_over_examples",
+    "threshold_discount",
     "trimmed_mean",
     "uniform_clients",
     "weighted_clients",

@@ -67,7 +67,8 @@ class History(NamedTuple):
     """What the server remembers of each client, for samplers.
 
     Attributes:
-      participations: int32 (clients,), rounds each client has joined.
+      participations: int32 (clients,), rounds each client has joined: in which it was included and the
+        server's step was applied.
       last_round: int32 (clients,), the last of them; -1 before the first.
       loss: float32 (clients,), mean of the metric "loss" in that round; infinite before the first, so that
         clients that were never seen count as the worst.
@@ -188,7 +189,8 @@ class FederatedAlgorithm(NamedTuple):
       reduce: None sums, the only thing that may cross the client axis if secure aggregation or central
         privacy is to compose. Otherwise ``reduce(uploads, included) -> Upload``, which sees every client's
         encoded upload stacked on axis 0 (already times weight) and ``included`` (clients,) bool: robust
-        reducers.
+        reducers. One that also leaves clients out altogether returns ``(Upload, flagged)``, with ``flagged``
+        (clients,) bool: they count as excluded.
       server_optimizer: optax transformation of the shared parameters, fed minus the mean delta as gradient.
         ``optax.sgd(1.0)`` gives averaging. One that takes extra arguments (an
         ``optax.GradientTransformationExtraArgs``) is given ``message``, the mean message, ``participants``,
@@ -208,7 +210,7 @@ class FederatedAlgorithm(NamedTuple):
     channel: Channel
     sampler: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     weighting: Callable[[jax.Array, Context], jax.Array]
-    reduce: Callable[[Upload, jax.Array], Upload] | None
+    reduce: Callable[[Upload, jax.Array], Upload | tuple[Upload, jax.Array]] | None
     server_optimizer: optax.GradientTransformation
     share_mask: PyTree
     personalise: Callable[[Variables, PyTree], Variables]
@@ -247,17 +249,17 @@ class RoundInfo(NamedTuple):
     """What a round reports. Nothing in it feeds back into training.
 
     Attributes:
-      metrics: {name: (sum, count)} over included clients.
+      metrics: {name: (sum, count)} over included clients: sampled, with examples, and not excluded.
       client_metrics: {name: (sum, count)}, each (clients,); zero for clients that were not included.
       participated: bool (clients,), sampled by the sampler.
-      excluded: bool (clients,), sampled but with an update that was not finite; it left no trace in the
-        state.
+      excluded: bool (clients,), sampled but with an update that was not finite or that the reducer
+        flagged; it left no trace in the state.
       applied: bool (), whether the server's model changed: False if nobody was included or if the new model
-        would not have been finite.
+        would not have been finite. Then clients, too, keep what they had before the round.
       bytes_up: uint32 (clients,), bytes sent: the encoded shared leaves, message and weight.
       bytes_down: uint32 (clients,), bytes received: the shared leaves and the broadcast.
       delta_norm: float32 (clients,), global l2 norm of each client's shared delta before the channel.
-      channel: (encode infos summed over included clients, decode infos).
+      channel: (encode infos summed over clients with finite updates, decode infos).
     """
 
     metrics: Metrics

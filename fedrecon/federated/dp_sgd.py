@@ -33,7 +33,8 @@ def dp_sgd(
     is fixed, not the realised batch size. Removing or zeroing one example moves the sum by at most C, and
     every step adds its noise, also one whose batch is empty. One round is ``steps`` compositions of the
     truncated Poisson-subsampled Gaussian mechanism at the sites that take part; `fedrecon.privacy` turns them
-    into epsilon.
+    into epsilon. A schedule's rate multiplies the optimiser's updates; steps that it cuts off still add their
+    noise.
 
     The unit is one example: a patient with k slices is protected k times more weakly. Randomness comes from
     the run's key, so whoever knows that key can subtract the noise. Losses and batch sizes are not private
@@ -97,6 +98,8 @@ def dp_sgd(
             gradient = gradient_sum(params, batch, step_key, is_padding_example=~mask)
             gradient, noise_state = privatizer.update(gradient, noise_state)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
+            if batches.rate is not None:
+                updates = jax.tree.map(lambda u: (u * batches.rate).astype(u.dtype), updates)
             return (optax.apply_updates(params, updates), opt_state, noise_state, step + 1), None
 
         start = (params, optimizer.init(params), privatizer.init(params), jnp.int32(0))

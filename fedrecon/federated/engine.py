@@ -27,11 +27,11 @@ from fedrecon.federated.clients import (
     map_clients,
     number_of_clients,
 )
-from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
+from fedrecon.federated.trees import all_finite, along, merge, nbytes, partition, select
 from fedrecon.types import PyTree, Variables
 
 
-class _ClientRows(NamedTuple):
+class ClientRows(NamedTuple):
     """What stays at one client between rounds."""
 
     client: PyTree
@@ -61,42 +61,59 @@ def init_state(
     )
 
     def build(variables):
-        variables = jax.tree.map(jnp.copy, variables)
-        shared, private = partition(variables, algorithm.share_mask)
-        exchange = algorithm.exchange.init(variables)
-        client = algorithm.client.init(variables)
-        batching = algorithm.client.batching or shuffled_steps(1, 1)
-        payload = algorithm.exchange.broadcast(exchange)
-        local = functools.partial(_train, algorithm, batching, variables, payload, client)
-        _, upload = jax.eval_shape(
-            local,
-            *row,
-            jax.random.split(jax.random.key(0)),
-            Context(jnp.int32(0), jax.random.key(0), jnp.int32(0)),
-        )
-        upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
-        client_channel, channel = algorithm.channel.init(upload)
-
         def stack(tree):
             return jax.tree.map(lambda x: jnp.tile(x[None], (clients,) + (1,) * jnp.ndim(x)), tree)
 
-        return RoundState(
-            round=jnp.int32(0),
-            variables=variables,
-            server=algorithm.server_optimizer.init(shared.params),
-            exchange=exchange,
-            channel=channel,
-            client=stack(client),
-            client_channel=stack(client_channel),
-            private=stack(private),
-            history=History(
-                jnp.zeros(clients, jnp.int32),
-                jnp.full(clients, -1, jnp.int32),
-                jnp.full(clients, jnp.inf, jnp.float32),
-            ),
+        state = initial_state(algorithm, variables, row, clients)
+        return state._replace(
+            client=stack(state.client),
+            client_channel=stack(state.client_channel),
+            private=stack(state.private),
         )
 
     return jax.jit(build, out_shardings=_state_shardings(mesh, clients))(variables)
+
+
+def initial_state(
+    algorithm: FederatedAlgorithm, variables: Variables, row: PyTree, clients: int
+) -> RoundState:
+    """The state before the first round, with what stays at a client once, without the clients' axis.
+
+    Args:
+      algorithm: the algorithm.
+      variables: the initial model.
+      row: ``(examples, valid)`` of one client; shapes and dtypes are enough.
+      clients: number of all clients, the length of the history.
+    """
+    variables = jax.tree.map(jnp.copy, variables)
+    shared, private = partition(variables, algorithm.share_mask)
+    exchange = algorithm.exchange.init(variables)
+    client = algorithm.client.init(variables)
+    batching = algorithm.client.batching or shuffled_steps(1, 1)
+    payload = algorithm.exchange.broadcast(exchange)
+    _, upload = jax.eval_shape(
+        functools.partial(train_client, algorithm, batching, variables, payload, client),
+        *row,
+        jax.random.split(jax.random.key(0)),
+        Context(jnp.int32(0), jax.random.key(0), jnp.int32(0)),
+    )
+    upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
+    client_channel, channel = algorithm.channel.init(upload)
+    return RoundState(
+        round=jnp.int32(0),
+        variables=variables,
+        server=algorithm.server_optimizer.init(shared.params),
+        exchange=exchange,
+        channel=channel,
+        client=client,
+        client_channel=client_channel,
+        private=private,
+        history=History(
+            jnp.zeros(clients, jnp.int32),
+            jnp.full(clients, -1, jnp.int32),
+            jnp.full(clients, jnp.inf, jnp.float32),
+        ),
+    )
 
 
 def make_round(
@@ -117,7 +134,8 @@ def make_round(
     (clients, examples, ...), and ``valid`` (clients, examples) bool; `place` puts it on the mesh once.
 
     Clients without examples take no part in the mean. A client whose update is not finite is excluded: its
-    weight is 0 and what is kept of it stays as before the round. Shared statistics are averaged with the
+    weight is 0 and what is kept of it stays as before the round. So it is with clients that the reducer
+    flags, and with all of them when the server's step is not applied. Shared statistics are averaged with the
     clients' weights; integer ones take the rounded mean of their changes.
 
     Args:
@@ -135,57 +153,22 @@ def make_round(
       ValueError: for contradicting or missing arguments; from the round, if ``data`` and ``state`` have
         different numbers of clients.
     """
-    batching = _choose_batching(algorithm.client.batching, batch_size, epochs, steps)
+    batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
     check_parallel(parallel)
     mesh = default_mesh(mesh)
 
     @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
     def round(state, data, key):
-        clients = state.history.participations.shape[0]
-        if number_of_clients(data) != clients:
-            raise ValueError(
-                f"data: expected {clients} clients as in the state, found {number_of_clients(data)}"
-            )
-        sampler_key, clients_key, server_key = jax.random.split(jax.random.fold_in(key, state.round), 3)
+        clients = check_clients(state, data)
+        sampler_key, *keys = round_keys(key, state.round)
         sampled = algorithm.sampler(sampler_key, state.round, state.history)
-        payload = algorithm.exchange.broadcast(state.exchange)
-        sums, rows, record = map_clients(
-            functools.partial(_client_step, algorithm, batching),
-            (state.variables, payload, Context(state.round, clients_key)),
-            _ClientRows(state.client, state.client_channel, state.private),
-            (dict(data.examples), data.valid, jnp.arange(data.valid.shape[0])),
-            sampled,
-            mesh=mesh,
-            parallel=parallel,
+        numbers = jnp.arange(data.valid.shape[0])
+        state, kept, info = cohort_round(
+            algorithm, batching, state, data, numbers, sampled, keys, mesh=mesh, parallel=parallel
         )
-        state = state._replace(
-            client=rows.client,
-            client_channel=rows.channel,
-            private=rows.private,
-            history=_remember(state, record),
-        )
-        total = (
-            sums["upload"]
-            if algorithm.reduce is None
-            else algorithm.reduce(record["upload"], record["included"])
-        )
-        state, applied, decode_info = _server_step(
-            algorithm, state, total, sums["included"], Context(state.round, server_key)
-        )
-        state = jax.lax.with_sharding_constraint(state, _state_shardings(mesh, clients))
-        down = nbytes((partition(state.variables, algorithm.share_mask)[0], payload))
-        info = RoundInfo(
-            metrics=sums["metrics"],
-            client_metrics=record["metrics"],
-            participated=sampled,
-            excluded=record["excluded"],
-            applied=applied,
-            bytes_up=record["bytes_up"],
-            bytes_down=sampled * jnp.uint32(down),
-            delta_norm=record["delta_norm"],
-            channel=(sums["channel"], decode_info),
-        )
-        return state, info
+        history = remember(state.history, state.round - 1, kept, info.client_metrics)
+        state = state._replace(history=history)
+        return jax.lax.with_sharding_constraint(state, _state_shardings(mesh, clients)), info
 
     return round
 
@@ -204,7 +187,94 @@ def run_rounds(
     return jax.jit(rounds, donate_argnums=0)
 
 
-def _choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching:
+def round_keys(key: jax.Array, round: jax.Array) -> jax.Array:
+    """The keys of a round: the sampler's, that which clients fold their number into, the server's."""
+    return jax.random.split(jax.random.fold_in(key, round), 3)
+
+
+def check_clients(state: RoundState, data: Any) -> int:
+    """Number of clients of the state and the data.
+
+    Raises:
+      ValueError: if these disagree.
+    """
+    clients = state.history.participations.shape[0]
+    if number_of_clients(data) != clients:
+        raise ValueError(f"data: expected {clients} clients as in the state, found {number_of_clients(data)}")
+    return clients
+
+
+def cohort_round(
+    algorithm: FederatedAlgorithm,
+    batching: Batching,
+    state: RoundState,
+    data: Any,
+    numbers: jax.Array,
+    sampled: jax.Array,
+    keys: tuple[jax.Array, jax.Array],
+    *,
+    mesh: Mesh,
+    parallel: str | int,
+) -> tuple[RoundState, jax.Array, RoundInfo]:
+    """A round of some clients: (state, who was included in an applied step (cohort,), info of the cohort).
+
+    Args:
+      algorithm: the algorithm.
+      batching: examples of the clients' steps.
+      state: what stays at clients has leaves (cohort, ...); the history is that of all, and left as it is.
+      data: of the cohort, or longer.
+      numbers: the numbers of the clients in ``data``, which their keys are folded from.
+      sampled: bool (cohort,), who takes part.
+      keys: the clients' and the server's, of `round_keys`.
+      mesh: as in `make_round`.
+      parallel: as in `make_round`.
+    """
+    clients_key, server_key = keys
+    payload = algorithm.exchange.broadcast(state.exchange)
+    before = ClientRows(state.client, state.client_channel, state.private)
+    sums, rows, record = map_clients(
+        functools.partial(client_step, algorithm, batching),
+        (state.variables, payload, Context(state.round, clients_key)),
+        before,
+        (dict(data.examples), data.valid, numbers),
+        sampled,
+        mesh=mesh,
+        parallel=parallel,
+    )
+    total, flagged = sums.get("upload"), jnp.zeros_like(sampled)
+    if algorithm.reduce is not None:
+        total = algorithm.reduce(record["upload"], record["included"])
+        if not isinstance(total, Upload):
+            total, flagged = total
+    included = record["included"] & ~flagged
+    state, applied, decode_info = server_step(
+        algorithm, state, total, included.sum(dtype=jnp.int32), Context(state.round, server_key)
+    )
+    kept = included & applied
+    rows = jax.tree.map(lambda new, old: jnp.where(along(kept, new), new, old), rows, before)
+    state = state._replace(client=rows.client, client_channel=rows.channel, private=rows.private)
+    client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
+    down = nbytes((partition(state.variables, algorithm.share_mask)[0], payload))
+    info = RoundInfo(
+        metrics=jax.tree.map(jnp.sum, client_metrics),
+        client_metrics=client_metrics,
+        participated=sampled,
+        excluded=record["excluded"] | (sampled & flagged),
+        applied=applied,
+        bytes_up=record["bytes_up"],
+        bytes_down=sampled * jnp.uint32(down),
+        delta_norm=record["delta_norm"],
+        channel=(sums["channel"], decode_info),
+    )
+    return state, kept, info
+
+
+def choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching:
+    """The client update's own batching, or the one that the arguments of a round ask for.
+
+    Raises:
+      ValueError: for contradicting or missing arguments.
+    """
     if own is not None:
         if (batch_size, epochs, steps) != (None, None, None):
             raise ValueError(
@@ -223,7 +293,7 @@ def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
     return RoundState(server, server, server, server, server, stacked, stacked, stacked, stacked)
 
 
-def _train(algorithm, batching, variables, payload, client_state, examples, valid, keys, context):
+def train_client(algorithm, batching, variables, payload, client_state, examples, valid, keys, context):
     """One client's local work: (result, upload before the channel)."""
     batch_key, update_key = keys
     index, mask = batching(valid, batch_key)
@@ -239,30 +309,31 @@ def _train(algorithm, batching, variables, payload, client_state, examples, vali
     return result, Upload(delta, message, weight)
 
 
-def _client_step(algorithm, batching, shared, state, row):
+def client_step(algorithm, batching, shared, state, row):
     """One client's round: (what is summed, what stays at the client, what is reported)."""
     variables, payload, context = shared
     examples, valid, client = row
-    *train_keys, channel_key = jax.random.split(jax.random.fold_in(context.key, client), 3)
-    context = Context(context.round, channel_key, client)
+    *train_keys, channel_key, work_key = jax.random.split(jax.random.fold_in(context.key, client), 4)
+    context = Context(context.round, work_key, client)
     variables = merge(partition(variables, algorithm.share_mask)[0], state.private)
-    result, upload = _train(
+    result, upload = train_client(
         algorithm, batching, variables, payload, state.client, examples, valid, train_keys, context
     )
-    encoded, channel, channel_info = algorithm.channel.encode(upload, state.channel, context)
+    encoded, channel, channel_info = algorithm.channel.encode(
+        upload, state.channel, context._replace(key=channel_key)
+    )
     finite = all_finite((result.delta, result.message, upload))
     included = finite & (upload.weight > 0)
 
     _, private = partition(result.variables, algorithm.share_mask)
-    new_state = select(included, _ClientRows(result.client_state, channel, private), state)
     sends = bool(jax.tree.leaves((upload.delta, upload.message)))
-    sums = {"metrics": result.metrics, "channel": channel_info, "included": jnp.int32(1)}
+    sums = {"channel": channel_info}
     if algorithm.reduce is None:
         sums["upload"] = encoded
     sums = select(included, sums, jax.tree.map(jnp.zeros_like, sums))
     shared_delta, _ = partition(result.delta, algorithm.share_mask)
     record = {
-        "metrics": sums["metrics"],
+        "metrics": result.metrics,
         "included": included,
         "excluded": ~finite,
         "bytes_up": jnp.uint32(nbytes(encoded) if sends else 0),
@@ -270,10 +341,10 @@ def _client_step(algorithm, batching, shared, state, row):
     }
     if algorithm.reduce is not None:
         record["upload"] = encoded
-    return sums, new_state, record
+    return sums, ClientRows(result.client_state, channel, private), record
 
 
-def _server_step(algorithm, state, total, participants, context):
+def server_step(algorithm, state, total, participants, context):
     """Decodes the total and moves the shared leaves: (state, applied, decode info)."""
     total, channel, info = algorithm.channel.decode(total, state.channel, context)
     mean_delta, mean_message = jax.tree.map(
@@ -305,13 +376,13 @@ def _server_step(algorithm, state, total, participants, context):
     return state, applied, info
 
 
-def _remember(state, record):
-    history, included = state.history, record["included"]
-    total, count = record["metrics"].get("loss", (history.loss, jnp.zeros_like(history.loss)))
-    seen = included & (count > 0)
+def remember(history, round, joined, metrics):
+    """The history after ``round``, whose metrics (clients,) count for the clients that ``joined``."""
+    total, count = metrics.get("loss", (history.loss, jnp.zeros_like(history.loss)))
+    seen = joined & (count > 0)
     return History(
-        history.participations + included,
-        jnp.where(included, state.round, history.last_round),
+        history.participations + joined,
+        jnp.where(joined, round, history.last_round),
         jnp.where(seen, total / jnp.where(seen, count, 1), history.loss),
     )
 

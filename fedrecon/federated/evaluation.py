@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import check_parallel, default_mesh, map_clients, number_of_clients
-from fedrecon.federated.trees import merge, partition, select
+from fedrecon.federated.trees import along, merge, partition, select
 from fedrecon.types import Metrics, Variables
 
 
@@ -31,8 +31,7 @@ def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Varia
     count = joined.sum()
 
     def mean(x, initial):
-        weight = joined.reshape(-1, *(1,) * (x.ndim - 1))
-        average = jnp.where(weight, x, 0).sum(0) / jnp.maximum(count, 1)
+        average = jnp.where(along(joined, x), x, 0).sum(0) / jnp.maximum(count, 1)
         average = average if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.round(average)
         return select(count > 0, average.astype(x.dtype), initial)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
-from fedrecon.federated.trees import vary_with
+from fedrecon.federated.trees import expand_mask, vary_with
 from fedrecon.types import Batch, PyTree, Variables
 
 
@@ -138,6 +138,36 @@ def local_sgd(
         return result if finish is None else finish(result, steps, around)
 
     return ClientUpdate(full_init, update)
+
+
+def partial_sgd(loss, optimizer: optax.GradientTransformation, trained: PyTree) -> ClientUpdate:
+    """`local_sgd` of some leaves with all others frozen, statistics included.
+
+    The optimiser sees the trained parameters alone, so that it neither decays frozen ones nor counts them in
+    a norm.
+
+    Args:
+      loss: as in `local_sgd`.
+      optimizer: the local optimiser, started afresh each round.
+      trained: `Variables` of bools, or a prefix: True leaves are trained.
+    """
+
+    def mask(params):
+        return expand_mask(getattr(trained, "params", trained), params)
+
+    def frozen(params):
+        return jax.tree.map(lambda own: not own, mask(params))
+
+    optimizer = optax.chain(optax.masked(optimizer, mask), optax.masked(optax.set_to_zero(), frozen))
+
+    def finish(result, steps, around):
+        own = expand_mask(trained, around.received)
+        variables = jax.tree.map(
+            lambda own, new, old: new if own else old, own, result.variables, around.received
+        )
+        return result._replace(variables=variables, delta=difference(variables, around.received))
+
+    return local_sgd(loss, optimizer, finish=finish)
 
 
 def sum_over_examples(function: Callable[[Batch], Any], batches: Batches) -> Any:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.federated.algorithm import Upload
+from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
 
 Reduce = Callable[[Upload, jax.Array], Upload]
@@ -59,7 +60,7 @@ def krum(byzantine: int, keep: int = 1) -> Reduce:
     _check_numbers(byzantine, keep)
 
     def reduce(uploads, included):
-        updates = _unweighted(uploads, included)
+        updates = unweighted(uploads, included)
         chosen = jnp.zeros_like(included).at[_krum_order(updates, included, byzantine)[:keep]].set(True)
         enough = included.sum() >= max(2 * byzantine + 3, keep)
         return _result(uploads, included, _mean(updates, chosen & included), enough)
@@ -79,7 +80,7 @@ def bulyan(byzantine: int) -> Reduce:
     _check_numbers(byzantine, 1)
 
     def reduce(uploads, included):
-        updates = _unweighted(uploads, included)
+        updates = unweighted(uploads, included)
         count = included.sum()
 
         def select(number, chosen):
@@ -91,7 +92,7 @@ def bulyan(byzantine: int) -> Reduce:
         near = jnp.maximum(count - 4 * byzantine, 1)
 
         def coordinate(x):
-            x = jnp.where(_along(chosen, x), x, jnp.inf)
+            x = jnp.where(along(chosen, x), x, jnp.inf)
             ordered = jnp.sort(x, axis=0)
             total = chosen.sum()
             middle = _between(ordered, (total - 1) // 2, total // 2)
@@ -119,7 +120,7 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
             raise ValueError(f"{name}: expected a positive number, found {value!r}")
 
     def reduce(uploads, included):
-        updates = _unweighted(uploads, included)
+        updates = unweighted(uploads, included)
         weight = jnp.where(included, uploads.weight, 0)
         weight = weight / jnp.maximum(weight.sum(), 1e-30)
 
@@ -161,31 +162,28 @@ def _check_numbers(byzantine, keep) -> None:
         raise ValueError(f"keep: expected an integer of at least 1, found {keep!r}")
 
 
-def _along(flags: jax.Array, x: jax.Array) -> jax.Array:
-    return flags.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _unweighted(uploads: Upload, included: jax.Array) -> PyTree:
+def unweighted(uploads: Upload, included: jax.Array) -> PyTree:
+    """The included clients' own changes, leaves (clients, ...), zero for all others."""
     weight = jnp.where(included, uploads.weight, 1)
     return jax.tree.map(
-        lambda x: jnp.where(_along(included, x), x / _along(weight, x), 0).astype(x.dtype), uploads.delta
+        lambda x: jnp.where(along(included, x), x / along(weight, x), 0).astype(x.dtype), uploads.delta
     )
 
 
 def _mean(tree: PyTree, chosen: jax.Array) -> PyTree:
     count = jnp.maximum(chosen.sum(), 1)
-    return jax.tree.map(lambda x: (jnp.where(_along(chosen, x), x, 0).sum(0) / count).astype(x.dtype), tree)
+    return jax.tree.map(lambda x: (jnp.where(along(chosen, x), x, 0).sum(0) / count).astype(x.dtype), tree)
 
 
 def _result(uploads, included, delta, enough) -> Upload:
-    message = _mean(_unweighted(uploads._replace(delta=uploads.message), included), included)
+    message = _mean(unweighted(uploads._replace(delta=uploads.message), included), included)
     weight = jnp.where(enough & included.any(), 1, 0).astype(uploads.weight.dtype)
     return Upload(delta, message, weight)
 
 
 def _between(ordered: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
     """Mean of the entries first..last, inclusive, of axis 0."""
-    place = _along(jnp.arange(len(ordered)), ordered)
+    place = along(jnp.arange(len(ordered)), ordered)
     inside = (place >= first) & (place <= last)
     return jnp.where(inside, ordered, 0).sum(0) / jnp.maximum(last - first + 1, 1)
 
@@ -193,10 +191,10 @@ def _between(ordered: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array
 def _elementwise(reduce_sorted) -> Reduce:
     def reduce(uploads, included):
         def coordinate(x):
-            ordered = jnp.sort(jnp.where(_along(included, x), x, jnp.inf), axis=0)
+            ordered = jnp.sort(jnp.where(along(included, x), x, jnp.inf), axis=0)
             return reduce_sorted(ordered, included.sum()).astype(x.dtype)
 
-        delta = jax.tree.map(coordinate, _unweighted(uploads, included))
+        delta = jax.tree.map(coordinate, unweighted(uploads, included))
         return _result(uploads, included, delta, included.any())
 
     return reduce
@@ -211,5 +209,6 @@ def _krum_order(updates: PyTree, included: jax.Array, byzantine: int) -> jax.Arr
     pairs = included[:, None] & included[None] & ~jnp.eye(clients, dtype=bool)
     ordered = jnp.sort(jnp.where(pairs, squared, jnp.inf), axis=1)
     near = jnp.arange(clients) < jnp.maximum(included.sum() - byzantine - 2, 1)
-    score = jnp.where(near & jnp.isfinite(ordered), ordered, 0).sum(1)
-    return jnp.lexsort((score, ~included))
+    finite = jnp.where(jnp.isfinite(ordered), ordered, 0)
+    # With few clients left, the two nearest to each other have the same score: who is nearer to all wins.
+    return jnp.lexsort((finite.sum(1), jnp.where(near, finite, 0).sum(1), ~included))

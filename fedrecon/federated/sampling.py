@@ -110,7 +110,7 @@ def highest_loss(count: int, candidates: int):
         raise ValueError(f"candidates: expected at least count = {count}, found {candidates}")
 
     def sampler(key, round, history):
-        order = random_order(key, jnp.arange(_clients(history, candidates)))
+        order = random_order(key, jnp.arange(_clients(history, candidates, "candidates")))
         chosen = order[:candidates]
         worst = jnp.argsort(-history.loss[chosen], stable=True)
         return _first(chosen[worst], count, history.loss.shape[0])
@@ -123,10 +123,10 @@ def _check_count(count, name) -> None:
         raise ValueError(f"{name}: expected an integer of at least 1, found {count!r}")
 
 
-def _clients(history, count) -> int:
+def _clients(history, count, name="count") -> int:
     clients = history.participations.shape[0]
     if count > clients:
-        raise ValueError(f"count: expected at most the number of clients {clients}, found {count}")
+        raise ValueError(f"{name}: expected at most the number of clients {clients}, found {count}")
     return clients
 
 

@@ -39,6 +39,11 @@ def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
+def along(flags: jax.Array, x: jax.Array) -> jax.Array:
+    """``flags`` (clients,) with as many axes as ``x`` (clients, ...)."""
+    return flags.reshape(-1, *(1,) * (x.ndim - 1))
+
+
 def all_finite(tree: PyTree) -> jax.Array:
     """bool (): no NaN and no infinity in any inexact leaf."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]

@@ -96,6 +96,14 @@ REGRESSION = Task(
     ),
 )
 
+
+def _linear_loss(params, stats, batch, key):
+    value = _masked_mean((params["w"] * batch["b"]).sum(-1), batch["valid"])
+    return value, (stats, {})
+
+
+LINEAR = QUAD._replace(loss=_linear_loss)  # F_i(w) = b_i . w: every step is -rate b_i
+
 A = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
 B = np.array([[1.0, -2.0], [0.5, 3.0], [-4.0, 1.0], [2.0, 2.0]], np.float32)
 P = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
@@ -132,6 +140,7 @@ class Fixtures:
     """What the tests of the engine share."""
 
     quad = QUAD
+    linear = LINEAR
     regression = REGRESSION
     a, b, p, tau = A, B, P, TAU
     clients = Clients
@@ -142,6 +151,48 @@ class Fixtures:
     def fixed_weights(self, weight, context):
         """Aggregation weights p of the quadratic fixture, whatever the numbers of examples."""
         return jnp.asarray(self.p)[context.client]
+
+    def trajectory(self, task, algorithm, rounds, *, key=3, mesh=None, parallel="scan", **work):
+        """``run(data, variables) -> (states, infos)`` after every round, as one program."""
+        work = work or {"batch_size": 1, "epochs": 1}
+        round = fl.make_round(algorithm, mesh=mesh, parallel=parallel, **work)
+
+        def body(state, data):
+            state, info = round(state, data, jax.random.key(key))
+            return state, (state, info)
+
+        @jax.jit
+        def run(data, variables):
+            state = fl.init_state(algorithm, variables, data, mesh)
+            return jax.lax.scan(lambda state, _: body(state, data), state, length=rounds)[1]
+
+        def start(data, variables=None):
+            default = {"w": jnp.array([0.3, -0.7])} if task is QUAD else None
+            if variables is None:
+                variables = Variables(default, {}) if default else task.init(jax.random.key(0))
+            return run(data, variables)
+
+        return start
+
+    def alone(self, update, data, variables, *, steps, batch_size=1, broadcast=(), states=None, limit=None):
+        """Results (clients, ...) of a client update run at every client; ``limit`` cuts steps off."""
+        key = jax.random.key(4)
+        if states is None:
+            states = jax.tree.map(
+                lambda x: jnp.tile(x[None], (len(data.valid),) + (1,) * jnp.ndim(x)), update.init(variables)
+            )
+
+        def one(examples, valid, state, number, limit):
+            index, mask = fl.shuffled_steps(batch_size, steps)(valid, jax.random.fold_in(key, number))
+            mask &= (jnp.arange(steps) < limit)[:, None]
+            batches = fl.Batches(examples, index, valid.sum(), valid, number)
+            return update.update(variables, broadcast, state, batches, mask, key)
+
+        run = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None)))
+        limits = [steps] if limit is None else limit
+        numbers = jnp.arange(len(data.valid))
+        results = [run(data.examples, data.valid, states, numbers, jnp.int32(n)) for n in limits]
+        return results[0] if limit is None else results
 
     def assert_close(self, x, y, tolerance=1e-5):
         """Compares pytrees leaf by leaf."""

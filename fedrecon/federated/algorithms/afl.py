@@ -58,7 +58,8 @@ def afl(
     def finish(result, steps, around):
         number = around.batches.client
         weight = clients * around.broadcast[number]
-        delta = jax.tree.map(lambda d: (weight * d).astype(d.dtype), result.delta)
+        # Changes of integer statistics become fractions here.
+        delta = jax.tree.map(lambda d: weight * d, result.delta)
         loss = mean_loss(task.loss, around.received, around.batches, around.key)
         losses = jnp.where(jnp.arange(clients) == number, loss.astype(jnp.float32), 0)
         return result._replace(delta=delta, message={"losses": losses})
@@ -71,7 +72,13 @@ def afl(
         lambda variables: jnp.full(clients, 1 / clients, jnp.float32), lambda mixture: mixture, receive
     )
     algorithm = fedavg(
-        task, optimizer, weighting=equal, server_optimizer=_averaged_sgd() if average else None, **options
+        task,
+        optimizer,
+        weighting=equal,
+        sampler=None,
+        server_optimizer=_averaged_sgd() if average else None,
+        keep_optimizer=False,
+        **options,
     )
     algorithm = algorithm._replace(client=local_sgd(task.loss, optimizer, finish=finish), exchange=exchange)
     if not average:

@@ -7,6 +7,7 @@ import optax
 from fedrecon.federated.algorithm import ClientUpdate, FederatedAlgorithm
 from fedrecon.federated.algorithms.fedavg import fedavg
 from fedrecon.federated.local import LocalState, local_sgd
+from fedrecon.federated.trees import all_finite, select
 from fedrecon.types import Task, Variables
 
 
@@ -22,8 +23,9 @@ def ditto(
     """Ditto (Li et al. 2021): every client also trains a personal model, held near the global one.
 
     On the batches of each round ``v_i <- v_i - eta (grad F_i(v_i) + strength (v_i - w))`` with w as received;
-    v_i never leaves. The global model trains as if there were no personal ones. Clients evaluate with v_i.
-    Strength 0 is training alone, a large one keeps v_i at w.
+    v_i never leaves, and stays as it was where training would not leave it finite. The global model trains as
+    if there were no personal ones. Clients evaluate with v_i. Strength 0 is training alone, a large one keeps
+    v_i at w.
 
     Args:
       task: what is learned.
@@ -55,6 +57,8 @@ def ditto(
         state, own = client_state
         result = common.update(variables, broadcast, state, batches, valid, key)
         trained = personal.update(own, variables.params, LocalState(), batches, valid, key).variables
+        # What does not leave is not checked by the round.
+        trained = select(all_finite(trained), trained, own)
         return result._replace(client_state=(result.client_state, trained))
 
     def personalise(variables: Variables, client_state) -> Variables:

@@ -64,7 +64,14 @@ def feddyn(
         correct=correct,
         finish=finish,
     )
-    algorithm = fedavg(task, optimizer, weighting=equal, server_optimizer=_server(strength), **options)
+    algorithm = fedavg(
+        task,
+        optimizer,
+        weighting=equal,
+        server_optimizer=_server(strength),
+        keep_optimizer=False,
+        **options,
+    )
     return algorithm._replace(client=client)
 
 

@@ -45,9 +45,13 @@ def fednova(
         raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
     if momentum and strength:
         raise ValueError("momentum, strength: expected at most one of them, their normaliser is not known")
+    if not learning_rate * strength < 1:
+        raise ValueError(f"strength: expected less than 1 / learning_rate, found {strength!r}")
 
     def finish(result, steps, around):
-        normaliser = gradient_weight(steps, learning_rate, momentum, strength)
+        rate = 1.0 if around.batches.rate is None else around.batches.rate
+        taken = result.metrics["steps"][0]
+        normaliser = rate * gradient_weight(taken, rate * learning_rate, momentum, strength)
         params = jax.tree.map(
             lambda d: (d / jnp.maximum(normaliser, 1e-12)).astype(d.dtype), result.delta.params
         )
@@ -59,7 +63,8 @@ def fednova(
     optimizer = optax.sgd(learning_rate, momentum=momentum or None)
     client = local_sgd(task.loss, optimizer, correct=proximal(strength) if strength else None, finish=finish)
     server = optax.chain(_rescale(), optax.sgd(1.0, momentum=server_momentum or None))
-    return fedavg(task, optimizer, server_optimizer=server, **options)._replace(client=client)
+    algorithm = fedavg(task, optimizer, server_optimizer=server, keep_optimizer=False, **options)
+    return algorithm._replace(client=client)
 
 
 def gradient_weight(steps: jax.Array, learning_rate: float, momentum: float, strength: float) -> jax.Array:
@@ -67,7 +72,8 @@ def gradient_weight(steps: jax.Array, learning_rate: float, momentum: float, str
     if momentum:
         return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
     if strength:
-        shrink = learning_rate * strength
+        # A schedule's rate may be 0.
+        shrink = jnp.maximum(learning_rate * strength, 1e-12)
         return -jnp.expm1(steps * jnp.log1p(-shrink)) / shrink
     return steps
 

@@ -6,8 +6,7 @@ import optax
 
 from fedrecon.federated.algorithm import ClientUpdate, FederatedAlgorithm
 from fedrecon.federated.algorithms.fedavg import fedavg
-from fedrecon.federated.local import local_sgd
-from fedrecon.federated.trees import expand_mask
+from fedrecon.federated.local import difference, partial_sgd
 from fedrecon.types import PyTree, Task, Variables
 
 
@@ -63,7 +62,7 @@ def fedrep(
     Of a client's steps in a round the first ``head_steps`` move the head with the body frozen, the others the
     body with the head frozen; with ``E_h`` and ``E_b`` epochs over b batches, ``head_steps`` is ``E_h b`` and
     the round has ``(E_h + E_b) b`` steps. A client that takes no more than ``head_steps`` real steps (fewer
-    batches) trains its head alone.
+    batches) trains its head alone. With an empty head and no ``head_steps`` it is FedAvg, bit for bit.
 
     Args:
       task: what is learned.
@@ -77,32 +76,21 @@ def fedrep(
     """
     if not isinstance(head_steps, int) or head_steps < 0:
         raise ValueError(f"head_steps: expected an integer of at least 0, found {head_steps!r}")
-    algorithm = fedper(task, optimizer, head=head, **options)
+    algorithm = fedper(task, optimizer, head=head, keep_optimizer=False, **options)
 
-    def only(trained: bool):
-        def correct(gradient, params, around):
-            mask = expand_mask(head, around.received).params
-            return jax.tree.map(lambda own, g: g if own == trained else jnp.zeros_like(g), mask, gradient)
-
-        def freeze(variables, received):
-            mask = expand_mask(head, received)
-            return jax.tree.map(
-                lambda own, new, old: new if own == trained else old, mask, variables, received
-            )
-
-        return local_sgd(task.loss, optimizer, correct=correct), freeze
-
-    (first, keep_first), (second, keep_second) = only(True), only(False)
+    first = partial_sgd(task.loss, optimizer, head)
+    second = partial_sgd(task.loss, optimizer, algorithm.share_mask)
 
     def update(variables, broadcast, client_state, batches, valid, key):
         number = jnp.cumsum(valid.any(1))[:, None]
-        keys = jax.random.split(key)
+        # No step of the second phase folds this number into the key.
+        head_key = jax.random.fold_in(key, len(valid))
         one = first.update(
-            variables, broadcast, client_state, batches, valid & (number <= head_steps), keys[0]
+            variables, broadcast, client_state, batches, valid & (number <= head_steps), head_key
         )
-        middle = keep_first(one.variables, variables)
-        two = second.update(middle, broadcast, client_state, batches, valid & (number > head_steps), keys[1])
-        trained = keep_second(two.variables, middle)
+        two = second.update(
+            one.variables, broadcast, client_state, batches, valid & (number > head_steps), key
+        )
         metrics = {
             name: (
                 one.metrics[name][0] + total,
@@ -110,8 +98,6 @@ def fedrep(
             )
             for name, (total, count) in two.metrics.items()
         }
-        return two._replace(
-            delta=jax.tree.map(jnp.subtract, trained, variables), variables=trained, metrics=metrics
-        )
+        return two._replace(delta=difference(two.variables, variables), metrics=metrics)
 
     return algorithm._replace(client=ClientUpdate(first.init, update))

@@ -62,7 +62,7 @@ def moon(
         raise ValueError(f"temperature: expected a positive number, found {temperature!r}")
     if not isinstance(pool, int) or pool < 1:
         raise ValueError(f"pool: expected an integer of at least 1, found {pool!r}")
-    algorithm = fedavg(task, optimizer, **options)
+    algorithm = fedavg(task, optimizer, keep_optimizer=False, **options)
     if strength == 0:
         return algorithm
 

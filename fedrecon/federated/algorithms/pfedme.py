@@ -107,7 +107,13 @@ def pfedme(
             variables=trained,
         )
 
-    algorithm = fedavg(task, optax.sgd(learning_rate), server_optimizer=optax.sgd(mixing), **options)
+    algorithm = fedavg(
+        task,
+        optax.sgd(learning_rate),
+        server_optimizer=optax.sgd(mixing),
+        keep_optimizer=False,
+        **options,
+    )
     return algorithm._replace(
         client=ClientUpdate(init, update), personalise=lambda variables, client_state: client_state
     )

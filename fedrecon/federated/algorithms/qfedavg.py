@@ -58,5 +58,12 @@ def qfedavg(
         return jax.tree.map(lambda g: (-g / safe).astype(g.dtype), gradient), state
 
     server = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), divide)
-    algorithm = fedavg(task, optimizer, weighting=weighting, server_optimizer=server, **options)
+    algorithm = fedavg(
+        task,
+        optimizer,
+        weighting=weighting,
+        server_optimizer=server,
+        keep_optimizer=False,
+        **options,
+    )
     return algorithm._replace(client=local_sgd(task.loss, optimizer, finish=finish))

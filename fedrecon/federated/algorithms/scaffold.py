@@ -76,6 +76,6 @@ def scaffold(
 
     optimizer = optimizer or optax.sgd(learning_rate)
     client = local_sgd(task.loss, optimizer, init=zeros, correct=correct, finish=finish)
-    return fedavg(task, optimizer, weighting=weighting, **options)._replace(
+    return fedavg(task, optimizer, weighting=weighting, keep_optimizer=False, **options)._replace(
         client=client, exchange=Exchange(zeros, lambda control: control, receive)
     )

@@ -1,0 +1,138 @@
+"""How each device runs its clients, chosen by measurement."""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
+from fedrecon.federated.clients import check_parallel, default_mesh, number_of_clients
+from fedrecon.federated.engine import make_round
+
+_CHOICES: dict[Hashable, str | int] = {}
+
+
+def choose_parallel(
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    candidates: Sequence[str | int] = ("scan", "vmap", 2, 4, 8),
+    mesh: Mesh | None = None,
+    override: str | int | None = None,
+    cache: MutableMapping[Hashable, str | int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> str | int:
+    """The fastest ``parallel`` for `make_round` among the candidates, by `measure_parallel`.
+
+    Results of rounds agree between candidates to rounding only, so a run that is to be repeated bit for bit
+    states the choice by ``override``. With several processes that of the first one holds for all.
+
+    Args:
+      algorithm, state, data: of the run; nothing is donated.
+      batch_size: as in `make_round`.
+      candidates: tried in this order, the first winning ties; chunks of at least as many clients as a device
+        has are left out, being "vmap".
+      mesh: as in `make_round`.
+      override: is checked and returned, without measuring.
+      cache: choices of this process by backend, devices, candidates, batch size and the shapes of state and
+        data; a common one by default. Other parts of the algorithm are not part of the key.
+      clock: what tells the time in seconds.
+
+    Raises:
+      ValueError: for an unknown candidate or override, or no candidate.
+    """
+    if override is not None:
+        check_parallel(override)
+        return override
+    mesh = default_mesh(mesh)
+    cache = _CHOICES if cache is None else cache
+    candidates = _distinct(candidates, -(-number_of_clients(data) // mesh.size))
+    key = _describe(state, data, mesh, candidates, batch_size)
+    if key not in cache:
+        seconds = measure_parallel(
+            algorithm, state, data, batch_size=batch_size, candidates=candidates, mesh=mesh, clock=clock
+        )
+        fastest = min(candidates, key=lambda candidate: seconds.get(candidate, float("inf")))
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            place = multihost_utils.broadcast_one_to_all(np.int32(candidates.index(fastest)))
+            fastest = candidates[int(place)]
+        cache[key] = fastest
+    return cache[key]
+
+
+def measure_parallel(
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    candidates: Sequence[str | int] = ("scan", "vmap", 2, 4, 8),
+    mesh: Mesh | None = None,
+    repeats: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str | int, float]:
+    """Seconds of a round of one local step (of the client's own steps, if it brings its own batching).
+
+    Compiling is left out, then the median over ``repeats`` taken. A candidate that does not fit into the
+    device's memory is missing from the answer.
+
+    Args: as in `choose_parallel`.
+
+    Raises:
+      ValueError: for an unknown candidate, no candidate, or contradicting arguments.
+      jax.errors.JaxRuntimeError: if no candidate fits into memory, or for any other failure.
+    """
+    if not candidates:
+        raise ValueError("candidates: expected at least one, found none")
+    for candidate in candidates:
+        check_parallel(candidate)
+    steps = None if algorithm.client.batching else 1
+    key, seconds, failure = jax.random.key(0), {}, None
+    for candidate in candidates:
+        round = make_round(
+            algorithm, batch_size=batch_size, steps=steps, mesh=mesh, parallel=candidate, donate=False
+        )
+        try:
+            compiled = round.lower(state, data, key).compile()
+            times = []
+            for _ in range(repeats):
+                start = clock()
+                jax.block_until_ready(compiled(state, data, key))
+                times.append(clock() - start)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            failure = error
+            continue
+        seconds[candidate] = statistics.median(times)
+    if not seconds:
+        raise failure
+    return seconds
+
+
+def _distinct(candidates, clients) -> list[str | int]:
+    for candidate in candidates:
+        check_parallel(candidate)
+    kept = [
+        c for c in dict.fromkeys(candidates) if isinstance(c, str) or c < clients or "vmap" not in candidates
+    ]
+    if not kept:
+        raise ValueError("candidates: expected at least one, found none")
+    return kept
+
+
+def _describe(state, data, mesh, candidates, batch_size) -> Hashable:
+    device = mesh.devices.flat[0]
+    shapes = [
+        (jax.tree_util.keystr(path), x.shape, str(x.dtype))
+        for path, x in jax.tree_util.tree_leaves_with_path((state, {"valid": data.valid, **data.examples}))
+    ]
+    return (device.platform, device.device_kind, mesh.size, tuple(candidates), batch_size, tuple(shapes))

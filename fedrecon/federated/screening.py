@@ -1,0 +1,94 @@
+"""Leaving faulty clients out of the mean, and saying which they are."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.federated.algorithm import Upload
+from fedrecon.federated.robust import median, unweighted
+from fedrecon.federated.trees import along
+from fedrecon.types import PyTree
+
+
+def screen(
+    reduce: Callable | None = None, *, norm_factor: float | None = 10.0, min_cosine: float | None = None
+) -> Callable[[Upload, jax.Array], tuple[Upload, jax.Array]]:
+    """A reducer that first leaves out clients whose updates explode or point the wrong way.
+
+    Judged is each client's change of the shared parameters, without its weight and as the channel encoded
+    it, once per round and without memory of earlier ones. Left out are
+
+      exploding: an l2 norm above ``norm_factor`` times the median of the norms that are not zero (the lower
+        of the two middle ones if their number is even);
+      reversed: among the rest, a cosine with the coordinate-wise median of the updates below ``min_cosine``.
+        A change of zero has no direction and passes.
+
+    The round reports them in ``RoundInfo.excluded``: neither update nor message nor metrics of theirs count,
+    and what they keep, their history too, stays as before the round. Updates that are not finite and clients
+    without examples never get here; the round leaves them out itself. While fewer than half of the clients
+    explode, and fewer than half of the rest are reversed, the medians are those of honest clients.
+
+    Honest clients differ in size and direction, the more so the less alike their data are: norms grow with
+    the number of local steps, and near a common optimum changes of unlike clients are opposed. With data that
+    are not alike, allow for this in ``norm_factor`` and leave ``min_cosine`` out or well below 0.
+
+    Args:
+      reduce: what reduces the updates that remain; None takes their weighted mean.
+      norm_factor: at least 1, or None for no bound on norms.
+      min_cosine: in (-1, 1), or None for no bound on directions.
+
+    Returns:
+      ``reduce(uploads, included) -> (Upload, flagged)`` for the ``reduce`` of an algorithm. It sees each
+      client's update, and is therefore no part of secure aggregation.
+
+    Raises:
+      ValueError: for arguments out of range.
+    """
+    if norm_factor is not None and not norm_factor >= 1:
+        raise ValueError(f"norm_factor: expected a number of at least 1 or None, found {norm_factor!r}")
+    if min_cosine is not None and not -1 < min_cosine < 1:
+        raise ValueError(f"min_cosine: expected a number in (-1, 1) or None, found {min_cosine!r}")
+
+    def screened(uploads, included):
+        updates = unweighted(uploads, included).params
+        norms = jax.vmap(optax.tree.norm)(updates)
+        passed = included
+        if norm_factor is not None:
+            passed &= ~(norms > norm_factor * _lower_median(norms, included & (norms > 0)))
+        if min_cosine is not None:
+            passed &= ~(_cosines(updates, norms, passed) < min_cosine)
+        total = (reduce or _sum)(uploads, passed)
+        flagged = included & ~passed
+        if not isinstance(total, Upload):
+            total, further = total
+            flagged |= further
+        return total, flagged
+
+    return screened
+
+
+def _sum(uploads: Upload, included: jax.Array) -> Upload:
+    return jax.tree.map(
+        lambda x: jnp.where(along(included, x), x, 0).sum(0, dtype=x.dtype),
+        uploads,
+    )
+
+
+def _lower_median(values: jax.Array, chosen: jax.Array) -> jax.Array:
+    ordered = jnp.sort(jnp.where(chosen, values, jnp.inf))
+    return ordered[jnp.maximum(chosen.sum() - 1, 0) // 2]
+
+
+def _cosines(updates: PyTree, norms: jax.Array, chosen: jax.Array) -> jax.Array:
+    """(clients,): cosine of every update with the median of the chosen ones; 1 where one of them is zero."""
+    weights = jnp.ones(chosen.shape, jnp.float32)
+    middle = median()(Upload(updates, (), weights), chosen).delta
+    length = optax.tree.norm(middle)
+    # Divided first: the product of two norms may overflow.
+    safe, unit = jnp.where(norms > 0, norms, 1), jnp.where(length > 0, length, 1)
+    products = jax.tree.map(
+        lambda x, m: ((x / along(safe, x)) * (m / unit)).reshape(len(x), -1).sum(1), updates, middle
+    )
+    return jnp.where((norms > 0) & (length > 0), sum(jax.tree.leaves(products)), 1)

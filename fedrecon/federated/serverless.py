@@ -1,0 +1,68 @@
+"""What training without a server needs to know: that nothing of an algorithm happens at one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.federated.algorithm import Context, FederatedAlgorithm, RoundState
+from fedrecon.federated.batching import Batching
+from fedrecon.federated.engine import train_client
+from fedrecon.types import Variables
+
+
+def check_serverless(
+    algorithm: FederatedAlgorithm, batching: Batching, state: RoundState, client_state: Any, data: Any
+) -> None:
+    """Refuses what would silently be left out when models pass from client to client.
+
+    Args:
+      algorithm: the algorithm.
+      batching: of its clients.
+      state: the state of a round; only shapes are used, here and below.
+      client_state: one client's state of the client update.
+      data: client data.
+
+    Raises:
+      ValueError: for a reducer, a message or broadcast besides the model, or a channel that does anything.
+    """
+    if algorithm.reduce is not None:
+        raise ValueError("algorithm.reduce: expected None where no server averages, found a reducer")
+
+    def probe(variables, exchange, client_state, row, key):
+        payload = algorithm.exchange.broadcast(exchange)
+        context = Context(jnp.int32(0), key, jnp.int32(0))
+        variables = Variables(*variables)
+        _, upload = train_client(
+            algorithm, batching, variables, payload, client_state, *row, jax.random.split(key), context
+        )
+        if jax.tree.leaves((payload, upload.message)):
+            raise ValueError(
+                "algorithm.exchange: expected nothing but the model to travel where there is no server, "
+                "found a message or broadcast"
+            )
+        client, server = algorithm.channel.init(upload)
+        encoded = algorithm.channel.encode(upload, client, context)[0]
+        decoded = algorithm.channel.decode(upload, server, context)[0]
+        if not _same(upload, encoded) or not _same(upload, decoded):
+            raise ValueError(
+                "algorithm.channel: expected the identity, chain(), where there is no server to decode, "
+                "found another"
+            )
+        return ()
+
+    row = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (dict(data.examples), data.valid)
+    )
+    jax.eval_shape(probe, state.variables, state.exchange, client_state, row, jax.random.key(0))
+
+
+def one_client(tree: Any) -> Any:
+    """The first client's row of leaves (clients, ...)."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def _same(one, other) -> bool:
+    # The very same traced arrays: nothing was done to them.
+    one, other = jax.tree.leaves(one), jax.tree.leaves(other)
+    return len(one) == len(other) and all(x is y for x, y in zip(one, other, strict=True))

@@ -1,0 +1,311 @@
+"""Rounds over more clients than the device holds: only the sampled cohort's data and states go there."""
+
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
+from fedrecon.federated.clients import check_parallel, client_sharding, default_mesh
+from fedrecon.federated.engine import (
+    ClientRows,
+    choose_batching,
+    cohort_round,
+    initial_state,
+    remember,
+    round_keys,
+)
+from fedrecon.types import Batch, Variables
+
+Load = Callable[[np.ndarray], tuple[Batch, np.ndarray]]
+
+
+class Cohort(NamedTuple):
+    """The clients of one round on the device, padded to a fixed number; leaves (cohort, ...)."""
+
+    numbers: np.ndarray
+    examples: Batch
+    valid: jax.Array
+
+
+class StreamingInfo(NamedTuple):
+    """What a streamed round reports.
+
+    Attributes:
+      clients: int32 (sampled,), numbers of the sampled clients, ascending.
+      round: the `RoundInfo` of these clients in this order: leaves (sampled,) where it says (clients,).
+      data_seconds: time spent waiting for data and client states.
+      compute_seconds: time spent in the compiled round and in sampling.
+      compile_seconds: time spent compiling, only in the first round.
+      clients_per_second: sampled clients per second, without compiling.
+      prefetched: whether the data were already loaded or being loaded when the round began.
+    """
+
+    clients: np.ndarray
+    round: RoundInfo
+    data_seconds: float
+    compute_seconds: float
+    compile_seconds: float
+    clients_per_second: float
+    prefetched: bool
+
+
+def load_from(data: Any) -> Load:
+    """``load`` of `StreamingRound` for data in host memory.
+
+    Args:
+      data: anything with ``examples``, a dict of NumPy arrays (clients, examples, ...), and ``valid``, bool
+        (clients, examples).
+    """
+
+    def load(clients):
+        return {name: x[clients] for name, x in data.examples.items()}, data.valid[clients]
+
+    return load
+
+
+def init_streaming(
+    algorithm: FederatedAlgorithm, variables: Variables, load: Load, clients: int, mesh: Mesh | None = None
+) -> RoundState:
+    """State before the first round: as of `init_state`, but what stays at clients is in NumPy arrays.
+
+    Args:
+      algorithm: the algorithm.
+      variables: the initial model.
+      load: as in `StreamingRound`; one client is loaded, for its shapes.
+      clients: number of all clients.
+      mesh: the mesh of the rounds.
+    """
+    _check_integer(clients, "clients")
+    mesh = default_mesh(mesh)
+    examples, valid = load(np.zeros(1, np.int32))
+    row = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)),
+        (dict(examples), valid),
+    )
+    build = jax.jit(
+        lambda variables: initial_state(algorithm, variables, row, clients),
+        out_shardings=NamedSharding(mesh, P()),
+    )
+    state = build(jax.tree.map(jnp.asarray, variables))
+
+    def stack(x):
+        return np.tile(np.asarray(x)[None], (clients,) + (1,) * x.ndim)
+
+    return _with_rows(state, jax.tree.map(stack, _rows(state)))
+
+
+class StreamingRound:
+    """``round(state, key) -> (state, StreamingInfo)``: rounds as of `make_round`, clients in host memory.
+
+    The same numbers: clients draw from the same keys, and on one device the sampled clients' updates are
+    summed in the same order, so that the next state is the same bit for bit. On the device are the server's
+    part of the state, the sampler's history, the cohort of this round and the data of the next, which a
+    background thread loads during the computation. Which clients these will be is found by asking the sampler
+    before the history of this round is known; if it answers otherwise afterwards, they are loaded anew.
+
+    The state passed in is used up, its NumPy arrays are changed in place. It is compiled once, and runs in
+    one process. Use it as a context manager, or call ``close()``, to end the thread.
+    """
+
+    def __init__(
+        self,
+        algorithm: FederatedAlgorithm,
+        load: Load,
+        *,
+        cohort: int,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        mesh: Mesh | None = None,
+        parallel: str | int = "scan",
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        """Prepares the rounds.
+
+        Args:
+          algorithm: the algorithm, with its sampler over all clients.
+          load: ``load(numbers) -> (examples, valid)``: the data of the clients with these numbers (int32,
+            ascending), dict of arrays (numbers, examples, ...) and bool (numbers, examples), of the same
+            shapes per client in each call. It is called in one other thread, never twice at a time.
+            `load_from` makes one.
+          cohort: the most clients that a round may sample; memory and time on the device are of that many.
+          batch_size, epochs, steps, mesh, parallel: as in `make_round`.
+          clock: what tells the time in seconds.
+
+        Raises:
+          ValueError: for contradicting arguments; from the round, if the sampler chooses more clients than
+            ``cohort`` or ``load`` returns other shapes than described.
+        """
+        _check_integer(cohort, "cohort")
+        check_parallel(parallel)
+        self._load, self._cohort, self._clock = load, cohort, clock
+        self._mesh = default_mesh(mesh)
+        self._thread = ThreadPoolExecutor(1, "fedrecon-load")
+        self._next: tuple[np.ndarray, Any] | None = None
+        self._shapes = self._compiled = None
+        batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
+
+        def sample(key, round, history):
+            return algorithm.sampler(round_keys(key, round)[0], round, history)
+
+        def step(state, cohort, active, key):
+            clients = state.history.participations.shape[0]
+            state, kept, info = cohort_round(
+                algorithm,
+                batching,
+                state,
+                cohort,
+                cohort.numbers,
+                active,
+                round_keys(key, state.round)[1:],
+                mesh=self._mesh,
+                parallel=parallel,
+            )
+
+            def spread(x):
+                # The numbers of padding are out of range.
+                return jnp.zeros(clients, x.dtype).at[cohort.numbers].set(x, mode="drop")
+
+            metrics = jax.tree.map(spread, info.client_metrics)
+            history = remember(state.history, state.round - 1, spread(kept), metrics)
+            server = _with_rows(state._replace(history=history), ClientRows((), (), ()))
+            everywhere = NamedSharding(self._mesh, P())
+            return jax.lax.with_sharding_constraint(server, everywhere), _rows(state), info
+
+        self._sample = jax.jit(sample)
+        self._step = jax.jit(step, donate_argnums=0)
+
+    def __enter__(self) -> "StreamingRound":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the background thread; further rounds raise RuntimeError."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, state: RoundState, key: jax.Array) -> tuple[RoundState, StreamingInfo]:
+        """One round."""
+        begin = self._clock()
+        if self._compiled is None:
+            self._sample = self._sample.lower(key, state.round, state.history).compile()
+        start = self._clock()
+        numbers = self._sampled(key, state.round, state.history)
+        sampled_at = self._clock()
+        cohort, prefetched = self._take(numbers)
+        rows = self._put(_gather(_rows(state), numbers, self._cohort))
+        ready_at = self._clock()
+        active = np.arange(self._cohort) < len(numbers)
+        arguments = (_with_rows(state, rows), cohort, active, key)
+        if self._compiled is None:
+            self._compiled = self._step.lower(*arguments).compile()
+        compiled_at = self._clock()
+        upcoming = self._sampled(key, state.round + 1, state.history)
+        self._next = (upcoming, self._thread.submit(self._prepare, upcoming))
+        server, new, info = jax.block_until_ready(self._compiled(*arguments))
+        done_at = self._clock()
+        host = _rows(state)
+        jax.tree.map(functools.partial(_scatter, numbers), host, new)
+        info = jax.tree.map(np.asarray, info)
+        end = self._clock()
+        data = (ready_at - sampled_at) + (end - done_at)
+        compute = (sampled_at - start) + (done_at - compiled_at)
+        return _with_rows(server, host), StreamingInfo(
+            clients=numbers,
+            round=_first_of(info, len(numbers)),
+            data_seconds=data,
+            compute_seconds=compute,
+            compile_seconds=(start - begin) + (compiled_at - ready_at),
+            clients_per_second=len(numbers) / max(data + compute, 1e-9),
+            prefetched=prefetched,
+        )
+
+    def _sampled(self, key, round, history) -> np.ndarray:
+        return np.flatnonzero(np.asarray(self._sample(key, round, history))).astype(np.int32)
+
+    def _take(self, numbers) -> tuple[Cohort, bool]:
+        if len(numbers) > self._cohort:
+            raise ValueError(
+                f"cohort: expected at least the {len(numbers)} sampled clients, found {self._cohort}"
+            )
+        following, self._next = self._next, None
+        if following is not None and np.array_equal(following[0], numbers):
+            return following[1].result(), True
+        if following is not None:
+            following[1].cancel()
+        return self._thread.submit(self._prepare, numbers).result(), False
+
+    def _prepare(self, numbers) -> Cohort | None:
+        """Loads a cohort, pads it and puts it on the device."""
+        if len(numbers) > self._cohort:
+            return None
+        if len(numbers):
+            examples, valid = self._load(numbers)
+        else:
+            examples, valid = jax.tree.map(lambda x: x[:0], self._load(np.zeros(1, np.int32)))
+        arrays = jax.tree.map(np.asarray, (dict(examples), valid))
+        shapes = jax.tree.map(lambda x: (x.shape[1:], x.dtype), arrays)
+        for name, x in [("valid", arrays[1]), *arrays[0].items()]:
+            if x.shape[:2] != (len(numbers), *arrays[1].shape[1:]):
+                raise ValueError(
+                    f"load: expected {name} with leading axes {(len(numbers), *arrays[1].shape[1:2])}, "
+                    f"found {x.shape}"
+                )
+        if self._shapes is None:
+            self._shapes = shapes
+        if shapes != self._shapes:
+            raise ValueError(f"load: expected the shapes of the first cohort {self._shapes}, found {shapes}")
+        missing = self._cohort - len(numbers)
+        padded = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), arrays)
+        numbers = np.pad(numbers, (0, missing), constant_values=np.iinfo(np.int32).max)
+        return Cohort(numbers, *self._put(padded))
+
+    def _put(self, tree):
+        return jax.device_put(tree, client_sharding(self._mesh, self._cohort))
+
+
+def _check_integer(value, name) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
+
+
+def _rows(state: RoundState) -> ClientRows:
+    return ClientRows(state.client, state.client_channel, state.private)
+
+
+def _with_rows(state: RoundState, rows: ClientRows) -> RoundState:
+    return state._replace(client=rows.client, client_channel=rows.channel, private=rows.private)
+
+
+def _gather(rows, numbers, cohort):
+    def one(x):
+        picked = np.zeros((cohort, *x.shape[1:]), x.dtype)
+        picked[: len(numbers)] = x[numbers]
+        return picked
+
+    return jax.tree.map(one, rows)
+
+
+def _scatter(numbers, host, new) -> None:
+    host[numbers] = np.asarray(new)[: len(numbers)]
+
+
+def _first_of(info: RoundInfo, count: int) -> RoundInfo:
+    def cut(tree):
+        return jax.tree.map(lambda x: x[:count], tree)
+
+    return info._replace(
+        **{
+            name: cut(getattr(info, name))
+            for name in ("client_metrics", "participated", "excluded", "bytes_up", "bytes_down", "delta_norm")
+        }
+    )
