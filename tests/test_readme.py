@@ -28,5 +28,9 @@ def test_commands_name_flags_that_exist():
     assert len(commands) >= 6
     for module, arguments in commands:
         source = Path(importlib.import_module(module).__file__).read_text()
+        if "federated_settings" in source:
+            source += Path(
+                importlib.import_module("experiments.pipeline.federated_settings").__file__
+            ).read_text()
         for flag in re.findall(r"--(?:no)?(\w+)", arguments.split("#")[0]):
             assert flag == "help" or f'"{flag}"' in source, (module, flag)

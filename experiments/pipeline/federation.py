@@ -80,7 +80,7 @@ class Federation:
         self.settings = settings
         self.workdir = workdir
         self.mesh = client_mesh()
-        self.parallel = _parallel(parallel)
+        self.parallel = choose_parallel(parallel)
         self.rounds_per_dispatch = rounds_per_dispatch
         self.traffic: list[Traffic] = []
 
@@ -171,7 +171,8 @@ class Federation:
 
         def summarise(info: RoundInfo) -> list[dict[str, Any]]:
             return [
-                _record(jax.tree.map(lambda x, i=i: x[i], info), data.names) for i in range(len(info.applied))
+                round_record(jax.tree.map(lambda x, i=i: x[i], info), data.names)
+                for i in range(len(info.applied))
             ]
 
         state = train(
@@ -247,7 +248,7 @@ def mean_score(scores: Scores, metric: str) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _record(info: RoundInfo, names: tuple[str, ...]) -> dict[str, Any]:
+def round_record(info: RoundInfo, names: tuple[str, ...]) -> dict[str, Any]:
     """One round as a JSON-able dict."""
     record: dict[str, Any] = {}
     for name, (total, count) in info.metrics.items():
@@ -262,7 +263,8 @@ def _record(info: RoundInfo, names: tuple[str, ...]) -> dict[str, Any]:
     return record
 
 
-def _parallel(parallel: str) -> str | int:
+def choose_parallel(parallel: str) -> str | int:
+    """The ``parallel`` of `make_round` that a flag names; "auto" is the backend's best."""
     if parallel == "auto":
         return "scan" if jax.default_backend() == "cpu" else "vmap"
     if parallel in ("scan", "vmap"):

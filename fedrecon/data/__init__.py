@@ -24,6 +24,7 @@ from fedrecon.data.describe import describe_file
 from fedrecon.data.dicom_ct import DicomProjections, DicomSlices, read_dicom_ct_pd, read_dicom_slices
 from fedrecon.data.examples import mri_examples, resize_kspace, to_native
 from fedrecon.data.fastmri import FastMRIVolume, read_fastmri, write_fastmri
+from fedrecon.data.feature_shift import FeatureShift, draw_feature_shifts, shift_features
 from fedrecon.data.hdf5 import DataError
 from fedrecon.data.ismrmrd import (
     EncodingSpace,
@@ -35,6 +36,14 @@ from fedrecon.data.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.ismrmrd_writer import write_ismrmrd
 from fedrecon.data.measurement import Measurement, read_measurement
 from fedrecon.data.mri import MRISite, simulate_mri_patient
+from fedrecon.data.partition import (
+    dirichlet_partition,
+    label_counts,
+    partition_examples,
+    quantity_partition,
+    shard_partition,
+    site_partition,
+)
 from fedrecon.data.radial import read_radial
 from fedrecon.data.real_images import ImageSite, load_real_chest_xray, load_real_retina
 from fedrecon.data.real_mri import RealMRISite, load_real_mri_cohort
@@ -50,6 +59,7 @@ __all__ = [
     "DicomSlices",
     "EncodingSpace",
     "FastMRIVolume",
+    "FeatureShift",
     "ISMRMRDHeader",
     "ImageSite",
     "MRISite",
@@ -59,15 +69,20 @@ __all__ = [
     "Sinogram",
     "ct_detector_count",
     "describe_file",
+    "dirichlet_partition",
+    "draw_feature_shifts",
     "format_ismrmrd_header",
     "from_bart",
+    "label_counts",
     "load_real_chest_xray",
     "load_real_mri_cohort",
     "load_real_retina",
     "mri_examples",
     "parse_ismrmrd_header",
+    "partition_examples",
     "plan_patients",
     "pool",
+    "quantity_partition",
     "read_cfl",
     "read_cfl_header",
     "read_dicom_ct_pd",
@@ -81,12 +96,15 @@ __all__ = [
     "read_tomography",
     "resize_kspace",
     "select_clients",
+    "shard_partition",
+    "shift_features",
     "simulate_ct_cohort",
     "simulate_ct_patient",
     "simulate_mri_cohort",
     "simulate_mri_patient",
     "simulated_ct_sites",
     "simulated_mri_sites",
+    "site_partition",
     "split_patients",
     "stack_clients",
     "to_bart",

@@ -7,6 +7,7 @@ from fedrecon.reporting.figures import (
     plot_site_bars,
     plot_training,
 )
+from fedrecon.reporting.partition_plot import plot_partition, save_partition_plot
 from fedrecon.reporting.report import Figure, Section, Table, write_report
 from fedrecon.reporting.tables import format_table, metric_rows
 
@@ -17,9 +18,11 @@ __all__ = [
     "format_table",
     "metric_rows",
     "plot_classification",
+    "plot_partition",
     "plot_reconstructions",
     "plot_segmentations",
     "plot_site_bars",
     "plot_training",
+    "save_partition_plot",
     "write_report",
 ]

@@ -89,6 +89,7 @@ def test_scanners_of_different_matrices_share_a_grid(folder):
     check_mri(cohort)
 
 
+@pytest.mark.slow
 def test_measured_samples_come_back_exactly(folder):
     """With every sample measured, to_native returns the scanner's own coil images, odd matrices included."""
     cohort = load_real_mri_cohort(

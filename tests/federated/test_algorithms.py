@@ -231,7 +231,7 @@ def averaged(fx):
 
 @pytest.mark.parametrize(
     "name",
-    [n if n == "fedrep" else pytest.param(n, marks=pytest.mark.slow) for n in NEUTRAL],
+    [n if n == "fedprox" else pytest.param(n, marks=pytest.mark.slow) for n in NEUTRAL],
 )
 def test_without_strength_it_is_fedavg_bit_for_bit(fx, name):
     """With the same keys; of Ditto the global model, whatever the strength."""

@@ -249,6 +249,7 @@ def trained(fx, data, mesh=None):
     return algorithm, last(states)
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_released_model(fx):
     data = fx.regression_data(COUNTS)
     data = data._replace(valid=data.valid.at[2].set(False))

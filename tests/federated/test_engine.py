@@ -91,6 +91,7 @@ def one_by_one(fx, algorithm, variables, states, data, epochs, batch_size, round
     return jax.tree.map(jnp.add, variables.params, shared_delta.params), results
 
 
+@pytest.mark.slow
 def test_ragged_clients_equal_unpadded_ones_simulated_one_by_one(fx):
     data = fx.regression_data(COUNTS, padding=4)
     algorithm = fl.fedavg(fx.regression, optax.adam(0.05))
@@ -239,6 +240,7 @@ def test_nobody_included_leaves_the_model_alone(fx):
     fx.assert_equal(state._replace(round=jnp.int32(0)), initial)
 
 
+@pytest.mark.slow
 def test_bytes_count_the_shared_leaves_and_the_weight(fx):
     data = fx.regression_data(COUNTS)
     sampler = fl.uniform_clients(3)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from fedrecon import federated as fl
 from fedrecon.types import Variables
@@ -110,6 +111,7 @@ def test_equal_weighting_ignores_sizes_but_not_emptiness(fx):
     assert not info.excluded.any()
 
 
+@pytest.mark.slow
 def test_server_momentum_displacement(fx):
     """A constant update for T rounds moves by the update times sum_k (1 - beta^k) / (1 - beta)."""
     beta, rounds = 0.9, 6
@@ -192,6 +194,7 @@ def scaffold(task, rate):
     )
 
 
+@pytest.mark.slow
 def test_messages_and_broadcasts_carry_control_variates(fx):
     """c = mean c_i under partial participation, convergence to the uniform optimum, and doubled bytes."""
     algorithm = scaffold(fx.quad, RATE)._replace(sampler=fl.uniform_clients(2))

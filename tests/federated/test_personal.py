@@ -107,9 +107,8 @@ def test_local_only_is_bitwise_independent_training(fx):
     assert float(info.metrics["examples"][0][-1]) == sum(COUNTS)
 
 
-@pytest.mark.parametrize(
-    ("devices", "parallel"), [(1, "vmap"), pytest.param(4, "scan", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("devices", "parallel"), [(1, "vmap"), (4, "scan")])
+@pytest.mark.slow
 def test_evaluation_uses_each_clients_own_model(fx, devices, parallel):
     data = fx.regression_data(COUNTS)
     mesh = fl.client_mesh(jax.devices()[:devices])

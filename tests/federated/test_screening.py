@@ -70,6 +70,7 @@ def test_honest_clients_are_never_flagged(fx):
     assert not infos.excluded.any()
 
 
+@pytest.mark.slow
 def test_unlike_clients_are_screened_by_norm(fx):
     """Different objectives and 1 to 8 steps: nobody is flagged until one explodes; the rest is FedAvg."""
     algorithm = faulty(fl.fedavg(fx.quad, optax.sgd(0.05), reduce=fl.screen()))

@@ -51,6 +51,7 @@ def test_instance_and_group_norm_equal_flax(x64, layer, flax_layer):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8), got, want)
 
 
+@pytest.mark.slow
 def test_normalisation_has_second_derivatives(x64):
     def f(scale, x):
         return GroupNorm(groups=2).apply({"params": {"scale": scale, "bias": scale}}, x)

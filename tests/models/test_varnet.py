@@ -75,9 +75,8 @@ def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
         jax.tree.map(close, got, want)
 
 
-@pytest.mark.parametrize(
-    ("pools", "learn_coil_maps"), [pytest.param(1, False, marks=pytest.mark.slow), (0, True)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("pools", "learn_coil_maps"), [(1, False), (0, True)])
 def test_gradients_equal_finite_differences(x64, pools, learn_coil_maps):
     operators, y, x = sense_batch(batch=1, ny=6, nx=6, dtype=np.complex128)
     model = VarNet(2, 2, pools, learn_coil_maps=learn_coil_maps)

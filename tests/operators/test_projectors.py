@@ -89,13 +89,9 @@ def test_is_a_true_operator(x64, assert_linear_operator, kind, model):
     assert_linear_operator(Radon(GEOMETRIES[kind](), (12, 9), 0.9, model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind, model",
-    [
-        pytest.param("parallel", "joseph", marks=pytest.mark.slow),
-        pytest.param("fan", "joseph", marks=pytest.mark.slow),
-        ("fan", "distance-driven"),
-    ],
+    "kind, model", [("parallel", "joseph"), ("fan", "joseph"), ("fan", "distance-driven")]
 )
 def test_backends_agree(normal, kind, model):
     image = normal((2, 12, 9))
@@ -105,7 +101,7 @@ def test_backends_agree(normal, kind, model):
     np.testing.assert_allclose(native.H(y), plain.H(y), rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.slow), "auto"])
 def test_lines_through_the_source_add_nothing(x64, assert_linear_operator, backend):
     geometry = FanBeam(np.array([0.0, np.pi / 2, 0.3]), 6, 7.5, 12.0, 8.0, detector_offset=2.0)
     assert_linear_operator(Radon(geometry, (7, 9), 1.125, "distance-driven", backend))

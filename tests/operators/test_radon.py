@@ -123,6 +123,7 @@ def test_agrees_with_scikit_image():
     assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
 
 
+@pytest.mark.slow
 def test_gradients_with_respect_to_image_and_angles(key):
     geometry = ParallelBeam(np.linspace(0, np.pi, 5, endpoint=False) + 0.123, 19, 0.7, 0.1)
     check_gradients(Radon(geometry, (9, 11)), key)

@@ -51,12 +51,14 @@ def test_gridding_agrees_with_filtered_back_projection(reference, name, filter, 
     assert np.corrcoef(in_disc(image), in_disc(reference[f"gridrec_{name}"]))[0, 1] > correlation
 
 
+@pytest.mark.slow
 def test_iterations_agree_after_as_many_steps(reference):
     A, y = projector(reference), reference["projections"]
     assert difference(operators.mlem(A, y, iterations=4)[0], reference["mlem"]) < 0.02
     assert difference(operators.sirt(A, y, iterations=4)[0], reference["sirt"]) < 0.035
 
 
+@pytest.mark.slow
 def test_row_action_agrees_with_a_view_at_a_time(reference):
     def one(angles):
         return operators.Radon(operators.ParallelBeam(angles, 48), (48, 48))

@@ -167,12 +167,10 @@ def test_backends_agree(normal, kind, model):
 @pytest.mark.parametrize(
     "kind, model, adjoint",
     [
-        ("helix", "distance-driven", False),
         *(
             pytest.param(*c, adjoint, marks=pytest.mark.slow)
             for c in CASES
             for adjoint in ((False, True) if c[0] in ("curved", "vector") else (False,))
-            if c != ("helix", "distance-driven")
         ),
     ],
 )
@@ -196,6 +194,7 @@ def test_gradients_with_respect_to_array_and_geometry(x64, normal, kind, model, 
         assert abs(ahead - behind - 2 * np.vdot(gradient, step)) < 1e-4 * scale + 1e-13 * abs(ahead)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, model", [("cone", "joseph"), pytest.param("vector", "joseph", marks=pytest.mark.slow)]
 )

@@ -47,6 +47,7 @@ def test_sharding_changes_nothing(outcome):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *outcome)
 
 
+@pytest.mark.slow
 def test_every_valid_example_is_counted(outcome):
     scores = outcome[0][2]
     np.testing.assert_array_equal(scores["dice"][1], [3, 2, 1, 0])

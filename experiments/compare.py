@@ -1,0 +1,199 @@
+"""Compares federated algorithms over seeds, with 95 % confidence intervals and paired differences to FedAvg.
+
+A seed sets the data (of simulated cohorts), the partition, the initial weights, the batches and the samples
+of clients; they are the same for all methods, so differences are taken seed by seed. Every training has a
+directory of its own, --workdir/METHOD/seed-N, as of train_federated: an interrupted comparison continues,
+and a finished one is extended by more --methods or --seeds. The working directory gets comparison.csv, .tex,
+.md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
+comparators local_only and centralised take no notice of --reduce, --weighting and (centralised) --sampler.
+--METHOD.NAME=VALUE sets a parameter of one method.
+
+  python -m experiments.compare --workdir=runs/compare --methods=fedavg,fedprox,scaffold,local_only
+      --seeds=5 --partition=dirichlet --concentration=0.3 --fedprox.strength=0.1
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+from experiments import train_federated
+from experiments.pipeline import comparison
+from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
+from experiments.pipeline.federated_methods import COMPARATORS, METHODS, check_method, method
+from experiments.pipeline.federated_run import LOWER_IS_BETTER, METRICS, run, summary, with_seed
+from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.train_federated import Dotted, fail, interrupted, parse, settings_from_flags
+from fedrecon.files import write_atomically
+from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
+
+
+def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, TrainSettings]:
+    """Settings of each method, checked.
+
+    Raises:
+      ValueError: a method is unknown or given twice, or its settings do not fit.
+    """
+    if not methods or len(set(methods)) != len(methods):
+        raise ValueError(f"--methods: expected distinct algorithms, found {','.join(methods)!r}")
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"--methods: expected some of {', '.join(METHODS)}, found {name!r}")
+    if strangers := [
+        name for name, options in dotted.items() if options and name not in (*methods, "reduce")
+    ]:
+        raise ValueError(f"--{strangers[0]}.NAME: expected one of --methods, found {strangers[0]!r}")
+    planned, defaults = {}, TrainSettings()
+    for name in methods:
+        settings = dataclasses.replace(
+            base, algorithm=name, algorithm_options=dotted[name], reduce_options=dotted["reduce"]
+        )
+        if name in COMPARATORS:
+            kept = {field: getattr(defaults, field) for field in method(name).fixes}
+            settings = dataclasses.replace(settings, **kept, reduce_options=())
+        check_settings(settings)
+        try:
+            check_method(settings)
+        except ValueError as error:
+            raise _of_method(name, error) from error
+        planned[name] = settings
+    return planned
+
+
+def compare(
+    planned: dict[str, TrainSettings],
+    seeds: list[int],
+    workdir: Workdir,
+    *,
+    baseline: str,
+    metric: str,
+    worst: bool = False,
+    **way,
+) -> list[comparison.Row]:
+    """Runs what is not yet run, and writes the tables and the figure.
+
+    Args:
+      planned: settings of each method.
+      seeds: of the trainings.
+      workdir: of the comparison.
+      baseline: differences are taken to this method.
+      metric: a figure of the task.
+      worst: compares the worst client of each training, not the mean of the clients.
+      **way: ``parallel`` and ``rounds_per_dispatch`` as in `run`.
+    """
+    own: dict[str, dict[int, float]] = {name: {} for name in planned}
+    released: dict[str, dict[int, float]] = {name: {} for name in planned}
+    environment = describe_environment()
+    data = _load(planned, seeds, workdir)
+    for seed in seeds:
+        for name, settings in planned.items():
+            settings = with_seed(settings, seed)
+            try:
+                with Workdir(_path(workdir, name, seed), settings.config(), environment) as directory:
+                    results, cost = run(settings, directory, data=data.get(seed), **way)
+            except ValueError as error:
+                raise _of_method(name, error) from error
+            mean, lowest = summary(results.own, metric)
+            own[name][seed] = lowest if worst else mean
+            if results.released:
+                released[name][seed] = summary(results.released, metric)[worst]
+            compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
+            print(
+                f"seed {seed}, {name}: {metric} {mean:.4f}, worst client {lowest:.4f}, "
+                f"compiling {compiled}, {cost.rounds_per_second:.2f} rounds/s, "
+                f"{(results.bytes_up + results.bytes_down) / 1e6:.1f} MB",
+                flush=True,
+            )
+    lower = metric in LOWER_IS_BETTER
+    rows = comparison.compare_values(own, baseline, "own", lower_is_better=lower)
+    shared = {name: values for name, values in released.items() if values}
+    rows += comparison.compare_values(shared, baseline, "released", lower_is_better=lower)
+    write_atomically(workdir / "comparison.tex", comparison.latex_table(rows, metric, baseline).encode())
+    write_atomically(workdir / "comparison.md", comparison.markdown_table(rows, metric, baseline).encode())
+    comparison.write_csv(workdir / "comparison.csv", rows, metric)
+    if any(not math.isnan(row.interval.mean) for row in rows):
+        comparison.save_comparison_plot(workdir / "comparison.png", rows, metric, baseline)
+    return rows
+
+
+def _of_method(name: str, error: ValueError) -> ValueError:
+    """The error with the flags as they are called here."""
+    return ValueError(str(error).replace("--algorithm.", f"--{name}."))
+
+
+def _path(workdir: Workdir, name: str, seed: int) -> Path:
+    return workdir / name / f"seed-{seed}"
+
+
+def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir) -> dict[int, FederatedData]:
+    """The data of every seed that has an unfinished training, in arrays of the same shapes."""
+    first = next(iter(planned.values()))
+    data = {
+        seed: load_data(with_seed(first, seed))
+        for seed in seeds
+        if not all((_path(workdir, name, seed) / "results.json").exists() for name in planned)
+    }
+    widths = [max((getattr(d, part).valid.shape[1] for d in data.values()), default=0) for part in
+              ("train", "test")]  # fmt: skip
+    return {seed: pad_examples(d, *widths) for seed, d in data.items()}
+
+
+def main(dotted: Dotted) -> None:
+    values = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    try:
+        base = settings_from_flags()
+        planned = plan(base, values.methods, dotted)
+        metric = values.metric or METRICS[base.task][0]
+        if metric not in METRICS[base.task]:
+            raise ValueError(f"--metric: expected one of {', '.join(METRICS[base.task])}, found {metric!r}")
+        set_cpu_devices(values.devices)
+        config = {**base.config(), "comparison": True}
+        for name in ("algorithm", "seed"):
+            del config[name]
+        seeds = list(range(base.seed, base.seed + values.seeds))
+        with Workdir(values.workdir, config, describe_environment(), resume=values.resume) as workdir:
+            if jax.config.jax_compilation_cache_dir is None:
+                # Seeds that have arrays of the same shapes share their programs.
+                jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+            rows = compare(
+                planned,
+                seeds,
+                workdir,
+                baseline=values.baseline,
+                metric=metric,
+                worst=values.worst,
+                parallel=values.parallel,
+                rounds_per_dispatch=values.rounds_per_dispatch,
+            )
+        print("\n" + comparison.text_table(rows, metric, values.baseline))
+        print(
+            f"{metric}: {'worst client' if values.worst else 'mean of the clients'} on its own test examples."
+        )
+        print("Intervals: 95 %, t distribution over seeds, not corrected for the number of methods.")
+    except ValueError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        interrupted(values.workdir)
+
+
+def define_flags() -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    train_federated.define_flags()
+    flags.adopt_module_key_flags(train_federated)
+    flags.DEFINE_list("methods", ["fedavg", "fedprox", "scaffold", "local_only", "centralised"],
+                      f"Algorithms, some of {', '.join(METHODS)}.")  # fmt: skip
+    flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", lower_bound=1)
+    flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.")
+    flags.DEFINE_bool(
+        "worst", False, "Compare the worst client of each training, not the mean of the clients."
+    )
+    flags.DEFINE_string("metric", "", "Figure to compare; the task's first by default.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=lambda argv: parse(argv, (*METHODS, "reduce")))

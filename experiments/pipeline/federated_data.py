@@ -1,0 +1,257 @@
+"""The data of a federated training: a cohort, divided over clients, with a held-out part of each."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.pipeline.federated_settings import TrainSettings
+from fedrecon import Task
+from fedrecon.data import ClientData, Cohort, load_real_chest_xray, load_real_retina, simulate_mri_cohort
+from fedrecon.data.clients import split_patients
+from fedrecon.data.feature_shift import draw_feature_shifts, shift_features
+from fedrecon.data.partition import (
+    dirichlet_partition,
+    label_counts,
+    partition_examples,
+    quantity_partition,
+    shard_partition,
+    site_partition,
+)
+from fedrecon.models import BatchNorm, Classifier, GroupNorm, InstanceNorm, UNet, VarNet
+from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
+
+_SIZES = {"retina": 64, "xray": 56}
+_HELD_OUT = (0.75, 0.25)
+_NORMS = {
+    "instance": InstanceNorm,
+    "group": GroupNorm,
+    "batch": BatchNorm,
+}
+
+
+class FederatedData(NamedTuple):
+    """Clients of a training.
+
+    Attributes:
+      train, test: the same clients; patients of one are not in the other.
+      counts: (clients, labels) numbers of examples, train and test together.
+      labels: names of the columns of ``counts``.
+      notes: what a reader must know about the data.
+    """
+
+    train: ClientData
+    test: ClientData
+    counts: np.ndarray
+    labels: tuple[str, ...]
+    notes: str
+
+
+class _Pool(NamedTuple):
+    """One data set: arrays (examples, ...) and, of each example, patient, site and label."""
+
+    examples: dict[str, np.ndarray]
+    patients: np.ndarray
+    sites: np.ndarray
+    labels: np.ndarray
+    notes: str
+
+
+def load_data(settings: TrainSettings) -> FederatedData:
+    """Simulates or reads the cohort and divides it as the settings say.
+
+    Examples of a client are split by patient, three quarters for training; the natural partition of a
+    cohort of sites keeps the cohort's own split.
+
+    Raises:
+      ValueError: a setting does not fit the data, or (as ``DataError``) a file is missing or malformed.
+    """
+    if settings.cohort == "simulated" and settings.task == "classification":
+        data = _divide(_simulated_images(settings), settings)
+    else:
+        cohort = _as_images(_cohort(settings), settings)
+        pooled = _pool(cohort)
+        if settings.partition == "natural":
+            parts, names = site_partition(pooled.sites)
+            counts, labels = label_counts(pooled.labels, parts)
+            order = [names.index(name) for name in cohort.train.names]
+            data = FederatedData(cohort.train, cohort.test, counts[order], labels, cohort.notes)
+        else:
+            data = _divide(pooled, settings)
+    if settings.feature_shift:
+        shifts = draw_feature_shifts(data.train.clients, settings.feature_shift, seed=settings.seed)
+        data = data._replace(
+            train=shift_features(data.train, shifts, seed=2 * settings.seed),
+            test=shift_features(data.test, shifts, seed=2 * settings.seed + 1),
+        )
+    return data
+
+
+def make_task(settings: TrainSettings, data: ClientData) -> Task:
+    """The task and its network."""
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), data.examples)
+    sizes = {"channels": settings.channels, "pools": settings.pools, "norm": _NORMS[settings.norm]}
+    if settings.task == "classification":
+        return classification_task(Classifier(**sizes, classes=number_of_classes(settings)), example)
+    if settings.task == "segmentation":
+        # Structures are rare: the first predictions are background.
+        return segmentation_task(UNet(**sizes, output_bias=-3.0), example, flip=True)
+    return reconstruction_task(VarNet(cascades=settings.cascades, **sizes), mri_measure, example)
+
+
+def number_of_classes(settings: TrainSettings) -> int:
+    """Classes of the classification."""
+    return settings.classes if settings.cohort == "simulated" else 2
+
+
+def norm_layer(settings: TrainSettings):
+    """The normalisation layer that the settings name."""
+    return _NORMS[settings.norm]
+
+
+def pad_examples(data: FederatedData, train: int, test: int) -> FederatedData:
+    """The same clients with room for more examples, so that arrays of several data sets agree in shape."""
+
+    def pad(clients: ClientData, count: int) -> ClientData:
+        missing = count - clients.valid.shape[1]
+        return jax.tree.map(lambda x: np.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), clients)
+
+    return data._replace(train=pad(data.train, train), test=pad(data.test, test))
+
+
+def simulate_image_classes(
+    examples: int, classes: int = 10, size: int = 16, *, noise: float = 0.5, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Smooth patterns, two for each class, shifted, scaled, mixed with a pattern of nobody's, and noisy.
+
+    Args:
+      examples: number of images; labels are as equally frequent as can be, in random order.
+      classes: number of classes.
+      size: edge of the images.
+      noise: standard deviation of white noise; that of the patterns is 1.
+      seed: of the patterns and of the examples.
+
+    Returns:
+      {"image": (examples, size, size, 1) float32, "label": (examples,) int32}.
+    """
+    rng = np.random.default_rng([seed, 21])
+
+    def smooth(count: int) -> np.ndarray:
+        spectrum = np.zeros((count, size, size), complex)
+        spectrum[:, :4, :4] = rng.normal(size=(count, 4, 4)) + 1j * rng.normal(size=(count, 4, 4))
+        spectrum[:, 0, 0] = 0
+        fields = np.fft.ifft2(spectrum).real
+        return fields / fields.std((1, 2), keepdims=True)
+
+    patterns = smooth(2 * classes).reshape(classes, 2, size, size)
+    label = rng.permutation(np.arange(examples) % classes)
+    image = patterns[label, rng.integers(2, size=examples)]
+    moves = rng.integers(-(size // 8), size // 8 + 1, size=(examples, 2))
+    image = np.stack([np.roll(x, move, (0, 1)) for x, move in zip(image, moves, strict=True)])
+    image = rng.uniform(0.6, 1.4, (examples, 1, 1)) * image + 0.7 * smooth(examples)
+    image = image + noise * rng.normal(size=image.shape)
+    return {"image": image[..., None].astype(np.float32), "label": label.astype(np.int32)}
+
+
+def _simulated_images(settings: TrainSettings) -> _Pool:
+    clients = settings.clients or 10
+    count = clients * settings.examples_per_client
+    examples = simulate_image_classes(count, settings.classes, settings.image_size or 16, seed=settings.seed)
+    sites = np.random.default_rng([settings.seed, 22]).permutation(np.arange(count) % clients)
+    width = len(str(clients - 1))
+    sites = np.asarray([f"client{site:0{width}d}" for site in sites])
+    # Sites appear in the order of their numbers.
+    order = np.argsort(sites, kind="stable")
+    examples = {name: value[order] for name, value in examples.items()}
+    notes = "Simulated patterns: shows how algorithms differ, not how well they do on patients."
+    return _Pool(examples, np.arange(count).astype(str), sites[order], examples["label"], notes)
+
+
+def _cohort(settings: TrainSettings) -> Cohort:
+    size = settings.image_size or _SIZES.get(settings.cohort, 32)
+    if settings.cohort == "retina":
+        return load_real_retina(settings.data_dir, size=size, seed=settings.seed)
+    if settings.cohort == "xray":
+        return load_real_chest_xray(settings.data_dir, size=size, seed=settings.seed)
+    sites = settings.clients or 5
+    return simulate_mri_cohort(
+        sites, settings.patients_per_site, slices=2, image_shape=(size, size), seed=settings.seed
+    )
+
+
+def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
+    """Simulated volumes are segmented on their references."""
+    if settings.cohort != "simulated" or settings.task != "segmentation":
+        return cohort
+
+    def images(data: ClientData) -> ClientData:
+        examples = {name: data.examples[name] for name in ("segmentation", "label", "volume")}
+        return ClientData(examples | {"image": data.examples["target"][..., None]}, data.valid, data.names)
+
+    parts = {name: images(getattr(cohort, name)) for name in ("train", "validation", "test")}
+    return Cohort(**parts, sites=cohort.sites, image_shape=cohort.image_shape, patients=cohort.patients,
+                  notes=cohort.notes)  # fmt: skip
+
+
+def _pool(cohort: Cohort) -> _Pool:
+    collected: dict[str, list] = {}
+    patients, sites = [], []
+    for part in ("train", "validation", "test"):
+        data = getattr(cohort, part)
+        for index, name in enumerate(data.names):
+            valid = np.asarray(data.valid[index])
+            for key, value in data.examples.items():
+                collected.setdefault(key, []).append(np.asarray(value[index])[valid])
+            members = cohort.patients[part][index]
+            patients += [f"{name}/{members[v]}" for v in np.asarray(data.examples["volume"][index])[valid]]
+            sites += [name] * int(valid.sum())
+    examples = {key: np.concatenate(values) for key, values in collected.items()}
+    numbers = np.unique(np.asarray(patients), return_inverse=True)[1]
+    examples["volume"] = numbers.reshape(-1).astype(np.int32)
+    labels = np.asarray(sites)
+    if "label" in examples and "segmentation" not in examples:
+        labels = examples["label"]
+    return _Pool(examples, np.asarray(patients), np.asarray(sites), labels, cohort.notes)
+
+
+def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
+    clients = settings.clients or (5 if settings.task == "reconstruction" else 10)
+    names = None
+    if settings.partition == "natural":
+        parts, names = site_partition(pooled.sites)
+    else:
+        try:
+            parts = _skewed(pooled, settings, clients)
+        except ValueError as error:
+            raise ValueError(f"--partition={settings.partition}: {error}") from error
+    counts, labels = label_counts(pooled.labels, parts)
+    train, test = [], []
+    for number, part in enumerate(parts):
+        try:
+            inside = split_patients(pooled.patients[part], _HELD_OUT, settings.seed)
+        except ValueError as error:
+            raise ValueError(
+                f"--partition={settings.partition}: client {number} has too few patients to hold some out "
+                f"({error}); raise --minimum_examples or --concentration, or take fewer --clients"
+            ) from error
+        train.append(part[inside[0]])
+        test.append(part[inside[1]])
+    return FederatedData(
+        partition_examples(pooled.examples, train, names),
+        partition_examples(pooled.examples, test, names),
+        counts,
+        labels,
+        pooled.notes,
+    )
+
+
+def _skewed(pooled: _Pool, settings: TrainSettings, clients: int) -> tuple[np.ndarray, ...]:
+    common = {"patients": pooled.patients, "seed": settings.seed}
+    if settings.partition == "shards":
+        return shard_partition(pooled.labels, clients, settings.shards_per_client, **common)
+    common["minimum"] = settings.minimum_examples
+    concentration = settings.concentration
+    if settings.partition == "quantity":
+        return quantity_partition(len(pooled.labels), clients, concentration=concentration, **common)
+    balanced = settings.partition == "dirichlet_balanced"
+    return dirichlet_partition(pooled.labels, clients, concentration, balanced=balanced, **common)

@@ -1,0 +1,261 @@
+"""Federated algorithms by name, with their hyper-parameters read from text."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments.pipeline.federated_data import norm_layer
+from experiments.pipeline.federated_settings import TrainSettings
+from fedrecon import Task
+from fedrecon import federated as fl
+from fedrecon.data import ClientData
+from fedrecon.models import Encoder
+
+
+class Method(NamedTuple):
+    """An algorithm that can be named.
+
+    Attributes:
+      recipe: returns the `FederatedAlgorithm`.
+      rate: "optimizer": clients take ``--optimizer``; "learning_rate": they descend plainly at
+        ``--learning_rate``; "both": the recipe wants the optimiser and its rate.
+      personal: clients evaluate with models of their own.
+      fixes: flags that the algorithm's definition leaves no choice of.
+      given: keyword arguments that come from the experiment: clients, head, head_steps, represent.
+    """
+
+    recipe: Callable[..., fl.FederatedAlgorithm]
+    rate: str = "optimizer"
+    personal: bool = False
+    fixes: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+
+
+# Comparators exchange nothing, so nothing about the exchange concerns them.
+METHODS: dict[str, Method] = {
+    "fedavg": Method(fl.fedavg),
+    "fedavgm": Method(fl.fedavgm),
+    "fedadagrad": Method(fl.fedadagrad),
+    "fedadam": Method(fl.fedadam),
+    "fedyogi": Method(fl.fedyogi),
+    "fedprox": Method(fl.fedprox),
+    "fednova": Method(fl.fednova, "learning_rate"),
+    "scaffold": Method(fl.scaffold, "learning_rate"),
+    "feddyn": Method(fl.feddyn, fixes=("weighting",)),
+    "moon": Method(fl.moon, given=("represent",)),
+    "qfedavg": Method(fl.qfedavg, "both"),
+    "afl": Method(fl.afl, fixes=("weighting", "sampler"), given=("clients",)),
+    "fedbn": Method(fl.fedbn, personal=True),
+    "fedper": Method(fl.fedper, personal=True, given=("head",)),
+    "fedrep": Method(fl.fedrep, personal=True, given=("head", "head_steps")),
+    "ditto": Method(fl.ditto, personal=True),
+    "pfedme": Method(fl.pfedme, "learning_rate", personal=True),
+    "local_only": Method(fl.local_only, personal=True, fixes=("weighting", "reduce")),
+    "centralised": Method(fl.local_only, fixes=("weighting", "reduce")),
+}
+COMPARATORS = ("local_only", "centralised")
+
+REDUCERS = {
+    "median": (fl.median, {}),
+    "trimmed_mean": (fl.trimmed_mean, {"fraction": 0.2}),
+    "krum": (fl.krum, {"byzantine": 1}),
+    "geometric_median": (fl.geometric_median, {}),
+}
+
+_OBJECTS = {"task", "optimizer", "server_optimizer", "personal_optimizer", "sampler", "weighting", "channel",
+            "reduce", "algorithm", "clients", "represent"}  # fmt: skip
+
+
+def method(name: str) -> Method:
+    """The algorithm of this name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"--algorithm: expected one of {', '.join(METHODS)}, found {name!r}")
+    return METHODS[name]
+
+
+def options_of(name: str) -> dict[str, type]:
+    """Names and types of what ``--algorithm.NAME=VALUE`` may set."""
+    chosen = method(name)
+    options = _typed(chosen.recipe)
+    return options | ({"head": str} if "head" in chosen.given else {})
+
+
+def parse_options(
+    flag: str, known: Mapping[str, type], given: Mapping[str, str], owner: str
+) -> dict[str, Any]:
+    """Converts the texts of dotted flags.
+
+    Args:
+      flag: the part before the dot.
+      known: names and types.
+      given: names and texts.
+      owner: whose options they are, for messages.
+
+    Raises:
+      ValueError: a name is unknown or a text no value of its type.
+    """
+    values = {}
+    for name, text in given.items():
+        if name not in known:
+            listed = ", ".join(f"{n} ({t.__name__})" for n, t in known.items()) or "none"
+            raise ValueError(f"--{flag}.{name}: expected one of {owner}'s options ({listed})")
+        values[name] = _convert(f"--{flag}.{name}", known[name], text)
+    return values
+
+
+def check_method(settings: TrainSettings) -> dict[str, Any]:
+    """The algorithm's options, converted.
+
+    Raises:
+      ValueError: the algorithm, one of its options or of the reducer's is unknown, has another type, or does
+        not go together with other flags.
+    """
+    chosen = method(settings.algorithm)
+    defaults = TrainSettings()
+    for name in chosen.fixes:
+        if getattr(settings, name) != getattr(defaults, name):
+            raise ValueError(
+                f"--{name}: expected {getattr(defaults, name)}, which {settings.algorithm} implies, "
+                f"found {getattr(settings, name)}"
+            )
+    if chosen.rate != "optimizer" and settings.optimizer != "sgd":
+        raise ValueError(
+            f"--optimizer: expected sgd, which {settings.algorithm} presumes, found {settings.optimizer}"
+        )
+    if "represent" in chosen.given and settings.task != "classification":
+        raise ValueError(
+            f"--algorithm={settings.algorithm}: expected --task=classification, whose network has a "
+            f"representation to contrast, found --task={settings.task}"
+        )
+    if settings.reduce == "mean" and settings.reduce_options:
+        raise ValueError("--reduce: expected a robust reducer for --reduce.NAME, found mean")
+    make_reducer(settings)
+    given = dict(settings.algorithm_options)
+    return parse_options("algorithm", options_of(settings.algorithm), given, settings.algorithm)
+
+
+def make_algorithm(settings: TrainSettings, task: Task, train: ClientData) -> fl.FederatedAlgorithm:
+    """The algorithm that the settings name, for these clients.
+
+    Raises:
+      ValueError: as `check_method`, or from the recipe; names the flag.
+    """
+    chosen, options = method(settings.algorithm), check_method(settings)
+    arguments: dict[str, Any] = {}
+    if chosen.rate == "optimizer":
+        arguments["optimizer"] = make_optimizer(settings)
+    else:
+        arguments["learning_rate"] = settings.learning_rate
+        if chosen.rate == "both":
+            arguments["optimizer"] = optax.sgd(options.get("learning_rate", settings.learning_rate))
+    if "clients" in chosen.given:
+        arguments["clients"] = train.clients
+    if "represent" in chosen.given:
+        arguments["represent"] = _representation(settings)
+    if "head" in chosen.given:
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
+        try:
+            arguments["head"] = fl.leaves_under(shapes, (options.pop("head", "head"),))
+        except ValueError as error:
+            raise ValueError(f"--algorithm.head: {str(error)[:300]}") from error
+    if "head_steps" in chosen.given:
+        # Half of the steps of the smallest client, so that everybody trains the body, too.
+        smallest = int(np.min(np.asarray(train.counts)))
+        steps = settings.epochs * math.ceil(smallest / settings.batch_size)
+        arguments["head_steps"] = max(1, steps // 2)
+    if settings.algorithm != "centralised" and "sampler" not in chosen.fixes:
+        arguments["sampler"] = make_sampler(settings, train)
+    if "weighting" not in chosen.fixes and settings.weighting != "default":
+        arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
+    if settings.reduce != "mean":
+        arguments["reduce"] = make_reducer(settings)
+    try:
+        return chosen.recipe(task, **{**arguments, **options})
+    except ValueError as error:
+        raise ValueError(f"--algorithm.{error}") from error
+
+
+def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+    """The clients' optimiser."""
+    if settings.optimizer == "adam":
+        return optax.adam(settings.learning_rate)
+    return optax.sgd(settings.learning_rate, 0.9 if settings.optimizer == "momentum" else None)
+
+
+def make_sampler(settings: TrainSettings, train: ClientData):
+    """Who takes part.
+
+    Raises:
+      ValueError: more clients a round than there are.
+    """
+    count = settings.clients_per_round
+    if count > train.clients:
+        raise ValueError(f"--clients_per_round: expected at most the {train.clients} clients, found {count}")
+    if settings.sampler == "all":
+        return fl.all_clients()
+    if settings.sampler == "poisson":
+        return fl.poisson_clients(count / train.clients)
+    if settings.sampler == "weighted":
+        return fl.weighted_clients(count, np.asarray(train.counts))
+    if settings.sampler == "highest_loss":
+        return fl.highest_loss(count, min(2 * count, train.clients))
+    return {"uniform": fl.uniform_clients, "longest_absent": fl.longest_absent}[settings.sampler](count)
+
+
+def make_reducer(settings: TrainSettings):
+    """The robust reducer, or None for the mean.
+
+    Raises:
+      ValueError: an option is unknown or out of range.
+    """
+    if settings.reduce == "mean":
+        return None
+    recipe, defaults = REDUCERS[settings.reduce]
+    options = parse_options("reduce", _typed(recipe), dict(settings.reduce_options), settings.reduce)
+    try:
+        return recipe(**{**defaults, **options})
+    except ValueError as error:
+        raise ValueError(f"--reduce.{error}") from error
+
+
+def _representation(settings: TrainSettings):
+    """What the classifier's last layer sees."""
+    encoder = Encoder(settings.channels, settings.pools, norm_layer(settings))
+
+    def represent(params, stats, batch):
+        variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
+        features = encoder.apply(variables, batch["image"])[-1]
+        return jax.numpy.concatenate([features.mean((1, 2)), features.max((1, 2))], -1)
+
+    return represent
+
+
+def _typed(recipe: Callable) -> dict[str, type]:
+    """Parameters of a recipe that text can set."""
+    return {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(recipe).parameters.items()
+        if parameter.annotation in (int, float, bool, str) and name not in _OBJECTS
+    }
+
+
+def _convert(flag: str, kind: type, text: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError(text)
+    except (ValueError, KeyError) as error:
+        expected = {bool: "true or false", int: "an integer", float: "a finite number"}[kind]
+        raise ValueError(f"{flag}: expected {expected}, found {text!r}") from error
+    return value

@@ -1,0 +1,70 @@
+"""A picture of how examples are divided over clients."""
+
+import os
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedrecon.files import replacing
+
+_COLOURS = matplotlib.color_sequences["tab20"]
+_MOST_NAMED = 20
+
+
+def plot_partition(
+    counts: np.ndarray, clients: Sequence[str], labels: Sequence[str], *, title: str = ""
+) -> Figure:
+    """Stacked bars: one bar a client, its length the number of examples, its colours their labels.
+
+    Args:
+      counts: (clients, labels), numbers of examples.
+      clients: names of the rows.
+      labels: names of the columns.
+      title: above the bars.
+
+    Raises:
+      ValueError: ``counts`` does not fit the names, or has negative entries.
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(clients), len(labels)) or not len(clients) or (counts < 0).any():
+        raise ValueError(
+            f"counts: expected non-negative numbers ({len(clients)} clients, {len(labels)} labels), "
+            f"found shape {counts.shape}"
+        )
+    named = len(clients) <= 60
+    height = 1.2 + (0.22 * len(clients) if named else 8.0)
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    axis = figure.subplots()
+    left = np.zeros(len(clients))
+    for index, label in enumerate(labels):
+        axis.barh(
+            range(len(clients)),
+            counts[:, index],
+            left=left,
+            height=0.85 if named else 1.0,
+            color=_COLOURS[index % len(_COLOURS)],
+            label=label if index < _MOST_NAMED else None,
+        )
+        left += counts[:, index]
+    if named:
+        axis.set_yticks(range(len(clients)), clients, fontsize=7)
+    axis.set(xlabel="examples", ylabel="" if named else "client", title=title)
+    axis.set_ylim(len(clients) - 0.5, -0.5)
+    figure.legend(fontsize=7, loc="outside right upper", title="label", title_fontsize=7)
+    return figure
+
+
+def save_partition_plot(
+    path: str | os.PathLike,
+    counts: np.ndarray,
+    clients: Sequence[str],
+    labels: Sequence[str],
+    *,
+    title: str = "",
+) -> None:
+    """Writes `plot_partition` as a PNG file."""
+    figure = plot_partition(counts, clients, labels, title=title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")

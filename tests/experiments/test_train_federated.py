@@ -1,0 +1,365 @@
+"""Federated training by name: flags, every algorithm, resuming, interruption."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.pipeline.federated_data import load_data, make_task, pad_examples, simulate_image_classes
+from experiments.pipeline.federated_methods import (
+    METHODS,
+    REDUCERS,
+    check_method,
+    make_algorithm,
+    make_reducer,
+    options_of,
+)
+from experiments.pipeline.federated_run import read_results, run, summary
+from experiments.pipeline.federated_settings import CHOICES, HELP, TrainSettings, check_settings
+from experiments.train_federated import split_dotted
+from fedrecon.runtime import Workdir, read_log
+
+DATA = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+TINY = TrainSettings(
+    rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4
+)
+TINY_FLAGS = [
+    f"--{name}={getattr(TINY, name)}"
+    for name in ("clients", "examples_per_client", "classes", "image_size", "channels", "pools", "batch_size")
+]
+
+
+def train(path, settings, **way):
+    with Workdir(path, settings.config()) as workdir:
+        return run(settings, workdir, **way)
+
+
+def check(results, settings):
+    assert len(results.own) == 4
+    for scores in (results.own, results.released or results.own):
+        value, worst = summary(scores, "loss")
+        assert math.isfinite(value) and worst >= value
+    assert (results.bytes_up > 0) == (settings.algorithm not in ("local_only", "centralised"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_algorithm_runs(name, tmp_path):
+    settings = dataclasses.replace(TINY, algorithm=name)
+    results, cost = train(tmp_path, settings)
+    check(results, settings)
+    assert cost.compile_seconds > 0 and cost.rounds_per_second > 0
+    records = read_log(tmp_path / "metrics.jsonl")
+    assert [record["round"] for record in records] == [1, 2]
+    assert not results.excluded
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_path, monkeypatch):
+    settings = dataclasses.replace(
+        TINY, algorithm="scaffold", algorithm_options=(("learning_rate", "0.02"),), rounds=3,
+        sampler="uniform", clients_per_round=3,
+    )  # fmt: skip
+    results, _ = train(tmp_path / "whole", settings)
+    check(results, settings)
+    assert (tmp_path / "whole" / "partition.png").stat().st_size > 5_000
+    again, cost = train(tmp_path / "whole", settings)
+    assert cost.compile_seconds is None
+    assert json.dumps(again._asdict()) == json.dumps(results._asdict())
+
+    from experiments.pipeline import federated_run
+
+    rounds = []
+
+    def interrupted_record(info, names):
+        rounds.append(1)
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+        return record(info, names)
+
+    record = federated_run.round_record
+    monkeypatch.setattr(federated_run, "round_record", interrupted_record)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "halves", settings)
+    assert not (tmp_path / "halves" / "results.json").exists()
+    monkeypatch.setattr(federated_run, "round_record", record)
+    train(tmp_path / "halves", settings)
+    files = [(tmp_path / name / "results.json").read_bytes() for name in ("whole", "halves")]
+    assert files[0] == files[1]
+    logs = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(tmp_path / d / "metrics.jsonl")]
+        for d in ("whole", "halves")
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 3
+    with Workdir(tmp_path / "whole", settings.config()) as workdir:
+        assert read_results(workdir).counts == results.counts
+    with pytest.raises(ValueError, match=r"--algorithm.learning_rate: was '0.02', now '0.03'"):
+        train(
+            tmp_path / "whole", dataclasses.replace(settings, algorithm_options=(("learning_rate", "0.03"),))
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"partition": "dirichlet", "minimum_examples": 4, "optimizer": "adam", "norm": "batch"},
+        {"partition": "dirichlet_balanced", "minimum_examples": 4, "optimizer": "momentum"},
+        {"partition": "quantity", "minimum_examples": 4, "reduce": "krum", "reduce_options": (("keep", "2"),),
+         "clients": 5},
+        {"partition": "shards", "reduce": "median", "sampler": "poisson", "clients_per_round": 3},
+        {"feature_shift": 0.5, "algorithm": "fedbn", "norm": "group", "channels": 4,
+         "reduce": "geometric_median"},
+        {"reduce": "trimmed_mean", "sampler": "weighted", "clients_per_round": 3, "weighting": "equal"},
+        {"sampler": "longest_absent", "clients_per_round": 2},
+        {"sampler": "highest_loss", "clients_per_round": 2, "epochs": 2},
+        {"task": "segmentation", "image_size": 32, "partition": "natural", "norm": "batch"},
+        {"task": "segmentation", "image_size": 32, "partition": "dirichlet", "minimum_examples": 4},
+        {"task": "reconstruction", "image_size": 32, "cascades": 2, "batch_size": 2},
+        {"algorithm": "centralised", "sampler": "uniform", "clients_per_round": 2},
+        {"algorithm": "local_only", "sampler": "uniform", "clients_per_round": 2},
+    ],
+    ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()),
+)  # fmt: skip
+def test_tasks_partitions_samplers_and_reducers(changes, tmp_path):
+    settings = dataclasses.replace(TINY, **changes)
+    results, _ = train(tmp_path, settings)
+    assert len(results.own) == settings.clients
+    assert math.isfinite(summary(results.own, "loss")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "multisite").is_dir(), reason=f"no measured data in {DATA}")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "segmentation", "cohort": "retina", "image_size": 32},
+        {"task": "segmentation", "cohort": "retina", "image_size": 32, "partition": "dirichlet", "clients": 3,
+         "concentration": 5.0, "minimum_examples": 4},
+        {"cohort": "xray", "image_size": 28},
+    ],
+)  # fmt: skip
+def test_measured_cohorts(changes, tmp_path):
+    base = {"clients": 0, "data_dir": str(DATA), "rounds": 1}
+    settings = dataclasses.replace(TINY, **{**base, **changes})
+    results, _ = train(tmp_path, settings)
+    assert len(results.own) >= 3 and math.isfinite(summary(results.own, "loss")[0])
+
+
+@pytest.mark.slow
+def test_room_for_more_examples_changes_no_result(tmp_path):
+    settings = dataclasses.replace(TINY, rounds=1)
+    data = load_data(settings)
+    results, _ = train(tmp_path / "as it is", settings)
+    padded = pad_examples(data, data.train.valid.shape[1] + 3, data.test.valid.shape[1] + 2)
+    wider, _ = train(tmp_path / "padded", settings, data=padded)
+    for client, scores in results.own.items():
+        np.testing.assert_allclose(list(scores.values()), list(wider.own[client].values()), rtol=1e-5)
+
+
+def test_simulated_classes_are_balanced_learnable_and_drawn_from_the_seed():
+    data = simulate_image_classes(100, 4, 16, seed=3)
+    assert data["image"].shape == (100, 16, 16, 1) and data["image"].dtype == np.float32
+    assert np.bincount(data["label"]).tolist() == [25] * 4
+    np.testing.assert_array_equal(data["image"], simulate_image_classes(100, 4, 16, seed=3)["image"])
+    assert np.any(data["image"] != simulate_image_classes(100, 4, 16, seed=4)["image"])
+
+
+def test_natural_clients_are_alike_and_dirichlet_ones_are_not():
+    alike = load_data(dataclasses.replace(TINY, examples_per_client=40))
+    assert alike.train.names == ("client0", "client1", "client2", "client3")
+    assert alike.counts.sum(1).tolist() == [40] * 4
+    assert (alike.train.counts + alike.test.counts).tolist() == [40] * 4
+    settings = dataclasses.replace(TINY, examples_per_client=40, partition="dirichlet", concentration=0.05)
+    skewed = load_data(settings)
+    assert skewed.counts.sum() == 160 and skewed.counts.sum(1).min() >= 10
+    assert (skewed.counts.max(1) / skewed.counts.sum(1)).mean() > 0.8
+    np.testing.assert_array_equal(skewed.counts.sum(1), skewed.train.counts + skewed.test.counts)
+
+
+def test_every_option_of_every_algorithm_is_a_number_or_a_name():
+    assert options_of("scaffold") == {"learning_rate": float, "option": int}
+    assert options_of("fedprox") == {"strength": float, "keep_optimizer": bool}
+    assert options_of("fedrep") == {"head_steps": int, "head": str}
+    for name in METHODS:
+        assert set(options_of(name).values()) <= {int, float, bool, str}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "nothing"}, "--algorithm: expected one of fedavg, fedavgm"),
+        ({"algorithm_options": (("strength", "1"),)}, r"--algorithm.strength: .*fedavg's options \(keep_opt"),
+        (
+            {"algorithm": "fedprox", "algorithm_options": (("strength", "much"),)},
+            "a finite number, found 'much'",
+        ),
+        ({"algorithm": "fedprox", "algorithm_options": (("strength", "nan"),)}, "a finite number"),
+        ({"algorithm": "scaffold", "algorithm_options": (("option", "1.5"),)}, "an integer, found '1.5'"),
+        ({"algorithm": "afl", "algorithm_options": (("average", "yes"),)}, "true or false"),
+        ({"algorithm": "scaffold", "optimizer": "adam"}, "--optimizer: expected sgd"),
+        ({"algorithm": "feddyn", "weighting": "equal"}, "--weighting: expected default"),
+        ({"algorithm": "afl", "sampler": "uniform", "clients_per_round": 2}, "--sampler: expected all"),
+        ({"algorithm": "local_only", "reduce": "median"}, "--reduce: expected mean"),
+        ({"algorithm": "moon", "task": "segmentation"}, "--task=classification"),
+        ({"reduce_options": (("fraction", "0.1"),)}, "--reduce: expected a robust reducer"),
+        (
+            {"reduce": "krum", "reduce_options": (("fraction", "0.1"),)},
+            r"--reduce.fraction: .*byzantine \(int\)",
+        ),
+        ({"reduce": "trimmed_mean", "reduce_options": (("fraction", "0.6"),)}, "--reduce.fraction: expected"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_method(dataclasses.replace(TINY, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"algorithm": "fedprox", "algorithm_options": (("strength", "-1"),)},
+            "--algorithm.strength: expected",
+        ),
+        ({"algorithm": "fedper", "algorithm_options": (("head", "nose"),)}, "--algorithm.head: .*nose"),
+        (
+            {"sampler": "uniform", "clients_per_round": 5},
+            "--clients_per_round: expected at most the 4 clients",
+        ),
+    ],
+)
+def test_values_that_recipes_refuse_name_the_flag(changes, message):
+    settings = dataclasses.replace(TINY, **changes)
+    data = load_data(settings)
+    with pytest.raises(ValueError, match=message):
+        make_algorithm(settings, make_task(settings, data.train), data.train)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": 0}, "--rounds: expected a positive number"),
+        ({"learning_rate": math.nan}, "--learning_rate"),
+        ({"classes": 1}, "--classes"),
+        ({"norm": "group"}, "--channels: expected a multiple of 4"),
+        ({"task": "guess"}, "--task: expected one of classification"),
+        ({"cohort": "retina", "data_dir": "x"}, "--task=classification: expected segmentation"),
+        ({"cohort": "xray"}, "--data_dir: expected the folder"),
+        ({"data_dir": "x"}, "--data_dir: expected no folder"),
+        ({"sampler": "uniform"}, "--clients_per_round: expected a positive number"),
+        ({"clients_per_round": 2}, "--clients_per_round: expected 0"),
+        ({"cohort": "xray", "data_dir": "x"}, "--clients: expected 0"),
+        ({"task": "reconstruction", "feature_shift": 1.0}, "--feature_shift"),
+    ],
+)
+def test_settings_out_of_range_name_the_flag(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_settings(dataclasses.replace(TINY, **changes))
+
+
+def test_reducers_have_the_defaults_they_need():
+    for name in REDUCERS:
+        assert make_reducer(dataclasses.replace(TINY, reduce=name)) is not None
+
+
+def test_too_few_patients_name_the_flags():
+    settings = dataclasses.replace(TINY, partition="dirichlet", concentration=1e-3, minimum_examples=1)
+    with pytest.raises(ValueError, match="raise --minimum_examples"):
+        load_data(settings)
+
+
+def test_dotted_flags_are_taken_out():
+    rest, dotted = split_dotted(["p", "--a=1", "--m.x=2", "-m.y=a=b", "pos.x"], ("m", "n"))
+    assert rest == ["p", "--a=1", "pos.x"]
+    assert dotted == {"m": (("x", "2"), ("y", "a=b")), "n": ()}
+    for wrong, message in {
+        "--k.x=1": "expected one of m, n",
+        "--m.x": "NAME=VALUE",
+        "--m.=1": "NAME=VALUE",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            split_dotted([wrong], ("m", "n"))
+    with pytest.raises(ValueError, match="found twice"):
+        split_dotted(["--m.x=1", "--m.x=2"], ("m",))
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.train_federated", *arguments]
+
+
+def test_help_lists_every_flag_and_algorithm():
+    process = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
+    for name in (*HELP, "algorithm", "workdir", "resume", "parallel", "devices"):
+        assert f"--{name}:" in process.stdout or f"--[no]{name}:" in process.stdout, name
+    words = process.stdout.replace("\n", " ")
+    assert all(name in words for name in (*METHODS, *(c for choices in CHOICES.values() for c in choices)))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--round=2", "round"),
+        pytest.param("--algorithm.strength=2", "--algorithm.strength", marks=pytest.mark.slow),
+        pytest.param("--rounds=many", "--rounds", marks=pytest.mark.slow),
+        pytest.param("--cohort=moon", "--cohort", marks=pytest.mark.slow),
+        pytest.param("--parallel=often", "--parallel", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(flag, message, tmp_path):
+    process = subprocess.run(
+        command(f"--workdir={tmp_path / 'run'}", flag),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 1
+    line = process.stderr.strip().splitlines()[-1]
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert line.startswith("train_federated: ") and message in line
+
+
+@pytest.mark.slow
+def test_control_c_leaves_a_run_that_continues(tmp_path):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    path = tmp_path / "run"
+    flags = [*TINY_FLAGS, "--rounds=300", f"--workdir={path}"]
+    process = subprocess.Popen(
+        command(*flags), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(read_log(path / "metrics.jsonl")) >= 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # A save that was under way may log what stopped it.
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1].startswith("Interrupted. The same command")
+    assert not (path / "results.json").exists()
+    refused = subprocess.run(
+        command(*flags, "--noresume"),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert refused.returncode == 1 and "--noresume" in refused.stderr
+    finished = subprocess.run(
+        command(*flags), env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "worst client" in finished.stdout and "rounds/s" in finished.stdout
+    assert [r["round"] for r in read_log(path / "metrics.jsonl")] == list(range(1, 301))
