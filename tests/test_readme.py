@@ -29,8 +29,8 @@ def test_commands_name_flags_that_exist():
     for module, arguments in commands:
         source = Path(importlib.import_module(module).__file__).read_text()
         if "federated_settings" in source:
-            source += Path(
-                importlib.import_module("experiments.pipeline.federated_settings").__file__
-            ).read_text()
+            # Both mains share their flags.
+            shared = ("experiments.train_federated", "experiments.pipeline.federated_settings")
+            source += "".join(Path(importlib.import_module(name).__file__).read_text() for name in shared)
         for flag in re.findall(r"--(?:no)?(\w+)", arguments.split("#")[0]):
             assert flag == "help" or f'"{flag}"' in source, (module, flag)
