@@ -239,7 +239,8 @@ def test_converges_to_analytic_integrals(kind, model):
         volume = rasterize_phantom(phantom, (n, n, n), 8 / n)
         errors.append(np.linalg.norm(project(Radon(geometry, (n, n, n), 8 / n, model), volume) - exact))
     errors = np.array(errors) / np.linalg.norm(exact)
-    assert errors[1] < 0.06 and errors[1] < 0.4 * errors[0]
+    # Single rays see the steps of the voxels, which elements average.
+    assert errors[1] < (0.08 if model == "joseph" else 0.06) and errors[1] < 0.4 * errors[0]
 
 
 @pytest.mark.parametrize("model", ["distance-driven", pytest.param("joseph", marks=pytest.mark.slow)])

@@ -83,8 +83,8 @@ def fedrep(
 
     def update(variables, broadcast, client_state, batches, valid, key):
         number = jnp.cumsum(valid.any(1))[:, None]
-        # No step of the second phase folds this number into the key.
-        head_key = jax.random.fold_in(key, len(valid))
+        # No step of the second phase has this number, which must not depend on padding.
+        head_key = jax.random.fold_in(key, 2**31 - 1)
         one = first.update(
             variables, broadcast, client_state, batches, valid & (number <= head_steps), head_key
         )
