@@ -89,8 +89,11 @@ def models(fx, name, states, task="regression"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize(("devices", "parallel"), [(2, 2), (4, "vmap")])
+@pytest.mark.parametrize(
+    ("name", "devices", "parallel"),
+    # A few on four devices, too; the engine's own tests go through all combinations.
+    [(name, 2, 2) for name in RECIPES] + [(n, 4, "vmap") for n in ("scaffold", "fedrep", "afl", "screen")],
+)
 def test_results_do_not_depend_on_order_or_devices(fx, name, devices, parallel):
     found = program(fx, name, devices=devices, parallel=parallel)(clients(fx))
     fx.assert_close(found, reference(fx, name))
