@@ -235,12 +235,13 @@ def test_converges_to_analytic_integrals(kind, model):
     }[kind]()
     exact = np.asarray(project_phantom(phantom, geometry, 1 if model == "joseph" else 4))
     errors = []
-    for n in (8, 32):
+    # Single rays see the steps of the voxels, which elements average.
+    coarse, fine = (8, 48) if model == "joseph" else (8, 32)
+    for n in (coarse, fine):
         volume = rasterize_phantom(phantom, (n, n, n), 8 / n)
         errors.append(np.linalg.norm(project(Radon(geometry, (n, n, n), 8 / n, model), volume) - exact))
     errors = np.array(errors) / np.linalg.norm(exact)
-    # Single rays see the steps of the voxels, which elements average.
-    assert errors[1] < (0.08 if model == "joseph" else 0.06) and errors[1] < 0.4 * errors[0]
+    assert errors[1] < 0.06 and errors[1] < 0.4 * errors[0]
 
 
 @pytest.mark.parametrize("model", ["distance-driven", pytest.param("joseph", marks=pytest.mark.slow)])
