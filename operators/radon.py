@@ -5,8 +5,10 @@ import numpy as np
 
 from operators import native, projector_primitive, volume_primitive
 from operators.fourier_slice import fourier_slice, fourier_slice_adjoint
-from operators.geometry import ParallelBeam, positive_integer, positive_number
+from operators.geometry import ParallelBeam, ParallelBeam3D, positive_integer, positive_number
 from operators.geometry_checks import check_object
+from operators.geometry_cone import ConeBeam
+from operators.geometry_fan import FanBeam
 from operators.geometry_vector import VectorGeometry
 from operators.linear_operator import LinearOperator
 from operators.mesh import vary_together
@@ -63,7 +65,7 @@ class Radon(LinearOperator):
       TypeError: if ``geometry`` is no geometry.
     """
 
-    geometry: ParallelBeam
+    geometry: ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam | VectorGeometry
     image_shape: tuple[int, ...] = static()
     pixel_size: float = static(default=1.0)
     model: str = static(default="joseph")
