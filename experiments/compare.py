@@ -5,7 +5,8 @@ of clients; they are the same for all methods, so differences are taken seed by 
 directory of its own, --workdir/METHOD/seed-N, as of train_federated: an interrupted comparison continues,
 and a finished one is extended by more --methods or --seeds. The working directory gets comparison.csv, .tex,
 .md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
-comparators local_only and centralised take no notice of --reduce, --weighting and (centralised) --sampler.
+comparators local_only and centralised take no notice of flags about what is exchanged (--reduce, --weighting,
+--topology, --server_optimizer, --fault and the like), and centralised none of --sampler and --stream.
 --METHOD.NAME=VALUE sets a parameter of one method.
 
   python -m experiments.compare --workdir=runs/compare --methods=fedavg,fedprox,scaffold,local_only

@@ -5,24 +5,40 @@ the same command again resumes bit for bit, and shows the results of a finished 
 fedavg, fedavgm, fedadagrad, fedadam, fedyogi, fedprox, fednova, scaffold, feddyn, moon, qfedavg, afl, fedbn,
 fedper, fedrep, ditto, pfedme, and the comparators local_only and centralised, at the same budget.
 --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer; an
-unknown NAME lists those that there are.
+unknown NAME lists those that there are. docs/faults.md explains --fault, --screen_norm and --screen_cosine;
+--topology is star, ring, single_pass, gossip or asynchronous; --stream keeps all but so many clients off the
+device.
 
   python -m experiments.train_federated --workdir=runs/first
   python -m experiments.train_federated --workdir=runs/prox --algorithm=fedprox --algorithm.strength=0.1
       --partition=dirichlet --concentration=0.3 --sampler=uniform --clients_per_round=4
   python -m experiments.train_federated --workdir=runs/retina --task=segmentation --cohort=retina
       --data_dir=DIR --algorithm=fedbn --norm=batch --optimizer=adam --learning_rate=0.003
+
+Several processes, on one machine or many, run the same command with --distributed, or with --coordinator,
+--processes and --process_id; see docs/cluster.md.
 """
 
 import dataclasses
 import sys
+import traceback
 
+import jax
 from absl import app, flags, logging
 
 from experiments.pipeline.federated_methods import METHODS, check_method
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import CHOICES, HELP, TrainSettings, check_settings
-from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
+from fedrecon.runtime import (
+    PeerError,
+    Watchdog,
+    describe_environment,
+    is_lead,
+    leave,
+    open_workdir,
+    set_cpu_devices,
+    start,
+)
 
 Dotted = dict[str, tuple[tuple[str, str], ...]]
 
@@ -49,6 +65,17 @@ def define_flags(*, without: tuple[str, ...] = ()) -> None:
             flags.DEFINE_float(name, value, f"{text}.")
         else:
             flags.DEFINE_string(name, value, f"{text}.")
+
+
+def define_process_flags() -> None:
+    """Defines the flags that make several processes one run."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 listens; empty is one process.")
+    flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
+    flags.DEFINE_integer("process_id", -1, "Number of this process, from 0, with --coordinator.")
+    flags.DEFINE_bool("distributed", False, "Take these three from Slurm, Open MPI, Cloud TPU or Kubernetes.")
+    flags.DEFINE_integer("start_seconds", 120, "How long to wait for the other processes at the start.")
+    flags.DEFINE_float("stall_seconds", 300, "Report a round (or compiling) of several processes that takes "
+                       "longer, with stacks.", lower_bound=1)  # fmt: skip
 
 
 def split_dotted(argv: list[str], groups: tuple[str, ...]) -> tuple[list[str], Dotted]:
@@ -89,6 +116,10 @@ def parse(argv: list[str], groups: tuple[str, ...]) -> Dotted:
 def fail(message: str) -> None:
     """Ends the program with one line and status 1."""
     program = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
+    if jax.distributed.is_initialized():
+        line = f"{program}, process {jax.process_index()}: {' '.join(message.split())}"
+        print(line, file=sys.stderr)
+        leave(1)
     sys.exit(f"{program}: {' '.join(message.split())}")
 
 
@@ -102,6 +133,8 @@ def settings_from_flags(**given) -> TrainSettings:
 def interrupted(workdir: str) -> None:
     """Ends the program after Ctrl-C."""
     print(f"\nInterrupted. The same command with --workdir={workdir} continues.", file=sys.stderr)
+    if jax.distributed.is_initialized():
+        leave(130)
     sys.exit(130)
 
 
@@ -113,20 +146,38 @@ def main(dotted: Dotted) -> None:
         check_settings(settings)
         check_method(settings)
         set_cpu_devices(values.devices)
-        with Workdir(
-            values.workdir, settings.config(), describe_environment(), resume=values.resume
-        ) as workdir:
-            outcome = run(
-                settings, workdir, parallel=values.parallel, rounds_per_dispatch=values.rounds_per_dispatch
-            )
-        print_results(settings, *outcome)
-    except ValueError as error:
+        start(
+            values.coordinator,
+            values.processes,
+            values.process_id,
+            automatic=values.distributed,
+            start_seconds=values.start_seconds,
+        )
+        way = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
+        with (
+            open_workdir(
+                values.workdir, settings.config(), describe_environment(), resume=values.resume, way=way
+            ) as workdir,
+            Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,
+        ):
+            outcome = run(settings, workdir, arrive=watchdog.arrive, **way)
+        if is_lead():
+            print_results(settings, *outcome)
+    except (ValueError, PeerError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         interrupted(values.workdir)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        leave(1)
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
     define_flags()
+    define_process_flags()
     flags.DEFINE_string("algorithm", "fedavg", f"One of {', '.join(METHODS)}.")
     app.run(main, flags_parser=lambda argv: parse(argv, ("algorithm", "reduce")))

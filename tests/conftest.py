@@ -1,6 +1,8 @@
 """Shared test settings: four host devices, and double precision only where a test asks for it."""
 
+import collections
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -11,6 +13,33 @@ jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
 settings.register_profile("fedrecon", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fedrecon")
+
+# Each compiled program keeps pieces of memory mapped, of which Linux grants a process 65530.
+_MOST_MAPPINGS = 20_000
+_MAPPINGS = Path("/proc/self/maps")
+
+_compiled = collections.Counter()
+
+
+def _count(event: str, seconds: float, **details) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiled[details["fun_name"]] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
+
+
+@pytest.fixture
+def compiled():
+    """``compiled(name)``: how often jitted functions of this name were compiled since the test began."""
+    before = _compiled.copy()
+    return lambda name: _compiled[f"jit({name})"] - before[f"jit({name})"]
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 import inspect
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments.pipeline.federated_data import norm_layer
+from experiments.pipeline.federated_faults import Faults, inject, parse_faults
 from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon import Task
 from fedrecon import federated as fl
@@ -36,27 +39,33 @@ class Method(NamedTuple):
     given: tuple[str, ...] = ()
 
 
+_SERVER = ("server_optimizer", "server_learning_rate")
 # Comparators exchange nothing, so nothing about the exchange concerns them.
+_EXCHANGE = (
+    *_SERVER, "weighting", "reduce", "screen_norm", "screen_cosine", "clip_norm", "stragglers", "fault",
+    "fine_tune", "fine_tune_head", "topology", "mixing", "visits", "handover", "concurrency", "buffer_size",
+    "delay", "discount", "asynchronous_mixing",
+)  # fmt: skip
 METHODS: dict[str, Method] = {
     "fedavg": Method(fl.fedavg),
-    "fedavgm": Method(fl.fedavgm),
-    "fedadagrad": Method(fl.fedadagrad),
-    "fedadam": Method(fl.fedadam),
-    "fedyogi": Method(fl.fedyogi),
+    "fedavgm": Method(fl.fedavgm, fixes=_SERVER),
+    "fedadagrad": Method(fl.fedadagrad, fixes=_SERVER),
+    "fedadam": Method(fl.fedadam, fixes=_SERVER),
+    "fedyogi": Method(fl.fedyogi, fixes=_SERVER),
     "fedprox": Method(fl.fedprox),
-    "fednova": Method(fl.fednova, "learning_rate"),
+    "fednova": Method(fl.fednova, "learning_rate", fixes=_SERVER),
     "scaffold": Method(fl.scaffold, "learning_rate"),
-    "feddyn": Method(fl.feddyn, fixes=("weighting",)),
+    "feddyn": Method(fl.feddyn, fixes=("weighting", *_SERVER)),
     "moon": Method(fl.moon, given=("represent",)),
-    "qfedavg": Method(fl.qfedavg, "both"),
-    "afl": Method(fl.afl, fixes=("weighting", "sampler"), given=("clients",)),
+    "qfedavg": Method(fl.qfedavg, "both", fixes=_SERVER),
+    "afl": Method(fl.afl, fixes=("weighting", "sampler", *_SERVER), given=("clients",)),
     "fedbn": Method(fl.fedbn, personal=True),
     "fedper": Method(fl.fedper, personal=True, given=("head",)),
     "fedrep": Method(fl.fedrep, personal=True, given=("head", "head_steps")),
     "ditto": Method(fl.ditto, personal=True),
-    "pfedme": Method(fl.pfedme, "learning_rate", personal=True),
-    "local_only": Method(fl.local_only, personal=True, fixes=("weighting", "reduce")),
-    "centralised": Method(fl.local_only, fixes=("weighting", "reduce")),
+    "pfedme": Method(fl.pfedme, "learning_rate", personal=True, fixes=_SERVER),
+    "local_only": Method(fl.local_only, personal=True, fixes=_EXCHANGE),
+    "centralised": Method(fl.local_only, fixes=(*_EXCHANGE, "stream", "stream_from")),
 }
 COMPARATORS = ("local_only", "centralised")
 
@@ -64,8 +73,12 @@ REDUCERS = {
     "median": (fl.median, {}),
     "trimmed_mean": (fl.trimmed_mean, {"fraction": 0.2}),
     "krum": (fl.krum, {"byzantine": 1}),
+    "bulyan": (fl.bulyan, {"byzantine": 1}),
     "geometric_median": (fl.geometric_median, {}),
 }
+
+# To withstand f clients, reducers need a f + b in a round: (a, b).
+_CLIENTS_NEEDED = {"krum": (2, 3), "bulyan": (4, 3)}
 
 _OBJECTS = {"task", "optimizer", "server_optimizer", "personal_optimizer", "sampler", "weighting", "channel",
             "reduce", "algorithm", "clients", "represent"}  # fmt: skip
@@ -80,6 +93,11 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"--algorithm: expected one of {', '.join(METHODS)}, found {name!r}")
     return METHODS[name]
+
+
+def has_own_models(settings: TrainSettings) -> bool:
+    """Whether clients evaluate with models of their own, beside the one that is released."""
+    return method(settings.algorithm).personal or settings.topology == "gossip" or settings.fine_tune > 0
 
 
 def options_of(name: str) -> dict[str, type]:
@@ -138,6 +156,11 @@ def check_method(settings: TrainSettings) -> dict[str, Any]:
         )
     if settings.reduce == "mean" and settings.reduce_options:
         raise ValueError("--reduce: expected a robust reducer for --reduce.NAME, found mean")
+    if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in chosen.fixes:
+        raise ValueError(
+            f"--topology={settings.topology}: expected an algorithm that does nothing at a server, "
+            f"found --algorithm={settings.algorithm}"
+        )
     make_reducer(settings)
     given = dict(settings.algorithm_options)
     return parse_options("algorithm", options_of(settings.algorithm), given, settings.algorithm)
@@ -176,12 +199,28 @@ def make_algorithm(settings: TrainSettings, task: Task, train: ClientData) -> fl
         arguments["sampler"] = make_sampler(settings, train)
     if "weighting" not in chosen.fixes and settings.weighting != "default":
         arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
-    if settings.reduce != "mean":
-        arguments["reduce"] = make_reducer(settings)
+    if (reduce := make_reducer(settings)) is not None:
+        _check_reducer(settings, train.clients)
+        arguments["reduce"] = reduce
+    if settings.clip_norm:
+        arguments["channel"] = fl.chain(fl.clip(settings.clip_norm))
+    if settings.server_optimizer != "default":
+        arguments["server_optimizer"] = make_server_optimizer(settings)
+    if settings.handover == "optimizer":
+        arguments["keep_optimizer"] = True
     try:
-        return chosen.recipe(task, **{**arguments, **options})
+        algorithm = chosen.recipe(task, **{**arguments, **options})
     except ValueError as error:
         raise ValueError(f"--algorithm.{error}") from error
+    except TypeError as error:
+        if "keep_optimizer" not in str(error):
+            raise
+        raise ValueError(
+            "--handover: expected model, since clients of "
+            f"--algorithm={settings.algorithm} keep no optimiser, found optimizer"
+        ) from error
+    faults = parse_faults(settings.fault, train.names)
+    return inject(algorithm._replace(schedule=make_schedule(settings, train, faults)), faults)
 
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
@@ -189,6 +228,51 @@ def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     if settings.optimizer == "adam":
         return optax.adam(settings.learning_rate)
     return optax.sgd(settings.learning_rate, 0.9 if settings.optimizer == "momentum" else None)
+
+
+def make_server_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+    """The server's optimiser, at the defaults of optax but for its rate; momentum is 0.9."""
+    rate = settings.server_learning_rate
+    if settings.server_optimizer == "momentum":
+        return optax.sgd(rate, 0.9)
+    return getattr(optax, settings.server_optimizer)(rate)
+
+
+def make_schedule(settings: TrainSettings, train: ClientData, faults: Faults = types.MappingProxyType({})):
+    """How far and how fast clients work in each round, or None for full work.
+
+    The learning rate falls from its value in the first round to ``final_rate`` of it in the last. With
+    probability ``stragglers`` a client takes a number of its steps that is uniform from 1 to all (Li et al.,
+    MLSys 2020); one with the fault "straggler" takes a single step in every round.
+    """
+    slow = np.asarray([faults.get(client) == "straggler" for client in range(train.clients)])
+    if settings.rate_schedule == "constant" and not settings.stragglers and not slow.any():
+        return None
+    last, final = max(settings.rounds - 1, 1), settings.final_rate
+    rate = {
+        "constant": optax.constant_schedule(1.0),
+        "linear": optax.linear_schedule(1.0, final, last),
+        "cosine": optax.cosine_decay_schedule(1.0, last, final),
+        "exponential": optax.exponential_decay(1.0, last, final, end_value=final),
+    }[settings.rate_schedule]
+    limited, everything = bool(settings.stragglers or slow.any()), np.iinfo(np.int32).max
+    steps = np.where(slow, 1, full_steps(settings, train)).astype(np.int32)
+
+    def schedule(context):
+        most = jnp.int32(everything)
+        if limited:
+            all_steps = jnp.asarray(steps)[context.client]
+            late_key, part_key = jax.random.split(context.key)
+            part = jax.random.randint(part_key, (), 1, jnp.maximum(all_steps, 1) + 1)
+            most = jnp.where(jax.random.bernoulli(late_key, settings.stragglers), part, all_steps)
+        return fl.Work(jnp.asarray(rate(context.round), jnp.float32), most)
+
+    return schedule
+
+
+def full_steps(settings: TrainSettings, train: ClientData) -> np.ndarray:
+    """Local steps of each client in a round without stragglers, (clients,)."""
+    return settings.epochs * -(-np.asarray(train.counts) // settings.batch_size)
 
 
 def make_sampler(settings: TrainSettings, train: ClientData):
@@ -212,19 +296,49 @@ def make_sampler(settings: TrainSettings, train: ClientData):
 
 
 def make_reducer(settings: TrainSettings):
-    """The robust reducer, or None for the mean.
+    """The robust reducer, behind the screen where there is one, or None for the mean of all.
 
     Raises:
       ValueError: an option is unknown or out of range.
     """
+    reduce = _robust(settings)
+    if not settings.screen_norm and settings.screen_cosine == -1:
+        return reduce
+    return fl.screen(
+        reduce,
+        norm_factor=settings.screen_norm or None,
+        min_cosine=None if settings.screen_cosine == -1 else settings.screen_cosine,
+    )
+
+
+def _robust(settings: TrainSettings):
     if settings.reduce == "mean":
         return None
-    recipe, defaults = REDUCERS[settings.reduce]
-    options = parse_options("reduce", _typed(recipe), dict(settings.reduce_options), settings.reduce)
+    recipe = REDUCERS[settings.reduce][0]
     try:
-        return recipe(**{**defaults, **options})
+        return recipe(**_reduce_options(settings))
     except ValueError as error:
         raise ValueError(f"--reduce.{error}") from error
+
+
+def _reduce_options(settings: TrainSettings) -> dict[str, Any]:
+    recipe, defaults = REDUCERS[settings.reduce]
+    given = parse_options("reduce", _typed(recipe), dict(settings.reduce_options), settings.reduce)
+    return {**defaults, **given}
+
+
+def _check_reducer(settings: TrainSettings, clients: int) -> None:
+    """Refuses a reducer that would apply no round."""
+    if settings.reduce not in _CLIENTS_NEEDED or settings.sampler == "poisson":
+        return
+    slope, intercept = _CLIENTS_NEEDED[settings.reduce]
+    byzantine, count = _reduce_options(settings)["byzantine"], settings.clients_per_round or clients
+    if count < slope * byzantine + intercept:
+        raise ValueError(
+            f"--reduce.byzantine: expected at most {max((count - intercept) // slope, -1)}, since "
+            f"{settings.reduce} withstands f among {slope} f + {intercept} clients, of which a round has "
+            f"{count}; found {byzantine}"
+        )
 
 
 def _representation(settings: TrainSettings):
@@ -234,7 +348,7 @@ def _representation(settings: TrainSettings):
     def represent(params, stats, batch):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
         features = encoder.apply(variables, batch["image"])[-1]
-        return jax.numpy.concatenate([features.mean((1, 2)), features.max((1, 2))], -1)
+        return jnp.concatenate([features.mean((1, 2)), features.max((1, 2))], -1)
 
     return represent
 

@@ -1,33 +1,27 @@
 """One federated training: data, rounds, scores of every client, and what it cost."""
 
 import dataclasses
+import functools
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task
-from experiments.pipeline.federated_methods import check_method, make_algorithm, method
+from experiments.pipeline.federated_methods import check_method, has_own_models, make_algorithm
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from experiments.pipeline.federation import Scores, choose_parallel, round_record, site_scores
+from experiments.pipeline.federated_topologies import fine_tuned, open_plan, plan_mesh, resolve_parallel
+from experiments.pipeline.federation import Scores, choose_parallel, site_scores
 from fedrecon.data import ClientData, pool
-from fedrecon.federated import (
-    average_variables,
-    client_mesh,
-    client_variables,
-    init_state,
-    make_evaluate,
-    make_round,
-    place,
-    run_rounds,
-)
+from fedrecon.federated import client_variables, make_evaluate, place
 from fedrecon.files import write_atomically
 from fedrecon.reporting import format_table
 from fedrecon.reporting.partition_plot import save_partition_plot
-from fedrecon.runtime import Workdir, read_log, train
+from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
 
 # The figure by which methods are compared, and the figures of the table.
 METRICS = {
@@ -58,10 +52,11 @@ class Results(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Seconds of compiling the rounds (None where they came to an end before), and rounds per second."""
+    """Seconds of compiling (None after the rounds came to an end), and rounds and clients per second."""
 
     compile_seconds: float | None
     rounds_per_second: float
+    clients_per_second: float
 
 
 def run(
@@ -71,31 +66,42 @@ def run(
     parallel: str = "auto",
     rounds_per_dispatch: int = 1,
     data: FederatedData | None = None,
+    arrive: Callable[[str], None] = lambda place: None,
 ) -> tuple[Results, Cost]:
     """Trains, or finishes what an interrupted run left, and scores; a finished run is only read.
+
+    With several processes all of them call it, and process 0 writes.
 
     Args:
       settings: of the training.
       workdir: where config.json, metrics.jsonl, checkpoints, partition.png and results.json are.
-      parallel: how clients run on one device; see `choose_parallel`.
+      parallel: how clients run on one device; see `resolve_parallel`.
       rounds_per_dispatch: rounds compiled into one call.
       data: of these settings, if they were loaded before.
+      arrive: is told what begins, as of `Watchdog`.
 
     Raises:
       ValueError: a setting or the data do not fit; names the flag or the file.
     """
     check_settings(settings)
     check_method(settings)
-    way = choose_parallel(parallel)
-    if (workdir / "results.json").exists():
-        return read_results(workdir), Cost(None, _rounds_per_second(workdir))
+    if parallel != "auto":
+        choose_parallel(parallel)
+    if agreed((workdir / "results.json").exists()):
+        return read_results(workdir), Cost(None, *_speed(workdir))
     data = data or load_data(settings)
     title = f"{settings.cohort}, {settings.partition}"
-    save_partition_plot(workdir / "partition.png", data.counts, data.train.names, data.labels, title=title)
-    results, compile_seconds = _train_and_score(settings, workdir, data, way, rounds_per_dispatch)
-    document = json.dumps(_without_nan(results._asdict()), indent=2)
-    write_atomically(workdir / "results.json", document.encode())
-    return results, Cost(compile_seconds, _rounds_per_second(workdir))
+    if is_lead():
+        save_partition_plot(
+            workdir / "partition.png", data.counts, data.train.names, data.labels, title=title
+        )
+    results, compile_seconds = _train_and_score(
+        settings, workdir, data, parallel, rounds_per_dispatch, arrive
+    )
+    if is_lead():
+        document = json.dumps(_without_nan(results._asdict()), indent=2)
+        write_atomically(workdir / "results.json", document.encode())
+    return results, Cost(compile_seconds, *_speed(workdir))
 
 
 def read_results(workdir: Workdir) -> Results:
@@ -122,7 +128,7 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     """The table of clients, and the cost."""
     metrics = METRICS[settings.task]
     models = {"own": results.own, "released": results.released}
-    if not method(settings.algorithm).personal:
+    if not has_own_models(settings):
         models = {"": results.released}
     models = {name: scores for name, scores in models.items() if scores}
     header = ["client", "train", "test", *(f"{name} {m}".strip() for name in models for m in metrics)]
@@ -143,14 +149,15 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
     print(
         f"compiling {compiled}, {cost.rounds_per_second:.2f} rounds/s, "
+        f"{cost.clients_per_second:.2f} clients/s, "
         f"{results.bytes_up / 1e6:.2f} MB up, {results.bytes_down / 1e6:.2f} MB down"
     )
 
 
-def _train_and_score(settings, workdir, data: FederatedData, parallel, rounds_per_dispatch):
+def _train_and_score(settings, workdir, data: FederatedData, parallel, rounds_per_dispatch, arrive):
     centralised = settings.algorithm == "centralised"
     clients = pool(data.train) if centralised else data.train
-    mesh = client_mesh()
+    mesh = plan_mesh(settings)
     task = make_task(settings, clients)
     algorithm = make_algorithm(settings, task, data.train)
     key = jax.random.key(settings.seed)
@@ -161,42 +168,42 @@ def _train_and_score(settings, workdir, data: FederatedData, parallel, rounds_pe
         share = settings.clients_per_round / data.train.clients
         examples = share * int(np.sum(clients.counts))
         work = {"steps": max(1, round(settings.epochs * examples / settings.batch_size))}
-    round_ = make_round(algorithm, batch_size=settings.batch_size, mesh=mesh, parallel=parallel, **work)
     # One key for all methods: their initial weights, batches and samples of clients are the same.
-    arguments = (
-        init_state(algorithm, variables, clients, mesh),
-        place(clients, mesh),
-        jax.random.fold_in(key, 2),
-    )
+    rounds_key = jax.random.fold_in(key, 2)
+    arrive("compiling")
+    given = (settings, algorithm, variables, clients, workdir.path)
+    parallel = resolve_parallel(parallel, *given, mesh)
     compiled: dict[int, Any] = {}
     seconds = 0.0
+    with open_plan(*given, mesh=mesh, parallel=parallel, **work) as plan:
 
-    def dispatch(count: int):
-        nonlocal seconds
-        if count not in compiled:
-            start = time.perf_counter()
-            compiled[count] = run_rounds(round_, count).lower(*arguments).compile()
-            seconds += time.perf_counter() - start
-        return compiled[count]
+        def dispatch(count: int):
+            nonlocal seconds
+            if count not in compiled:
+                start = time.perf_counter()
+                compiled[count] = plan.compile(count, rounds_key)
+                seconds += time.perf_counter() - start
+            return compiled[count]
 
-    def summarise(info):
-        return [
-            round_record(jax.tree.map(lambda x, i=i: x[i], info), clients.names)
-            for i in range(len(info.applied))
-        ]
-
-    # Compiled before the first round, so that its time is not in the log.
-    dispatch(min(rounds_per_dispatch, settings.rounds))
-    state = train(
-        workdir,
-        settings.algorithm,
-        *arguments,
-        rounds=settings.rounds,
-        dispatch=dispatch,
-        rounds_per_dispatch=rounds_per_dispatch,
-        summarise=summarise,
-    )
-    scores = _score(settings, task, algorithm, state, data.test, mesh)
+        # Compiled before the first round, so that its time is not in the log.
+        dispatch(min(rounds_per_dispatch, settings.rounds))
+        state = train(
+            workdir,
+            settings.algorithm,
+            plan.state,
+            plan.data,
+            rounds_key,
+            rounds=settings.rounds,
+            dispatch=dispatch,
+            rounds_per_dispatch=rounds_per_dispatch,
+            summarise=plan.records,
+            arrive=arrive,
+        )
+        arrive("the scores")
+        tune = functools.partial(
+            fine_tuned, train=data.train, key=jax.random.fold_in(key, 3), mesh=mesh, parallel=parallel
+        )
+        scores = _score(settings, task, plan, plan.federation(state), data.test, mesh, tune)
     log = read_log(workdir / "metrics.jsonl")
     excluded: dict[str, int] = {}
     for record in log:
@@ -207,28 +214,37 @@ def _train_and_score(settings, workdir, data: FederatedData, parallel, rounds_pe
         for name, a, b in zip(data.train.names, data.train.counts, data.test.counts, strict=True)
     }
     up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
+    # Streamed rounds compile in the first of them.
+    seconds += sum(record.get("compile_seconds", 0) for record in log)
     return Results(*scores, counts, up, down, excluded), seconds
 
 
-def _score(settings, task, algorithm, state, test: ClientData, mesh) -> tuple[Scores, Scores]:
-    evaluate = make_evaluate(algorithm, task.metrics, mesh=mesh)
-    placed = place(test, mesh)
+def _score(settings, task, plan, state, test: ClientData, mesh, tune) -> tuple[Scores, Scores]:
+    evaluate = plan.evaluator(task.metrics, test)
 
     def scores(model):
-        return site_scores(evaluate(model, placed), test.names)
+        return site_scores(host_copy(evaluate(model)), test.names)
 
     if settings.algorithm == "centralised":
-        released = scores(client_variables(algorithm, state, 0))
+        released = scores(client_variables(plan.algorithm, state, 0))
         return released, released
     if settings.algorithm == "local_only":
         return scores(state), {}
-    released = scores(average_variables(algorithm, state))
-    return (scores(state) if method(settings.algorithm).personal else released), released
+    released = scores(plan.average(state))
+    if settings.fine_tune:
+        tuned, own = tune(settings, task, plan.algorithm, state)
+        sums = make_evaluate(tuned, task.metrics, mesh=mesh)(own, place(test, mesh))
+        return site_scores(host_copy(sums), test.names), released
+    return (scores(state) if has_own_models(settings) else released), released
 
 
-def _rounds_per_second(workdir: Workdir) -> float:
-    times = [record["seconds"] for record in read_log(workdir / "metrics.jsonl")]
-    return len(times) / sum(times) if sum(times) > 0 else math.nan
+def _speed(workdir: Workdir) -> tuple[float, float]:
+    """Rounds and clients per second, without compiling."""
+    log = read_log(workdir / "metrics.jsonl")
+    seconds = sum(record["seconds"] - record.get("compile_seconds", 0) for record in log)
+    if seconds <= 0:
+        return math.nan, math.nan
+    return len(log) / seconds, sum(record["clients"] for record in log) / seconds
 
 
 def _figure(value: float | None) -> str:

@@ -76,7 +76,7 @@ from fedrecon.federated.local import (
     partial_sgd,
     sum_over_examples,
 )
-from fedrecon.federated.parallelism import choose_parallel, measure_parallel
+from fedrecon.federated.parallelism import SavedChoices, choose_parallel, measure_parallel
 from fedrecon.federated.personalisation import fine_tune
 from fedrecon.federated.ring import make_ring_round
 from fedrecon.federated.robust import bulyan, geometric_median, krum, median, trimmed_mean
@@ -91,7 +91,14 @@ from fedrecon.federated.sampling import (
     weighted_clients,
 )
 from fedrecon.federated.screening import screen
-from fedrecon.federated.streaming import StreamingInfo, StreamingRound, init_streaming, load_from
+from fedrecon.federated.streaming import (
+    StreamingInfo,
+    StreamingRound,
+    init_streaming,
+    load_from,
+    make_streaming_evaluate,
+    streaming_average,
+)
 
 __all__ = [
     "AsynchronousInfo",
@@ -108,6 +115,7 @@ __all__ = [
     "PlacedData",
     "RoundInfo",
     "RoundState",
+    "SavedChoices",
     "StreamingInfo",
     "StreamingRound",
     "Surroundings",
@@ -159,6 +167,7 @@ __all__ = [
     "make_gossip_round",
     "make_ring_round",
     "make_round",
+    "make_streaming_evaluate",
     "mean_gradient",
     "mean_loss",
     "measure_parallel",
@@ -180,6 +189,7 @@ __all__ = [
     "screen",
     "shuffled_epochs",
     "shuffled_steps",
+    "streaming_average",
     "sum_over_examples",
     "threshold_discount",
     "trimmed_mean",

@@ -16,21 +16,24 @@ from fedrecon.types import Batch, PyTree
 
 AXIS = "clients"
 
+# Elements above which a copy costs more than a message between devices of its own.
+_SMALL = 1 << 15
+
 
 def client_mesh(devices=None) -> Mesh:
-    """A mesh of one axis, "clients", over ``devices`` (all of the process's backend by default)."""
+    """A mesh of one axis, "clients", over ``devices`` (those of all processes by default)."""
     devices = jax.devices() if devices is None else list(devices)
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def default_mesh(mesh: Mesh | None) -> Mesh:
-    """``mesh``, checked, or the mesh of the first device alone.
+    """``mesh``, checked, or the mesh of the first device of this process alone.
 
     Raises:
       ValueError: if the mesh's only axis is not called "clients".
     """
     if mesh is None:
-        return client_mesh(jax.devices()[:1])
+        return client_mesh(jax.local_devices()[:1])
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"mesh: expected the single axis {AXIS!r}, found {mesh.axis_names}")
     return mesh
@@ -57,6 +60,8 @@ class PlacedData:
 def place(data: Any, mesh: Mesh | None = None) -> PlacedData:
     """Puts client data on a mesh once, so that rounds move nothing (they move unplaced data each time).
 
+    With several processes each passes the data of all clients and puts those of its own devices there.
+
     Args:
       data: anything with ``examples`` (dict of arrays (clients, examples, ...)) and ``valid`` (clients,
         examples).
@@ -71,7 +76,10 @@ def place(data: Any, mesh: Mesh | None = None) -> PlacedData:
         missing = padded - x.shape[0]
         if missing:
             x = np.pad(np.asarray(x), [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        return jax.device_put(x, sharding)
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return PlacedData(jax.tree.map(put, dict(data.examples)), put(data.valid), clients)
 
@@ -142,7 +150,7 @@ def map_clients(
     def on_device(shared, states, rows, active):
         shared = jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), shared)
         total, states, records = _map_local(functools.partial(one, shared), states, rows, active, parallel)
-        return jax.tree.map(lambda x: jax.lax.psum(x, AXIS), total), states, records
+        return _sum_over_devices(total), states, records
 
     total, states, records = jax.shard_map(
         on_device,
@@ -152,6 +160,23 @@ def map_clients(
     )(shared, states, rows, active_rows)
     states, records = jax.tree.map(lambda x: x[:clients], (states, records))
     return total, states, records
+
+
+def _sum_over_devices(tree: PyTree) -> PyTree:
+    """`jax.lax.psum` over clients, with all small leaves of a dtype in one message."""
+    leaves, structure = jax.tree.flatten(tree)
+    small: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(leaves):
+        if leaf.size <= _SMALL:
+            small.setdefault(leaf.dtype, []).append(number)
+        else:
+            leaves[number] = jax.lax.psum(leaf, AXIS)
+    for numbers in small.values():
+        total = jax.lax.psum(jnp.concatenate([leaves[n].ravel() for n in numbers]), AXIS)
+        ends = np.cumsum([leaves[n].size for n in numbers])[:-1]
+        for n, part in zip(numbers, jnp.split(total, ends), strict=True):
+            leaves[n] = part.reshape(leaves[n].shape)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _pad(x: jax.Array, clients: int) -> jax.Array:

@@ -322,7 +322,9 @@ def client_step(algorithm, batching, shared, state, row):
     encoded, channel, channel_info = algorithm.channel.encode(
         upload, state.channel, context._replace(key=channel_key)
     )
-    finite = all_finite((result.delta, result.message, upload))
+    # What is shared is finite if it is so after weighting, be the weight 0.
+    shared_delta, own_delta = partition(result.delta, algorithm.share_mask)
+    finite = all_finite((own_delta, upload))
     included = finite & (upload.weight > 0)
 
     _, private = partition(result.variables, algorithm.share_mask)
@@ -331,7 +333,6 @@ def client_step(algorithm, batching, shared, state, row):
     if algorithm.reduce is None:
         sums["upload"] = encoded
     sums = select(included, sums, jax.tree.map(jnp.zeros_like, sums))
-    shared_delta, _ = partition(result.delta, algorithm.share_mask)
     record = {
         "metrics": result.metrics,
         "included": included,

@@ -1,8 +1,13 @@
 """How each device runs its clients, chosen by measurement."""
 
+import hashlib
+import json
+import os
+import pathlib
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +19,68 @@ from fedrecon.federated.clients import check_parallel, default_mesh, number_of_c
 from fedrecon.federated.engine import make_round
 
 _CHOICES: dict[Hashable, str | int] = {}
+
+
+class SavedChoices(MutableMapping[Hashable, str | int]):
+    """Choices in a JSON file, for the ``cache`` of `choose_parallel`: a machine measures each program once.
+
+    Another version of JAX, or another number of processors, has choices of its own. A file that is missing
+    or does not hold choices counts as empty; one that cannot be written is left as it is.
+
+    Args:
+      path: of the file; by default ``parallel.json`` in ``$FEDRECON_CACHE`` (``~/.cache/fedrecon``).
+    """
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        self.path = pathlib.Path(path) if path else _cache_folder() / "parallel.json"
+
+    def __getitem__(self, key: Hashable) -> str | int:
+        return self._read()[_digest(key)]
+
+    def __setitem__(self, key: Hashable, value: str | int) -> None:
+        self._write({**self._read(), _digest(key): value})
+
+    def __delitem__(self, key: Hashable) -> None:
+        choices = self._read()
+        del choices[_digest(key)]
+        self._write(choices)
+
+    def __contains__(self, key: object) -> bool:
+        return _digest(key) in self._read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def _read(self) -> dict[str, str | int]:
+        try:
+            found = json.loads(self.path.read_bytes())
+            for choice in found.values():
+                check_parallel(choice)
+        except (OSError, ValueError, AttributeError):
+            return {}
+        return found
+
+    def _write(self, choices: dict[str, str | int]) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+                json.dump(choices, file, indent=1)
+            os.replace(file.name, self.path)
+        except OSError:
+            return
+
+
+def _cache_folder() -> pathlib.Path:
+    if given := os.environ.get("FEDRECON_CACHE"):
+        return pathlib.Path(given)
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "fedrecon"
+
+
+def _digest(key: object) -> str:
+    return hashlib.sha256(repr((jax.__version__, os.cpu_count(), key)).encode()).hexdigest()[:32]
 
 
 def choose_parallel(
@@ -40,8 +107,8 @@ def choose_parallel(
         has are left out, being "vmap".
       mesh: as in `make_round`.
       override: is checked and returned, without measuring.
-      cache: choices of this process by backend, devices, candidates, batch size and the shapes of state and
-        data; a common one by default. Other parts of the algorithm are not part of the key.
+      cache: choices by backend, devices, candidates, batch size and the shapes of state and data; one of this
+        process by default, `SavedChoices` outlasts it. Other parts of the algorithm are not part of the key.
       clock: what tells the time in seconds.
 
     Raises:
@@ -54,18 +121,26 @@ def choose_parallel(
     cache = _CHOICES if cache is None else cache
     candidates = _distinct(candidates, -(-number_of_clients(data) // mesh.size))
     key = _describe(state, data, mesh, candidates, batch_size)
-    if key not in cache:
+    # All processes measure, or none: the first one's cache decides.
+    fastest = _agree(candidates, cache.get(key))
+    if fastest is None:
         seconds = measure_parallel(
             algorithm, state, data, batch_size=batch_size, candidates=candidates, mesh=mesh, clock=clock
         )
-        fastest = min(candidates, key=lambda candidate: seconds.get(candidate, float("inf")))
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            place = multihost_utils.broadcast_one_to_all(np.int32(candidates.index(fastest)))
-            fastest = candidates[int(place)]
+        fastest = _agree(candidates, min(candidates, key=lambda c: seconds.get(c, float("inf"))))
         cache[key] = fastest
-    return cache[key]
+    return fastest
+
+
+def _agree(candidates: Sequence[str | int], chosen: str | int | None) -> str | int | None:
+    """The first process's choice, in all of them."""
+    if jax.process_count() == 1:
+        return chosen
+    from jax.experimental import multihost_utils
+
+    options = [None, *candidates]
+    place = options.index(chosen) if chosen in options else 0
+    return options[int(multihost_utils.broadcast_one_to_all(np.int32(place)))]
 
 
 def measure_parallel(
@@ -81,8 +156,9 @@ def measure_parallel(
 ) -> dict[str | int, float]:
     """Seconds of a round of one local step (of the client's own steps, if it brings its own batching).
 
-    Compiling is left out, then the median over ``repeats`` taken. A candidate that does not fit into the
-    device's memory is missing from the answer.
+    Compiling is left out, then the median over ``repeats`` taken; a candidate that is twice as slow at first
+    as the fastest before it is not repeated. One that does not fit into the device's memory is missing from
+    the answer.
 
     Args: as in `choose_parallel`.
 
@@ -107,6 +183,8 @@ def measure_parallel(
                 start = clock()
                 jax.block_until_ready(compiled(state, data, key))
                 times.append(clock() - start)
+                if times[0] > 2 * min(seconds.values(), default=float("inf")):
+                    break
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
-from fedrecon.federated.clients import check_parallel, client_sharding, default_mesh
+from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo, RoundState
+from fedrecon.federated.clients import PlacedData, check_parallel, client_sharding, default_mesh
 from fedrecon.federated.engine import (
     ClientRows,
     choose_batching,
@@ -22,7 +22,9 @@ from fedrecon.federated.engine import (
     remember,
     round_keys,
 )
-from fedrecon.types import Batch, Variables
+from fedrecon.federated.evaluation import make_evaluate
+from fedrecon.federated.trees import merge, partition
+from fedrecon.types import Batch, Metrics, Variables
 
 Load = Callable[[np.ndarray], tuple[Batch, np.ndarray]]
 
@@ -62,7 +64,7 @@ def load_from(data: Any) -> Load:
 
     Args:
       data: anything with ``examples``, a dict of NumPy arrays (clients, examples, ...), and ``valid``, bool
-        (clients, examples).
+        (clients, examples); or of arrays that are read when they are indexed, as those of HDF5 files.
     """
 
     def load(clients):
@@ -84,7 +86,7 @@ def init_streaming(
       mesh: the mesh of the rounds.
     """
     _check_integer(clients, "clients")
-    mesh = default_mesh(mesh)
+    mesh = _mesh_of_this_process(mesh)
     examples, valid = load(np.zeros(1, np.int32))
     row = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)),
@@ -111,8 +113,9 @@ class StreamingRound:
     background thread loads during the computation. Which clients these will be is found by asking the sampler
     before the history of this round is known; if it answers otherwise afterwards, they are loaded anew.
 
-    The state passed in is used up, its NumPy arrays are changed in place. It is compiled once, and runs in
-    one process. Use it as a context manager, or call ``close()``, to end the thread.
+    The state passed in is used up, its NumPy arrays are changed in place (JAX arrays, of a state that was
+    restored, are copied). It is compiled once, and runs in one process. Use it as a context manager, or call
+    ``close()``, to end the thread.
     """
 
     def __init__(
@@ -141,13 +144,13 @@ class StreamingRound:
           clock: what tells the time in seconds.
 
         Raises:
-          ValueError: for contradicting arguments; from the round, if the sampler chooses more clients than
-            ``cohort`` or ``load`` returns other shapes than described.
+          ValueError: for contradicting arguments, or devices of other processes; from the round, if the
+            sampler chooses more clients than ``cohort`` or ``load`` returns other shapes than described.
         """
         _check_integer(cohort, "cohort")
         check_parallel(parallel)
         self._load, self._cohort, self._clock = load, cohort, clock
-        self._mesh = default_mesh(mesh)
+        self._mesh = _mesh_of_this_process(mesh)
         self._thread = ThreadPoolExecutor(1, "fedrecon-load")
         self._next: tuple[np.ndarray, Any] | None = None
         self._shapes = self._compiled = None
@@ -196,6 +199,7 @@ class StreamingRound:
     def __call__(self, state: RoundState, key: jax.Array) -> tuple[RoundState, StreamingInfo]:
         """One round."""
         begin = self._clock()
+        state = _with_rows(state, jax.tree.map(_writable, _rows(state)))
         if self._compiled is None:
             self._sample = self._sample.lower(key, state.round, state.history).compile()
         start = self._clock()
@@ -271,6 +275,88 @@ class StreamingRound:
 
     def _put(self, tree):
         return jax.device_put(tree, client_sharding(self._mesh, self._cohort))
+
+
+def make_streaming_evaluate(
+    algorithm: FederatedAlgorithm,
+    metrics: Callable,
+    load: Load,
+    *,
+    clients: int,
+    cohort: int,
+    mesh: Mesh | None = None,
+    parallel: str | int = "scan",
+) -> Callable[[RoundState | Variables], Metrics]:
+    """Compiles ``evaluate(model) -> {name: (sum, count)}``, NumPy arrays (clients,), as of `make_evaluate`.
+
+    Clients go through the device ``cohort`` at a time, in the order of their numbers; the next ones are
+    loaded while these compute, so that at most two cohorts are there at once.
+
+    Args:
+      algorithm, metrics, mesh, parallel: as in `make_evaluate`.
+      load: as in `StreamingRound`, of the data to evaluate on.
+      clients: number of all clients.
+      cohort: how many of them at a time.
+
+    Raises:
+      ValueError: if a number is not a positive integer.
+    """
+    _check_integer(clients, "clients")
+    _check_integer(cohort, "cohort")
+    mesh = _mesh_of_this_process(mesh)
+    sharding = client_sharding(mesh, cohort)
+    evaluate = make_evaluate(algorithm, metrics, mesh=mesh, parallel=parallel)
+
+    def start(model, numbers):
+        missing = cohort - len(numbers)
+        data = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (np.ndim(x) - 1)), load(numbers))
+        examples, valid = jax.device_put(data, sharding)
+        if isinstance(model, RoundState):
+            rows = _gather(_rows(model)._replace(channel=()), numbers, cohort)
+            model = _with_rows(model, jax.device_put(rows, sharding))
+            model = model._replace(history=History(*(jnp.zeros(cohort, x.dtype) for x in model.history)))
+        return model, PlacedData(dict(examples), valid, cohort)
+
+    def run(model):
+        parts, pending = [], None
+        for first in range(0, clients, cohort):
+            arguments = start(model, np.arange(first, min(first + cohort, clients), dtype=np.int32))
+            if pending is not None:
+                parts.append(jax.device_get(pending))
+            pending = evaluate(*arguments)
+        parts.append(jax.device_get(pending))
+        return jax.tree.map(lambda *x: np.concatenate(x)[:clients], *parts)
+
+    return run
+
+
+def streaming_average(algorithm: FederatedAlgorithm, state: RoundState) -> Variables:
+    """`average_variables` of a state whose clients' parts are in host memory, where they stay."""
+    shared, initial = partition(algorithm.release(state), algorithm.share_mask)
+    joined = np.asarray(state.history.participations) > 0
+
+    def mean(x, initial):
+        if not joined.any():
+            return initial
+        where = joined.reshape(-1, *(1,) * (x.ndim - 1))
+        average = np.sum(x, axis=0, where=where, dtype=np.result_type(x.dtype, np.float64)) / joined.sum()
+        average = average if jnp.issubdtype(x.dtype, jnp.inexact) else np.round(average)
+        return jnp.asarray(average.astype(x.dtype))
+
+    return merge(shared, jax.tree.map(mean, state.private, initial))
+
+
+def _writable(x) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) and x.flags.writeable else np.array(x)
+
+
+def _mesh_of_this_process(mesh: Mesh | None) -> Mesh:
+    mesh = default_mesh(mesh)
+    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+        raise ValueError(
+            "mesh: expected devices of this process, since clients stay in its memory, found those of several"
+        )
+    return mesh
 
 
 def _check_integer(value, name) -> None:

@@ -2,19 +2,37 @@
 
 from fedrecon.runtime.checkpoint import Checkpointer
 from fedrecon.runtime.devices import describe_environment, set_cpu_devices
+from fedrecon.runtime.distributed import (
+    DistributedError,
+    agreed,
+    host_copy,
+    is_lead,
+    open_workdir,
+    start,
+)
 from fedrecon.runtime.log import RunLog, read_log
 from fedrecon.runtime.progress import Progress
 from fedrecon.runtime.training import train
+from fedrecon.runtime.watchdog import PeerError, Watchdog, leave
 from fedrecon.runtime.workdir import Workdir, WorkdirError
 
 __all__ = [
     "Checkpointer",
+    "DistributedError",
+    "PeerError",
     "Progress",
     "RunLog",
+    "Watchdog",
     "Workdir",
     "WorkdirError",
+    "agreed",
     "describe_environment",
+    "host_copy",
+    "is_lead",
+    "leave",
+    "open_workdir",
     "read_log",
     "set_cpu_devices",
+    "start",
     "train",
 ]

@@ -16,11 +16,20 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def _processes() -> ocp.options.MultiprocessingOptions:
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    # Naming the processes makes their background threads wait for each other through the coordinator. By
+    # default they do so through collectives on the devices, which then cross those of the rounds.
+    return ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
+
+
 class Checkpointer:
     """Saves a pytree of arrays after each round and restores the newest complete one.
 
     Saving is asynchronous and commits by renaming a directory, so a killed process leaves the previous
-    checkpoint intact. Every process of a multi-host run must call every method.
+    checkpoint intact. Every process of a run must call every method; what any number of processes saved, any
+    other number restores.
 
     Args:
       directory: one directory per stage; created when absent.
@@ -28,8 +37,11 @@ class Checkpointer:
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.directory = Path(directory).absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, create=False, multiprocessing_options=_processes()
+        )
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )

@@ -39,14 +39,18 @@ class RunLog:
 
     Args:
       path: the file; created when absent. A torn last line is removed on opening.
+      write: False leaves the file alone, on all processes of a run but one.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, *, write: bool = True):
         self.path = Path(path)
+        self._write = write
         self._rewrite(read_log(self.path))
 
     def append(self, stage: str, round: int, **fields: Any) -> None:
         """Writes one record and hands it to the operating system before returning."""
+        if not self._write:
+            return
         line = json.dumps({"stage": stage, "round": round, **fields}, allow_nan=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -57,4 +61,6 @@ class RunLog:
         self._rewrite(kept)
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
+        if not self._write:
+            return
         write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in records).encode())

@@ -9,12 +9,13 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """Shows ``title``, the rounds done and left, and one line of figures; silent when stderr is no terminal.
+    """Shows ``title``, the rounds done and left, and one line of figures; silent when stderr is no terminal,
+    or unless ``shown``.
 
     Use as a context manager and call ``advance`` after each dispatch.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0):
+    def __init__(self, title: str, total: int, done: int = 0, *, shown: bool = True):
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -23,7 +24,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+            disable=not shown or not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task(title, total=total, completed=done, figures="")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from fedrecon.runtime.checkpoint import Checkpointer
+from fedrecon.runtime.distributed import host_copy, is_lead
 from fedrecon.runtime.log import RunLog
 from fedrecon.runtime.progress import Progress
 from fedrecon.runtime.workdir import Workdir
@@ -27,12 +27,14 @@ def train(
     dispatch: Callable[[int], Dispatch],
     rounds_per_dispatch: int = 1,
     summarise: Callable[[PyTree], list[dict[str, Any]]],
+    arrive: Callable[[str], None] = lambda place: None,
 ) -> PyTree:
     """Runs the rounds of one stage, from its newest checkpoint where there is one.
 
     A killed run loses at most the dispatch in flight: each dispatch is logged, then checkpointed. The state
     carries its round number and the randomness is derived from it, so a resumed run repeats the uninterrupted
-    one bit for bit on the same devices.
+    one bit for bit on the same devices. With several processes all of them call it, and process 0 writes the
+    log; the checkpoint of any number of processes is restored on any other.
 
     Args:
       workdir: where ``metrics.jsonl`` and ``checkpoints/<stage>`` are.
@@ -45,28 +47,34 @@ def train(
         rounds, where every leaf of ``info`` has a leading axis of ``n`` rounds.
       rounds_per_dispatch: rounds compiled into one call.
       summarise: turns the host copy of ``info`` into one JSON-able dict a round.
+      arrive: is told which round begins, as of `Watchdog`.
 
     Returns:
       The state after ``rounds`` rounds.
     """
     checkpointer = Checkpointer(workdir / "checkpoints" / stage.replace("/", "-"))
-    log = RunLog(workdir / "metrics.jsonl")
+    log = RunLog(workdir / "metrics.jsonl", write=is_lead())
     try:
         restored = checkpointer.restore(state)
         done, state = restored if restored is not None else (0, state)
         log.drop_after(stage, done)
-        with Progress(stage, total=rounds, done=done) as progress:
+        with Progress(stage, total=rounds, done=done, shown=is_lead()) as progress:
             while done < rounds:
                 count = min(rounds_per_dispatch, rounds - done)
+                arrive(f"{stage}, round {done + 1}")
                 start = time.perf_counter()
                 state, info = dispatch(count)(state, data, key)
-                info = jax.tree.map(np.asarray, jax.device_get(info))
+                info = host_copy(info)
                 seconds = (time.perf_counter() - start) / count
                 for offset, record in enumerate(summarise(info)):
                     log.append(stage, done + offset + 1, **record, seconds=round(seconds, 4))
                 done += count
                 checkpointer.save(done, state)
                 progress.advance(count, **{k: v for k, v in record.items() if isinstance(v, float)})
-    finally:
-        checkpointer.close()
+    except BaseException:
+        # A save waits for all processes, one of which may be gone.
+        if jax.process_count() == 1:
+            checkpointer.close()
+        raise
+    checkpointer.close()
     return state

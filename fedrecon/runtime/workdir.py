@@ -49,6 +49,13 @@ class Workdir:
             self.close()
             raise
 
+    @classmethod
+    def joined(cls, path: str | os.PathLike) -> "Workdir":
+        """The directory that another process of the same run holds and writes; see `open_workdir`."""
+        workdir = cls.__new__(cls)
+        workdir.path, workdir.resumed, workdir._lock = Path(path).absolute(), True, None
+        return workdir
+
     def _open_config(self, config: dict[str, Any], environment: dict, resume: bool) -> bool:
         file = self / "config.json"
         config = json.loads(json.dumps(config))
@@ -80,7 +87,8 @@ class Workdir:
 
     def close(self) -> None:
         """Gives the directory back to other processes."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> "Workdir":
         return self

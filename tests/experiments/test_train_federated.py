@@ -76,7 +76,7 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
     assert cost.compile_seconds is None
     assert json.dumps(again._asdict()) == json.dumps(results._asdict())
 
-    from experiments.pipeline import federated_run
+    from experiments.pipeline import federated_faults
 
     rounds = []
 
@@ -86,12 +86,12 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
             raise KeyboardInterrupt
         return record(info, names)
 
-    record = federated_run.round_record
-    monkeypatch.setattr(federated_run, "round_record", interrupted_record)
+    record = federated_faults.round_record
+    monkeypatch.setattr(federated_faults, "round_record", interrupted_record)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "halves", settings)
     assert not (tmp_path / "halves" / "results.json").exists()
-    monkeypatch.setattr(federated_run, "round_record", record)
+    monkeypatch.setattr(federated_faults, "round_record", record)
     train(tmp_path / "halves", settings)
     files = [(tmp_path / name / "results.json").read_bytes() for name in ("whole", "halves")]
     assert files[0] == files[1]

@@ -152,7 +152,7 @@ def test_many_rounds_in_one_dispatch_are_bitwise_one_by_one(fx, parallel, device
     ("devices", "clients"),
     [(1, 5), pytest.param(4, 5, marks=pytest.mark.slow), pytest.param(4, 8, marks=pytest.mark.slow)],
 )
-def test_second_round_neither_compiles_nor_transfers(fx, devices, clients):
+def test_second_round_neither_compiles_nor_transfers(fx, compiled, devices, clients):
     mesh = fl.client_mesh(jax.devices()[:devices])
     data = fl.place(fx.regression_data((COUNTS * 2)[:clients]), mesh)
     algorithm = algorithm_of(fx, sampler=fl.uniform_clients(3), channel=fl.chain(fl.clip(1.0)))
@@ -163,11 +163,11 @@ def test_second_round_neither_compiles_nor_transfers(fx, devices, clients):
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             state, _ = round(state, data, key)
-    assert round._cache_size() == 1
+    assert compiled("round") == 1
     together = fl.run_rounds(round, 2)
     for _ in range(2):
         state, _ = together(state, data, key)
-    assert together._cache_size() == 1
+    assert compiled("rounds") == 1
 
 
 def test_initial_variables_survive_donation(fx):

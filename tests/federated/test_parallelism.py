@@ -48,7 +48,7 @@ def test_the_fastest_median_wins_and_is_remembered(workload, monkeypatch):
     monkeypatch.setattr(
         parallelism, "make_round", lambda algorithm, **options: made.append(options) or Program()
     )
-    clock, cache = Clock(3, 3, 3, 1, 9, 2, 5, 1, 4), {}
+    clock, cache = Clock(3, 3, 3, 1, 9, 2, 4, 1, 4), {}
     options = {"batch_size": 1, "candidates": ("scan", "vmap", 2, 4, 64), "cache": cache, "clock": clock}
     # Chunks of 4 and 64 are all four clients at once, as "vmap".
     assert choose_parallel(*workload, **options) == "vmap"
@@ -63,6 +63,37 @@ def test_the_fastest_median_wins_and_is_remembered(workload, monkeypatch):
     clock.seconds += [2, 2, 2, 1, 1, 1, 1, 1, 1]
     assert choose_parallel(*workload, **options | {"batch_size": 2}) == "vmap"
     assert len(cache) == 2
+
+
+def test_a_candidate_twice_as_slow_is_not_repeated(workload, monkeypatch):
+    monkeypatch.setattr(parallelism, "make_round", lambda algorithm, **options: Program())
+    clock = Clock(2, 3, 1, 5, 1, 1, 1)
+    seconds = measure_parallel(*workload, batch_size=1, candidates=("scan", "vmap", 2), clock=clock)
+    assert seconds == {"scan": 2, "vmap": 5, 2: 1} and clock.readings == 14
+
+
+def test_choices_outlast_the_process_in_the_users_cache(workload, monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDRECON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(parallelism, "make_round", lambda algorithm, **options: Program())
+    options = {"batch_size": 1, "candidates": ("scan", "vmap", 2)}
+    clock = Clock(3, 3, 3, 5, 5, 5, 1, 1, 1)
+    assert choose_parallel(*workload, cache=fl.SavedChoices(), clock=clock, **options) == 2
+    assert len(fl.SavedChoices()) == 1 and (tmp_path / "cache" / "parallel.json").exists()
+    assert choose_parallel(*workload, cache=fl.SavedChoices(), clock=None, **options) == 2
+    # What is no choice counts as nothing, and is written anew.
+    for text in ('{"x": "pmap"}', "[1]", "{"):
+        (tmp_path / "cache" / "parallel.json").write_text(text)
+        assert len(fl.SavedChoices()) == 0
+    choices = fl.SavedChoices()
+    choices["a"], choices["b"] = "scan", 4
+    assert choices["b"] == 4 and list(choices) == list(fl.SavedChoices()) and "c" not in choices
+    del choices["a"]
+    assert len(fl.SavedChoices()) == 1
+    # Where nothing can be written, the choice is still made.
+    (tmp_path / "file").write_text("")
+    nowhere = fl.SavedChoices(tmp_path / "file" / "parallel.json")
+    clock = Clock(3, 3, 3, 1, 1, 1, 5)
+    assert choose_parallel(*workload, cache=nowhere, clock=clock, **options) == "vmap"
 
 
 def test_candidates_that_do_not_fit_are_left_out(workload, monkeypatch):

@@ -2,6 +2,7 @@
 
 import threading
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +84,32 @@ def test_an_empty_round_changes_nothing(fx):
     np.testing.assert_allclose(state.variables.params["w"], fx.b[0] + 0.95 * (1 - fx.b[0]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("source", ["memory", pytest.param("hdf5", marks=pytest.mark.slow)])
+def test_evaluation_is_that_on_the_device(fx, tmp_path, source):
+    """Of models of clients' own and of one model, two of seven clients at a time, the last cohort padded."""
+    data = fx.regression_data(COUNTS)
+    algorithm = algorithm_of(fx, fl.all_clients())
+    state = fl.init_state(algorithm, fx.regression.init(jax.random.key(0)), data)
+    rng = np.random.default_rng(0)
+    private = jax.tree.map(lambda x: np.asarray(x + rng.integers(1, 3, x.shape), x.dtype), state.private)
+    history = state.history._replace(participations=jnp.array([1, 0, 2, 0, 0, 1, 1]))
+    state = state._replace(private=private, history=history)
+    load = load_from(on_host(data))
+    if source == "hdf5":
+        with h5py.File(tmp_path / "clients.h5", "w") as file:
+            for name, x in {**data.examples, "valid": data.valid}.items():
+                file[name] = np.asarray(x)
+        file = h5py.File(tmp_path / "clients.h5")
+        load = load_from(fx.clients({"x": file["x"], "y": file["y"]}, file["valid"]))
+    streamed = fl.make_streaming_evaluate(algorithm, fx.regression.metrics, load, clients=7, cohort=2)
+    full = fl.make_evaluate(algorithm, fx.regression.metrics)
+    for model in (state, state.variables):
+        fx.assert_close(streamed(model), full(model, data), 1e-6)
+    fx.assert_close(fl.streaming_average(algorithm, state), fl.average_variables(algorithm, state), 1e-6)
+    nobody = state._replace(history=history._replace(participations=jnp.zeros(7, jnp.int32)))
+    fx.assert_equal(fl.streaming_average(algorithm, nobody), state.variables)
+
+
 class Clock:
     """A second passes with each look at it."""
 
@@ -144,6 +171,8 @@ def test_arguments_are_checked(fx):
         StreamingRound(fx.averaging, None, cohort=0, batch_size=1, epochs=1)
     with pytest.raises(ValueError, match="clients"):
         init_streaming(fx.averaging, Variables({"w": jnp.ones(2)}, {}), None, 0)
+    with pytest.raises(ValueError, match="cohort"):
+        fl.make_streaming_evaluate(fx.averaging, fx.quad.metrics, None, clients=3, cohort=0)
 
 
 @pytest.mark.slow

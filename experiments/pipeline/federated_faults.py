@@ -1,0 +1,95 @@
+"""Faults of clients: made on purpose, to see what a training does about them, and named in its log."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.pipeline.federation import round_record
+from fedrecon.federated import FederatedAlgorithm, RoundInfo
+
+# Number of a client -> what goes wrong there, in every round.
+Faults = Mapping[int, str]
+
+# What an update is multiplied by.
+_FACTORS = {"nan": np.nan, "inf": np.inf, "exploding": 1e6, "flipped": -1.0}
+KINDS = (*_FACTORS, "crashed", "empty", "straggler")
+
+
+def parse_faults(text: str, names: Sequence[str]) -> dict[int, str]:
+    """Reads ``KIND:CLIENT,...``.
+
+    Args:
+      text: of the flag --fault.
+      names: of the clients.
+
+    Raises:
+      ValueError: a kind or a client is unknown, or a client is named twice.
+    """
+    faults: dict[int, str] = {}
+    for item in filter(None, text.split(",")):
+        kind, colon, name = item.strip().partition(":")
+        if not colon or kind not in KINDS:
+            raise ValueError(f"--fault: expected KIND:CLIENT with one of {', '.join(KINDS)}, found {item!r}")
+        if name not in names:
+            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise ValueError(f"--fault: expected one of the clients {listed}, found {name!r}")
+        if names.index(name) in faults:
+            raise ValueError(f"--fault: expected one fault a client, found {name!r} twice")
+        faults[names.index(name)] = kind
+    return faults
+
+
+def inject(algorithm: FederatedAlgorithm, faults: Faults) -> FederatedAlgorithm:
+    """The algorithm with these faults; without any it is the same object.
+
+    ``nan`` and ``inf`` send nothing finite, ``exploding`` a million times their change, ``flipped`` minus
+    their change, ``crashed`` trains and sends nothing, ``empty`` has no examples. What ``straggler`` does is
+    the schedule's. Clients without a fault compute as before, bit for bit.
+    """
+    kinds = set(faults.values()) - {"straggler"}
+    if not kinds:
+        return algorithm
+    clients = max(faults) + 1
+
+    def of(client, table, otherwise):
+        values = np.asarray([table.get(faults.get(i), otherwise) for i in range(clients)])
+        # Clients behind the last faulty one have the last, harmless entry.
+        return jnp.asarray(np.append(values, otherwise))[jnp.minimum(client, clients)]
+
+    def update(variables, broadcast, state, batches, valid, key):
+        empty = of(batches.client, {"empty": True}, False)
+        crashed = of(batches.client, {"crashed": True}, False)
+        factor = of(batches.client, _FACTORS, 1.0).astype(jnp.float32)
+        batches = batches._replace(count=jnp.where(empty, 0, batches.count), present=batches.present & ~empty)
+        result = algorithm.client.update(variables, broadcast, state, batches, valid & ~empty, key)
+        delta = jax.tree.map(lambda x: jnp.where(factor == 1, x, (x * factor).astype(x.dtype)), result.delta)
+        return result._replace(delta=delta, weight=jnp.where(crashed, 0, result.weight))
+
+    return algorithm._replace(client=algorithm.client._replace(update=update))
+
+
+def full_record(info: RoundInfo, names: tuple[str, ...], expected: np.ndarray) -> dict[str, Any]:
+    """One round as a JSON-able dict, with the names of clients that something was wrong with.
+
+    Beside what `round_record` says: ``missing`` are sampled clients of which nothing arrived, though it would
+    have been finite (crashed, or without examples); ``stragglers`` took fewer steps than they have.
+
+    Args:
+      info: of the round, on the host.
+      names: of its clients.
+      expected: their steps without stragglers, (clients,).
+    """
+    record = round_record(info, names)
+    counted = np.max([count for _, count in info.client_metrics.values()], axis=0) > 0
+    steps = info.client_metrics["steps"][0]
+    groups = {
+        "missing": info.participated & ~info.excluded & ~counted,
+        "stragglers": counted & (steps < expected),
+    }
+    record |= {group: [names[i] for i in np.flatnonzero(who)] for group, who in groups.items() if who.any()}
+    if not info.applied:
+        record["applied"] = False
+    return record

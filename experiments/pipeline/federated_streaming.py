@@ -1,0 +1,122 @@
+"""Rounds and evaluation of clients in host memory, or an HDF5 file, that visit the device in turn."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import jax
+import numpy as np
+
+from experiments.pipeline.federated_faults import full_record
+from experiments.pipeline.federated_methods import full_steps
+from experiments.pipeline.federated_settings import TrainSettings
+from fedrecon import Variables
+from fedrecon.data import ClientData
+from fedrecon.federated import (
+    FederatedAlgorithm,
+    StreamingInfo,
+    StreamingRound,
+    init_streaming,
+    load_from,
+    make_streaming_evaluate,
+    streaming_average,
+)
+from fedrecon.files import replacing
+
+
+class Stored(NamedTuple):
+    """Client data in an open HDF5 file: arrays that are read when they are indexed."""
+
+    examples: dict[str, Any]
+    valid: Any
+
+
+def store_clients(path: Path, data: ClientData) -> None:
+    """Writes client data to an HDF5 file, a chunk for each client; a crash leaves no part of it."""
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        arrays = {f"examples/{name}": x for name, x in data.examples.items()}
+        for name, x in [*arrays.items(), ("valid", data.valid)]:
+            x = np.asarray(x)
+            file.create_dataset(name, data=x, chunks=(1, *x.shape[1:]) if x.size else None)
+
+
+@contextlib.contextmanager
+def open_clients(path: Path) -> Iterator[Stored]:
+    """Opens what `store_clients` wrote."""
+    with h5py.File(path, "r") as file:
+        yield Stored(dict(file["examples"]), file["valid"])
+
+
+@contextlib.contextmanager
+def streamed_plan(
+    settings: TrainSettings,
+    algorithm: FederatedAlgorithm,
+    variables: Variables,
+    clients: ClientData,
+    folder: Path,
+    *,
+    mesh,
+    parallel,
+    **work: int,
+) -> Iterator[tuple]:
+    """The fields of a `Plan`, but for the algorithm, with at most ``settings.stream`` clients on the device.
+
+    Raises:
+      ValueError: several processes, or more clients in a round than --stream allows.
+    """
+    count, cohort = clients.clients, settings.stream
+    if jax.process_count() > 1:
+        raise ValueError(f"--stream: expected 0 with several processes, found {cohort}")
+    if settings.sampler == "all" and cohort < count:
+        raise ValueError(f"--stream: expected the {count} clients of --sampler=all, found {cohort}")
+    expected = full_steps(settings, clients)
+    with contextlib.ExitStack() as stack:
+        load = _source(settings, clients, folder / "clients.h5", stack)
+        state = init_streaming(algorithm, variables, load, count, mesh)
+        stream = stack.enter_context(
+            StreamingRound(algorithm, load, cohort=cohort, mesh=mesh, parallel=parallel, **work)
+        )
+
+        def compile(rounds, key):
+            def dispatch(state, data, key):
+                infos = []
+                for _ in range(rounds):
+                    try:
+                        state, info = stream(state, key)
+                    except ValueError as error:
+                        raise ValueError(str(error).replace("cohort:", "--stream:")) from error
+                    infos.append(info)
+                return state, infos
+
+            return dispatch
+
+        def record(info: StreamingInfo) -> dict[str, Any]:
+            names = tuple(clients.names[i] for i in info.clients)
+            figures = ("clients_per_second", "compute_seconds", "data_seconds", "compile_seconds")
+            times = {name: round(float(getattr(info, name)), 4) for name in figures}
+            return full_record(info.round, names, expected[info.clients]) | times
+
+        def evaluator(metrics, test):
+            source = _source(settings, test, folder / "test-clients.h5", stack)
+            return make_streaming_evaluate(
+                algorithm, metrics, source, clients=count, cohort=cohort, mesh=mesh
+            )
+
+        yield (
+            state,
+            (),
+            compile,
+            lambda infos: [record(info) for info in infos],
+            lambda state: state,
+            lambda state: streaming_average(algorithm, state),
+            evaluator,
+        )
+
+
+def _source(settings: TrainSettings, data: ClientData, path: Path, stack: contextlib.ExitStack):
+    if settings.stream_from == "memory":
+        return load_from(data)
+    store_clients(path, data)
+    return load_from(stack.enter_context(open_clients(path)))
