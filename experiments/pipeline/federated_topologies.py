@@ -185,10 +185,8 @@ def resolve_parallel(
 ) -> str | int:
     """The ``parallel`` of `make_round` that --parallel names; for "auto" the fastest, by a measured step.
 
-    Networks with convolutions are not measured on CPU: stacked clients make grouped convolutions there, which
-    are slow, and measuring takes longer than it gains. A choice is kept in ``parallel.json`` of the run, so
-    that it resumes bit for bit, and in the user's cache (`fedrecon.federated.SavedChoices`): a machine
-    measures each backend, model and shapes once.
+    A choice is kept in ``parallel.json`` of the run, so that it resumes bit for bit, and in the user's cache
+    (`fedrecon.federated.SavedChoices`): a machine measures each backend, model and shapes once.
 
     Raises:
       ValueError: the flag names nothing.
@@ -200,9 +198,6 @@ def resolve_parallel(
         return json.loads(file.read_text())["parallel"]
     if settings.topology in ("ring", "single_pass", "asynchronous") or clients.clients <= mesh.size:
         return "scan"
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and any(x.ndim >= 4 for x in jax.tree.leaves(variables.params)):
-        return "scan"
     if settings.stream:
         clients = select_clients(clients, clients.names[: settings.stream])
         algorithm = algorithm._replace(sampler=fl.all_clients())
@@ -211,7 +206,6 @@ def resolve_parallel(
         fl.init_state(algorithm, variables, clients, mesh),
         fl.place(clients, mesh),
         batch_size=settings.batch_size,
-        candidates=("scan", "vmap") if on_cpu else ("vmap", "scan", 2, 8, 32),
         mesh=mesh,
         cache=fl.SavedChoices(),
     )

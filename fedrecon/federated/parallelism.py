@@ -89,7 +89,7 @@ def choose_parallel(
     data: Any,
     *,
     batch_size: int | None = None,
-    candidates: Sequence[str | int] = ("scan", "vmap", 2, 4, 8),
+    candidates: Sequence[str | int] | None = None,
     mesh: Mesh | None = None,
     override: str | int | None = None,
     cache: MutableMapping[Hashable, str | int] | None = None,
@@ -104,7 +104,7 @@ def choose_parallel(
       algorithm, state, data: of the run; nothing is donated.
       batch_size: as in `make_round`.
       candidates: tried in this order, the first winning ties; chunks of at least as many clients as a device
-        has are left out, being "vmap".
+        has are left out, being "vmap". None is `default_candidates`; one alone is not measured.
       mesh: as in `make_round`.
       override: is checked and returned, without measuring.
       cache: choices by backend, devices, candidates, batch size and the shapes of state and data; one of this
@@ -119,7 +119,11 @@ def choose_parallel(
         return override
     mesh = default_mesh(mesh)
     cache = _CHOICES if cache is None else cache
+    if candidates is None:
+        candidates = default_candidates(state, mesh)
     candidates = _distinct(candidates, -(-number_of_clients(data) // mesh.size))
+    if len(candidates) == 1:
+        return candidates[0]
     key = _describe(state, data, mesh, candidates, batch_size)
     # All processes measure, or none: the first one's cache decides.
     fastest = _agree(candidates, cache.get(key))
@@ -130,6 +134,18 @@ def choose_parallel(
         fastest = _agree(candidates, min(candidates, key=lambda c: seconds.get(c, float("inf"))))
         cache[key] = fastest
     return fastest
+
+
+def default_candidates(state: RoundState, mesh: Mesh) -> tuple[str | int, ...]:
+    """Ways worth measuring.
+
+    On CPU, networks with convolutions have "scan" alone: convolutions of several clients at once are grouped
+    ones, which are slow there, and take long to compile.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return ("vmap", "scan", 2, 8, 32)
+    convolutions = any(x.ndim >= 4 for x in jax.tree.leaves(state.variables.params))
+    return ("scan",) if convolutions else ("scan", "vmap")
 
 
 def _agree(candidates: Sequence[str | int], chosen: str | int | None) -> str | int | None:

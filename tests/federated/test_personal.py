@@ -48,6 +48,7 @@ def test_fedbn_shares_all_but_normalisation(fx):
     assert int(average.stats["count"]) == 3
 
 
+@pytest.mark.slow
 def test_unseen_clients_average_only_those_that_trained(fx):
     data = fx.regression_data(COUNTS)
     data = data._replace(valid=data.valid.at[1].set(False))

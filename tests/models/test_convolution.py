@@ -110,6 +110,7 @@ def test_mapped_primitives_equal_a_loop(in_axes):
             np.testing.assert_allclose(g[i], w, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_primitives_have_derivatives_of_any_order_in_both_modes(x64):
     convolve = partial(convolution_primitive.convolve, strides=(2, 1), pads=((1, 0), (2, 1)))
     args = normal(0, (2, 3, 2, 2, 3)), normal(1, (1, 2, 5, 4, 2))

@@ -118,6 +118,7 @@ def test_images_scale_with_their_measurements(x64):
     np.testing.assert_allclose(got, scale * run(params, operators, y), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_learned_coil_maps_stay_normalised_and_padding_stays_zero():
     operators, y, _ = sense_batch(coils=4)
     maps = jnp.asarray(operators.coil_maps).at[:, -1].set(0).at[:, :, :, :3].set(0)

@@ -138,6 +138,7 @@ def test_the_gradient_is_the_adjoint_and_holds_no_scatter(normal):
     assert "gather" in text and "scatter" not in text
 
 
+@pytest.mark.slow
 def test_second_order_reverse(normal):
     A = Radon(ParallelBeam(np.linspace(0, 3, 4), 11), (6, 6))
     x, v = normal(A.in_shape), normal(A.in_shape, seed=1)

@@ -68,7 +68,8 @@ def test_second_call_does_not_compile_again(kind, make, normal):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("kind", [pytest.param("filtered", marks=pytest.mark.slow), "composed"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["filtered", "composed"])
 def test_stacked_operators_under_vmap_grad_and_scan(kind, make, normal):
     family = [make(kind, seed) for seed in range(3)]
     stacked = stack(family)

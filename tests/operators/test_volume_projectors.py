@@ -136,17 +136,9 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind, model",
-    [
-        ("beyond", "distance-driven"),
-        *(
-            pytest.param(kind, model, marks=pytest.mark.slow)
-            for kind, make in LONG.items()
-            for model in radon_models(make())
-            if (kind, model) != ("beyond", "distance-driven")
-        ),
-    ],
+    "kind, model", [(kind, model) for kind, make in LONG.items() for model in radon_models(make())]
 )
 def test_backends_agree(normal, kind, model):
     shape = (41, 12, 9)

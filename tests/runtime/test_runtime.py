@@ -1,11 +1,6 @@
 """The working directory, run log, checkpoints and the loop over rounds."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -152,35 +147,3 @@ def test_training_interrupted_in_a_round_equals_uninterrupted(tmp_path):
         for name in ("whole", "parts")
     )
     assert whole == parts and [r for r, _ in whole] == list(range(1, 8))
-
-
-_KILLED = """
-import sys, time
-from tests.runtime.test_runtime import _dispatch, _train
-def slow(count):
-    def run(state, data, key):
-        time.sleep(0.05)
-        return _dispatch(count)(state, data, key)
-    return run
-_train(sys.argv[1], 40, dispatch=slow)
-"""
-
-
-def test_kill_9_resumes_bit_for_bit(tmp_path):
-    expected = _train(tmp_path / "whole", 40)
-    command = [sys.executable, "-c", _KILLED, str(tmp_path / "killed")]
-    log = tmp_path / "killed" / "metrics.jsonl"
-    for _ in range(2):
-        before = len(log.read_bytes()) if log.exists() else 0
-        process = subprocess.Popen(command, cwd=os.getcwd())
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            if log.exists() and len(log.read_bytes()) > before + 400:
-                break
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    resumed = _train(tmp_path / "killed", 40)
-    assert resumed["w"] == expected["w"]
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [r["round"] for r in records] == list(range(1, 41))

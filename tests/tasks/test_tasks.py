@@ -108,14 +108,8 @@ def pad(batch, extra):
     return {name: np.concatenate([a, np.zeros((extra, *a.shape[1:]), a.dtype)]) for name, a in batch.items()}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("mri", marks=pytest.mark.slow),
-        pytest.param("segmentation", marks=pytest.mark.slow),
-        "classification",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mri", "segmentation", "classification"])
 def test_padding_and_chunks_change_neither_loss_nor_gradients_nor_statistics_nor_metrics(name):
     task, batch = TASKS[name]
     batch, chunked, whole = batch(), task(chunk=2), task(chunk=8)
@@ -208,7 +202,7 @@ def test_segmentation_loss_takes_dice_over_the_batch(x64):
     np.testing.assert_allclose(evaluated, (sum(stated([i]) for i in range(3)), 3), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["segmentation", "classification"])
+@pytest.mark.parametrize("name", [pytest.param("segmentation", marks=pytest.mark.slow), "classification"])
 def test_flips_mirror_training_images_with_their_references(name):
     task, batch = TASKS[name]
     batch, plain, flipping = batch(examples=1), task(), task(flip=True)
