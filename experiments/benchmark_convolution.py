@@ -30,6 +30,7 @@ from experiments.benchmarks.measure import (
     describe_machine,
     format_ms,
     format_table,
+    matmul_peak,
     median_ms,
     one_line,
     progress,
@@ -156,7 +157,7 @@ def run(options: Options) -> dict:
         "machine": describe_machine(("jax", "jaxlib", "numpy", "torch")),
         "backend": backend,
         "options": dataclasses.asdict(options),
-        "peak_gflops": _peak(),
+        "peak_gflops": 1e-9 * matmul_peak(),
         "workloads": {},
     }
     machine = report["machine"]
@@ -177,15 +178,6 @@ def run(options: Options) -> dict:
         if options.json is not None:
             write_atomically(options.json, json.dumps(report, indent=1).encode())
     return report
-
-
-def _peak(size: int = 2048) -> float:
-    a = np.ones((size, size), np.float32)
-    product, b = jax.jit(jnp.matmul), jnp.asarray(a)
-    calls = (lambda: a @ a, lambda: product(b, b).block_until_ready())
-    for call in calls:
-        call()
-    return 2e-9 * size**3 / min(quickest(call, 5) for call in calls)
 
 
 def _libraries(has_native: bool) -> dict[str, Callable]:

@@ -39,8 +39,8 @@ from absl import app, flags, logging
 import operators
 from experiments.benchmarks.federated_models import WORKLOADS
 from experiments.benchmarks.federated_registry import ENGINES
-from experiments.benchmarks.federated_run import compare, describe, matmul_peak
-from experiments.benchmarks.measure import describe_machine
+from experiments.benchmarks.federated_run import compare, describe
+from experiments.benchmarks.measure import describe_machine, matmul_peak
 from fedrecon.files import write_atomically
 
 

@@ -8,9 +8,18 @@ import jax
 import pytest
 from hypothesis import settings
 
+# Tests compile much and run little, and XLA compiles twice as fast without its newer emitters of CPU code.
+# Programs that tests start get the usual ones. An XLA that does not know a flag ends the process.
+_flags = os.environ.get("XLA_FLAGS")
+if _flags is None and jax.__version_info__ < (0, 11):
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+
 # JAX_PLATFORMS=cuda runs the tests on an accelerator; where there is none this is what JAX does anyway.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
+jax.devices()
+if _flags is None:
+    os.environ.pop("XLA_FLAGS", None)
 settings.register_profile("fedrecon", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fedrecon")
 

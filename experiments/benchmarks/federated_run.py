@@ -15,13 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.federated_models import WORKLOADS, make_loss, make_problem, operations_per_round
 from experiments.benchmarks.federated_registry import ENGINES, OURS, SGD, Engine
-from experiments.benchmarks.measure import REPOSITORY, format_table, one_line, progress, quickest
+from experiments.benchmarks.measure import REPOSITORY, format_table, one_line, progress
 
 # Rounds per second against the fastest peer, or against named ones.
 GOALS: dict[str, dict[str, float]] = {
@@ -216,16 +214,6 @@ def _proportional_mb(pid: int) -> float:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1.024e-3
     return 0.0
-
-
-def matmul_peak(size: int = 2048) -> float:
-    """FLOP/s of the fastest product of large matrices, by numpy or XLA."""
-    a = np.ones((size, size), np.float32)
-    product, b = jax.jit(jnp.matmul), jnp.asarray(a)
-    calls = (lambda: a @ a, lambda: product(b, b).block_until_ready())
-    for call in calls:
-        call()
-    return 2.0 * size**3 / min(quickest(call, 5) for call in calls)
 
 
 def describe(name: str, result: Mapping[str, Any], peak: float) -> str:

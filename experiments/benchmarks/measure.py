@@ -66,6 +66,20 @@ def quickest(call: Callable[[], Any], calls: int = 3) -> float:
     return best
 
 
+def matmul_peak(size: int = 2048) -> float:
+    """FLOP/s of the fastest product of large matrices, by numpy or XLA."""
+    # Workers of libraries without JAX import this module.
+    import jax
+    import jax.numpy as jnp
+
+    a = np.ones((size, size), np.float32)
+    product, b = jax.jit(jnp.matmul), jnp.asarray(a)
+    calls = (lambda: a @ a, lambda: product(b, b).block_until_ready())
+    for call in calls:
+        call()
+    return 2.0 * size**3 / min(quickest(call, 5) for call in calls)
+
+
 def round_robin(
     calls: Mapping[Hashable, Callable[[], Any]], repeats: int, limit: float, seed: int = 0
 ) -> dict[Hashable, list[float]]:
