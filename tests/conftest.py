@@ -44,6 +44,15 @@ def pytest_runtest_teardown():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def share_compilations(tmp_path_factory):
+    """Programs that tests start find what others of them compiled; JAX in this process has begun without."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compilations"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
 @pytest.fixture
 def compiled():
     """``compiled(name)``: how often jitted functions of this name were compiled since the test began."""
