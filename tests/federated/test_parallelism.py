@@ -96,6 +96,14 @@ def test_choices_outlast_the_process_in_the_users_cache(workload, monkeypatch, t
     assert choose_parallel(*workload, cache=nowhere, clock=clock, **options) == "vmap"
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of CPUs")
+def test_convolutions_are_scanned_without_measuring(workload, monkeypatch):
+    algorithm, state, data = workload
+    monkeypatch.setattr(parallelism, "measure_parallel", None)
+    convolution = Variables({"kernel": jnp.zeros((3, 3, 1, 1))}, {})
+    assert choose_parallel(algorithm, state._replace(variables=convolution), data, cache={}) == "scan"
+
+
 def test_candidates_that_do_not_fit_are_left_out(workload, monkeypatch):
     class TooLarge(Program):
         def __call__(self, state, data, key):
