@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "lanes.h"
 
@@ -35,6 +36,54 @@ struct Features {
 // One tap of a window: where its input begins in the planes, and its row in the table of weights.
 struct Tap {
   int64_t input, weight;
+};
+
+constexpr int64_t alone = 1 << 20;  // multiplications below which other threads would come too late
+
+inline int64_t over(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t modulo(int64_t a, int64_t b) { return (a % b + b) % b; }
+
+template <class T>
+int64_t padded(int64_t features) {
+  constexpr int64_t lanes = narrowest / sizeof(T);
+  return over(features, lanes) * lanes;
+}
+
+// Blocks of at most `most_vectors` of the widest vectors that cover all features, the narrowest last.
+template <class T>
+std::vector<Features> split(int64_t features, int most_vectors) {
+  std::vector<Features> blocks;
+  int64_t first = 0;
+  for (int vectors = most_vectors, bytes = widest; first < padded<T>(features);) {
+    const int64_t size = vectors * bytes / sizeof(T);
+    if (first + size <= padded<T>(features)) {
+      blocks.push_back({first, bytes, vectors});
+      first += size;
+    } else if (vectors > 1) {
+      vectors /= 2;
+    } else {
+      bytes /= 2;
+    }
+  }
+  return blocks;
+}
+
+// Images.
+struct Shape {
+  int64_t images, ny, nx, features;
+  int64_t row() const { return nx * features; }
+  int64_t size() const { return images * ny * nx * features; }
+};
+
+struct Pair {
+  int64_t y, x;
+};
+
+// Kernels.
+struct Window {
+  int64_t batch, ny, nx, in, out;
+  int64_t taps() const { return ny * nx; }
+  int64_t size() const { return taps() * in * out; }
 };
 
 // Loops below are unrolled whole, so that sums are registers.

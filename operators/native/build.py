@@ -19,7 +19,7 @@ _SOURCES = {
     "projector": ("projector.cc", "crossings.h", "threads.h"),
     "backprojector": ("backprojector.cc", "threads.h"),
     "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "threads.h"),
-    "convolution": ("convolution.cc", "blocks.h", "lanes.h", "threads.h"),
+    "convolution": ("convolution.cc", "tiles.h", "winograd.h", "blocks.h", "lanes.h", "threads.h"),
 }
 _HANDLERS = {
     "nufft": ("type2", "type1", "toeplitz", "cartesian", "cartesian_adjoint"),

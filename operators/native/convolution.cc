@@ -4,6 +4,7 @@
 // length one is shared. The convolution and the gradient of its input are both sums over taps of the window,
 // gathered at pixels: for strides, the gradient is one such sum for each phase of the pixels. The gradient of the
 // kernel sums outer products over pixels, in parts that are added in a fixed order, whatever the number of threads.
+// Where that takes less time, all three go by tiles with fewer multiplications (tiles.h).
 
 #include <string>
 #include <type_traits>
@@ -11,47 +12,13 @@
 
 #include "blocks.h"
 #include "threads.h"
+#include "tiles.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 
 namespace fedrecon {
 namespace {
-
-constexpr int64_t alone = 1 << 20;  // multiplications below which other threads would come too late
-
-inline int64_t over(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t modulo(int64_t a, int64_t b) { return (a % b + b) % b; }
-
-template <class T>
-int64_t padded(int64_t features) {
-  constexpr int64_t lanes = narrowest / sizeof(T);
-  return over(features, lanes) * lanes;
-}
-
-template <class T>
-std::vector<Features> split(int64_t features, int most_vectors) {
-  std::vector<Features> blocks;
-  int64_t first = 0;
-  for (int vectors = most_vectors, bytes = widest; first < padded<T>(features);) {
-    const int64_t size = vectors * bytes / sizeof(T);
-    if (first + size <= padded<T>(features)) {
-      blocks.push_back({first, bytes, vectors});
-      first += size;
-    } else if (vectors > 1) {
-      vectors /= 2;
-    } else {
-      bytes /= 2;
-    }
-  }
-  return blocks;
-}
-
-struct Shape {
-  int64_t images, ny, nx, features;
-  int64_t row() const { return nx * features; }
-  int64_t size() const { return images * ny * nx * features; }
-};
 
 // A tap before it is placed in memory: input pixel beside output pixel, and number in the window.
 struct Offset {
@@ -63,10 +30,6 @@ struct Phase {
   int64_t y, x;
   std::vector<Offset> offsets;
 };
-struct Pair {
-  int64_t y, x;
-};
-
 template <class T>
 struct Gathering {
   int64_t batch;
@@ -163,15 +126,13 @@ void run(const Workers& pool, const Gathering<T>& g, const T* in, T* out) {
   });
 }
 
-struct Window {
-  int64_t batch, ny, nx, in, out;
-  int64_t taps() const { return ny * nx; }
-  int64_t size() const { return taps() * in * out; }
-};
-
 template <class T>
 void forward(const Workers& workers, const Window& w, const T* kernel, const Shape& in, bool own_in, const T* x,
              const Shape& out, int64_t batch, Pair steps, Pair pads, T* y) {
+  if (by_tiles(w, out.images, out.ny, out.nx, steps)) {
+    const auto tiles = w.ny == 3 ? run_tiles<T, 3> : run_tiles<T, 5>;
+    return tiles(workers, batch, in, own_in, x, kernel, w.batch > 1, false, pads, out, y);
+  }
   Gathering<T> g{batch, in, out, steps, {1, 1}, {{0, 0, {}}}, own_in, w.batch > 1, w.taps(), kernel, w.out};
   for (int64_t i = 0; i < w.ny; ++i)
     for (int64_t j = 0; j < w.nx; ++j) g.phases[0].offsets.push_back({i - pads.y, j - pads.x, i * w.nx + j});
@@ -206,6 +167,11 @@ void input_gradient(const Workers& workers, const Window& w, const T* kernel, co
   };
   (w.batch * w.size() < alone / 8 ? Workers(1, nullptr) : workers).each(w.batch * w.taps(), transpose);
   g.weights = memory.as<T>();
+  if (by_tiles(w, out.images, out.ny, out.nx, steps)) {
+    const auto tiles = w.ny == 3 ? run_tiles<T, 3> : run_tiles<T, 5>;
+    return tiles(workers, batch, in, own_in, y, g.weights, w.batch > 1, true, {w.ny - 1 - pads.y, w.nx - 1 - pads.x},
+                 out, x);
+  }
   run(workers, g, y, x);
 }
 
@@ -213,6 +179,10 @@ void input_gradient(const Workers& workers, const Window& w, const T* kernel, co
 template <class T>
 void kernel_gradient(const Workers& pool, const Window& w, const Shape& in, bool own_in, const T* x, const Shape& out,
                      bool own_out, const T* y, int64_t cotangents, Pair steps, Pair pads, T* result) {
+  if (by_tiles(w, in.images, out.ny, out.nx, steps)) {
+    const auto tiles = w.ny == 3 ? kernel_gradient_tiles<T, 3> : kernel_gradient_tiles<T, 5>;
+    return tiles(pool, w, in, own_in, x, out, own_out, y, cotangents, pads, result);
+  }
   const int64_t problems = w.batch * cotangents, row = w.nx * w.in, features_row = padded<T>(w.out);
   const int64_t columns = (out.nx - 1) * steps.x + w.nx;
   const std::vector<Features> features = split<T>(w.out, 2);

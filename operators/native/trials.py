@@ -45,6 +45,9 @@ def _try_convolution(precision: str) -> None:
         ((1, 7, 13), (5, 4, 9, 39), 1, ((2, 0), (1, 3))),
         ((3, 8, 6), (3, 3, 20, 68), 2, ((0, 1), (1, 1))),
         ((1, 40, 33), (1, 1, 12, 3), 3, ((0, 0), (0, 0))),
+        # By tiles, some of them at the border.
+        ((3, 22, 19), (3, 3, 24, 40), 1, ((1, 1), (0, 2))),
+        ((2, 21, 30), (5, 5, 16, 32), 1, ((2, 2), (2, 2))),
     ):
         x = rng.normal(size=(2, *images, kernel[2])).astype(precision)
         kernels = rng.normal(size=(2, *kernel)).astype(precision)

@@ -86,6 +86,27 @@ def test_primitives_equal_plain_jax_in_single(shape, features, window, strides, 
         np.testing.assert_allclose(g, w, rtol=0, atol=1e-5 * np.abs(w).max())
 
 
+@settings(max_examples=8)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(7, 30), st.integers(7, 30)),
+    features=st.tuples(*[st.sampled_from([8, 16, 24, 40])] * 2),
+    window=st.sampled_from([3, 5]),
+    batch=st.sampled_from([(1, 2), (2, 1), (2, 2)]),
+    padding=pads,
+)
+def test_square_windows_of_many_features_equal_plain_jax(shape, features, window, batch, padding):
+    """These go by tiles where there are native kernels: tiles at borders, shared images, shared kernels."""
+    x = normal(0, (batch[0], *shape, features[0]), np.float32)
+    kernels = normal(1, (batch[1], window, window, *features), np.float32)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(shape[1:], (window, window), (1, 1), padding)
+    convolve = partial(convolution_primitive.convolve, strides=(1, 1), pads=tuple(padding))
+    got = value_and_grads(lambda x, k: convolve(k, x), x, kernels)
+    want = value_and_grads(lambda x, k: convolve(k, x, backend="jax"), x, kernels)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=0, atol=1e-5 * np.abs(w).max())
+
+
 @pytest.mark.parametrize("in_axes", [(1, None, None), (None, 0, 1), (0, 0, 0), (None, None, 2)])
 def test_mapped_primitives_equal_a_loop(in_axes):
     """Axes of images, kernels and cotangents."""
