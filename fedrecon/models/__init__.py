@@ -1,6 +1,6 @@
 """Networks: flax modules on one convolution, NHWC inside."""
 
-from fedrecon.models.convolution import Conv, Upsample, convolution
+from fedrecon.models.convolution import Conv, Upsample, convolution, transposed_convolution
 from fedrecon.models.normalisation import (
     NORMALISATION,
     BatchNorm,
@@ -25,5 +25,6 @@ __all__ = [
     "VarNet",
     "convolution",
     "normalisation_leaves",
+    "transposed_convolution",
     "warm_start",
 ]

@@ -137,6 +137,23 @@ inline void run_stage(const Stage<T>& stage, V<T> unit, Load&& in, Store&& out) 
   }
 }
 
+template <class T>
+struct Read {
+  const V<T>* from;
+  V<T> operator()(int j) const { return from[j]; }
+};
+template <class T>
+struct Write {
+  V<T>* to;
+  void operator()(int j, V<T> v) const { to[j] = v; }
+};
+
+// Compiled once, not for every pair of ends of a transform.
+template <class T>
+__attribute__((noinline)) void run_between(const Stage<T>& stage, V<T> unit, const V<T>* from, V<T>* to) {
+  run_stage(stage, unit, Read<T>{from}, Write<T>{to});
+}
+
 // out(k, sum_j in(j) exp(sign 2 pi i j k / n)); `work` holds twice the length.
 template <class T, class Load, class Store>
 inline void transform(const Fft<T>& plan, int sign, V<T>* work, Load&& in, Store&& out) {
@@ -144,16 +161,17 @@ inline void transform(const Fft<T>& plan, int sign, V<T>* work, Load&& in, Store
   V<T>*from = work, *to = work + plan.length;
   const int last = static_cast<int>(plan.stages.size()) - 1;
   if (last < 0) return out(0, in(0));
-  auto read = [&](int j) { return from[j]; };
-  auto write = [&](int j, V<T> v) { to[j] = v; };
-  if (last == 0) return run_stage(plan.stages[0], unit, in, out);
-  run_stage(plan.stages[0], unit, in, write);
+  run_stage(plan.stages[0], unit, in, Write<T>{to});
   for (int i = 1; i < last; ++i) {
     std::swap(from, to);
-    run_stage(plan.stages[i], unit, read, write);
+    run_between(plan.stages[i], unit, from, to);
   }
-  std::swap(from, to);
-  run_stage(plan.stages[last], unit, read, out);
+  if (last > 0) {
+    std::swap(from, to);
+    run_stage(plan.stages[last], unit, Read<T>{from}, out);
+  } else {
+    for (int k = 0; k < plan.length; ++k) out(k, to[k]);
+  }
 }
 
 }  // namespace fedrecon
