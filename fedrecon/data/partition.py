@@ -251,20 +251,33 @@ class _Units:
     def parts(self, owner: np.ndarray) -> Parts:
         """The examples of each client, after those with too few were given more."""
         held = np.bincount(owner, self.sizes, self.clients)
+        members = list(_grouped(owner, self.clients))
+        smallest = np.asarray([self.sizes[units].min(initial=self.sizes.sum()) for units in members])
         while held.min() < self.minimum:
-            spare = self.sizes <= held[owner] - self.minimum
-            if not spare.any():
+            able = smallest <= held - self.minimum
+            if not able.any():
                 raise ValueError(
                     f"minimum: expected fewer than {self.minimum} examples: patients are too large to give "
                     f"each of {self.clients} clients as many"
                 )
-            richest = held[owner[spare]].max()
-            candidates = np.flatnonzero(spare & (held[owner] == richest))
-            unit, poorest = self.rng.choice(candidates), held.argmin()
-            held[owner[unit]] -= self.sizes[unit]
+            richest = held[able].max()
+            units = np.sort(np.concatenate([members[c] for c in np.flatnonzero(able & (held == richest))]))
+            unit = self.rng.choice(units[self.sizes[units] <= richest - self.minimum])
+            giver, poorest = owner[unit], held.argmin()
+            members[giver] = members[giver][members[giver] != unit]
+            members[poorest] = np.append(members[poorest], unit)
+            held[giver] -= self.sizes[unit]
             held[poorest] += self.sizes[unit]
+            for client in (giver, poorest):
+                smallest[client] = self.sizes[members[client]].min(initial=self.sizes.sum())
             owner[unit] = poorest
-        return tuple(np.flatnonzero(owner[self.of_example] == client) for client in range(self.clients))
+        return _grouped(owner[self.of_example], self.clients)
+
+
+def _grouped(owner: np.ndarray, clients: int) -> Parts:
+    """What each client owns, in ascending order."""
+    ends = np.cumsum(np.bincount(owner, minlength=clients))
+    return tuple(np.split(np.argsort(owner, kind="stable"), ends[:-1]))
 
 
 def _divided_labels(units: _Units, kinds: np.ndarray, concentration: float) -> np.ndarray:

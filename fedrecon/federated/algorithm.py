@@ -48,7 +48,12 @@ class Batches(NamedTuple):
 
     def take(self, index: jax.Array, valid: jax.Array) -> Batch:
         """Returns the batch at ``index`` (batch,) with its mask under the key ``"valid"``."""
-        return {**{name: x[index] for name, x in self.examples.items()}, "valid": valid}
+        # Indices are places of examples: none is negative or beyond the last.
+        rows = {
+            name: x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+            for name, x in self.examples.items()
+        }
+        return {**rows, "valid": valid}
 
 
 class Work(NamedTuple):

@@ -29,7 +29,8 @@ from fedrecon.federated.engine import (
     round_keys,
     server_step,
 )
-from fedrecon.federated.trees import merge, nbytes, partition, random_order, select
+from fedrecon.federated.keys import random_order
+from fedrecon.federated.trees import merge, nbytes, partition, select
 from fedrecon.types import Metrics, PyTree, Variables
 
 # Rounds are int32 counts, so no round's key is folded from this.

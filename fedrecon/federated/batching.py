@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedrecon.federated.trees import random_order
+from fedrecon.federated.keys import FEW, fold, random_order
 
 Batching = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
@@ -25,6 +25,9 @@ def _check_positive(**values: int) -> None:
 
 def _rank(valid: jax.Array) -> jax.Array:
     """Number of each example among the valid ones; of no meaning where invalid."""
+    places = jnp.arange(valid.shape[0])
+    if valid.shape[0] <= FEW:
+        return (valid & (places < places[:, None])).sum(1, dtype=jnp.int32)
     return jnp.maximum(jnp.cumsum(valid) - 1, 0)
 
 
@@ -47,10 +50,11 @@ def shuffled_epochs(batch_size: int, epochs: int) -> Batching:
     def batching(valid, key):
         steps = math.ceil(valid.shape[0] / batch_size)
         padding = (0, steps * batch_size - valid.shape[0])
-        orders = jax.vmap(lambda epoch: _shuffle(valid, jax.random.fold_in(key, epoch)))(jnp.arange(epochs))
-        mask = jnp.pad(valid[orders], ((0, 0), padding))
-        index = jnp.pad(orders, ((0, 0), padding))
-        return index.reshape(-1, batch_size), mask.reshape(-1, batch_size)
+        orders = jax.vmap(lambda key: _shuffle(valid, key))(fold(key, jnp.arange(epochs)))
+        index = jnp.pad(orders, ((0, 0), padding)).reshape(-1, batch_size)
+        # What is valid comes first in every pass.
+        mask = jnp.tile(jnp.arange(steps * batch_size) < valid.sum(), epochs)
+        return index, mask.reshape(-1, batch_size)
 
     return batching
 

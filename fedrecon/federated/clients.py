@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedrecon.federated.trees import select, vary_with
+from fedrecon.federated.trees import along, vary_with
 from fedrecon.types import Batch, PyTree
 
 AXIS = "clients"
@@ -190,30 +190,33 @@ def _map_local(one, states, rows, active, parallel):
     local = active.shape[0]
     chunk = {"scan": 1, "vmap": local}.get(parallel, parallel)
     chunk = min(chunk, local)
-    first = jax.tree.map(lambda x: x[0], (states, rows))
-    contribution, _, record = jax.eval_shape(one, *first)
-
-    def zeros(tree, leading=()):
-        blank = jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), tree)
-        return vary_with(active[0], blank)
 
     def run(state, row, flag):
         return vary_with(flag, one(state, row))
 
     def run_chunk(states, rows, active):
-        def masked(state, row, flag):
-            blank = (zeros(contribution), state, zeros(record))
-            return select(flag, run(state, row, flag), blank)
+        def where_active(new, old):
+            return jnp.where(along(active, new), new, old)
 
-        totals, states, records = jax.vmap(masked)(states, rows, active)
-        return jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=x.dtype), totals), states, records
+        def or_zero(tree):
+            return jax.tree.map(lambda x: where_active(x, jnp.zeros((), x.dtype)), tree)
+
+        contributions, trained, records = jax.vmap(one)(states, rows)
+        totals = jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=x.dtype), or_zero(contributions))
+        return totals, jax.tree.map(where_active, trained, states), or_zero(records)
 
     if parallel == "scan":
         work, leading, items = run, (), jnp.arange(local)
+    elif chunk == local:
+        return run_chunk(states, rows, active)
     else:
         work, leading, items = run_chunk, (chunk,), jnp.arange(_round_up(local, chunk)).reshape(-1, chunk)
-        if chunk == local:
-            return run_chunk(states, rows, active)
+
+    contribution, _, record = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], (states, rows)))
+
+    def zeros(tree, leading=()):
+        blank = jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), tree)
+        return vary_with(active[0], blank)
 
     def skip(state, row, flag):
         return zeros(contribution), state, zeros(record, leading)

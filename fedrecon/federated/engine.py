@@ -27,7 +27,16 @@ from fedrecon.federated.clients import (
     map_clients,
     number_of_clients,
 )
-from fedrecon.federated.trees import all_finite, along, merge, nbytes, partition, select
+from fedrecon.federated.keys import fold
+from fedrecon.federated.trees import (
+    all_finite,
+    along,
+    finite_after_weighting,
+    merge,
+    nbytes,
+    partition,
+    select,
+)
 from fedrecon.types import PyTree, Variables
 
 
@@ -189,7 +198,7 @@ def run_rounds(
 
 def round_keys(key: jax.Array, round: jax.Array) -> jax.Array:
     """The keys of a round: the sampler's, that which clients fold their number into, the server's."""
-    return jax.random.split(jax.random.fold_in(key, round), 3)
+    return fold(fold(key, round), jnp.arange(3))
 
 
 def check_clients(state: RoundState, data: Any) -> int:
@@ -313,7 +322,7 @@ def client_step(algorithm, batching, shared, state, row):
     """One client's round: (what is summed, what stays at the client, what is reported)."""
     variables, payload, context = shared
     examples, valid, client = row
-    *train_keys, channel_key, work_key = jax.random.split(jax.random.fold_in(context.key, client), 4)
+    *train_keys, channel_key, work_key = fold(fold(context.key, client), jnp.arange(4))
     context = Context(context.round, work_key, client)
     variables = merge(partition(variables, algorithm.share_mask)[0], state.private)
     result, upload = train_client(
@@ -322,9 +331,10 @@ def client_step(algorithm, batching, shared, state, row):
     encoded, channel, channel_info = algorithm.channel.encode(
         upload, state.channel, context._replace(key=channel_key)
     )
-    # What is shared is finite if it is so after weighting, be the weight 0.
     shared_delta, own_delta = partition(result.delta, algorithm.share_mask)
-    finite = all_finite((own_delta, upload))
+    delta_norm = jnp.asarray(optax.tree.norm(shared_delta), jnp.float32)
+    # What is shared is finite if it is so after weighting, be the weight 0.
+    finite = finite_after_weighting(delta_norm, shared_delta, result.message, own_delta, upload.weight)
     included = finite & (upload.weight > 0)
 
     _, private = partition(result.variables, algorithm.share_mask)
@@ -338,7 +348,7 @@ def client_step(algorithm, batching, shared, state, row):
         "included": included,
         "excluded": ~finite,
         "bytes_up": jnp.uint32(nbytes(encoded) if sends else 0),
-        "delta_norm": jnp.asarray(optax.tree.norm(shared_delta), jnp.float32),
+        "delta_norm": delta_norm,
     }
     if algorithm.reduce is not None:
         record["upload"] = encoded

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
-from fedrecon.federated.trees import expand_mask, vary_with
+from fedrecon.federated.trees import expand_mask, select, vary_with
 from fedrecon.types import Batch, PyTree, Variables
 
 
@@ -116,11 +116,16 @@ def local_sgd(
         def body(carry, places):
             return jax.lax.cond(places[1].any(), take_step, lambda carry, places: carry, carry, places), None
 
-        first = batches.take(batches.index[0], valid[0])
-        shapes = jax.eval_shape(step_metrics, *variables, first, key)[2]
+        first = batches.index[0], valid[0]
+        shapes = jax.eval_shape(step_metrics, *variables, batches.take(*first), key)[2]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        carry = vary_with(valid.any(), (*variables, start, jnp.int32(0), zeros))
-        (params, stats, opt_state, taken, totals), _ = jax.lax.scan(body, carry, (batches.index, valid))
+        carry = (*variables, start, jnp.int32(0), zeros)
+        if valid.shape[0] == 1:
+            # Without a loop, clients at once share the weights they start from: one product serves them all.
+            carry = select(valid.any(), take_step(carry, first), carry)
+        else:
+            carry, _ = jax.lax.scan(body, vary_with(valid.any(), carry), (batches.index, valid))
+        params, stats, opt_state, taken, totals = carry
 
         for name in ("steps", "examples"):
             totals[name] = (totals[name][0], jnp.ones_like(totals[name][1]))

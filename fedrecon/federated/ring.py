@@ -10,9 +10,10 @@ import optax
 
 from fedrecon.federated.algorithm import Context, FederatedAlgorithm, RoundInfo, RoundState
 from fedrecon.federated.engine import check_clients, choose_batching, remember, round_keys, train_client
+from fedrecon.federated.keys import random_order
 from fedrecon.federated.local import LocalState
 from fedrecon.federated.serverless import check_serverless, one_client
-from fedrecon.federated.trees import all_finite, merge, nbytes, partition, random_order, select
+from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
 
 
 def make_ring_round(

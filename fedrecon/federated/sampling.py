@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.federated.trees import random_order
+from fedrecon.federated.keys import random_order
 
 
 def all_clients():

@@ -1,7 +1,8 @@
-"""Small helpers of the engine: shared and private leaves, masking, sizes, random order."""
+"""Small helpers of the engine: shared and private leaves, masking, sizes."""
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fedrecon.types import PyTree
 
@@ -50,6 +51,44 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all() if leaves else jnp.bool_(True)
 
 
+def finite_after_weighting(norm: jax.Array, delta: PyTree, message: PyTree, own: PyTree, weight: jax.Array):
+    """bool (): ``all_finite`` of ``delta`` and ``message`` times ``weight``, of ``weight`` and of ``own``.
+
+    Looking at every number takes as long as a step of a small model: where norms leave no doubt, it is left
+    out.
+
+    Args:
+      norm: the l2 norm of ``delta``, which is known anyway.
+      delta, message: what is multiplied.
+      own: what is not.
+      weight: float ().
+    """
+    others = [x for x in jax.tree.leaves((message, own)) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    total = norm + optax.tree.norm(others) if others else norm
+    # No product exceeds this one, which is far from the largest number; of NaN it is false.
+    sure = total * jnp.maximum(jnp.abs(weight), 1) < 1e30
+    return _sure_or_finite(sure, (delta, message), own, weight)
+
+
+def _look(sure, shared, own, weight):
+    weighted = jax.tree.map(lambda x: x * weight, shared)
+    return sure | all_finite((weighted, own, weight))
+
+
+@jax.custom_batching.custom_vmap
+def _sure_or_finite(sure, shared, own, weight):
+    return jax.lax.cond(sure, lambda sure, *rest: sure, _look, sure, shared, own, weight)
+
+
+@_sure_or_finite.def_vmap
+def _sure_or_finite_of_many(size, batched, sure, *rest):
+    """A branch still, when clients run at once: nobody is looked at unless there is somebody in doubt."""
+    axes = jax.tree.map(lambda along: 0 if along else None, tuple(batched))
+    sure = sure if batched[0] else jnp.broadcast_to(sure, (size,))
+    look = jax.vmap(_look, in_axes=(0, *axes[1:]))
+    return jax.lax.cond(sure.all(), lambda sure, *rest: sure, look, sure, *rest), True
+
+
 def vary_with(reference: jax.Array, tree: PyTree) -> PyTree:
     """Returns ``tree`` unchanged, but typed as varying over the mesh axes over which ``reference`` () varies.
 
@@ -70,15 +109,3 @@ def nbytes(tree: PyTree) -> int:
     if total >= 2**32:
         raise ValueError(f"message of one client: expected less than 2**32 bytes, found {total}")
     return total
-
-
-def random_order(key: jax.Array, numbers: jax.Array, last: jax.Array | None = None) -> jax.Array:
-    """A uniformly random permutation as int32 indices, places marked by ``last`` coming last.
-
-    An item's place in the order depends on the key and its own number only, however many items there are, so
-    leaving items out leaves the order of the others.
-    """
-    # The words of a folded key are themselves a hash of the number: no further draw is needed.
-    words = jax.random.key_data(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers))
-    order = (words[:, 1], words[:, 0]) if last is None else (words[:, 1], words[:, 0], last)
-    return jnp.lexsort(order).astype(jnp.int32)

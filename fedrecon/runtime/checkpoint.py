@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 PyTree = Any
 
@@ -16,7 +15,7 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _processes() -> ocp.options.MultiprocessingOptions:
+def _processes(ocp: Any) -> Any:
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     # Naming the processes makes their background threads wait for each other through the coordinator. By
@@ -37,10 +36,17 @@ class Checkpointer:
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
+        # Not above: importing it takes half as long as importing JAX, and not every program saves.
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, create=False, multiprocessing_options=_processes()
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=_processes(ocp),
         )
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
@@ -48,7 +54,7 @@ class Checkpointer:
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts saving ``state`` as checkpoint ``step``; the arrays are copied before this returns."""
-        self._manager.save(step, args=ocp.args.StandardSave(_named_leaves(state)), force=True)
+        self._manager.save(step, args=self._ocp.args.StandardSave(_named_leaves(state)), force=True)
 
     def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
         """The newest checkpoint as ``(step, state)``, or None when there is none.
@@ -71,8 +77,8 @@ class Checkpointer:
                 raise ValueError(
                     f"{self.directory}/{step}: leaf {name!r}: expected {expected_shape}, found {found_shape}"
                 )
-        abstract = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in named.items()}
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        abstract = {name: self._ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in named.items()}
+        restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
         return step, jax.tree.unflatten(jax.tree.structure(template), [restored[name] for name in named])
 
     def wait(self) -> None:
