@@ -30,6 +30,8 @@ METRICS = {
     "reconstruction": ("psnr", "ssim", "loss"),
 }
 LOWER_IS_BETTER = ("loss", "hd95", "nmse")
+# A table of more clients is left to results.json.
+_MOST_ROWS = 100
 
 
 class Results(NamedTuple):
@@ -143,6 +145,9 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     ]
     for number, name in enumerate(("mean of clients", "worst client")):
         rows.append([name, "", "", *(_figure(summary(k, m)[number]) for k in kinds for m in metrics)])
+    if len(results.own) > _MOST_ROWS:
+        rows = rows[-2:]
+        print(f"{len(results.own)} clients, each of them in results.json")
     print(format_table(header, rows))
     if results.excluded:
         print("left out: " + ", ".join(f"{c} in {n} rounds" for c, n in results.excluded.items()))

@@ -11,6 +11,7 @@ from fedrecon.files import replacing
 
 _COLOURS = matplotlib.color_sequences["tab20"]
 _MOST_NAMED = 20
+_MOST_BARS = 60
 
 
 def plot_partition(
@@ -33,21 +34,24 @@ def plot_partition(
             f"counts: expected non-negative numbers ({len(clients)} clients, {len(labels)} labels), "
             f"found shape {counts.shape}"
         )
-    named = len(clients) <= 60
+    named = len(clients) <= _MOST_BARS
     height = 1.2 + (0.22 * len(clients) if named else 8.0)
     figure = Figure(figsize=(6.4, height), layout="constrained")
     axis = figure.subplots()
     left = np.zeros(len(clients))
+    edges = np.repeat(np.arange(len(clients) + 1) - 0.5, 2)[1:-1]
     for index, label in enumerate(labels):
-        axis.barh(
-            range(len(clients)),
-            counts[:, index],
-            left=left,
-            height=0.85 if named else 1.0,
-            color=_COLOURS[index % len(_COLOURS)],
-            label=label if index < _MOST_NAMED else None,
-        )
-        left += counts[:, index]
+        right = left + counts[:, index]
+        style = {
+            "color": _COLOURS[index % len(_COLOURS)],
+            "label": label if index < _MOST_NAMED else None,
+        }
+        if named:
+            axis.barh(range(len(clients)), counts[:, index], left=left, height=0.85, **style)
+        else:
+            # One shape for all: thousands of bars take minutes.
+            axis.fill_betweenx(edges, np.repeat(left, 2), np.repeat(right, 2), linewidth=0, **style)
+        left = right
     if named:
         axis.set_yticks(range(len(clients)), clients, fontsize=7)
     axis.set(xlabel="examples", ylabel="" if named else "client", title=title)

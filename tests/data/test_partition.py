@@ -242,3 +242,13 @@ def test_the_plot_has_a_bar_of_every_client_and_is_a_png(tmp_path):
     assert imread(tmp_path / "p.png").ndim == 3
     with pytest.raises(ValueError, match="counts"):
         plot_partition(counts, ["a"], ["x", "y"])
+
+
+def test_the_plot_of_many_clients_has_one_shape_for_each_label(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 9, (1000, 2))
+    axis = plot_partition(counts, [str(i) for i in range(1000)], ["x", "y"]).axes[0]
+    outlines = [{tuple(point) for point in shape.get_paths()[0].vertices} for shape in axis.collections]
+    assert len(outlines) == 2
+    for client, (x, y) in enumerate(counts):
+        for edge in (client - 0.5, client + 0.5):
+            assert (x, edge) in outlines[0] and {(x, edge), (x + y, edge)} <= outlines[1]
