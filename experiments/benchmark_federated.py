@@ -8,9 +8,10 @@ Workloads, federated averaging of plain SGD, one local pass and all clients in e
 
 Engines: fedrecon; fedrecon-sgd (the same SGD steps by the same layers in one compiled scan, nothing else);
 torch (the clients one after another in plain torch, weights copied and averaged); pfl-research; FedJAX;
-Flower's simulation on Ray; NVIDIA FLARE's simulator, on unet only. All start from the same weights and visit
-the same examples in the same order. Each engine's network is checked to compute the same as fedrecon's, and
-its final weights are evaluated by the same program: losses must agree.
+Flower's simulation on Ray; NVIDIA FLARE's simulator, but not on cnn and tiny, where it would start a process
+for each of many clients. All start from the same weights and visit the same examples in the same order. Each
+engine's network is checked to compute the same as fedrecon's, and its final weights are evaluated by the same
+program: losses must agree.
 
 Every engine runs alone, in a process of its own, with all cores; fedrecon before and after the others. Given
 are the median of the rounds after the first; the time from the start of the process to the end of the first

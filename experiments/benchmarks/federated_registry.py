@@ -86,6 +86,6 @@ ENGINES: dict[str, Engine] = {
         "nvflare torch",
         processes=True,
         # It starts a process for every client, each with libraries of hundreds of MB.
-        workloads=("unet", "small"),
+        workloads=("unet", "resnet", "small"),
     ),
 }

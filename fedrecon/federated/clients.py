@@ -190,6 +190,8 @@ def _map_local(one, states, rows, active, parallel):
     local = active.shape[0]
     chunk = {"scan": 1, "vmap": local}.get(parallel, parallel)
     chunk = min(chunk, local)
+    # Traced once, though it is looked at for its shapes before it runs.
+    one = jax.jit(one)
 
     def run(state, row, flag):
         return vary_with(flag, one(state, row))

@@ -94,6 +94,8 @@ def local_sgd(
 
         grad = jax.value_and_grad(penalised, has_aux=True)
 
+        # Traced once, though it is looked at for its shapes before it runs.
+        @jax.jit
         def step_metrics(params, stats, batch, step_key):
             (_, (value, stats, metrics)), gradient = grad(params, stats, batch, step_key)
             seen = batch["valid"].sum().astype(jnp.float32)
