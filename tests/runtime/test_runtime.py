@@ -1,6 +1,8 @@
 """The working directory, run log, checkpoints and the loop over rounds."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -147,3 +149,15 @@ def test_training_interrupted_in_a_round_equals_uninterrupted(tmp_path):
         for name in ("whole", "parts")
     )
     assert whole == parts and [r for r, _ in whole] == list(range(1, 8))
+
+
+@pytest.mark.slow
+def test_importing_leaves_out_what_few_programs_need():
+    """Half of the start of a short program would be their import."""
+    code = (
+        "import sys, fedrecon.federated, fedrecon.runtime, fedrecon.data, fedrecon.tasks;"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"jax", "flax", "fedrecon"} <= set(found.stdout.split())
+    assert not {"orbax", "tensorstore", "matplotlib", "jax_privacy", "scipy"} & set(found.stdout.split())
