@@ -26,7 +26,8 @@ from fedrecon.runtime import Workdir, read_log, train
 from fedrecon.types import Variables
 from tests.federated.conftest import QUAD, quad_data
 
-KILLS, LONGEST_SECONDS = 200, 0.3
+# On a busy machine lives grow longer until some reach the next checkpoint.
+KILLS, LONGEST_SECONDS, PATIENCE = 200, 0.3, 6
 
 
 def compile_program(file: Path) -> None:
@@ -107,6 +108,7 @@ def drive(folder: Path) -> None:
     """Kills, finishes, and writes what it saw."""
     finish(fork(compile_program, folder / "program"))
     rng, ahead, unfinished, moved = np.random.default_rng(8), 0, 0, 0
+    longest, in_vain = LONGEST_SECONDS, 0
     for _ in range(KILLS):
         ready, started = os.pipe()
         before = newest(folder)
@@ -114,13 +116,16 @@ def drive(folder: Path) -> None:
         os.close(started)
         assert os.read(ready, 1) == b"!"
         os.close(ready)
-        time.sleep(rng.uniform(0, LONGEST_SECONDS))
+        time.sleep(rng.uniform(0, longest))
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         checkpoint = newest(folder)
         ahead += len(read_log(folder / "run" / "metrics.jsonl")) > checkpoint
         unfinished += any("tmp" in p.name for p in (folder / "run" / "checkpoints").glob("*/*"))
         moved += checkpoint > before
+        in_vain = 0 if checkpoint > before else in_vain + 1
+        if in_vain == PATIENCE:
+            longest, in_vain = 1.5 * longest, 0
     rounds = newest(folder) + 3
     ready, started = os.pipe()
     finish(fork(run, folder, rounds, started))
@@ -133,7 +138,7 @@ def drive(folder: Path) -> None:
 def test_two_hundred_kills_change_nothing(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "tests.experiments.test_federated_kills", str(tmp_path)],
-        capture_output=True, text=True, timeout=500, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
     found = pickle.loads((tmp_path / "killed.pickle").read_bytes())
