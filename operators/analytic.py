@@ -41,11 +41,13 @@ def fbp(
 
     The methods:
 
-    * "interpolation": linear interpolation of filtered rows, which are zero beyond the detector; the only one
-      for fans.
-    * "fourier", the default for parallel beams and faster: the spectra of the same interpolated rows, up to
-      0.8 cycles per element, through the adjoint NUFFT (to 3e-4 of the image). Beyond the detector rows go on
-      with the tails that the filter gives them there, as if the object ended where the detector does.
+    * "fourier", the default for parallel beams: filtered rows, constant on each element and averaged over the
+      footprint of a pixel (as the transpose of the distance-driven model would), up to 0.65 cycles per
+      element, through the adjoint NUFFT (to 3e-4 of the image). Beyond the detector rows go on with the tails
+      that the filter gives them there, as if the object ended where the detector does.
+    * "interpolation": for parallel beams, linear interpolation of filtered rows; for fans, of which it is the
+      only one, the same means as above at every half element, between which it interpolates. Rows are zero
+      beyond the detector.
 
     Linear in the sinogram and differentiable, also with respect to the geometry.
 
@@ -68,8 +70,9 @@ def fbp(
         range, or the geometry cannot see the object (see :func:`check_object`).
       TypeError: if the geometry is of another kind.
 
-    Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; Gullberg,
-    Crawford and Tsui, IEEE Trans. Med. Imaging 5:23, 1986 (displaced axis); Parker, Med. Phys. 9:254, 1982;
+    Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; De Man and Basu,
+    Phys. Med. Biol. 49:2463, 2004 (footprints); Gullberg, Crawford and Tsui, IEEE Trans. Med. Imaging 5:23,
+    1986 (displaced axis); Parker, Med. Phys. 9:254, 1982;
     Silver, Med. Phys. 27:773, 2000.
     """
     if not isinstance(geometry, ParallelBeam | FanBeam):

@@ -18,7 +18,7 @@ import numpy as np
 
 from operators.back_projector import back_project
 from operators.geometry import positions
-from operators.ramp_filters import filter_rows, padded_length, ramp_response
+from operators.ramp_filters import filter_finely, footprint, highest_frequency, padded_length, ramp_response
 from operators.short_scan import fan_weights
 
 # The part of a turn over which the views of a helix fade.
@@ -29,7 +29,7 @@ def invert_fan(sinogram, geometry, coverage, shape, pixel_size, filter, cutoff, 
     """See :func:`operators.fbp`: (..., views, columns) -> (..., ny, nx)."""
     count, spacing = geometry.detector_count, geometry.detector_spacing
     rows, column = _filtered_fan(
-        geometry, count, spacing, sinogram[..., None, :], 0.0, coverage, filter, cutoff
+        geometry, count, spacing, sinogram[..., None, :], 0.0, coverage, pixel_size, filter, cutoff
     )
     detector = jnp.stack([*column, jnp.zeros_like(column[0]), jnp.zeros_like(column[0])])
     poses = _poses(geometry, pixel_size, jnp.zeros_like(geometry.angles))
@@ -45,7 +45,7 @@ def invert_cone(sinogram, geometry, coverage, shape, pixel_size, filter, cutoff,
     distance = geometry.source_distance + geometry.detector_distance
     heights = positions(np.arange(rows), rows, row_spacing, geometry.dtype) + geometry.row_offset
     filtered, column = _filtered_fan(
-        geometry, columns, spacing, sinogram, heights / distance, coverage, filter, cutoff
+        geometry, columns, spacing, sinogram, heights / distance, coverage, pixel_size, filter, cutoff
     )
     # Beyond the detector a circle sees nothing, a helix its last rows again.
     helical = geometry.pitch != 0
@@ -64,7 +64,7 @@ def invert_cone(sinogram, geometry, coverage, shape, pixel_size, filter, cutoff,
     return volume.reshape(*sinogram.shape[:-3], *shape)
 
 
-def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, filter, cutoff):
+def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, pixel_size, filter, cutoff):
     """Weighted and filtered views, and what places them.
 
     Args:
@@ -73,8 +73,8 @@ def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, filte
       coverage: of the angles.
 
     Returns:
-      Views (..., views, rows, columns + 2) with a zero at either end, and the scale and the origin of column
-      positions.
+      Views (..., views, rows, 2 columns + 1) at every half column with a zero at either end, and the scale
+      and the origin of positions on them.
     """
     distance = geometry.source_distance + geometry.detector_distance
     ratio = (
@@ -91,11 +91,13 @@ def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, filte
     weighted = sinogram * (share[:, None] * (tilt * lever / geometry.source_distance**2))
     length, step = padded_length(count), spacing / distance
     response = ramp_response(length, step, filter, cutoff, step if geometry.curved else None)
-    rows = filter_rows(weighted, response, length, count)
+    width = footprint(geometry.angles, pixel_size * distance / (geometry.source_distance * spacing))
+    rows = filter_finely(weighted, response, length, width, highest_frequency(filter, cutoff))
     if geometry.curved:
-        rows = rows * cos**2
+        half = positions(np.arange(2 * count - 1), 2 * count - 1, spacing / 2, geometry.dtype)
+        rows = rows * jnp.cos((half + geometry.detector_offset) / distance) ** 2
     rows = jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)])
-    return rows, (distance / spacing, (count - 1) / 2 + 1 - geometry.detector_offset / spacing)
+    return rows, (2 * distance / spacing, count - 2 * geometry.detector_offset / spacing)
 
 
 def _poses(geometry, pixel_size, heights):

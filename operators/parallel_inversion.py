@@ -11,13 +11,10 @@ from operators.geometry import ParallelBeam
 from operators.linear_operator import complex_dtype
 from operators.nufft import NUFFT
 from operators.nufft_kernel import smooth_size
-from operators.ramp_filters import filter_rows, padded_length, ramp_response
+from operators.ramp_filters import filter_rows, footprint, highest_frequency, padded_length, ramp_response
 
 METHODS = ("fourier", "interpolation")
 _EPS = 3e-4
-# Where the spectrum of interpolated views ends, in cycles per element, and windows that end it before.
-_HIGHEST = 0.8
-_VANISHING = ("cosine", "hann")
 
 
 def invert_parallel(
@@ -57,17 +54,17 @@ def _by_interpolation(sinogram, geometry, weights, shape, pixel_size, filter, cu
 def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend):
     """Every pixel takes a trigonometric polynomial of each filtered view: one adjoint NUFFT of all.
 
-    Its spectrum is that of linear interpolation: the view's, repeated beyond the Nyquist frequency, times the
-    transform of a triangle. Cut off at the Nyquist frequency, edges would ring through the whole image.
+    The polynomial is close to a piecewise constant view averaged over the footprint of the pixel
+    (:func:`operators.ramp_filters.footprint`): its spectrum is the view's, repeated beyond the Nyquist
+    frequency, times the transforms of element and footprint, up to a highest frequency.
     """
     length = _period(geometry, shape, pixel_size)
     spacing, real = geometry.detector_spacing, sinogram.dtype
-    highest = _HIGHEST if cutoff == 1 and filter not in _VANISHING else cutoff / 2
-    kept = math.floor(highest * length * (1 + 1e-9)) + 1
+    kept = math.floor(highest_frequency(filter, cutoff) * length * (1 + 1e-9)) + 1
     # Views are real, so that half of the frequencies suffice.
     repeated = length // 2 - np.abs(length // 2 - np.arange(kept))
     response = ramp_response(length, spacing, filter, cutoff)[repeated]
-    response = response * np.sinc(np.arange(kept) / length) ** 2 * np.where(np.arange(kept) == 0, 1, 2)
+    response = response * np.sinc(np.arange(kept) / length) * np.where(np.arange(kept) == 0, 1, 2)
     spectrum = jnp.fft.rfft(sinogram, n=length, axis=-1)
     again = spectrum[..., length - kept + 1 : length // 2] if kept > length // 2 + 1 else spectrum[..., :0]
     spectrum = jnp.concatenate([spectrum[..., :kept], again[..., ::-1].conj()], axis=-1)
@@ -78,6 +75,8 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     mx, my = (n // 2 - (n - 1) / 2 for n in shape[::-1])
     turn = kx * mx + ky * my - nu * geometry.ray_positions()[0]
     scales = weights[:, None] * jnp.asarray(response * (math.sqrt(math.prod(shape)) / length), real)
+    width = footprint(geometry.angles, pixel_size / spacing)
+    scales = scales * jnp.sinc(jnp.asarray(np.arange(kept) / length, real) * width[:, None])
     values = spectrum * (scales * jnp.exp(2j * math.pi * turn))
     points = jnp.stack([ky, kx], -1).reshape(-1, 2)
     transform = NUFFT(points, shape, eps=_EPS, backend=backend, periodic=True, gram_by_toeplitz=False)
