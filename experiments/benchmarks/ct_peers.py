@@ -6,7 +6,6 @@ timing. Libraries that take one image at a time loop over them.
 
 import functools
 import math
-import os
 
 import numpy as np
 
@@ -230,63 +229,4 @@ def mbirjax(problem: Problem) -> Prepared:
         "forward": operation(model.forward_project, x, sinograms),
         "adjoint": operation(model.back_project, y, images),
         "fbp": operation(functools.partial(model.direct_recon, filter_name="ramp"), exact, images),
-    })  # fmt: skip
-
-
-def rtk(problem: Problem) -> Prepared:
-    """Joseph's projector and its transpose, and the FDK filter, in all threads.
-
-    Its world has the rotation axis along y and z towards the source of the first view. ITK loads its modules
-    when they are first used: that counts as its first call.
-    """
-    import itk
-    from itk import RTK as library
-
-    scan = problem.scan
-    geometry = library.ThreeDCircularProjectionGeometry.New()
-    for angle in np.rad2deg(scan.angles.astype(np.float64)):
-        distance = scan.source_distance
-        geometry.AddProjection(distance, distance + scan.detector_distance, float(angle), 0.0, 0.0)
-    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(os.cpu_count())
-    kind = itk.Image[itk.F, 3]
-
-    def centred(array, spacing):
-        image = itk.image_from_array(np.ascontiguousarray(array, np.float32))
-        steps = [spacing, spacing, 1.0] if array.shape == scan.shape else [spacing] * 3
-        image.SetSpacing(steps)
-        image.SetOrigin([-(n - 1) / 2 * s for n, s in zip(array.shape[::-1], steps, strict=True)])
-        return image
-
-    def volume(array):
-        return centred(array.transpose(1, 0, 2), scan.pixel_size)
-
-    def views(array):
-        return centred(array, scan.spacing)
-
-    nothing = volume(np.zeros_like(problem.image[0])), views(np.zeros_like(problem.sinogram[0]))
-
-    def operation(filter, target, source, result):
-        filter.SetInput(0, target)
-        filter.SetInput(1, source)
-        filter.SetGeometry(geometry)
-        filter.InPlaceOff() if hasattr(filter, "InPlaceOff") else None
-
-        def call():
-            filter.Modified()
-            filter.Update()
-            return filter.GetOutput()
-
-        return [Operation(call, lambda found: result(np.array(itk.array_view_from_image(found))))]
-
-    def upright(array):
-        return array.transpose(1, 0, 2)
-
-    x, y, exact = volume(problem.image[0]), views(problem.samples[0]), views(problem.sinogram[0])
-    project = library.JosephForwardProjectionImageFilter[kind, kind].New()
-    back_project = library.JosephBackProjectionImageFilter[kind, kind].New()
-    reconstruct = library.FDKConeBeamReconstructionFilter[kind].New()
-    return Prepared({
-        "forward": operation(project, nothing[1], x, np.asarray),
-        "adjoint": operation(back_project, nothing[0], y, upright),
-        "fbp": operation(reconstruct, nothing[0], exact, upright),
     })  # fmt: skip

@@ -66,6 +66,7 @@ class Library:
 
 
 _NO_AUTODIFF = {"gradient": "no automatic differentiation"}
+_NO_AUTODIFF_HERE = "only by its module for torch, which is not measured"
 _NO_FBP = {"fbp": "no analytic reconstruction"}
 _FLAT = ("parallel", "fan")
 
@@ -96,7 +97,12 @@ PEERS = {
     "scikit-image": Library(
         "ct_peers", "scikit_image", {}, ("scikit-image",), ("skimage",), ("parallel",), _NO_AUTODIFF
     ),
-    "rtk": Library("ct_peers", "rtk", {}, ("itk-rtk",), ("itk",), ("cone",), _NO_AUTODIFF),
+    "leap": Library(
+        "ct_separate_peers", "leap", {}, ("leapct",), ("leapctype",), absent={"gradient": _NO_AUTODIFF_HERE}
+    ),
+    "scico": Library("ct_separate_peers", "scico", {}, ("scico",), ("scico",), ("parallel",)),
+    "deepinv": Library("ct_separate_peers", "deepinv", {}, ("deepinv", "torch"), ("deepinv",), ("parallel",)),
+    "rtk": Library("ct_separate_peers", "rtk", {}, ("itk-rtk",), ("itk",), ("cone",), _NO_AUTODIFF),
 }  # fmt: skip
 
 

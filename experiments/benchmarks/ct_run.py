@@ -132,7 +132,7 @@ def _check(problem: Problem, prepare, entry: dict, failed: dict) -> dict[str, tu
             elif operation == "gradient" and projected is not None:
                 entry["gradient_error"] = _duality(x, projected, projected - y, result)
             elif operation == "fbp":
-                entry["psnr"] = psnr_in_disc(result, x)
+                entry["psnr"] = psnr_in_disc(result, x, min(problem.scan.image_shape[-2:]))
         except Exception as reason:
             failed[operation] = one_line(reason)
             continue
@@ -175,11 +175,14 @@ def _duality(x, projected, y, back_projected):
     return float(abs(difference) / (np.linalg.norm(projected) * np.linalg.norm(y)))
 
 
-def psnr_in_disc(found: np.ndarray, image: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB inside the disc inscribed in each (ny, nx), by the image's peak."""
+def psnr_in_disc(found: np.ndarray, image: np.ndarray, diameter: int | None = None) -> float:
+    """Peak signal-to-noise ratio in dB inside a disc in the middle of each (ny, nx), by the image's peak.
+
+    The diameter is in pixels; without one, the disc is that inscribed in the image.
+    """
     ny, nx = image.shape[-2:]
     y, x = np.arange(ny) - (ny - 1) / 2, np.arange(nx) - (nx - 1) / 2
-    disc = np.hypot(y[:, None], x) <= min(ny, nx) / 2
+    disc = np.hypot(y[:, None], x) <= (diameter or min(ny, nx)) / 2
     error = np.mean((found - image)[..., disc] ** 2)
     return float(10 * np.log10(image.max() ** 2 / error))
 
