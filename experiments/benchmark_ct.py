@@ -22,11 +22,12 @@ sinogram pass the memory once, at the speed of a copy measured in the same run.
 
 The other libraries are optional; those that are not installed are skipped:
   pip install astra-toolbox odl scikit-image mbirjax scipy
-One that needs an environment of its own (itk-rtk) runs there, beside numpy:
+Those that need environments of their own run there, beside numpy (itk-rtk; scico; torch and deepinv; LEAP, whose
+module leapctype and library are compiled from its source for the CPU):
 
   python -m experiments.benchmark_ct --json=ct.json
   python -m experiments.benchmark_ct --workloads=a,bs --libraries=fedrecon,astra-matrix --repeats=7
-  python -m experiments.benchmark_ct --workloads=d --pythons=rtk=rtk/bin/python
+  python -m experiments.benchmark_ct --pythons=rtk=rtk/bin/python,scico=scico/bin/python
 """
 
 import dataclasses
