@@ -69,7 +69,8 @@ def footprint(angles: jax.Array, pixel: jax.Array | float) -> jax.Array:
     """Width of a pixel on the detector, (views,) in elements, as lines of pixels across the rays see it.
 
     Such lines lie ``max(|cos t|, |sin t|)`` pixels apart on the detector: the footprint of the
-    distance-driven model. Pixels narrower than an element count as of its width: a finer image shows nothing new.
+    distance-driven model. Pixels narrower than an element count as of its width: a finer image shows nothing
+    new.
 
     Args:
       angles: (views,) in radians.

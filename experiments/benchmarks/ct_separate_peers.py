@@ -1,7 +1,7 @@
 """The adapters of libraries that need environments of their own.
 
-See :mod:`experiments.benchmarks.ct_registry`. As in :mod:`experiments.benchmarks.ct_peers`, scales and orientations are brought to those of
-:class:`~experiments.benchmarks.ct_problems.Scan` outside the timing.
+See :mod:`experiments.benchmarks.ct_registry`. As in :mod:`experiments.benchmarks.ct_peers`, scales and
+orientations are brought to those of :class:`~experiments.benchmarks.ct_problems.Scan` outside the timing.
 """
 
 import math
