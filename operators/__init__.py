@@ -66,7 +66,7 @@ from operators.geometry_checks import check_object
 from operators.geometry_cone import ConeBeam
 from operators.geometry_conversions import as_vectors, from_astra, from_tigre, to_astra, to_tigre
 from operators.geometry_fan import FanBeam
-from operators.geometry_scanners import from_dicom_ct_pd, from_odl, to_odl
+from operators.geometry_scanners import from_dicom_ct_pd, from_odl, to_dicom_ct_pd, to_odl
 from operators.geometry_vector import VectorGeometry
 from operators.gradient_delays import estimate_gradient_delays, gradient_delay
 from operators.grappa import grappa
@@ -263,6 +263,7 @@ __all__ = [
     "statistical_weights",
     "svd_compression",
     "to_astra",
+    "to_dicom_ct_pd",
     "to_odl",
     "to_per_fov",
     "to_per_meter",

@@ -212,3 +212,48 @@ def from_dicom_ct_pd(tags: Mapping) -> ConeBeam:
         row_offset=(row - (rows + 1) / 2) * spacing[0],
         axial_offset=start,
     )
+
+
+def to_dicom_ct_pd(geometry: ConeBeam) -> dict:
+    """The tags by which DICOM-CT-PD stores a scan, as :func:`from_dicom_ct_pd` reads them, lengths in mm.
+
+    The world is mirrored at the plane x = 0, and rows descend in z: a view y (rows, columns) is stored as the
+    pixels ``y[::-1].T``.
+
+    Args:
+      geometry: with concrete numbers.
+
+    Returns:
+      Numbers by the names of the attributes: DetectorFocalCenterAngularPosition, in [0, 2 pi), and
+      DetectorFocalCenterAxialPosition float64 (views,), DetectorCentralElement (column, row) counted from 1,
+      DetectorShape, FlyingFocalSpotMode, and the others plain numbers.
+
+    Raises:
+      TypeError: if the geometry is of another kind.
+      ValueError: if the axis of rotation is off the central ray, for which the format has no tag.
+
+    Source: as :func:`from_dicom_ct_pd`.
+    """
+    if not isinstance(geometry, ConeBeam):
+        raise TypeError(f"to_dicom_ct_pd: geometry must be ConeBeam, found {type(geometry).__name__}")
+    if float(geometry.axis_offset):
+        raise ValueError(f"to_dicom_ct_pd: axis_offset must be 0, found {float(geometry.axis_offset):.6g}")
+    (rows, columns), (row_spacing, spacing) = geometry.detector_shape, geometry.detector_spacing
+    angles = np.asarray(geometry.angles, np.float64)
+    heights = float(geometry.axial_offset) + float(geometry.pitch) * angles / (2 * math.pi)
+    near = float(geometry.source_distance)
+    column = (columns + 1) / 2 - float(geometry.detector_offset) / spacing
+    row = (rows + 1) / 2 + float(geometry.row_offset) / row_spacing
+    return {
+        "DetectorFocalCenterAngularPosition": np.remainder(-angles - math.pi, 2 * math.pi),
+        "DetectorFocalCenterAxialPosition": heights,
+        "DetectorFocalCenterRadialDistance": near,
+        "ConstantRadialDistance": near + float(geometry.detector_distance),
+        "DetectorCentralElement": (column, row),
+        "NumberofDetectorColumns": columns,
+        "NumberofDetectorRows": rows,
+        "DetectorElementTransverseSpacing": spacing,
+        "DetectorElementAxialSpacing": row_spacing,
+        "DetectorShape": "CYLINDRICAL" if geometry.curved else "FLAT",
+        "FlyingFocalSpotMode": "FFSNONE",
+    }

@@ -9,7 +9,7 @@ from operators.geometry import ParallelBeam, ParallelBeam3D
 from operators.geometry_cone import ConeBeam
 from operators.geometry_conversions import as_vectors, from_astra, from_tigre, to_astra, to_tigre
 from operators.geometry_fan import FanBeam
-from operators.geometry_scanners import from_dicom_ct_pd, from_odl, to_odl
+from operators.geometry_scanners import from_dicom_ct_pd, from_odl, to_dicom_ct_pd, to_odl
 from operators.geometry_vector import VectorGeometry
 
 ANGLES = np.array([-0.4, 0.0, 1.1, 2.9])
@@ -201,6 +201,25 @@ def test_dicom_ct_pd(x64):
     assert circle.pitch == 0 and circle.axial_offset == 12.0 and not circle.curved
 
 
+def test_dicom_ct_pd_back_and_forth(x64):
+    tags = to_dicom_ct_pd(from_dicom_ct_pd(SCAN))
+    assert SCAN.keys() <= tags.keys()
+    for name, value in SCAN.items():
+        if isinstance(value, str):
+            assert tags[name] == value
+        else:
+            period = 2 * np.pi if "Angular" in name else np.inf
+            difference = np.asarray(tags[name]) - value
+            difference -= np.round(difference / period) * period if np.isfinite(period) else 0
+            np.testing.assert_allclose(difference, 0, atol=1e-9)
+    helix = {"pitch": -7.0, "row_offset": 0.4, "axial_offset": 3.0, "detector_offset": -0.3}
+    for geometry in (
+        ConeBeam(0.2 + np.arange(40) * 0.4, (6, 9), (1.2, 0.8), 11.0, 5.0, True, **helix),
+        ConeBeam(np.arange(8) * 0.7, (6, 9), (1.2, 0.8), 11.0, 5.0),
+    ):
+        same(from_dicom_ct_pd(to_dicom_ct_pd(geometry)), geometry)
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
@@ -219,6 +238,10 @@ def test_dicom_ct_pd(x64):
             ["row_offset", "0.5"],
         ),
         (lambda: to_odl(FanBeam(ANGLES, 9, 0.8, 11.0, 5.0, axis_offset=1.0)), ["axis_offset", "1.0"]),
+        (
+            lambda: to_dicom_ct_pd(ConeBeam(ANGLES, (2, 2), (1, 1), 11.0, 5.0, axis_offset=0.5)),
+            ["axis_offset", "0.5"],
+        ),
         (lambda: from_dicom_ct_pd({}), ["DetectorFocalCenterAngularPosition", "missing"]),
         (lambda: from_dicom_ct_pd(SCAN | {"FlyingFocalSpotMode": "FFSZ"}), ["FlyingFocalSpotMode", "FFSZ"]),
         (lambda: from_dicom_ct_pd(SCAN | {"DetectorShape": "SPHERICAL"}), ["DetectorShape", "SPHERICAL"]),

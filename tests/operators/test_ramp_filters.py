@@ -1,0 +1,27 @@
+"""Filters of back-projection, and the footprints that they average over."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from operators.ramp_filters import filter_finely, footprint
+
+
+@pytest.mark.parametrize("frequency", [0.0, 0.25, 0.4375])
+def test_finely_filtered_rows_are_means_over_the_footprint(x64, frequency):
+    """A wave and the one that its samples cannot be told from, each through element and pixel."""
+    n, widths, highest = 64, np.array([0.7, 1.3]), 0.65
+    rows = np.tile(np.cos(2 * np.pi * frequency * np.arange(n)), (2, 1, 1))
+    found = filter_finely(rows, np.ones(n // 2 + 1), n, jnp.asarray(widths), highest)
+    x, expected = np.arange(2 * n - 1) / 2, 0
+    for wave in {frequency, 1 - frequency} - {1.0}:
+        if wave <= highest:
+            gain = np.sinc(wave) * np.sinc(wave * widths) / np.sinc(wave / 2) ** 2
+            expected = expected + gain[:, None, None] * np.cos(2 * np.pi * wave * x)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_footprints_are_those_of_lines_of_pixels():
+    angles = jnp.array([0.0, np.pi / 4, np.pi / 2, np.pi])
+    np.testing.assert_allclose(footprint(angles, 2.0), [2, np.sqrt(2), 2, 2], rtol=1e-6)
+    np.testing.assert_allclose(footprint(angles, 0.5), footprint(angles, 1.0))
