@@ -138,10 +138,9 @@ def fdk(
             f"fdk: geometry must be ConeBeam or ParallelBeam3D, found {type(geometry).__name__}; images are "
             "reconstructed by fbp, views of arbitrary poses by the iterative methods (cgls, sirt)"
         )
-    shape = tuple(volume_shape)
-    if len(shape) != 3:
-        raise ValueError(f"fdk: volume_shape must be (nz, ny, nx), found {shape}")
-    shape = tuple(positive_integer(n, "fdk: volume_shape") for n in shape)
+    if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
+        raise ValueError(f"fdk: volume_shape must be (nz, ny, nx), found {volume_shape}")
+    shape = tuple(positive_integer(n, "fdk: volume_shape") for n in volume_shape)
     options = _options("fdk", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fdk: sinogram")
     if isinstance(geometry, ConeBeam):

@@ -235,6 +235,8 @@ def view_angles(angles, name: str, helical: bool = False) -> jax.Array:
     angles = as_inexact(angles)
     if is_complex(angles.dtype):
         raise TypeError(f"{name} must be real, found {angles.dtype}")
+    # Half precision would place rays elements beside where they are.
+    angles = angles.astype(jnp.promote_types(angles.dtype, jnp.float32))
     if angles.ndim != 1 or not angles.size:
         raise ValueError(f"{name} must have shape (views,), found {angles.shape}")
     if isinstance(angles, jax.core.Tracer):
@@ -323,7 +325,6 @@ def positive_integer(value, name: str) -> int:
 
 def image_shape_2d(shape, name: str) -> tuple[int, int]:
     """``shape`` as (ny, nx); raises ValueError or TypeError naming ``name``."""
-    shape = tuple(shape)
-    if len(shape) != 2:
+    if np.ndim(shape) != 1 or len(shape) != 2:
         raise ValueError(f"{name} must be (ny, nx), found {shape}")
     return tuple(positive_integer(n, name) for n in shape)

@@ -80,7 +80,7 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     values = spectrum * (scales * jnp.exp(2j * math.pi * turn))
     points = jnp.stack([ky, kx], -1).reshape(-1, 2)
     transform = NUFFT(points, shape, eps=_EPS, backend=backend, periodic=True, gram_by_toeplitz=False)
-    values = values.reshape(*sinogram.shape[:-2], -1).astype(complex_dtype(real))
+    values = values.reshape(*sinogram.shape[:-2], len(points)).astype(complex_dtype(real))
     return transform._adjoint(values).real
 
 

@@ -84,6 +84,9 @@ class Radon(LinearOperator):
             )
         if self.backend not in ("auto", "jax"):
             raise ValueError(f"Radon: backend must be 'auto' or 'jax', found {self.backend!r}")
+        if np.ndim(self.image_shape) != 1:
+            axes = "(ny, nx)" if self.geometry.ndim == 2 else "(nz, ny, nx)"
+            raise ValueError(f"Radon: image_shape must be {axes}, found {self.image_shape}")
         assign(
             self,
             image_shape=tuple(positive_integer(n, "Radon: image_shape") for n in self.image_shape),

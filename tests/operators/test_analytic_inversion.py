@@ -204,6 +204,32 @@ def test_cutoff_stretches_the_window():
     assert np.abs(np.diff(smooth)).max() < 0.7 * np.abs(np.diff(sharp)).max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pixel", [0.6, 3.0])
+@pytest.mark.parametrize(
+    "geometry", [ParallelBeam(even(180, np.pi), 101, 1.5), fan_of(even(240))], ids=["parallel", "fan"]
+)
+def test_pixels_of_any_size_keep_the_scale(geometry, pixel):
+    shape = tuple(int(n * PIXEL / pixel) for n in SHAPE)
+    image = fbp(project_phantom(disc(), geometry, bins=3), geometry, shape, pixel, "hann")
+    interior = np.asarray(image)[inside(shape, pixel, CENTER, RADIUS - 6)]
+    np.testing.assert_allclose(interior.mean(), MU, rtol=5e-3)
+
+
+def test_no_images_at_once_are_none():
+    parallel, fan = ParallelBeam(even(8, np.pi), 17), FanBeam(even(8), 17, 2.0, 30.0, 20.0)
+    for geometry in (parallel, fan):
+        assert fbp(jnp.zeros((0, 8, 17)), geometry, (12, 10)).shape == (0, 12, 10)
+
+
+def test_shapes_that_are_no_shapes_are_named():
+    cone = ConeBeam(even(4), (8, 9), (3.0, 3.0), 40.0, 20.0)
+    with pytest.raises(ValueError, match=r"fbp: image_shape must be \(ny, nx\), found 12"):
+        fbp(jnp.zeros((8, 17)), ParallelBeam(even(8, np.pi), 17), 12)
+    with pytest.raises(ValueError, match=r"fdk: volume_shape must be \(nz, ny, nx\), found 12"):
+        fdk(jnp.zeros((4, 8, 9)), cone, 12)
+
+
 # In space.
 
 VOLUME = (12, 30, 32)

@@ -12,6 +12,7 @@ from operators.geometry_checks import check_object
 from operators.geometry_cone import ConeBeam
 from operators.geometry_fan import FanBeam
 from operators.geometry_vector import VectorGeometry
+from operators.radon import Radon
 
 ANGLES = np.array([-0.4, 0.0, 1.1, 2.9])
 
@@ -250,3 +251,9 @@ def test_concrete_geometries_are_checked_inside_compiled_functions():
     with pytest.raises(ValueError, match="source must be outside"):
         jax.jit(lambda x: (check_object(fan, (30, 30), 1.0, "Radon"), x)[1])(1.0)
     jax.jit(lambda x: (check_object(fan, (8, 8), 1.0, "Radon"), x)[1])(1.0)
+
+
+def test_half_precision_is_not_kept():
+    geometry = ParallelBeam(np.array([0.1, 1.2], np.float16), 9)
+    assert geometry.dtype == np.float32
+    assert Radon(geometry, (5, 5))(np.ones((5, 5), np.float16)).dtype == np.float32

@@ -208,6 +208,7 @@ def test_clinical_fan_adjoint_in_single_precision(key):
     "make, words",
     [
         (lambda: Radon(fan(), (80, 80), 0.9), ["source", "outside"]),
+        (lambda: Radon(fan(), 8), ["image_shape", "(ny, nx)", "found 8"]),
         (lambda: Radon(fan(), (8, 8), model="fourier"), ["model", "'fourier'", "FanBeam"]),
         (lambda: Radon(parallel(), (8, 8), backend="gpu"), ["backend", "'gpu'"]),
         (lambda: Radon(parallel(detector_offset=99.0), (8, 8)), ["detector", "object"]),
