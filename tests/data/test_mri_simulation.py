@@ -92,6 +92,7 @@ def test_normalisation_comes_from_the_measurement_and_is_undone_by_scale(cohort)
     np.testing.assert_allclose(e["target"][:3] * e["scale"][0], raw.reconstruction_rss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_the_unit_and_their_scale_not_on_the_reference():
     raw = patient(HEAD)
     mask = raw.mask.astype(np.float32)
@@ -225,6 +226,7 @@ def test_anatomies_are_fractions_with_lesions_inside_plausible_tissue(kind, seed
     assert ends.min() == 0
 
 
+@pytest.mark.slow
 def test_neighbouring_slices_resemble_each_other_more_than_patients_do():
     volumes = [patient(HEAD, index=i, slices=4).reconstruction_rss.reshape(4, -1) for i in range(3)]
     within = [np.corrcoef(v)[0, 1] for v in volumes]
@@ -232,6 +234,7 @@ def test_neighbouring_slices_resemble_each_other_more_than_patients_do():
     assert min(within) > max(between) and max(within) < 0.9999
 
 
+@pytest.mark.slow
 def test_the_measurement_is_not_that_of_an_object_on_the_image_grid(monkeypatch):
     clean = dataclasses.replace(HEAD, snr=1e6, acceleration=1.0)
     fine = patient(clean).kspace
@@ -298,6 +301,7 @@ def test_contrasts_are_those_of_the_sequences():
     assert tissue_signal(TISSUES["csf"], flair) < 0.3 * tissue_signal(TISSUES["grey"], flair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["random", "equispaced", "poisson"])
 def test_masks_measure_the_block_that_coils_are_estimated_from(mask):
     site = dataclasses.replace(HEAD, mask=mask)

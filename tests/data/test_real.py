@@ -108,6 +108,7 @@ def test_measured_samples_come_back_exactly(folder):
             )
 
 
+@pytest.mark.slow
 def test_masks_of_all_parts_differ_and_repeat_with_the_seed(folder):
     options = {"center_fraction": 0.1, "train_masks": 4, "evaluation_masks": 2}
     one, two, other = (load_real_mri_cohort(folder, seed=s, **options) for s in (0, 0, 1))

@@ -35,6 +35,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_written_cohorts_read_back_and_are_not_overwritten(tmp_path):
     sites = simulated_mri_sites(2, 3, size_skew=0.0)
     document = write_mri_cohort(tmp_path / "out", sites, 2, (32, 32), 0)

@@ -184,7 +184,14 @@ def _empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [_truncated, _without_kspace, _real_kspace, _nan, _empty])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncated,
+        _nan,
+        *(pytest.param(d, marks=pytest.mark.slow) for d in (_without_kspace, _real_kspace, _empty)),
+    ],
+)
 def test_a_malformed_file_ends_the_run_with_its_name_and_nothing_else(environment, tmp_path, damage):
     folder = tmp_path / "data" / "mri"
     folder.mkdir(parents=True)

@@ -24,6 +24,7 @@ def weighted(k, b):
     return (k[:, None] * b).sum(0) / k.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strengths", [(0.5,), pytest.param((0.5, 30.0), marks=pytest.mark.slow)])
 def test_ditto_pulls_personal_models_to_the_global_one(fx, strengths):
     """v_i = (a_i b_i + lambda w*) / (a_i + lambda), while w trains as if there were no v_i."""

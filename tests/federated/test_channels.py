@@ -49,6 +49,7 @@ def test_clip_takes_the_norm_over_delta_and_message_together():
     np.testing.assert_allclose([clipped.delta["w"][0], clipped.message["c"][0]], [0.6, 0.8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_clipped_round(fx):
     """Deltas are scaled to the bound before averaging and counted; a loose bound is bitwise none."""
     variables = Variables({"w": jnp.zeros(2)}, {})

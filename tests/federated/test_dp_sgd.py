@@ -120,6 +120,7 @@ def test_noise_is_gaussian_of_the_stated_size_in_every_step():
     np.testing.assert_allclose(np.std(result.delta.params["w"]) / (z * bound / 1e-6), 1.0, atol=0.4)
 
 
+@pytest.mark.slow
 def test_noise_differs_between_steps_clients_and_rounds(fx):
     algorithm = fl.fedavg(fx.quad, optax.sgd(1.0))
     algorithm = algorithm._replace(

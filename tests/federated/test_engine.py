@@ -107,6 +107,7 @@ def test_ragged_clients_equal_unpadded_ones_simulated_one_by_one(fx):
     fx.assert_close(info.metrics["mse"][0][0], sum(r.metrics["mse"][0] for r in results))
 
 
+@pytest.mark.slow
 def test_padding_may_stand_anywhere(fx):
     """Moving padding from the end to the front changes nothing but the places of the examples."""
     data = fx.regression_data(COUNTS, padding=2)
@@ -170,6 +171,7 @@ def test_second_round_neither_compiles_nor_transfers(fx, compiled, devices, clie
     assert compiled("rounds") == 1
 
 
+@pytest.mark.slow
 def test_initial_variables_survive_donation(fx):
     data = fx.regression_data(COUNTS)
     variables = fx.regression.init(jax.random.key(0))
@@ -183,6 +185,7 @@ def test_initial_variables_survive_donation(fx):
     fx.assert_equal(round(kept, data, KEY), round(kept, data, KEY))
 
 
+@pytest.mark.slow
 def test_absent_clients_keep_their_state(fx):
     data = fx.regression_data(COUNTS)
     algorithm = algorithm_of(fx, sampler=fl.uniform_clients(3))
@@ -229,6 +232,7 @@ def test_a_client_that_is_not_finite_is_excluded_and_leaves_no_trace(fx, bad, pa
     assert np.isfinite(info.metrics["mse"][0]).all() and info.applied.all()
 
 
+@pytest.mark.slow
 def test_nobody_included_leaves_the_model_alone(fx):
     data = fx.regression_data(COUNTS)
     broken = data._replace(examples={**data.examples, "x": jnp.full_like(data.examples["x"], jnp.nan)})

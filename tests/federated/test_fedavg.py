@@ -80,6 +80,7 @@ def test_translation_equivariance(fx):
     )
 
 
+@pytest.mark.slow
 def test_equal_clients_give_that_client_and_one_client_its_own_model(fx):
     algorithm = fx.averaging
     four = fx.quad_data(np.full(4, 2.0, np.float32), np.tile(fx.b[1], (4, 1)), np.full(4, 5))
@@ -146,6 +147,7 @@ def test_statistics_are_averaged_and_counters_advance(fx):
     assert int(state.variables.stats["count"]) == 1
 
 
+@pytest.mark.slow
 def test_a_robust_reducer_sees_individual_updates(fx):
     """Coordinate-wise median through ``reduce``: one client cannot move it far, and one alone is returned."""
 

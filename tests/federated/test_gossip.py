@@ -38,6 +38,7 @@ def run(algorithm, data, variables, rounds, mixing, *, models=None, devices=1, *
     return states, info
 
 
+@pytest.mark.slow
 def test_the_complete_graph_is_federated_averaging(fx, compiled):
     data, algorithm = fx.quad_data(), fl.fedavg(fx.quad, optax.sgd(0.05), weighting=fl.equal)
     states, info = run(algorithm, data, START, 3, "complete")
@@ -114,6 +115,7 @@ def test_private_leaves_stay(fx):
     np.testing.assert_array_equal(info.bytes_up, [3 * 4 * 3] * 4)
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(fx):
     data = fx.quad_data()
     one, info = run(fx.averaging, data, START, 2, "ring")

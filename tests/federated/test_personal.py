@@ -20,6 +20,7 @@ def train(fx, task, algorithm, data, rounds=5, variables=None, **options):
     return fl.run_rounds(round, rounds)(state, data, KEY)
 
 
+@pytest.mark.slow
 def test_fedbn_without_normalisation_is_fedavg(fx):
     variables = Variables({"w": jnp.array([0.3, -0.7])}, {})
     results = [

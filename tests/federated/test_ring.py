@@ -69,6 +69,7 @@ def test_equals_centralised_training_over_the_concatenated_batches(fx, compiled)
     np.testing.assert_array_equal(state.history.participations, [2] * 4)
 
 
+@pytest.mark.slow
 def test_one_client_is_local_training(fx, compiled):
     data, variables = jax.tree.map(lambda x: x[:1], varied(fx, COUNTS)), START
     ring = fl.fedavg(fx.quad, optax.adam(0.05), keep_optimizer=True)

@@ -154,6 +154,7 @@ def test_geometric_median():
     assert values[-1] < min(np.linalg.norm(updates - x, axis=1).sum() for x in beside)
 
 
+@pytest.mark.slow
 def test_a_round_without_enough_clients_leaves_no_trace(fx):
     """Krum against one needs five clients; nothing moves, neither at the server nor at the clients."""
     sgd = optax.sgd(0.1, momentum=0.9)

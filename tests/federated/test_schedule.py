@@ -39,6 +39,7 @@ def test_rates_and_steps_of_each_client_and_round(fx):
             assert float(infos.metrics[name][0][number]) == taken.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quad", pytest.param("regression", marks=pytest.mark.slow)])
 def test_a_schedule_of_full_work_is_none(fx, name):
     """Bitwise, with a stateful optimiser and ragged clients."""

@@ -46,6 +46,7 @@ pads = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(4, 9), st.integers(4, 9)),

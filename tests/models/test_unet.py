@@ -28,6 +28,7 @@ def test_any_image_size_comes_back(ny, nx, pools, channels):
     assert y.shape == (2, ny, nx, 3)
 
 
+@pytest.mark.slow
 def test_odd_sizes_are_padded_and_cropped_exactly():
     model, x = UNet(2, 2), images(2, 9, 6, 1)
     params, run = filled(model, x), jax.jit(model.apply)

@@ -91,6 +91,7 @@ def test_transposed_convolution_is_the_adjoint(axes, shape, features, window, st
     np.testing.assert_allclose(dk, by_kernel, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_mapped_volumes_equal_a_loop():
     x, kernels = normal(0, (3, 1, 4, 5, 6, 8), np.float32), normal(1, (3, 3, 3, 3, 8, 8), np.float32)
     for function in (convolution, transposed_convolution):

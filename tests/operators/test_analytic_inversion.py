@@ -276,6 +276,7 @@ def test_a_helix_keeps_the_scale_of_a_long_ellipsoid(curved, pitch):
     assert_ball(volume, range(VOLUME[0]), (3.0, -2.0), 8.0, 1e-2)
 
 
+@pytest.mark.slow
 def test_upright_parallel_beams_are_inverted_slice_by_slice():
     geometry = ParallelBeam3D(even(120, np.pi), (16, 61), (1.0, 0.8), 0.2, 0.0, 0.1)
     volume = fdk(project_phantom(ball(), geometry, bins=2), geometry, VOLUME)

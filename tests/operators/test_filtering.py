@@ -98,6 +98,7 @@ def test_filtered_radon_is_a_true_operator(double, masked, assert_linear_operato
         assert_linear_operator(B)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [np.pi, 2 * np.pi])
 def test_filtered_radon_is_near_isometric_on_smooth_images(span):
     shape, pixel = (48, 52), 0.7
@@ -108,6 +109,7 @@ def test_filtered_radon_is_near_isometric_on_smooth_images(span):
     np.testing.assert_allclose(np.linalg.norm(B(blob)), np.linalg.norm(blob), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_prepare_maps_measurements_into_the_data_space(normal):
     geometry = ParallelBeam(even_angles(60), 61, 1.0)
     shape = (40, 40)
@@ -175,6 +177,7 @@ def test_stacked_operators(normal):
             np.testing.assert_allclose(a[i], b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rasterised_discs_survive_the_round_trip():
     e = disc((3.0, 2.0), 11.0, 0.04)
     image = rasterize(e, (40, 40), 40.0)

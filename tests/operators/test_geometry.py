@@ -142,6 +142,7 @@ def test_every_number_is_differentiable_and_maps(x64):
     np.testing.assert_allclose(mapped[0], geometry.rays(np.arange(6.0), np.arange(9.0))[1], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_parallel_offsets_are_static_numbers_or_leaves():
     fixed = ParallelBeam(ANGLES, 5, 0.5, 0.2, axis_offset=0.1)
     assert len(jax.tree.leaves(fixed)) == 1 and fixed.detector_offset == 0.2

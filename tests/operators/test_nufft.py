@@ -289,6 +289,7 @@ def test_vmap_over_anything_is_a_loop(backend, normal):
     np.testing.assert_allclose(nested[0][1, 2], forward(trajectories[1], maps[2], images[1])[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_leading_axis_of_trajectories_stacks_operators(normal):
     shape = (6, 5)
     trajectories, images = 0.5 * np.tanh(normal((3, 11, 2))), normal((2, 3, *shape), np.complex64)
@@ -434,6 +435,7 @@ def test_bad_data_are_named(normal):
         stacked(normal((2, 8, 9), np.complex64))
 
 
+@pytest.mark.slow
 def test_backends_say_what_is_in_use_and_can_be_turned_off(tmp_path):
     names = ("backprojector", "convolution", "nufft", "projector", "volume")
     assert {key.split()[0] for key in native.backends()} == set(names)

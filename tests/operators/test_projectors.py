@@ -148,6 +148,7 @@ def test_gradients_with_respect_to_image_and_geometry(key, kind, model, toleranc
     check_gradients(Radon(GEOMETRIES[kind](), (7, 8), 0.9, model), key, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, model", [("fan", "distance-driven"), pytest.param("parallel", "fourier", marks=pytest.mark.slow)]
 )

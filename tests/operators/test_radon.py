@@ -60,6 +60,7 @@ def test_matrix_is_josephs(dense_matrix, fields, ny, nx, pixel, angles):
         np.testing.assert_allclose(dense_matrix(A.H), expected.T, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 @settings(max_examples=2)
 @given(fields=GEOMETRIES, shape=st.sampled_from([(17, 17), (12, 31), (40, 7)]))

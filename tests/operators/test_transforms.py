@@ -108,6 +108,7 @@ def shard(function, devices, specs, out):
 ONE, EACH = PartitionSpec(), PartitionSpec("clients")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, devices", [("sense", 2), pytest.param("filtered", 4, marks=pytest.mark.slow)])
 def test_sharded_equals_unsharded(kind, devices, make, normal):
     """Values and gradients, with operators sharded along with the data, and replicated."""

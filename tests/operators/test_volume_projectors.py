@@ -108,6 +108,7 @@ def reference(geometry, shape, pixel, model):
     return matrix.reshape(geometry.views * rows * columns, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind, model", cases(("vector", "joseph")))
 def test_matrix_is_that_of_the_definition(x64, dense_matrix, kind, model, backend):
@@ -211,6 +212,7 @@ def test_stacked_geometries_and_volumes(normal, kind, model, backend):
         np.testing.assert_allclose(found[1][i], A.H(y), rtol=1e-4, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, model",
     [("cone", "distance-driven"), *(pytest.param(*c, marks=pytest.mark.slow) for c in (

@@ -69,6 +69,7 @@ def test_delta_defaults_to_the_size_of_the_site():
     assert example_level_epsilon(**(BASE | {"delta": None})) == explicit
 
 
+@pytest.mark.slow
 def test_calibration_meets_the_target_at_every_site_and_no_more():
     options = {"steps": 30, "expected_batch_size": 8, "padded_batch_size": 400, "delta": 1e-4}
     sizes = (400, 60, 150)
