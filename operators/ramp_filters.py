@@ -134,4 +134,4 @@ def highest_frequency(filter: str, cutoff: float) -> float:
     Far beyond the Nyquist frequency nearly all of it repeats what lies below. Cut off at it, edges would ring
     through the whole image, unless the filter ends before; where between, from 0.55 to 0.7, matters little.
     """
-    return 0.65 if cutoff == 1 and filter not in ("cosine", "hann") else cutoff / 2
+    return 0.6 if cutoff == 1 and filter not in ("cosine", "hann") else cutoff / 2

@@ -10,7 +10,7 @@ from operators.ramp_filters import filter_finely, footprint
 @pytest.mark.parametrize("frequency", [0.0, 0.25, 0.4375])
 def test_finely_filtered_rows_are_means_over_the_footprint(x64, frequency):
     """A wave and the one that its samples cannot be told from, each through element and pixel."""
-    n, widths, highest = 64, np.array([0.7, 1.3]), 0.65
+    n, widths, highest = 64, np.array([0.7, 1.3]), 0.6
     rows = np.tile(np.cos(2 * np.pi * frequency * np.arange(n)), (2, 1, 1))
     found = filter_finely(rows, np.ones(n // 2 + 1), n, jnp.asarray(widths), highest)
     x, expected = np.arange(2 * n - 1) / 2, 0
