@@ -51,6 +51,12 @@ flags.DEFINE_enum(
 flags.DEFINE_string("data_dir", "", "Folder with mri/ and multisite/ files, for --cohort=real.")
 flags.DEFINE_integer("seed", 0, "Seed of the cohort, the initial weights and the training.")
 flags.DEFINE_enum("algorithm", "fedavg", ["fedavg", "fedbn"], "Federated algorithm.")
+flags.DEFINE_enum(
+    "network",
+    "modl",
+    ["modl", "varnet"],
+    "Reconstruction network: its data term is minimised, or descended by one step, in every cascade.",
+)
 
 for _name, _help in {
     "sites": "Number of simulated sites",
@@ -62,7 +68,7 @@ for _name, _help in {
     "epochs": "Local epochs in a reconstruction round",
     "batch_size": "Slices in a local step of the reconstruction",
     "rounds": "Reconstruction rounds",
-    "cascades": "Cascades of the variational network",
+    "cascades": "Cascades of the reconstruction network",
     "channels": "Channels of its regulariser at full resolution",
     "pools": "Poolings of its regulariser",
     "finetune_rounds": "Rounds of segmentation and of classification",

@@ -14,11 +14,12 @@ from experiments.pipeline.settings import Settings
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData, ct_detector_count
 from fedrecon.federated import FederatedAlgorithm, RoundState, average_variables, client_variables
-from fedrecon.models import VarNet
+from fedrecon.models import MoDL, VarNet
 from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
 _CHUNK = 8
+NETWORKS = {"modl": MoDL, "varnet": VarNet}
 
 
 class Reconstruction(NamedTuple):
@@ -54,7 +55,7 @@ def run_reconstruction(
     cohort = cohorts.reconstruction
     measure = _measure(cohorts.image_shape, settings)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), cohort.train.examples)
-    model = VarNet(
+    model = NETWORKS[settings.network](
         cascades=settings.cascades,
         channels=settings.channels,
         pools=settings.pools,

@@ -28,14 +28,15 @@ class Settings:
     clients_per_round: int = 0
     clip_norm: float = 0.0
     epochs: int = 1
-    batch_size: int = 2
+    batch_size: int = 1
     comparators: bool = True
     # Reconstruction.
-    rounds: int = 12
+    network: str = "modl"
+    rounds: int = 8
     cascades: int = 4
     channels: int = 8
     pools: int = 2
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     learn_coil_maps: bool = False
     # Segmentation and classification.
     finetune_rounds: int = 12
@@ -59,7 +60,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("simulated", "full"): {
         "patients_per_site": 16,
         "image_size": 96,
-        "rounds": 30,
+        "rounds": 12,
         "cascades": 5,
         "finetune_rounds": 20,
         "finetune_comparators": True,

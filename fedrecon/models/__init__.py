@@ -1,6 +1,7 @@
 """Networks: flax modules on one convolution, NHWC inside."""
 
 from fedrecon.models.convolution import Conv, Upsample, convolution, transposed_convolution
+from fedrecon.models.modl import MoDL
 from fedrecon.models.normalisation import (
     NORMALISATION,
     BatchNorm,
@@ -20,6 +21,7 @@ __all__ = [
     "Encoder",
     "GroupNorm",
     "InstanceNorm",
+    "MoDL",
     "UNet",
     "Upsample",
     "VarNet",

@@ -1,4 +1,4 @@
-"""The unrolled network: the cascade formula, gradients, coil maps, and what it leaves alone."""
+"""The unrolled networks: the cascade formulas, gradients, coil maps, and what they leave alone."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from fedrecon.models import BatchNorm, VarNet
+from fedrecon.models import BatchNorm, MoDL, VarNet
 from operators import SENSE, CartesianFourier, Diagonal, fft2c
 
 
@@ -50,6 +50,25 @@ def test_untrained_network_is_gradient_descent():
     assert got.dtype == np.complex64
 
 
+def test_untrained_proximal_network_is_iterated_tikhonov():
+    operators, y, _ = sense_batch()
+    model = MoDL(3, 2, 0, weight=0.2, cg_iterations=40)
+
+    @jax.jit
+    def run(key):
+        return model.apply(model.init(key, operators, y), operators, y)
+
+    got = run(jax.random.key(0))
+    for i in range(2):
+        A = jax.tree.map(lambda leaf, i=i: leaf[i], operators)
+        rows = np.asarray(jax.vmap(A)(jnp.eye(72, dtype=jnp.complex64).reshape(72, 9, 8))).reshape(72, -1)
+        matrix, back = rows.conj() @ rows.T, np.asarray(A.H(y[i])).ravel()
+        x = back
+        for _ in range(3):
+            x = np.linalg.solve(matrix + 0.2 * np.eye(72), back + 0.2 * x)
+        np.testing.assert_allclose(got[i].ravel(), x, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
     operators, y, _ = sense_batch(dtype=np.complex128)
@@ -76,10 +95,18 @@ def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pools", "learn_coil_maps"), [(1, False), (0, True)])
-def test_gradients_equal_finite_differences(x64, pools, learn_coil_maps):
+@pytest.mark.parametrize(
+    "model",
+    [
+        VarNet(2, 2, 1),
+        VarNet(2, 2, 0, learn_coil_maps=True),
+        MoDL(2, 2, 1, cg_iterations=60),
+        MoDL(2, 2, 0, learn_coil_maps=True, cg_iterations=60),
+    ],
+    ids=["gradient", "gradient and maps", "proximal", "proximal and maps"],
+)
+def test_gradients_equal_finite_differences(x64, model):
     operators, y, x = sense_batch(batch=1, ny=6, nx=6, dtype=np.complex128)
-    model = VarNet(2, 2, pools, learn_coil_maps=learn_coil_maps)
     params = filled(model, operators, y)["params"]
 
     @jax.jit
@@ -90,28 +117,31 @@ def test_gradients_equal_finite_differences(x64, pools, learn_coil_maps):
     check_grads(loss, (params, y), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-7)
 
 
-def test_real_operators_give_real_images():
+@pytest.mark.parametrize("network", [VarNet, MoDL])
+def test_real_operators_give_real_images(network):
     weights = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, (2, 7, 10)), jnp.float32)
     operators = jax.vmap(Diagonal)(weights)
-    model = VarNet(2, 2, 1)
+    model = network(2, 2, 1)
     params = filled(model, operators, weights)
     assert params["params"]["cascades"]["regulariser"]["unet"]["head"]["kernel"].shape[-1] == 1
     x = jax.jit(model.apply)(params, operators, weights)
     assert x.dtype == np.float32 and x.shape == weights.shape
 
 
-def test_a_consistent_image_is_a_fixed_point_of_the_data_term():
+@pytest.mark.parametrize("network", [VarNet, MoDL])
+def test_a_consistent_image_is_a_fixed_point_of_the_data_term(network):
     operators, y, x = sense_batch()
-    model = VarNet(2, 2, 0)
+    model = network(2, 2, 0)
     run = jax.jit(lambda key, initial: model.apply(model.init(key, operators, y), operators, y, initial))
     np.testing.assert_allclose(run(jax.random.key(0), x), x, atol=1e-5)
     with pytest.raises(ValueError, match=r"\(2, 9, 8\).*\(1, 9, 8\)"):
         jax.eval_shape(run, jax.random.key(0), x[:1])
 
 
-def test_images_scale_with_their_measurements(x64):
+@pytest.mark.parametrize("network", [VarNet, MoDL])
+def test_images_scale_with_their_measurements(x64, network):
     operators, y, _ = sense_batch(dtype=np.complex128)
-    model = VarNet(2, 2, 1)
+    model = network(2, 2, 1)
     params, run = filled(model, operators, y), jax.jit(model.apply)
     scale = jnp.array([1e-3, 50.0])[:, None, None]
     got = run(params, operators, y * scale[..., None])
@@ -139,6 +169,22 @@ def test_learned_coil_maps_stay_normalised_and_padding_stays_zero():
     head = params["params"]["coil_maps"]["unet"]["head"]
     head.update(jax.tree.map(jnp.zeros_like, head))
     np.testing.assert_allclose(refine(params), maps, atol=1e-6)
+
+
+def test_examples_of_zeros_give_finite_images_and_gradients():
+    operators, y, _ = sense_batch()
+    operators = jax.tree.map(lambda a: jnp.asarray(a).at[1].set(0), operators)
+    model = MoDL(2, 2, 0)
+    params = filled(model, operators, y)
+
+    @jax.jit
+    def run(y):
+        x, pull = jax.vjp(lambda params, y: model.apply(params, operators, y), params, y)
+        return x, pull(x)
+
+    x, (gradients, _) = run(y.at[1].set(0))
+    assert np.isfinite(x).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 def test_errors_name_what_is_wrong():
