@@ -53,9 +53,9 @@ flags.DEFINE_integer("seed", 0, "Seed of the cohort, the initial weights and the
 flags.DEFINE_enum("algorithm", "fedavg", ["fedavg", "fedbn"], "Federated algorithm.")
 flags.DEFINE_enum(
     "network",
-    "modl",
+    None,
     ["modl", "varnet"],
-    "Reconstruction network: its data term is minimised, or descended by one step, in every cascade.",
+    f"Reconstruction network: the data term is minimised, or descended by one step, in a cascade {_PRESET}",
 )
 
 for _name, _help in {

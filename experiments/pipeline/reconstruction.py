@@ -19,7 +19,7 @@ from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reco
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
 _CHUNK = 8
-NETWORKS = {"modl": MoDL, "varnet": VarNet}
+_NETWORKS = {"modl": MoDL, "varnet": VarNet}
 
 
 class Reconstruction(NamedTuple):
@@ -55,7 +55,7 @@ def run_reconstruction(
     cohort = cohorts.reconstruction
     measure = _measure(cohorts.image_shape, settings)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), cohort.train.examples)
-    model = NETWORKS[settings.network](
+    model = _NETWORKS[settings.network](
         cascades=settings.cascades,
         channels=settings.channels,
         pools=settings.pools,

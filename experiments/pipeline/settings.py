@@ -28,15 +28,15 @@ class Settings:
     clients_per_round: int = 0
     clip_norm: float = 0.0
     epochs: int = 1
-    batch_size: int = 1
+    batch_size: int = 2
     comparators: bool = True
     # Reconstruction.
-    network: str = "modl"
-    rounds: int = 8
+    network: str = "varnet"
+    rounds: int = 12
     cascades: int = 4
     channels: int = 8
     pools: int = 2
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     learn_coil_maps: bool = False
     # Segmentation and classification.
     finetune_rounds: int = 12
@@ -60,7 +60,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("simulated", "full"): {
         "patients_per_site": 16,
         "image_size": 96,
-        "rounds": 12,
+        "rounds": 30,
         "cascades": 5,
         "finetune_rounds": 20,
         "finetune_comparators": True,
@@ -107,6 +107,14 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
+# Chosen on the validation patients of simulated MRI, and used there only.
+_PROXIMAL = {"network": "modl", "batch_size": 1, "learning_rate": 4e-3}
+SIMULATED_MRI: dict[str, dict[str, Any]] = {
+    "default": {**_PROXIMAL, "rounds": 8},
+    "full": {**_PROXIMAL, "rounds": 12},
+    "smoke": _PROXIMAL,
+}
+
 
 def resolve(given: dict[str, Any]) -> Settings:
     """Settings of the chosen cohort and preset with the ``given`` fields on top.
@@ -118,7 +126,10 @@ def resolve(given: dict[str, Any]) -> Settings:
     if (cohort, preset) not in PRESETS:
         choices = ", ".join(f"--cohort={c} --preset={p}" for c, p in PRESETS)
         raise ValueError(f"--cohort={cohort} --preset={preset}: expected one of {choices}")
-    settings = Settings(**{**PRESETS[cohort, preset], **given})
+    values = PRESETS[cohort, preset]
+    if cohort == "simulated" and given.get("modality", "mri") == "mri":
+        values = values | SIMULATED_MRI[preset]
+    settings = Settings(**{**values, **given})
     _check(settings)
     return settings
 

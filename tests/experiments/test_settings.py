@@ -6,15 +6,24 @@ import sys
 
 import pytest
 
-from experiments.pipeline.settings import PRESETS, Settings, resolve
+from experiments.pipeline.settings import PRESETS, SIMULATED_MRI, Settings, resolve
 
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
 def test_every_preset_resolves(cohort, preset):
     data_dir = {"data_dir": "somewhere"} if cohort == "real" else {}
     settings = resolve({"cohort": cohort, "preset": preset, **data_dir})
-    for name, value in PRESETS[cohort, preset].items():
+    simulated_mri = SIMULATED_MRI[preset] if cohort == "simulated" else {}
+    for name, value in (PRESETS[cohort, preset] | simulated_mri).items():
         assert getattr(settings, name) == value
+
+
+def test_simulated_mri_has_values_of_its_own():
+    assert resolve({}).network == "modl"
+    assert resolve({"network": "varnet"}).network == "varnet"
+    ct = resolve({"modality": "ct", "preset": "full"})
+    assert (ct.network, ct.rounds) == ("varnet", PRESETS["simulated", "full"]["rounds"])
+    assert resolve({"cohort": "real", "data_dir": "somewhere"}).network == "varnet"
 
 
 def test_given_values_win_over_the_preset():
