@@ -11,7 +11,14 @@ from operators.geometry import ParallelBeam
 from operators.linear_operator import complex_dtype
 from operators.nufft import NUFFT
 from operators.nufft_kernel import smooth_size
-from operators.ramp_filters import filter_rows, footprint, highest_frequency, padded_length, ramp_response
+from operators.ramp_filters import (
+    filter_rows,
+    footprint,
+    highest_frequency,
+    padded_length,
+    ramp_response,
+    roll_off,
+)
 
 METHODS = ("fourier", "interpolation")
 _EPS = 3e-4
@@ -60,11 +67,13 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     """
     length = _period(geometry, shape, pixel_size)
     spacing, real = geometry.detector_spacing, sinogram.dtype
-    kept = math.floor(highest_frequency(filter, cutoff) * length * (1 + 1e-9)) + 1
+    highest = highest_frequency(filter, cutoff)
+    kept = math.floor(highest * length * (1 + 1e-9)) + 1
     # Views are real, so that half of the frequencies suffice.
     repeated = length // 2 - np.abs(length // 2 - np.arange(kept))
     response = ramp_response(length, spacing, filter, cutoff)[repeated]
-    response = response * np.sinc(np.arange(kept) / length) * np.where(np.arange(kept) == 0, 1, 2)
+    frequency = np.arange(kept) / length
+    response = response * np.sinc(frequency) * roll_off(frequency, highest) * np.where(frequency == 0, 1, 2)
     spectrum = jnp.fft.rfft(sinogram, n=length, axis=-1)
     again = spectrum[..., length - kept + 1 : length // 2] if kept > length // 2 + 1 else spectrum[..., :0]
     spectrum = jnp.concatenate([spectrum[..., :kept], again[..., ::-1].conj()], axis=-1)
@@ -76,7 +85,7 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     turn = kx * mx + ky * my - nu * geometry.ray_positions()[0]
     scales = weights[:, None] * jnp.asarray(response * (math.sqrt(math.prod(shape)) / length), real)
     width = footprint(geometry.angles, pixel_size / spacing)
-    scales = scales * jnp.sinc(jnp.asarray(np.arange(kept) / length, real) * width[:, None])
+    scales = scales * jnp.sinc(jnp.asarray(frequency, real) * width[:, None])
     values = spectrum * (scales * jnp.exp(2j * math.pi * turn))
     points = jnp.stack([ky, kx], -1).reshape(-1, 2)
     transform = NUFFT(points, shape, eps=_EPS, backend=backend, periodic=True, gram_by_toeplitz=False)
