@@ -90,8 +90,8 @@ void transform_windows(const Workers& workers, int64_t in, int64_t out, const Ro
 template <class T>
 struct Tiling {
   Tiles tiles;
-  int64_t step, low_y, low_x;  // pixels of the output per tile; the input of tile 0 begins at (-low_y, -low_x)
-  int64_t block;               // tiles at once
+  int64_t low_y, low_x;  // the input of tile 0 begins at (-low_y, -low_x)
+  int64_t block;         // tiles at once
 
   template <class Body>  // body(number in the block, image, tile row, tile column)
   void each(int64_t first, int64_t count, const Body& body) const {
@@ -213,7 +213,7 @@ template <class T>
 winograd::Tiling<T> tiling(const Shape& out, int64_t window, int64_t features) {
   const int64_t step = 7 - window;
   const int64_t fitting = (int64_t{160} << 10) / (winograd::points * features * sizeof(T));
-  return {{out.images, over(out.ny, step), over(out.nx, step)}, step, 0, 0,
+  return {{out.images, over(out.ny, step), over(out.nx, step)}, 0, 0,
           std::min<int64_t>(48, std::max<int64_t>(12, fitting / 12 * 12))};
 }
 
