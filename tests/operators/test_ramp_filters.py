@@ -16,7 +16,8 @@ def test_finely_filtered_rows_are_means_over_the_footprint(x64, frequency):
     x, expected = np.arange(2 * n - 1) / 2, 0
     for wave in {frequency, 1 - frequency} - {1.0}:
         if wave <= highest:
-            gain = np.sinc(wave) * np.sinc(wave * widths) / np.sinc(wave / 2) ** 2
+            roll_off = np.cos(np.pi / 2 * max(wave - 0.5, 0) / (highest - 0.5)) ** 2
+            gain = roll_off * np.sinc(wave) * np.sinc(wave * widths) / np.sinc(wave / 2) ** 2
             expected = expected + gain[:, None, None] * np.cos(2 * np.pi * wave * x)
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
