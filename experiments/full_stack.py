@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import Settings, resolve
 from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
+from operators import native
 
 _PRESET = "(default: the preset's value)."
 
@@ -113,6 +114,7 @@ def main(argv: list[str]) -> None:
     try:
         settings = _settings_from_flags()
         set_cpu_devices(_DEVICES.value)
+        native.prepare("convolution", "projector" if settings.modality == "ct" else "nufft")
         with Workdir(
             _WORKDIR.value, dataclasses.asdict(settings), describe_environment(), resume=_RESUME.value
         ) as workdir:

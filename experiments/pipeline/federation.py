@@ -121,7 +121,8 @@ class Federation:
             steps,
             budget.learning_rate / 50,
         )
-        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+        # On one vector: a kernel for each leaf would be compiled for as long as the network itself.
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
 
     def train(
         self,

@@ -117,25 +117,29 @@ def _predictor(task: Task) -> Callable[[list[Variables], ClientData], np.ndarray
     predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
 
     def run(models: list[Variables], data: ClientData) -> np.ndarray:
-        rows = [
-            _in_chunks(lambda batch, model=model: predict(model, batch), data, i)
-            for i, model in enumerate(models)
-        ]
-        return np.stack(rows)
+        images = _images_like(data)
+        for i, model in enumerate(models):
+            here = [(i, j) for j in np.flatnonzero(data.valid[i])]
+            _fill(images, lambda batch, model=model: predict(model, batch), data, here)
+        return images
 
     return run
 
 
-def _in_chunks(function: Callable, data: ClientData, client: int) -> np.ndarray:
-    """``function`` over one client's examples, padding included, in chunks of one size."""
-    count = data.valid.shape[1]
-    outputs = []
-    for start in range(0, count, _CHUNK):
-        index = np.minimum(np.arange(start, start + _CHUNK), count - 1)
-        batch = {name: jnp.asarray(x[client][index]) for name, x in data.examples.items()}
-        batch["valid"] = jnp.asarray(data.valid[client][index])
-        outputs.append(np.asarray(function(batch))[: count - start])
-    return np.concatenate(outputs)
+def _images_like(data: ClientData) -> np.ndarray:
+    """Zeros (clients, examples, ny, nx)."""
+    return np.zeros_like(data.examples["target"], dtype=np.float32)
+
+
+def _fill(images: np.ndarray, function: Callable, data: ClientData, where: list[tuple[int, int]]) -> None:
+    """Sets the images of some (client, example) to ``function`` of theirs, in chunks of one size."""
+    for start in range(0, len(where), _CHUNK):
+        chunk = where[start : start + _CHUNK]
+        index = tuple(np.array(chunk + chunk[-1:] * (_CHUNK - len(chunk))).T)
+        batch = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.examples.items()}
+        batch["valid"] = jnp.asarray(np.asarray(data.valid)[index])
+        for place, image in zip(chunk, np.asarray(function(batch)), strict=False):
+            images[place] = image
 
 
 def _classical(
@@ -180,10 +184,9 @@ def _validation_psnr(solver: Callable, data: ClientData, weight: float) -> float
 
 
 def _apply(solver: Callable, weight: float, data: ClientData) -> np.ndarray:
-    weight = jnp.float32(weight)
-    return np.stack(
-        [_in_chunks(lambda batch: solver(weight, batch), data, i) for i in range(len(data.names))]
-    )
+    weight, images = jnp.float32(weight), _images_like(data)
+    _fill(images, lambda batch: solver(weight, batch), data, list(zip(*np.nonzero(data.valid), strict=True)))
+    return images
 
 
 def _scores(images: np.ndarray, data: ClientData) -> Scores:

@@ -110,7 +110,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 # Chosen on the validation patients of simulated MRI, and used there only.
 _PROXIMAL = {"network": "modl", "batch_size": 1, "learning_rate": 4e-3}
 SIMULATED_MRI: dict[str, dict[str, Any]] = {
-    "default": {**_PROXIMAL, "rounds": 4},
+    "default": {**_PROXIMAL, "rounds": 3},
     "full": {**_PROXIMAL, "rounds": 12},
     "smoke": _PROXIMAL,
 }

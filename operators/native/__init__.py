@@ -8,6 +8,7 @@ trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND
 
 import functools
 import logging
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ import numpy as np
 from operators.native import build
 
 _log = logging.getLogger("operators")
+_NAMES = ("nufft", "projector", "backprojector", "volume", "convolution")
+_LIBRARIES = [(name, precision) for name in _NAMES for precision in ("float32", "float64")]
+_LOCKS = {library: threading.Lock() for library in _LIBRARIES}
 
 
 def backends() -> dict[str, str]:
@@ -26,9 +30,22 @@ def backends() -> dict[str, str]:
       Fourier transforms), "projector", "backprojector" and "volume" (tomography), and "convolution".
       Compiles on first call.
     """
-    names = ("nufft", "projector", "backprojector", "volume", "convolution")
-    pairs = [(name, precision) for name in names for precision in ("float32", "float64")]
-    return {f"{name} {precision}": _load(name, precision)[1] for name, precision in pairs}
+    return {f"{name} {precision}": _load(name, precision)[1] for name, precision in _LIBRARIES}
+
+
+def prepare(*names: str, precision: str = "float32") -> None:
+    """Starts compiling libraries side by side, in the background; whoever needs one waits for it only.
+
+    Does nothing for libraries that are compiled, or in a process that does not compute on CPUs.
+
+    Args:
+      names: of :func:`backends`, such as "nufft".
+      precision: "float32" or "float64".
+    """
+    if jax.default_backend() == "cpu":
+        for name in names:
+            # A thread that ends with the process: compiling is left to whoever needs it next.
+            threading.Thread(target=_load, args=(name, precision), daemon=True).start()
 
 
 def supports(dtype, name: str = "nufft") -> bool:
@@ -41,8 +58,13 @@ def preferred(dtype, backend: str, name: str = "nufft") -> bool:
     return backend == "auto" and jax.default_backend() == "cpu" and supports(dtype, name)
 
 
-@functools.cache
 def _load(name: str, precision: str) -> tuple[bool, str]:
+    with _LOCKS[name, precision]:
+        return _load_once(name, precision)
+
+
+@functools.cache
+def _load_once(name: str, precision: str) -> tuple[bool, str]:
     try:
         path = build.load(name, precision)
     except build.Unavailable as reason:

@@ -461,3 +461,34 @@ def test_backends_say_what_is_in_use_and_can_be_turned_off(tmp_path):
     answer = ask(CXX=str(broken), FEDRECON_CACHE=str(tmp_path / "cache"))
     assert "jax (compiling failed: cannot compile)" in answer
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_libraries_are_compiled_ahead_side_by_side_and_once(tmp_path):
+    compiler, calls = tmp_path / "c++", tmp_path / "calls"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && exit\n'
+        f"echo start >> {calls}; sleep 1; echo end >> {calls}; exit 1\n"
+    )
+    compiler.chmod(0o755)
+    script = """
+import jax.numpy as jnp
+from operators import native
+native.prepare("nufft", "convolution")
+print(native.supports(jnp.float32, "nufft"), native.supports(jnp.float32, "convolution"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "CXX": str(compiler),
+            "FEDRECON_CACHE": str(tmp_path / "cache"),
+            "FEDRECON_BACKEND": "auto",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "False"]
+    assert calls.read_text().split() == ["start", "start", "end", "end"]
