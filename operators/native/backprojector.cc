@@ -7,15 +7,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 #include "threads.h"
+#include "wide.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -24,49 +20,15 @@ namespace fedrecon {
 namespace {
 
 template <class T>
-struct Wide {
-  static constexpr int lanes = 64 / sizeof(T);
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef T Real __attribute__((vector_size(64)));
-  typedef Index Integer __attribute__((vector_size(64)));
-};
+using R = W<T>;
 template <class T>
-using R = typename Wide<T>::Real;
-template <class T>
-using I = typename Wide<T>::Integer;
+using I = WI<T>;
 
-template <class T>
-inline R<T> load(const T* p) {
-  R<T> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-template <class T>
-inline void store(T* p, R<T> v) {
-  std::memcpy(p, &v, sizeof v);
-}
 template <class T>
 inline R<T> square_root(R<T> a) {
-  for (int l = 0; l < Wide<T>::lanes; ++l) a[l] = std::sqrt(a[l]);
+  for (int l = 0; l < wide<T>; ++l) a[l] = std::sqrt(a[l]);
   return a;
 }
-
-// Entries `index` of the 2 * lanes numbers at p, which are at hand in two vectors.
-#ifdef __AVX512F__
-constexpr bool windowed = true;
-inline R<float> look_up(R<float> a, R<float> b, I<float> index) {
-  return (R<float>)_mm512_permutex2var_ps((__m512)a, (__m512i)index, (__m512)b);
-}
-inline R<double> look_up(R<double> a, R<double> b, I<double> index) {
-  return (R<double>)_mm512_permutex2var_pd((__m512d)a, (__m512i)index, (__m512d)b);
-}
-#else
-constexpr bool windowed = false;
-template <class V, class N>
-inline V look_up(V a, V, N) {
-  return a;
-}
-#endif
 
 // Volumes (t, b, nz, ny, nx), sinograms (t, b, views, rows, columns), poses (t, views, 7), detector (t, 4),
 // weights (t, views, nz).
@@ -87,20 +49,13 @@ R<T> arctangent(R<T> t) {
   return T(4) * t * sum;
 }
 
-template <class T>
-R<T> ramp() {
-  R<T> lane;
-  for (int l = 0; l < Wide<T>::lanes; ++l) lane[l] = l;
-  return lane;
-}
-
 // Positions on an axis of the detector, moved to its edge, as a whole entry with one behind it and a fraction.
 template <class T>
 struct Axis {
   R<T> last;
   I<T> limit;
   explicit Axis(int64_t count)
-      : last(R<T>{} + T(count - 1)), limit(I<T>{} + static_cast<typename Wide<T>::Index>(count - 2)) {}
+      : last(R<T>{} + T(count - 1)), limit(I<T>{} + static_cast<typename WideTypes<T>::Integer>(count - 2)) {}
 
   void split(R<T> position, I<T>& whole, R<T>& fraction) const {
     const R<T> zero = {};
@@ -132,7 +87,7 @@ struct View {
         scale(detector[0] + R<T>{}),
         origin(detector[1] + R<T>{}),
         row_scale(detector[2] + R<T>{}),
-        lane(ramp<T>()),
+        lane(iota<T>()),
         side_y(pose[1]),
         side_0(pose[2]),
         depth_y(pose[4]),
@@ -159,48 +114,40 @@ struct View {
 // Linear interpolation of a table of `count` >= 2 entries.
 template <class T>
 inline R<T> interpolate(const T* table, int64_t count, I<T> index, R<T> fraction) {
-  constexpr int lanes = Wide<T>::lanes;
-  if (windowed && count >= 2 * lanes) {
+  constexpr int lanes = wide<T>;
+  if (in_registers<T> && count >= 2 * lanes) {
     const int64_t ends[2] = {index[0], index[lanes - 1]};
     const int64_t base = std::min(std::min(ends[0], ends[1]), count - 2 * lanes);
     if (std::max(ends[0], ends[1]) - base + 1 < 2 * lanes) {
-      const R<T> a = load(table + base), b = load(table + base + lanes);
-      index -= static_cast<typename Wide<T>::Index>(base);
+      const R<T> a = load_wide(table + base), b = load_wide(table + base + lanes);
+      index -= static_cast<typename WideTypes<T>::Integer>(base);
       const R<T> low = look_up(a, b, index);
       index += 1;
       return low + fraction * (look_up(a, b, index) - low);
     }
   }
-  T values[lanes], steps[lanes];
-  for (int l = 0; l < lanes; ++l) {
-    values[l] = table[index[l]];
-    steps[l] = table[index[l] + 1] - values[l];
-  }
-  return load(values) + fraction * load(steps);
+  const R<T> low = gathered(table, index);
+  return low + fraction * (gathered(table + 1, index) - low);
 }
 
 // The same between two tables that are blended first.
 template <class T>
 inline R<T> interpolate(const T* near, const T* far, T blend, int64_t count, I<T> index, R<T> fraction) {
-  constexpr int lanes = Wide<T>::lanes;
-  if (windowed && count >= 2 * lanes) {
+  constexpr int lanes = wide<T>;
+  if (in_registers<T> && count >= 2 * lanes) {
     const int64_t base = std::min<int64_t>(index[0], count - 2 * lanes);
     if (index[lanes - 1] - base + 1 < 2 * lanes) {
-      R<T> a = load(near + base), b = load(near + base + lanes);
-      a += blend * (load(far + base) - a), b += blend * (load(far + base + lanes) - b);
-      index -= static_cast<typename Wide<T>::Index>(base);
+      R<T> a = load_wide(near + base), b = load_wide(near + base + lanes);
+      a += blend * (load_wide(far + base) - a), b += blend * (load_wide(far + base + lanes) - b);
+      index -= static_cast<typename WideTypes<T>::Integer>(base);
       const R<T> low = look_up(a, b, index);
       index += 1;
       return low + fraction * (look_up(a, b, index) - low);
     }
   }
-  T values[lanes], steps[lanes];
-  for (int l = 0; l < lanes; ++l) {
-    const int64_t i = index[l];
-    values[l] = near[i] + blend * (far[i] - near[i]);
-    steps[l] = near[i + 1] + blend * (far[i + 1] - near[i + 1]) - values[l];
-  }
-  return load(values) + fraction * load(steps);
+  R<T> low = gathered(near, index), high = gathered(near + 1, index);
+  low += blend * (gathered(far, index) - low), high += blend * (gathered(far + 1, index) - high);
+  return low + fraction * (high - low);
 }
 
 template <class T>
@@ -213,7 +160,7 @@ inline int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step *
 template <class T, bool curved>
 void gather_plane(const Workers& workers, const Sizes& sizes, const Geometry<T>& geometry, const T* sinogram,
                   T* image) {
-  constexpr int lanes = Wide<T>::lanes, chunk = 8;
+  constexpr int lanes = wide<T>, chunk = 8;
   workers.each((sizes.ny + chunk - 1) / chunk, [&](int64_t task) {
     const Sizes s = sizes;
     const Geometry<T> g = geometry;
@@ -229,7 +176,7 @@ void gather_plane(const Workers& workers, const Sizes& sizes, const Geometry<T>&
         for (int64_t j = 0; j < s.nx; j += lanes) {
           const Seen<T> seen = view.at(i, j);
           const R<T> value = interpolate(row, s.columns, seen.column, seen.fraction);
-          store(line + j, load(line + j) + (weight * seen.weight) * value);
+          store_wide(line + j, load_wide(line + j) + (weight * seen.weight) * value);
         }
       }
     }
@@ -239,7 +186,7 @@ void gather_plane(const Workers& workers, const Sizes& sizes, const Geometry<T>&
 
 template <class T, bool curved>
 void spread_plane(const Workers& workers, const Sizes& s, const Geometry<T>& g, const T* image, T* sinogram) {
-  constexpr int lanes = Wide<T>::lanes;
+  constexpr int lanes = wide<T>;
   workers.each(s.views, [&](int64_t v) {
     T* row = sinogram + v * s.columns;
     std::fill_n(row, s.columns, T(0));
@@ -272,7 +219,7 @@ void transpose(const Workers& workers, int64_t count, int64_t rows, int64_t colu
 
 template <class T, bool curved>
 void gather_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, const T* sinogram, T* volume) {
-  constexpr int lanes = Wide<T>::lanes, patch = 8;
+  constexpr int lanes = wide<T>, patch = 8;
   Scratch memory(sizeof(T) * s.views * s.rows * s.columns);
   T* views = memory.as<T>();
   transpose(workers, s.views, s.rows, s.columns, sinogram, views);
@@ -289,8 +236,8 @@ void gather_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
   }
   workers.each(tasks * across, [&](int64_t task) {
     const int64_t from = task / across * patch, to = std::min(s.ny, from + patch), x = task % across * lanes;
-    const int64_t wide = std::min<int64_t>(lanes, s.nx - x), row_count = s.rows, column_count = s.columns;
-    const R<T> lane = ramp<T>();
+    const int64_t inside = std::min<int64_t>(lanes, s.nx - x), row_count = s.rows, column_count = s.columns;
+    const R<T> lane = iota<T>();
     const Axis<T> rows(row_count);
     std::vector<T> sums(patch * lanes * depth);
     for (int64_t v = 0; v < s.views; ++v) {
@@ -301,7 +248,7 @@ void gather_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
       const T* share = weights.data() + v * depth;
       for (int64_t i = from; i < to; ++i) {
         const Seen<T> seen = view.at(i, x);
-        for (int64_t l = 0; l < wide; ++l) {
+        for (int64_t l = 0; l < inside; ++l) {
           if (seen.weight[l] == 0) continue;
           const T* near = views + (v * column_count + seen.column[l]) * row_count;
           const T blend = seen.fraction[l], slope = seen.slope[l], weight = seen.weight[l];
@@ -311,21 +258,21 @@ void gather_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
             R<T> fraction;
             rows.split(lane * slope + ((k + start) * slope + origin), row, fraction);
             const R<T> value = interpolate(near, near + row_count, blend, row_count, row, fraction);
-            store(sum + k, load(sum + k) + weight * load(share + k) * value);
+            store_wide(sum + k, load_wide(sum + k) + weight * load_wide(share + k) * value);
           }
         }
       }
     }
     for (int64_t k = 0; k < s.nz; ++k)
       for (int64_t i = from; i < to; ++i)
-        for (int64_t l = 0; l < wide; ++l)
+        for (int64_t l = 0; l < inside; ++l)
           volume[(k * s.ny + i) * s.nx + x + l] = sums[((i - from) * lanes + l) * depth + k];
   });
 }
 
 template <class T, bool curved>
 void spread_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, const T* volume, T* sinogram) {
-  constexpr int lanes = Wide<T>::lanes;
+  constexpr int lanes = wide<T>;
   const int64_t plane = s.ny * s.nx;
   Scratch turned(sizeof(T) * s.nz * plane), memory(sizeof(T) * s.views * s.rows * s.columns);
   T *columns = turned.as<T>(), *views = memory.as<T>();
@@ -338,7 +285,7 @@ void spread_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
     const T* share = g.weights + v * s.nz;
     const View<T, curved> seen_from(s, pose, g.detector);
     const Axis<T> rows(s.rows);
-    const R<T> lane = ramp<T>();
+    const R<T> lane = iota<T>();
     for (int64_t i = 0; i < s.ny; ++i)
       for (int64_t x = 0; x < s.nx; x += lanes) {
         const Seen<T> seen = seen_from.at(i, x);

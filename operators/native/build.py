@@ -17,8 +17,8 @@ _FOLDER = pathlib.Path(__file__).parent
 _SOURCES = {
     "nufft": ("nufft.cc", "fft.h", "gridding.h", "lanes.h", "threads.h"),
     "projector": ("projector.cc", "crossings.h", "threads.h"),
-    "backprojector": ("backprojector.cc", "threads.h"),
-    "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "threads.h"),
+    "backprojector": ("backprojector.cc", "threads.h", "wide.h"),
+    "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "threads.h", "wide.h"),
     "convolution": ("convolution.cc", "tiles.h", "winograd.h", "blocks.h", "lanes.h", "threads.h"),
 }
 _HANDLERS = {

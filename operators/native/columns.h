@@ -21,9 +21,9 @@ struct Columns {
   Columns(const VolumeSizes& s, bool integrated)
       : s(s),
         integrated(integrated),
-        line(padded(s.nz + 3, wide<T>)),
+        line(padded(s.nz + 3, cache_line<T>)),
         // An odd number of cache lines: consecutive y go to different sets of the cache.
-        row_of_y(s.nx * line + (s.nx * line / wide<T> % 2 ? 0 : wide<T>)),
+        row_of_y(s.nx * line + (s.nx * line / cache_line<T> % 2 ? 0 : cache_line<T>)),
         span(padded(s.rows + 1, wide<T>) + 5 * wide<T>),
         view_span(s.columns * span),
         last(integrated ? s.nz : s.nz + 1) {}
