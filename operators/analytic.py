@@ -43,7 +43,7 @@ def fbp(
 
     * "fourier", the default for parallel beams: filtered rows, constant on each element and averaged over the
       footprint of a pixel (as the transpose of the distance-driven model would), rolled off between 0.5 and
-      0.8 cycles per element, through the adjoint NUFFT (to 3e-4 of the image). Beyond the detector rows go on
+      0.7 cycles per element, through the adjoint NUFFT (to 3e-4 of the image). Beyond the detector rows go on
       with the tails that the filter gives them there, as if the object ended where the detector does.
     * "interpolation": for parallel beams, linear interpolation of filtered rows; for fans, of which it is the
       only one, the same means as above at every half element, between which it interpolates. Rows are zero

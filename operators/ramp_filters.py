@@ -133,7 +133,7 @@ def highest_frequency(filter: str, cutoff: float) -> float:
 
     Beyond the Nyquist frequency it repeats what lies below, more and more of it alias.
     """
-    return 0.8 if cutoff == 1 and filter not in ("cosine", "hann") else cutoff / 2
+    return 0.7 if cutoff == 1 and filter not in ("cosine", "hann") else cutoff / 2
 
 
 def roll_off(frequency: np.ndarray, highest: float) -> np.ndarray:
