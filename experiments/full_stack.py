@@ -47,7 +47,10 @@ flags.DEFINE_enum(
     "cohort", "simulated", ["simulated", "real"], "Simulated sites, or measured data in --data_dir."
 )
 flags.DEFINE_enum(
-    "preset", "default", ["default", "full", "smoke"], "Sizes: minutes, half an hour, or seconds."
+    "preset",
+    "default",
+    ["default", "full", "smoke"],
+    "Sizes: minutes, half an hour, or a short trial.",
 )
 flags.DEFINE_string("data_dir", "", "Folder with mri/ and multisite/ files, for --cohort=real.")
 flags.DEFINE_integer("seed", 0, "Seed of the cohort, the initial weights and the training.")
