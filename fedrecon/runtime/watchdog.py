@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import jax
 
 _DONE = "done"
+# A file that has not changed for this many periods is worth a word.
+_MISSED_BEATS = 2.5
 
 
 class PeerError(RuntimeError):
@@ -31,7 +33,8 @@ class Watchdog:
     for ``silent_seconds`` is dead or stopped, which ends this one with status 1, a line that names the other
     and the stacks of all threads. So does one that ended before the run was done. A process that does not
     call `arrive` for ``stall_seconds`` is reported with the stacks, with the processes that have arrived less
-    often; that ends nothing, for it may be compiling. Clocks of different machines are not compared.
+    often and those that have gone silent; that ends nothing, for it may be compiling. Clocks of different
+    machines are not compared.
 
     JAX aborts the others at once when process 0, its coordinator, dies; `last_words` then says that it did.
     Also makes SIGTERM a KeyboardInterrupt, and ends a process that waits for others in vain 5 s after SIGTERM
@@ -202,8 +205,16 @@ class Watchdog:
             for other, (content, _) in self._heard.items()
             if content.get("arrivals", 0) < self._arrivals and content.get("ended") != _DONE
         ]
+        silent = [
+            f"{self._name(other)}, for {now - when:.0f} s, in {content.get('place', 'the start')}"
+            for other, (content, when) in self._heard.items()
+            if now - when > _MISSED_BEATS * self._period and content.get("ended") != _DONE
+        ]
         line = f"{self._name()}: {self._place} has been going on for {waited:.0f} s (--stall_seconds)"
-        print(f"{line}; not arrived: {'; '.join(behind) or 'nobody'}", file=sys.stderr, flush=True)
+        line += f"; not arrived: {'; '.join(behind) or 'nobody'}"
+        if silent:
+            line += f"; silent: {'; '.join(silent)}"
+        print(line, file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.stderr)
 
     def _end(self, status: int, line: str, words: str, stacks: bool = True) -> NoReturn:

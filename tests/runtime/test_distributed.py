@@ -106,6 +106,15 @@ def test_a_stall_is_reported_with_stacks_and_who_is_behind(peer, tmp_path, capfd
     assert json.loads((peer.path / "0.json").read_text())["ended"] == "done"
 
 
+def test_a_stall_names_who_arrived_and_went_silent(peer, tmp_path, capfd):
+    peer.write(arrivals=1, place="round 7")
+    with Watchdog(tmp_path, stall_seconds=0.3, silent_seconds=60, period=0.02) as dog:
+        dog.arrive("round 7")
+        time.sleep(0.5)
+    errors = capfd.readouterr().err
+    assert "not arrived: nobody; silent: process 1 (h, pid 7), for 0 s, in round 7\n" in errors
+
+
 def test_a_failure_of_communication_names_who_is_gone(peer, tmp_path):
     peer.write(ended="was interrupted")
     dog = Watchdog(tmp_path, period=0.02)
@@ -208,8 +217,10 @@ def test_dead_stuck_and_interrupted_processes_and_resuming_on_other_numbers(tmp_
     status, _, errors = job.end()[0]
     name = rf"process 1 \({re.escape(socket.gethostname())}, pid {stopped.pid}\)"
     assert status == 1
+    # It may have arrived in the round before it was stopped.
     assert re.search(
-        rf"process 0 .*fedbn, round \d+ has been going on .*not arrived: {name}, in {PLACE}", errors
+        rf"process 0 .*fedbn, round \d+ has been going on .*(not arrived: {name}, in|silent: {name}, for)",
+        errors,
     )
     assert re.search(rf"{name} has not been heard of for \d+ s, last in {PLACE}", errors)
     assert "Thread 0x" in errors and "fedrecon/runtime/training.py" in errors
