@@ -1,7 +1,10 @@
 """The loop over federated rounds: restore, dispatch, log, checkpoint."""
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -51,6 +54,9 @@ def train(
 
     Returns:
       The state after ``rounds`` rounds.
+
+    Raises:
+      KeyboardInterrupt: on Ctrl-C, at the latest after the dispatch in flight.
     """
     checkpointer = Checkpointer(workdir / "checkpoints" / stage.replace("/", "-"))
     log = RunLog(workdir / "metrics.jsonl", write=is_lead())
@@ -58,7 +64,10 @@ def train(
         restored = checkpointer.restore(state)
         done, state = restored if restored is not None else (0, state)
         log.drop_after(stage, done)
-        with Progress(stage, total=rounds, done=done, shown=is_lead()) as progress:
+        with (
+            Progress(stage, total=rounds, done=done, shown=is_lead()) as progress,
+            _remembered_interrupts() as check_interrupts,
+        ):
             while done < rounds:
                 count = min(rounds_per_dispatch, rounds - done)
                 arrive(f"{stage}, round {done + 1}")
@@ -71,6 +80,7 @@ def train(
                 done += count
                 checkpointer.save(done, state)
                 progress.advance(count, **{k: v for k, v in record.items() if isinstance(v, float)})
+                check_interrupts()
     except BaseException:
         # A save waits for all processes, one of which may be gone.
         if jax.process_count() == 1:
@@ -78,3 +88,35 @@ def train(
         raise
     checkpointer.close()
     return state
+
+
+@contextlib.contextmanager
+def _remembered_interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises KeyboardInterrupt if a signal had: Python drops what finalisers raise."""
+    came = []
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    def remembering(handler):
+        def remember(number, frame):
+            try:
+                handler(number, frame)
+            except KeyboardInterrupt:
+                came.append(number)
+                raise
+
+        return remember
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    for number, handler in handlers.items():
+        signal.signal(number, remembering(handler))
+    try:
+        yield check
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

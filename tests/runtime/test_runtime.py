@@ -1,6 +1,7 @@
 """The working directory, run log, checkpoints and the loop over rounds."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -149,6 +150,29 @@ def test_training_interrupted_in_a_round_equals_uninterrupted(tmp_path):
         for name in ("whole", "parts")
     )
     assert whole == parts and [r for r, _ in whole] == list(range(1, 8))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_training_after_the_round(tmp_path):
+    class Presses:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+    def dropped(count):
+        def run(state, data, key):
+            if int(state["round"]) == 2:
+                Presses()
+            return _dispatch(count)(state, data, key)
+
+        return run
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path, 7, dispatch=dropped)
+    assert len(read_log(tmp_path / "metrics.jsonl")) == 3
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow
