@@ -7,18 +7,17 @@
 #include <vector>
 
 #include "lanes.h"
+#include "registers.h"
 
 namespace fedrecon {
 
-#if defined(__AVX512F__)
-constexpr int widest = 64, sums = 24;  // bytes per vector; vectors of sums, the others hold operands
-#elif defined(__AVX__)
-constexpr int widest = 32, sums = 12;
-#elif defined(__aarch64__)
-constexpr int widest = 16, sums = 24;
+// Vectors of sums that stay in registers; the others hold operands.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int sums = 24;
 #else
-constexpr int widest = 16, sums = 12;
+constexpr int sums = 12;
 #endif
+constexpr int widest = register_bytes;
 constexpr int narrowest = 16;
 constexpr int64_t slack = 64;  // numbers behind an array that a block may read and leave unused
 

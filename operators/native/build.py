@@ -15,11 +15,19 @@ import jax
 _FOLDER = pathlib.Path(__file__).parent
 # By library: sources, the first of which is compiled, and handlers.
 _SOURCES = {
-    "nufft": ("nufft.cc", "fft.h", "gridding.h", "lanes.h", "threads.h"),
+    "nufft": ("nufft.cc", "fft.h", "gridding.h", "lanes.h", "registers.h", "threads.h"),
     "projector": ("projector.cc", "crossings.h", "threads.h"),
-    "backprojector": ("backprojector.cc", "threads.h", "wide.h"),
-    "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "threads.h", "wide.h"),
-    "convolution": ("convolution.cc", "tiles.h", "winograd.h", "blocks.h", "lanes.h", "threads.h"),
+    "backprojector": ("backprojector.cc", "registers.h", "threads.h", "wide.h"),
+    "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "registers.h", "threads.h", "wide.h"),
+    "convolution": (
+        "convolution.cc",
+        "tiles.h",
+        "winograd.h",
+        "blocks.h",
+        "lanes.h",
+        "registers.h",
+        "threads.h",
+    ),
 }
 _HANDLERS = {
     "nufft": ("type2", "type1", "toeplitz", "cartesian", "cartesian_adjoint"),
@@ -94,8 +102,10 @@ def _run(command: list[str], what: str) -> None:
     environment["PYTHONPATH"] = os.pathsep.join([str(_FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, env=environment)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise Unavailable(f"{what} failed: {last}")
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        # Compilers say what is wrong first and draw it below; Python says it last.
+        telling = next((line for line in lines if "error: " in line), lines[-1])
+        raise Unavailable(f"{what} failed: {telling}")
 
 
 def _cache_folder() -> pathlib.Path:

@@ -22,7 +22,7 @@ struct Geometry {
   int ndim, width, degree, sign;
   bool conjugate;
   V<T> coefficients[32];  // of u^p, a tap per lane
-  V<T> thrice[32];        // up to five taps, once per axis: from lanes 0, 5 and 10
+  V<T> repeated[32];      // the same once per axis, where all axes fit: from lanes 0 and 8, or 0, 5 and 10
 };
 
 // A grid row holds `row` vectors: one per cell, lanes being planes, or one per eight cells of a single plane.
@@ -140,26 +140,42 @@ struct Weights {
 
   Weights(const Geometry<T>& g, const Located<T>& at, int point) {
     if (g.ndim == 3 && g.width <= 5) {
-      together(g, at, point);
-      return;
+      of_volume(g, at, point);
+    } else if (g.ndim == 2 && g.width <= 8) {
+      of_image(g, at, point);
+    } else {
+      x = tap_weights(g, at.u[2][point]);
+      z[0] = y[0] = 1;
+      if (g.ndim > 1) store<T>(y, tap_weights(g, at.u[1][point]));
+      if (g.ndim > 2) store<T>(z, tap_weights(g, at.u[0][point]));
     }
-    x = tap_weights(g, at.u[2][point]);
-    z[0] = y[0] = 1;
-    if (g.ndim > 1) store<T>(y, tap_weights(g, at.u[1][point]));
-    if (g.ndim > 2) store<T>(z, tap_weights(g, at.u[0][point]));
   }
 
  private:
-  // Three axes of up to five taps share the lanes of one polynomial: x, y and z from lanes 0, 5 and 10.
-  void together(const Geometry<T>& g, const Located<T>& at, int point) {
-    const T a = at.u[2][point], b = at.u[1][point], c = at.u[0][point];
-    const V<T> u = {a, a, a, a, a, b, b, b, b, b, c, c, c, c, c, c};
-    V<T> w = g.thrice[g.degree];
-    for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.thrice[p];
-    const V<T> zero = {};
-    x = __builtin_shufflevector(w, zero, 0, 1, 2, 3, 4, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16);
-    store<T>(y, __builtin_shufflevector(w, zero, 5, 6, 7, 8, 9, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16));
-    store<T>(z, __builtin_shufflevector(w, zero, 10, 11, 12, 13, 14, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16));
+  // All axes share the lanes of one polynomial.
+  static V<T> together(const Geometry<T>& g, V<T> u) {
+    V<T> w = g.repeated[g.degree];
+    for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.repeated[p];
+    return w;
+  }
+
+  void of_image(const Geometry<T>& g, const Located<T>& at, int point) {
+    const V<T> w = together(g, joined<T>(H<T>{} + at.u[2][point], H<T>{} + at.u[1][point]));
+    const H<T> along_y = imag<T>(w);
+    z[0] = 1;
+    std::memcpy(y, &along_y, sizeof along_y);
+    x = joined<T>(real<T>(w), H<T>{});
+  }
+
+  void of_volume(const Geometry<T>& g, const Located<T>& at, int point) {
+    alignas(64) static const T of[3][16] = {
+        {1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1}};
+    const V<T> on_x = load<T>(of[0]), on_y = load<T>(of[1]), on_z = load<T>(of[2]);
+    const V<T> w = together(g, on_x * at.u[2][point] + on_y * at.u[1][point] + on_z * at.u[0][point]);
+    alignas(64) T all[16];
+    store<T>(all, w);
+    for (int i = 0; i < 5; ++i) y[i] = all[5 + i], z[i] = all[10 + i];
+    x = w * on_x;
   }
 };
 
@@ -203,9 +219,10 @@ inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, 
 
 // Every weight twice: for the real and the imaginary part of its cell.
 template <class T>
-inline void in_pairs(V<T> w, V<T>* x) {
-  x[0] = __builtin_shufflevector(w, w, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-  x[1] = __builtin_shufflevector(w, w, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+inline void in_pairs(const V<T>& w, V<T>* x) {
+  const H<T> low = real<T>(w), high = imag<T>(w);
+  x[0] = interleaved<T>(joined<T>(low, low));
+  x[1] = interleaved<T>(joined<T>(high, high));
 }
 
 // The taps of a row, whose cells lie interleaved (Grid::interleave), as B unaligned vectors.
@@ -225,9 +242,7 @@ inline void gather_cells(const Grid<T>& grid, const Located<T>& at, int point, T
         for (int b = 0; b < B; ++b) total[b] += plane[b] * w.z[i], plane[b] = V<T>{};
       });
   for (int b = 0; b < B; ++b) sums += total[b] * x[b];
-  sums = deinterleaved<T>(sums);
-  out[0] = sum<T>(real<T>(sums));
-  out[1] = sum<T>(imag<T>(sums));
+  sum_pairs<T>(sums, out);
 }
 
 template <class T, int B>

@@ -1,54 +1,148 @@
-// Vectors of eight complex numbers: real parts in lanes 0-7, imaginary parts in lanes 8-15.
+// Vectors of eight numbers, and of eight complex numbers: real parts in lanes 0-7, imaginary parts in lanes 8-15.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <utility>
+
+#include "registers.h"
 
 namespace fedrecon {
 
-template <class T>
-struct Types {
-  typedef T Complex8 __attribute__((vector_size(16 * sizeof(T))));
-  typedef T Real8 __attribute__((vector_size(8 * sizeof(T))));
+// N lanes in as many registers as that takes, for compilers keep a vector wider than a register in memory.
+template <class T, int N>
+struct Pack {
+  static constexpr int lanes = std::min<int>(N, register_bytes / sizeof(T)), count = N / lanes;
+  typedef T Register __attribute__((vector_size(lanes * sizeof(T))));
+  Register part[count];
+
+  T operator[](int i) const { return part[i / lanes][i % lanes]; }
+
+  // The pack of f(0), f(1), ...; a loop would not be sure to end in registers.
+  template <class F>
+  static Pack of(F&& f) {
+    return of(f, std::make_index_sequence<count>());
+  }
+  template <class F, size_t... I>
+  static Pack of(F&& f, std::index_sequence<I...>) {
+    return {{f(static_cast<int>(I))...}};
+  }
+
+#define FEDRECON_OPERATOR(op)                                                                               \
+  friend Pack operator op(const Pack& a, const Pack& b) {                                                   \
+    return of([&](int i) { return a.part[i] op b.part[i]; });                                               \
+  }                                                                                                         \
+  friend Pack operator op(const Pack& a, T b) { return of([&](int i) { return a.part[i] op b; }); }          \
+  friend Pack operator op(T a, const Pack& b) { return of([&](int i) { return a op b.part[i]; }); }          \
+  Pack& operator op##=(const Pack& b) { return *this = *this op b; }                                        \
+  Pack& operator op##=(T b) { return *this = *this op b; }
+  FEDRECON_OPERATOR(+)
+  FEDRECON_OPERATOR(-)
+  FEDRECON_OPERATOR(*)
+#undef FEDRECON_OPERATOR
 };
-template <class T>
-using V = typename Types<T>::Complex8;
-template <class T>
-using H = typename Types<T>::Real8;
-
-#define FEDRECON_SWAPPED 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
-#define FEDRECON_ALL 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 
 template <class T>
-inline V<T> swapped(V<T> a) {
-  return __builtin_shufflevector(a, a, FEDRECON_SWAPPED);
+using V = Pack<T, 16>;
+template <class T>
+using H = Pack<T, 8>;
+
+// `count` lanes of two registers, the second's counted on from the first's: those that Map::lane says.
+template <class Map, class Register, size_t... L>
+inline auto shuffled(Register a, Register b, std::index_sequence<L...>) {
+  return __builtin_shufflevector(a, b, Map::lane(static_cast<int>(L))...);
+}
+template <class Map, int count, class Register>
+inline auto shuffled(Register a, Register b) {
+  return shuffled<Map>(a, b, std::make_index_sequence<count>());
+}
+
+template <int first, int step>
+struct From {
+  static constexpr int lane(int l) { return first + step * l; }
+};
+// Even lanes, then odd ones.
+template <int count>
+struct Parted {
+  static constexpr int lane(int l) { return l < count / 2 ? 2 * l : 2 * l - count + 1; }
+};
+template <int count>
+struct Swapped {
+  static constexpr int lane(int l) { return (l + count / 2) % count; }
+};
+// Lanes first, first + 1, ... of each of two halves of `count` lanes in turn.
+template <int count, int first>
+struct InTurn {
+  static constexpr int lane(int l) { return l % 2 * (count / 2) + first + l / 2; }
+};
+// Groups of lanes, of every two the first (or the second) of either register in turn.
+template <int count, int group, int second>
+struct Groups {
+  static constexpr int lane(int l) {
+    const int within = l % (2 * group), begin = l - within + second * group;
+    return within < group ? begin + within : count + begin + within - group;
+  }
+};
+
+template <class T>
+inline V<T> joined(const H<T>& re, const H<T>& im) {
+  if constexpr (V<T>::count == 1)
+    return {{shuffled<From<0, 1>, 16>(re.part[0], im.part[0])}};
+  else
+    return V<T>::of([&](int i) { return i < H<T>::count ? re.part[i] : im.part[i - H<T>::count]; });
 }
 template <class T>
-inline V<T> joined(H<T> re, H<T> im) {
-  return __builtin_shufflevector(re, im, FEDRECON_ALL);
+inline H<T> real(const V<T>& a) {
+  if constexpr (V<T>::count == 1)
+    return {{shuffled<From<0, 1>, 8>(a.part[0], a.part[0])}};
+  else
+    return H<T>::of([&](int i) { return a.part[i]; });
 }
 template <class T>
-inline H<T> real(V<T> a) {
-  return __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
+inline H<T> imag(const V<T>& a) {
+  if constexpr (V<T>::count == 1)
+    return {{shuffled<From<8, 1>, 8>(a.part[0], a.part[0])}};
+  else
+    return H<T>::of([&](int i) { return a.part[i + H<T>::count]; });
 }
 template <class T>
-inline H<T> imag(V<T> a) {
-  return __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15);
+inline V<T> swapped(const V<T>& a) {
+  if constexpr (V<T>::count == 1)
+    return {{shuffled<Swapped<16>, 16>(a.part[0], a.part[0])}};
+  else
+    return joined<T>(imag<T>(a), real<T>(a));
+}
+
+// From pairs of a real and an imaginary part to lanes, and back.
+template <class T>
+inline V<T> deinterleaved(const V<T>& a) {
+  constexpr int lanes = V<T>::lanes, half = H<T>::count;
+  if constexpr (V<T>::count == 1)
+    return {{shuffled<Parted<16>, 16>(a.part[0], a.part[0])}};
+  else
+    return V<T>::of([&](int i) {
+      const auto &x = a.part[i % half * 2], &y = a.part[i % half * 2 + 1];
+      return i < half ? shuffled<From<0, 2>, lanes>(x, y) : shuffled<From<1, 2>, lanes>(x, y);
+    });
 }
 template <class T>
-inline V<T> deinterleaved(V<T> a) {
-  return __builtin_shufflevector(a, a, 0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-}
-template <class T>
-inline V<T> interleaved(V<T> a) {
-  return __builtin_shufflevector(a, a, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+inline V<T> interleaved(const V<T>& a) {
+  constexpr int lanes = V<T>::lanes, half = H<T>::count;
+  if constexpr (V<T>::count == 1)
+    return {{shuffled<InTurn<16, 0>, 16>(a.part[0], a.part[0])}};
+  else
+    return V<T>::of([&](int i) {
+      const auto &x = a.part[i / 2], &y = a.part[i / 2 + half];
+      return i % 2 ? shuffled<InTurn<2 * lanes, lanes / 2>, lanes>(x, y) : shuffled<InTurn<2 * lanes, 0>, lanes>(x, y);
+    });
 }
 
 // sign * i * a is swapped(a) * imaginary_unit(sign).
 template <class T>
 inline V<T> imaginary_unit(int sign) {
-  T s = static_cast<T>(sign);
-  return V<T>{-s, -s, -s, -s, -s, -s, -s, -s, s, s, s, s, s, s, s, s};
+  const T s = static_cast<T>(sign);
+  return joined<T>(H<T>{} - s, H<T>{} + s);
 }
 
 template <class T>
@@ -58,7 +152,7 @@ inline V<T> load(const T* p) {
   return v;
 }
 template <class T>
-inline void store(T* p, V<T> v) {
+inline void store(T* p, const V<T>& v) {
   std::memcpy(p, &v, sizeof v);
 }
 
@@ -71,33 +165,46 @@ inline V<T> load_complex(const T* p, ptrdiff_t count) {
   return deinterleaved<T>(load<T>(partial));
 }
 template <class T>
-inline void store_complex(T* p, V<T> v, ptrdiff_t count) {
-  v = interleaved<T>(v);
-  if (count >= 8) return store<T>(p, v);
-  for (ptrdiff_t i = 0; i < 2 * count; ++i) p[i] = v[i];
+inline void store_complex(T* p, const V<T>& v, ptrdiff_t count) {
+  const V<T> pairs = interleaved<T>(v);
+  if (count >= 8) return store<T>(p, pairs);
+  T partial[16];
+  store<T>(partial, pairs);
+  for (ptrdiff_t i = 0; i < 2 * count; ++i) p[i] = partial[i];
 }
 
-template <class T>
-inline void transpose_half(H<T>* a) {
-  for (int i = 0; i < 4; ++i) {
-    H<T> x = a[i], y = a[i + 4];
-    a[i] = __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11);
-    a[i + 4] = __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15);
-  }
-  for (int j = 0; j < 8; j += 4)
-    for (int i = j; i < j + 2; ++i) {
-      H<T> x = a[i], y = a[i + 2];
-      a[i] = __builtin_shufflevector(x, y, 0, 1, 8, 9, 4, 5, 12, 13);
-      a[i + 2] = __builtin_shufflevector(x, y, 2, 3, 10, 11, 6, 7, 14, 15);
+// Of every two groups of `group` lanes the first (or the second) of x and of y in turn.
+template <class T, int group, int second>
+inline H<T> in_turn(const H<T>& x, const H<T>& y) {
+  constexpr int lanes = H<T>::lanes;
+  return H<T>::of([&](int i) {
+    if constexpr (group < lanes) {
+      return shuffled<Groups<lanes, group, second>, lanes>(x.part[i], y.part[i]);
+    } else {
+      constexpr int parts = group / lanes;
+      const int within = i % (2 * parts), begin = i - within + second * parts;
+      return within < parts ? x.part[begin + within] : y.part[begin + within - parts];
     }
-  for (int i = 0; i < 8; i += 2) {
-    H<T> x = a[i], y = a[i + 1];
-    a[i] = __builtin_shufflevector(x, y, 0, 8, 2, 10, 4, 12, 6, 14);
-    a[i + 1] = __builtin_shufflevector(x, y, 1, 9, 3, 11, 5, 13, 7, 15);
-  }
+  });
+}
+
+template <class T, int group>
+inline void transpose_groups(H<T>* a) {
+  for (int j = 0; j < 8; j += 2 * group)
+    for (int i = j; i < j + group; ++i) {
+      const H<T> x = a[i], y = a[i + group];
+      a[i] = in_turn<T, group, 0>(x, y);
+      a[i + group] = in_turn<T, group, 1>(x, y);
+    }
 }
 
 // Lane l of a[i] becomes lane i of a[l].
+template <class T>
+inline void transpose_half(H<T>* a) {
+  transpose_groups<T, 4>(a);
+  transpose_groups<T, 2>(a);
+  transpose_groups<T, 1>(a);
+}
 template <class T>
 inline void transpose(V<T>* a) {
   H<T> re[8], im[8];
@@ -107,9 +214,13 @@ inline void transpose(V<T>* a) {
   for (int i = 0; i < 8; ++i) a[i] = joined<T>(re[i], im[i]);
 }
 
+// The sum of eight interleaved complex numbers.
 template <class T>
-inline T sum(H<T> a) {
-  return ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7]));
+inline void sum_pairs(const V<T>& a, T* out) {
+  const H<T> eight = real<T>(a) + imag<T>(a), four = eight + in_turn<T, 4, 1>(eight, eight);
+  const H<T> two = four + in_turn<T, 2, 1>(four, four);
+  out[0] = two[0];
+  out[1] = two[1];
 }
 
 }  // namespace fedrecon

@@ -319,9 +319,10 @@ Geometry<T> geometry_of(ffi::Span<const int64_t> shape, ffi::Span<const int64_t>
     T lane[16] = {};
     std::copy(kernel + p * width, kernel + (p + 1) * width, lane);
     g.coefficients[p] = load<T>(lane);
-    T three[16] = {};
-    for (int i = 0; i < 15; ++i) three[i] = lane[i % 5];
-    g.thrice[p] = load<T>(three);
+    T repeated[16] = {};
+    const int stride = g.ndim == 3 ? 5 : 8;
+    for (int i = 0; i < stride * (16 / stride); ++i) repeated[i] = lane[i % stride];
+    g.repeated[p] = load<T>(repeated);
   }
   return g;
 }

@@ -9,13 +9,9 @@
 #include <cstring>
 #include <type_traits>
 
-namespace fedrecon {
+#include "registers.h"
 
-#if defined(__AVX512F__)
-constexpr int register_bytes = 64;
-#else
-constexpr int register_bytes = 32;
-#endif
+namespace fedrecon {
 
 template <class T>
 struct WideTypes {
