@@ -6,10 +6,6 @@
 // tables, and the adjoint adds to the same entries with the same weights. Several images are taken side by side, in
 // the lanes of a vector: where rays cross lines is found once for all.
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -18,6 +14,7 @@
 
 #include "crossings.h"
 #include "threads.h"
+#include "wide.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -39,34 +36,21 @@ struct CellOf<T, 1> {
 };
 template <class T, int W>
 using Cell = typename CellOf<T, W>::Type;
-template <class T>
-constexpr int lanes = 64 / sizeof(T);
 
-// Linear interpolation of one line.
+// Linear interpolation of one line; `in_order` says that entries only rise or only fall.
 template <class T>
-void interpolate(const T* table, const Crossings<T>& c, T* value) {
+void interpolate(const T* table, const Crossings<T>& c, bool in_order, T* value) {
+  typedef int32_t Entries __attribute__((vector_size(wide<T> * sizeof(int32_t))));
   int64_t k = 0;
-#ifdef __AVX512F__
-  if constexpr (sizeof(T) == 4) {
-    // Sixteen knots that lie close together take their entries from two registers.
-    for (; k + 16 <= c.count; k += 16) {
-      const int32_t low = std::min(c.entry[k], c.entry[k + 15]);
-      const __m512i place = _mm512_sub_epi32(_mm512_loadu_si512(&c.entry[k]), _mm512_set1_epi32(low));
-      if (_mm512_cmpgt_epu32_mask(place, _mm512_set1_epi32(30))) {
-        for (int64_t i = k; i < k + 16; ++i) {
-          const T* at = table + c.entry[i];
-          value[i] = at[0] + c.fraction[i] * (at[1] - at[0]);
-        }
-        continue;
-      }
-      const __m512 a = _mm512_loadu_ps(table + low), b = _mm512_loadu_ps(table + low + 16);
-      const __m512 near = _mm512_permutex2var_ps(a, place, b);
-      const __m512 next = _mm512_permutex2var_ps(a, _mm512_add_epi32(place, _mm512_set1_epi32(1)), b);
-      const __m512 step = _mm512_sub_ps(next, near);
-      _mm512_storeu_ps(value + k, _mm512_fmadd_ps(_mm512_loadu_ps(&c.fraction[k]), step, near));
-    }
+  for (; k + wide<T> <= c.count; k += wide<T>) {
+    Entries entries;
+    std::memcpy(&entries, &c.entry[k], sizeof entries);
+    const auto [low, high] = std::minmax(c.entry[k], c.entry[k + wide<T> - 1]);
+    const WI<T> place = __builtin_convertvector(entries, WI<T>) - low;
+    const bool near = in_order && high - low < 2 * wide<T> - 1;
+    const W<T> here = lookup(table + low, place, near), next = lookup(table + low, place + 1, near);
+    store_wide(value + k, here + load_wide(&c.fraction[k]) * (next - here));
   }
-#endif
   for (; k < c.count; ++k) {
     const T* at = table + c.entry[k];
     value[k] = at[0] + c.fraction[k] * (at[1] - at[0]);
@@ -174,7 +158,7 @@ void project(const Workers& workers, const Scan<T>& scan, const T* images, int64
             const T* length = lengths.data() + (v - from) * s.bins + run.first + c.first;
             if constexpr (W == 1) {
               T* value = c.value.data();
-              interpolate(table, c, value);
+              interpolate(table, c, run.direction != 0, value);
               if (s.integrated()) {
                 for (int64_t k = 0; k + 1 < c.count; ++k)
                   sum[k] += (value[k + 1] - value[k]) * (length[k] * c.inverse[k]);
@@ -298,10 +282,10 @@ void apply(const Workers& workers, const Sizes& s, const T* rays, const T* array
       scan = std::make_unique<Scan<T>>(s, rays + (s.own_rays ? t * 4 * s.views * s.knots : 0),
                                        lengths + (s.own_lengths ? t * sinogram : 0));
     for (int64_t b = 0; b < s.images;) {
-      const int64_t left = s.images - b, count = left < few_images ? 1 : std::min<int64_t>(left, lanes<T>);
+      const int64_t left = s.images - b, count = left < few_images ? 1 : std::min<int64_t>(left, wide<T>);
       const T* in = array + ((s.own_input ? t : 0) * s.images + b) * in_size;
-      const auto function = forward ? (count > 1 ? project<T, lanes<T>> : project<T, 1>)
-                                    : (count > 1 ? back_project<T, lanes<T>> : back_project<T, 1>);
+      const auto function = forward ? (count > 1 ? project<T, wide<T>> : project<T, 1>)
+                                    : (count > 1 ? back_project<T, wide<T>> : back_project<T, 1>);
       function(workers, *scan, in, count, out + (t * s.images + b) * out_size);
       b += count;
     }
