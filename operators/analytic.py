@@ -43,11 +43,12 @@ def fbp(
 
     * "fourier", the default for parallel beams: filtered rows, constant on each element and averaged over the
       footprint of a pixel (as the transpose of the distance-driven model would), rolled off between 0.5 and
-      0.7 cycles per element, through the adjoint NUFFT (to 3e-4 of the image). Beyond the detector rows go on
-      with the tails that the filter gives them there, as if the object ended where the detector does.
+      0.7 cycles per element (less, the fewer the views), through the adjoint NUFFT (to 3e-4 of the image).
+      Beyond the detector rows go on with the tails that the filter gives them there, as if the object ended
+      where the detector does.
     * "interpolation": for parallel beams, linear interpolation of filtered rows; for fans, of which it is the
-      only one, the same means as above at every half element, between which it interpolates. Rows are zero
-      beyond the detector.
+      only one, the same means at every half element, rolled off up to 0.7 cycles, between which it
+      interpolates. Rows are zero beyond the detector.
 
     Linear in the sinogram and differentiable, also with respect to the geometry.
 

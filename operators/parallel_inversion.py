@@ -67,7 +67,8 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     """
     length = _period(geometry, shape, pixel_size)
     spacing, real = geometry.detector_spacing, sinogram.dtype
-    highest = highest_frequency(filter, cutoff)
+    across = min(geometry.detector_count, math.hypot(*shape) * pixel_size / spacing)
+    highest = highest_frequency(filter, cutoff, 2 / math.pi * geometry.views / across)
     kept = math.floor(highest * length * (1 + 1e-9)) + 1
     # Views are real, so that half of the frequencies suffice.
     repeated = length // 2 - np.abs(length // 2 - np.arange(kept))
