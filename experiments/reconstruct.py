@@ -35,7 +35,7 @@ from experiments.reconstruction_methods import (
     undersample,
 )
 from fedrecon.data import Measurement, read_measurement
-from fedrecon.data.measurement import TRAJECTORY_UNITS
+from fedrecon.data.formats import TRAJECTORY_UNITS
 from fedrecon.files import replacing, write_atomically
 from fedrecon.runtime import Progress
 from fedrecon.tasks import reconstruction_metrics

@@ -22,7 +22,7 @@ from matplotlib.patches import Circle, Rectangle
 import operators
 from experiments.operator_figures import save
 from fedrecon.data import read_htc, read_tomography
-from fedrecon.data.hdf5 import open_hdf5, read_array
+from fedrecon.data.formats import open_hdf5, read_array
 
 TOOTH, DISC, CLINICAL = "tooth_parallel.h5", "htc2022_disc_ta.h5", "clinical_ct_512.h5"
 _WATER = 0.0192  # 1/mm at about 70 keV (NIST XCOM)

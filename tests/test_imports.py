@@ -15,9 +15,22 @@ ROOMS = {
     "fedrecon/types.py": (set(), {"jax"}),
     "fedrecon/files.py": (set(), set()),
     "fedrecon/__init__.py": ({"fedrecon.types"}, set()),
-    "fedrecon/data": (
-        {"fedrecon.data", "fedrecon.types", "fedrecon.files", "operators"},
-        {"jax", "numpy", "h5py", "ismrmrd", "pydicom"},
+    "fedrecon/data": ({"fedrecon.data"}, set()),
+    "fedrecon/data/clients": ({"fedrecon.data.clients", "operators"}, {"jax", "numpy"}),
+    "fedrecon/data/formats": (
+        {"fedrecon.data.formats", "fedrecon.files", "operators"},
+        {"numpy", "h5py", "ismrmrd", "pydicom"},
+    ),
+    "fedrecon/data/simulation": (
+        {"fedrecon.data.simulation", "fedrecon.data.clients", "fedrecon.data.formats"}
+        | {"fedrecon.files", "operators"},
+        {"jax", "numpy"},
+    ),
+    "fedrecon/data/simulation/anatomy": ({"fedrecon.data.simulation.anatomy"}, {"numpy"}),
+    "fedrecon/data/measured": (
+        {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats"}
+        | {"fedrecon.data.simulation.coil_fields", "operators"},
+        {"jax", "numpy"},
     ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (
@@ -43,6 +56,14 @@ ROOMS = {
     ),
     "experiments": (None, None),
 }
+# Packages whose modules only they import; everybody else imports from the package.
+FACES = (
+    "fedrecon.data.clients",
+    "fedrecon.data.formats",
+    "fedrecon.data.measured",
+    "fedrecon.data.simulation",
+) + ("fedrecon.data.simulation.anatomy", "fedrecon.reporting")
+MOST_NAMES = 60
 PROJECT = {"operators", "fedrecon", "experiments", "data_scripts"}
 
 
@@ -80,6 +101,30 @@ def test_imports_follow_the_table(path):
             assert allowed, where
         elif top not in STANDARD:
             assert packages is None or top in packages, where
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_other_packages_import_from_the_face(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for line, name in imports(path):
+        for face in FACES:
+            if name.startswith(face + ".") and not module.startswith(face + "."):
+                where = f"{path.relative_to(ROOT)}:{line} imports {name}"
+                assert name.removeprefix(face + ".") in public_names(face) or name in FACES, where
+
+
+@pytest.mark.parametrize("face", [*FACES, "fedrecon.data"])
+def test_a_face_is_sorted_and_short(face):
+    names = public_names(face)
+    assert 0 < len(names) <= MOST_NAMES
+    kinds = [(not n.isupper(), not n[0].isupper(), n) for n in names]
+    assert kinds == sorted(kinds) and len(set(names)) == len(names)
+
+
+def public_names(package: str) -> list[str]:
+    tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text())
+    (names,) = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"]
+    return ast.literal_eval(names)
 
 
 def test_flags_are_read_only_in_mains():

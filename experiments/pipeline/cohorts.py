@@ -8,9 +8,9 @@ from experiments.pipeline.settings import Settings
 from fedrecon.data import (
     ClientData,
     Cohort,
-    load_real_chest_xray,
-    load_real_mri_cohort,
-    load_real_retina,
+    load_measured_chest_xray,
+    load_measured_mri_cohort,
+    load_measured_retina,
     simulate_ct_cohort,
     simulate_mri_cohort,
 )
@@ -89,15 +89,17 @@ def load_cohorts(settings: Settings) -> Cohorts:
 
 
 def _measured(settings: Settings) -> Cohorts:
-    mri = load_real_mri_cohort(
+    mri = load_measured_mri_cohort(
         settings.data_dir,
         acceleration=settings.acceleration,
         train_masks=settings.masks_per_slice,
         matrix=(settings.matrix, settings.matrix) if settings.matrix else None,
         seed=settings.seed,
     )
-    retina = load_real_retina(settings.data_dir, size=RETINA_SIZE // settings.shrink, seed=settings.seed)
-    chest = load_real_chest_xray(settings.data_dir, size=CHEST_SIZE // settings.shrink, seed=settings.seed)
+    retina = load_measured_retina(settings.data_dir, size=RETINA_SIZE // settings.shrink, seed=settings.seed)
+    chest = load_measured_chest_xray(
+        settings.data_dir, size=CHEST_SIZE // settings.shrink, seed=settings.seed
+    )
     table = [["site", "task", "native matrix", "coils", "train", "test", "held out", "subjects"]]
     for i, site in enumerate(mri.sites):
         shapes = sorted({f"{ny}×{nx}" for ny, nx in site.native_shapes})

@@ -7,16 +7,23 @@ import numpy as np
 
 from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon import Task
-from fedrecon.data import ClientData, Cohort, load_real_chest_xray, load_real_retina, simulate_mri_cohort
-from fedrecon.data.clients import split_patients
-from fedrecon.data.feature_shift import draw_feature_shifts, shift_features
-from fedrecon.data.partition import (
+from fedrecon.data import (
+    ClientData,
+    Cohort,
+    load_measured_chest_xray,
+    load_measured_retina,
+    simulate_mri_cohort,
+)
+from fedrecon.data.clients import (
     dirichlet_partition,
+    draw_feature_shifts,
     label_counts,
     partition_examples,
     quantity_partition,
     shard_partition,
+    shift_features,
     site_partition,
+    split_patients,
 )
 from fedrecon.models import BatchNorm, Classifier, GroupNorm, InstanceNorm, UNet, VarNet
 from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
@@ -170,9 +177,9 @@ def _simulated_images(settings: TrainSettings) -> _Pool:
 def _cohort(settings: TrainSettings) -> Cohort:
     size = settings.image_size or _SIZES.get(settings.cohort, 32)
     if settings.cohort == "retina":
-        return load_real_retina(settings.data_dir, size=size, seed=settings.seed)
+        return load_measured_retina(settings.data_dir, size=size, seed=settings.seed)
     if settings.cohort == "xray":
-        return load_real_chest_xray(settings.data_dir, size=size, seed=settings.seed)
+        return load_measured_chest_xray(settings.data_dir, size=size, seed=settings.seed)
     sites = settings.clients or 5
     return simulate_mri_cohort(
         sites, settings.patients_per_site, slices=2, image_shape=(size, size), seed=settings.seed

@@ -19,8 +19,7 @@ from experiments.pipeline.federation import Scores, choose_parallel, site_scores
 from fedrecon.data import ClientData, pool
 from fedrecon.federated import client_variables, make_evaluate, place
 from fedrecon.files import write_atomically
-from fedrecon.reporting import format_table
-from fedrecon.reporting.partition_plot import save_partition_plot
+from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
 
 # The figure by which methods are compared, and the figures of the table.

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedrecon.data import (
-    DataError,
+from fedrecon.data import DataError
+from fedrecon.data.formats import (
     from_bart,
     read_cfl,
     read_cfl_header,
@@ -19,7 +19,7 @@ from fedrecon.data import (
     trajectory_to_bart,
     write_cfl,
 )
-from fedrecon.data.bart import DIMENSIONS
+from fedrecon.data.formats.bart import DIMENSIONS
 from operators import fft2c
 
 in_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fedrecon.data import DataError
-from fedrecon.data.ct_files import read_htc, read_lodopab, read_tomography
-from fedrecon.data.dicom_ct import read_dicom_ct_pd, read_dicom_slices
+from fedrecon.data.formats.ct_files import read_htc, read_lodopab, read_tomography
+from fedrecon.data.formats.dicom_ct import read_dicom_ct_pd, read_dicom_slices
 from operators.ct_physics import flat_field
 
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

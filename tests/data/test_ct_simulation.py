@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrecon.data import CTSite, ct_detector_count, simulate_ct_cohort, simulate_ct_patient
-from fedrecon.data.sites import PARTS
+from fedrecon.data.clients.cohort import PARTS
 from operators import ParallelBeam, Radon, fbp
 
 SHAPE = (48, 48)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedrecon.data import DataError, FastMRIVolume, parse_ismrmrd_header, read_fastmri, write_fastmri
+from fedrecon.data import DataError, FastMRIVolume, read_fastmri, write_fastmri
+from fedrecon.data.formats import parse_ismrmrd_header
 
 HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
 <encodedSpace><matrixSize><x>12</x><y>10</y><z>1</z></matrixSize>

@@ -6,18 +6,20 @@ import pytest
 
 from fedrecon.data import (
     DataError,
-    EncodingSpace,
     FastMRIVolume,
-    ISMRMRDHeader,
     RawMeasurement,
-    format_ismrmrd_header,
     read_measurement,
     read_radial,
+    write_fastmri,
+    write_ismrmrd,
+)
+from fedrecon.data.formats import (
+    EncodingSpace,
+    ISMRMRDHeader,
+    format_ismrmrd_header,
     to_bart,
     trajectory_to_bart,
     write_cfl,
-    write_fastmri,
-    write_ismrmrd,
 )
 
 pytestmark = pytest.mark.slow

@@ -18,10 +18,11 @@ from fedrecon.data import (
     simulated_mri_sites,
     to_native,
 )
-from fedrecon.data import mri as mri_module
-from fedrecon.data.anatomy import ANATOMIES, TISSUES, simulate_anatomy
-from fedrecon.data.mri import coil_fields, tissue_signal
-from fedrecon.data.sites import PARTS, site_sizes
+from fedrecon.data.clients.cohort import PARTS
+from fedrecon.data.simulation import mri as mri_module
+from fedrecon.data.simulation.anatomy import ANATOMIES, TISSUES, simulate_anatomy
+from fedrecon.data.simulation.mri import coil_fields, tissue_signal
+from fedrecon.data.simulation.planning import site_sizes
 from operators import ifft2c
 
 SHAPE = (48, 48)

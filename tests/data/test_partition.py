@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from fedrecon.data.feature_shift import FeatureShift, draw_feature_shifts, shift_features
-from fedrecon.data.partition import (
+from fedrecon.data.clients.feature_shift import FeatureShift, draw_feature_shifts, shift_features
+from fedrecon.data.clients.partition import (
     dirichlet_partition,
     label_counts,
     partition_examples,

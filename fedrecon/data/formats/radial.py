@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from fedrecon.data.hdf5 import DataError, open_hdf5, read_array
-from fedrecon.data.ismrmrd_files import RawMeasurement
+from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array
+from fedrecon.data.formats.ismrmrd_files import RawMeasurement
 
 
 def read_radial(path: str | os.PathLike) -> RawMeasurement:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrecon.data.clients import split_patients
-from fedrecon.data.hdf5 import DataError, open_hdf5, read_array
-from fedrecon.data.sites import FRACTIONS, PARTS, Cohort, stack_parts
+from fedrecon.data.clients import FRACTIONS, PARTS, Cohort, split_patients, stack_parts
+from fedrecon.data.formats import DataError, open_hdf5, read_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ImageSite:
     images: int
 
 
-def load_real_retina(
+def load_measured_retina(
     data_dir: str | os.PathLike, *, size: int | None = None, fractions: tuple = FRACTIONS, seed: int = 0
 ) -> Cohort:
     """Loads colour photographs of the retina with expert masks of the vessels from three sites.
@@ -67,7 +66,7 @@ def load_real_retina(
     return _cohort(examples, names, patients, dict.fromkeys(names), fractions, seed, notes)
 
 
-def load_real_chest_xray(
+def load_measured_chest_xray(
     data_dir: str | os.PathLike,
     *,
     size: int | None = None,

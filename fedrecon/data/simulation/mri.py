@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.data.anatomy import Anatomy, Grid, Tissue, simulate_anatomy
-from fedrecon.data.anatomy.fields import random_field
-from fedrecon.data.examples import center_columns
-from fedrecon.data.fastmri import FastMRIVolume
-from fedrecon.data.ismrmrd import EncodingSpace, ISMRMRDHeader, format_ismrmrd_header
+from fedrecon.data.clients import center_columns
+from fedrecon.data.formats import EncodingSpace, FastMRIVolume, ISMRMRDHeader, format_ismrmrd_header
+from fedrecon.data.simulation.anatomy import Anatomy, Grid, Tissue, random_field, simulate_anatomy
 from operators import equispaced_mask, fft2c, ifft2c, poisson_disc_mask, random_mask, rss
 
 OVERSAMPLING = 2

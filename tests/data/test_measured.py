@@ -10,15 +10,15 @@ import pytest
 from fedrecon.data import (
     DataError,
     FastMRIVolume,
-    load_real_chest_xray,
-    load_real_mri_cohort,
-    load_real_retina,
+    load_measured_chest_xray,
+    load_measured_mri_cohort,
+    load_measured_retina,
     read_fastmri,
     to_native,
     write_fastmri,
 )
-from fedrecon.data.real_mri import CARDIAC_FILE, SCANNERS
-from fedrecon.data.sites import PARTS
+from fedrecon.data.clients.cohort import PARTS
+from fedrecon.data.measured.mri import CARDIAC_FILE, SCANNERS
 from operators import ifft2c
 
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -79,7 +79,7 @@ def check_mri(cohort):
 
 @pytest.mark.slow
 def test_scanners_of_different_matrices_share_a_grid(folder):
-    cohort = load_real_mri_cohort(folder, center_fraction=0.15, train_masks=3, evaluation_masks=1)
+    cohort = load_measured_mri_cohort(folder, center_fraction=0.15, train_masks=3, evaluation_masks=1)
     assert cohort.image_shape == (24, 24)
     assert cohort.train.examples["kspace"].shape[2] == 4
     assert cohort.train.names == (*SCANNERS, "NIH-1.5T")
@@ -92,7 +92,7 @@ def test_scanners_of_different_matrices_share_a_grid(folder):
 @pytest.mark.slow
 def test_measured_samples_come_back_exactly(folder):
     """With every sample measured, to_native returns the scanner's own coil images, odd matrices included."""
-    cohort = load_real_mri_cohort(
+    cohort = load_measured_mri_cohort(
         folder, acceleration=1.0, center_fraction=1.0, train_masks=1, evaluation_masks=1
     )
     for client, files in enumerate(SCANNERS.values()):
@@ -111,7 +111,7 @@ def test_measured_samples_come_back_exactly(folder):
 @pytest.mark.slow
 def test_masks_of_all_parts_differ_and_repeat_with_the_seed(folder):
     options = {"center_fraction": 0.1, "train_masks": 4, "evaluation_masks": 2}
-    one, two, other = (load_real_mri_cohort(folder, seed=s, **options) for s in (0, 0, 1))
+    one, two, other = (load_measured_mri_cohort(folder, seed=s, **options) for s in (0, 0, 1))
     masks = np.concatenate(
         [getattr(one, part).examples["mask"][1][getattr(one, part).valid[1]] for part in PARTS]
     )
@@ -122,7 +122,7 @@ def test_masks_of_all_parts_differ_and_repeat_with_the_seed(folder):
 
 
 def test_a_smaller_grid_is_taken_only_when_asked_for_and_crops_kspace(folder):
-    cohort = load_real_mri_cohort(folder, matrix=(16, 18), center_fraction=0.2)
+    cohort = load_measured_mri_cohort(folder, matrix=(16, 18), center_fraction=0.2)
     assert cohort.image_shape == (16, 18)
     check_mri_shape = cohort.test.examples["target"].shape[2:]
     assert check_mri_shape == (16, 18)
@@ -140,7 +140,7 @@ def test_a_smaller_grid_is_taken_only_when_asked_for_and_crops_kspace(folder):
 )
 def test_arguments_out_of_range_are_refused(folder, arguments, message):
     with pytest.raises(ValueError, match=message):
-        load_real_mri_cohort(folder, **arguments)
+        load_measured_mri_cohort(folder, **arguments)
 
 
 def replace(path, key, value):
@@ -164,7 +164,7 @@ def replace(path, key, value):
 def test_wrong_mri_files_are_refused(folder, file, key, value):
     replace(folder / "mri" / file, key, value)
     with pytest.raises(DataError, match=f"{file}.*{key}"):
-        load_real_mri_cohort(folder)
+        load_measured_mri_cohort(folder)
 
 
 def test_undersampled_files_cannot_be_a_reference(folder):
@@ -172,14 +172,14 @@ def test_undersampled_files_cannot_be_a_reference(folder):
     kspace = read_fastmri(path).kspace
     write_fastmri(path, FastMRIVolume(kspace, mask=np.arange(kspace.shape[-1]) % 2 == 0))
     with pytest.raises(DataError, match="mask"):
-        load_real_mri_cohort(folder)
+        load_measured_mri_cohort(folder)
     path.unlink()
     with pytest.raises(DataError, match="no such file"):
-        load_real_mri_cohort(folder)
+        load_measured_mri_cohort(folder)
 
 
 def test_retina_keeps_patients_together_and_averages_areas(folder):
-    whole, half = load_real_retina(folder), load_real_retina(folder, size=4)
+    whole, half = load_measured_retina(folder), load_measured_retina(folder, size=4)
     assert whole.train.names == ("A", "B") and whole.image_shape == (8, 8) and half.image_shape == (4, 4)
     for part in PARTS:
         a, b = getattr(whole, part), getattr(half, part)
@@ -198,7 +198,7 @@ def test_retina_keeps_patients_together_and_averages_areas(folder):
 
 
 def test_chest_radiographs_merge_small_sites(folder):
-    cohort = load_real_chest_xray(folder, minimum_patients=4)
+    cohort = load_measured_chest_xray(folder, minimum_patients=4)
     assert cohort.train.names == ("A", "B", "other")
     assert cohort.sites[2].members == ("C", "D") and cohort.sites[2].images == 5
     assert cohort.train.examples["image"].shape[2:] == (8, 8, 1)
@@ -210,7 +210,7 @@ def test_chest_radiographs_merge_small_sites(folder):
     assert sum(getattr(cohort, part).examples["label"].sum() for part in PARTS) == labels
 
 
-@pytest.mark.parametrize("load", [load_real_retina, load_real_chest_xray])
+@pytest.mark.parametrize("load", [load_measured_retina, load_measured_chest_xray])
 def test_sizes_must_divide_the_images(folder, load):
     for size in (3, 0, 16):
         with pytest.raises(ValueError, match="size"):
@@ -238,7 +238,7 @@ def test_sizes_must_divide_the_images(folder, load):
 )
 def test_wrong_image_files_are_refused(folder, file, key, value):
     replace(folder / "multisite" / f"{file}.h5", key, value)
-    load = load_real_retina if file == "retina_vessels" else load_real_chest_xray
+    load = load_measured_retina if file == "retina_vessels" else load_measured_chest_xray
     with pytest.raises(DataError, match=file):
         load(folder)
 
@@ -246,7 +246,7 @@ def test_wrong_image_files_are_refused(folder, file, key, value):
 @pytest.mark.slow
 @needs_real_data
 def test_the_real_scanners_load_and_their_reference_is_the_files_own():
-    cohort = load_real_mri_cohort(REAL, matrix=(128, 128), train_masks=1, evaluation_masks=1)
+    cohort = load_measured_mri_cohort(REAL, matrix=(128, 128), train_masks=1, evaluation_masks=1)
     check_mri(cohort)
     assert {site.native_shapes for site in cohort.sites} >= {((128, 128),), ((160, 160),), ((256, 256),)}
     e = {key: value[0, 0] for key, value in cohort.train.examples.items()}
@@ -256,7 +256,7 @@ def test_the_real_scanners_load_and_their_reference_is_the_files_own():
 
 @needs_real_data
 def test_the_real_images_load():
-    retina, chest = load_real_retina(REAL, size=64), load_real_chest_xray(REAL, size=56)
+    retina, chest = load_measured_retina(REAL, size=64), load_measured_chest_xray(REAL, size=56)
     assert retina.train.names == ("DRIVE", "STARE", "CHASE_DB1")
     assert chest.train.clients == 4
     for cohort, count in ((retina, 44), (chest, 136)):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.data.fastmri import write_fastmri
-from fedrecon.data.mri import MRISite, simulate_mri_patient
-from fedrecon.data.sites import plan_patients
+from fedrecon.data.formats import write_fastmri
+from fedrecon.data.simulation.mri import MRISite, simulate_mri_patient
+from fedrecon.data.simulation.planning import plan_patients
 from fedrecon.files import write_atomically
 
 

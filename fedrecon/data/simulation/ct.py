@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.data.anatomy import Anatomy, simulate_anatomy
-from fedrecon.data.examples import common_entries
+from fedrecon.data.clients import common_entries
+from fedrecon.data.simulation.anatomy import Anatomy, simulate_anatomy
 from operators import ParallelBeam, Radon
 
 OVERSAMPLING = 2

@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fedrecon.data.hdf5 import DataError, open_hdf5, read_array, read_attributes, read_text
-from fedrecon.data.ismrmrd import ISMRMRDHeader, parse_ismrmrd_header
+from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array, read_attributes, read_text
+from fedrecon.data.formats.ismrmrd import ISMRMRDHeader, parse_ismrmrd_header
 from fedrecon.files import replacing
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.data.hdf5 import DataError
-from fedrecon.data.ismrmrd_files import CALIBRATION, NOISE, RawMeasurement, ismrmrd_package
+from fedrecon.data.formats.hdf5 import DataError
+from fedrecon.data.formats.ismrmrd_files import CALIBRATION, NOISE, RawMeasurement, ismrmrd_package
 from fedrecon.files import replacing
 
 _LONGEST_READOUT = 65535

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrecon.data.hdf5 import DataError
+from fedrecon.data.formats.hdf5 import DataError
 from fedrecon.files import replacing
 
 DIMENSIONS = (

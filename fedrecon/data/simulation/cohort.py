@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedrecon.data.ct import CTSite, simulate_ct_patient
-from fedrecon.data.examples import mri_examples
-from fedrecon.data.mri import MRISite, calibration_shape, simulate_mri_patient
-from fedrecon.data.sites import PARTS, Cohort, plan_patients, site_prevalences, site_sizes, stack_parts
+from fedrecon.data.clients import PARTS, Cohort, mri_examples, stack_parts
+from fedrecon.data.simulation.ct import CTSite, simulate_ct_patient
+from fedrecon.data.simulation.mri import MRISite, calibration_shape, simulate_mri_patient
+from fedrecon.data.simulation.planning import plan_patients, site_prevalences, site_sizes
 
 # Scanners that differ as hospitals do: anatomy, field, sequence, coils, mask, noise and stored unit.
 MRI_SITES = (

@@ -1,39 +1,10 @@
 """Sites of simulated cohorts: how many patients each has, who falls ill, and who is in which part."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from fedrecon.data.clients import ClientData, split_patients, stack_clients
-
-PARTS = ("train", "validation", "test")
-FRACTIONS = (0.7, 0.1, 0.2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Cohort:
-    """The data of several sites, split by patient.
-
-    Attributes:
-      train: 70 % of each site's patients.
-      validation: 10 %.
-      test: 20 %; each part has at least one patient of each site.
-      sites: how each client's data were acquired, in the order of the clients.
-      image_shape: (ny, nx) of all images.
-      patients: for each part (``"train"``, ``"validation"``, ``"test"``) and client the patient or volume
-        that each value of ``examples["volume"]`` stands for.
-      notes: what a report must say about these data.
-    """
-
-    train: ClientData
-    validation: ClientData
-    test: ClientData
-    sites: tuple[Any, ...]
-    image_shape: tuple[int, int]
-    patients: dict[str, tuple[tuple[str, ...], ...]]
-    notes: str = ""
+from fedrecon.data.clients import FRACTIONS, PARTS, split_patients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +81,3 @@ def plan_patients(name: str, patients: int, prevalence: float, seed: int) -> dic
         chosen = set(members[order[: ill[part]]].tolist())
         plan[part] = [PlannedPatient(int(i), names[i], int(i) in chosen) for i in members]
     return plan
-
-
-def stack_volumes(volumes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One client's examples from those of its volumes, numbering ``"volume"`` from 0."""
-    numbered = [
-        v | {"volume": np.full(len(next(iter(v.values()))), i, np.int32)} for i, v in enumerate(volumes)
-    ]
-    return {key: np.concatenate([volume[key] for volume in numbered]) for key in numbered[0]}
-
-
-def stack_parts(
-    examples: dict[str, list[list[dict[str, np.ndarray]]]], names: Sequence[str]
-) -> dict[str, ClientData]:
-    """ClientData of each part, from volumes by part and client."""
-    return {part: stack_clients([stack_volumes(v) for v in examples[part]], names) for part in PARTS}

@@ -5,7 +5,7 @@ import math
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from fedrecon.data.hdf5 import DataError
+from fedrecon.data.formats.hdf5 import DataError
 
 
 @dataclasses.dataclass(frozen=True)

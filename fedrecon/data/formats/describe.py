@@ -5,8 +5,8 @@ import os
 import h5py
 import numpy as np
 
-from fedrecon.data.fastmri import read_fastmri
-from fedrecon.data.hdf5 import open_hdf5, read_attributes
+from fedrecon.data.formats.fastmri import read_fastmri
+from fedrecon.data.formats.hdf5 import open_hdf5, read_attributes
 
 
 def describe_file(path: str | os.PathLike, single_coil: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.data.hdf5 import DataError
+from fedrecon.data.formats.hdf5 import DataError
 
 
 @dataclasses.dataclass(frozen=True)

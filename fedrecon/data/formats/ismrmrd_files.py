@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from fedrecon.data.hdf5 import DataError, open_hdf5
-from fedrecon.data.ismrmrd import EncodingSpace, ISMRMRDHeader, parse_ismrmrd_header
+from fedrecon.data.formats.hdf5 import DataError, open_hdf5
+from fedrecon.data.formats.ismrmrd import EncodingSpace, ISMRMRDHeader, parse_ismrmrd_header
 
 NOISE, CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
 # Navigators, phase correction, feedback, dummy and coil correction scans, phase stabilisation.

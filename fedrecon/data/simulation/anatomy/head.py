@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedrecon.data.anatomy.fields import (
+from fedrecon.data.simulation.anatomy.fields import (
     Array,
     Grid,
     coverage,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedrecon.data.anatomy.fields import Array, Grid, coverage, random_field
-from fedrecon.data.anatomy.tissues import TISSUES, Tissue
+from fedrecon.data.simulation.anatomy.fields import Array, Grid, coverage, random_field
+from fedrecon.data.simulation.anatomy.tissues import TISSUES, Tissue
 
 
 def draw_lesions(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrecon.data.bart import from_bart, read_cfl, trajectory_from_bart
-from fedrecon.data.fastmri import read_fastmri
-from fedrecon.data.hdf5 import DataError, open_hdf5
-from fedrecon.data.ismrmrd_files import RawMeasurement, read_ismrmrd
-from fedrecon.data.radial import read_radial
+from fedrecon.data.formats.bart import from_bart, read_cfl, trajectory_from_bart
+from fedrecon.data.formats.fastmri import read_fastmri
+from fedrecon.data.formats.hdf5 import DataError, open_hdf5
+from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
+from fedrecon.data.formats.radial import read_radial
 
 TRAJECTORY_UNITS = ("cycles/pixel", "radians/pixel", "cycles/fov")
 

@@ -9,12 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.data.clients import split_patients
-from fedrecon.data.examples import center_columns, mri_examples, resize_kspace
-from fedrecon.data.fastmri import read_fastmri
-from fedrecon.data.hdf5 import DataError, open_hdf5, read_array
-from fedrecon.data.mri import coil_fields
-from fedrecon.data.sites import FRACTIONS, PARTS, Cohort, stack_parts
+from fedrecon.data.clients import (
+    FRACTIONS,
+    PARTS,
+    Cohort,
+    center_columns,
+    mri_examples,
+    resize_kspace,
+    split_patients,
+    stack_parts,
+)
+from fedrecon.data.formats import DataError, open_hdf5, read_array, read_fastmri
+from fedrecon.data.simulation import coil_fields
 from operators import fft2c, ifft2c, random_mask, rss
 
 # Site -> files of fully sampled k-space. Two receive coils of one slice are one subject: one client.
@@ -36,7 +42,7 @@ NOTES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class RealMRISite:
+class MeasuredMRISite:
     """A scanner of the real cohort.
 
     Attributes:
@@ -58,7 +64,7 @@ class RealMRISite:
     simulated_coils: bool
 
 
-def load_real_mri_cohort(
+def load_measured_mri_cohort(
     data_dir: str | os.PathLike,
     *,
     matrix: tuple[int, int] | None = None,
@@ -200,9 +206,9 @@ def _example(kspace, name, part, number, matrix, coils, acceleration, center_fra
     return example | {"native_shape": np.asarray([native], np.int32)}
 
 
-def _site(name: str, spaces: list[np.ndarray]) -> RealMRISite:
+def _site(name: str, spaces: list[np.ndarray]) -> MeasuredMRISite:
     cardiac = name == CARDIAC_SITE
-    return RealMRISite(
+    return MeasuredMRISite(
         name=name,
         files=(CARDIAC_FILE,) if cardiac else SCANNERS[name],
         native_shapes=tuple(sorted({k.shape[-2:] for k in spaces})),

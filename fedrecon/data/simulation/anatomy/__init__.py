@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from fedrecon.data.anatomy.abdomen import HOSTS as ABDOMEN_HOSTS
-from fedrecon.data.anatomy.abdomen import LEVELS as ABDOMEN_LEVELS
-from fedrecon.data.anatomy.abdomen import abdomen
-from fedrecon.data.anatomy.fields import Grid, random_field
-from fedrecon.data.anatomy.head import HOSTS as HEAD_HOSTS
-from fedrecon.data.anatomy.head import LEVELS as HEAD_LEVELS
-from fedrecon.data.anatomy.head import head
-from fedrecon.data.anatomy.lesions import draw_lesions, lesion_tissue
-from fedrecon.data.anatomy.tissues import TISSUES, Anatomy, Tissue, compose
+from fedrecon.data.simulation.anatomy.abdomen import HOSTS as ABDOMEN_HOSTS
+from fedrecon.data.simulation.anatomy.abdomen import LEVELS as ABDOMEN_LEVELS
+from fedrecon.data.simulation.anatomy.abdomen import abdomen
+from fedrecon.data.simulation.anatomy.fields import Grid, random_field
+from fedrecon.data.simulation.anatomy.head import HOSTS as HEAD_HOSTS
+from fedrecon.data.simulation.anatomy.head import LEVELS as HEAD_LEVELS
+from fedrecon.data.simulation.anatomy.head import head
+from fedrecon.data.simulation.anatomy.lesions import draw_lesions, lesion_tissue
+from fedrecon.data.simulation.anatomy.tissues import TISSUES, Anatomy, Tissue, compose
 
-__all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "simulate_anatomy"]
+__all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "random_field", "simulate_anatomy"]
 
 # Layers, hosts of lesions, heights of the stack's middle, radii of lesions, wavelength of texture; in mm.
 ANATOMIES = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedrecon.data.clients import ClientData, stack_clients
+from fedrecon.data.clients.client_data import ClientData, stack_clients
 
 Parts = tuple[np.ndarray, ...]
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 import operators
-from fedrecon.data.hdf5 import DataError, open_hdf5, read_array, read_attributes
+from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array, read_attributes
 
 # Leuschner et al. 2021: images span 26 cm and are divided by this attenuation, in 1/m.
 LODOPAB_FIELD = 260.0

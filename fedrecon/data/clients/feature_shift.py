@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedrecon.data.clients import ClientData
-from fedrecon.data.partition import check_clients, checked_seed
+from fedrecon.data.clients.client_data import ClientData
+from fedrecon.data.clients.partition import check_clients, checked_seed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""Data of several sites, split by patient."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedrecon.data.clients.client_data import ClientData, stack_clients
+
+PARTS = ("train", "validation", "test")
+FRACTIONS = (0.7, 0.1, 0.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """The data of several sites, split by patient.
+
+    Attributes:
+      train: 70 % of each site's patients.
+      validation: 10 %.
+      test: 20 %; each part has at least one patient of each site.
+      sites: how each client's data were acquired, in the order of the clients.
+      image_shape: (ny, nx) of all images.
+      patients: for each part (``"train"``, ``"validation"``, ``"test"``) and client the patient or volume
+        that each value of ``examples["volume"]`` stands for.
+      notes: what a report must say about these data.
+    """
+
+    train: ClientData
+    validation: ClientData
+    test: ClientData
+    sites: tuple[Any, ...]
+    image_shape: tuple[int, int]
+    patients: dict[str, tuple[tuple[str, ...], ...]]
+    notes: str = ""
+
+
+def stack_volumes(volumes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One client's examples from those of its volumes, numbering ``"volume"`` from 0."""
+    numbered = [
+        v | {"volume": np.full(len(next(iter(v.values()))), i, np.int32)} for i, v in enumerate(volumes)
+    ]
+    return {key: np.concatenate([volume[key] for volume in numbered]) for key in numbered[0]}
+
+
+def stack_parts(
+    examples: dict[str, list[list[dict[str, np.ndarray]]]], names: Sequence[str]
+) -> dict[str, ClientData]:
+    """ClientData of each part, from volumes by part and client."""
+    return {part: stack_clients([stack_volumes(v) for v in examples[part]], names) for part in PARTS}

@@ -1,0 +1,64 @@
+"""Files of measurements and images: readers, writers, and the error of every malformed one."""
+
+from fedrecon.data.formats.bart import (
+    CflHeader,
+    from_bart,
+    read_cfl,
+    read_cfl_header,
+    to_bart,
+    trajectory_from_bart,
+    trajectory_to_bart,
+    write_cfl,
+)
+from fedrecon.data.formats.ct_files import Sinogram, read_htc, read_lodopab, read_tomography
+from fedrecon.data.formats.describe import describe_file
+from fedrecon.data.formats.dicom_ct import DicomProjections, DicomSlices, read_dicom_ct_pd, read_dicom_slices
+from fedrecon.data.formats.fastmri import FastMRIVolume, read_fastmri, write_fastmri
+from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array
+from fedrecon.data.formats.ismrmrd import (
+    EncodingSpace,
+    ISMRMRDHeader,
+    format_ismrmrd_header,
+    parse_ismrmrd_header,
+)
+from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
+from fedrecon.data.formats.ismrmrd_writer import write_ismrmrd
+from fedrecon.data.formats.measurement import TRAJECTORY_UNITS, Measurement, read_measurement
+from fedrecon.data.formats.radial import read_radial
+
+__all__ = [
+    "TRAJECTORY_UNITS",
+    "CflHeader",
+    "DataError",
+    "DicomProjections",
+    "DicomSlices",
+    "EncodingSpace",
+    "FastMRIVolume",
+    "ISMRMRDHeader",
+    "Measurement",
+    "RawMeasurement",
+    "Sinogram",
+    "describe_file",
+    "format_ismrmrd_header",
+    "from_bart",
+    "open_hdf5",
+    "parse_ismrmrd_header",
+    "read_array",
+    "read_cfl",
+    "read_cfl_header",
+    "read_dicom_ct_pd",
+    "read_dicom_slices",
+    "read_fastmri",
+    "read_htc",
+    "read_ismrmrd",
+    "read_lodopab",
+    "read_measurement",
+    "read_radial",
+    "read_tomography",
+    "to_bart",
+    "trajectory_from_bart",
+    "trajectory_to_bart",
+    "write_cfl",
+    "write_fastmri",
+    "write_ismrmrd",
+]

@@ -1,0 +1,28 @@
+"""Simulated multi-site cohorts of MRI and CT."""
+
+from fedrecon.data.simulation.cohort import (
+    simulate_ct_cohort,
+    simulate_mri_cohort,
+    simulated_ct_sites,
+    simulated_mri_sites,
+)
+from fedrecon.data.simulation.cohort_files import write_mri_cohort
+from fedrecon.data.simulation.ct import CTSite, ct_detector_count, simulate_ct_patient
+from fedrecon.data.simulation.mri import MRISite, coil_fields, simulate_mri_patient
+from fedrecon.data.simulation.planning import PlannedPatient, plan_patients
+
+__all__ = [
+    "CTSite",
+    "MRISite",
+    "PlannedPatient",
+    "coil_fields",
+    "ct_detector_count",
+    "plan_patients",
+    "simulate_ct_cohort",
+    "simulate_ct_patient",
+    "simulate_mri_cohort",
+    "simulate_mri_patient",
+    "simulated_ct_sites",
+    "simulated_mri_sites",
+    "write_mri_cohort",
+]
