@@ -8,7 +8,7 @@ figures and report.html; running the same command again resumes.
 
   python -m experiments.full_stack --workdir=runs/first
   python -m experiments.full_stack --workdir=runs/ct --modality=ct
-  python -m experiments.full_stack --workdir=runs/real --cohort=real --data_dir=DIR
+  python -m experiments.full_stack --workdir=runs/measured --cohort=measured --data_dir=DIR
 """
 
 import dataclasses
@@ -44,7 +44,10 @@ _ROUNDS_PER_DISPATCH = flags.DEFINE_integer(
 
 flags.DEFINE_enum("modality", "mri", ["mri", "ct"], "Physics of the simulated cohort.")
 flags.DEFINE_enum(
-    "cohort", "simulated", ["simulated", "real"], "Simulated sites, or measured data in --data_dir."
+    "cohort",
+    "simulated",
+    ["simulated", "measured", "real"],
+    "Simulated sites, or measured data in --data_dir (real means the same).",
 )
 flags.DEFINE_enum(
     "preset",
@@ -52,7 +55,7 @@ flags.DEFINE_enum(
     ["default", "full", "smoke"],
     "Sizes: minutes, half an hour, or a short trial.",
 )
-flags.DEFINE_string("data_dir", "", "Folder with mri/ and multisite/ files, for --cohort=real.")
+flags.DEFINE_string("data_dir", "", "Folder with mri/ and multisite/ files, for --cohort=measured.")
 flags.DEFINE_integer("seed", 0, "Seed of the cohort, the initial weights and the training.")
 flags.DEFINE_enum("algorithm", "fedavg", ["fedavg", "fedbn"], "Federated algorithm.")
 flags.DEFINE_enum(

@@ -54,7 +54,7 @@ def load_cohorts(settings: Settings) -> Cohorts:
     Raises:
       ValueError: a setting does not fit, or (as ``DataError``) a file is missing or malformed.
     """
-    if settings.cohort == "real":
+    if settings.cohort == "measured":
         return _measured(settings)
     options = {
         "sites": settings.sites,

@@ -79,21 +79,21 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "finetune_channels": 4,
         "finetune_pools": 2,
     },
-    ("real", "default"): {
+    ("measured", "default"): {
         "matrix": 128,
         "masks_per_slice": 4,
         "rounds": 12,
         "finetune_rounds": 10,
         "finetune_comparators": True,
     },
-    ("real", "full"): {
+    ("measured", "full"): {
         "masks_per_slice": 12,
         "rounds": 60,
         "finetune_rounds": 40,
         "finetune_comparators": True,
         "shrink": 1,
     },
-    ("real", "smoke"): {
+    ("measured", "smoke"): {
         "rounds": 2,
         "masks_per_slice": 2,
         "cascades": 2,
@@ -122,6 +122,8 @@ def resolve(given: dict[str, Any]) -> Settings:
     Raises:
       ValueError: a value is outside its range; the message names the flag, what was expected and found.
     """
+    if given.get("cohort") == "real":
+        given = {**given, "cohort": "measured"}
     cohort, preset = given.get("cohort", "simulated"), given.get("preset", "default")
     if (cohort, preset) not in PRESETS:
         choices = ", ".join(f"--cohort={c} --preset={p}" for c, p in PRESETS)
@@ -157,14 +159,18 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"--shrink: expected 1, 2 or 4, found {settings.shrink}")
     if settings.dp_delta >= 1:
         raise ValueError(f"--dp_delta: expected less than 1, found {settings.dp_delta}")
-    if settings.cohort == "real" and not settings.data_dir:
-        raise ValueError("--data_dir: expected the folder of measured data with --cohort=real, found none")
-    if settings.cohort == "real" and settings.modality == "ct":
+    if settings.cohort == "measured" and not settings.data_dir:
         raise ValueError(
-            "--modality=ct: expected --modality=mri with --cohort=real, which holds measured k-space"
+            "--data_dir: expected the folder of measured data with --cohort=measured, found none"
+        )
+    if settings.cohort == "measured" and settings.modality == "ct":
+        raise ValueError(
+            "--modality=ct: expected --modality=mri with --cohort=measured, which holds measured k-space"
         )
     if settings.cohort == "simulated" and settings.data_dir:
-        raise ValueError("--data_dir: expected --cohort=real with a data folder, found --cohort=simulated")
+        raise ValueError(
+            "--data_dir: expected --cohort=measured with a data folder, found --cohort=simulated"
+        )
     if settings.cohort == "simulated" and settings.clients_per_round > settings.sites:
         raise ValueError(
             f"--clients_per_round: expected at most the {settings.sites} sites, "

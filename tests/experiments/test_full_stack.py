@@ -154,7 +154,7 @@ def test_results_do_not_depend_on_devices_or_on_how_clients_run(environment, tmp
 @needs_data
 @pytest.mark.slow
 def test_measured_data(environment, tmp_path):
-    run(environment, tmp_path, "--cohort=real", f"--data_dir={DATA}")
+    run(environment, tmp_path, "--cohort=measured", f"--data_dir={DATA}")
     found = check_complete(tmp_path)
     assert "single subject" in {cell for row in found["sites"] for cell in row}
 
@@ -200,7 +200,7 @@ def test_a_malformed_file_ends_the_run_with_its_name_and_nothing_else(environmen
         file["kspace"] = np.ones((1, 16, 8, 8), np.complex64)
         file["reconstruction_rss"] = np.ones((1, 8, 8), np.float32)
     damage(path)
-    process = start(environment, tmp_path / "run", "--cohort=real", f"--data_dir={tmp_path / 'data'}")
+    process = start(environment, tmp_path / "run", "--cohort=measured", f"--data_dir={tmp_path / 'data'}")
     assert process.wait(120) == 1
     errors = process.stderr.read()
     assert path.name in errors and "Traceback" not in errors

@@ -11,7 +11,7 @@ from experiments.pipeline.settings import PRESETS, SIMULATED_MRI, Settings, reso
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
 def test_every_preset_resolves(cohort, preset):
-    data_dir = {"data_dir": "somewhere"} if cohort == "real" else {}
+    data_dir = {"data_dir": "somewhere"} if cohort == "measured" else {}
     settings = resolve({"cohort": cohort, "preset": preset, **data_dir})
     simulated_mri = SIMULATED_MRI[preset] if cohort == "simulated" else {}
     for name, value in (PRESETS[cohort, preset] | simulated_mri).items():
@@ -23,7 +23,12 @@ def test_simulated_mri_has_values_of_its_own():
     assert resolve({"network": "varnet"}).network == "varnet"
     ct = resolve({"modality": "ct", "preset": "full"})
     assert (ct.network, ct.rounds) == ("varnet", PRESETS["simulated", "full"]["rounds"])
-    assert resolve({"cohort": "real", "data_dir": "somewhere"}).network == "varnet"
+    assert resolve({"cohort": "measured", "data_dir": "somewhere"}).network == "varnet"
+
+
+def test_real_is_another_word_for_measured():
+    given = {"data_dir": "somewhere", "preset": "full"}
+    assert resolve({"cohort": "real", **given}) == resolve({"cohort": "measured", **given})
 
 
 def test_given_values_win_over_the_preset():
@@ -39,9 +44,9 @@ def test_given_values_win_over_the_preset():
         ({"clip_norm": -1.0}, "--clip_norm"),
         ({"dp_delta": 1.0}, "--dp_delta"),
         ({"shrink": 3}, "--shrink: expected 1, 2 or 4"),
-        ({"cohort": "real"}, "--data_dir: expected the folder"),
-        ({"cohort": "real", "data_dir": "x", "modality": "ct"}, "--modality=ct"),
-        ({"data_dir": "x"}, "--data_dir: expected --cohort=real"),
+        ({"cohort": "measured"}, "--data_dir: expected the folder"),
+        ({"cohort": "measured", "data_dir": "x", "modality": "ct"}, "--modality=ct"),
+        ({"data_dir": "x"}, "--data_dir: expected --cohort=measured"),
         ({"sites": 3, "clients_per_round": 4}, "--clients_per_round: expected at most the 3 sites"),
         ({"preset": "none"}, "--preset=none: expected one of"),
     ],

@@ -1,4 +1,4 @@
-"""Real multi-site images: vessels of the retina (segmentation) and chest radiographs (classification)."""
+"""Measured multi-site images: vessels of the retina (segmentation) and chest radiographs (classification)."""
 
 import collections
 import dataclasses

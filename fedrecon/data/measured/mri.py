@@ -1,4 +1,4 @@
-"""A federation of real scanners from single measured slices, retrospectively undersampled."""
+"""A federation of measured scanners from single measured slices, retrospectively undersampled."""
 
 import dataclasses
 import os
@@ -43,7 +43,7 @@ NOTES = (
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredMRISite:
-    """A scanner of the real cohort.
+    """A scanner of the measured cohort.
 
     Attributes:
       name: of the site.
@@ -76,7 +76,7 @@ def load_measured_mri_cohort(
     cardiac_echoes: int = 1,
     seed: int = 0,
 ) -> Cohort:
-    """Loads four real scanners as one cohort on a common grid.
+    """Loads four scanners as one cohort on a common grid.
 
     Every fully sampled slice is undersampled along its columns (phase encoding) with random masks drawn on
     its own matrix. Measurement and reference are then brought to the common grid by centred zero-padding of
