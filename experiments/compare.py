@@ -21,12 +21,12 @@ import jax
 from absl import app, flags, logging
 
 from experiments import train_federated
-from experiments.pipeline import comparison
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
 from experiments.pipeline.federated_methods import COMPARATORS, METHODS, check_method, method
 from experiments.pipeline.federated_run import LOWER_IS_BETTER, METRICS, run, summary, with_seed
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.train_federated import Dotted, fail, interrupted, parse, settings_from_flags
+from fedrecon import reporting
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
 
@@ -72,7 +72,7 @@ def compare(
     metric: str,
     worst: bool = False,
     **way,
-) -> list[comparison.Row]:
+) -> list[reporting.ComparisonRow]:
     """Runs what is not yet run, and writes the tables and the figure.
 
     Args:
@@ -108,14 +108,14 @@ def compare(
                 flush=True,
             )
     lower = metric in LOWER_IS_BETTER
-    rows = comparison.compare_values(own, baseline, "own", lower_is_better=lower)
+    rows = reporting.compare_values(own, baseline, "own", lower_is_better=lower)
     shared = {name: values for name, values in released.items() if values}
-    rows += comparison.compare_values(shared, baseline, "released", lower_is_better=lower)
-    write_atomically(workdir / "comparison.tex", comparison.latex_table(rows, metric, baseline).encode())
-    write_atomically(workdir / "comparison.md", comparison.markdown_table(rows, metric, baseline).encode())
-    comparison.write_csv(workdir / "comparison.csv", rows, metric)
+    rows += reporting.compare_values(shared, baseline, "released", lower_is_better=lower)
+    write_atomically(workdir / "comparison.tex", reporting.latex_table(rows, metric, baseline).encode())
+    write_atomically(workdir / "comparison.md", reporting.markdown_table(rows, metric, baseline).encode())
+    reporting.write_csv(workdir / "comparison.csv", rows, metric)
     if any(not math.isnan(row.interval.mean) for row in rows):
-        comparison.save_comparison_plot(workdir / "comparison.png", rows, metric, baseline)
+        reporting.save_comparison_plot(workdir / "comparison.png", rows, metric, baseline)
     return rows
 
 
@@ -170,7 +170,7 @@ def main(dotted: Dotted) -> None:
                 parallel=values.parallel,
                 rounds_per_dispatch=values.rounds_per_dispatch,
             )
-        print("\n" + comparison.text_table(rows, metric, values.baseline))
+        print("\n" + reporting.text_table(rows, metric, values.baseline))
         print(
             f"{metric}: {'worst client' if values.worst else 'mean of the clients'} on its own test examples."
         )

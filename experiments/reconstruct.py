@@ -10,6 +10,7 @@ all of it.
   python -m experiments.reconstruct --input=ksp.cfl --trajectory=traj.cfl --output=image.h5 --method=tgv
 """
 
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -25,7 +26,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import operators
-from experiments.reconstruction_methods import (
+from fedrecon.classical import (
     COIL_MAPS,
     METHODS,
     Prepared,
@@ -43,6 +44,13 @@ from fedrecon.tasks import reconstruction_metrics
 _SUFFIXES = (".h5", ".nii.gz", ".nii", ".png")
 _BRIGHTEST = 99.5
 MASKS = ("random", "equispaced", "poisson-disc")
+# What `fedrecon.classical` calls what the flags set.
+_FLAGS = {
+    "method": "--method",
+    "coil_maps": "--coil_maps",
+    "weight": "--weight",
+    "iterations": "--iterations",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,9 +231,10 @@ def run(options: Options) -> None:
     """
     output = Path(options.output)
     _check_output(output, options.input)
-    settings = Settings(
-        options.method, options.coil_maps, options.calibration_size, options.weight, options.iterations
-    )
+    with _naming_flags():
+        settings = Settings(
+            options.method, options.coil_maps, options.calibration_size, options.weight, options.iterations
+        )
     measurement = read_measurement(
         options.input,
         trajectory=options.trajectory,
@@ -233,7 +242,8 @@ def run(options: Options) -> None:
         trajectory_unit=options.trajectory_unit,
     )
     print(_describe(measurement))
-    prepared = prepare(measurement, options.whiten)
+    with _naming_flags(measurement="--input"):
+        prepared = prepare(measurement, options.whiten)
     record = {
         "source": Path(options.input).name,
         "format": measurement.format,
@@ -247,7 +257,7 @@ def run(options: Options) -> None:
         full = prepared
         prepared = _undersampled(full, options)
         reference = crop(reconstruct(full, Settings("rss")), measurement.crop_shape)
-    with Progress(settings.method, len(measurement.kspace)) as bar:
+    with Progress(settings.method, len(measurement.kspace)) as bar, _naming_flags():
         images = crop(reconstruct(prepared, settings, bar.advance), measurement.crop_shape)
     if reference is not None:
         found = scores(images, reference)
@@ -261,13 +271,24 @@ def run(options: Options) -> None:
     print(f"wrote {output}")
 
 
+@contextlib.contextmanager
+def _naming_flags(**flags_of):
+    """Errors that begin with the name of an argument begin with that of its flag instead."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, rest = str(error).partition(":")
+        raise ValueError((_FLAGS | flags_of).get(name, name) + colon + rest) from error
+
+
 def _undersampled(prepared: Prepared, options: Options) -> Prepared:
     shape = prepared.measurement.image_shape
     try:
         mask = sampling_mask(options.mask, shape, options.acceleration, options.center_fraction, options.seed)
     except ValueError as error:
         raise ValueError(f"--acceleration: {error}") from error
-    result = undersample(prepared, mask)
+    with _naming_flags(measurement="--acceleration"):
+        result = undersample(prepared, mask)
     print(f"undersampled {_acceleration(result):.2f} times ({options.mask})")
     return result
 

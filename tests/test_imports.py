@@ -32,6 +32,7 @@ ROOMS = {
         | {"fedrecon.data.simulation.coil_fields", "operators"},
         {"jax", "numpy"},
     ),
+    "fedrecon/classical.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (
         {"fedrecon.tasks", "fedrecon.models", "fedrecon.types", "operators"},

@@ -1,5 +1,18 @@
-"""Tables, figures and the HTML report of a run, made from the files in its working directory alone."""
+"""Tables, figures, comparisons of methods and the HTML report of a run; all from numbers."""
 
+from fedrecon.reporting.comparison import (
+    ComparisonRow,
+    Interval,
+    compare_values,
+    latex_table,
+    markdown_table,
+    mean_interval,
+    plot_comparison,
+    save_comparison_plot,
+    t_quantile,
+    text_table,
+    write_csv,
+)
 from fedrecon.reporting.figures import (
     plot_classification,
     plot_reconstructions,
@@ -12,17 +25,28 @@ from fedrecon.reporting.report import Figure, Section, Table, write_report
 from fedrecon.reporting.tables import format_table, metric_rows
 
 __all__ = [
+    "ComparisonRow",
     "Figure",
+    "Interval",
     "Section",
     "Table",
+    "compare_values",
     "format_table",
+    "latex_table",
+    "markdown_table",
+    "mean_interval",
     "metric_rows",
     "plot_classification",
+    "plot_comparison",
     "plot_partition",
     "plot_reconstructions",
     "plot_segmentations",
     "plot_site_bars",
     "plot_training",
+    "save_comparison_plot",
     "save_partition_plot",
+    "t_quantile",
+    "text_table",
+    "write_csv",
     "write_report",
 ]

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.compare import compare, plan
-from experiments.pipeline.comparison import (
+from experiments.pipeline.federated_methods import METHODS
+from experiments.pipeline.federated_settings import TrainSettings
+from fedrecon.reporting.comparison import (
     compare_values,
     latex_table,
     markdown_table,
@@ -24,8 +26,6 @@ from experiments.pipeline.comparison import (
     text_table,
     write_csv,
 )
-from experiments.pipeline.federated_methods import METHODS
-from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon.runtime import Workdir, read_log
 
 TINY = TrainSettings(

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 import operators
 from experiments import reconstruct as program
 from experiments.reconstruct import Options, run
-from experiments.reconstruction_methods import METHODS, calibration_block
+from fedrecon.classical import METHODS, calibration_block
 from fedrecon.data import FastMRIVolume, RawMeasurement, write_fastmri, write_ismrmrd
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedrecon.files import replacing, write_atomically
-from fedrecon.reporting import format_table
+from fedrecon.reporting.tables import format_table
 
 
 class Interval(NamedTuple):
@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     half_width: float
 
 
-class Row(NamedTuple):
+class ComparisonRow(NamedTuple):
     """One method and one figure.
 
     Attributes:
@@ -82,7 +82,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 def compare_values(
     values: Mapping[str, Mapping[int, float]], baseline: str, model: str, *, lower_is_better: bool = False
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """Rows of methods, in their order, with paired differences to the baseline.
 
     Args:
@@ -101,23 +101,25 @@ def compare_values(
                 verdict = "no difference shown"
                 if abs(difference.mean) > difference.half_width:
                     verdict = "better" if (difference.mean > 0) != lower_is_better else "worse"
-        rows.append(Row(method, model, dict(own), mean_interval(list(own.values())), difference, verdict))
+        rows.append(
+            ComparisonRow(method, model, dict(own), mean_interval(list(own.values())), difference, verdict)
+        )
     return rows
 
 
-def text_table(rows: Sequence[Row], metric: str, baseline: str, digits: int = 3) -> str:
+def text_table(rows: Sequence[ComparisonRow], metric: str, baseline: str, digits: int = 3) -> str:
     """The table for a terminal."""
     header, body = _cells(rows, metric, baseline, digits, " ± ")
     return format_table(header, body)
 
 
-def markdown_table(rows: Sequence[Row], metric: str, baseline: str, digits: int = 3) -> str:
+def markdown_table(rows: Sequence[ComparisonRow], metric: str, baseline: str, digits: int = 3) -> str:
     """The table in Markdown."""
     header, body = _cells(rows, metric, baseline, digits, " ± ")
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *body)) + "\n"
 
 
-def latex_table(rows: Sequence[Row], metric: str, baseline: str, digits: int = 3) -> str:
+def latex_table(rows: Sequence[ComparisonRow], metric: str, baseline: str, digits: int = 3) -> str:
     """The table as a LaTeX ``tabular`` for the package booktabs."""
     header, body = _cells(rows, metric, baseline, digits, r" \pm ")
 
@@ -134,7 +136,7 @@ def latex_table(rows: Sequence[Row], metric: str, baseline: str, digits: int = 3
     )  # fmt: skip
 
 
-def write_csv(path: str | os.PathLike, rows: Sequence[Row], metric: str) -> None:
+def write_csv(path: str | os.PathLike, rows: Sequence[ComparisonRow], metric: str) -> None:
     """One line a method, model and seed: ``method, model, metric, seed, value``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -145,7 +147,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row], metric: str) -> None
     write_atomically(path, text.getvalue().encode())
 
 
-def plot_comparison(rows: Sequence[Row], metric: str, baseline: str) -> Figure:
+def plot_comparison(rows: Sequence[ComparisonRow], metric: str, baseline: str) -> Figure:
     """Points with intervals: the metric on the left, paired differences to the baseline on the right."""
     models = list(dict.fromkeys(row.model for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
@@ -171,7 +173,9 @@ def plot_comparison(rows: Sequence[Row], metric: str, baseline: str) -> Figure:
     return figure
 
 
-def save_comparison_plot(path: str | os.PathLike, rows: Sequence[Row], metric: str, baseline: str) -> None:
+def save_comparison_plot(
+    path: str | os.PathLike, rows: Sequence[ComparisonRow], metric: str, baseline: str
+) -> None:
     """Writes `plot_comparison` as a PNG file."""
     figure = plot_comparison(rows, metric, baseline)
     with replacing(path) as temporary:

@@ -131,13 +131,13 @@ class Settings:
     def __post_init__(self):
         method = METHODS.get(self.method)
         if method is None:
-            raise ValueError(f"--method: expected one of {', '.join(METHODS)}, found {self.method!r}")
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {self.method!r}")
         if self.coil_maps not in COIL_MAPS:
-            raise ValueError(f"--coil_maps: expected one of {', '.join(COIL_MAPS)}, found {self.coil_maps!r}")
+            raise ValueError(f"coil_maps: expected one of {', '.join(COIL_MAPS)}, found {self.coil_maps!r}")
         for name in ("weight", "iterations"):
             value, default = getattr(self, name), getattr(method, name)
             if value is not None and default is None:
-                raise ValueError(f"--{name}: expected none, {self.method} has none, found {value}")
+                raise ValueError(f"{name}: expected none, {self.method} has none, found {value}")
             object.__setattr__(self, name, default if value is None else value)
 
 
@@ -178,7 +178,7 @@ def prepare(measurement: Measurement, whiten: bool = True) -> Prepared:
     # Measurements as small as 1e-30 would otherwise vanish when squared.
     largest = np.abs(kspace).max()
     if not largest > 0:
-        raise ValueError("--input: expected a signal, found k-space of zeros")
+        raise ValueError("measurement: expected a signal, found k-space of zeros")
     fourier = _fourier(measurement, None if measurement.mask is None else np.ones((), bool))
     size = jax.jit(lambda y: operators.rss(fourier.H(density * y)).max())
     scale = float(largest) * max(float(size(jnp.asarray(one / largest))) for one in kspace)
@@ -201,7 +201,7 @@ def undersample(prepared: Prepared, mask: np.ndarray) -> Prepared:
         found = (
             "a trajectory" if measurement.mask is None else f"{measurement.mask.mean():.1%} of the samples"
         )
-        raise ValueError(f"--acceleration: expected fully sampled Cartesian k-space, found {found}")
+        raise ValueError(f"measurement: expected fully sampled Cartesian k-space, found {found}")
     mask = np.broadcast_to(np.asarray(mask) > 0, measurement.mask.shape)
     kept = dataclasses.replace(measurement, kspace=measurement.kspace * mask[:, None], mask=mask)
     return prepared._replace(measurement=kept)
@@ -222,12 +222,11 @@ def reconstruct(
       under orthonormal transforms.
 
     Raises:
-      ValueError: the method needs Cartesian sampling, or the centre of k-space is not sampled well enough;
-        names the flag.
+      ValueError: the method needs Cartesian sampling, or the centre of k-space is not sampled well enough.
     """
     measurement = prepared.measurement
     if METHODS[settings.method].cartesian and measurement.mask is None:
-        raise ValueError(f"--method: {settings.method} needs Cartesian sampling, found a trajectory")
+        raise ValueError(f"method: {settings.method} needs Cartesian sampling, found a trajectory")
     solvers = {}
     images = []
     for i, y in enumerate(measurement.kspace):
@@ -274,7 +273,7 @@ def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> 
     block = calibration_block(sampled, settings.calibration_size)
     if method.maps and not min(block):
         raise ValueError(
-            "--coil_maps: expected a fully sampled centre of k-space, found a mask without its middle sample"
+            "coil_maps: expected a fully sampled centre of k-space, found a mask without its middle sample"
         )
     place = (center_slice(n, c) for n, c in zip(shape, calibration_block(sampled, max(shape)), strict=True))
     kernel = (slice(None), *place)
