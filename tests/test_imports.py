@@ -1,6 +1,9 @@
 """Who may import whom: the table of docs/architecture.md, enforced on the source."""
 
 import ast
+import configparser
+import fnmatch
+import graphlib
 import re
 from pathlib import Path
 
@@ -55,7 +58,8 @@ ROOMS = {
         {"data_scripts", "fedrecon.data", "fedrecon.files", "operators"},
         {"jax", "numpy", "absl", "h5py", "matplotlib"},
     ),
-    "experiments": (None, None),
+    "experiments": ({"experiments", "fedrecon", "operators"}, None),
+    "benchmarks": ({"benchmarks", "fedrecon", "operators"}, None),
 }
 # Packages whose modules only they import; everybody else imports from the package.
 FACES = (
@@ -65,7 +69,7 @@ FACES = (
     "fedrecon.data.simulation",
 ) + ("fedrecon.data.simulation.anatomy", "fedrecon.reporting")
 MOST_NAMES = 60
-PROJECT = {"operators", "fedrecon", "experiments", "data_scripts"}
+PROJECT = {"operators", "fedrecon", "experiments", "data_scripts", "benchmarks"}
 
 
 def room_of(path: Path) -> str:
@@ -137,3 +141,34 @@ def test_flags_are_read_only_in_mains():
 def test_the_checker_itself_reads_imports():
     source = ROOT / "fedrecon" / "__init__.py"
     assert any(name == "fedrecon.types.Task" for _, name in imports(source))
+
+
+def test_benchmarks_are_not_installed():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    patterns = settings["options.packages.find"]["include"].split()
+    packages = {".".join(path.relative_to(ROOT).parent.parts) for path in FILES if path.name == "__init__.py"}
+    installed = {name for name in packages if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+    assert packages - installed == {name for name in packages if name.split(".")[0] == "benchmarks"} != set()
+
+
+# A benchmark's modules for one area know nothing of the others; no two modules import each other.
+@pytest.mark.parametrize("area", ["ct", "federated", "mri"])
+def test_benchmarks_share_nothing_but_the_modules_for_all(area):
+    paths = sorted((ROOT / "benchmarks" / area).glob("*.py"))
+    needs = {}
+    for path in paths:
+        found = {name for _, name in imports(path) if name.startswith("benchmarks.")}
+        for name in found:
+            assert name.split(".")[1] in (area, "measure", "command"), (path, name)
+        stems = {p.stem for p in paths}
+        needs[path.stem] = {
+            part
+            for name in found
+            if name.split(".")[1] == area
+            for part in name.split(".")[2:3]
+            if part in stems
+        }
+    # Flower finds the functions of its module by importing it from itself.
+    needs["flower_engine"] = needs.get("flower_engine", set()) - {"flower_engine"}
+    graphlib.TopologicalSorter(needs).prepare()

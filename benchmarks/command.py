@@ -1,0 +1,100 @@
+"""What the main modules share: flags handed over as options, errors as one line, checks of the options."""
+
+import dataclasses
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+# Threads of several OpenMP runtimes in one process otherwise spin while they wait, in the way of the next
+# library and, where the machine is not idle, of their own.
+OPENMP = "OMP_WAIT_POLICY"
+
+
+def start(
+    program: str,
+    define_flags: Callable[[], None],
+    options: type,
+    run: Callable[[Any], object],
+    passive_openmp: bool = True,
+) -> None:
+    """Runs a benchmark with the flags of the command line, and ends the process.
+
+    Args:
+      program: its name, with which lines about errors begin.
+      define_flags: defines a flag for every field of ``options``.
+      options: a dataclass.
+      run: takes an instance of it; its ValueError and OSError become one line.
+      passive_openmp: whether threads of OpenMP wait passively, unless the environment says how they wait.
+    """
+    define_flags()
+    app.run(functools.partial(_main, program, options, run, passive_openmp))
+
+
+def _main(program, options, run, passive_openmp, argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    if passive_openmp:
+        os.environ.setdefault(OPENMP, "PASSIVE")
+    try:
+        run(options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(options)}))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{program}: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        print("\nInterrupted; finished workloads are in the file of --json.", file=sys.stderr)
+        sys.exit(130)
+
+
+def check_json(path: str | None) -> None:
+    """Fails before the work rather than after it.
+
+    Raises:
+      ValueError: the folder of the file does not exist.
+    """
+    if path is not None and not Path(path).parent.is_dir():
+        raise ValueError(f"--json: expected a file in an existing folder, found {path}")
+
+
+def chosen_workloads(names: list[str], known: Collection[str]) -> list[str]:
+    """The workloads of these names, each once; ``a`` stands for ``a-1`` and ``a-2`` too.
+
+    Raises:
+      ValueError: a name is not known.
+    """
+    chosen = []
+    for name in names:
+        matching = [w for w in known if w == name or w.startswith(f"{name}-")]
+        if not matching:
+            raise ValueError(f"--workloads: expected some of {', '.join(known)}, found {name!r}")
+        chosen += [w for w in matching if w not in chosen]
+    return chosen
+
+
+def interpreters(pairs: list[str], known: Collection[str], kind: str) -> dict[str, str]:
+    """Absolute paths of interpreters by name, from ``name=interpreter``; ``kind`` is what is named.
+
+    Raises:
+      ValueError: a name is not known, or an interpreter does not exist.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, python = pair.partition("=")
+        path = shutil.which(python)
+        if name not in known or not equals or path is None:
+            raise ValueError(f"--pythons: expected {kind}=interpreter, both existing, found {pair!r}")
+        # Other processes start elsewhere; links are kept, by which environments find themselves.
+        found[name] = os.path.abspath(path)
+    return found
+
+
+def print_machine(machine: dict[str, Any], packages: bool = True) -> None:
+    """Prints what `describe_machine` found: a line on the machine, and one on the packages."""
+    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, {machine['date']}")
+    if packages:
+        print(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version))

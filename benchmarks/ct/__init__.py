@@ -1,0 +1,1 @@
+"""The CT benchmark: workloads, adapters of other libraries and their measurement."""

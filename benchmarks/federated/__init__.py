@@ -1,0 +1,1 @@
+"""The federated benchmark: workloads, adapters of other libraries and their measurement."""

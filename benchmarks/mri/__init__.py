@@ -1,0 +1,1 @@
+"""The MRI benchmark: workloads, adapters of other libraries and their measurement."""
