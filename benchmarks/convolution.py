@@ -36,7 +36,7 @@ from benchmarks.measure import (
     round_robin,
 )
 from fedrecon.files import write_atomically
-from operators.convolution_primitive import convolve
+from operators.kernels import convolve
 
 _PARTS = ("forward", "dx", "dw", "all")
 # One call takes about this long, in seconds, by repeating a layer.

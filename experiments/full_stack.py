@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import Settings, resolve
 from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
-from operators import native
+from operators.kernels import native
 
 _PRESET = "(default: the preset's value)."
 

@@ -34,26 +34,26 @@ def trajectory_figure() -> Figure:
     """Every trajectory of the library with a few readouts, coloured in the order of acquisition."""
     design = {"field_of_view": 0.24, "gradient_limit": 0.03, "slew_limit": 120.0, "dwell_time": 4e-6}
     flat = {
-        "cartesian_trajectory": operators.cartesian_trajectory((16, 64)),
-        "epi_trajectory\nshots=2, ramp_fraction=0.4": operators.epi_trajectory(
+        "cartesian_trajectory": operators.mri.cartesian_trajectory((16, 64)),
+        "epi_trajectory\nshots=2, ramp_fraction=0.4": operators.mri.epi_trajectory(
             (16, 64), shots=2, samples=48, ramp_fraction=0.4
         ),
         "radial_trajectory\nlinear": operators.radial_trajectory(21, 64),
         "radial_trajectory\ngolden, center_out": operators.radial_trajectory(
             21, 64, "golden", full_circle=True, center_out=True
         ),
-        "spiral_trajectory\n3 interleaves": operators.spiral_trajectory(3, 48, **design),
-        "spiral_trajectory\ndensity=(1.5, 0.5)": operators.spiral_trajectory(
+        "spiral_trajectory\n3 interleaves": operators.mri.spiral_trajectory(3, 48, **design),
+        "spiral_trajectory\ndensity=(1.5, 0.5)": operators.mri.spiral_trajectory(
             3, 48, density=(1.5, 0.5), **design
         ),
-        "propeller_trajectory\n6 blades": operators.propeller_trajectory(6, 7, 48),
-        "rosette_trajectory": operators.rosette_trajectory(1, 4000, oscillations=9.5, rotations=1.8),
+        "propeller_trajectory\n6 blades": operators.mri.propeller_trajectory(6, 7, 48),
+        "rosette_trajectory": operators.mri.rosette_trajectory(1, 4000, oscillations=9.5, rotations=1.8),
     }
     solid = {
-        "stack_of_stars": operators.stack_of_stars(5, 9, 32, "golden"),
-        "stack_of_spirals": operators.stack_of_spirals(5, 1, 20, **design),
-        "kooshball_trajectory": operators.kooshball_trajectory(60, 32),
-        "phyllotaxis_trajectory\n5 interleaves": operators.phyllotaxis_trajectory(5, 12, 32),
+        "stack_of_stars": operators.mri.stack_of_stars(5, 9, 32, "golden"),
+        "stack_of_spirals": operators.mri.stack_of_spirals(5, 1, 20, **design),
+        "kooshball_trajectory": operators.mri.kooshball_trajectory(60, 32),
+        "phyllotaxis_trajectory\n5 interleaves": operators.mri.phyllotaxis_trajectory(5, 12, 32),
     }
     figure = Figure(figsize=(10.4, 8.4), layout="constrained")
     for index, (name, trajectory) in enumerate((flat | solid).items()):
@@ -92,8 +92,8 @@ def radial_figure(path: Path) -> Figure:
     kspace, shape = raw.kspace[1], (160, 160)
     # The first excitations approach the steady state: every spoke has the same DC but for its amplitude.
     kspace = kspace / _spoke_amplitudes(kspace[..., kspace.shape[-1] // 2])[:, None]
-    delays = operators.estimate_gradient_delays(kspace, raw.trajectory)
-    trajectory = operators.gradient_delay(raw.trajectory, delays)
+    delays = operators.mri.estimate_gradient_delays(kspace, raw.trajectory)
+    trajectory = operators.mri.gradient_delay(raw.trajectory, delays)
     density = operators.density_compensation(trajectory, shape, "analytic-radial").reshape(-1)
     A = operators.NUFFT(trajectory.reshape(-1, 2), shape)
     y = kspace.reshape(len(kspace), -1)
@@ -101,7 +101,7 @@ def radial_figure(path: Path) -> Figure:
     maps, _ = operators.espirit_maps(operators.fft2c(A.H(density * y)), _CALIBRATION, crop=0.0)
     S = operators.SENSE(A, maps)
     images = {
-        "gridding": operators.gridding(S, y, density),
+        "gridding": operators.solvers.gridding(S, y, density),
         "CG-SENSE": operators.cg_sense(S, y, l2=3e-3, max_iterations=50),
         "L1-wavelet": operators.l1_wavelet(S, y, 1e-3, key=jax.random.key(0)),
     }

@@ -294,7 +294,7 @@ def _undersampled(prepared: Prepared, options: Options) -> Prepared:
 
 
 def _acceleration(prepared: Prepared) -> float:
-    return float(operators.acceleration_of(prepared.measurement.mask[0]))
+    return float(operators.mri.acceleration_of(prepared.measurement.mask[0]))
 
 
 def _describe(measurement: Measurement) -> str:

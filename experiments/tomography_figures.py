@@ -132,7 +132,7 @@ def find_rotation_axis(
                 beam = operators.ParallelBeam(angles, bins, float(size), axis_offset=offset)
                 return operators.Radon(beam, (bins, bins), float(size))
 
-            x, _ = operators.sirt(projector(offset), y, nonnegative=True, iterations=10)
+            x, _ = operators.ct.sirt(projector(offset), y, nonnegative=True, iterations=10)
             slope = jax.grad(lambda offset: jnp.mean((projector(offset)(x) - y) ** 2))(offset)
             # The object follows the axis in part, which flattens the misfit.
             return offset - 4 * slope / curvature
@@ -145,7 +145,7 @@ def find_rotation_axis(
 def tooth_figure(path: Path) -> Figure:
     """A slice of the tooth: axis in the middle of the detector, and found, by FBP, SIRT and TV."""
     scan = read_tomography(path)
-    y = operators.flat_field(scan.raw[0], scan.white[:, 0].mean(0), scan.dark[:, 0].mean(0))
+    y = operators.ct.flat_field(scan.raw[0], scan.white[:, 0].mean(0), scan.dark[:, 0].mean(0))
     found = find_rotation_axis(np.asarray(y), scan.angles)
     middle = (y.shape[1] - 1) / 2
     print(f"rotation axis found at element {middle + found:.2f}, stated {middle + scan.axis_offset:.2f}")
@@ -157,8 +157,8 @@ def tooth_figure(path: Path) -> Figure:
     images = {
         "FBP, axis in the middle": operators.fbp(y, wrong, shape),
         "FBP, axis found": operators.fbp(y, right, shape),
-        "SIRT, 100 iterations": operators.sirt(A, y, nonnegative=True, iterations=100)[0],
-        "TV": operators.tv(A, y, 2e-2, iterations=200)[0],
+        "SIRT, 100 iterations": operators.ct.sirt(A, y, nonnegative=True, iterations=100)[0],
+        "TV": operators.ct.tv(A, y, 2e-2, iterations=200)[0],
     }
     images = {name: np.asarray(image)[90:520, 90:520] for name, image in images.items()}
     return _comparison(images, (0.0, 0.0125), zoom=(150, 230, 110, 110))
@@ -173,8 +173,8 @@ def disc_figure(path: Path) -> Figure:
         A = operators.Radon(scan.geometry, shape, scan.pixel_size)
         images = {
             "FBP": operators.fbp(y, scan.geometry, shape, scan.pixel_size),
-            "SIRT": operators.sirt(A, y, nonnegative=True, iterations=200)[0],
-            "TV": operators.tv(A, y, 5e-2, iterations=300)[0],
+            "SIRT": operators.ct.sirt(A, y, nonnegative=True, iterations=200)[0],
+            "TV": operators.ct.tv(A, y, 5e-2, iterations=300)[0],
         }
         arc = "{}° to {}°".format(*name.split("_")[1:])
         for method, image in images.items():
@@ -204,7 +204,7 @@ def low_dose_figure(path: Path) -> Figure:
         pixel = 2 * float(np.asarray(file.attrs["pixel_spacing_mm"])[0])
     ny, nx = hu.shape
     hu = hu.reshape(ny // 2, 2, nx // 2, 2).mean((1, 3))
-    truth = operators.hu_to_attenuation(jnp.maximum(hu, -1000), _WATER)
+    truth = operators.ct.hu_to_attenuation(jnp.maximum(hu, -1000), _WATER)
     angles = np.arange(360) * 2 * np.pi / 360
     fan = operators.FanBeam(angles, 368, 2.5716, **_FAN)
     A = operators.Radon(fan, truth.shape, pixel, "distance-driven")
@@ -212,16 +212,16 @@ def low_dose_figure(path: Path) -> Figure:
     rows = {"FBP": {}, "PWLS": {}}
     for name, fraction in (("full dose", 1.0), ("a quarter", 0.25), ("a tenth", 0.1)):
         photons = fraction * _PHOTONS
-        counts = operators.simulate_counts(key, clean, photons, electronic_noise=5.0)
-        y = operators.counts_to_integrals(counts, photons)
-        weights = operators.statistical_weights(counts, electronic_noise=5.0)
+        counts = operators.ct.simulate_counts(key, clean, photons, electronic_noise=5.0)
+        y = operators.ct.counts_to_integrals(counts, photons)
+        weights = operators.ct.statistical_weights(counts, electronic_noise=5.0)
         start = operators.fbp(y, fan, truth.shape, pixel, filter="hann")
         blurred = operators.fbp(y, fan, truth.shape, pixel, filter="hann", cutoff=0.6)
-        smooth, _ = operators.pwls(
+        smooth, _ = operators.ct.pwls(
             A, y, weights, beta=1e7, huber=4e-4, x0=jnp.maximum(blurred, 0), iterations=150
         )
         for method, image in (("FBP", start), ("PWLS", smooth)):
-            shown = operators.attenuation_to_hu(image, _WATER)
+            shown = operators.ct.attenuation_to_hu(image, _WATER)
             inside = np.asarray(hu) > -300
             error = np.sqrt(np.mean((np.asarray(shown)[inside] - hu[inside]) ** 2))
             rows[method][f"{method}, {name}: {error:.0f} HU"] = np.asarray(shown)

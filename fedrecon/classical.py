@@ -11,7 +11,7 @@ import numpy as np
 import operators
 from fedrecon.data import Measurement
 from operators import LinearOperator
-from operators.masks import center_slice
+from operators.mri import center_slice
 
 COIL_MAPS = ("calibration", "walsh", "espirit")
 
@@ -69,7 +69,7 @@ def _coil_images(p: Problem) -> jax.Array:
 
 METHODS = {
     "rss": Method(lambda p: operators.rss(_coil_images(p)), maps=False),
-    "gridding": Method(lambda p: operators.gridding(p.sense, p.y, p.density)),
+    "gridding": Method(lambda p: operators.solvers.gridding(p.sense, p.y, p.density)),
     "cg-sense": Method(
         lambda p: operators.cg_sense(p.sense, p.y, l2=p.weight, max_iterations=p.iterations), 1e-2, 30
     ),
@@ -84,13 +84,17 @@ METHODS = {
         lambda p: operators.total_variation(p.sense, p.y, p.weight, iterations=p.iterations), 2e-3, 200
     ),
     "tgv": Method(
-        lambda p: operators.total_generalized_variation(p.sense, p.y, p.weight, iterations=p.iterations),
+        lambda p: operators.solvers.total_generalized_variation(
+            p.sense, p.y, p.weight, iterations=p.iterations
+        ),
         2e-3,
         400,
     ),
-    "nlinv": Method(lambda p: operators.nlinv(p.fourier, p.y, p.iterations)[0], None, 9, maps=False),
+    "nlinv": Method(lambda p: operators.mri.nlinv(p.fourier, p.y, p.iterations)[0], None, 9, maps=False),
     "grappa": Method(
-        lambda p: operators.rss(operators.ifft2c(operators.grappa(p.y, p.mask, p.calibration, l2=p.weight))),
+        lambda p: operators.rss(
+            operators.ifft2c(operators.mri.grappa(p.y, p.mask, p.calibration, l2=p.weight))
+        ),
         1e-2,
         maps=False,
         cartesian=True,
@@ -98,7 +102,7 @@ METHODS = {
     "spirit": Method(
         lambda p: operators.rss(
             operators.ifft2c(
-                operators.spirit(p.y, p.mask, p.calibration, l2=p.weight, max_iterations=p.iterations)
+                operators.mri.spirit(p.y, p.mask, p.calibration, l2=p.weight, max_iterations=p.iterations)
             )
         ),
         1e-2,
@@ -168,9 +172,10 @@ def prepare(measurement: Measurement, whiten: bool = True) -> Prepared:
     """
     kspace, calibration = measurement.kspace, measurement.calibration
     if whiten and measurement.noise is not None:
-        matrix = operators.whitening_matrix(operators.noise_covariance(measurement.noise))
+        matrix = operators.mri.whitening_matrix(operators.mri.noise_covariance(measurement.noise))
         kspace, calibration = (
-            None if k is None else np.asarray(operators.whiten(k, matrix, 1)) for k in (kspace, calibration)
+            None if k is None else np.asarray(operators.mri.whiten(k, matrix, 1))
+            for k in (kspace, calibration)
         )
     density = jnp.ones(())
     if measurement.trajectory is not None:
@@ -299,11 +304,11 @@ def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> 
 
 def _coil_maps(kspace: jax.Array, block: tuple[int, int], kind: str) -> jax.Array:
     if kind == "calibration":
-        return operators.estimate_coil_maps(kspace, block)
+        return operators.mri.estimate_coil_maps(kspace, block)
     if kind == "espirit":
         # Without cropping, so that the background is that of the root of the sum of squares.
         return operators.espirit_maps(kspace, block, tuple(min(6, n) for n in block), crop=0.0)[0]
     window = np.zeros(kspace.shape[-2:], np.float32)
     place = tuple(center_slice(n, c) for n, c in zip(window.shape, block, strict=True))
     window[place] = np.outer(*(np.hanning(c + 2)[1:-1] for c in block))
-    return operators.walsh_maps(operators.ifft2c(window * kspace))
+    return operators.mri.walsh_maps(operators.ifft2c(window * kspace))

@@ -22,7 +22,7 @@ def geometry_of(scan: Scan):
 
 def models(scan: Scan) -> tuple[str, ...]:
     """The names of the models for a kind of scan."""
-    return tuple(operators.radon_models(geometry_of(scan)))
+    return tuple(operators.ct.radon_models(geometry_of(scan)))
 
 
 def fedrecon(problem: Problem, model: str | None = None) -> Prepared:

@@ -75,7 +75,7 @@ def _radial(shape, spokes, samples, coils, images=1, frames=1):
 
 
 def _kooshball(shape, spokes, samples):
-    trajectory = operators.kooshball_trajectory(spokes, samples)
+    trajectory = operators.mri.kooshball_trajectory(spokes, samples)
     return np.asarray(trajectory).reshape(1, -1, 3), shape, 1, 1, None
 
 
@@ -114,7 +114,7 @@ def make_problem(workload: Workload, seed: int = 0) -> tuple[Problem, dict[str, 
     frames = 1 if trajectory is None else len(trajectory)
     image = _phantom(shape) * _phases(shape, frames * images, rng)
     image = image.reshape(frames, images, *shape).astype(np.complex64)
-    maps = np.asarray(operators.birdcage_maps(shape, coils)).astype(np.complex64)
+    maps = np.asarray(operators.mri.birdcage_maps(shape, coils)).astype(np.complex64)
     with jax.enable_x64(True):
         A = _reference_operator(trajectory, shape, maps, mask)
         x = jnp.asarray(image, np.complex128).reshape(_lead(image) + shape)

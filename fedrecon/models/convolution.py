@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from operators import native
-from operators.convolution_primitive import (
+from operators.algebra import vary_together
+from operators.kernels import (
     Pads,
     convolve,
     input_gradient,
     kernel_gradient,
+    native,
     plain_convolution,
     plain_input_gradient,
     plain_kernel_gradient,
 )
-from operators.mesh import vary_together
 
 
 def convolution(

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from operators.mesh import vary_together
+from operators.algebra import vary_together
 
 PyTree = Any
 

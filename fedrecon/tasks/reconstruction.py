@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics, ssim
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
 from fedrecon.types import Batch, Metrics, PyTree, Task
-from operators import SENSE, CartesianFourier, LinearOperator, ParallelBeam, filtered_radon
+from operators import SENSE, CartesianFourier, LinearOperator, ParallelBeam
+from operators.ct import filtered_radon
 
 Measure = Callable[[Batch], tuple[LinearOperator, jax.Array, jax.Array | None]]
 

@@ -11,7 +11,7 @@ import pytest
 from fedrecon.data import DataError
 from fedrecon.data.formats.ct_files import read_htc, read_lodopab, read_tomography
 from fedrecon.data.formats.dicom_ct import read_dicom_ct_pd, read_dicom_slices
-from operators.ct_physics import flat_field
+from operators.ct import flat_field
 
 REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_real_data = pytest.mark.skipif(not (REAL / "ct").is_dir(), reason="real data are not here")

@@ -25,7 +25,7 @@ needs_data = pytest.mark.skipif(not (DATA / "mri").is_dir(), reason=f"no measure
 SHAPE = (32, 32)
 # Off-centre and unlike its mirror images.
 PHANTOM = np.asarray(operators.rasterize(operators.shepp_logan(), SHAPE)) * (1 + 0.3 * np.arange(32) / 32)
-MAPS = np.asarray(operators.birdcage_maps(SHAPE, 4))
+MAPS = np.asarray(operators.mri.birdcage_maps(SHAPE, 4))
 MAPS = MAPS / np.linalg.norm(MAPS, axis=0)
 
 
@@ -77,8 +77,8 @@ def test_every_method_reconstructs_the_phantom(tmp_path, method):
     if method == "rss":
         np.testing.assert_allclose(image[0], zero_filled, atol=1e-5)
     elif method == "gridding":
-        maps = operators.estimate_coil_maps(kspace * mask, (24, 13))
-        combined = operators.coil_combine(operators.ifft2c(kspace * mask), maps)
+        maps = operators.mri.estimate_coil_maps(kspace * mask, (24, 13))
+        combined = operators.mri.coil_combine(operators.ifft2c(kspace * mask), maps)
         np.testing.assert_allclose(image[0], combined, atol=1e-5)
     else:
         assert error(image[0], PHANTOM) < 0.7 * error(zero_filled, PHANTOM)

@@ -15,7 +15,8 @@ from jax.test_util import check_grads
 
 from fedrecon.models import Conv, Upsample, convolution
 from fedrecon.models.convolution import _native
-from operators import convolution_primitive, native
+from operators.kernels import convolution as primitives
+from operators.kernels import native
 
 
 def reference(x, kernel, strides, padding):
@@ -80,7 +81,7 @@ def test_primitives_equal_plain_jax_in_single(shape, features, window, strides, 
     )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(shape[1:], window, strides, padding)
-    convolve = partial(convolution_primitive.convolve, strides=strides, pads=tuple(padding))
+    convolve = partial(primitives.convolve, strides=strides, pads=tuple(padding))
     got = value_and_grads(lambda x, k: convolve(k, x), x, kernels)
     want = value_and_grads(lambda x, k: convolve(k, x, backend="jax"), x, kernels)
     for g, w in zip(got, want, strict=True):
@@ -101,7 +102,7 @@ def test_square_windows_of_many_features_equal_plain_jax(shape, features, window
     kernels = normal(1, (batch[1], window, window, *features), np.float32)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(shape[1:], (window, window), (1, 1), padding)
-    convolve = partial(convolution_primitive.convolve, strides=(1, 1), pads=tuple(padding))
+    convolve = partial(primitives.convolve, strides=(1, 1), pads=tuple(padding))
     got = value_and_grads(lambda x, k: convolve(k, x), x, kernels)
     want = value_and_grads(lambda x, k: convolve(k, x, backend="jax"), x, kernels)
     for g, w in zip(got, want, strict=True):
@@ -134,12 +135,12 @@ def test_mapped_primitives_equal_a_loop(in_axes):
 
 @pytest.mark.slow
 def test_primitives_have_derivatives_of_any_order_in_both_modes(x64):
-    convolve = partial(convolution_primitive.convolve, strides=(2, 1), pads=((1, 0), (2, 1)))
+    convolve = partial(primitives.convolve, strides=(2, 1), pads=((1, 0), (2, 1)))
     args = normal(0, (2, 3, 2, 2, 3)), normal(1, (1, 2, 5, 4, 2))
     check_grads(convolve, args, order=2, modes=["fwd", "rev"])
     cotangents = normal(2, (2, 2, 2, 2, 6, 3))
     check_grads(
-        partial(convolution_primitive.kernel_gradient, strides=(2, 1), pads=((1, 0), (2, 1)), size=(3, 2)),
+        partial(primitives.kernel_gradient, strides=(2, 1), pads=((1, 0), (2, 1)), size=(3, 2)),
         (args[1], cotangents),
         order=2,
         modes=["rev"],

@@ -8,24 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import operators
-from operators import (
-    ConeBeam,
-    Ellipses,
-    Ellipsoids,
-    FanBeam,
-    ParallelBeam,
-    ParallelBeam3D,
-    VectorGeometry,
-    native,
-    rasterize_phantom,
-    shepp_logan,
-)
-from operators.analytic import fbp, fdk
-from operators.back_projector import back_project
-from operators.ramp_filters import ramp_response
-from operators.short_scan import angular_coverage, fan_weights, helical_coverage, parker_weights
+from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, VectorGeometry, fbp, fdk, shepp_logan
+from operators.ct.inversion.back_projector import back_project
+from operators.ct.inversion.ramp_filters import ramp_response
+from operators.ct.inversion.short_scan import angular_coverage, fan_weights, helical_coverage, parker_weights
+from operators.kernels import native
+from operators.phantoms import Ellipses, Ellipsoids, rasterize_phantom
 
-project_phantom = jax.jit(operators.project_phantom, static_argnames="bins")
+project_phantom = jax.jit(operators.phantoms.project_phantom, static_argnames="bins")
 
 MU = 0.019
 SHAPE, PIXEL = (60, 64), 1.5

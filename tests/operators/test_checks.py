@@ -14,7 +14,7 @@ from operators import (
     check_adjoint,
     check_gradients,
 )
-from operators.pytree import frozen_pytree, static
+from operators.algebra import frozen_pytree, static
 
 
 @frozen_pytree

@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
+from operators import fft2c, ifft2c, rasterize, rss, shepp_logan
+from operators.mri import (
     birdcage_maps,
     compress,
-    fft2c,
     gcc_compression,
-    ifft2c,
     noise_covariance,
-    rasterize,
-    rss,
-    shepp_logan,
     svd_compression,
     whiten,
     whitening_matrix,

@@ -10,7 +10,8 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import biot_savart_maps, birdcage_maps, loop_field, rss
+from operators import rss
+from operators.mri import biot_savart_maps, birdcage_maps, loop_field
 
 pytestmark = pytest.mark.slow
 

@@ -7,18 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
-    SENSE,
-    CartesianFourier,
-    Diagonal,
-    Identity,
-    coil_combine,
-    estimate_coil_maps,
-    fft2c,
-    rasterize,
-    rss,
-    shepp_logan,
-)
+from operators import SENSE, CartesianFourier, Diagonal, Identity, fft2c, rasterize, rss, shepp_logan
+from operators.mri import coil_combine, estimate_coil_maps
 
 
 def smooth_maps(coils, shape):

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import LinearOperator, ParallelBeam, Radon, total_variation
-from operators.ct_iterative import cgls, os_sart, sirt, view_subsets
-from operators.ct_statistical import mlem, osem, pwls, tv
-from operators.pytree import frozen_pytree, static
+from operators.algebra import frozen_pytree, static
+from operators.ct import cgls, mlem, os_sart, osem, pwls, sirt, tv, view_subsets
 
 SHAPE = (4, 5)
 

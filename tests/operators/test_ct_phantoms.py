@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.ct_phantoms import (
+from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, shepp_logan
+from operators.phantoms import (
+    Ellipses,
     Ellipsoids,
+    ellipse_sinogram,
     forbild_like_head,
     line_integrals,
     project_phantom,
@@ -16,10 +19,6 @@ from operators.ct_phantoms import (
     rasterize_phantom,
     shepp_logan_3d,
 )
-from operators.geometry import ParallelBeam, ParallelBeam3D
-from operators.geometry_cone import ConeBeam
-from operators.geometry_fan import FanBeam
-from operators.phantoms import Ellipses, ellipse_sinogram, shepp_logan
 
 ANGLES = np.linspace(0, 2 * np.pi, 8, endpoint=False)
 integrals = jax.jit(line_integrals)

@@ -7,25 +7,23 @@ import pytest
 from jax.test_util import check_grads
 
 from operators import ParallelBeam, Radon
-from operators.ct_artefacts import (
+from operators.ct import (
     add_rings,
     add_scatter,
+    attenuation_to_hu,
     correct_beam_hardening,
     correct_scatter,
+    counts_to_integrals,
     fit_beam_hardening,
+    flat_field,
+    hu_to_attenuation,
     interpolate_trace,
+    lower_dose,
     material_attenuation,
     metal_mask,
     metal_trace,
     polychromatic_integrals,
     remove_rings,
-)
-from operators.ct_physics import (
-    attenuation_to_hu,
-    counts_to_integrals,
-    flat_field,
-    hu_to_attenuation,
-    lower_dose,
     simulate_counts,
     statistical_weights,
 )

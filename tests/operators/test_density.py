@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
+from operators import density_compensation, radial_trajectory
+from operators.mri import (
     cartesian_trajectory,
-    density_compensation,
     kooshball_trajectory,
     pipe_menon_density,
     radial_density,
-    radial_trajectory,
     spiral_density,
     spiral_trajectory,
     voronoi_density,

@@ -5,17 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from operators import (
-    Ellipses,
-    ParallelBeam,
-    Radon,
-    SinogramFilter,
-    check_gradients,
-    ellipse_sinogram,
-    fbp,
-    filtered_radon,
-    rasterize,
-)
+from operators import ParallelBeam, Radon, check_gradients, fbp, rasterize
+from operators.ct import SinogramFilter, filtered_radon
+from operators.phantoms import Ellipses, ellipse_sinogram
 
 FILTERS = ["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
 

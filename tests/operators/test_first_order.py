@@ -5,16 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from operators import (
-    Diagonal,
-    FiniteDifferences,
-    admm,
-    fista,
-    group_soft_threshold,
-    pdhg,
-    pogm,
-    soft_threshold,
-)
+from operators import Diagonal, FiniteDifferences, admm, fista, pdhg, pogm
+from operators.solvers import group_soft_threshold, soft_threshold
 
 pytestmark = pytest.mark.slow
 

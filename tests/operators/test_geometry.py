@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.geometry import ParallelBeam, ParallelBeam3D
-from operators.geometry_checks import check_object
-from operators.geometry_cone import ConeBeam
-from operators.geometry_fan import FanBeam
-from operators.geometry_vector import VectorGeometry
-from operators.radon import Radon
+from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, Radon, VectorGeometry
+from operators.ct import check_object
 
 ANGLES = np.array([-0.4, 0.0, 1.1, 2.9])
 

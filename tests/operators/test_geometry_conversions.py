@@ -5,12 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from operators.geometry import ParallelBeam, ParallelBeam3D
-from operators.geometry_cone import ConeBeam
-from operators.geometry_conversions import as_vectors, from_astra, from_tigre, to_astra, to_tigre
-from operators.geometry_fan import FanBeam
-from operators.geometry_scanners import from_dicom_ct_pd, from_odl, to_dicom_ct_pd, to_odl
-from operators.geometry_vector import VectorGeometry
+from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, VectorGeometry
+from operators.ct import (
+    as_vectors,
+    from_astra,
+    from_dicom_ct_pd,
+    from_odl,
+    from_tigre,
+    to_astra,
+    to_dicom_ct_pd,
+    to_odl,
+    to_tigre,
+)
 
 ANGLES = np.array([-0.4, 0.0, 1.1, 2.9])
 SHIFT = {"detector_offset": 0.3, "axis_offset": -0.7}

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import equispaced_mask, fft2c, grappa, ifft2c, poisson_disc_mask, rasterize, rss, shepp_logan
+from operators import equispaced_mask, fft2c, ifft2c, poisson_disc_mask, rasterize, rss, shepp_logan
+from operators.mri import grappa
 
 pytestmark = pytest.mark.slow
 

@@ -14,21 +14,18 @@ import pytest
 from operators import (
     SENSE,
     CartesianFourier,
-    Ellipses,
     Identity,
     LinearOperator,
     cg_sense,
-    compress,
     ellipse_kspace,
     equispaced_mask,
-    estimate_coil_maps,
     ifft2c,
-    nlinv,
     rasterize,
     rss,
-    svd_compression,
 )
-from operators.pytree import frozen_pytree, static
+from operators.algebra import frozen_pytree, static
+from operators.mri import compress, estimate_coil_maps, nlinv, svd_compression
+from operators.phantoms import Ellipses
 
 pytestmark = pytest.mark.slow
 

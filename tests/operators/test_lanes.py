@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-NATIVE = Path(__file__).resolve().parents[2] / "operators" / "native"
+NATIVE = Path(__file__).resolve().parents[2] / "operators" / "kernels" / "native"
 CHECKS = r"""
 #include <cstdio>
 #include "lanes.h"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import acceleration_of, equispaced_mask, poisson_disc_mask, random_mask
+from operators import equispaced_mask, poisson_disc_mask, random_mask
+from operators.mri import acceleration_of
 
 ACCELERATIONS = [(4, 0.08), (8, 0.04)]
 

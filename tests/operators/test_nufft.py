@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 import operators
-from operators import native
+from operators.kernels import native
 
 DATA = pathlib.Path(
     os.environ.get("FEDRECON_DATA", pathlib.Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -183,7 +183,7 @@ def test_is_a_linear_operator(assert_linear_operator, backend, normal):
 def test_cartesian_samples_are_those_of_the_fft(normal):
     shape = (8, 11)
     image = normal((2, *shape), np.complex64)
-    A = operators.NUFFT(operators.cartesian_trajectory(shape).reshape(-1, 2), shape, eps=1e-6)
+    A = operators.NUFFT(operators.mri.cartesian_trajectory(shape).reshape(-1, 2), shape, eps=1e-6)
     np.testing.assert_allclose(A(image).reshape(image.shape), operators.fft2c(image), atol=2e-5)
 
 
@@ -395,7 +395,7 @@ def test_agrees_with_stored_torchkbnufft_outputs_to_their_own_accuracy():
     with jax.enable_x64(True), h5py.File(DATA / "reference" / "nufft_torchkbnufft.h5") as file:
         group = file["case0"]
         image, expected = group["image"][:], group["kdata"][:]
-        trajectory = operators.from_radians(group["traj_rad"][:].T)
+        trajectory = operators.fourier.from_radians(group["traj_rad"][:].T)
         A = operators.NUFFT(trajectory, image.shape[-2:], eps=1e-9)
         found = A(image) * np.sqrt(np.prod(image.shape[-2:]))
         assert relative(found, expected) < 1.05 * group.attrs["rel_err_vs_direct_sum"]
@@ -473,7 +473,7 @@ def test_libraries_are_compiled_ahead_side_by_side_and_once(tmp_path):
     compiler.chmod(0o755)
     script = """
 import jax.numpy as jnp
-from operators import native
+from operators.kernels import native
 native.prepare("nufft", "convolution")
 print(native.supports(jnp.float32, "nufft"), native.supports(jnp.float32, "convolution"))
 """

@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
-    NUFFT,
-    SENSE,
-    CartesianFourier,
-    Identity,
-    OffResonance,
-    cg_sense,
-    field_map_from_echoes,
-    off_resonance_segments,
-    rasterize,
-    shepp_logan,
-)
+from operators import NUFFT, SENSE, CartesianFourier, Identity, OffResonance, cg_sense, rasterize, shepp_logan
+from operators.mri import field_map_from_echoes, off_resonance_segments
 
 pytestmark = pytest.mark.slow
 

@@ -8,17 +8,10 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
-    CartesianFourier,
-    Ellipses,
-    ParallelBeam,
-    ellipse_kspace,
-    ellipse_sinogram,
-    ifft2c,
-    rasterize,
-    shepp_logan,
-)
-from operators.bessel import bessel_j1, jinc
+from operators import CartesianFourier, ParallelBeam, ellipse_kspace, ifft2c, rasterize, shepp_logan
+from operators.fourier import jinc
+from operators.fourier.bessel import bessel_j1
+from operators.phantoms import Ellipses, ellipse_sinogram
 
 ONE = ([[0.31, -0.22]], [[0.4, 0.15]], [0.6], [1.7])
 

@@ -9,18 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
-    Ellipses,
-    FanBeam,
-    ParallelBeam,
-    Radon,
-    check_adjoint,
-    check_gradients,
-    project_phantom,
-    radon_models,
-    rasterize,
-)
-from operators.geometry_conversions import as_vectors
+from operators import FanBeam, ParallelBeam, Radon, check_adjoint, check_gradients, rasterize
+from operators.ct import as_vectors, radon_models
+from operators.phantoms import Ellipses, project_phantom
 
 BACKENDS = ("auto", "jax")
 

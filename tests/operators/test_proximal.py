@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from operators import (
-    FiniteDifferences,
+from operators import FiniteDifferences
+from operators.solvers import (
     group_soft_threshold,
     project_box,
     project_l2_ball,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import Ellipses, ParallelBeam, Radon, check_gradients, ellipse_sinogram, rasterize
+from operators import ParallelBeam, Radon, check_gradients, rasterize
+from operators.phantoms import Ellipses, ellipse_sinogram
 
 GEOMETRIES = st.fixed_dictionaries(
     {

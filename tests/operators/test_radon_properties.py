@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import FanBeam, ParallelBeam, Radon, VectorGeometry, radon_models
+from operators import FanBeam, ParallelBeam, Radon, VectorGeometry
+from operators.ct import radon_models
 
 VIEWS, BINS, PIXEL = 3, 23, 0.9
 SHAPES = {

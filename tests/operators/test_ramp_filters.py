@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import operators
-from operators import parallel_inversion
-from operators.ramp_filters import filter_finely, footprint, highest_frequency
+from operators.ct.inversion import parallel
+from operators.ct.inversion.ramp_filters import filter_finely, footprint, highest_frequency
 
 
 @pytest.mark.parametrize("frequency", [0.0, 0.25, 0.4375])
@@ -40,15 +40,15 @@ def test_few_views_are_rolled_off_sooner():
 
 def test_few_views_leave_fewer_streaks_for_it(monkeypatch):
     geometry = operators.ParallelBeam(np.linspace(0, np.pi, 20, endpoint=False), 137, 1.0)
-    phantom = operators.random_ellipses(jax.random.key(0), 12, radius=40.0)
-    sinogram = operators.project_phantom(phantom, geometry, bins=4)
-    truth = operators.rasterize_phantom(phantom, (96, 96))
+    phantom = operators.phantoms.random_ellipses(jax.random.key(0), 12, radius=40.0)
+    sinogram = operators.phantoms.project_phantom(phantom, geometry, bins=4)
+    truth = operators.phantoms.rasterize_phantom(phantom, (96, 96))
 
     def error():
         jax.clear_caches()
         return float(jnp.linalg.norm(operators.fbp(sinogram, geometry, (96, 96)) - truth))
 
     own = error()
-    monkeypatch.setattr(parallel_inversion, "highest_frequency", lambda *_: 0.7)
+    monkeypatch.setattr(parallel, "highest_frequency", lambda *_: 0.7)
     assert own < error()
     jax.clear_caches()

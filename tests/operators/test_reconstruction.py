@@ -22,19 +22,20 @@ from operators import (
     Radon,
     Wavelet,
     cg_sense,
-    coil_combine,
-    estimate_coil_maps,
-    gridding,
     ifft2c,
     l1_wavelet,
-    locally_low_rank,
     poisson_disc_mask,
-    prox_locally_low_rank,
-    prox_wavelet,
     rasterize,
     shepp_logan,
-    total_generalized_variation,
     total_variation,
+)
+from operators.mri import coil_combine, estimate_coil_maps
+from operators.solvers import (
+    gridding,
+    locally_low_rank,
+    prox_locally_low_rank,
+    prox_wavelet,
+    total_generalized_variation,
 )
 
 pytestmark = pytest.mark.slow

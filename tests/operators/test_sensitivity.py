@@ -11,16 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from operators import (
-    Ellipses,
-    coil_combine,
-    ellipse_kspace,
-    espirit_maps,
-    ifft2c,
-    rasterize,
-    rss,
-    walsh_maps,
-)
+from operators import ellipse_kspace, espirit_maps, ifft2c, rasterize, rss
+from operators.mri import coil_combine, walsh_maps
+from operators.phantoms import Ellipses
 
 pytestmark = pytest.mark.slow
 

@@ -5,15 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from operators import (
-    SENSE,
-    CartesianFourier,
-    Diagonal,
-    Identity,
-    cg,
-    cg_sense,
-    operator_norm,
-)
+from operators import SENSE, CartesianFourier, Diagonal, Identity, cg, cg_sense, operator_norm
 
 
 def sense(normal, dtype=np.complex64, shape=(6, 5)):

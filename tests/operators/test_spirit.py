@@ -10,20 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
-    CartesianFourier,
-    Identity,
-    SPIRiT,
-    cg_spirit,
-    equispaced_mask,
-    fft2c,
-    ifft2c,
-    rasterize,
-    rss,
-    shepp_logan,
-    spirit,
-    spirit_kernel,
-)
+from operators import CartesianFourier, Identity, equispaced_mask, fft2c, ifft2c, rasterize, rss, shepp_logan
+from operators.mri import SPIRiT, cg_spirit, spirit, spirit_kernel
 
 pytestmark = pytest.mark.slow
 

@@ -54,8 +54,8 @@ def test_gridding_agrees_with_filtered_back_projection(reference, name, filter, 
 @pytest.mark.slow
 def test_iterations_agree_after_as_many_steps(reference):
     A, y = projector(reference), reference["projections"]
-    assert difference(operators.mlem(A, y, iterations=4)[0], reference["mlem"]) < 0.02
-    assert difference(operators.sirt(A, y, iterations=4)[0], reference["sirt"]) < 0.035
+    assert difference(operators.ct.mlem(A, y, iterations=4)[0], reference["mlem"]) < 0.02
+    assert difference(operators.ct.sirt(A, y, iterations=4)[0], reference["sirt"]) < 0.035
 
 
 @pytest.mark.slow
@@ -63,6 +63,6 @@ def test_row_action_agrees_with_a_view_at_a_time(reference):
     def one(angles):
         return operators.Radon(operators.ParallelBeam(angles, 48), (48, 48))
 
-    views = operators.view_subsets(one, reference["angles"], reference["projections"], 16)
-    x, _ = operators.os_sart(*views, iterations=4)
+    views = operators.ct.view_subsets(one, reference["angles"], reference["projections"], 16)
+    x, _ = operators.ct.os_sart(*views, iterations=4)
     assert difference(x, reference["art"]) < 0.1

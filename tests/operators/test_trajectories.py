@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
+from operators import fft2c, radial_trajectory
+from operators.fourier import gradient_waveform
+from operators.mri import (
     cartesian_trajectory,
     epi_trajectory,
     estimate_gradient_delays,
-    fft2c,
     gradient_delay,
-    gradient_waveform,
     kooshball_trajectory,
     phyllotaxis_trajectory,
     propeller_trajectory,
     radial_angles,
-    radial_trajectory,
     rosette_trajectory,
     spiral_trajectory,
     stack_of_spirals,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import (
+from operators.fourier import (
     check_trajectory,
     from_per_fov,
     from_per_meter,

@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from operators import (
-    SENSE,
-    CartesianFourier,
-    Diagonal,
-    ParallelBeam,
-    Radon,
-    cg,
-    filtered_radon,
-    total_variation,
-)
+from operators import SENSE, CartesianFourier, Diagonal, ParallelBeam, Radon, cg, total_variation
+from operators.ct import filtered_radon
 
 KINDS = ["sense", "radon", "filtered", "composed"]
 

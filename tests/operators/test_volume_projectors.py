@@ -9,12 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import FanBeam, Radon, radon_models
-from operators.ct_phantoms import Ellipsoids, project_phantom, rasterize_phantom
-from operators.geometry import ParallelBeam, ParallelBeam3D
-from operators.geometry_cone import ConeBeam
-from operators.geometry_conversions import as_vectors
-from operators.geometry_vector import VectorGeometry
+from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, Radon, VectorGeometry
+from operators.ct import as_vectors, radon_models
+from operators.phantoms import Ellipsoids, project_phantom, rasterize_phantom
 
 BACKENDS = ("auto", "jax")
 SHAPE, PIXEL = (5, 4, 7), 0.9

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import Wavelet, daubechies_filter, prox_wavelet, soft_threshold
+from operators import Wavelet
+from operators.algebra import daubechies_filter
+from operators.solvers import prox_wavelet, soft_threshold
 
 pytestmark = pytest.mark.slow
 

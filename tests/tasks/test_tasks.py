@@ -17,7 +17,8 @@ from fedrecon.tasks import (
     reconstruction_task,
     segmentation_task,
 )
-from operators import SENSE, CartesianFourier, ParallelBeam, filtered_radon
+from operators import SENSE, CartesianFourier, ParallelBeam
+from operators.ct import filtered_radon
 
 N = 12
 

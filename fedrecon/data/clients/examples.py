@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators import coil_combine, estimate_coil_maps, fourier_resize, ifft2c
+from operators import ifft2c
+from operators.fourier import fourier_resize
+from operators.mri import coil_combine, estimate_coil_maps
 
 Array = np.ndarray
 

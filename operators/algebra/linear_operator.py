@@ -1,0 +1,359 @@
+"""Linear operators and their algebra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operators.algebra.dtypes import (
+    as_inexact,
+    complex_dtype,
+    default_dtype,
+    is_complex,
+    real_dtype,
+    squared,
+)
+from operators.algebra.pytree import assign, frozen_pytree, static
+
+
+class LinearOperator:
+    """A linear map between arrays of fixed shape; a frozen pytree.
+
+    Arrays an operator holds (masks, coil maps, angles) are leaves, its shapes and flags are static, so that
+    operators are arguments of ``jit``, ``grad``, ``scan`` and ``shard_map``. Operators of equal structure
+    stacked leaf by leaf along a new leading axis are applied through ``jax.vmap(lambda A, x: A(x))(A, x)``.
+
+    Inner products are ``<a, b> = sum conj(a) b``, and their real part where the operator maps real arrays to
+    complex ones, so that its adjoint returns real arrays.
+
+    Subclasses give ``in_shape``, ``out_shape``, ``in_dtype``, ``out_dtype``, ``_forward`` and ``_adjoint``
+    (and ``_gram`` where a faster route exists), all of which accept leading batch axes and keep double
+    precision.
+    """
+
+    # numpy arrays and scalars on the left then defer to this class's reflected methods.
+    __array_ufunc__ = None
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    in_dtype: np.dtype
+    out_dtype: np.dtype
+
+    def _forward(self, x: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def _adjoint(self, y: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def _gram(self, x: jax.Array, weights: jax.Array | None) -> jax.Array:
+        y = self._forward(x)
+        return self._adjoint(y if weights is None else weights * y)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the operator.
+
+        Args:
+          x: array (..., *in_shape); its dtype must promote to ``in_dtype``.
+
+        Returns:
+          Array (..., *out_shape) of ``out_dtype``.
+
+        Raises:
+          ValueError: if the trailing axes of ``x`` are not ``in_shape``.
+          TypeError: if the dtype of ``x`` does not promote to ``in_dtype``.
+        """
+        return self._forward(check_array(x, self.in_shape, self.in_dtype, self._name))
+
+    @property
+    def H(self) -> "LinearOperator":
+        """The adjoint operator: ``<A(x), y> == <x, A.H(y)>``; ``A.H.H`` is ``A``."""
+        return Adjoint(self)
+
+    def gram(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        """``A.H(weights * A(x))`` by the operator's fastest route.
+
+        Args:
+          x: array (..., *in_shape).
+          weights: real array broadcastable to ``out_shape``; None stands for ones.
+
+        Returns:
+          Array (..., *in_shape) of ``in_dtype``.
+
+        Raises:
+          ValueError: if a shape does not fit.
+          TypeError: if the dtype of ``x`` does not promote to ``in_dtype``, or the weights are complex.
+        """
+        x = check_array(x, self.in_shape, self.in_dtype, self._name)
+        if weights is not None:
+            weights = jnp.asarray(weights)
+            if not _broadcasts(weights.shape, self.out_shape):
+                raise ValueError(
+                    f"{self._name}.gram: weights must be broadcastable to out_shape {self.out_shape}, "
+                    f"found shape {weights.shape}"
+                )
+            if is_complex(weights.dtype):
+                raise TypeError(f"{self._name}.gram: weights must be real, found {weights.dtype}")
+            weights = weights.astype(real_dtype(self.out_dtype))
+        return self._gram(x, weights)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        return Product(self, other)
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        return Sum(self, other)
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        return Sum(self, -other)
+
+    def __neg__(self) -> "LinearOperator":
+        return Scaled(-1, self)
+
+    def __mul__(self, scalar) -> "LinearOperator":
+        if isinstance(scalar, LinearOperator):
+            raise TypeError(f"{self._name} * {scalar._name}: use @ to compose operators")
+        return Scaled(scalar, self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scalar) -> "LinearOperator":
+        return Scaled(1 / scalar, self)
+
+
+def check_array(x, shape: tuple[int, ...], dtype: np.dtype, where: str) -> jax.Array:
+    """``x`` as an array of ``dtype`` whose trailing axes are ``shape``; raises as ``LinearOperator`` does."""
+    x = jnp.asarray(x)
+    if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"{where}: expected an array of shape (..., {_joined(shape)}), found {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.inexact) or jnp.promote_types(x.dtype, dtype) != dtype:
+        raise TypeError(f"{where}: expected an array whose dtype promotes to {dtype}, found {x.dtype}")
+    return x.astype(dtype)
+
+
+def _joined(shape: tuple[int, ...]) -> str:
+    return ", ".join(str(n) for n in shape)
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
+
+
+def _embed(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, dtype))
+
+
+def _project(y: jax.Array, dtype: np.dtype) -> jax.Array:
+    # The adjoint of the embedding of real arrays into complex ones is the real part.
+    return _embed(y if is_complex(dtype) else y.real, dtype)
+
+
+@frozen_pytree
+class Adjoint(LinearOperator):
+    """The adjoint of an operator."""
+
+    operator: LinearOperator
+
+    in_shape = property(lambda self: self.operator.out_shape)
+    out_shape = property(lambda self: self.operator.in_shape)
+    in_dtype = property(lambda self: self.operator.out_dtype)
+    out_dtype = property(lambda self: self.operator.in_dtype)
+
+    def _forward(self, x):
+        return self.operator._adjoint(x)
+
+    def _adjoint(self, y):
+        return self.operator._forward(y)
+
+    @property
+    def H(self) -> LinearOperator:
+        return self.operator
+
+    @property
+    def _name(self) -> str:
+        return f"{self.operator._name}.H"
+
+
+@frozen_pytree
+class Product(LinearOperator):
+    """``left @ right``: ``x -> left(right(x))``.
+
+    Raises:
+      ValueError: if ``left.in_shape`` is not ``right.out_shape``.
+      TypeError: if ``right.out_dtype`` does not promote to ``left.in_dtype``.
+    """
+
+    left: LinearOperator
+    right: LinearOperator
+
+    def __post_init__(self):
+        left, right = self.left, self.right
+        if left.in_shape != right.out_shape:
+            raise ValueError(
+                f"{left._name} @ {right._name}: the left in_shape {left.in_shape} differs from the right "
+                f"out_shape {right.out_shape}"
+            )
+        if jnp.promote_types(left.in_dtype, right.out_dtype) != left.in_dtype:
+            raise TypeError(
+                f"{left._name} @ {right._name}: the right out_dtype {right.out_dtype} does not promote to "
+                f"the left in_dtype {left.in_dtype}"
+            )
+
+    in_shape = property(lambda self: self.right.in_shape)
+    out_shape = property(lambda self: self.left.out_shape)
+    in_dtype = property(lambda self: self.right.in_dtype)
+    out_dtype = property(lambda self: self.left.out_dtype)
+
+    def _forward(self, x):
+        return self.left._forward(_embed(self.right._forward(x), self.left.in_dtype))
+
+    def _adjoint(self, y):
+        return self._back(self.left._adjoint(y))
+
+    def _gram(self, x, weights):
+        return self._back(self.left._gram(_embed(self.right._forward(x), self.left.in_dtype), weights))
+
+    def _back(self, z):
+        return self.right._adjoint(_project(z, self.right.out_dtype))
+
+
+@frozen_pytree
+class Sum(LinearOperator):
+    """``first + second``.
+
+    Raises:
+      ValueError: if the shapes of the two operators differ.
+      TypeError: if their input dtypes differ.
+    """
+
+    first: LinearOperator
+    second: LinearOperator
+
+    def __post_init__(self):
+        first, second = self.first, self.second
+        shapes = [(op.in_shape, op.out_shape) for op in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{first._name} + {second._name}: (in_shape, out_shape) must agree, found {shapes[0]} and "
+                f"{shapes[1]}"
+            )
+        if first.in_dtype != second.in_dtype:
+            raise TypeError(
+                f"{first._name} + {second._name}: in_dtype must agree, found {first.in_dtype} and "
+                f"{second.in_dtype}"
+            )
+
+    in_shape = property(lambda self: self.first.in_shape)
+    out_shape = property(lambda self: self.first.out_shape)
+    in_dtype = property(lambda self: self.first.in_dtype)
+    out_dtype = property(lambda self: jnp.promote_types(self.first.out_dtype, self.second.out_dtype))
+
+    def _forward(self, x):
+        return self.first._forward(x) + self.second._forward(x)
+
+    def _adjoint(self, y):
+        first, second = self.first, self.second
+        return first._adjoint(_project(y, first.out_dtype)) + second._adjoint(_project(y, second.out_dtype))
+
+
+@frozen_pytree
+class Scaled(LinearOperator):
+    """``scalar * operator``; the scalar is a leaf and may be traced or complex.
+
+    Raises:
+      ValueError: if ``scalar`` is not a scalar.
+    """
+
+    scalar: jax.Array
+    operator: LinearOperator
+
+    def __post_init__(self):
+        dtype = self.operator.out_dtype
+        if isinstance(self.scalar, bool | int | float):
+            scalar = jnp.asarray(self.scalar, real_dtype(dtype))
+        elif isinstance(self.scalar, complex):
+            scalar = jnp.asarray(self.scalar, complex_dtype(dtype))
+        else:
+            scalar = jnp.asarray(self.scalar)
+            if not jnp.issubdtype(scalar.dtype, jnp.inexact):
+                scalar = scalar.astype(real_dtype(dtype))
+        if scalar.ndim:
+            raise ValueError(f"scalar * {self.operator._name}: expected a scalar, found shape {scalar.shape}")
+        assign(self, scalar=scalar)
+
+    in_shape = property(lambda self: self.operator.in_shape)
+    out_shape = property(lambda self: self.operator.out_shape)
+    in_dtype = property(lambda self: self.operator.in_dtype)
+    out_dtype = property(lambda self: jnp.promote_types(self.operator.out_dtype, self.scalar.dtype))
+
+    def _forward(self, x):
+        return self.scalar * self.operator._forward(x)
+
+    def _adjoint(self, y):
+        return self.operator._adjoint(_project(self.scalar.conj() * y, self.operator.out_dtype))
+
+    def _gram(self, x, weights):
+        return squared(self.scalar) * self.operator._gram(x, weights)
+
+
+@frozen_pytree
+class Identity(LinearOperator):
+    """The identity on arrays (..., *shape) of ``dtype`` (default: float32)."""
+
+    shape: tuple[int, ...] = static()
+    dtype: np.dtype | None = static(default=None)
+
+    def __post_init__(self):
+        dtype = default_dtype(float) if self.dtype is None else jnp.dtype(self.dtype)
+        assign(self, shape=tuple(self.shape), dtype=dtype)
+
+    in_shape = out_shape = property(lambda self: self.shape)
+    in_dtype = out_dtype = property(lambda self: self.dtype)
+
+    def _forward(self, x):
+        return x
+
+    _adjoint = _forward
+
+
+@frozen_pytree
+class Diagonal(LinearOperator):
+    """Multiplication by ``weights``, element by element.
+
+    Attributes:
+      weights: array of the shape of the arrays multiplied; integers and booleans become floats.
+      dtype: dtype of the arrays multiplied; default: that of the weights. Weights must promote to it.
+
+    Raises:
+      TypeError: if the weights do not promote to ``dtype``.
+    """
+
+    weights: jax.Array
+    dtype: np.dtype | None = static(default=None)
+    shape: tuple[int, ...] = static(init=False)
+
+    def __post_init__(self):
+        weights = as_inexact(self.weights)
+        dtype = weights.dtype if self.dtype is None else jnp.dtype(self.dtype)
+        if jnp.promote_types(weights.dtype, dtype) != dtype:
+            raise TypeError(f"Diagonal: weights of {weights.dtype} do not promote to dtype {dtype}")
+        assign(self, weights=weights, dtype=dtype, shape=weights.shape)
+
+    in_shape = out_shape = property(lambda self: self.shape)
+    in_dtype = out_dtype = property(lambda self: self.dtype)
+
+    def _forward(self, x):
+        return self.weights * x
+
+    def _adjoint(self, y):
+        return self.weights.conj() * y

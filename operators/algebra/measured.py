@@ -1,0 +1,35 @@
+"""Whether measured data may be what they are said to be."""
+
+import jax
+import jax.numpy as jnp
+
+from operators.algebra.dtypes import is_complex
+
+
+def check_measured(data, dtype, where: str, finite: bool = True) -> jax.Array:
+    """``data`` as an array, after looking for what no scanner measures.
+
+    Args:
+      data: measurements of any shape.
+      dtype: what they should promote to; complex for k-space.
+      where: function and argument, for the messages.
+      finite: whether every value was measured; what was not may hold anything.
+
+    Returns:
+      ``data`` as an array.
+
+    Raises:
+      ValueError: if k-space is real, or concrete values are not finite.
+    """
+    data = jnp.asarray(data)
+    if is_complex(dtype) and not is_complex(data.dtype):
+        raise ValueError(
+            f"{where} must be complex k-space, found {data.dtype}; magnitudes have lost the phase, and real "
+            "and imaginary parts on an axis are joined by re + 1j * im"
+        )
+    if finite and not isinstance(data, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            wrong = int(data.size - jnp.isfinite(data).sum())
+        if wrong:
+            raise ValueError(f"{where} must be finite, found {wrong} of {data.size} samples NaN or infinite")
+    return data

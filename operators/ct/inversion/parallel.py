@@ -1,0 +1,105 @@
+"""Filtered back-projection of parallel beams."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operators.algebra import complex_dtype
+from operators.ct.geometry.parallel import ParallelBeam
+from operators.ct.inversion.back_projector import back_project
+from operators.ct.inversion.ramp_filters import (
+    filter_rows,
+    footprint,
+    highest_frequency,
+    padded_length,
+    ramp_response,
+    roll_off,
+)
+from operators.fourier import NUFFT, smooth_size
+
+METHODS = ("fourier", "interpolation")
+_EPS = 3e-4
+
+
+def invert_parallel(
+    sinogram,
+    geometry: ParallelBeam,
+    weights,
+    method: str,
+    shape,
+    pixel_size: float,
+    filter: str,
+    cutoff: float,
+    backend: str,
+) -> jax.Array:
+    """See :func:`operators.fbp`: (..., views, detectors) -> (..., ny, nx); weights (views,) sum to pi."""
+    invert = _by_fourier if method == METHODS[0] else _by_interpolation
+    return invert(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend)
+
+
+def _by_interpolation(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend):
+    count, spacing = geometry.detector_count, geometry.detector_spacing
+    length = padded_length(count)
+    rows = filter_rows(sinogram, ramp_response(length, spacing, filter, cutoff), length, count)
+    # A zero at either end, which positions beside the detector are moved to.
+    rows = jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)])
+    across = jnp.cos(geometry.angles), jnp.sin(geometry.angles)
+    zero, one = jnp.zeros_like(across[0]), jnp.ones_like(across[0])
+    poses = jnp.stack([across[0], across[1], zero, zero, zero, one, zero], axis=-1)
+    first = geometry.ray_positions()[0]
+    detector = [pixel_size / spacing, 1 - first / spacing, 0.0, 0.0]
+    detector = jnp.stack([jnp.asarray(x, rows.dtype) for x in detector])
+    sinograms = rows.reshape(1, -1, geometry.views, 1, count + 2)
+    operands = poses[None], detector[None], weights[None, :, None]
+    image = back_project(*operands, sinograms, (1, *shape), backend=backend)
+    return image.reshape(*sinogram.shape[:-2], *shape)
+
+
+def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend):
+    """Every pixel takes a trigonometric polynomial of each filtered view: one adjoint NUFFT of all.
+
+    The polynomial is close to a piecewise constant view averaged over the footprint of the pixel
+    (``footprint`` in ``ramp_filters``): its spectrum is the view's, repeated beyond the Nyquist frequency,
+    times the transforms of element and footprint, up to a highest frequency.
+    """
+    length = _period(geometry, shape, pixel_size)
+    spacing, real = geometry.detector_spacing, sinogram.dtype
+    across = min(geometry.detector_count, math.hypot(*shape) * pixel_size / spacing)
+    highest = highest_frequency(filter, cutoff, 2 / math.pi * geometry.views / across)
+    kept = math.floor(highest * length * (1 + 1e-9)) + 1
+    # Views are real, so that half of the frequencies suffice.
+    repeated = length // 2 - np.abs(length // 2 - np.arange(kept))
+    response = ramp_response(length, spacing, filter, cutoff)[repeated]
+    frequency = np.arange(kept) / length
+    response = response * np.sinc(frequency) * roll_off(frequency, highest) * np.where(frequency == 0, 1, 2)
+    spectrum = jnp.fft.rfft(sinogram, n=length, axis=-1)
+    again = spectrum[..., length - kept + 1 : length // 2] if kept > length // 2 + 1 else spectrum[..., :0]
+    spectrum = jnp.concatenate([spectrum[..., :kept], again[..., ::-1].conj()], axis=-1)
+    # Cycles per unit of length.
+    nu = jnp.asarray(np.arange(kept) / (length * spacing), real)
+    kx, ky = (nu * (pixel_size * c[:, None]) for c in (jnp.cos(geometry.angles), -jnp.sin(geometry.angles)))
+    # From the first element to the centre of the image, and from there to pixel n // 2.
+    mx, my = (n // 2 - (n - 1) / 2 for n in shape[::-1])
+    turn = kx * mx + ky * my - nu * geometry.ray_positions()[0]
+    scales = weights[:, None] * jnp.asarray(response * (math.sqrt(math.prod(shape)) / length), real)
+    width = footprint(geometry.angles, pixel_size / spacing)
+    scales = scales * jnp.sinc(jnp.asarray(frequency, real) * width[:, None])
+    values = spectrum * (scales * jnp.exp(2j * math.pi * turn))
+    points = jnp.stack([ky, kx], -1).reshape(-1, 2)
+    transform = NUFFT(points, shape, eps=_EPS, backend=backend, periodic=True, gram_by_toeplitz=False)
+    values = values.reshape(*sinogram.shape[:-2], len(points)).astype(complex_dtype(real))
+    return transform._adjoint(values).real
+
+
+def _period(geometry, shape, pixel_size) -> int:
+    """An even number of elements, so many that the tails of the filter do not wrap around onto the image."""
+    radius = math.hypot(*shape) * pixel_size / geometry.detector_spacing / 2
+    positions, count = geometry.ray_positions(), geometry.detector_count
+    if isinstance(positions, np.ndarray):
+        reach = max(abs(positions[0]), abs(positions[-1])) / geometry.detector_spacing
+    else:
+        # A detector that is moved while it is traced is taken to see the object still.
+        reach = max(count - radius, count / 2)
+    return 2 * smooth_size(math.ceil(max(reach + radius, count)))

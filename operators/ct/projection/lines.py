@@ -1,0 +1,100 @@
+"""Where the rays of a geometry cross the rows and columns of an image, and where its pixels are seen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operators.ct.geometry.fan import FanBeam, fan_frame
+from operators.ct.geometry.parallel import ParallelBeam
+
+MODELS = ("joseph", "distance-driven")
+
+
+def ray_lines(
+    geometry, image_shape: tuple[int, int], pixel_size: float, model: str
+) -> tuple[jax.Array, jax.Array]:
+    """The operands of :mod:`operators.ct.projection.projector_primitive` for one 2-D geometry.
+
+    Args:
+      geometry: with ``rays(columns) -> (points, directions)``, each (views, columns, 2) as (x, y).
+      image_shape: (ny, nx), centred on the origin, row 0 at the top.
+      pixel_size: width of the pixels.
+      model: "joseph" (rays through the centres of the bins) or "distance-driven" (through their edges).
+
+    Returns:
+      (rays, lengths): (2, 2, views, knots) and (views, bins), differentiable in the geometry.
+    """
+    bins = geometry.shape[-1]
+    columns = np.arange(bins) if model == "joseph" else np.arange(bins + 1) - 0.5
+    points, directions = geometry.rays(columns)
+    ny, nx = image_shape
+    # In pixels, rows downwards.
+    point = points * jnp.asarray([1 / pixel_size, -1 / pixel_size], points.dtype)
+    direction = directions * jnp.asarray([1, -1], points.dtype)
+    middle = jnp.asarray([(nx - 1) / 2, (ny - 1) / 2], points.dtype)
+    rays, slopes = [], []
+    for along, across in ((0, 1), (1, 0)):
+        # Rays along the lines cross them nowhere: what is put here is never used.
+        size = jnp.abs(direction[..., across])
+        parallel = size < 1e-4 * jnp.abs(direction[..., along])
+        safe = jnp.where(parallel, 1, direction[..., across])
+        slope = jnp.where(parallel, 0, direction[..., along] / safe)
+        base = point[..., along] - point[..., across] * slope + middle[along]
+        rays.append(jnp.stack([base, slope]))
+        slopes.append(slope)
+    steep = jnp.abs(direction[..., 1]) >= jnp.abs(direction[..., 0])
+    if model == "joseph":
+        slope = jnp.where(steep, slopes[0], slopes[1])
+    else:
+        # A bin belongs to the lines that its central ray meets more squarely.
+        center = direction[:, 1:] / _norm(direction[:, 1:]) + direction[:, :-1] / _norm(direction[:, :-1])
+        steep = jnp.abs(center[..., 1]) >= jnp.abs(center[..., 0])
+        across = jnp.where(steep, center[..., 1], center[..., 0])
+        slope = jnp.where(steep, center[..., 0], center[..., 1]) / across
+    length = pixel_size * jnp.sqrt(1 + slope**2)
+    return jnp.stack(rays), jnp.where(steep, length, -length)
+
+
+def shadows(geometry, pixel_size: float) -> tuple[jax.Array, bool]:
+    """Where the rays through pixels meet the detector, for ``projector_primitive``.
+
+    Args:
+      geometry: ParallelBeam, FanBeam or a VectorGeometry in two dimensions.
+      pixel_size: width of the pixels.
+
+    Returns:
+      (shadows, curved): s (views, 8), and whether the detector is an arc. The ray through a point c columns
+      right of and r rows below the middle of the image meets the detector at the index
+      ``q = (s0 + s1 c + s2 r) / (s3 + s4 c + s5 r)`` or, on an arc, ``s6 arctan(q) + s7``.
+    """
+    geometry = jax.lax.stop_gradient(geometry)
+    # Affine in the point, and so known from three.
+    points = pixel_size * np.array([[0, 0], [1, 0], [0, -1]])
+    middle, curved = (geometry.shape[-1] - 1) / 2, False
+    arc = jnp.ones((geometry.views, 2), geometry.dtype)
+    if isinstance(geometry, FanBeam):
+        depth, across = fan_frame(points, geometry.angles, geometry.source_distance, geometry.axis_offset)
+        scale = (geometry.source_distance + geometry.detector_distance) / geometry.detector_spacing
+        center = middle - geometry.detector_offset / geometry.detector_spacing
+        curved = geometry.curved
+        if curved:
+            arc = arc * jnp.stack([scale, center])
+        else:
+            across = scale * across + center * depth
+    elif isinstance(geometry, ParallelBeam) or not geometry.divergent:
+        across = geometry.detector_coordinates(points)
+        depth = jnp.ones_like(across)
+    else:
+        direction = jnp.asarray(points, geometry.dtype) - geometry.source[:, None]
+        depth = _cross(direction, geometry.column_axis[:, None])
+        across = _cross(direction, (geometry.source - geometry.detector)[:, None]) + middle * depth
+    parts = [jnp.concatenate([v[:, :1], v[:, 1:] - v[:, :1]], -1) for v in (across, depth)]
+    return jnp.concatenate([*parts, arc], -1), curved
+
+
+def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _norm(vectors: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(vectors**2, -1, keepdims=True))

@@ -1,0 +1,160 @@
+"""Native CPU kernels: compiled once per machine where there is a C++ compiler, never needed.
+
+The sources beside this file are compiled at first use against the FFI header that JAX ships, into
+``$FEDRECON_CACHE`` (default ``~/.cache/fedrecon``), and tried in a process of their own before they are
+trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND=jax`` asks for that.
+``python -m operators.kernels.native`` compiles ahead of time and reports.
+"""
+
+import functools
+import logging
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operators.kernels.native import build
+
+_log = logging.getLogger("operators")
+_NAMES = ("nufft", "projector", "backprojector", "volume", "convolution")
+_LIBRARIES = [(name, precision) for name in _NAMES for precision in ("float32", "float64")]
+_LOCKS = {library: threading.Lock() for library in _LIBRARIES}
+
+
+def backends() -> dict[str, str]:
+    """What computes on CPU in this process, by library and precision, and why.
+
+    Returns:
+      ``{"nufft float32": "native (...)" or "jax (reason)", ...}`` for "nufft" (non-uniform and Cartesian
+      Fourier transforms), "projector", "backprojector" and "volume" (tomography), and "convolution".
+      Compiles on first call.
+    """
+    return {f"{name} {precision}": _load(name, precision)[1] for name, precision in _LIBRARIES}
+
+
+def prepare(*names: str, precision: str = "float32") -> None:
+    """Starts compiling libraries side by side, in the background; whoever needs one waits for it only.
+
+    Does nothing for libraries that are compiled, or in a process that does not compute on CPUs.
+
+    Args:
+      names: of :func:`backends`, such as "nufft".
+      precision: "float32" or "float64".
+    """
+    if jax.default_backend() == "cpu":
+        for name in names:
+            # A thread that ends with the process: compiling is left to whoever needs it next.
+            threading.Thread(target=_load, args=(name, precision), daemon=True).start()
+
+
+def supports(dtype, name: str = "nufft") -> bool:
+    """True if native kernels for ``dtype``, real or complex, are at hand."""
+    return _load(name, "float64" if dtype in (jnp.complex128, jnp.float64) else "float32")[0]
+
+
+def preferred(dtype, backend: str, name: str = "nufft") -> bool:
+    """True if this process computes on CPUs and ``backend`` allows the native kernels for ``dtype``."""
+    return backend == "auto" and jax.default_backend() == "cpu" and supports(dtype, name)
+
+
+def _load(name: str, precision: str) -> tuple[bool, str]:
+    with _LOCKS[name, precision]:
+        return _load_once(name, precision)
+
+
+@functools.cache
+def _load_once(name: str, precision: str) -> tuple[bool, str]:
+    try:
+        path = build.load(name, precision)
+    except build.Unavailable as reason:
+        _log.info("%s in %s: plain JAX, %s", name, precision, reason)
+        return False, f"jax ({reason})"
+    _log.info("%s in %s: native, %s", name, precision, path)
+    return True, f"native ({path})"
+
+
+def nufft(kind, points, array, maps, layout, sign, conjugate, shape, out_shape) -> jax.Array:
+    """Calls a native transform: operands as in operators/fourier/nufft_primitive.py."""
+    real = points.dtype
+    if maps is None:
+        maps = jnp.zeros((0,), array.dtype)
+    kernel = layout.kernel
+    return jax.ffi.ffi_call(
+        f"fedrecon_nufft_{kind}_{real}",
+        jax.ShapeDtypeStruct(out_shape, array.dtype),
+    )(
+        points,
+        array,
+        maps.astype(array.dtype),
+        jnp.asarray(kernel.coefficients, real),
+        jnp.asarray(np.concatenate(layout.scales), real),
+        shape=np.asarray(shape, np.int64),
+        grid=np.asarray(layout.grid_shape, np.int64),
+        width=np.int64(kernel.width),
+        sign=np.int32(sign),
+        conjugate=bool(conjugate),
+    )
+
+
+def toeplitz(spectrum, images, maps, out_shape) -> jax.Array:
+    """Calls the native Toeplitz product: operands as in operators/fourier/toeplitz.py."""
+    shape, half = images.shape[2:], spectrum.shape[2:]
+    waves = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / h) for n, h in zip(shape, half, strict=True)]
+    # Half of the normalisation of both FFTs is applied on the way in and half on the way out.
+    scales = [np.full(n, (2 * h) ** -0.5) for n, h in zip(shape, half, strict=True)]
+    return jax.ffi.ffi_call(
+        f"fedrecon_nufft_toeplitz_{spectrum.dtype}", jax.ShapeDtypeStruct(out_shape, images.dtype)
+    )(
+        spectrum,
+        images,
+        jnp.zeros((0,), images.dtype) if maps is None else maps.astype(images.dtype),
+        jnp.asarray(np.concatenate(waves), images.dtype),
+        jnp.asarray(np.concatenate(scales), spectrum.dtype),
+        shape=np.asarray(shape, np.int64),
+        half=np.asarray(half, np.int64),
+    )
+
+
+def cartesian(kind, mask, array, maps, sign, conjugate, out_shape) -> jax.Array:
+    """Calls a native Cartesian transform: operands as in operators/fourier/cartesian_primitive.py."""
+    scales = np.concatenate([np.full(n, n**-0.5) for n in mask.shape[1:]])
+    return jax.ffi.ffi_call(
+        f"fedrecon_nufft_{kind}_{mask.dtype}", jax.ShapeDtypeStruct(out_shape, array.dtype)
+    )(
+        mask,
+        array,
+        jnp.zeros((0,), array.dtype) if maps is None else maps.astype(array.dtype),
+        jnp.asarray(scales, mask.dtype),
+        sign=np.int32(sign),
+        conjugate=bool(conjugate),
+    )
+
+
+def projector(kind, rays, array, lengths, out_shape) -> jax.Array:
+    """Calls a native projector: operands as in operators/ct/projection/projector_primitive.py."""
+    name = f"fedrecon_projector_{kind}_{array.dtype}"
+    return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))(rays, array, lengths)
+
+
+def back_projector(kind, poses, array, detector, weights, curved, out_shape) -> jax.Array:
+    """Calls a native back-projector: operands as in operators/ct/inversion/back_projector.py."""
+    name = f"fedrecon_backprojector_{kind}_{array.dtype}"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))
+    return call(poses, array, detector, weights, curved=bool(curved))
+
+
+def volume(kind, table, array, layout, out_shape) -> jax.Array:
+    """Calls a native projector of volumes: operands as in operators/ct/projection/volume_primitive.py."""
+    name = f"fedrecon_volume_{kind}_{array.dtype}"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))
+    variant = layout.model in ("distance-driven", "diverging")
+    return call(table, array, pixel_size=np.float64(layout.pixel_size), variant=variant)
+
+
+def convolution(kind, first, second, strides, pads, out_shape) -> jax.Array:
+    """Calls a native convolution: operands as in operators/kernels/convolution.py."""
+    name = f"fedrecon_convolution_{kind}_{second.dtype}"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, second.dtype))
+    low = [pair[0] for pair in pads]
+    return call(first, second, strides=np.asarray(strides, np.int64), pads=np.asarray(low, np.int64))

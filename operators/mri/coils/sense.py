@@ -1,0 +1,113 @@
+"""Receive coils: the SENSE operator, sensitivity estimation and coil combination."""
+
+import jax
+import jax.numpy as jnp
+
+from operators.algebra import (
+    LinearOperator,
+    as_inexact,
+    assign,
+    frozen_pytree,
+    is_complex,
+    safe_sqrt,
+    squared,
+)
+
+
+@frozen_pytree
+class SENSE(LinearOperator):
+    """Multi-coil measurement: image (..., *image_shape) -> (..., coils, *fourier.out_shape).
+
+    ``A(x)[c] = fourier(coil_maps[c] * x)`` (Pruessmann et al., Magn. Reson. Med. 42:952, 1999).
+
+    Attributes:
+      fourier: a Fourier operator of complex images.
+      coil_maps: sensitivities (coils, *fourier.in_shape); coils of zeros (padding) measure zero.
+
+    Raises:
+      ValueError: if ``coil_maps`` is not (coils, *fourier.in_shape) with at least one coil.
+      TypeError: if ``fourier`` is no operator of complex images.
+    """
+
+    fourier: LinearOperator
+    coil_maps: jax.Array
+
+    def __post_init__(self):
+        if not isinstance(self.fourier, LinearOperator):
+            raise TypeError(f"SENSE: fourier must be a LinearOperator, found {type(self.fourier).__name__}")
+        if not is_complex(self.fourier.in_dtype):
+            raise TypeError(f"SENSE: fourier must act on complex images, found {self.fourier.in_dtype}")
+        maps, shape = as_inexact(self.coil_maps), self.fourier.in_shape
+        if maps.ndim != 1 + len(shape) or maps.shape[1:] != shape or maps.shape[0] < 1:
+            expected = ("coils", *shape)
+            raise ValueError(f"SENSE: coil_maps must have shape {expected}, found {maps.shape}")
+        assign(self, coil_maps=maps)
+
+    # Counted from the end, so that they hold for stacked operators too.
+    in_shape = property(lambda self: self.fourier.in_shape)
+    out_shape = property(lambda self: (self.coils, *self.fourier.out_shape))
+    in_dtype = property(lambda self: jnp.promote_types(self.fourier.in_dtype, self.coil_maps.dtype))
+    out_dtype = property(lambda self: jnp.promote_types(self.fourier.out_dtype, self.coil_maps.dtype))
+
+    @property
+    def coils(self) -> int:
+        """Number of coils, padding included."""
+        return self.coil_maps.shape[-1 - len(self.in_shape)]
+
+    def _expand(self, x):
+        return self.coil_maps * jnp.expand_dims(x, x.ndim - len(self.in_shape))
+
+    def _combine(self, images):
+        return jnp.sum(self.coil_maps.conj() * images, axis=-1 - len(self.in_shape))
+
+    def _forward(self, x):
+        if hasattr(self.fourier, "_coil_forward"):
+            return self.fourier._coil_forward(x, self.coil_maps)
+        return self.fourier._forward(self._expand(x))
+
+    def _adjoint(self, y):
+        if hasattr(self.fourier, "_coil_adjoint"):
+            return self.fourier._coil_adjoint(y, self.coil_maps)
+        return self._combine(self.fourier._adjoint(y))
+
+    def _gram(self, x, weights):
+        if hasattr(self.fourier, "_coil_gram"):
+            return self.fourier._coil_gram(x, self.coil_maps, weights)
+        return self._combine(self.fourier._gram(self._expand(x), weights))
+
+
+def rss(images: jax.Array, axis: int = -3) -> jax.Array:
+    """Root of the sum of squares over the coil axis (Roemer et al., Magn. Reson. Med. 16:192, 1990).
+
+    Its gradient is zero, not NaN, where all coils are zero.
+
+    Args:
+      images: complex or real; by default (..., coils, ny, nx).
+      axis: the coil axis.
+
+    Returns:
+      Real array without that axis.
+    """
+    return safe_sqrt(jnp.sum(squared(jnp.asarray(images)), axis=axis))
+
+
+def coil_combine(images: jax.Array, maps: jax.Array) -> jax.Array:
+    """``sum_c conj(maps_c) images_c``: the least-squares combination when ``sum |maps|^2 = 1``.
+
+    Args:
+      images: (..., coils, ny, nx) complex.
+      maps: sensitivities, broadcastable to ``images``.
+
+    Returns:
+      (..., ny, nx) complex.
+
+    Raises:
+      ValueError: if the numbers of coils or the image shapes differ.
+    """
+    images, maps = jnp.asarray(images), jnp.asarray(maps)
+    if images.shape[-3:] != maps.shape[-3:]:
+        raise ValueError(
+            f"coil_combine: images and maps must agree in (coils, ny, nx), found {images.shape[-3:]} and "
+            f"{maps.shape[-3:]}"
+        )
+    return jnp.sum(maps.conj() * images, axis=-3)

@@ -1,0 +1,57 @@
+"""Sampling in k-space: masks, trajectories, density compensation and gradient delays."""
+
+from operators.mri.sampling.density import (
+    density_compensation,
+    pipe_menon_density,
+    radial_density,
+    spiral_density,
+    voronoi_density,
+)
+from operators.mri.sampling.gradient_delays import estimate_gradient_delays, gradient_delay
+from operators.mri.sampling.masks import (
+    acceleration_of,
+    center_slice,
+    equispaced_mask,
+    poisson_disc_mask,
+    random_mask,
+)
+from operators.mri.sampling.spirals import spiral_trajectory, stack_of_spirals
+from operators.mri.sampling.trajectories import (
+    cartesian_trajectory,
+    epi_trajectory,
+    kooshball_trajectory,
+    phyllotaxis_trajectory,
+    propeller_trajectory,
+    radial_angles,
+    radial_trajectory,
+    rosette_trajectory,
+    stack_of_stars,
+    stack_trajectory,
+)
+
+__all__ = [
+    "acceleration_of",
+    "cartesian_trajectory",
+    "center_slice",
+    "density_compensation",
+    "epi_trajectory",
+    "equispaced_mask",
+    "estimate_gradient_delays",
+    "gradient_delay",
+    "kooshball_trajectory",
+    "phyllotaxis_trajectory",
+    "pipe_menon_density",
+    "poisson_disc_mask",
+    "propeller_trajectory",
+    "radial_angles",
+    "radial_density",
+    "radial_trajectory",
+    "random_mask",
+    "rosette_trajectory",
+    "spiral_density",
+    "spiral_trajectory",
+    "stack_of_spirals",
+    "stack_of_stars",
+    "stack_trajectory",
+    "voronoi_density",
+]
