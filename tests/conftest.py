@@ -53,6 +53,20 @@ def share_compilations(tmp_path_factory):
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
+@pytest.fixture(scope="session")
+def measured_data():
+    """``measured_data("mri/brain.h5")``: the path; the test is skipped where there is no folder ``mri``."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FEDRECON_DATA", default))
+
+    def find(name: str) -> Path:
+        if not (folder / name.split("/")[0]).is_dir():
+            pytest.skip(f"no measured data in {folder}")
+        return folder / name
+
+    return find
+
+
 @pytest.fixture
 def compiled():
     """``compiled(name)``: how often jitted functions of this name were compiled since the test began."""

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import io
 import math
-import os
 import re
 from operator import attrgetter
 from pathlib import Path
@@ -86,11 +85,8 @@ def test_the_coordinates_are_drawn_and_small(tmp_path):
     assert path.read_bytes()[1:4] == b"PNG" and path.stat().st_size <= 150_000
 
 
-def test_the_rotation_axis_of_the_tooth_is_found():
-    path = Path(os.environ.get("FEDRECON_DATA", DOCS.parents[1] / "shared" / "data")) / "ct/tooth_parallel.h5"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    scan = read_tomography(path)
+def test_the_rotation_axis_of_the_tooth_is_found(measured_data):
+    scan = read_tomography(measured_data("ct/tooth_parallel.h5"))
     found = tomography_figures.find_rotation_axis(scan.values[0], scan.angles)
     assert abs(found - scan.axis_offset) < 0.5
 

@@ -1,8 +1,6 @@
 """Readers of CT files: small files of each layout everywhere, the measured ones where they are."""
 
-import os
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,9 +10,6 @@ from fedrecon.data import DataError
 from fedrecon.data.formats.ct_files import read_htc, read_lodopab, read_tomography
 from fedrecon.data.formats.dicom_ct import read_dicom_ct_pd, read_dicom_slices
 from operators.ct import flat_field
-
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-needs_real_data = pytest.mark.skipif(not (REAL / "ct").is_dir(), reason="real data are not here")
 
 
 def write_lodopab(folder, **changes):
@@ -171,9 +166,8 @@ def test_malformed_lodopab(tmp_path):
         read_lodopab(*paths)
 
 
-@needs_real_data
-def test_measured_tooth():
-    scan = read_tomography(REAL / "ct" / "tooth_parallel.h5")
+def test_measured_tooth(measured_data):
+    scan = read_tomography(measured_data("ct/tooth_parallel.h5"))
     assert scan.values.shape == (2, 181, 640)
     white, dark = scan.white.mean(0)[:, None], scan.dark.mean(0)[:, None]
     found = flat_field(scan.raw, white, dark)
@@ -185,11 +179,10 @@ def test_measured_tooth():
     assert np.corrcoef(mirrored[inside], scan.values[0, 0][inside])[0, 1] > 0.98
 
 
-@needs_real_data
 @pytest.mark.parametrize("disc", "ab")
-def test_measured_discs(disc):
+def test_measured_discs(disc, measured_data):
     """Every arc sees the disc of the mask: the shadow of its edge lies where the geometry says."""
-    for scan in read_htc(REAL / "ct" / f"htc2022_disc_t{disc}.h5").values():
+    for scan in read_htc(measured_data(f"ct/htc2022_disc_t{disc}.h5")).values():
         assert scan.values.shape == (len(scan.angles), 560) and scan.image.shape == (512, 512)
         rows, columns = np.nonzero(scan.image)
         x = (columns - 255.5) * scan.pixel_size
@@ -292,15 +285,14 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path):
         read_dicom_slices(tmp_path)
 
 
-@needs_real_data
-def test_published_dicom_slice():
+def test_published_dicom_slice(measured_data):
     pytest.importorskip("pydicom")
-    series = read_dicom_slices(REAL / "reference" / "CT_small.dcm")
+    series = read_dicom_slices(measured_data("reference/CT_small.dcm"))
     assert series.hounsfield.shape == (1, 128, 128) and series.hounsfield.dtype == np.float32
     assert series.hounsfield.min() >= -1024 and series.hounsfield.max() < 4000
     assert series.spacing[1:] == pytest.approx((0.661468, 0.661468))
     with pytest.raises(DataError, match="NumberOfFrames"):
-        read_dicom_slices(REAL / "reference" / "emri_small.dcm")
+        read_dicom_slices(measured_data("reference/emri_small.dcm"))
 
 
 def projection(pydicom, index, typed, rows=3, columns=5):

@@ -1,8 +1,5 @@
 """Loaders of real data: on the real files where they are, on small files of the same layout everywhere."""
 
-import os
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
@@ -20,9 +17,6 @@ from fedrecon.data import (
 from fedrecon.data.clients.cohort import PARTS
 from fedrecon.data.measured.mri import CARDIAC_FILE, SCANNERS
 from operators import ifft2c
-
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-needs_real_data = pytest.mark.skipif(not (REAL / "mri").is_dir(), reason="real data are not here")
 
 
 def measured(shape, rng):
@@ -244,19 +238,20 @@ def test_wrong_image_files_are_refused(folder, file, key, value):
 
 
 @pytest.mark.slow
-@needs_real_data
-def test_the_real_scanners_load_and_their_reference_is_the_files_own():
-    cohort = load_measured_mri_cohort(REAL, matrix=(128, 128), train_masks=1, evaluation_masks=1)
+def test_the_scanners_load_and_their_reference_is_the_files_own(measured_data):
+    cohort = load_measured_mri_cohort(
+        measured_data("mri").parent, matrix=(128, 128), train_masks=1, evaluation_masks=1
+    )
     check_mri(cohort)
     assert {site.native_shapes for site in cohort.sites} >= {((128, 128),), ((160, 160),), ((256, 256),)}
     e = {key: value[0, 0] for key, value in cohort.train.examples.items()}
-    reference = read_fastmri(REAL / "mri" / SCANNERS["CimaX-3T"][0]).reconstruction_rss[0]
+    reference = read_fastmri(measured_data("mri/brain_cimax3t_16ch.h5")).reconstruction_rss[0]
     np.testing.assert_allclose(e["target"] * e["scale"], reference, atol=1e-5 * reference.max())
 
 
-@needs_real_data
-def test_the_real_images_load():
-    retina, chest = load_measured_retina(REAL, size=64), load_measured_chest_xray(REAL, size=56)
+def test_the_images_load(measured_data):
+    folder = measured_data("multisite").parent
+    retina, chest = load_measured_retina(folder, size=64), load_measured_chest_xray(folder, size=56)
     assert retina.train.names == ("DRIVE", "STARE", "CHASE_DB1")
     assert chest.train.clients == 4
     for cohort, count in ((retina, 44), (chest, 136)):

@@ -6,16 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 from fedrecon.runtime import read_log
-
-DATA = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not (DATA / "mri").is_dir(), reason=f"no measured data in {DATA}")
 
 
 @pytest.fixture(scope="session")
@@ -151,10 +147,9 @@ def test_results_do_not_depend_on_devices_or_on_how_clients_run(environment, tmp
         np.testing.assert_allclose(values, losses["scan"], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@needs_data
 @pytest.mark.slow
-def test_measured_data(environment, tmp_path):
-    run(environment, tmp_path, "--cohort=measured", f"--data_dir={DATA}")
+def test_measured_data(environment, tmp_path, measured_data):
+    run(environment, tmp_path, "--cohort=measured", f"--data_dir={measured_data('mri').parent}")
     found = check_complete(tmp_path)
     assert "single subject" in {cell for row in found["sites"] for cell in row}
 

@@ -20,8 +20,6 @@ from fedrecon.data import FastMRIVolume, RawMeasurement, write_fastmri, write_is
 
 pytestmark = pytest.mark.slow
 
-DATA = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not (DATA / "mri").is_dir(), reason=f"no measured data in {DATA}")
 SHAPE = (32, 32)
 # Off-centre and unlike its mirror images.
 PHANTOM = np.asarray(operators.rasterize(operators.shepp_logan(), SHAPE)) * (1 + 0.3 * np.arange(32) / 32)
@@ -247,17 +245,15 @@ def test_the_calibration_block_is_the_largest_sampled_centre():
     assert calibration_block(mask, 24) == (0, 0)
 
 
-@needs_data
-def test_measured_samples_become_the_published_image(tmp_path):
-    path = DATA / "mri" / "brain_8ch_poisson.h5"
+def test_measured_samples_become_the_published_image(tmp_path, measured_data):
+    path = measured_data("mri/brain_8ch_poisson.h5")
     run(Options(str(path), str(tmp_path / "o.h5"), method="rss"))
     with h5py.File(tmp_path / "o.h5") as found, h5py.File(path) as published:
         np.testing.assert_allclose(found["image"][()], published["reconstruction_rss"][()], atol=1e-4)
 
 
-@needs_data
-def test_measured_coils_unfold_lines_left_out(tmp_path):
-    path = DATA / "mri" / "brain_cimax3t_16ch.h5"
+def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
+    path = measured_data("mri/brain_cimax3t_16ch.h5")
     psnr = {}
     for method in ("rss", "cg-sense"):
         run(Options(str(path), str(tmp_path / "o.h5"), method=method, coil_maps="walsh", acceleration=4.0,
@@ -267,9 +263,8 @@ def test_measured_coils_unfold_lines_left_out(tmp_path):
     assert psnr["cg-sense"] > psnr["rss"] + 1.5
 
 
-@needs_data
-def test_measured_spokes_show_the_object_in_the_middle_of_the_oversampled_view(tmp_path):
-    run(Options(str(DATA / "mri" / "phantom_radial33_17ch.h5"), str(tmp_path / "o.h5"), method="rss"))
+def test_measured_spokes_show_the_object_in_the_middle_of_the_oversampled_view(tmp_path, measured_data):
+    run(Options(str(measured_data("mri/phantom_radial33_17ch.h5")), str(tmp_path / "o.h5"), method="rss"))
     with h5py.File(tmp_path / "o.h5") as file:
         image = file["image"][()]
     assert image.shape == (3, 256, 256) and np.isfinite(image).all()

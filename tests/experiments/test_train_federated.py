@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from experiments.pipeline.federated_settings import CHOICES, HELP, TrainSettings
 from experiments.train_federated import split_dotted
 from fedrecon.runtime import Workdir, read_log
 
-DATA = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 TINY = TrainSettings(
     rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4
 )
@@ -138,7 +136,6 @@ def test_tasks_partitions_samplers_and_reducers(changes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "multisite").is_dir(), reason=f"no measured data in {DATA}")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -148,8 +145,8 @@ def test_tasks_partitions_samplers_and_reducers(changes, tmp_path):
         {"cohort": "xray", "image_size": 28},
     ],
 )  # fmt: skip
-def test_measured_cohorts(changes, tmp_path):
-    base = {"clients": 0, "data_dir": str(DATA), "rounds": 1}
+def test_measured_cohorts(changes, tmp_path, measured_data):
+    base = {"clients": 0, "data_dir": str(measured_data("multisite").parent), "rounds": 1}
     settings = dataclasses.replace(TINY, **{**base, **changes})
     results, _ = train(tmp_path, settings)
     assert len(results.own) >= 3 and math.isfinite(summary(results.own, "loss")[0])

@@ -1,8 +1,5 @@
 """GRAPPA against a solve per missing sample in float64, exact relations, phantoms and a measured head."""
 
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +11,6 @@ from operators import equispaced_mask, fft2c, ifft2c, poisson_disc_mask, rasteri
 from operators.mri import grappa
 
 pytestmark = pytest.mark.slow
-
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-HEAD = REAL / "mri" / "brain_cimax3t_16ch.h5"
 
 
 def shifted_coils(normal, shape, shifts):
@@ -116,11 +110,10 @@ def test_poisson_disc_phantom():
     assert error(found, kspace) < 0.4 * error(mask * kspace, kspace)
 
 
-@pytest.mark.skipif(not HEAD.is_file(), reason="real data are not here")
-def test_measured_head():
+def test_measured_head(measured_data):
     import h5py
 
-    with h5py.File(HEAD) as file:
+    with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = file["kspace"][0]
     expected = np.asarray(rss(ifft2c(kspace)))
     mask = np.asarray(equispaced_mask(128, 2, 0.19))

@@ -2,8 +2,6 @@
 
 import functools
 import math
-import os
-from pathlib import Path
 
 import h5py
 import jax
@@ -29,7 +27,6 @@ from operators.phantoms import Ellipses
 
 pytestmark = pytest.mark.slow
 
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SHAPE, COILS = (33, 37), 6
 BODY = Ellipses(
     center=np.array([[0, 0], [0.2, 0.3], [-0.3, -0.1]]),
@@ -167,9 +164,8 @@ def test_double_precision_and_gradients(x64, normal):
     np.testing.assert_allclose(jax.jit(jax.grad(size))(0.0), difference, rtol=1e-5)
 
 
-@pytest.mark.skipif(not (REAL / "mri").is_dir(), reason="real data are not here")
-def test_a_measured_head():
-    with h5py.File(REAL / "mri" / "brain_cimax3t_16ch.h5") as file:
+def test_a_measured_head(measured_data):
+    with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = file["kspace"][0]
     kspace = np.asarray(compress(kspace, svd_compression(kspace, 8)))
     truth = np.asarray(rss(ifft2c(kspace)))

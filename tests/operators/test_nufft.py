@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -18,9 +17,6 @@ from jax.sharding import PartitionSpec as P
 import operators
 from operators.kernels import native
 
-DATA = pathlib.Path(
-    os.environ.get("FEDRECON_DATA", pathlib.Path(__file__).resolve().parents[3] / "shared" / "data")
-)
 BACKENDS = ("auto", "jax")
 # Where plain JAX would compile for long.
 QUICKLY = ("auto", pytest.param("jax", marks=pytest.mark.slow))
@@ -379,10 +375,9 @@ def test_toeplitz_of_weights_is_the_weighted_gram(weights, normal):
     assert relative(fast, np.asarray(B.gram(image, weights))) < 1e-5
 
 
-@pytest.mark.skipif(not (DATA / "reference").exists(), reason="reference numbers are not here")
 @pytest.mark.parametrize("number", [1, 2])
-def test_agrees_with_the_direct_transform_of_the_chemnitz_library(number):
-    with jax.enable_x64(True), h5py.File(DATA / "reference" / f"ndft2d_chemnitz_{number}.h5") as file:
+def test_agrees_with_the_direct_transform_of_the_chemnitz_library(number, measured_data):
+    with jax.enable_x64(True), h5py.File(measured_data(f"reference/ndft2d_chemnitz_{number}.h5")) as file:
         image, points = file["image"][:], file["points"][:]
         A = operators.NUFFT(points, image.shape, eps=1e-11)
         assert relative(A(image + 0j) * np.sqrt(image.size), file["forward"][:]) < 1e-10
@@ -390,9 +385,8 @@ def test_agrees_with_the_direct_transform_of_the_chemnitz_library(number):
         assert relative(back, file["adjoint"][:]) < 1e-10
 
 
-@pytest.mark.skipif(not (DATA / "reference").exists(), reason="reference numbers are not here")
-def test_agrees_with_stored_torchkbnufft_outputs_to_their_own_accuracy():
-    with jax.enable_x64(True), h5py.File(DATA / "reference" / "nufft_torchkbnufft.h5") as file:
+def test_agrees_with_stored_torchkbnufft_outputs_to_their_own_accuracy(measured_data):
+    with jax.enable_x64(True), h5py.File(measured_data("reference/nufft_torchkbnufft.h5")) as file:
         group = file["case0"]
         image, expected = group["image"][:], group["kdata"][:]
         trajectory = operators.fourier.from_radians(group["traj_rad"][:].T)

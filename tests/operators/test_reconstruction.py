@@ -1,8 +1,6 @@
 """Reconstructions against closed forms, optimality conditions and independent minimisers."""
 
 import functools
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +37,6 @@ from operators.solvers import (
 )
 
 pytestmark = pytest.mark.slow
-
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 
 def sense(normal, dtype=np.complex64, shape=(6, 5), coils=3, seed=0):
@@ -270,12 +266,11 @@ def test_non_cartesian_measurements(normal):
     assert error(moving(A, A(jnp.stack([image] * 3)))) < 0.05
 
 
-@pytest.mark.skipif(not (REAL / "mri").is_dir(), reason="real data are not here")
-def test_measured_brain():
+def test_measured_brain(measured_data):
     """Sparse and smooth models beat least squares on a retrospectively undersampled head."""
     import h5py
 
-    with h5py.File(REAL / "mri" / "brain_cimax3t_16ch.h5") as file:
+    with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = jnp.asarray(file["kspace"][0, ::4])
     maps = estimate_coil_maps(kspace, (24, 24))
     reference = coil_combine(ifft2c(kspace), maps)

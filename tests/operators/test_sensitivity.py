@@ -2,8 +2,6 @@
 
 import functools
 import math
-import os
-from pathlib import Path
 
 import h5py
 import jax
@@ -17,7 +15,6 @@ from operators.phantoms import Ellipses
 
 pytestmark = pytest.mark.slow
 
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SHAPE, COILS = (45, 37), 6
 BODY = Ellipses(
     center=np.array([[0, 0], [0.2, 0.3], [-0.3, -0.1]]),
@@ -261,9 +258,8 @@ def test_espirit_reads_only_the_centre(normal):
     np.testing.assert_array_equal(found[0], expected[0])
 
 
-@pytest.mark.skipif(not (REAL / "mri").is_dir(), reason="real data are not here")
-def test_combined_images_of_a_measured_head_are_those_of_all_coils():
-    with h5py.File(REAL / "mri" / "brain_cimax3t_16ch.h5") as file:
+def test_combined_images_of_a_measured_head_are_those_of_all_coils(measured_data):
+    with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = file["kspace"][0]
     images = ifft2c(kspace)
     reference = np.asarray(rss(images))

@@ -1,8 +1,5 @@
 """SPIRiT against k-space convolutions, dense least squares in float64, exact relations and phantoms."""
 
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +12,6 @@ from operators.mri import SPIRiT, cg_spirit, spirit, spirit_kernel
 
 pytestmark = pytest.mark.slow
 
-REAL = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-HEAD = REAL / "mri" / "brain_cimax3t_16ch.h5"
 SHIFTS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
@@ -129,11 +124,10 @@ def test_phantom_is_far_better_than_zero_filled():
     assert error(found, kspace) < 0.1 * error(mask * kspace, kspace)
 
 
-@pytest.mark.skipif(not HEAD.is_file(), reason="real data are not here")
-def test_measured_head():
+def test_measured_head(measured_data):
     import h5py
 
-    with h5py.File(HEAD) as file:
+    with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = file["kspace"][0, ::4, 32:96]
     expected = np.asarray(rss(ifft2c(kspace)))
     mask = np.asarray(equispaced_mask(128, 2, 0.19))

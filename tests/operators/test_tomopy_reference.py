@@ -1,23 +1,15 @@
 """Reconstructions against those of tomopy's own test-suite, inside the disc that every view sees."""
 
-import os
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
 
 import operators
 
-FOLDER = Path(os.environ.get("FEDRECON_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-FILE = FOLDER / "reference" / "tomopy_recon.h5"
-
 
 @pytest.fixture(scope="module")
-def reference():
-    if not FILE.is_file():
-        pytest.skip(f"{FILE} is not there")
-    with h5py.File(FILE) as file:
+def reference(measured_data):
+    with h5py.File(measured_data("reference/tomopy_recon.h5")) as file:
         return {
             "angles": file["angles_rad"][:],
             "projections": file["proj"][:].swapaxes(0, 1),
