@@ -59,7 +59,7 @@ ROOMS = {
     "fedrecon/data/measured": (
         {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats"}
         | {"fedrecon.data.simulation.coil_fields", "operators"},
-        {"jax", "numpy"},
+        {"jax", "numpy", "h5py"},
     ),
     "fedrecon/classical.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),

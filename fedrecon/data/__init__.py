@@ -45,6 +45,7 @@ from fedrecon.data.measured import (
     ImageSite,
     MeasuredMRISite,
     load_measured_chest_xray,
+    load_measured_images,
     load_measured_mri_cohort,
     load_measured_retina,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "draw_feature_shifts",
     "label_counts",
     "load_measured_chest_xray",
+    "load_measured_images",
     "load_measured_mri_cohort",
     "load_measured_retina",
     "mri_examples",

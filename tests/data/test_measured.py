@@ -1,4 +1,4 @@
-"""Loaders of real data: on the real files where they are, on small files of the same layout everywhere."""
+"""Loaders of measured data: the public files where they are, small ones of the same layout everywhere."""
 
 import h5py
 import numpy as np
@@ -15,8 +15,11 @@ from fedrecon.data import (
     write_fastmri,
 )
 from fedrecon.data.clients.cohort import PARTS
-from fedrecon.data.measured.mri import CARDIAC_FILE, SCANNERS
+from fedrecon.data.measured.manifest import read_mri_manifest
 from operators import ifft2c
+
+SCANNERS = {site.name: site.files for site in read_mri_manifest("absent").sites if site.reader == "fastmri"}
+CARDIAC_FILE = "cardiac_complex_multiecho.h5"
 
 
 def measured(shape, rng):
@@ -25,14 +28,14 @@ def measured(shape, rng):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Small files of the real layout: scanners of different matrices, odd and even, and different scales."""
+    """Small files of the public layout: scanners of different matrices, odd and even, and scales."""
     rng = np.random.default_rng(0)
     (tmp_path / "mri").mkdir()
     (tmp_path / "multisite").mkdir()
     shapes = iter([(1, 3, 16, 16), (1, 2, 16, 16), (1, 1, 24, 24), (1, 2, 17, 21)])
     for scale, file in zip((1e-5, 1e-6, 1.0, 1e2), sum(SCANNERS.values(), ()), strict=True):
         kspace = (scale * measured(next(shapes), rng)).astype(np.complex64)
-        write_fastmri(tmp_path / "mri" / file, FastMRIVolume(kspace))
+        write_fastmri(tmp_path / file, FastMRIVolume(kspace))
     with h5py.File(tmp_path / "mri" / CARDIAC_FILE, "w") as file:
         for index, shape in enumerate([(2, 20, 24), (2, 24, 20), (2, 20, 24), (2, 24, 24)]):
             file[f"set{index:02d}"] = measured(shape, rng)
@@ -91,7 +94,7 @@ def test_measured_samples_come_back_exactly(folder):
     )
     for client, files in enumerate(SCANNERS.values()):
         for index, file in enumerate(files):
-            truth = read_fastmri(folder / "mri" / file).kspace[0]
+            truth = read_fastmri(folder / file).kspace[0]
             e = {key: value[client, index] for key, value in cohort.train.examples.items()}
             images = to_native(ifft2c(e["kspace"]), e["native_shape"], e["scale"])
             expected = np.asarray(ifft2c(truth))
@@ -127,8 +130,9 @@ def test_a_smaller_grid_is_taken_only_when_asked_for_and_crops_kspace(folder):
     [
         ({"train_masks": 0}, "train_masks"),
         ({"evaluation_masks": 0}, "evaluation_masks"),
-        ({"cardiac_coils": 0}, "cardiac_coils"),
-        ({"cardiac_echoes": 3}, "cardiac_echoes"),
+        ({"simulated_coils": 0}, "simulated_coils"),
+        ({"echoes": 0}, "echoes"),
+        ({"echoes": 3}, "set00.*at least 3 echoes"),
         ({"acceleration": 0.5}, "acceleration"),
     ],
 )

@@ -5,10 +5,12 @@ import dataclasses
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from fedrecon.data.clients import FRACTIONS, PARTS, Cohort, split_patients, stack_parts
 from fedrecon.data.formats import DataError, open_hdf5, read_array
+from fedrecon.data.measured.manifest import ImageManifest, read_image_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,42 +30,64 @@ class ImageSite:
     images: int
 
 
+def load_measured_images(
+    data_dir: str | os.PathLike,
+    cohort: str,
+    *,
+    size: int | None = None,
+    minimum_patients: int = 1,
+    fractions: tuple = FRACTIONS,
+    seed: int = 0,
+) -> Cohort:
+    """Loads the cohort of images that a manifest describes.
+
+    Examples: ``image`` (ny, nx, channels) float32, 0 to 1; ``segmentation`` (ny, nx) float32, 0 or 1, or
+    ``label`` () int32; ``volume`` () int32, the patient within client and part.
+
+    Args:
+      data_dir: the folder of the file, and of ``cohorts/COHORT.json`` where there is one.
+      cohort: name of the manifest.
+      size: edge of the images; None for the file's. Smaller ones are made by averaging over whole blocks of
+        pixels; then a pixel belongs to the segmentation where more than the manifest's ``area`` of it does.
+      minimum_patients: sites with fewer patients are merged into one client named ``"other"``.
+      fractions: of each client's patients in train, validation and test.
+      seed: of the split.
+
+    Raises:
+      DataError: the file or the manifest is missing or not as it should be.
+      ValueError: ``size`` does not divide the file's, or a client has too few patients.
+    """
+    manifest = read_image_manifest(data_dir, cohort)
+    path = Path(data_dir) / manifest.file
+    channels = () if manifest.channels == 1 else (manifest.channels,)
+    shape = (None, None, None, *channels)
+    with open_hdf5(path) as file:
+        image = read_array(file, manifest.image, kinds="iu", dtype=np.uint8, ndim=len(shape), shape=shape)
+        target = _read_target(file, path, manifest, image.shape[:3])
+        sites = read_array(file, manifest.site, kinds="S", ndim=1, shape=image.shape[:1])
+        patients = read_array(file, manifest.patient, kinds="S", ndim=1, shape=image.shape[:1])
+    pixels = _shrink(image.astype(np.float32) / manifest.largest, size, path, manifest.image)
+    if manifest.target == "segmentation":
+        area = _shrink(target.astype(np.float32), size, path, manifest.target_key)
+        target = (area > manifest.area).astype(np.float32)
+    examples = {"image": pixels if channels else pixels[..., None], manifest.target: target}
+    names, patients = _text(path, manifest.site, sites), _text(path, manifest.patient, patients)
+    if manifest.patients_numbered_by_site:
+        patients = [f"{site}/{patient}" for site, patient in zip(names, patients, strict=True)]
+    numbers = collections.Counter(site for site, _ in set(zip(names, patients, strict=True)))
+    merged = {site: "other" if numbers[site] < minimum_patients else site for site in names}
+    return _cohort(examples, names, patients, merged, fractions, seed, manifest.notes)
+
+
 def load_measured_retina(
     data_dir: str | os.PathLike, *, size: int | None = None, fractions: tuple = FRACTIONS, seed: int = 0
 ) -> Cohort:
     """Loads colour photographs of the retina with expert masks of the vessels from three sites.
 
-    Examples: ``image`` (ny, nx, 3) float32 in [0, 1]; ``segmentation`` (ny, nx) float32, 0 or 1; ``volume``
-    () int32, the patient within client and part (both eyes of a child are one patient).
-
-    Args:
-      data_dir: the folder that has ``multisite/``.
-      size: edge of the images; None for the file's 256. Smaller ones are made by averaging over whole
-        blocks of pixels; then a pixel is a vessel where more than 0.35 of its area is, as in the file.
-      fractions: of each site's patients in train, validation and test.
-      seed: of the split.
-
-    Raises:
-      DataError: the file is missing or not as it should be.
-      ValueError: ``size`` does not divide the file's, or a site has too few patients.
+    The manifest ``retina`` by `load_measured_images`: images of three channels and a ``segmentation``. Both
+    eyes of a child are one patient. ``size`` None is 256 in the public file.
     """
-    path = Path(data_dir) / "multisite" / "retina_vessels.h5"
-    with open_hdf5(path) as file:
-        image = read_array(file, "image", kinds="iu", dtype=np.uint8, ndim=4, shape=(None, None, None, 3))
-        mask = read_array(file, "mask", kinds="iu", dtype=np.uint8, ndim=3, shape=image.shape[:3])
-        sites = read_array(file, "site", kinds="S", ndim=1, shape=image.shape[:1])
-        patients = read_array(file, "patient_id", kinds="S", ndim=1, shape=image.shape[:1])
-    if not np.isin(mask, (0, 1)).all():
-        raise DataError(path, "mask", "values 0 and 1", f"values up to {mask.max()}")
-    examples = {
-        "image": _shrink(image.astype(np.float32) / 255, size, path),
-        "segmentation": (_shrink(mask.astype(np.float32), size, path) > 0.35).astype(np.float32),
-    }
-    names = _text(path, "site", sites)
-    # Patients are numbered anew by each site.
-    patients = [f"{s}/{p}" for s, p in zip(names, _text(path, "patient_id", patients), strict=True)]
-    notes = "DRIVE, STARE and CHASE_DB1, first observer; 44 images: shows that a method works, no more."
-    return _cohort(examples, names, patients, dict.fromkeys(names), fractions, seed, notes)
+    return load_measured_images(data_dir, "retina", size=size, fractions=fractions, seed=seed)
 
 
 def load_measured_chest_xray(
@@ -76,43 +100,29 @@ def load_measured_chest_xray(
 ) -> Cohort:
     """Loads frontal chest radiographs from hospitals of several countries.
 
-    Examples: ``image`` (ny, nx, 1) float32 in [0, 1]; ``label`` () int32, 1 for COVID-19, 0 for another
-    pneumonia or no finding; ``volume`` () int32, the patient within client and part.
-
-    Args:
-      data_dir: the folder that has ``multisite/``.
-      size: edge of the images; None for the file's 224. Smaller ones are made by averaging over whole
-        blocks of pixels.
-      minimum_patients: sites with fewer patients are merged into one client named ``"other"``.
-      fractions: of each client's patients in train, validation and test.
-      seed: of the split.
-
-    Raises:
-      DataError: the file is missing or not as it should be.
-      ValueError: ``size`` does not divide the file's, or a client has too few patients.
+    The manifest ``chest_xray`` by `load_measured_images`: images of one channel and a ``label``, 1 for
+    COVID-19, 0 for another pneumonia or no finding. ``size`` None is 224 in the public file.
     """
-    path = Path(data_dir) / "multisite" / "chest_xray_covid.h5"
-    with open_hdf5(path) as file:
-        image = read_array(file, "image", kinds="iu", dtype=np.uint8, ndim=3)
-        label = read_array(file, "label", kinds="iu", dtype=np.int32, ndim=1, shape=image.shape[:1])
-        sites = read_array(file, "site", kinds="S", ndim=1, shape=image.shape[:1])
-        patients = read_array(file, "patient_id", kinds="S", ndim=1, shape=image.shape[:1])
-    if not np.isin(label, (0, 1)).all():
-        raise DataError(path, "label", "values 0 and 1", f"values from {label.min()} to {label.max()}")
-    examples = {"image": _shrink(image.astype(np.float32) / 255, size, path)[..., None], "label": label}
-    names, patients = _text(path, "site", sites), _text(path, "patient_id", patients)
-    numbers = collections.Counter(site for site, _ in set(zip(names, patients, strict=True)))
-    merged = {site: "other" if numbers[site] < minimum_patients else site for site in names}
-    notes = (
-        "Site and label are confounded: a classifier can learn the site. Images passed through publishers; "
-        "some carry burnt-in marks. 136 images: shows that a method works, no more."
+    return load_measured_images(
+        data_dir, "chest_xray", size=size, minimum_patients=minimum_patients, fractions=fractions, seed=seed
     )
-    return _cohort(examples, names, patients, merged, fractions, seed, notes)
+
+
+def _read_target(file: h5py.File, path: Path, manifest: ImageManifest, shape: tuple) -> np.ndarray:
+    """Masks (n, ny, nx) of 0 and 1, or labels (n,)."""
+    masks = manifest.target == "segmentation"
+    ndim, dtype = (3, np.uint8) if masks else (1, np.int32)
+    values = read_array(file, manifest.target_key, kinds="iu", dtype=dtype, ndim=ndim, shape=shape[:ndim])
+    if not np.isin(values, range(manifest.classes)).all():
+        expected = "values 0 and 1" if manifest.classes == 2 else f"values 0 to {manifest.classes - 1}"
+        found = f"values from {values.min()} to {values.max()}"
+        raise DataError(path, manifest.target_key, expected, found)
+    return values
 
 
 def _cohort(examples, names, patients, clients, fractions, seed, notes) -> Cohort:
-    """Splits and stacks; ``clients`` maps the file's sites to clients (None: to themselves), in order."""
-    client_of = [clients[name] or name for name in names]
+    """Splits and stacks; ``clients`` maps the file's sites to clients."""
+    client_of = [clients[name] for name in names]
     order = sorted(set(client_of), key=lambda name: (name == "other", client_of.index(name)))
     parts = split_patients(patients, fractions, seed, client_of)
     volumes = {part: [] for part in PARTS}
@@ -142,11 +152,11 @@ def _cohort(examples, names, patients, clients, fractions, seed, notes) -> Cohor
     )
 
 
-def _shrink(images: np.ndarray, size: int | None, path: Path) -> np.ndarray:
+def _shrink(images: np.ndarray, size: int | None, path: Path, key: str) -> np.ndarray:
     """Averages ``(n, edge, edge, ...)`` over blocks to ``(n, size, size, ...)``."""
     edge = images.shape[1]
     if images.shape[2] != edge:
-        raise DataError(path, "image", "square images", f"shape {images.shape}")
+        raise DataError(path, key, "square images", f"shape {images.shape}")
     size = edge if size is None else size
     if size < 1 or edge % size:
         raise ValueError(f"size: expected a divisor of {edge}, found {size}")

@@ -1,9 +1,10 @@
-"""A federation of measured scanners from single measured slices, retrospectively undersampled."""
+"""A federation of measured scanners, retrospectively undersampled."""
 
 import dataclasses
 import os
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +21,9 @@ from fedrecon.data.clients import (
     stack_parts,
 )
 from fedrecon.data.formats import DataError, open_hdf5, read_array, read_fastmri
+from fedrecon.data.measured.manifest import Scanner, read_mri_manifest
 from fedrecon.data.simulation import coil_fields
 from operators import fft2c, ifft2c, random_mask, rss
-
-# Site -> files of fully sampled k-space. Two receive coils of one slice are one subject: one client.
-SCANNERS = {
-    "CimaX-3T": ("brain_cimax3t_16ch.h5", "brain_cimax3t_2ch_body.h5"),
-    "Prisma-3T": ("phantom_prisma3t_1ch.h5",),
-    "Skyra-3T": ("phantom_skyra3t_2ch.h5",),
-}
-CARDIAC_SITE, CARDIAC_FILE = "NIH-1.5T", "cardiac_complex_multiecho.h5"
-# The cardiac images are stored without geometry; coils are placed as around a chest of this field of view.
-CARDIAC_FIELD_OF_VIEW = 360.0
-
-NOTES = (
-    "CimaX-3T, Prisma-3T and Skyra-3T have one slice of one subject each: validation and test are the same "
-    "slice under sampling masks that training has not seen, which measures the inversion of the operator and "
-    "not generalisation to other subjects. NIH-1.5T is one volunteer: validation and test are image sets "
-    "(views) that training has not seen; its coils are simulated, its noise is that of the combined images."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +32,7 @@ class MeasuredMRISite:
 
     Attributes:
       name: of the site.
-      files: read for it.
+      files: read for it, relative to the data folder.
       native_shapes: the (ny, nx) of its measurements, without repetitions.
       coils: the numbers of coils of its measurements.
       single_subject: whether all its data are of one subject.
@@ -72,11 +57,11 @@ def load_measured_mri_cohort(
     center_fraction: float = 0.08,
     train_masks: int = 6,
     evaluation_masks: int = 2,
-    cardiac_coils: int = 4,
-    cardiac_echoes: int = 1,
+    simulated_coils: int = 4,
+    echoes: int = 1,
     seed: int = 0,
 ) -> Cohort:
-    """Loads four scanners as one cohort on a common grid.
+    """Loads the scanners of the manifest ``mri`` as one cohort on a common grid.
 
     Every fully sampled slice is undersampled along its columns (phase encoding) with random masks drawn on
     its own matrix. Measurement and reference are then brought to the common grid by centred zero-padding of
@@ -89,41 +74,42 @@ def load_measured_mri_cohort(
     `to_native`.
 
     Args:
-      data_dir: the folder that has ``mri/``.
+      data_dir: the folder of the files, and of ``cohorts/mri.json`` where the cohort is another than that of
+        this package: three scanners with a slice each, and complex cardiac images.
       matrix: (ny, nx) of the common grid; None for the largest native one. A smaller one crops the k-space
         of larger acquisitions: resolution is lost, the target included, and `to_native` only interpolates.
       acceleration: expected, of the native matrix.
       center_fraction: fully sampled fraction of the columns of the native matrix.
-      train_masks: masks of each acquisition for training, at the sites with one slice. The cardiac site has
-        one mask for each image.
+      train_masks: masks of each acquisition for training, at sites that hold out masks. Those that hold out
+        images have one mask for each acquisition.
       evaluation_masks: masks of each acquisition for validation and again for test, at those sites.
-      cardiac_coils: number of simulated coils of the cardiac site, at least 1.
-      cardiac_echoes: echoes used of each cardiac image set, 1 or 2.
+      simulated_coils: number of coils of sites that have images, at least 1.
+      echoes: the number of echoes used of each data set of images, from the first.
       seed: of masks, coils and split; a mask's own seed depends on file, part and number.
 
     Raises:
-      DataError: a file is missing or not as it should be.
-      ValueError: an argument is out of its range.
+      DataError: a file or the manifest is missing or not as it should be.
+      ValueError: an argument is out of its range, or a site has too few images to hold some out.
     """
-    for name, value in (("train_masks", train_masks), ("evaluation_masks", evaluation_masks),
-                        ("cardiac_coils", cardiac_coils)):  # fmt: skip
+    for name, value in (
+        ("train_masks", train_masks),
+        ("evaluation_masks", evaluation_masks),
+        ("simulated_coils", simulated_coils),
+        ("echoes", echoes),
+    ):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value}")
-    if cardiac_echoes not in (1, 2):
-        raise ValueError(f"cardiac_echoes: expected 1 or 2, found {cardiac_echoes}")
-    folder = Path(data_dir) / "mri"
+    manifest = read_mri_manifest(data_dir)
     masks = {"train": train_masks, "validation": evaluation_masks, "test": evaluation_masks}
     # Site -> part -> acquisitions (name, fully sampled k-space (coils, ny, nx), number of masks).
     acquisitions = {}
-    for site, files in SCANNERS.items():
-        slices = [a for file in files for a in _measured_slices(folder / file)]
-        acquisitions[site] = {part: [(*a, masks[part]) for a in slices] for part in PARTS}
-    sets = _cardiac_sets(folder / CARDIAC_FILE, cardiac_coils, cardiac_echoes, seed)
-    chosen = split_patients([name for name, _ in sets], FRACTIONS, seed)
-    acquisitions[CARDIAC_SITE] = {
-        part: [(f"{sets[i][0]} echo {e + 1}", k, 1) for i in members for e, k in enumerate(sets[i][1])]
-        for part, members in zip(PARTS, chosen, strict=True)
-    }
+    for site in manifest.sites:
+        if site.reader == "fastmri":
+            groups = [_measured_slices(Path(data_dir) / file) for file in site.files]
+        else:
+            path = Path(data_dir) / site.files[0]
+            groups = _image_sets(path, site, simulated_coils, echoes, seed)
+        acquisitions[site.name] = _divide(groups, site, masks, seed)
 
     spaces = {site: [a[1] for part in PARTS for a in parts[part]] for site, parts in acquisitions.items()}
     largest = tuple(max(k.shape[axis] for ks in spaces.values() for k in ks) for axis in (-2, -1))
@@ -143,28 +129,47 @@ def load_measured_mri_cohort(
             patients[part].append(tuple(name for name, _ in made))
     return Cohort(
         **stack_parts(volumes, tuple(acquisitions)),
-        sites=tuple(_site(name, spaces[name]) for name in acquisitions),
+        sites=tuple(_site(site, spaces[site.name]) for site in manifest.sites),
         image_shape=matrix,
         patients={part: tuple(ids) for part, ids in patients.items()},
-        notes=NOTES,
+        notes=manifest.notes,
     )
 
 
-def _measured_slices(path: Path) -> list[tuple[str, np.ndarray]]:
+class _Group(NamedTuple):
+    """What is held out together: a file or an image set, and its acquisitions (name, k-space)."""
+
+    name: str
+    acquisitions: list[tuple[str, np.ndarray]]
+
+
+def _divide(groups: list[_Group], site: Scanner, masks: dict[str, int], seed: int) -> dict[str, list]:
+    """Acquisitions and their numbers of masks by part."""
+    if site.held_out == "masks":
+        return {part: [(*a, masks[part]) for group in groups for a in group.acquisitions] for part in PARTS}
+    chosen = split_patients([group.name for group in groups], FRACTIONS, seed)
+    return {
+        part: [(*a, 1) for index in members for a in groups[index].acquisitions]
+        for part, members in zip(PARTS, chosen, strict=True)
+    }
+
+
+def _measured_slices(path: Path) -> _Group:
     volume = read_fastmri(path)
     if volume.mask is not None and not volume.mask.all():
         raise DataError(path, "mask", "a fully sampled measurement", "samples that were not measured")
     if not np.abs(volume.kspace).max(axis=(1, 2, 3)).all():
         raise DataError(path, "kspace", "a signal in every slice", "a slice of zeros")
-    return [(f"{path.stem} slice {i}", kspace) for i, kspace in enumerate(volume.kspace)]
+    return _Group(path.stem, [(f"{path.stem} slice {i}", kspace) for i, kspace in enumerate(volume.kspace)])
 
 
-def _cardiac_sets(path: Path, coils: int, echoes: int, seed: int) -> list[tuple[str, np.ndarray]]:
-    """Names and k-space (echoes, coils, ny, nx) of the image sets, seen by simulated coils."""
+def _image_sets(path: Path, site: Scanner, coils: int, echoes: int, seed: int) -> list[_Group]:
+    """The data sets of complex images, seen by simulated coils: acquisitions (coils, ny, nx) of each echo."""
     with open_hdf5(path) as file:
-        names = sorted(name for name in file if name.startswith("set"))
+        names = sorted(name for name in file if name.startswith(site.prefix))
         if len(names) < len(PARTS):
-            raise DataError(path, None, f"at least {len(PARTS)} data sets named set..", f"{sorted(file)}")
+            expected = f"at least {len(PARTS)} data sets named {site.prefix}.."
+            raise DataError(path, None, expected, f"{sorted(file)}")
         images = {}
         for name in names:
             images[name] = read_array(file, name, kinds="c", ndim=3, dtype=np.complex64)
@@ -173,18 +178,22 @@ def _cardiac_sets(path: Path, coils: int, echoes: int, seed: int) -> list[tuple[
     result = []
     for name, stack in images.items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        maps = _chest_coils(rng, coils, stack.shape[-2:])
-        result.append((name, np.asarray(fft2c(maps * stack[:echoes, None]))))
+        maps = _chest_coils(rng, coils, stack.shape[-2:], site.field_of_view)
+        kspace = np.asarray(fft2c(maps * stack[:echoes, None]))
+        result.append(_Group(name, [(f"{name} echo {e + 1}", k) for e, k in enumerate(kspace)]))
     return result
 
 
-def _chest_coils(rng: np.random.Generator, coils: int, shape: tuple[int, int]) -> jax.Array:
-    pixel = CARDIAC_FIELD_OF_VIEW / max(shape)
+def _chest_coils(
+    rng: np.random.Generator, coils: int, shape: tuple[int, int], field_of_view: float
+) -> jax.Array:
+    """Coils as around a chest that fills the field of view: the images are stored without geometry."""
+    pixel = field_of_view / max(shape)
     y, x = ((np.arange(n) - n // 2) * pixel for n in shape)
     angles = 2 * np.pi * (np.arange(coils) + rng.uniform(0.2, 0.3)) / coils
-    reach = rng.uniform(0.97, 1.05, coils) * CARDIAC_FIELD_OF_VIEW
+    reach = rng.uniform(0.97, 1.05, coils) * field_of_view
     centres = np.stack([0.65 * reach * np.cos(angles), 0.65 * reach * np.sin(angles)], 1)
-    radii = np.full(coils, min(0.75 * np.pi / coils, 0.35) * CARDIAC_FIELD_OF_VIEW)
+    radii = np.full(coils, min(0.75 * np.pi / coils, 0.35) * field_of_view)
     return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centres, radii)))
 
 
@@ -206,14 +215,13 @@ def _example(kspace, name, part, number, matrix, coils, acceleration, center_fra
     return example | {"native_shape": np.asarray([native], np.int32)}
 
 
-def _site(name: str, spaces: list[np.ndarray]) -> MeasuredMRISite:
-    cardiac = name == CARDIAC_SITE
+def _site(site: Scanner, spaces: list[np.ndarray]) -> MeasuredMRISite:
     return MeasuredMRISite(
-        name=name,
-        files=(CARDIAC_FILE,) if cardiac else SCANNERS[name],
+        name=site.name,
+        files=site.files,
         native_shapes=tuple(sorted({k.shape[-2:] for k in spaces})),
         coils=tuple(sorted({k.shape[0] for k in spaces})),
-        single_subject=True,
-        unseen_objects=cardiac,
-        simulated_coils=cardiac,
+        single_subject=site.single_subject,
+        unseen_objects=site.held_out == "images",
+        simulated_coils=site.reader == "images",
     )

@@ -94,6 +94,7 @@ def coil_fields(
       ``(coils, ny, nx)`` complex64, in the plane z = 0, of unit root-mean-square over the coils in the centre
       of the grid.
     """
+    # Not `operators.mri.loop_field`: these loops cross the image, where a wire 5 mm thick bounds the field.
     turns = 2 * jnp.pi * jnp.arange(segments) / segments
     distance = jnp.linalg.norm(centres, axis=1, keepdims=True)
     tangent = jnp.stack([-centres[:, 1], centres[:, 0]], 1) / distance
