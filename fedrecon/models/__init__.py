@@ -1,32 +1,64 @@
-"""Networks: flax modules on one convolution, NHWC inside."""
+"""Networks: flax modules on one convolution, channels last inside."""
 
 from fedrecon.models.convolution import Conv, Upsample, convolution, transposed_convolution
+from fedrecon.models.data_steps import (
+    PrimalDual,
+    gradient_step,
+    primal_dual_step,
+    projection_step,
+    proximal_step,
+    start_kspace,
+    start_primal_dual,
+)
+from fedrecon.models.ista_net import SparseTransform, ista_net
 from fedrecon.models.modl import MoDL
-from fedrecon.models.normalisation import (
-    NORMALISATION,
+from fedrecon.models.normalization import (
+    NORMALIZATION,
     BatchNorm,
     GroupNorm,
     InstanceNorm,
-    normalisation_leaves,
+    normalization_leaves,
 )
+from fedrecon.models.primal_dual import ConvolutionStack, learned_primal_dual
+from fedrecon.models.regularizers import UNetRegularizer, regularized
 from fedrecon.models.transfer import warm_start
 from fedrecon.models.unet import Classifier, Encoder, UNet
+from fedrecon.models.unrolled import CascadeInputs, Unrolled, cascade_inputs, first_leaf, start_image, unroll
 from fedrecon.models.varnet import VarNet
 
 __all__ = [
-    "NORMALISATION",
+    "NORMALIZATION",
     "BatchNorm",
+    "CascadeInputs",
     "Classifier",
     "Conv",
+    "ConvolutionStack",
     "Encoder",
     "GroupNorm",
     "InstanceNorm",
     "MoDL",
+    "PrimalDual",
+    "SparseTransform",
     "UNet",
+    "UNetRegularizer",
+    "Unrolled",
     "Upsample",
     "VarNet",
+    "cascade_inputs",
     "convolution",
-    "normalisation_leaves",
+    "first_leaf",
+    "gradient_step",
+    "ista_net",
+    "learned_primal_dual",
+    "normalization_leaves",
+    "primal_dual_step",
+    "projection_step",
+    "proximal_step",
+    "regularized",
+    "start_image",
+    "start_kspace",
+    "start_primal_dual",
     "transposed_convolution",
+    "unroll",
     "warm_start",
 ]

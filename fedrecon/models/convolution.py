@@ -258,8 +258,8 @@ class Conv(nn.Module):
       padding: as in ``convolution``.
       use_bias: adds a bias per feature.
       transpose: by ``transposed_convolution``, which enlarges by the strides.
-      kernel_init: initialiser of the ([kz,] ky, kx, features_in, features) kernel; He normal by default.
-      bias_init: initialiser of the bias; zeros by default.
+      kernel_init: initializer of the ([kz,] ky, kx, features_in, features) kernel; He normal by default.
+      bias_init: initializer of the bias; zeros by default.
     """
 
     features: int

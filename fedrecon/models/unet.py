@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.models.convolution import Conv, Upsample
-from fedrecon.models.normalisation import InstanceNorm
+from fedrecon.models.normalization import InstanceNorm
 
 
 def _activate(x: jax.Array) -> jax.Array:
@@ -15,14 +15,15 @@ def _activate(x: jax.Array) -> jax.Array:
 
 
 def _average_pool(x: jax.Array) -> jax.Array:
-    n, ny, nx, channels = x.shape
-    return x.reshape(n, ny // 2, 2, nx // 2, 2, channels).mean((2, 4))
+    n, *sizes, channels = x.shape
+    halves = (part for size in sizes for part in (size // 2, 2))
+    return x.reshape(n, *halves, channels).mean(tuple(range(2, 2 * x.ndim - 3, 2)))
 
 
 def _pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice, slice]]:
     """Pads with zeros, evenly on both sides, and returns the slices that undo it."""
     pads, crops = [], []
-    for size in x.shape[1:3]:
+    for size in x.shape[1:-1]:
         low, extra = (-size % multiple) // 2, -size % multiple
         pads.append((low, extra - low))
         crops.append(slice(low, low + size))
@@ -30,7 +31,7 @@ def _pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slic
 
 
 class _Block(nn.Module):
-    """(3 x 3 convolution, normalisation, leaky ReLU) twice."""
+    """(convolution of width 3, normalization, leaky ReLU) twice."""
 
     features: int
     norm: Callable[..., nn.Module]
@@ -44,12 +45,12 @@ class _Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Contracting half of the U-Net: ``pools + 1`` blocks with 2 x 2 average pooling in between.
+    """Contracting half of the U-Net: ``pools + 1`` blocks with average pooling by 2 in between.
 
     Attributes:
       channels: features of the first block; they double at every pooling.
       pools: number of poolings; image sizes must be multiples of ``2**pools``.
-      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+      norm: normalization layer, a type in ``NORMALIZATION`` or a partial of one.
     """
 
     channels: int
@@ -60,7 +61,7 @@ class Encoder(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool = False, valid: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
-        """Returns the outputs of all blocks of x (examples, ny, nx, channels), finest first."""
+        """Returns the outputs of all blocks of x (examples, [nz,] ny, nx, channels), finest first."""
         levels = []
         for level in range(self.pools + 1):
             x = _average_pool(x) if level else x
@@ -70,15 +71,15 @@ class Encoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net for images of any size (Ronneberger et al. 2015), laid out as the baseline of fastMRI.
+    """U-Net for images and volumes of any size (Ronneberger et al. 2015), laid out as fastMRI's baseline.
 
-    Images are padded with zeros to a multiple of ``2**pools`` and the output is cropped back.
+    They are padded with zeros to a multiple of ``2**pools`` and the output is cropped back.
 
     Attributes:
       channels: features of the finest level.
       pools: number of poolings.
       out_channels: channels of the output.
-      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+      norm: normalization layer, a type in ``NORMALIZATION`` or a partial of one.
       zero_init: starts the kernel of the last layer at zero, so that an untrained network returns
         ``output_bias``.
       output_bias: initial bias of the last layer; minus a few for logits of a rare class (Lin et al. 2017).
@@ -93,17 +94,17 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
-        """Maps images to images.
+        """Maps images to images, or volumes to volumes.
 
         Args:
-          x: (examples, ny, nx, channels) float.
-          train: whether batch normalisation uses and updates batch statistics.
+          x: (examples, [nz,] ny, nx, channels) float.
+          train: whether batch normalization uses and updates batch statistics.
           valid: (examples,) bool, False at padding; None for all valid.
 
         Returns:
-          (examples, ny, nx, out_channels), without a final activation.
+          (examples, [nz,] ny, nx, out_channels), without a final activation.
         """
-        x, (rows, columns) = _pad_to_multiple(x, 1 << self.pools)
+        x, crops = _pad_to_multiple(x, 1 << self.pools)
         *skips, x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)
         for level in reversed(range(self.pools)):
             features = self.channels << level
@@ -114,7 +115,7 @@ class UNet(nn.Module):
         init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
         bias = nn.initializers.constant(self.output_bias)
         head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name="head")
-        return head(x)[:, rows, columns]
+        return head(x)[:, *crops]
 
 
 class Classifier(nn.Module):
@@ -127,7 +128,7 @@ class Classifier(nn.Module):
       channels: features of the finest level.
       pools: number of poolings.
       classes: number of logits.
-      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+      norm: normalization layer, a type in ``NORMALIZATION`` or a partial of one.
     """
 
     channels: int
@@ -137,7 +138,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
-        """Maps images (examples, ny, nx, channels) to logits (examples, classes); see ``UNet``."""
+        """Maps images (examples, [nz,] ny, nx, channels) to logits (examples, classes); see ``UNet``."""
         x, _ = _pad_to_multiple(x, 1 << self.pools)
         x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)[-1]
-        return nn.Dense(self.classes, name="head")(jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], -1))
+        spatial = tuple(range(1, x.ndim - 1))
+        return nn.Dense(self.classes, name="head")(jnp.concatenate([x.mean(spatial), x.max(spatial)], -1))

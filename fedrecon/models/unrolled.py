@@ -1,128 +1,172 @@
-"""What unrolled networks share: regularisers, refined coil maps, and the loop over cascades."""
+"""The core of unrolled networks: one loop over cascades, for any operator, state and step."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from fedrecon.models.unet import UNet
-from operators import SENSE, LinearOperator
+from operators import LinearOperator
+
+PyTree = Any
 
 
-def _to_channels(x: jax.Array) -> jax.Array:
-    return jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x[..., None]
-
-
-def _from_channels(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    x = jax.lax.complex(x[..., 0], x[..., 1]) if jnp.issubdtype(dtype, jnp.complexfloating) else x[..., 0]
-    return x.astype(dtype)
-
-
-class Regulariser(nn.Module):
-    """R(x): a U-Net on real and imaginary part, normalised to mean 0 and deviation 1 per example.
+@flax.struct.dataclass
+class CascadeInputs:
+    """What every cascade of a network sees of a batch, built by ``cascade_inputs``.
 
     Attributes:
-      channels, pools, norm, zero_init: of the U-Net.
-      joint_deviation: divides both parts by one deviation, so that a part that is small stays small; else
-        each part by its own.
+      operators: an operator stacked leaf by leaf: every array leaf has a leading batch axis.
+      measurements: y, (batch, *out_shape).
+      back_projection: A^H y, (batch, *in_shape).
+      valid: (batch,) bool, False at padding; None for all valid.
+      train: whether batch normalization uses and updates batch statistics; static.
     """
 
-    channels: int
-    pools: int
-    norm: Callable[..., nn.Module]
-    zero_init: bool
-    joint_deviation: bool
+    operators: LinearOperator
+    measurements: jax.Array
+    back_projection: jax.Array
+    valid: jax.Array | None = None
+    train: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        """A x: (batch, *in_shape) -> (batch, *out_shape)."""
+        return jax.vmap(lambda A, x: A(x))(self.operators, x)
+
+    def adjoint(self, y: jax.Array) -> jax.Array:
+        """A^H y: (batch, *out_shape) -> (batch, *in_shape)."""
+        return jax.vmap(lambda A, y: A.H(y))(self.operators, y)
+
+    def gram(self, x: jax.Array) -> jax.Array:
+        """A^H A x: (batch, *in_shape) -> (batch, *in_shape)."""
+        return jax.vmap(lambda A, x: A.gram(x))(self.operators, x)
+
+
+# step(cascade, state, inputs) -> state, of the same structure and shapes. Parameters and submodules belong to
+# ``cascade``, the module that runs the step: ``cascade.param("step", ...)``.
+Step = Callable[[nn.Module, PyTree, CascadeInputs], PyTree]
+
+
+def _kind(leaf: jax.Array) -> str:
+    return f"{'complex' if jnp.iscomplexobj(leaf) else 'real'} {leaf.shape}"
+
+
+class _Cascade(nn.Module):
+    """A step in the form that ``nn.scan`` takes; keeps the dtypes of the state."""
+
+    step: Step
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
-        """R(x) of images (batch, ny, nx), real or complex, of the same shape and dtype."""
-        u = _to_channels(x)
-        axes = (1, 2, 3) if self.joint_deviation else (1, 2)
-        mean = u.mean((1, 2), keepdims=True)
-        deviation = jnp.sqrt(jnp.square(u - mean).mean(axes, keepdims=True) + 1e-12)
-        network = UNet(
-            self.channels, self.pools, u.shape[-1], norm=self.norm, zero_init=self.zero_init, name="unet"
-        )
-        return _from_channels(network((u - mean) / deviation, train, valid) * deviation, x.dtype)
+    def __call__(self, state: PyTree, inputs: CascadeInputs) -> tuple[PyTree, None]:
+        new = self.step(self, state, inputs)
+        expected, found = jax.tree.map(_kind, state), jax.tree.map(_kind, new)
+        if expected != found:
+            raise ValueError(f"step: expected a state {expected}, found {found}")
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), new, state), None
 
 
-class CoilMapRefiner(nn.Module):
-    """Adds a U-Net's correction to every coil map and restores sum |S|^2 = 1 on their support."""
+def cascade_inputs(
+    operators: LinearOperator, measurements: jax.Array, train: bool = False, valid: jax.Array | None = None
+) -> CascadeInputs:
+    """The inputs of all cascades, with the back-projection; arguments as in ``CascadeInputs``."""
+    # Leaves may be numpy arrays, which the loop over cascades cannot hold.
+    operators, measurements = jax.tree.map(jnp.asarray, (operators, measurements))
+    back_projection = jax.vmap(lambda A, y: A.H(y))(operators, measurements)
+    return CascadeInputs(operators, measurements, back_projection, valid, train)
 
-    channels: int
-    pools: int
-    norm: Callable[..., nn.Module]
 
-    @nn.compact
-    def __call__(self, maps: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
-        """Refined maps (batch, coils, ny, nx); where all coils are zero, and coils of zeros, stay zero."""
-        batch, coils, *shape = maps.shape
-        flat = _to_channels(maps.reshape(batch * coils, *shape))
-        network = UNet(self.channels, self.pools, 2, norm=self.norm, zero_init=True, name="unet")
-        valid = None if valid is None else jnp.repeat(valid, coils)
-        correction = _from_channels(network(flat, train, valid), maps.dtype).reshape(maps.shape)
-        magnitude = jnp.square(maps.real) + jnp.square(maps.imag)
-        # Coils of zeros are padding and pixels of zeros lie outside the object: both stay zero.
-        support = (magnitude.sum((2, 3), keepdims=True) > 0) & (magnitude.sum(1, keepdims=True) > 0)
-        refined = jnp.where(support, maps + correction, 0)
-        power = (jnp.square(refined.real) + jnp.square(refined.imag)).sum(1, keepdims=True)
-        return refined * jax.lax.rsqrt(jnp.where(power > 0, power, 1))
+def start_image(inputs: CascadeInputs, initial: jax.Array | None) -> jax.Array:
+    """The state of networks that carry an image: ``initial``, or A^H y where it is None.
+
+    Raises:
+      ValueError: ``initial`` has another shape than A^H y.
+    """
+    if initial is None:
+        return inputs.back_projection
+    if initial.shape != inputs.back_projection.shape:
+        raise ValueError(f"initial: expected shape {inputs.back_projection.shape}, found {initial.shape}")
+    return initial.astype(inputs.back_projection.dtype)
+
+
+def first_leaf(state: PyTree) -> jax.Array:
+    """The image of a state: its first leaf."""
+    return jax.tree.leaves(state)[0]
 
 
 def unroll(
-    model: nn.Module,
-    cascade: type[nn.Module],
-    options: Mapping[str, Any],
-    operators: LinearOperator,
-    measurements: jax.Array,
-    initial: jax.Array | None,
-    valid: jax.Array | None,
-    train: bool,
-) -> jax.Array:
-    """Runs a model's cascades in one ``lax.scan`` with stacked parameters; to be called in ``nn.compact``.
+    step: Step,
+    state: PyTree,
+    inputs: CascadeInputs,
+    cascades: int,
+    *,
+    shared: bool = False,
+    remat: bool = False,
+) -> PyTree:
+    """Applies ``step`` ``cascades`` times in one ``lax.scan``; to be called in ``nn.compact``.
+
+    Variables are those of a submodule "cascades" of the calling module.
 
     Args:
-      model: has ``cascades``, ``channels``, ``pools``, ``learn_coil_maps``, ``norm`` and ``remat``.
-      cascade: its step, built with ``options`` and called as ``cascade(x, operators, A^H y, valid) ->
-        (x, None)``.
-      options: attributes of ``cascade``.
-      operators: an operator stacked leaf by leaf: every array leaf has a leading batch axis.
-      measurements: (batch, *out_shape).
-      initial: (batch, *in_shape) to start from; None for A^H y.
-      valid: (batch,) bool, False at padding; None for all valid.
-      train: whether batch normalisation uses and updates batch statistics.
+      step: maps a state to the next one. Inside ``jax.shard_map`` every leaf of the state must vary over the
+        mesh axes of the data: build it from ``inputs``.
+      state: pytree of arrays to start from: an image, or images, dual variables, k-space, multipliers.
+      inputs: of all cascades.
+      cascades: number of steps.
+      shared: uses one set of parameters in all cascades; else each has its own, stacked on a leading axis.
+        Batch statistics are stacked in both cases.
+      remat: recomputes each cascade in the backward pass, which stores one state per cascade only.
 
     Returns:
-      (batch, *in_shape).
+      The last state, of the structure, shapes and dtypes of ``state``.
 
     Raises:
-      ValueError: the operators do not act on two-dimensional images, or ``initial`` has a wrong shape.
-      TypeError: ``learn_coil_maps`` with operators that have no coil maps.
+      ValueError: ``step`` returns other shapes, another structure, or complex arrays in place of real ones.
     """
-    if len(operators.in_shape) != 2:
-        raise ValueError(f"operators must act on images (ny, nx); found in_shape {operators.in_shape}")
-    # Leaves may be numpy arrays, which the loop over cascades cannot hold.
-    operators = jax.tree.map(jnp.asarray, operators)
-    if model.learn_coil_maps:
-        if not isinstance(operators, SENSE):
-            raise TypeError(
-                f"learn_coil_maps needs operators with coil maps, SENSE; found {type(operators).__name__}"
-            )
-        refiner = CoilMapRefiner(max(1, model.channels // 2), model.pools, model.norm, name="coil_maps")
-        maps = refiner(operators.coil_maps, train, valid)
-        operators = jax.vmap(lambda A, s: dataclasses.replace(A, coil_maps=s))(operators, maps)
-    back_projection = jax.vmap(lambda A, y: A.H(y))(operators, measurements)
-    x = back_projection if initial is None else initial.astype(back_projection.dtype)
-    if x.shape != back_projection.shape:
-        raise ValueError(f"initial must have shape {back_projection.shape}; found {x.shape}")
+    separate = {} if shared else {"params": 0}
     scanned = nn.scan(
-        nn.remat(cascade, prevent_cse=False) if model.remat else cascade,
-        variable_axes={"params": 0, "batch_stats": 0},
-        split_rngs={"params": True},
+        nn.remat(_Cascade, prevent_cse=False) if remat else _Cascade,
+        variable_axes={"batch_stats": 0, **separate},
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared},
         in_axes=nn.broadcast,
-        length=model.cascades,
+        length=cascades,
     )
-    return scanned(**options, name="cascades")(x, operators, back_projection, valid)[0]
+    return scanned(step, name="cascades")(state, inputs)[0]
+
+
+class Unrolled(nn.Module):
+    """Any step unrolled, such as ``regularized(proximal_step(), UNetRegularizer(16, 2))``.
+
+    Attributes:
+      step: one cascade; see ``unroll``.
+      cascades: number of unrolled steps.
+      start: ``start(inputs, initial) -> state``.
+      finish: ``finish(state) -> image``.
+      shared: uses one set of parameters in all cascades.
+      remat: recomputes each cascade in the backward pass, which stores one state per cascade only.
+    """
+
+    step: Step
+    cascades: int
+    start: Callable[[CascadeInputs, jax.Array | None], PyTree] = start_image
+    finish: Callable[[PyTree], jax.Array] = first_leaf
+    shared: bool = False
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        operators: LinearOperator,
+        measurements: jax.Array,
+        initial: jax.Array | None = None,
+        train: bool = False,
+        valid: jax.Array | None = None,
+    ) -> jax.Array:
+        """Reconstructs a batch of images or volumes; arguments as in ``VarNet``."""
+        inputs = cascade_inputs(operators, measurements, train, valid)
+        state = self.start(inputs, initial)
+        return self.finish(
+            unroll(self.step, state, inputs, self.cascades, shared=self.shared, remat=self.remat)
+        )

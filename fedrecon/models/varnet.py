@@ -5,30 +5,12 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from fedrecon.models.normalisation import InstanceNorm
-from fedrecon.models.unrolled import Regulariser, unroll
+from fedrecon.models.coil_maps import CoilMapRefiner, refine_coil_maps
+from fedrecon.models.data_steps import gradient_step
+from fedrecon.models.normalization import InstanceNorm
+from fedrecon.models.regularizers import UNetRegularizer, regularized
+from fedrecon.models.unrolled import cascade_inputs, start_image, unroll
 from operators import LinearOperator
-
-
-class _Cascade(nn.Module):
-    """One step x - eta (A^H A x - A^H y) - R(x), in the form that ``nn.scan`` takes."""
-
-    channels: int
-    pools: int
-    norm: Callable[..., nn.Module]
-    zero_init: bool
-    train: bool
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, operators: LinearOperator, back_projection: jax.Array, valid: jax.Array | None
-    ) -> tuple[jax.Array, None]:
-        step = self.param("step", nn.initializers.ones, ())
-        gradient = jax.vmap(lambda A, x: A.gram(x))(operators, x) - back_projection
-        regulariser = Regulariser(
-            self.channels, self.pools, self.norm, self.zero_init, joint_deviation=False, name="regulariser"
-        )
-        return (x - step * gradient - regulariser(x, self.train, valid)).astype(x.dtype), None
 
 
 class VarNet(nn.Module):
@@ -45,11 +27,12 @@ class VarNet(nn.Module):
       channels: features of the finest level of each U-Net.
       pools: poolings of each U-Net.
       learn_coil_maps: refines the coil maps of ``SENSE`` operators by a small U-Net per coil
-        (``channels // 2`` features) before the cascades; starts as the identity on normalised maps.
-      norm: normalisation layer, a type in ``NORMALISATION`` or a partial of one.
+        (``channels // 2`` features) before the cascades; starts as the identity on normalized maps.
+      norm: normalization layer, a type in ``NORMALIZATION`` or a partial of one.
       zero_init: starts every R_t at zero, so that the untrained network is ``cascades`` steps of gradient
         descent on ||A x - y||^2 / 2.
       remat: recomputes each cascade in the backward pass, which stores one image per cascade only.
+      shared: uses one step size and one U-Net in all cascades.
     """
 
     cascades: int
@@ -59,6 +42,7 @@ class VarNet(nn.Module):
     norm: Callable[..., nn.Module] = InstanceNorm
     zero_init: bool = True
     remat: bool = False
+    shared: bool = False
 
     @nn.compact
     def __call__(
@@ -69,27 +53,35 @@ class VarNet(nn.Module):
         train: bool = False,
         valid: jax.Array | None = None,
     ) -> jax.Array:
-        """Reconstructs a batch of images.
+        """Reconstructs a batch of images, or of volumes.
 
         Args:
           operators: an operator stacked leaf by leaf: every array leaf has a leading batch axis.
           measurements: (batch, *out_shape).
           initial: (batch, *in_shape) to start from; None for A^H y.
-          train: whether batch normalisation uses and updates batch statistics.
+          train: whether batch normalization uses and updates batch statistics.
           valid: (batch,) bool, False at padding; None for all valid.
 
         Returns:
           (batch, *in_shape), complex where the operator's ``in_dtype`` is.
 
         Raises:
-          ValueError: the operators do not act on two-dimensional images, or ``initial`` has a wrong shape.
+          ValueError: the operators act neither on images nor on volumes, or ``initial`` has a wrong shape.
           TypeError: ``learn_coil_maps`` with operators that have no coil maps.
         """
-        options = {
-            "channels": self.channels,
-            "pools": self.pools,
-            "norm": self.norm,
-            "zero_init": self.zero_init,
-            "train": train,
-        }
-        return unroll(self, _Cascade, options, operators, measurements, initial, valid, train)
+        if self.learn_coil_maps:
+            refiner = CoilMapRefiner(max(1, self.channels // 2), self.pools, self.norm, name="coil_maps")
+            operators = refine_coil_maps(operators, refiner, train, valid)
+        regularizer = UNetRegularizer(
+            self.channels,
+            self.pools,
+            self.norm,
+            self.zero_init,
+            joint_deviation=False,
+            parent=None,
+            name="regulariser",
+        )
+        step = regularized(gradient_step(), regularizer, "parallel")
+        inputs = cascade_inputs(operators, measurements, train, valid)
+        state = start_image(inputs, initial)
+        return unroll(step, state, inputs, self.cascades, shared=self.shared, remat=self.remat)

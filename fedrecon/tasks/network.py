@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedrecon.models import normalisation_leaves
+from fedrecon.models import normalization_leaves
 from fedrecon.types import Batch, PyTree, Variables
 
 
@@ -58,7 +58,7 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
     def evaluate(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
         return model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
 
-    normalisation = Variables(*normalisation_leaves(initialise, jax.random.key(0)))
+    normalisation = Variables(*normalization_leaves(initialise, jax.random.key(0)))
     # Drawing weights takes milliseconds, optimising the program that draws them many seconds.
     compiled = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
 

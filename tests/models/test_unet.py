@@ -15,7 +15,7 @@ def images(*shape, seed=0):
 
 
 def filled(model, *args, seed=3):
-    """Random variables everywhere; no initialiser to compile."""
+    """Random variables everywhere; no initializer to compile."""
     rng, shapes = np.random.default_rng(seed), jax.eval_shape(model.init, jax.random.key(0), *args)
     return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
 

@@ -1,6 +1,6 @@
 """VarNet and MoDL against recorded numbers: parameters, their initial values, images, derivatives.
 
-``python tests/models/test_unrolled_reference.py``, with the root of the project in PYTHONPATH, records them anew.
+Run as a program, with the root of the project in PYTHONPATH, this file records them anew.
 """
 
 import json

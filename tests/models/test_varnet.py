@@ -25,7 +25,7 @@ def sense_batch(batch=2, coils=3, ny=9, nx=8, seed=0, dtype=np.complex64):
 
 
 def filled(model, *args, seed=3):
-    """Random variables everywhere, so that zero initialisations hide nothing; no initialiser to compile."""
+    """Random variables everywhere, so that zero initializations hide nothing; no initializer to compile."""
     rng, shapes = np.random.default_rng(seed), jax.eval_shape(model.init, jax.random.key(0), *args)
     return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape)), shapes)
 
@@ -70,7 +70,7 @@ def test_untrained_proximal_network_is_iterated_tikhonov():
 
 
 @pytest.mark.slow
-def test_scanned_and_rematerialised_cascades_equal_unrolled_ones(x64):
+def test_scanned_and_rematerialized_cascades_equal_unrolled_ones(x64):
     operators, y, _ = sense_batch(dtype=np.complex128)
     one = VarNet(1, 2, 0)
     params = filled(VarNet(2, 2, 0), operators, y)["params"]
@@ -149,7 +149,7 @@ def test_images_scale_with_their_measurements(x64, network):
 
 
 @pytest.mark.slow
-def test_learned_coil_maps_stay_normalised_and_padding_stays_zero():
+def test_learned_coil_maps_stay_normalized_and_padding_stays_zero():
     operators, y, _ = sense_batch(coils=4)
     maps = jnp.asarray(operators.coil_maps).at[:, -1].set(0).at[:, :, :, :3].set(0)
     maps = maps / jnp.maximum(jnp.linalg.norm(maps, axis=1, keepdims=True), 1e-9)
@@ -218,8 +218,8 @@ def test_training_overfits_one_slice():
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 32)] * 2, indexing="ij"))
     discs = [((0, 0), 0.8, 1.0), ((0.2, 0.3), 0.3, -0.5), ((-0.3, -0.2), 0.2, 0.7)]
     image = sum(v * (np.linalg.norm(grid - np.reshape(c, (2, 1, 1)), axis=0) < r) for c, r, v in discs)
-    centres = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])[:, :, None, None]
-    maps = np.exp(-((grid - centres) ** 2).sum(1) / 2 + 1j * centres[:, 0] * grid[0])
+    centers = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])[:, :, None, None]
+    maps = np.exp(-((grid - centers) ** 2).sum(1) / 2 + 1j * centers[:, 0] * grid[0])
     maps = (maps / np.linalg.norm(maps, axis=0)).astype(np.complex64)
     mask = (np.arange(nx) % 4 == 0) | (np.abs(np.arange(nx) - nx // 2) < 2)
     operators = jax.tree.map(lambda a: a[None], SENSE(CartesianFourier((ny, nx), mask * 1.0), maps))
@@ -242,7 +242,7 @@ def test_training_overfits_one_slice():
         zero_filled = jnp.abs(jax.vmap(lambda A, y: A.H(y))(operators, y)[0])
         return jnp.mean((zero_filled - target) ** 2), error(start), error(params)
 
-    # Unoptimised, the program that draws the weights compiles in a fraction of the time.
+    # Unoptimized, the program that draws the weights compiles in a fraction of the time.
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
     errors = run(init(jax.random.key(0), operators, y)["params"])
     zero_filled, start, trained = (-10 * np.log10(e) for e in errors)

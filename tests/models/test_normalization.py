@@ -1,4 +1,4 @@
-"""Normalisation layers: moments, masking, and where their leaves are."""
+"""Normalization layers: moments, masking, and where their leaves are."""
 
 from functools import partial
 
@@ -10,13 +10,13 @@ import pytest
 from jax.test_util import check_grads
 
 from fedrecon.models import (
-    NORMALISATION,
+    NORMALIZATION,
     BatchNorm,
     Conv,
     GroupNorm,
     InstanceNorm,
     UNet,
-    normalisation_leaves,
+    normalization_leaves,
 )
 
 
@@ -52,7 +52,7 @@ def test_instance_and_group_norm_equal_flax(x64, layer, flax_layer):
 
 
 @pytest.mark.slow
-def test_normalisation_has_second_derivatives(x64):
+def test_normalization_has_second_derivatives(x64):
     def f(scale, x):
         return GroupNorm(groups=2).apply({"params": {"scale": scale, "bias": scale}}, x)
 
@@ -89,7 +89,7 @@ def test_batch_norm_does_not_see_padding(x64):
     jax.tree.map(np.testing.assert_array_equal, unmoved["batch_stats"], start)
 
 
-@pytest.mark.parametrize("layer", NORMALISATION, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("layer", NORMALIZATION, ids=lambda layer: layer.__name__)
 def test_constant_images_have_finite_gradients(layer):
     x, variables = jnp.ones((2, 4, 4, 4)), {"params": {"scale": jnp.ones(4), "bias": jnp.ones(4)}}
     if layer is BatchNorm:
@@ -104,7 +104,7 @@ def test_constant_images_have_finite_gradients(layer):
 
 
 class Disguised(nn.Module):
-    """Normalisation layers under names that say nothing, and a convolution called norm."""
+    """Normalization layers under names that say nothing, and a convolution called norm."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -114,7 +114,7 @@ class Disguised(nn.Module):
 
 
 class Stacked(nn.Module):
-    """The disguised layers rematerialised inside a scan over depth."""
+    """The disguised layers rematerialized inside a scan over depth."""
 
     @nn.compact
     def __call__(self, x):
@@ -130,20 +130,20 @@ class Stacked(nn.Module):
 
 def test_leaves_are_found_by_type_not_by_name():
     args = jax.random.key(0), jax.ShapeDtypeStruct((1, 4, 4, 4), np.float32)
-    params, stats = normalisation_leaves(Disguised().init, *args)
+    params, stats = normalization_leaves(Disguised().init, *args)
     both = {"scale": True, "bias": True}
     assert params == {"norm1": {"kernel": False, "bias": False}, "a": both, "conv2": both}
     assert stats == {"a": {"mean": True, "var": True}}
-    inside_params, inside_stats = normalisation_leaves(Stacked().init, *args)
+    inside_params, inside_stats = normalization_leaves(Stacked().init, *args)
     assert inside_params == {"steps": {"inner": params}}
     assert inside_stats == {"steps": {"inner": stats}}
 
 
-@pytest.mark.parametrize("layer", NORMALISATION, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("layer", NORMALIZATION, ids=lambda layer: layer.__name__)
 def test_masks_have_the_structure_of_the_variables(layer):
     model, x = UNet(4, 1, norm=layer), jnp.ones((1, 4, 4, 1))
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
-    masks = normalisation_leaves(model.init, jax.random.key(0), x)
+    masks = normalization_leaves(model.init, jax.random.key(0), x)
     for mask, collection in zip(masks, ("params", "batch_stats"), strict=True):
         assert jax.tree.structure(mask) == jax.tree.structure(variables.get(collection, {}))
     # Two blocks of two, two of one block after the upsampling, and the upsampling's own.

@@ -1,5 +1,6 @@
-"""Normalisation layers, and where their leaves are in a model's variables."""
+"""Normalization layers, and where their leaves are in a model's variables."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,38 +19,44 @@ def _scale_and_bias(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Ar
     return scale, module.param("bias", nn.initializers.zeros, (channels,))
 
 
+def _spatial(x: jax.Array) -> tuple[int, ...]:
+    """The axes of pixels of (examples, [nz,] ny, nx, channels)."""
+    return tuple(range(1, x.ndim - 1))
+
+
 def _affine(x: jax.Array, gain: jax.Array, mean: jax.Array, bias: jax.Array) -> jax.Array:
-    """Normalises, scales and shifts by one multiply-add per pixel."""
+    """Normalizes, scales and shifts by one multiply-add per pixel."""
     return x * gain + (bias - mean * gain)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
-    """Group normalisation whose derivative keeps no image but ``x``, and passes over it twice."""
-    return _normalise_forward(x, scale, bias, groups, epsilon)[0]
+def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
+    """Group normalization whose derivative keeps no image but ``x``, and passes over it twice."""
+    return _normalize_forward(x, scale, bias, groups, epsilon)[0]
 
 
-def _normalise_forward(x, scale, bias, groups, epsilon):
-    channel_mean = x.mean((1, 2), keepdims=True)
-    variance = jnp.square(x - channel_mean).mean((1, 2), keepdims=True)
+def _normalize_forward(x, scale, bias, groups, epsilon):
+    axes = _spatial(x)
+    channel_mean = x.mean(axes, keepdims=True)
+    variance = jnp.square(x - channel_mean).mean(axes, keepdims=True)
     mean = _over_groups(channel_mean, groups)
     variance = _over_groups(variance + jnp.square(channel_mean - mean), groups)
     inverse = jax.lax.rsqrt(variance + epsilon)
     return _affine(x, scale * inverse, mean, bias), (x, mean, inverse, scale)
 
 
-def _normalise_backward(groups, epsilon, residuals, cotangent):
+def _normalize_backward(groups, epsilon, residuals, cotangent):
     x, mean, inverse, scale = residuals
-    pixels = x.shape[1] * x.shape[2]
-    bias_gradient = cotangent.sum((1, 2), keepdims=True)
-    scale_gradient = (cotangent * (x - mean)).sum((1, 2), keepdims=True) * inverse
+    axes, pixels = _spatial(x), math.prod(x.shape[1:-1])
+    bias_gradient = cotangent.sum(axes, keepdims=True)
+    scale_gradient = (cotangent * (x - mean)).sum(axes, keepdims=True) * inverse
     shift = inverse * _over_groups(scale * bias_gradient, groups) / pixels
     slope = jnp.square(inverse) * _over_groups(scale * scale_gradient, groups) / pixels
     dx = scale * inverse * cotangent - slope * (x - mean) - shift
-    return dx, scale_gradient.sum((0, 1, 2)), bias_gradient.sum((0, 1, 2))
+    return dx, scale_gradient.sum((0, *axes)), bias_gradient.sum((0, *axes))
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -68,7 +75,7 @@ def _over_groups(moment: jax.Array, groups: int) -> jax.Array:
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation: moments over the pixels of each example and channel (Ulyanov et al. 2016).
+    """Instance normalization: moments over the pixels of each example and channel (Ulyanov et al. 2016).
 
     Attributes:
       epsilon: added to the variance.
@@ -78,13 +85,13 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
-        """Normalises x (examples, ny, nx, channels); ``train`` and ``valid`` change nothing."""
+        """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
         scale, bias = _scale_and_bias(self, x.shape[-1])
-        return _normalise(*_alike(x, scale, bias), x.shape[-1], self.epsilon)
+        return _normalize(*_alike(x, scale, bias), x.shape[-1], self.epsilon)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation: moments over the pixels and the channels of each group (Wu & He 2018).
+    """Group normalization: moments over the pixels and the channels of each group (Wu & He 2018).
 
     Attributes:
       groups: number of groups of consecutive channels; must divide the number of channels.
@@ -96,18 +103,18 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
-        """Normalises x (examples, ny, nx, channels); ``train`` and ``valid`` change nothing."""
+        """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
         channels = x.shape[-1]
         if channels % self.groups:
             raise ValueError(
                 f"groups must divide the channels: found {self.groups} groups, {channels} channels"
             )
         scale, bias = _scale_and_bias(self, channels)
-        return _normalise(*_alike(x, scale, bias), self.groups, self.epsilon)
+        return _normalize(*_alike(x, scale, bias), self.groups, self.epsilon)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with running statistics in the collection "batch_stats" (Ioffe & Szegedy 2015).
+    """Batch normalization with running statistics in the collection "batch_stats" (Ioffe & Szegedy 2015).
 
     Training uses the moments of the valid examples of the batch and moves the running mean and (biased)
     variance towards them; evaluation uses the running ones. A batch without valid examples moves nothing.
@@ -122,23 +129,23 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
-        """Normalises x (examples, ny, nx, channels); ``valid`` is (examples,) bool, None for all."""
+        """Normalizes x (examples, [nz,] ny, nx, channels); ``valid`` is (examples,) bool, None for all."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
         scale, bias = _scale_and_bias(self, channels)
 
-        def normalised(mean: jax.Array, variance: jax.Array) -> jax.Array:
+        def normalized(mean: jax.Array, variance: jax.Array) -> jax.Array:
             return _affine(x, scale * jax.lax.rsqrt(variance + self.epsilon), mean, bias)
 
         if not train:
-            return normalised(running_mean.value, running_variance.value)
+            return normalized(running_mean.value, running_variance.value)
         weight = jnp.ones(x.shape[0], x.dtype) if valid is None else valid.astype(x.dtype)
         count = weight.sum()
         weight = weight / jnp.maximum(count, 1)
 
         def average(per_pixel: jax.Array) -> jax.Array:
-            return jnp.einsum("n,nc->c", weight, per_pixel.mean((1, 2)))
+            return jnp.einsum("n,nc->c", weight, per_pixel.mean(_spatial(x)))
 
         mean = average(x)
         variance = average(jnp.square(x - mean))
@@ -146,14 +153,14 @@ class BatchNorm(nn.Module):
             rate = jnp.where(count > 0, 1 - self.momentum, 0.0)
             for running, new in ((running_mean, mean), (running_variance, variance)):
                 running.value = (running.value + rate * (new - running.value)).astype(running.value.dtype)
-        return normalised(mean, variance)
+        return normalized(mean, variance)
 
 
-NORMALISATION: tuple[type[nn.Module], ...] = (InstanceNorm, GroupNorm, BatchNorm)
+NORMALIZATION: tuple[type[nn.Module], ...] = (InstanceNorm, GroupNorm, BatchNorm)
 
 
-def normalisation_leaves(init: Callable[..., PyTree], *args: Any) -> tuple[PyTree, PyTree]:
-    """Finds the leaves that belong to normalisation layers, by the type of the module that owns them.
+def normalization_leaves(init: Callable[..., PyTree], *args: Any) -> tuple[PyTree, PyTree]:
+    """Finds the leaves that belong to normalization layers, by the type of the module that owns them.
 
     Args:
       init: function that returns flax variables, such as ``model.init``; traced for shapes only.
@@ -161,12 +168,12 @@ def normalisation_leaves(init: Callable[..., PyTree], *args: Any) -> tuple[PyTre
 
     Returns:
       (params_mask, stats_mask): pytrees of bools like the collections "params" and "batch_stats" (an empty
-      dict where the model has none), True at the leaves of modules of a type in ``NORMALISATION``.
+      dict where the model has none), True at the leaves of modules of a type in ``NORMALIZATION``.
     """
     owners = set()
 
     def record(call, call_args, call_kwargs, context):
-        if isinstance(context.module, NORMALISATION):
+        if isinstance(context.module, NORMALIZATION):
             owners.add(context.module.path)
         return call(*call_args, **call_kwargs)
 
