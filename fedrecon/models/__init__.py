@@ -10,7 +10,7 @@ from fedrecon.models.data_steps import (
     start_kspace,
     start_primal_dual,
 )
-from fedrecon.models.ista_net import SparseTransform, ista_net
+from fedrecon.models.ista import SparseTransform, ista_net
 from fedrecon.models.modl import MoDL
 from fedrecon.models.normalization import (
     NORMALIZATION,

@@ -83,7 +83,7 @@ class MoDL(nn.Module):
             self.zero_init,
             joint_deviation=True,
             parent=None,
-            name="regulariser",
+            name="regulariser",  # Initial values depend on it.
         )
         step = regularized(proximal_step(self.weight, self.cg_iterations), regularizer)
         inputs = cascade_inputs(operators, measurements, train, valid)

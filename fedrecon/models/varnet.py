@@ -79,7 +79,7 @@ class VarNet(nn.Module):
             self.zero_init,
             joint_deviation=False,
             parent=None,
-            name="regulariser",
+            name="regulariser",  # Initial values depend on it.
         )
         step = regularized(gradient_step(), regularizer, "parallel")
         inputs = cascade_inputs(operators, measurements, train, valid)

@@ -1,5 +1,7 @@
 """U-Net and classifier: shapes, padding, batches, and carried parameters."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.models import BatchNorm, Classifier, UNet, warm_start
+from fedrecon.models import NORMALIZATION, BatchNorm, Classifier, GroupNorm, UNet, warm_start
+
+# Programs that run once: compiling them takes longer.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 def images(*shape, seed=0):
@@ -34,6 +39,36 @@ def test_odd_sizes_are_padded_and_cropped_exactly():
     params, run = filled(model, x), jax.jit(model.apply)
     by_hand = jnp.pad(x, ((0, 0), (1, 2), (1, 1), (0, 0)))
     np.testing.assert_allclose(run(params, x), run(params, by_hand)[:, 1:-2, 1:-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMALIZATION, ids=lambda layer: layer.__name__)
+def test_volumes_of_equal_slices_give_the_slices_of_images(norm):
+    """With kernels that see no neighboring slice."""
+    norm = partial(norm, groups=2) if norm is GroupNorm else norm
+    model, x = UNet(2, 1, norm=norm), images(2, 6, 4, 1)
+    flat = filled(model, x)
+
+    def deepen(path, leaf):
+        if leaf.ndim < 4:
+            return leaf
+        if "up0" in jax.tree_util.keystr(path):
+            return jnp.concatenate([leaf[None]] * 2, -1)
+        return jnp.pad(leaf[None], [(leaf.shape[0] // 2,) * 2] + [(0, 0)] * 4)
+
+    deep = jax.tree.map_with_path(deepen, flat)
+    volume = jnp.stack([x] * 4, 1)
+    assert jax.tree.map(jnp.shape, deep) == jax.tree.map(
+        jnp.shape, jax.eval_shape(model.init, jax.random.key(0), volume)
+    )
+
+    def run(flat, deep, x, volume):
+        apply = partial(model.apply, train=True, mutable=["batch_stats"])
+        return apply(deep, volume), apply(flat, x)
+
+    (got, stats), (want, expected) = jax.jit(run, compiler_options=UNOPTIMIZED)(flat, deep, x, volume)
+    for z in range(4):
+        np.testing.assert_allclose(got[:, z], want, rtol=1e-4, atol=1e-4)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), stats, expected)
 
 
 def test_images_of_a_batch_do_not_mix():

@@ -29,7 +29,7 @@ from fedrecon.models import (
     start_primal_dual,
 )
 from operators import SENSE, CartesianFourier, Diagonal, LinearOperator
-from operators.pytree import frozen_pytree, static
+from operators.algebra import frozen_pytree, static
 
 
 @frozen_pytree
