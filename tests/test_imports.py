@@ -172,7 +172,9 @@ def test_qualified_names_are_public(path):
 def qualified(path: Path) -> list[tuple[int, str]]:
     """Names such as ``operators.mri.grappa`` in a file that imports ``operators``, as a whole."""
     tree = ast.parse(path.read_text())
-    if not any(isinstance(n, ast.Import) and any(a.name == "operators" for a in n.names) for n in tree.body):
+    if not any(
+        isinstance(n, ast.Import) and any(a.name == "operators" for a in n.names) for n in ast.walk(tree)
+    ):
         return []
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     inner = {node.value for node in attributes}

@@ -25,9 +25,10 @@ class LinearOperator:
     Inner products are ``<a, b> = sum conj(a) b``, and their real part where the operator maps real arrays to
     complex ones, so that its adjoint returns real arrays.
 
-    Subclasses give ``in_shape``, ``out_shape``, ``in_dtype``, ``out_dtype``, ``_forward`` and ``_adjoint``
-    (and ``_gram`` where a faster route exists), all of which accept leading batch axes and keep double
-    precision.
+    Subclasses give ``in_shape``, ``out_shape``, ``in_dtype``, ``out_dtype``, ``_forward`` and ``_adjoint``,
+    all of which accept leading batch axes and keep double precision. Where a faster route exists they also
+    give ``_gram``, and ``_forward_maps``, ``_adjoint_maps`` and ``_gram_maps``: those of the operator
+    ``x -> A(maps[c] * x)`` with factors (c, *in_shape), whose output has an axis c in front of its own.
     """
 
     # numpy arrays and scalars on the left then defer to this class's reflected methods.
@@ -47,6 +48,21 @@ class LinearOperator:
     def _gram(self, x: jax.Array, weights: jax.Array | None) -> jax.Array:
         y = self._forward(x)
         return self._adjoint(y if weights is None else weights * y)
+
+    def _forward_maps(self, x: jax.Array, maps: jax.Array) -> jax.Array:
+        return self._forward(self._expand(x, maps))
+
+    def _adjoint_maps(self, y: jax.Array, maps: jax.Array) -> jax.Array:
+        return self._combine(self._adjoint(y), maps)
+
+    def _gram_maps(self, x: jax.Array, maps: jax.Array, weights: jax.Array | None) -> jax.Array:
+        return self._combine(self._gram(self._expand(x, maps), weights), maps)
+
+    def _expand(self, x, maps):
+        return maps * jnp.expand_dims(x, x.ndim - len(self.in_shape))
+
+    def _combine(self, products, maps):
+        return jnp.sum(maps.conj() * products, axis=-1 - len(self.in_shape))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the operator.

@@ -113,20 +113,20 @@ class CartesianFourier(LinearOperator):
     in_dtype = out_dtype = property(lambda self: self.dtype)
 
     def _forward(self, x):
-        return self._coil_forward(x, None)[..., 0, :, :]
+        return self._forward_maps(x, None)[..., 0, :, :]
 
     def _adjoint(self, y):
-        return self._coil_adjoint(y[..., None, :, :], None)
+        return self._adjoint_maps(y[..., None, :, :], None)
 
-    # SENSE has the coil maps multiplied inside the transform.
+    # Maps are multiplied inside the transform; None stands for one map of ones.
 
-    def _coil_forward(self, x, maps):
+    def _forward_maps(self, x, maps):
         images = x.reshape(1, -1, *self.image_shape)
         maps = None if maps is None else maps[None].astype(x.dtype)
         y = cartesian_primitive.forward(self._weights(x.dtype), maps, images, backend=self.backend)
         return y.reshape(*x.shape[:-2], *y.shape[2:])
 
-    def _coil_adjoint(self, y, maps):
+    def _adjoint_maps(self, y, maps):
         values = y.reshape(1, -1, *y.shape[-3:])
         maps = None if maps is None else maps[None].astype(y.dtype)
         x = cartesian_primitive.adjoint(self._weights(y.dtype), maps, values, backend=self.backend)

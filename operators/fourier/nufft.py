@@ -111,31 +111,31 @@ class NUFFT(LinearOperator):
         return toeplitz.spectrum(lags, self.image_shape)
 
     def _forward(self, x):
-        return self._coil_forward(x, None)[..., 0, :]
+        return self._forward_maps(x, None)[..., 0, :]
 
     def _adjoint(self, y):
-        return self._coil_adjoint(y[..., None, :], None)
+        return self._adjoint_maps(y[..., None, :], None)
 
     def _gram(self, x, weights):
         if self.spectrum is not None and weights is None:
             return _toeplitz_gram(self.spectrum, x, None, self.image_shape, self.backend)
         return super()._gram(x, weights)
 
-    # SENSE has the coil maps multiplied inside the transform.
+    # Maps are multiplied inside the transform; None stands for one map of ones.
 
-    def _coil_gram(self, x, maps, weights):
+    def _gram_maps(self, x, maps, weights):
         if self.spectrum is not None and weights is None:
             return _toeplitz_gram(self.spectrum, x, maps, self.image_shape, self.backend)
-        y = self._coil_forward(x, maps)
-        return self._coil_adjoint(y if weights is None else weights * y, maps)
+        y = self._forward_maps(x, maps)
+        return self._adjoint_maps(y if weights is None else weights * y, maps)
 
-    def _coil_forward(self, x, maps):
+    def _forward_maps(self, x, maps):
         points, images, lead = _align(self.trajectory, x, len(self.image_shape))
         maps = None if maps is None else maps[None]
         y = type2(points, maps, images, sign=-1, eps=self.eps, backend=self.backend)
         return _unalign(y, lead)
 
-    def _coil_adjoint(self, y, maps):
+    def _adjoint_maps(self, y, maps):
         points, values, lead = _align(self.trajectory, y, 2)
         x = type1(
             points,

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import SENSE, CartesianFourier, Diagonal, Identity, fft2c, rasterize, rss, shepp_logan
+from operators import (
+    NUFFT,
+    SENSE,
+    CartesianFourier,
+    Diagonal,
+    Identity,
+    LinearOperator,
+    fft2c,
+    rasterize,
+    rss,
+    shepp_logan,
+)
 from operators.mri import coil_combine, estimate_coil_maps
 
 
@@ -38,6 +49,29 @@ def test_sense_wraps_any_fourier_operator(normal, assert_linear_operator):
     F = Diagonal(normal((5, 4), jnp.complex64)) @ CartesianFourier((5, 4))
     assert_linear_operator(SENSE(F, maps))
     assert_linear_operator(SENSE(CartesianFourier((5, 4)), maps) @ Identity((5, 4)))
+
+
+@pytest.mark.parametrize("kind", ["cartesian", "nufft", "toeplitz"])
+def test_products_with_maps_equal_the_plain_route(normal, kind):
+    """Operators that multiply maps inside their transform agree with the default of `LinearOperator`."""
+    shape, maps = (6, 5), smooth_maps(3, (6, 5))
+    k = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 2)).astype(np.float32)
+    A = (
+        CartesianFourier(shape, np.abs(normal(shape, float)))
+        if kind == "cartesian"
+        else NUFFT(k, shape, eps=1e-5, gram_by_toeplitz=kind == "toeplitz")
+    )
+    x, y = normal((2, *shape), jnp.complex64), normal((2, 3, *A.out_shape), jnp.complex64, 1)
+    plain = LinearOperator
+    for found, expected in (
+        (A._forward_maps(x, maps), plain._forward_maps(A, x, maps)),
+        (A._adjoint_maps(y, maps), plain._adjoint_maps(A, y, maps)),
+        (A._gram_maps(x, maps, None), plain._gram_maps(A, x, maps, None)),
+    ):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    direct = np.stack([A(maps[c] * x) for c in range(3)], 1)
+    np.testing.assert_allclose(plain._forward_maps(A, x, maps), direct, atol=1e-5)
 
 
 @pytest.mark.parametrize("coils", [1, 4])

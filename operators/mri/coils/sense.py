@@ -1,4 +1,4 @@
-"""Receive coils: the SENSE operator, sensitivity estimation and coil combination."""
+"""Receive coils: the SENSE operator and coil combination."""
 
 import jax
 import jax.numpy as jnp
@@ -54,26 +54,14 @@ class SENSE(LinearOperator):
         """Number of coils, padding included."""
         return self.coil_maps.shape[-1 - len(self.in_shape)]
 
-    def _expand(self, x):
-        return self.coil_maps * jnp.expand_dims(x, x.ndim - len(self.in_shape))
-
-    def _combine(self, images):
-        return jnp.sum(self.coil_maps.conj() * images, axis=-1 - len(self.in_shape))
-
     def _forward(self, x):
-        if hasattr(self.fourier, "_coil_forward"):
-            return self.fourier._coil_forward(x, self.coil_maps)
-        return self.fourier._forward(self._expand(x))
+        return self.fourier._forward_maps(x, self.coil_maps)
 
     def _adjoint(self, y):
-        if hasattr(self.fourier, "_coil_adjoint"):
-            return self.fourier._coil_adjoint(y, self.coil_maps)
-        return self._combine(self.fourier._adjoint(y))
+        return self.fourier._adjoint_maps(y, self.coil_maps)
 
     def _gram(self, x, weights):
-        if hasattr(self.fourier, "_coil_gram"):
-            return self.fourier._coil_gram(x, self.coil_maps, weights)
-        return self._combine(self.fourier._gram(self._expand(x), weights))
+        return self.fourier._gram_maps(x, self.coil_maps, weights)
 
 
 def rss(images: jax.Array, axis: int = -3) -> jax.Array:
