@@ -152,12 +152,12 @@ def _transpose(primitive, cotangent, points, array, *maps, **params):
     return None, None, sum_to(jnp.sum(grids * images[:, :, None], axis=1), maps[0].aval.shape[0])
 
 
-for _primitive in (type2_p, type1_p):
-    register(
-        _primitive,
-        out_shape=functools.partial(_out_shape, _primitive),
-        plain=functools.partial(_plain, _primitive),
-        on_cpu=functools.partial(_on_cpu, _primitive),
-        jvp=functools.partial(_jvp, _primitive),
-        transpose=functools.partial(_transpose, _primitive),
-    )
+register(
+    type2_p,
+    type1_p,
+    out_shape=_out_shape,
+    plain=_plain,
+    on_cpu=_on_cpu,
+    jvp=_jvp,
+    transpose=_transpose,
+)

@@ -64,7 +64,7 @@ def gram(spectrum: jax.Array, images: jax.Array, maps: jax.Array | None, backend
 gram_p = Primitive("nufft_gram")
 
 
-def _plain(spectrum, images, maps=None, *, backend):
+def _plain(primitive, spectrum, images, maps=None, *, backend):
     return over_trajectories(_plain_one, (spectrum, images, maps))
 
 
@@ -88,21 +88,21 @@ def _plain_one(spectrum, images, maps):
     return total if maps is None else jnp.sum(maps.conj() * total, axis=1)
 
 
-def _on_cpu(spectrum, images, maps=None, *, backend):
+def _on_cpu(primitive, spectrum, images, maps=None, *, backend):
     if backend == "jax" or not native.supports(images.dtype):
-        return _plain(spectrum, images, maps, backend=backend)
-    return native.toeplitz(spectrum, images, maps, _out_shape(spectrum, images, maps))
+        return _plain(primitive, spectrum, images, maps, backend=backend)
+    return native.toeplitz(spectrum, images, maps, _out_shape(primitive, spectrum, images, maps))
 
 
-def _out_shape(spectrum, images, maps=None, **_):
+def _out_shape(primitive, spectrum, images, maps=None, **_):
     return batch_length(spectrum, images, *([] if maps is None else [maps])), *images.shape[1:]
 
 
-def _jvp(primals, tangents, **params):
-    out = call(gram_p, primals, params)
+def _jvp(primitive, primals, tangents, **params):
+    out = call(primitive, primals, params)
     terms = []
     if not isinstance(tangents[1], ad.Zero):
-        terms.append(call(gram_p, (primals[0], tangents[1], *primals[2:]), params))
+        terms.append(call(primitive, (primals[0], tangents[1], *primals[2:]), params))
     others = [i for i in (0, 2) if i < len(primals) and not isinstance(tangents[i], ad.Zero)]
     if others:
         # Rarely wanted, and not worth kernels of its own.
@@ -110,17 +110,17 @@ def _jvp(primals, tangents, **params):
             operands = list(primals)
             for i, value in zip(others, values, strict=True):
                 operands[i] = value
-            return _plain(*operands, **params)
+            return _plain(primitive, *operands, **params)
 
         terms.append(jax.jvp(of, [primals[i] for i in others], [tangents[i] for i in others])[1])
     return out, functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
 
 
-def _transpose(cotangent, spectrum, images, *maps, **params):
+def _transpose(primitive, cotangent, spectrum, images, *maps, **params):
     if isinstance(cotangent, ad.Zero):
         return (None,) * (2 + len(maps))
     # A Hermitian map transposes to its conjugate.
-    back = call(gram_p, (spectrum, cotangent.conj(), *maps), params).conj()
+    back = call(primitive, (spectrum, cotangent.conj(), *maps), params).conj()
     return None, sum_to(back, images.aval.shape[0]), *([None] * len(maps))
 
 

@@ -30,17 +30,24 @@ def sum_to(array: jax.Array, length: int) -> jax.Array:
     return array if array.shape[0] == length else jnp.sum(array, axis=0, keepdims=True)
 
 
-def register(primitive: Primitive, *, out_shape, plain, on_cpu, jvp, transpose) -> None:
-    """Gives a primitive its shape, its lowerings and its derivatives.
+def register(*primitives: Primitive, out_shape, plain, on_cpu, jvp, transpose) -> None:
+    """Gives a family of primitives its shapes, its lowerings and its derivatives.
+
+    Every rule takes the primitive in front, so that one function serves the family.
 
     Args:
-      primitive: with one result.
-      out_shape: ``(*operands, **params) -> shape``.
-      plain: ``(*operands, **params) -> array`` in plain JAX.
+      primitives: with one result each.
+      out_shape: ``(primitive, *operands, **params) -> shape``.
+      plain: ``(primitive, *operands, **params) -> array`` in plain JAX.
       on_cpu: the same for CPUs.
-      jvp, transpose: rules as ``jax.interpreters.ad`` takes them.
+      jvp, transpose: rules as ``jax.interpreters.ad`` takes them, after the primitive.
     """
+    rules = {"out_shape": out_shape, "plain": plain, "on_cpu": on_cpu, "jvp": jvp, "transpose": transpose}
+    for primitive in primitives:
+        _register_one(primitive, **{name: functools.partial(rule, primitive) for name, rule in rules.items()})
 
+
+def _register_one(primitive, *, out_shape, plain, on_cpu, jvp, transpose) -> None:
     def abstract(*operands, **params):
         shape = out_shape(*operands, **params)
         images = operands[1]

@@ -191,12 +191,13 @@ def _transpose_kernel_gradient(cotangent, images, cotangents, shape, params):
     return out.reshape(length, count, *out.shape[1:])
 
 
-for _primitive in _KINDS:
-    register(
-        _primitive,
-        out_shape=functools.partial(_out_shape, _primitive),
-        plain=functools.partial(_plain, _primitive),
-        on_cpu=functools.partial(_on_cpu, _primitive),
-        jvp=functools.partial(_jvp, _primitive),
-        transpose=functools.partial(_transpose, _primitive),
-    )
+register(
+    convolve_p,
+    input_gradient_p,
+    kernel_gradient_p,
+    out_shape=_out_shape,
+    plain=_plain,
+    on_cpu=_on_cpu,
+    jvp=_jvp,
+    transpose=_transpose,
+)

@@ -49,6 +49,10 @@ def back_project(poses, detector, weights, sinograms, shape, curved=False, backe
 # Plain JAX.
 
 
+def _plain(primitive, *operands, **params):
+    return (_plain_back_project if primitive is back_project_p else _plain_spread)(*operands, **params)
+
+
 def _plain_back_project(poses, sinograms, detector, weights, *, shape, tail, curved, backend):
     function = functools.partial(_gather, shape, curved)
     return over_trajectories(function, (poses, sinograms, detector, weights))
@@ -116,8 +120,7 @@ def _on_cpu(primitive, poses, array, detector, weights, **params):
         params["backend"] == "auto" and native.supports(array.dtype, "backprojector")
     )
     if not wanted:
-        plain = _plain_back_project if primitive is back_project_p else _plain_spread
-        return plain(poses, array, detector, weights, **params)
+        return _plain(primitive, poses, array, detector, weights, **params)
     kind = "gather" if primitive is back_project_p else "spread"
     out_shape = _out_shape(primitive, poses, array, detector, weights, **params)
     return native.back_projector(kind, poses, array, detector, weights, params["curved"], out_shape)
@@ -131,12 +134,11 @@ def _jvp(primitive, primals, tangents, **params):
         terms.append(call(primitive, (poses, tangents[1], detector, weights), params))
     geometry = tangents[0], tangents[2], tangents[3]
     if any(not isinstance(t, ad.Zero) for t in geometry):
-        plain = _plain_back_project if primitive is back_project_p else _plain_spread
         own = [poses, detector, weights]
         moves = [
             jnp.zeros_like(p) if isinstance(t, ad.Zero) else t for p, t in zip(own, geometry, strict=True)
         ]
-        terms.append(jax.jvp(lambda p, d, w: plain(p, array, d, w, **params), own, moves)[1])
+        terms.append(jax.jvp(lambda p, d, w: _plain(primitive, p, array, d, w, **params), own, moves)[1])
     return out, functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
 
 
@@ -148,12 +150,12 @@ def _transpose(primitive, cotangent, poses, array, detector, weights, **params):
     return None, sum_to(out, array.aval.shape[0]), None, None
 
 
-for _primitive, _plain in ((back_project_p, _plain_back_project), (spread_p, _plain_spread)):
-    register(
-        _primitive,
-        out_shape=functools.partial(_out_shape, _primitive),
-        plain=_plain,
-        on_cpu=functools.partial(_on_cpu, _primitive),
-        jvp=functools.partial(_jvp, _primitive),
-        transpose=functools.partial(_transpose, _primitive),
-    )
+register(
+    back_project_p,
+    spread_p,
+    out_shape=_out_shape,
+    plain=_plain,
+    on_cpu=_on_cpu,
+    jvp=_jvp,
+    transpose=_transpose,
+)

@@ -79,13 +79,17 @@ def _out_shape(primitive, rays, array, lengths, shadows, *, shape, **_):
     return batch_length(rays, array, lengths), array.shape[1], *tail
 
 
+def _plain(primitive, *operands, **params):
+    function = projector_jax.project if primitive is project_p else projector_jax.back_project
+    return function(*operands, **params)
+
+
 def _on_cpu(primitive, rays, array, lengths, shadows, **params):
     native_wanted = params["backend"] == "force" or (
         params["backend"] == "auto" and native.supports(array.dtype, "projector")
     )
     if not native_wanted:
-        plain = projector_jax.project if primitive is project_p else projector_jax.back_project
-        return plain(rays, array, lengths, shadows, **params)
+        return _plain(primitive, rays, array, lengths, shadows, **params)
     kind = "forward" if primitive is project_p else "adjoint"
     out_shape = _out_shape(primitive, rays, array, lengths, shadows, **params)
     return native.projector(kind, rays, array, lengths, out_shape)
@@ -108,12 +112,12 @@ def _transpose(primitive, cotangent, rays, array, lengths, shadows, **params):
     return None, sum_to(out, array.aval.shape[0]), None, None
 
 
-for _primitive, _plain in ((project_p, projector_jax.project), (back_project_p, projector_jax.back_project)):
-    register(
-        _primitive,
-        out_shape=functools.partial(_out_shape, _primitive),
-        plain=_plain,
-        on_cpu=functools.partial(_on_cpu, _primitive),
-        jvp=functools.partial(_jvp, _primitive),
-        transpose=functools.partial(_transpose, _primitive),
-    )
+register(
+    project_p,
+    back_project_p,
+    out_shape=_out_shape,
+    plain=_plain,
+    on_cpu=_on_cpu,
+    jvp=_jvp,
+    transpose=_transpose,
+)

@@ -82,12 +82,9 @@ for _function in (project, back_project):
     )
 
 
-def _plain_project(tables, volumes, *, layout, backend):
-    return over_trajectories(functools.partial(volume_jax.project, layout), (tables, volumes))
-
-
-def _plain_back_project(tables, sinograms, *, layout, backend):
-    return over_trajectories(functools.partial(volume_jax.back_project, layout), (tables, sinograms))
+def _plain(primitive, tables, array, *, layout, backend):
+    function = volume_jax.project if primitive is project_p else volume_jax.back_project
+    return over_trajectories(functools.partial(function, layout), (tables, array))
 
 
 # Shapes, native kernels and derivatives in the arrays.
@@ -102,8 +99,7 @@ def _out_shape(primitive, tables, array, *, layout, **_):
 def _on_cpu(primitive, tables, array, *, layout, backend):
     forward = primitive is project_p
     if backend != "force" and not (backend == "auto" and native.supports(array.dtype, "volume")):
-        plain = _plain_project if forward else _plain_back_project
-        return plain(tables, array, layout=layout, backend=backend)
+        return _plain(primitive, tables, array, layout=layout, backend=backend)
     kind = ("rays_" if volume_jax.by_pose(layout) else "") + ("forward" if forward else "adjoint")
     return native.volume(kind, tables, array, layout, _out_shape(primitive, tables, array, layout=layout))
 
@@ -124,12 +120,12 @@ def _transpose(primitive, cotangent, tables, array, **params):
     return None, sum_to(call(other, (tables, cotangent), params), array.aval.shape[0])
 
 
-for _primitive, _plain in ((project_p, _plain_project), (back_project_p, _plain_back_project)):
-    register(
-        _primitive,
-        out_shape=functools.partial(_out_shape, _primitive),
-        plain=_plain,
-        on_cpu=functools.partial(_on_cpu, _primitive),
-        jvp=functools.partial(_jvp, _primitive),
-        transpose=functools.partial(_transpose, _primitive),
-    )
+register(
+    project_p,
+    back_project_p,
+    out_shape=_out_shape,
+    plain=_plain,
+    on_cpu=_on_cpu,
+    jvp=_jvp,
+    transpose=_transpose,
+)
