@@ -17,6 +17,7 @@ from operators.ct.artifacts import (
 from operators.ct.geometry import (
     ConeBeam,
     FanBeam,
+    Geometry,
     ParallelBeam,
     ParallelBeam3D,
     VectorGeometry,
@@ -48,6 +49,7 @@ __all__ = [
     "ConeBeam",
     "FanBeam",
     "FilteredRadon",
+    "Geometry",
     "ParallelBeam",
     "ParallelBeam3D",
     "Radon",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import assign, frozen_pytree, positive_integer, positive_number, safe_sqrt
+from operators.ct import Geometry
 from operators.phantoms.ellipses import Ellipses, rasterize
 
 
@@ -80,7 +81,7 @@ def line_integrals(phantom: Ellipses | Ellipsoids, points: jax.Array, directions
     return jax.lax.scan(add, jnp.zeros(shape, dtype), phantom)[0]
 
 
-def project_phantom(phantom: Ellipses | Ellipsoids, geometry, bins: int = 1) -> jax.Array:
+def project_phantom(phantom: Ellipses | Ellipsoids, geometry: Geometry, bins: int = 1) -> jax.Array:
     """The exact sinogram of a phantom, or its mean over each detector element.
 
     Args:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, Radon, VectorGeometry
-from operators.ct import check_object
+from operators.ct import Geometry, check_object
 
 ANGLES = np.array([-0.4, 0.0, 1.1, 2.9])
 
@@ -48,6 +48,22 @@ def vectors(ndim, divergent):
 
 
 rays = jax.jit(lambda g, *indices: g.rays(*indices))
+
+
+@pytest.mark.parametrize("kind", KINDS + VECTORS)
+def test_every_geometry_follows_the_protocol(kind):
+    assert isinstance(make(kind), Geometry)
+
+
+def test_what_does_not_follow_the_protocol_is_refused():
+    class RaysAlone:
+        ndim = 2
+
+        def rays(self, columns):
+            return columns, columns
+
+    with pytest.raises(TypeError, match=r"Radon: geometry must be one of .*, found RaysAlone"):
+        Radon(RaysAlone(), (4, 4))
 
 
 @pytest.mark.parametrize("kind", KINDS + VECTORS)

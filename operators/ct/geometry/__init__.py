@@ -4,6 +4,7 @@ from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.conversions import as_vectors, from_astra, from_tigre, to_astra, to_tigre
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
+from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.scanners import from_dicom_ct_pd, from_odl, to_dicom_ct_pd, to_odl
 from operators.ct.geometry.vector import VectorGeometry
 from operators.ct.geometry.visibility import check_object
@@ -11,6 +12,7 @@ from operators.ct.geometry.visibility import check_object
 __all__ = [
     "ConeBeam",
     "FanBeam",
+    "Geometry",
     "ParallelBeam",
     "ParallelBeam3D",
     "VectorGeometry",

@@ -12,10 +12,11 @@ import numpy as np
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
+from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
 
 
-def as_vectors(geometry) -> VectorGeometry:
+def as_vectors(geometry: Geometry) -> VectorGeometry:
     """Any geometry with a flat detector, with source and detector written out view by view.
 
     Raises:
@@ -41,7 +42,7 @@ def as_vectors(geometry) -> VectorGeometry:
     return VectorGeometry(source, (first + last) / 2, columns, rows, counts, geometry.divergent)
 
 
-def from_astra(projection_geometry: Mapping):
+def from_astra(projection_geometry: Mapping) -> Geometry:
     """A geometry from ASTRA's dictionary of type parallel, fanflat, parallel3d, cone or their ``_vec``.
 
     World, angles, columns and rows are ASTRA's. Its volumes (nz, ny, nx) and images (ny, nx) are laid out as
@@ -91,7 +92,7 @@ def from_astra(projection_geometry: Mapping):
     return (ConeBeam if distances else ParallelBeam3D)(angles, shape, spacing, *distances)
 
 
-def to_astra(geometry) -> dict:
+def to_astra(geometry: Geometry) -> dict:
     """ASTRA's dictionary of a geometry, as ``astra.create_proj_geom`` returns it.
 
     The plain type where all offsets and the pitch are zero, else the ``_vec`` one; a cylindrical detector
@@ -126,7 +127,7 @@ def to_astra(geometry) -> dict:
     return {"type": kinds[geometry.ndim][geometry.divergent], **result}
 
 
-def from_tigre(geo, angles):
+def from_tigre(geo, angles) -> ConeBeam | ParallelBeam3D | VectorGeometry:
     """A geometry from TIGRE's: a ConeBeam or ParallelBeam3D, or vectors if the image is off the origin.
 
     TIGRE puts the source at ``DSO (cos a, sin a)``, which is our angle a + pi / 2, with columns and rows as
@@ -179,7 +180,7 @@ def from_tigre(geo, angles):
     return VectorGeometry(source, g.detector - move, g.column_axis, g.row_axis, g.detector_shape, g.divergent)
 
 
-def to_tigre(geometry) -> dict:
+def to_tigre(geometry: Geometry) -> dict:
     """TIGRE's fields of a ParallelBeam3D, ConeBeam or FanBeam with a flat detector, and its angles.
 
     Set them on a ``tigre.geometry`` that describes the volume; see :func:`from_tigre`. A FanBeam becomes one

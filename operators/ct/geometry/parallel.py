@@ -1,13 +1,9 @@
-"""Acquisition geometries of computed tomography: parallel beams, and what all geometries share.
+"""Parallel-beam geometries, in two and three dimensions.
 
 The world has x to the right, y up and z along the rotation axis, in one unit of length. At angle t the
 detector's columns run along ``e = (cos t, sin t)`` and rays from the source to the detector along
 ``n = (-sin t, cos t)``, as in ASTRA; detector rows run along z. Images (ny, nx) have row 0 at the top,
 volumes (nz, ny, nx) ascend in z.
-
-Every geometry gives ``views``, ``shape`` (of its sinogram), ``dtype``, ``divergent``, ``rays`` (detector
-index to ray) and ``detector_coordinates`` (world point to detector index). Indices count elements: centres
-are at 0 ... count - 1, edges at -0.5 ... count - 0.5, and fractions are allowed.
 
 A limited arc or uneven angles are simply the angles; a quarter detector shift is
 ``detector_offset = detector_spacing / 4``.

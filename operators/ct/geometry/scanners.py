@@ -9,9 +9,10 @@ import numpy as np
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
+from operators.ct.geometry.protocol import Geometry
 
 
-def from_odl(geometry):
+def from_odl(geometry) -> Geometry:
     """A geometry from one of ODL's with its default axes: Parallel2d, Parallel3dAxis, FanBeam or ConeBeam.
 
     ODL's angles, world and helix are ours. Its images are indexed (x, y), its volumes (x, y, z), with all
@@ -70,7 +71,7 @@ def from_odl(geometry):
     return ConeBeam(*common, source, detector, curved, pitch, axial_offset=start, **offsets)
 
 
-def to_odl(geometry) -> dict:
+def to_odl(geometry: Geometry) -> dict:
     """What ODL needs to build a geometry: the name of its class, its partitions and keywords.
 
     See :func:`from_odl` for the layout of arrays.

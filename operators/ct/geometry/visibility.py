@@ -3,13 +3,15 @@
 import jax
 import numpy as np
 
+from operators.ct.geometry.protocol import Geometry
+
 _BOUNDARY = 128
 # One compilation for a kind of geometry instead of one for each operation.
 _rays = jax.jit(lambda geometry, *indices: geometry.rays(*indices)[0])
 _shadow = jax.jit(lambda geometry, points: geometry.detector_coordinates(points))
 
 
-def check_object(geometry, image_shape: tuple[int, ...], pixel_size: float, name: str) -> None:
+def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: float, name: str) -> None:
     """Checks that the source is outside of an object and the detector sees some of it.
 
     The object is taken to fill the ellipse inscribed in the image (times the height of the volume): measured
@@ -17,7 +19,7 @@ def check_object(geometry, image_shape: tuple[int, ...], pixel_size: float, name
     geometry is traced.
 
     Args:
-      geometry: any of the geometries.
+      geometry: any geometry.
       image_shape: (ny, nx), or (nz, ny, nx) for a geometry in three dimensions.
       pixel_size: in the geometry's unit of length.
       name: of the caller, for the messages.

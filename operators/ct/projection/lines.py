@@ -6,17 +6,18 @@ import numpy as np
 
 from operators.ct.geometry.fan import FanBeam, fan_frame
 from operators.ct.geometry.parallel import ParallelBeam
+from operators.ct.geometry.protocol import Geometry
 
 MODELS = ("joseph", "distance-driven")
 
 
 def ray_lines(
-    geometry, image_shape: tuple[int, int], pixel_size: float, model: str
+    geometry: Geometry, image_shape: tuple[int, int], pixel_size: float, model: str
 ) -> tuple[jax.Array, jax.Array]:
     """The operands of :mod:`operators.ct.projection.projector_primitive` for one 2-D geometry.
 
     Args:
-      geometry: with ``rays(columns) -> (points, directions)``, each (views, columns, 2) as (x, y).
+      geometry: in two dimensions.
       image_shape: (ny, nx), centred on the origin, row 0 at the top.
       pixel_size: width of the pixels.
       model: "joseph" (rays through the centres of the bins) or "distance-driven" (through their edges).
@@ -55,7 +56,7 @@ def ray_lines(
     return jnp.stack(rays), jnp.where(steep, length, -length)
 
 
-def shadows(geometry, pixel_size: float) -> tuple[jax.Array, bool]:
+def shadows(geometry: Geometry, pixel_size: float) -> tuple[jax.Array, bool]:
     """Where the rays through pixels meet the detector, for ``projector_primitive``.
 
     Args:

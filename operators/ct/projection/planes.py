@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
 
 COLUMN_ENTRIES = 9
 
 
-def ray_planes(geometry, pixel_size: float, model: str) -> jax.Array:
+def ray_planes(geometry: Geometry, pixel_size: float, model: str) -> jax.Array:
     """The table of :mod:`operators.ct.projection.volume_primitive` for a geometry, differentiable in it."""
     if isinstance(geometry, VectorGeometry):
         return pose_table(geometry, pixel_size)
@@ -26,7 +27,7 @@ def pose_table(geometry: VectorGeometry, pixel_size: float) -> jax.Array:
     return jnp.stack(vectors, axis=1) * _to_voxels(pixel_size, geometry.dtype)
 
 
-def column_table(geometry, pixel_size: float, model: str) -> jax.Array:
+def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array:
     """The paths of the rays of every column, where these share a path in the plane of x and y.
 
     The column belongs to the planes, of constant y or of constant x, that its rays meet more squarely. All

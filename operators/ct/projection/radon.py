@@ -12,9 +12,8 @@ from operators.algebra import (
     static,
     vary_together,
 )
-from operators.ct.geometry.cone import ConeBeam
-from operators.ct.geometry.fan import FanBeam
-from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
+from operators.ct.geometry.parallel import ParallelBeam
+from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
 from operators.ct.geometry.visibility import check_object
 from operators.ct.projection import projector_primitive, volume_primitive
@@ -25,7 +24,7 @@ from operators.ct.projection.planes import ray_planes
 from operators.kernels import native
 
 
-def radon_models(geometry) -> tuple[str, ...]:
+def radon_models(geometry: Geometry) -> tuple[str, ...]:
     """The models that :class:`Radon` knows for a geometry."""
     if geometry.ndim == 3 and isinstance(geometry, VectorGeometry):
         return ("joseph",)
@@ -72,14 +71,14 @@ class Radon(LinearOperator):
       TypeError: if ``geometry`` is no geometry.
     """
 
-    geometry: ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam | VectorGeometry
+    geometry: Geometry
     image_shape: tuple[int, ...] = static()
     pixel_size: float = static(default=1.0)
     model: str = static(default="joseph")
     backend: str = static(default="auto")
 
     def __post_init__(self):
-        if getattr(self.geometry, "ndim", None) not in (2, 3) or not hasattr(self.geometry, "rays"):
+        if not isinstance(self.geometry, Geometry) or self.geometry.ndim not in (2, 3):
             raise TypeError(
                 "Radon: geometry must be one of ParallelBeam, FanBeam, ParallelBeam3D, ConeBeam and "
                 f"VectorGeometry, found {type(self.geometry).__name__}"
