@@ -50,8 +50,8 @@ class Dense(LinearOperator):
 
 
 SHAPE = (2, 3, 2)  # A volume.
-# The programs run once: compiling them takes longer.
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+# Compiles in a fraction of the time, for programs that run once or twice.
+once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def dense(batch=2, rows=16, seed=0):
@@ -79,7 +79,7 @@ def run(model, operators, y, initial=None):
     def untrained():
         return model.init_with_output(jax.random.key(0), operators, y, initial)[0]
 
-    return jax.jit(untrained, compiler_options=UNOPTIMIZED)()
+    return once(untrained)()
 
 
 def each(operators, y, x):
@@ -214,7 +214,7 @@ def test_weights_are_shared_or_not_and_cascades_recomputed_or_not(x64):
         found = [grad(*each, y) for each in models]
         return [(value, jax.tree.map(jnp.sum, by_params), by_data) for value, (by_params, by_data) in found]
 
-    want, *others = jax.jit(all_of, compiler_options=UNOPTIMIZED)(shared["params"], y)
+    want, *others = once(all_of)(shared["params"], y)
     for got in others:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), got, want)
     assert len(set(np.asarray(want[0][1]))) == 3
@@ -258,7 +258,7 @@ def test_clients_on_devices_train_as_one_by_one(x64):
     operators, y, _ = dense(batch=4)
     step = regularized(primal_dual_step(), Gain(parent=None))
     model = Unrolled(step, 2, start_primal_dual, remat=True)
-    variables = model.init(jax.random.key(0), operators, y)
+    variables = once(model.init)(jax.random.key(0), operators, y)
 
     def gradient(variables, operators, y):
         return jax.grad(lambda v: jnp.sum(jnp.abs(model.apply(v, operators, y)) ** 2))(variables)
@@ -271,9 +271,9 @@ def test_clients_on_devices_train_as_one_by_one(x64):
     sharded = jax.shard_map(
         inside, mesh=mesh, in_specs=(PartitionSpec(), clients, clients), out_specs=clients
     )
-    got = jax.jit(sharded)(variables, operators, y)
+    got = once(sharded)(variables, operators, y)
     part = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), (operators, y))
-    want = jax.jit(jax.vmap(gradient, (None, 0, 0)))(variables, *part)
+    want = once(jax.vmap(gradient, (None, 0, 0)))(variables, *part)
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-10), got["params"], want["params"])
 
 
@@ -289,7 +289,7 @@ def test_sparse_transforms_threshold_what_a_convolution_finds():
     params = {**filled(jax.eval_shape(layer.init, jax.random.key(0), x))["params"]}
     params["log_threshold"] = jnp.log(0.4)
 
-    @partial(jax.jit, static_argnums=1, compiler_options=UNOPTIMIZED)
+    @partial(once, static_argnums=1)
     def conv(v, name):
         return jax.lax.conv_general_dilated(
             v, params[name]["kernel"], (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
@@ -300,7 +300,7 @@ def test_sparse_transforms_threshold_what_a_convolution_finds():
     assert 0.1 < (abs(v) < 0.4).mean() < 0.9
     v = np.sign(v) * np.maximum(abs(v) - 0.4, 0)
     want = -scale * conv(jax.nn.relu(conv(v, "synthesis1")), "synthesis2")
-    got = jax.jit(layer.apply, compiler_options=UNOPTIMIZED)({"params": params}, x)
+    got = once(layer.apply)({"params": params}, x)
     np.testing.assert_allclose(got, want[..., 0], rtol=1e-4, atol=1e-5)
 
     weights = jnp.linspace(0.5, 1, 120, dtype=jnp.float32).reshape(x.shape)
@@ -311,7 +311,7 @@ def test_sparse_transforms_threshold_what_a_convolution_finds():
     want = weights * x
     for step in cascades["step"]:
         want = want - step * weights * (weights * want - x)
-    got = jax.jit(model.apply, compiler_options=UNOPTIMIZED)(variables, operators, x)
+    got = once(model.apply)(variables, operators, x)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 

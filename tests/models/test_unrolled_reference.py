@@ -18,7 +18,7 @@ from operators import SENSE, CartesianFourier, Diagonal
 REFERENCE = Path(__file__).parent / "reference" / "unrolled.json"
 CASES = {
     "varnet": VarNet(2, 2, 0, learn_coil_maps=True, norm=BatchNorm),
-    "varnet, real": VarNet(2, 2, 1, zero_init=False, remat=True),
+    "varnet, real": VarNet(2, 2, 1, zero_init=False),
     "modl": MoDL(2, 2, 0, learn_coil_maps=True, remat=True),
     "modl, real": MoDL(2, 2, 0, norm=partial(GroupNorm, groups=2), zero_init=False, weight=0.3),
 }
