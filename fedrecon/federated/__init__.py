@@ -1,58 +1,24 @@
-"""The federated engine: algorithms as pure functions on pytrees, whole rounds as one compiled program."""
+"""The federated engine: algorithms as pure functions on pytrees, whole rounds as one compiled program.
 
+`federated` makes an algorithm of a `Method`, or of several by `combine`; recipes such as `fedavg` and
+`scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, other
+topologies than the star in `topologies`.
+"""
+
+from fedrecon.federated import reducers, sampling, topologies
 from fedrecon.federated.algorithm import (
     Batches,
-    Channel,
     ClientResult,
     ClientUpdate,
-    Context,
-    Exchange,
     FederatedAlgorithm,
     History,
     RoundInfo,
     RoundState,
-    Upload,
     Work,
-    no_exchange,
 )
-from fedrecon.federated.algorithms import (
-    afl,
-    ditto,
-    dp_fedavg,
-    fedadagrad,
-    fedadam,
-    fedavg,
-    fedavgm,
-    fedbn,
-    feddyn,
-    fednova,
-    fedper,
-    fedprox,
-    fedrep,
-    fedyogi,
-    leaves_under,
-    local_only,
-    moon,
-    pfedme,
-    qfedavg,
-    scaffold,
-)
-from fedrecon.federated.asynchronous import (
-    AsynchronousInfo,
-    AsynchronousState,
-    init_asynchronous,
-    make_asynchronous_round,
-)
-from fedrecon.federated.batching import poisson_steps, shuffled_epochs, shuffled_steps
+from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
 from fedrecon.federated.channels import chain, clip
 from fedrecon.federated.clients import PlacedData, client_mesh, place
-from fedrecon.federated.delays import (
-    constant_durations,
-    half_normal_durations,
-    polynomial_discount,
-    threshold_discount,
-)
-from fedrecon.federated.dp_sgd import dp_sgd
 from fedrecon.federated.engine import init_state, make_round, run_rounds
 from fedrecon.federated.evaluation import (
     average_variables,
@@ -60,49 +26,32 @@ from fedrecon.federated.evaluation import (
     make_cross_evaluate,
     make_evaluate,
 )
-from fedrecon.federated.gossip import (
-    consensus_distance,
-    make_gossip_round,
-    metropolis_weights,
-    mixing_matrix,
-    peer_to_peer,
-)
-from fedrecon.federated.local import (
-    LocalState,
-    Surroundings,
-    local_sgd,
-    mean_gradient,
-    mean_loss,
-    partial_sgd,
-    sum_over_examples,
-)
-from fedrecon.federated.parallelism import SavedChoices, choose_parallel, measure_parallel
-from fedrecon.federated.personalisation import fine_tune
-from fedrecon.federated.ring import make_ring_round
-from fedrecon.federated.robust import bulyan, geometric_median, krum, median, trimmed_mean
-from fedrecon.federated.sampling import (
-    all_clients,
-    by_examples,
-    equal,
-    highest_loss,
-    longest_absent,
-    poisson_clients,
-    uniform_clients,
-    weighted_clients,
-)
-from fedrecon.federated.screening import screen
-from fedrecon.federated.streaming import (
-    StreamingInfo,
-    StreamingRound,
-    init_streaming,
-    load_from,
-    make_streaming_evaluate,
-    streaming_average,
-)
+from fedrecon.federated.fine_tuning import fine_tune
+from fedrecon.federated.local import local_training
+from fedrecon.federated.messages import Channel, Context, Exchange, Message, Reducer, Upload
+from fedrecon.federated.method import LocalContext, Method, combine
+from fedrecon.federated.methods.afl import afl
+from fedrecon.federated.methods.ditto import ditto
+from fedrecon.federated.methods.dp_fedavg import dp_fedavg, dp_sgd, private_gradients
+from fedrecon.federated.methods.fedavg import fedavg
+from fedrecon.federated.methods.fedbn import fedbn
+from fedrecon.federated.methods.feddyn import feddyn
+from fedrecon.federated.methods.fednova import fednova
+from fedrecon.federated.methods.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
+from fedrecon.federated.methods.fedprox import fedprox, proximal
+from fedrecon.federated.methods.fedrep import fedper, fedrep, leaves_under
+from fedrecon.federated.methods.local_only import local_only
+from fedrecon.federated.methods.moon import moon
+from fedrecon.federated.methods.pfedme import pfedme
+from fedrecon.federated.methods.qfedavg import qfedavg
+from fedrecon.federated.methods.scaffold import control_variates, scaffold
+from fedrecon.federated.parallelism import choose_parallel
+from fedrecon.federated.recipe import federated
+from fedrecon.federated.sampling import all_clients, by_examples, equal, uniform_clients
+from fedrecon.federated.trees import FROZEN
 
 __all__ = [
-    "AsynchronousInfo",
-    "AsynchronousState",
+    "FROZEN",
     "Batches",
     "Channel",
     "ClientResult",
@@ -111,28 +60,26 @@ __all__ = [
     "Exchange",
     "FederatedAlgorithm",
     "History",
-    "LocalState",
+    "LocalContext",
+    "Message",
+    "Method",
     "PlacedData",
+    "Reducer",
     "RoundInfo",
     "RoundState",
-    "SavedChoices",
-    "StreamingInfo",
-    "StreamingRound",
-    "Surroundings",
     "Upload",
     "Work",
     "afl",
     "all_clients",
     "average_variables",
-    "bulyan",
     "by_examples",
     "chain",
     "choose_parallel",
     "client_mesh",
     "client_variables",
     "clip",
-    "consensus_distance",
-    "constant_durations",
+    "combine",
+    "control_variates",
     "ditto",
     "dp_fedavg",
     "dp_sgd",
@@ -143,56 +90,32 @@ __all__ = [
     "fedavgm",
     "fedbn",
     "feddyn",
+    "federated",
     "fednova",
     "fedper",
     "fedprox",
     "fedrep",
     "fedyogi",
     "fine_tune",
-    "geometric_median",
-    "half_normal_durations",
-    "highest_loss",
-    "init_asynchronous",
     "init_state",
-    "init_streaming",
-    "krum",
     "leaves_under",
-    "load_from",
     "local_only",
-    "local_sgd",
-    "longest_absent",
-    "make_asynchronous_round",
+    "local_training",
     "make_cross_evaluate",
     "make_evaluate",
-    "make_gossip_round",
-    "make_ring_round",
     "make_round",
-    "make_streaming_evaluate",
-    "mean_gradient",
-    "mean_loss",
-    "measure_parallel",
-    "median",
-    "metropolis_weights",
-    "mixing_matrix",
     "moon",
-    "no_exchange",
-    "partial_sgd",
-    "peer_to_peer",
     "pfedme",
     "place",
-    "poisson_clients",
-    "poisson_steps",
-    "polynomial_discount",
+    "private_gradients",
+    "proximal",
     "qfedavg",
+    "reducers",
     "run_rounds",
+    "sampling",
     "scaffold",
-    "screen",
     "shuffled_epochs",
     "shuffled_steps",
-    "streaming_average",
-    "sum_over_examples",
-    "threshold_discount",
-    "trimmed_mean",
+    "topologies",
     "uniform_clients",
-    "weighted_clients",
 ]

@@ -1,4 +1,4 @@
-"""The parts of a federated algorithm: client update, channel, exchange, and the state and report of a round.
+"""A federated algorithm and the state and report of its rounds.
 
 Everything is a pair or triple of pure functions on pytrees. Functions hold hyper-parameters only; whatever
 changes from round to round is in one `RoundState`, so a checkpoint is one pytree and resuming is exact.
@@ -10,21 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from fedrecon.federated.messages import Channel, Context, Exchange, Message, Reducer
 from fedrecon.types import Batch, Metrics, PyTree, Variables
 
-
-class Context(NamedTuple):
-    """What every hook may know besides its own arguments.
-
-    Attributes:
-      round: int32 (), the number of rounds completed before this one.
-      key: typed PRNG key of this hook, this round and (at a client) this client.
-      client: int32 (), the client's index; None on the server.
-    """
-
-    round: jax.Array
-    key: jax.Array
-    client: jax.Array | None = None
+# Examples of a client's steps: ``batching(examples, valid, key) -> (index, mask)``.
+Batching = Callable[[Batch, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Batches(NamedTuple):
@@ -37,6 +27,10 @@ class Batches(NamedTuple):
       present: bool (examples,), which examples are valid.
       client: int32 (), the client's number.
       rate: float32 (), what the schedule multiplies the local learning rate by; None without a schedule.
+      public: pytree of arrays that all clients and the server know.
+      frozen: `Variables` of the leaves that are never trained (None elsewhere); None if there are none.
+      validation: the client's validation split, a dict of arrays (examples, ...) with its mask under
+        ``"valid"``; None without one.
     """
 
     examples: Batch
@@ -45,6 +39,9 @@ class Batches(NamedTuple):
     present: jax.Array
     client: jax.Array
     rate: jax.Array | None = None
+    public: PyTree = ()
+    frozen: Variables | None = None
+    validation: Batch | None = None
 
     def take(self, index: jax.Array, valid: jax.Array) -> Batch:
         """Returns the batch at ``index`` (batch,) with its mask under the key ``"valid"``."""
@@ -93,8 +90,7 @@ class ClientResult(NamedTuple):
       weight: float32 (), the client's natural aggregation weight (number of its valid examples); 0 excludes
         it.
       client_state: pytree that stays at the client until its next participation.
-      message: pytree of arrays sent besides the delta and averaged with the same weights (control variates,
-        normalisers); ``()`` for none.
+      message: `Message` sent besides the delta.
       metrics: {name: (sum, count)} of scalars over the client's real steps.
       variables: Variables after training. The private leaves are kept from here and not as received plus
         delta, which would round.
@@ -103,7 +99,7 @@ class ClientResult(NamedTuple):
     delta: Variables
     weight: jax.Array
     client_state: PyTree
-    message: PyTree
+    message: Message
     metrics: Metrics
     variables: Variables
 
@@ -118,69 +114,13 @@ class ClientUpdate(NamedTuple):
         runs the same in the compiled simulation and at a real site: no mesh axis names, and loop carries
         built from its inputs (``jnp.zeros_like(x)``), since constants do not vary over the clients' axis of a
         shard_map.
-      batching: ``batching(valid, key) -> (index, mask)`` when the method needs its own batches (Poisson
-        sampling of DP-SGD); None leaves them to `make_round`.
+      batching: ``batching(examples, valid, key) -> (index, mask)`` when the method needs its own batches
+        (Poisson sampling of DP-SGD); None leaves them to `make_round`.
     """
 
     init: Callable[[Variables], PyTree]
     update: Callable[[Variables, PyTree, PyTree, Batches, jax.Array, jax.Array], ClientResult]
-    batching: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
-
-
-class Upload(NamedTuple):
-    """What goes through the channel and is summed over clients.
-
-    The weight is multiplied in before the channel, so that every later stage is purely additive and the
-    weight itself can be masked or encrypted like the rest.
-
-    Attributes:
-      delta: Variables of the shared leaves (None elsewhere), times weight.
-      message: the client's message, times weight.
-      weight: float32 ().
-    """
-
-    delta: PyTree
-    message: PyTree
-    weight: jax.Array
-
-
-class Channel(NamedTuple):
-    """A two-ended stage between client and server.
-
-    Attributes:
-      init: ``init(upload) -> (client_state, server_state)``; ``upload`` has the shapes and dtypes of a
-        message.
-      encode: ``encode(upload, client_state, context) -> (upload, client_state, info)`` at each client;
-        ``info`` is a dict of scalars that is summed over clients for the report (it is not part of the
-        message).
-      decode: ``decode(total, server_state, context) -> (total, server_state, info)`` on the sum over clients.
-    """
-
-    init: Callable[[Upload], tuple[PyTree, PyTree]]
-    encode: Callable[[Upload, PyTree, Context], tuple[Upload, PyTree, dict[str, jax.Array]]]
-    decode: Callable[[Upload, PyTree, Context], tuple[Upload, PyTree, dict[str, jax.Array]]]
-
-
-class Exchange(NamedTuple):
-    """The server's end of extra messages: what it sends besides the model and what it does with what returns.
-
-    Attributes:
-      init: ``init(variables) -> state``.
-      broadcast: ``broadcast(state) -> payload`` that every participating client receives.
-      receive: ``receive(state, mean_message, participants, clients) -> state``; the weighted mean of the
-        clients' messages, int32 () number of clients in the mean, and the static number of all clients.
-    """
-
-    init: Callable[[Variables], PyTree]
-    broadcast: Callable[[PyTree], PyTree]
-    receive: Callable[[PyTree, PyTree, jax.Array, int], PyTree]
-
-
-def no_exchange() -> Exchange:
-    """Nothing but the model travels."""
-    return Exchange(
-        lambda variables: (), lambda state: (), lambda state, message, participants, clients: state
-    )
+    batching: Batching | None = None
 
 
 class FederatedAlgorithm(NamedTuple):
@@ -189,22 +129,23 @@ class FederatedAlgorithm(NamedTuple):
     Attributes:
       client: the local work.
       channel: what an update passes through on its way to the sum and back.
-      sampler: ``sampler(key, round, history) -> (clients,) bool``: who takes part.
-      weighting: ``weighting(weight, context) -> weight``: aggregation weight from the client's natural one.
+      sampler: ``sampler(key, round, history) -> (clients,) bool``: who takes part. One with an attribute
+        ``count`` never chooses more clients than that, and rounds then compute no others.
+      weighting: ``weighting(weight, context) -> weight``: aggregation weight from the client's natural one;
+        ``context.message`` and ``context.broadcast`` tell what the client sends and received. A pytree of
+        weights that is a prefix of the shared leaves weighs groups of leaves apart.
       reduce: None sums, the only thing that may cross the client axis if secure aggregation or central
-        privacy is to compose. Otherwise ``reduce(uploads, included) -> Upload``, which sees every client's
-        encoded upload stacked on axis 0 (already times weight) and ``included`` (clients,) bool: robust
-        reducers. One that also leaves clients out altogether returns ``(Upload, flagged)``, with ``flagged``
-        (clients,) bool: they count as excluded.
+        privacy is to compose; otherwise a `Reducer`.
       server_optimizer: optax transformation of the shared parameters, fed minus the mean delta as gradient.
         ``optax.sgd(1.0)`` gives averaging. One that takes extra arguments (an
-        ``optax.GradientTransformationExtraArgs``) is given ``message``, the mean message, ``participants``,
-        int32 (), the clients in the means, and ``clients``, the static number of all. Shared statistics are
-        averaged, whatever the optimiser.
-      share_mask: pytree of bools, `Variables` or a prefix of it: True leaves are shared, False leaves are
-        kept at each client and never sent.
-      personalise: ``personalise(variables, client_state) -> variables``: the model a client evaluates with,
-        given shared and private leaves together.
+        ``optax.GradientTransformationExtraArgs``) is given ``message``, the received `Message`,
+        ``participants``, int32 (), the clients in the means, and ``clients``, the static number of all.
+        Shared statistics are averaged, whatever the optimizer.
+      share_mask: `Variables` or a prefix of it with leaves True (shared), False (kept at each client and
+        never sent) or `FROZEN` (never trained, the same everywhere, given to the round with the data).
+      personalize: ``personalize(variables, client_state, batch) -> variables``: the model a client evaluates
+        with, given shared and private leaves together, its state, and the unlabeled batch that is to be
+        evaluated (None where there is none).
       exchange: extra broadcast and message.
       schedule: ``schedule(context) -> Work`` of a client in a round; None lets everybody work fully.
       release: ``release(state) -> Variables``: the server's model that is evaluated and handed out, where
@@ -213,12 +154,12 @@ class FederatedAlgorithm(NamedTuple):
 
     client: ClientUpdate
     channel: Channel
-    sampler: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    weighting: Callable[[jax.Array, Context], jax.Array]
-    reduce: Callable[[Upload, jax.Array], Upload | tuple[Upload, jax.Array]] | None
+    sampler: Callable[[jax.Array, jax.Array, History], jax.Array]
+    weighting: Callable[[jax.Array, Context], PyTree]
+    reduce: Reducer | None
     server_optimizer: optax.GradientTransformation
     share_mask: PyTree
-    personalise: Callable[[Variables, PyTree], Variables]
+    personalize: Callable[[Variables, PyTree, Batch | None], Variables]
     exchange: Exchange
     schedule: Callable[[Context], Work] | None = None
     release: Callable[["RoundState"], Variables] = lambda state: state.variables
@@ -229,10 +170,11 @@ class RoundState(NamedTuple):
 
     Attributes:
       round: int32 (), rounds completed.
-      variables: the server's model. Its private leaves keep their initial values.
-      server: state of the server optimiser (shared parameters).
+      variables: the server's model. Its private leaves keep their initial values; frozen ones are None.
+      server: state of the server optimizer (shared parameters).
       exchange: server state of the exchange.
       channel: server state of the channel.
+      reduce: state of the reducer.
       client: states of the client updates, leaves (clients, ...).
       client_channel: client states of the channel, leaves (clients, ...).
       private: `Variables` of the private leaves (None elsewhere), leaves (clients, ...).
@@ -244,6 +186,7 @@ class RoundState(NamedTuple):
     server: PyTree
     exchange: PyTree
     channel: PyTree
+    reduce: PyTree
     client: PyTree
     client_channel: PyTree
     private: Variables
@@ -258,13 +201,17 @@ class RoundInfo(NamedTuple):
       client_metrics: {name: (sum, count)}, each (clients,); zero for clients that were not included.
       participated: bool (clients,), sampled by the sampler.
       excluded: bool (clients,), sampled but with an update that was not finite or that the reducer
-        flagged; it left no trace in the state.
-      applied: bool (), whether the server's model changed: False if nobody was included or if the new model
-        would not have been finite. Then clients, too, keep what they had before the round.
+        flagged; nothing of it is in the state.
+      applied: bool (), whether the server's model changed: False if nobody was included, or if the new model,
+        the server optimizer's or the exchange's state would not have been finite. Then clients, too, keep
+        what they had before the round.
       bytes_up: uint32 (clients,), bytes sent: the encoded shared leaves, message and weight.
-      bytes_down: uint32 (clients,), bytes received: the shared leaves and the broadcast.
+      bytes_down: uint32 (clients,), bytes received: the shared leaves and the broadcasts.
       delta_norm: float32 (clients,), global l2 norm of each client's shared delta before the channel.
       channel: (encode infos summed over clients with finite updates, decode infos).
+      reduce: info of the reducer.
+      validation: {name: (sum, count)}, each (clients,): of the models that clients received, on their
+        validation splits; empty unless `make_round` was given metrics.
     """
 
     metrics: Metrics
@@ -276,3 +223,5 @@ class RoundInfo(NamedTuple):
     bytes_down: jax.Array
     delta_norm: jax.Array
     channel: tuple[Any, Any]
+    reduce: Any = ()
+    validation: Metrics = {}  # noqa: RUF012

@@ -1,7 +1,7 @@
 """Which examples a client's steps visit.
 
-A batching is ``batching(valid, key) -> (index, mask)``: ``valid`` (examples,) bool, ``index`` int32 and
-``mask`` bool, both (steps, batch). The order depends on the key and on the valid examples only, not on how
+Each function here returns ``batching(valid, key) -> (index, mask)``: ``valid`` (examples,) bool, ``index``
+int32 and ``mask`` bool, both (steps, batch). The order depends on the key and on the valid examples only, not on how
 much padding stands between or behind them, so a padded client walks through its data exactly as the unpadded
 one.
 """

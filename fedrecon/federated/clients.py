@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedrecon.federated.trees import along, vary_with
-from fedrecon.types import Batch, PyTree
+from fedrecon.types import Batch, PyTree, Variables
 
 AXIS = "clients"
 
@@ -40,7 +40,9 @@ def default_mesh(mesh: Mesh | None) -> Mesh:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["examples", "valid"], meta_fields=["clients"]
+    jax.tree_util.register_dataclass,
+    data_fields=["examples", "valid", "validation", "public", "frozen"],
+    meta_fields=["clients"],
 )
 @dataclass(frozen=True)
 class PlacedData:
@@ -50,14 +52,63 @@ class PlacedData:
       examples: dict of arrays (padded clients, examples, ...).
       valid: bool (padded clients, examples).
       clients: number of real clients, which come first.
+      validation: dict of arrays (padded clients, examples, ...) with their mask under ``"valid"``; None
+        without a validation split.
+      public: pytree of arrays that all clients and the server know, replicated.
+      frozen: `Variables` of the frozen leaves of the model (None elsewhere), replicated; None without any.
     """
 
     examples: Batch
     valid: jax.Array
     clients: int
+    validation: Batch | None = None
+    public: PyTree = ()
+    frozen: Variables | None = None
 
 
-def place(data: Any, mesh: Mesh | None = None) -> PlacedData:
+class ClientRow(NamedTuple):
+    """One client's data, or with a leading axis those of several: what a client's turn is given.
+
+    Attributes:
+      examples, valid, validation: of the client, as in `PlacedData`.
+      public, frozen: the same for all clients, without the leading axis.
+    """
+
+    examples: Batch
+    valid: jax.Array
+    validation: Batch | None = None
+    public: PyTree = ()
+    frozen: Variables | None = None
+
+    @property
+    def own(self) -> tuple[Batch, jax.Array, Batch | None]:
+        """What has a leading axis of clients."""
+        return self[:3]
+
+    @property
+    def shared(self) -> tuple[PyTree, Variables | None]:
+        """What all clients share."""
+        return self[3:]
+
+    def one(self, client: int | jax.Array) -> "ClientRow":
+        """The row of one client."""
+        return ClientRow(*jax.tree.map(lambda x: x[client], self.own), *self.shared)
+
+
+def client_rows(data: Any) -> ClientRow:
+    """The rows of client data as of `place`, or of anything with ``examples`` and ``valid``."""
+    optional = {name: getattr(data, name, default) for name, default in ClientRow._field_defaults.items()}
+    return ClientRow(dict(data.examples), data.valid, **optional)
+
+
+def place(
+    data: Any,
+    mesh: Mesh | None = None,
+    *,
+    validation: Any = None,
+    public: PyTree = (),
+    frozen: Variables | None = None,
+) -> PlacedData:
     """Puts client data on a mesh once, so that rounds move nothing (they move unplaced data each time).
 
     With several processes each passes the data of all clients and puts those of its own devices there.
@@ -66,6 +117,12 @@ def place(data: Any, mesh: Mesh | None = None) -> PlacedData:
       data: anything with ``examples`` (dict of arrays (clients, examples, ...)) and ``valid`` (clients,
         examples).
       mesh: from `client_mesh`.
+      validation: the clients' validation splits, like ``data``.
+      public: pytree of arrays that all clients and the server know.
+      frozen: the model whose leaves the share mask calls frozen, or those leaves alone.
+
+    Raises:
+      ValueError: if ``validation`` is of another number of clients.
     """
     mesh = default_mesh(mesh)
     clients = number_of_clients(data)
@@ -81,7 +138,19 @@ def place(data: Any, mesh: Mesh | None = None) -> PlacedData:
         x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return PlacedData(jax.tree.map(put, dict(data.examples)), put(data.valid), clients)
+    def replicate(x):
+        return jax.device_put(x, NamedSharding(mesh, P()))
+
+    split = None
+    if validation is not None:
+        if number_of_clients(validation) != clients:
+            raise ValueError(
+                f"validation: expected {clients} clients as in data, found {number_of_clients(validation)}"
+            )
+        split = jax.tree.map(put, {**validation.examples, "valid": validation.valid})
+    public, frozen = jax.tree.map(replicate, (public, frozen))
+    examples = jax.tree.map(put, dict(data.examples))
+    return PlacedData(examples, put(data.valid), clients, split, public, frozen)
 
 
 def number_of_clients(data: Any) -> int:

@@ -12,30 +12,40 @@ from jax.sharding import PartitionSpec as P
 
 from fedrecon.federated.algorithm import (
     Batches,
-    Context,
+    Batching,
+    ClientResult,
     FederatedAlgorithm,
     History,
     RoundInfo,
     RoundState,
-    Upload,
 )
-from fedrecon.federated.batching import Batching, shuffled_epochs, shuffled_steps
+from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
 from fedrecon.federated.clients import (
+    ClientRow,
     check_parallel,
+    client_rows,
     client_sharding,
     default_mesh,
     map_clients,
     number_of_clients,
 )
+from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread
 from fedrecon.federated.keys import fold
+from fedrecon.federated.messages import Context, Gathered, Message, Reduction, Upload
 from fedrecon.federated.trees import (
+    FROZEN,
     all_finite,
     along,
+    divide,
+    fill,
     finite_after_weighting,
+    largest,
     merge,
     nbytes,
     partition,
+    scale,
     select,
+    split_frozen,
 )
 from fedrecon.types import PyTree, Variables
 
@@ -65,9 +75,7 @@ def init_state(
     mesh = default_mesh(mesh)
     clients = number_of_clients(data)
     variables = jax.tree.map(jnp.asarray, variables)
-    row = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (dict(data.examples), data.valid)
-    )
+    row = jax.eval_shape(lambda: client_rows(data).one(0))
 
     def build(variables):
         def stack(tree):
@@ -84,28 +92,32 @@ def init_state(
 
 
 def initial_state(
-    algorithm: FederatedAlgorithm, variables: Variables, row: PyTree, clients: int
+    algorithm: FederatedAlgorithm, variables: Variables, row: ClientRow, clients: int
 ) -> RoundState:
     """The state before the first round, with what stays at a client once, without the clients' axis.
 
     Args:
       algorithm: the algorithm.
-      variables: the initial model.
-      row: ``(examples, valid)`` of one client; shapes and dtypes are enough.
+      variables: the initial model, frozen leaves included.
+      row: the data of one client; shapes and dtypes are enough.
       clients: number of all clients, the length of the history.
     """
-    variables = jax.tree.map(jnp.copy, variables)
+    variables, frozen = split_frozen(jax.tree.map(jnp.copy, variables), algorithm.share_mask)
     shared, private = partition(variables, algorithm.share_mask)
     exchange = algorithm.exchange.init(variables)
     client = algorithm.client.init(variables)
-    batching = algorithm.client.batching or shuffled_steps(1, 1)
-    payload = algorithm.exchange.broadcast(exchange)
-    _, upload = jax.eval_shape(
-        functools.partial(train_client, algorithm, batching, variables, payload, client),
-        *row,
-        jax.random.split(jax.random.key(0)),
-        Context(jnp.int32(0), jax.random.key(0), jnp.int32(0)),
-    )
+    batching = algorithm.client.batching or choose_batching(None, 1, None, 1)
+    received = (variables, algorithm.exchange.broadcast(exchange))
+    key = jax.random.key(0)
+    context = Context(jnp.int32(0), key, jnp.int32(0), clients=clients)
+
+    def probe(row, frozen):
+        if frozen is not None and row.frozen is None:
+            row = row._replace(frozen=frozen)
+        turn = client_turn(algorithm, batching, received, ClientRows(client, (), private), row, context)
+        return turn.upload
+
+    upload = jax.eval_shape(probe, row, frozen)
     upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
     client_channel, channel = algorithm.channel.init(upload)
     return RoundState(
@@ -114,6 +126,7 @@ def initial_state(
         server=algorithm.server_optimizer.init(shared.params),
         exchange=exchange,
         channel=channel,
+        reduce=() if algorithm.reduce is None else algorithm.reduce.init(upload),
         client=client,
         client_channel=client_channel,
         private=private,
@@ -134,18 +147,27 @@ def make_round(
     mesh: Mesh | None = None,
     parallel: str | int = "scan",
     donate: bool = True,
+    validate: Callable | None = None,
 ) -> Callable[[RoundState, Any, jax.Array], tuple[RoundState, RoundInfo]]:
     """Compiles ``round(state, data, key) -> (state, info)``.
 
     ``key`` is the key of the run: rounds fold in their number and clients their index, so results depend
     neither on the grouping of rounds into dispatches, nor on the order in which clients are simulated, nor on
     devices. The state passed in is donated: use the returned one. ``data`` has ``examples``, a dict of arrays
-    (clients, examples, ...), and ``valid`` (clients, examples) bool; `place` puts it on the mesh once.
+    (clients, examples, ...), and ``valid`` (clients, examples) bool; `place` puts it on the mesh once, with
+    frozen leaves, public arrays and validation splits.
 
-    Clients without examples take no part in the mean. A client whose update is not finite is excluded: its
-    weight is 0 and what is kept of it stays as before the round. So it is with clients that the reducer
-    flags, and with all of them when the server's step is not applied. Shared statistics are averaged with the
-    clients' weights; integer ones take the rounded mean of their changes.
+    Guarantees and edge cases:
+      - Clients without examples take no part in the mean.
+      - A client whose update is not finite is excluded: its weight is 0 and what is kept of it stays as
+        before the round. The same holds for clients that the reducer flags, and for all of them when the
+        server's step is not applied.
+      - A step is applied only if the new model, the server optimizer's state and the exchange's state are
+        finite; otherwise all three, the reducer's state and the channel's (by its rollback) stay as before.
+      - Shared statistics are averaged with the clients' weights; integer ones take the rounded mean of their
+        changes.
+      - If the sampler has a ``count``, time and memory of a round are those of that many clients, however
+        many there are.
 
     Args:
       algorithm: the algorithm.
@@ -157,6 +179,8 @@ def make_round(
       parallel: how each device runs its clients: "scan" (one after another; those not sampled cost nothing),
         "vmap" (all at once), or an integer (that many at once).
       donate: False keeps the state passed in usable, at the price of a second copy in memory.
+      validate: ``validate(params, stats, batch) -> {name: (sum, count)}``, as `Task.metrics`: reported of the
+        models that clients receive, before they train, on their validation splits.
 
     Raises:
       ValueError: for contradicting or missing arguments; from the round, if ``data`` and ``state`` have
@@ -169,12 +193,32 @@ def make_round(
     @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
     def round(state, data, key):
         clients = check_clients(state, data)
-        sampler_key, *keys = round_keys(key, state.round)
-        sampled = algorithm.sampler(sampler_key, state.round, state.history)
-        numbers = jnp.arange(data.valid.shape[0])
+        keys = round_keys(key, state.round)
+        sampled = algorithm.sampler(keys.sampler, state.round, state.history)
+        size = largest_cohort(algorithm.sampler, clients, mesh)
+        rows, before = client_rows(data), client_states(state)
+        _check_frozen(algorithm, rows)
+        if size is None:
+            cohort, placed = Cohort(None, sampled, sampled), before
+        else:
+            numbers, active = numbers_of(sampled, size, mesh)
+            rows, placed = gather((rows, before), numbers, clients, mesh)
+            cohort = Cohort(numbers, active, sampled)
         state, kept, info = cohort_round(
-            algorithm, batching, state, data, numbers, sampled, keys, mesh=mesh, parallel=parallel
+            algorithm,
+            batching,
+            with_client_states(state, placed),
+            rows,
+            cohort,
+            keys,
+            mesh=mesh,
+            parallel=parallel,
+            validate=validate,
         )
+        if size is not None:
+            after = scatter(client_states(state), before, numbers, mesh)
+            state = with_client_states(state, after)
+            kept, info = spread_info(kept, info, numbers, clients)
         history = remember(state.history, state.round - 1, kept, info.client_metrics)
         state = state._replace(history=history)
         return jax.lax.with_sharding_constraint(state, _state_shardings(mesh, clients)), info
@@ -196,9 +240,26 @@ def run_rounds(
     return jax.jit(rounds, donate_argnums=0)
 
 
-def round_keys(key: jax.Array, round: jax.Array) -> jax.Array:
-    """The keys of a round: the sampler's, that which clients fold their number into, the server's."""
-    return fold(fold(key, round), jnp.arange(3))
+class RoundKeys(NamedTuple):
+    """The keys of a round: the sampler's, that which clients fold their number into, the server's, a common one."""
+
+    sampler: jax.Array
+    clients: jax.Array
+    server: jax.Array
+    common: jax.Array
+
+
+def round_keys(key: jax.Array, round: jax.Array) -> RoundKeys:
+    """The keys of a round, from the key of the run."""
+    return RoundKeys(*fold(fold(key, round), jnp.arange(4)))
+
+
+def _check_frozen(algorithm: FederatedAlgorithm, rows: ClientRow) -> None:
+    if rows.frozen is None and FROZEN in jax.tree.leaves(algorithm.share_mask):
+        raise ValueError(
+            "data: expected the frozen leaves of the share mask with it, from place(data, frozen=variables), "
+            "found none"
+        )
 
 
 def check_clients(state: RoundState, data: Any) -> int:
@@ -213,69 +274,143 @@ def check_clients(state: RoundState, data: Any) -> int:
     return clients
 
 
+class Cohort(NamedTuple):
+    """The clients of a round.
+
+    Attributes:
+      numbers: int32 (rows,), their numbers, which their keys are folded from; beyond all clients for padding.
+        None if the rows are all clients in their order.
+      active: bool (rows,), who takes part.
+      invited: bool (clients,), the same of all clients.
+    """
+
+    numbers: jax.Array | None
+    active: jax.Array
+    invited: jax.Array
+
+    def spread(self, x: jax.Array) -> jax.Array:
+        """(rows, ...) as (clients, ...), zero for clients outside the cohort."""
+        return x if self.numbers is None else spread(x, self.numbers, self.invited.shape[0])
+
+
+def client_states(state: RoundState) -> ClientRows:
+    """What stays at clients, of a state."""
+    return ClientRows(state.client, state.client_channel, state.private)
+
+
+def with_client_states(state: RoundState, rows: ClientRows) -> RoundState:
+    """The state with other rows of what stays at clients."""
+    return state._replace(client=rows.client, client_channel=rows.channel, private=rows.private)
+
+
 def cohort_round(
     algorithm: FederatedAlgorithm,
     batching: Batching,
     state: RoundState,
     data: Any,
-    numbers: jax.Array,
-    sampled: jax.Array,
-    keys: tuple[jax.Array, jax.Array],
+    cohort: Cohort,
+    keys: RoundKeys,
     *,
     mesh: Mesh,
     parallel: str | int,
+    validate: Callable | None = None,
 ) -> tuple[RoundState, jax.Array, RoundInfo]:
-    """A round of some clients: (state, who was included in an applied step (cohort,), info of the cohort).
+    """A round of some clients: (state, who was included in an applied step (rows,), info of the rows).
 
     Args:
       algorithm: the algorithm.
       batching: examples of the clients' steps.
-      state: what stays at clients has leaves (cohort, ...); the history is that of all, and left as it is.
-      data: of the cohort, or longer.
-      numbers: the numbers of the clients in ``data``, which their keys are folded from.
-      sampled: bool (cohort,), who takes part.
-      keys: the clients' and the server's, of `round_keys`.
-      mesh: as in `make_round`.
-      parallel: as in `make_round`.
+      state: what stays at clients has leaves (rows, ...); the history is that of all, and left as it is.
+      data: `ClientRow` of the cohort, leaves (rows, ...), or more rows.
+      cohort: who they are.
+      keys: of the round.
+      mesh, parallel, validate: as in `make_round`.
     """
-    clients_key, server_key = keys
     payload = algorithm.exchange.broadcast(state.exchange)
-    before = ClientRows(state.client, state.client_channel, state.private)
+    channel_payload = _channel_broadcast(algorithm.channel, state.channel)
+    before = client_states(state)
+    context = Context(
+        state.round, keys.clients, common=keys.common, invited=cohort.invited, broadcast=channel_payload
+    )
+    numbers = cohort.numbers
+    numbers = jnp.arange(data.valid.shape[0]) if numbers is None else numbers
     sums, rows, record = map_clients(
-        functools.partial(client_step, algorithm, batching),
-        (state.variables, payload, Context(state.round, clients_key)),
+        functools.partial(star_turn, algorithm, batching, validate),
+        (state.variables, payload, context, data.shared),
         before,
-        (dict(data.examples), data.valid, numbers),
-        sampled,
+        (data.own, numbers),
+        cohort.active,
         mesh=mesh,
         parallel=parallel,
     )
-    total, flagged = sums.get("upload"), jnp.zeros_like(sampled)
-    if algorithm.reduce is not None:
-        total = algorithm.reduce(record["upload"], record["included"])
-        if not isinstance(total, Upload):
-            total, flagged = total
-    included = record["included"] & ~flagged
-    state, applied, decode_info = server_step(
-        algorithm, state, total, included.sum(dtype=jnp.int32), Context(state.round, server_key)
+    clients = cohort.invited.shape[0]
+    server_context = Context(
+        state.round, keys.server, common=keys.common, invited=cohort.invited, clients=clients
     )
+    reduction = Reduction(sums.get("upload"), state.reduce, None, ())
+    if algorithm.reduce is not None:
+        reduction = algorithm.reduce.reduce(
+            record["upload"],
+            record["included"],
+            state.reduce,
+            server_context._replace(arrived=cohort.spread(record["included"])),
+        )
+    flagged = jnp.zeros_like(cohort.active) if reduction.flagged is None else reduction.flagged
+    included = record["included"] & ~flagged
+    server_context = server_context._replace(
+        arrived=cohort.spread(included), participants=included.sum(dtype=jnp.int32)
+    )
+    gathered = Gathered(record["gathered"], numbers[: included.shape[0]], included)
+    state, applied, decode_info = server_step(algorithm, state, reduction.upload, gathered, server_context)
+    if algorithm.reduce is not None:
+        state = state._replace(reduce=select(applied, reduction.state, state.reduce))
     kept = included & applied
     rows = jax.tree.map(lambda new, old: jnp.where(along(kept, new), new, old), rows, before)
-    state = state._replace(client=rows.client, client_channel=rows.channel, private=rows.private)
     client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
-    down = nbytes((partition(state.variables, algorithm.share_mask)[0], payload))
+    down = nbytes((partition(state.variables, algorithm.share_mask)[0], payload, channel_payload))
     info = RoundInfo(
         metrics=jax.tree.map(jnp.sum, client_metrics),
         client_metrics=client_metrics,
-        participated=sampled,
-        excluded=record["excluded"] | (sampled & flagged),
+        participated=cohort.active,
+        excluded=record["excluded"] | (cohort.active & flagged),
         applied=applied,
         bytes_up=record["bytes_up"],
-        bytes_down=sampled * jnp.uint32(down),
+        bytes_down=cohort.active * jnp.uint32(down),
         delta_norm=record["delta_norm"],
         channel=(sums["channel"], decode_info),
+        reduce=reduction.info,
+        validation=record["validation"],
     )
-    return state, kept, info
+    return with_client_states(state, rows), kept, info
+
+
+def _channel_broadcast(channel, state):
+    return () if channel.broadcast is None else channel.broadcast(state)
+
+
+def spread_info(
+    kept: jax.Array, info: RoundInfo, numbers: jax.Array, clients: int
+) -> tuple[jax.Array, RoundInfo]:
+    """Reports of a cohort's rows as reports of all clients, zero for those outside."""
+
+    def everywhere(tree):
+        return jax.tree.map(lambda x: spread(x, numbers, clients), tree)
+
+    return everywhere(kept), info._replace(
+        **{name: everywhere(getattr(info, name)) for name in PER_CLIENT_INFO}
+    )
+
+
+# Fields of `RoundInfo` with an axis of clients.
+PER_CLIENT_INFO = (
+    "client_metrics",
+    "participated",
+    "excluded",
+    "bytes_up",
+    "bytes_down",
+    "delta_norm",
+    "validation",
+)
 
 
 def choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching:
@@ -294,95 +429,166 @@ def choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching
         raise ValueError("batch_size: expected a positive integer, found None")
     if (epochs is None) == (steps is None):
         raise ValueError(f"epochs, steps: expected exactly one of them, found epochs={epochs}, steps={steps}")
-    return shuffled_steps(batch_size, steps) if epochs is None else shuffled_epochs(batch_size, epochs)
+    batching = shuffled_steps(batch_size, steps) if epochs is None else shuffled_epochs(batch_size, epochs)
+    return lambda examples, valid, key: batching(valid, key)
 
 
 def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
     server, stacked = NamedSharding(mesh, P()), client_sharding(mesh, clients)
-    return RoundState(server, server, server, server, server, stacked, stacked, stacked, stacked)
+    return RoundState(*(server,) * 6, stacked, stacked, stacked, stacked)
 
 
-def train_client(algorithm, batching, variables, payload, client_state, examples, valid, keys, context):
-    """One client's local work: (result, upload before the channel)."""
-    batch_key, update_key = keys
-    index, mask = batching(valid, batch_key)
-    batches = Batches(examples, index, valid.sum(), valid, context.client)
+class Turn(NamedTuple):
+    """One client's turn in a round, before anything travels.
+
+    Attributes:
+      result: what the client update returned.
+      upload: the weighted `Upload`, before the channel.
+      gathered: what the client sends that is not summed.
+      delta_norm: float32 (), l2 norm of the shared part of the delta.
+      finite: bool (), whether all of it is finite.
+      included: bool (), whether it also has a weight.
+    """
+
+    result: ClientResult
+    upload: Upload
+    gathered: PyTree
+    delta_norm: jax.Array
+    finite: jax.Array
+    included: jax.Array
+
+
+def client_turn(
+    algorithm: FederatedAlgorithm,
+    batching: Batching,
+    received: tuple[Variables, PyTree],
+    own: ClientRows,
+    row: ClientRow,
+    context: Context,
+) -> Turn:
+    """What every topology does at a client: choose batches, train, weigh.
+
+    Args:
+      algorithm: the algorithm.
+      batching: examples of the client's steps.
+      received: the model (its private leaves are replaced by the client's) and the exchange's broadcast.
+      own: what stays at the client.
+      row: its data.
+      context: ``key`` is that of all clients of the round.
+    """
+    variables, payload = received
+    batch_key, update_key, _, work_key = client_keys(context)
+    context = context._replace(key=work_key)
+    index, mask = batching(row.examples, row.valid, batch_key)
+    batches = Batches(
+        row.examples,
+        index,
+        row.valid.sum(),
+        row.valid,
+        context.client,
+        public=row.public,
+        frozen=row.frozen,
+        validation=row.validation,
+    )
     if algorithm.schedule is not None:
         work = algorithm.schedule(context)
         mask &= (jnp.cumsum(mask.any(1)) <= work.steps)[:, None]
         batches = batches._replace(rate=jnp.asarray(work.rate, jnp.float32))
-    result = algorithm.client.update(variables, payload, client_state, batches, mask, update_key)
-    weight = jnp.asarray(algorithm.weighting(result.weight, context), jnp.float32)
-    shared, _ = partition(result.delta, algorithm.share_mask)
-    delta, message = jax.tree.map(lambda x: x * weight, (shared, result.message))
-    return result, Upload(delta, message, weight)
-
-
-def client_step(algorithm, batching, shared, state, row):
-    """One client's round: (what is summed, what stays at the client, what is reported)."""
-    variables, payload, context = shared
-    examples, valid, client = row
-    *train_keys, channel_key, work_key = fold(fold(context.key, client), jnp.arange(4))
-    context = Context(context.round, work_key, client)
-    variables = merge(partition(variables, algorithm.share_mask)[0], state.private)
-    result, upload = train_client(
-        algorithm, batching, variables, payload, state.client, examples, valid, train_keys, context
-    )
-    encoded, channel, channel_info = algorithm.channel.encode(
-        upload, state.channel, context._replace(key=channel_key)
-    )
-    shared_delta, own_delta = partition(result.delta, algorithm.share_mask)
-    delta_norm = jnp.asarray(optax.tree.norm(shared_delta), jnp.float32)
+    variables = merge(partition(variables, algorithm.share_mask)[0], own.private)
+    result = algorithm.client.update(variables, payload, own.client, batches, mask, update_key)
+    message = result.message if isinstance(result.message, Message) else Message(result.message)
+    weight = algorithm.weighting(result.weight, context._replace(message=message, broadcast=payload))
+    weight = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weight)
+    shared, private = partition(result.delta, algorithm.share_mask)
+    most = largest(weight)
+    upload = Upload(scale(weight, shared), Message(message.summed, scale(most, message.scalars)), weight)
+    delta_norm = jnp.asarray(optax.tree.norm(shared), jnp.float32)
     # What is shared is finite if it is so after weighting, be the weight 0.
-    finite = finite_after_weighting(delta_norm, shared_delta, result.message, own_delta, upload.weight)
-    included = finite & (upload.weight > 0)
+    finite = finite_after_weighting(delta_norm, shared, message, private, most)
+    return Turn(result, upload, message.gathered, delta_norm, finite, finite & (most > 0))
 
-    _, private = partition(result.variables, algorithm.share_mask)
-    sends = bool(jax.tree.leaves((upload.delta, upload.message)))
+
+def client_keys(context: Context) -> jax.Array:
+    """A client's keys (4,): of its batches, its training, its end of the channel, its work."""
+    return fold(fold(context.key, context.client), jnp.arange(4))
+
+
+def star_turn(algorithm, batching, validate, shared, own, row):
+    """One client's turn around a server: (what is summed, what stays at the client, what is reported)."""
+    variables, payload, context, common = shared
+    data, client = row
+    row = ClientRow(*data, *common)
+    context = context._replace(client=client)
+    turn = client_turn(algorithm, batching, (variables, payload), own, row, context._replace(broadcast=()))
+    encoded, channel, channel_info = algorithm.channel.encode(
+        turn.upload, own.channel, context._replace(key=client_keys(context)[2])
+    )
+    _, private = partition(turn.result.variables, algorithm.share_mask)
     sums = {"channel": channel_info}
     if algorithm.reduce is None:
         sums["upload"] = encoded
-    sums = select(included, sums, jax.tree.map(jnp.zeros_like, sums))
+    sums = select(turn.included, sums, jax.tree.map(jnp.zeros_like, sums))
     record = {
-        "metrics": result.metrics,
-        "included": included,
-        "excluded": ~finite,
-        "bytes_up": jnp.uint32(nbytes(encoded) if sends else 0),
-        "delta_norm": delta_norm,
+        "metrics": turn.result.metrics,
+        "included": turn.included,
+        "excluded": ~turn.finite,
+        "bytes_up": jnp.uint32(_bytes_up(algorithm.channel, turn, encoded)),
+        "delta_norm": turn.delta_norm,
+        "gathered": turn.gathered,
+        "validation": _validation(algorithm, validate, variables, own, row),
     }
     if algorithm.reduce is not None:
         record["upload"] = encoded
-    return sums, ClientRows(result.client_state, channel, private), record
+    return sums, ClientRows(turn.result.client_state, channel, private), record
 
 
-def server_step(algorithm, state, total, participants, context):
+def _bytes_up(channel, turn: Turn, encoded: Upload) -> int:
+    if not jax.tree.leaves((turn.upload.delta, turn.upload.message, turn.gathered)):
+        return 0
+    encoded_bytes = nbytes(encoded) if channel.payload_bytes is None else channel.payload_bytes(encoded)
+    return encoded_bytes + nbytes(turn.gathered)
+
+
+def _validation(algorithm, validate, variables, own: ClientRows, row: ClientRow):
+    """Metrics of the model that a client received, on its validation split."""
+    if validate is None or row.validation is None:
+        return {}
+    model = merge(partition(variables, algorithm.share_mask)[0], own.private)
+    return validate(*fill(model, row.frozen), row.validation)
+
+
+def server_step(algorithm, state, total, gathered, context):
     """Decodes the total and moves the shared leaves: (state, applied, decode info)."""
-    total, channel, info = algorithm.channel.decode(total, state.channel, context)
-    mean_delta, mean_message = jax.tree.map(
-        lambda x: x / jnp.where(total.weight > 0, total.weight, 1), (total.delta, total.message)
+    total, channel, info = algorithm.channel.decode(
+        total, state.channel, context._replace(broadcast=_channel_broadcast(algorithm.channel, state.channel))
     )
+    mean_delta = divide(total.delta, total.weight)
+    most = largest(total.weight)
+    message = Message(total.message.summed, divide(total.message.scalars, most), gathered)
     shared, private = partition(state.variables, algorithm.share_mask)
     pseudo_gradient = jax.tree.map(lambda d, p: (-d).astype(p.dtype), mean_delta.params, shared.params)
-    clients = state.history.participations.shape[0]
     updates, server = optax.with_extra_args_support(algorithm.server_optimizer).update(
         pseudo_gradient,
         state.server,
         shared.params,
-        message=mean_message,
-        participants=participants,
-        clients=clients,
+        message=message,
+        participants=context.participants,
+        clients=context.clients,
     )
     stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
     new = Variables(optax.apply_updates(shared.params, updates), stats)
-    exchange = algorithm.exchange.receive(state.exchange, mean_message, participants, clients)
-    applied = (total.weight > 0) & all_finite(new)
+    exchange = algorithm.exchange.receive(state.exchange, message, context)
+    applied = (most > 0) & all_finite((new, server, exchange))
     new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))
+    undone = state.channel
+    if algorithm.channel.rollback is not None:
+        undone = algorithm.channel.rollback(state.channel, channel)
     state = state._replace(
         round=state.round + 1,
         variables=merge(new, private),
         server=server,
         exchange=exchange,
-        channel=channel,
+        channel=select(applied, channel, undone),
     )
     return state, applied, info
 

@@ -8,15 +8,33 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
-from fedrecon.federated.clients import check_parallel, default_mesh, map_clients, number_of_clients
-from fedrecon.federated.trees import along, merge, partition, select
+from fedrecon.federated.clients import (
+    check_parallel,
+    client_rows,
+    default_mesh,
+    map_clients,
+    number_of_clients,
+)
+from fedrecon.federated.trees import along, fill, merge, partition, select
 from fedrecon.types import Metrics, Variables
 
 
-def client_variables(algorithm: FederatedAlgorithm, state: RoundState, client: int | jax.Array) -> Variables:
-    """The model client number ``client`` evaluates with: shared and private leaves, personalised."""
+def client_variables(
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    client: int | jax.Array,
+    frozen: Variables | None = None,
+) -> Variables:
+    """The model client number ``client`` evaluates with: shared and private leaves, personalized.
+
+    Args:
+      algorithm: the algorithm.
+      state: after training.
+      client: the client's number.
+      frozen: the frozen leaves, which are filled in; None leaves their places None.
+    """
     pick = jax.tree.map(lambda x: x[client], (state.client, state.private))
-    return _personal(algorithm, algorithm.release(state), *pick)
+    return fill(_personal(algorithm, algorithm.release(state), *pick), frozen)
 
 
 def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Variables:
@@ -44,15 +62,17 @@ def make_evaluate(
     *,
     mesh: Mesh | None = None,
     parallel: str | int = "scan",
+    labels: tuple[str, ...] = (),
 ) -> Callable[[RoundState | Variables, Any], Metrics]:
     """Compiles ``evaluate(model, data) -> {name: (sum, count)}``, each (clients,).
 
     Args:
-      algorithm: the algorithm whose personalised models are meant.
+      algorithm: the algorithm whose personalized models are meant.
       metrics: ``metrics(params, stats, batch) -> {name: (sum, count)}`` as in `fedrecon.types.Task`; the
         batch is a client's whole data.
       mesh: from `client_mesh`; None is the first device.
       parallel: as in `make_round`.
+      labels: names of the examples' entries that ``algorithm.personalize`` must not see.
 
     Returns:
       a function whose ``model`` is a `RoundState`, every client being evaluated with its own model, or
@@ -65,11 +85,14 @@ def make_evaluate(
     check_parallel(parallel)
     mesh = default_mesh(mesh)
 
-    def one(variables, state, row):
+    def one(shared, state, row):
+        variables, frozen = shared
         examples, valid, own = row
+        batch = {**examples, "valid": valid}
         if own is not None:
-            variables = _personal(algorithm, variables, *own)
-        return (), state, metrics(*variables, {**examples, "valid": valid})
+            unlabeled = {name: x for name, x in batch.items() if name not in labels}
+            variables = _personal(algorithm, variables, *own, unlabeled)
+        return (), state, metrics(*fill(variables, frozen), batch)
 
     @jax.jit
     def evaluate(model, data):
@@ -79,27 +102,34 @@ def make_evaluate(
             _check_clients(model, clients)
             own = (model.client, model.private)
             model = algorithm.release(model)
-        return _evaluate(one, model, own, data, mesh, parallel)
+        return _evaluate(one, (model, client_rows(data).frozen), own, data, mesh, parallel)
 
     return evaluate
 
 
 def make_cross_evaluate(
-    algorithm: FederatedAlgorithm, metrics: Callable, *, mesh: Mesh | None = None
+    algorithm: FederatedAlgorithm,
+    metrics: Callable,
+    *,
+    mesh: Mesh | None = None,
+    labels: tuple[str, ...] = (),
 ) -> Callable[[RoundState, Any], Metrics]:
     """Compiles ``evaluate(state, data) -> {name: (sum, count)}``, each (models, clients).
 
-    Entry (i, j) is client i's personalised model on the data of client j; ``data`` may hold other clients
+    Entry (i, j) is client i's personalized model on the data of client j; ``data`` may hold other clients
     than those that trained. Every device holds every model.
     """
     mesh = default_mesh(mesh)
 
     def one(shared, state, row):
-        variables, own = shared
+        variables, frozen, own = shared
         examples, valid, _ = row
+        batch = {**examples, "valid": valid}
+        unlabeled = {name: x for name, x in batch.items() if name not in labels}
 
         def score(own):
-            return metrics(*_personal(algorithm, variables, *own), {**examples, "valid": valid})
+            model = _personal(algorithm, variables, *own, unlabeled)
+            return metrics(*fill(model, frozen), batch)
 
         return (), state, jax.lax.map(lambda item: score(item[1:]), own)
 
@@ -107,7 +137,8 @@ def make_cross_evaluate(
     def evaluate(state, data):
         # The index gives the map an axis even when a client keeps nothing of its own.
         own = (jnp.arange(state.history.participations.shape[0]), state.client, state.private)
-        result = _evaluate(one, (algorithm.release(state), own), None, data, mesh, "scan")
+        shared = (algorithm.release(state), client_rows(data).frozen, own)
+        result = _evaluate(one, shared, None, data, mesh, "scan")
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)
 
     return evaluate
@@ -120,9 +151,9 @@ def _evaluate(one, shared, own, data, mesh, parallel):
     return map_clients(one, shared, (), rows, active, mesh=mesh, parallel=parallel)[2]
 
 
-def _personal(algorithm, variables, client_state, private):
+def _personal(algorithm, variables, client_state, private, batch=None):
     shared, _ = partition(variables, algorithm.share_mask)
-    return algorithm.personalise(merge(shared, private), client_state)
+    return algorithm.personalize(merge(shared, private), client_state, batch)
 
 
 def _check_clients(state, clients):

@@ -1,4 +1,4 @@
-"""Local training of a client, by any optax optimiser, with the places where methods step in."""
+"""Local training of a client by any optax optimizer and any method."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
-from fedrecon.federated.trees import expand_mask, select, vary_with
+from fedrecon.federated.messages import Message
+from fedrecon.federated.method import Evaluation, LocalContext, Method, ValueAndGrad, begin, finish
+from fedrecon.federated.trees import expand_mask, fill, keep_like, select, vary_with
 from fedrecon.types import Batch, PyTree, Variables
 
 
@@ -17,164 +19,198 @@ def difference(new: Variables, old: Variables) -> Variables:
     return jax.tree.map(jnp.subtract, new, old)
 
 
-class Surroundings(NamedTuple):
-    """What a method may know at a client; constant during one round's steps.
-
-    Attributes:
-      received: Variables the client started the round from.
-      broadcast: what the server sent besides them.
-      state: the method's own state at this client.
-      batches: the client's `Batches`.
-      key: typed PRNG key of the client's round; steps use keys folded from it.
-    """
-
-    received: Variables
-    broadcast: PyTree
-    state: PyTree
-    batches: Batches
-    key: jax.Array
-
-
 class LocalState(NamedTuple):
-    """State of `local_sgd` at a client between rounds: the method's own, and the optimiser's if kept."""
+    """What stays at a client between rounds: the method's state, and the optimizer's if it is kept."""
 
     method: PyTree = ()
     optimizer: PyTree = ()
 
 
-def local_sgd(
-    loss,
+def local_training(
+    loss: Callable,
     optimizer: optax.GradientTransformation,
+    method: Method | None = None,
     *,
     keep_optimizer: bool = False,
-    init: Callable[[Variables], PyTree] | None = None,
-    penalty: Callable[[PyTree, PyTree, Batch, jax.Array, Surroundings], jax.Array] | None = None,
-    correct: Callable[[PyTree, PyTree, Surroundings], PyTree] | None = None,
-    finish: Callable[[ClientResult, jax.Array, Surroundings], ClientResult] | None = None,
 ) -> ClientUpdate:
-    """One gradient step of ``loss`` per batch (FedAvg's client, McMahan et al. 2017).
+    """One gradient step of ``loss`` per batch (FedAvg's client, McMahan et al. 2017), changed by a method.
 
-    Steps without a valid example are skipped: they change neither parameters, nor statistics, nor any part of
-    the optimiser's state. The key of a step is folded from the number of real steps before it, so padding
-    does not shift it. The result's weight is the client's number of valid examples. Under a schedule, the
-    optimiser's updates are multiplied by its rate.
+    Steps without a valid example are skipped, unless the method takes every step: they change neither
+    parameters, nor statistics, nor any part of the optimizer's state. The key of a step is folded from the
+    number of real steps before it, so padding does not shift it. The result's weight is the client's number
+    of valid examples. Under a schedule, the optimizer's updates are multiplied by its rate.
 
     Metrics are the task's, summed over real steps, and
       loss: (sum over steps of mean loss times valid examples, examples seen), unless the task reports a
-        "loss"; without the penalty;
+        "loss"; without penalties;
       steps: (real steps, 1); examples: (examples seen, counting repeats, 1).
+    Where the method hides the loss, "steps" is the only one.
 
     Args:
       loss: ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))`` as in `fedrecon.types.Task`.
-      optimizer: the local optimiser.
-      keep_optimizer: the optimiser's state stays at the client between rounds; otherwise each round starts
+      optimizer: the local optimizer.
+      method: hooks of a federated method.
+      keep_optimizer: the optimizer's state stays at the client between rounds; otherwise each round starts
         afresh, as federated averaging is usually defined.
-      init: ``init(variables)``: the method's own state before the first round, which `Surroundings` then
-        carries; none by default.
-      penalty: ``penalty(params, stats, batch, key, surroundings) -> scalar``, added to the loss of each step.
-      correct: ``correct(gradient, params, surroundings) -> gradient``, before the optimiser.
-      finish: ``finish(result, steps, surroundings) -> result`` after the last step, where a method sets its
-        message and its new state (``result.client_state.method``); ``steps`` is float32 (), the sum over real
-        steps of the schedule's rate, their number without a schedule.
-    """
 
-    def full_init(variables):
-        return LocalState(
-            init(variables) if init else (), optimizer.init(variables.params) if keep_optimizer else ()
-        )
+    Raises:
+      ValueError: from the update, if the method hides examples and the model has batch statistics, which mix
+        them and would be released without noise.
+    """
+    method = method or Method()
+
+    def init(variables):
+        own = method.init(variables) if method.init else ()
+        return LocalState(own, optimizer.init(variables.params) if keep_optimizer else ())
 
     def update(variables, broadcast, client_state, batches, valid, key):
-        around = Surroundings(variables, broadcast, client_state.method, batches, key)
+        if method.hides and jax.tree.leaves(variables.stats):
+            raise ValueError(
+                "variables.stats: expected none with differential privacy, since they mix examples, "
+                "found batch statistics"
+            )
+        context = _context(loss, method, variables, broadcast, batches, valid, key)
         start = client_state.optimizer if keep_optimizer else optimizer.init(variables.params)
-
-        def penalised(params, stats, batch, step_key):
-            value, aux = loss(params, stats, batch, step_key)
-            total = value + penalty(params, stats, batch, step_key, around) if penalty else value
-            return total, (value, *aux)
-
-        grad = jax.value_and_grad(penalised, has_aux=True)
-
-        # Traced once, though it is looked at for its shapes before it runs.
-        @jax.jit
-        def step_metrics(params, stats, batch, step_key):
-            (_, (value, stats, metrics)), gradient = grad(params, stats, batch, step_key)
-            seen = batch["valid"].sum().astype(jnp.float32)
-            own = {"steps": (1.0, 1.0), "examples": (seen, 1.0), "loss": (value * seen, seen)}
-            metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {**own, **metrics})
-            return gradient, stats, metrics
-
-        def take_step(carry, places):
-            params, stats, opt_state, step, totals = carry
-            batch = batches.take(*places)
-            gradient, stats, metrics = step_metrics(params, stats, batch, jax.random.fold_in(key, step))
-            if correct is not None:
-                gradient = correct(gradient, params, around)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            if batches.rate is not None:
-                updates = jax.tree.map(lambda u: (u * batches.rate).astype(u.dtype), updates)
-            params = optax.apply_updates(params, updates)
-            return params, stats, opt_state, step + 1, jax.tree.map(jnp.add, totals, metrics)
-
-        def body(carry, places):
-            return jax.lax.cond(places[1].any(), take_step, lambda carry, places: carry, carry, places), None
-
-        first = batches.index[0], valid[0]
-        shapes = jax.eval_shape(step_metrics, *variables, batches.take(*first), key)[2]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        carry = (*variables, start, jnp.int32(0), zeros)
-        if valid.shape[0] == 1:
-            # Without a loop, clients at once share the weights they start from: one product serves them all.
-            carry = select(valid.any(), take_step(carry, first), carry)
-        else:
-            carry, _ = jax.lax.scan(body, vary_with(valid.any(), carry), (batches.index, valid))
-        params, stats, opt_state, taken, totals = carry
-
-        for name in ("steps", "examples"):
-            totals[name] = (totals[name][0], jnp.ones_like(totals[name][1]))
+        memory = begin(method, client_state.method, context)
+        carry, totals = _train(optimizer, method, context, (*variables, start, memory), valid)
+        params, stats, opt_state, memory = carry
         trained = Variables(params, stats)
         result = ClientResult(
             delta=difference(trained, variables),
             weight=batches.count.astype(jnp.float32),
-            client_state=LocalState(client_state.method, opt_state if keep_optimizer else ()),
-            message=(),
+            client_state=(),
+            message=Message(),
             metrics=totals,
             variables=trained,
         )
-        steps = taken.astype(jnp.float32)
-        steps = steps if batches.rate is None else steps * batches.rate
-        return result if finish is None else finish(result, steps, around)
+        result, message, own = finish(method, result, client_state.method, memory, context)
+        state = LocalState(own, opt_state if keep_optimizer else ())
+        return result._replace(message=message, client_state=state)
 
-    return ClientUpdate(full_init, update)
+    return ClientUpdate(init, update, method.batching)
 
 
-def partial_sgd(loss, optimizer: optax.GradientTransformation, trained: PyTree) -> ClientUpdate:
-    """`local_sgd` of some leaves with all others frozen, statistics included.
+def _context(loss, method, variables, broadcast, batches: Batches, valid, key) -> LocalContext:
+    real = jnp.ones_like(valid[:, 0]) if method.every_step else valid.any(1)
+    steps = real.sum(dtype=jnp.int32).astype(jnp.float32)
+    frozen = batches.frozen
+    return LocalContext(
+        received=variables,
+        broadcast=broadcast,
+        batches=batches,
+        key=key,
+        loss=loss,
+        steps=steps if batches.rate is None else steps * batches.rate,
+        complete=(lambda variables: variables) if frozen is None else lambda own: fill(own, frozen),
+    )
 
-    The optimiser sees the trained parameters alone, so that it neither decays frozen ones nor counts them in
-    a norm.
+
+def _value_and_grad(method: Method, context: LocalContext) -> ValueAndGrad:
+    """How a step finds its gradient: of the loss and the penalty, by the method's oracle."""
+
+    def objective(params, stats, batch, memory, key):
+        full = context.complete(Variables(params, stats))
+        value, (new_stats, metrics) = context.loss(*full, batch, key)
+        total, aux = value, ()
+        if method.penalty is not None:
+            penalty, aux = method.penalty(*full, batch, memory, context, key)
+            total = value + penalty
+        return total, Evaluation(value, keep_like(new_stats, stats), metrics, aux)
+
+    gradient_of = jax.value_and_grad(objective, has_aux=True)
+
+    def value_and_grad(params, stats, batch, memory, key):
+        (_, evaluation), gradient = gradient_of(params, stats, batch, memory, key)
+        return evaluation, gradient
+
+    return value_and_grad if method.oracle is None else method.oracle(value_and_grad)
+
+
+def _train(optimizer, method: Method, context: LocalContext, start, valid):
+    """All steps of a round: ((params, stats, optimizer state, memory), metrics)."""
+    value_and_grad, batches = _value_and_grad(method, context), context.batches
+
+    # Traced once, though it is looked at for its shapes before it runs.
+    @jax.jit
+    def evaluate(params, stats, memory, batch, key):
+        if method.prepare is not None:
+            batch = method.prepare(batch, memory, context, key)
+        evaluation, gradient = value_and_grad(params, stats, batch, memory, key)
+        own: dict[str, Any] = {"steps": (1.0, 1.0)}
+        if evaluation.value is not None:
+            seen = batch["valid"].sum().astype(jnp.float32)
+            own |= {"examples": (seen, 1.0), "loss": (evaluation.value * seen, seen)}
+        metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {**own, **evaluation.metrics})
+        return gradient, evaluation, metrics, batch if method.step is not None else ()
+
+    def take_step(carry, places):
+        params, stats, opt_state, memory, step, totals = carry
+        key = jax.random.fold_in(context.key, step)
+        gradient, evaluation, metrics, batch = evaluate(params, stats, memory, batches.take(*places), key)
+        if method.correct is not None:
+            gradient = method.correct(gradient, params, memory, context)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        if batches.rate is not None:
+            updates = jax.tree.map(lambda u: (u * batches.rate).astype(u.dtype), updates)
+        params = optax.apply_updates(params, updates)
+        if method.step is not None:
+            memory = method.step(memory, params, batch, evaluation, context, key)
+        totals = jax.tree.map(jnp.add, totals, metrics)
+        return params, evaluation.stats, opt_state, memory, step + 1, totals
+
+    def body(carry, places):
+        if method.every_step:
+            return take_step(carry, places), None
+        return jax.lax.cond(places[1].any(), take_step, lambda carry, places: carry, carry, places), None
+
+    params, stats, opt_state, memory = start
+    first = batches.index[0], valid[0]
+    shapes = jax.eval_shape(evaluate, params, stats, memory, batches.take(*first), context.key)[2]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    carry = (*start, jnp.int32(0), zeros)
+    if valid.shape[0] == 1:
+        # Without a loop, clients at once share the weights they start from: one product serves them all.
+        new = take_step(carry, first)
+        carry = new if method.every_step else select(valid.any(), new, carry)
+    else:
+        carry, _ = jax.lax.scan(body, vary_with(valid.any(), carry), (batches.index, valid))
+    *end, _, totals = carry
+    for name in ("steps", "examples"):
+        if name in totals:
+            totals[name] = (totals[name][0], jnp.ones_like(totals[name][1]))
+    return tuple(end), totals
+
+
+def partial_training(
+    loss: Callable, optimizer: optax.GradientTransformation, trained: PyTree
+) -> ClientUpdate:
+    """`local_training` of some leaves with all others kept as received, statistics included.
+
+    The optimizer sees the trained parameters alone, so that it neither decays the others nor counts them in a
+    norm.
 
     Args:
-      loss: as in `local_sgd`.
-      optimizer: the local optimiser, started afresh each round.
+      loss: as in `local_training`.
+      optimizer: the local optimizer, started afresh each round.
       trained: `Variables` of bools, or a prefix: True leaves are trained.
     """
 
     def mask(params):
         return expand_mask(getattr(trained, "params", trained), params)
 
-    def frozen(params):
+    def fixed(params):
         return jax.tree.map(lambda own: not own, mask(params))
 
-    optimizer = optax.chain(optax.masked(optimizer, mask), optax.masked(optax.set_to_zero(), frozen))
-
-    def finish(result, steps, around):
-        own = expand_mask(trained, around.received)
+    def restore(result, memory, context):
+        own = expand_mask(trained, context.received)
         variables = jax.tree.map(
-            lambda own, new, old: new if own else old, own, result.variables, around.received
+            lambda own, new, old: new if own else old, own, result.variables, context.received
         )
-        return result._replace(variables=variables, delta=difference(variables, around.received))
+        delta = difference(variables, context.received)
+        return result._replace(variables=variables, delta=delta), Message(), memory
 
-    return local_sgd(loss, optimizer, finish=finish)
+    optimizer = optax.chain(optax.masked(optimizer, mask), optax.masked(optax.set_to_zero(), fixed))
+    return local_training(loss, optimizer, Method(finish=restore))
 
 
 def sum_over_examples(function: Callable[[Batch], Any], batches: Batches) -> Any:
@@ -201,23 +237,28 @@ def sum_over_examples(function: Callable[[Batch], Any], batches: Batches) -> Any
     return jax.lax.scan(body, vary_with(valid.any(), zeros), (index, valid))[0]
 
 
-def mean_loss(loss, variables: Variables, batches: Batches, key: jax.Array) -> jax.Array:
+def mean_loss(context: LocalContext, variables: Variables) -> jax.Array:
     """A client's loss over all its examples, float32 (): the mean of those of batches, by valid examples."""
+    variables = context.complete(variables)
 
     def one(batch):
         seen = batch["valid"].sum().astype(jnp.float32)
-        return jnp.where(seen > 0, loss(*variables, batch, key)[0] * seen, 0)
+        return jnp.where(seen > 0, context.loss(*variables, batch, context.key)[0] * seen, 0)
 
-    return sum_over_examples(one, batches) / jnp.maximum(batches.count, 1)
+    return sum_over_examples(one, context.batches) / jnp.maximum(context.batches.count, 1)
 
 
-def mean_gradient(loss, variables: Variables, batches: Batches, key: jax.Array) -> PyTree:
+def mean_gradient(context: LocalContext, variables: Variables) -> PyTree:
     """The gradient of `mean_loss` in the parameters."""
 
+    def value(params, batch):
+        full = context.complete(Variables(params, variables.stats))
+        return context.loss(*full, batch, context.key)[0]
+
     def one(batch):
         seen = batch["valid"].sum().astype(jnp.float32)
-        gradient = jax.grad(lambda params: loss(params, variables.stats, batch, key)[0])(variables.params)
+        gradient = jax.grad(value)(variables.params, batch)
         return jax.tree.map(lambda g: jnp.where(seen > 0, g * seen, 0).astype(g.dtype), gradient)
 
-    total = sum_over_examples(one, batches)
-    return jax.tree.map(lambda g: (g / jnp.maximum(batches.count, 1)).astype(g.dtype), total)
+    total = sum_over_examples(one, context.batches)
+    return jax.tree.map(lambda g: (g / jnp.maximum(context.batches.count, 1)).astype(g.dtype), total)

@@ -2,13 +2,30 @@
 
 A sampler is ``sampler(key, round, history) -> (clients,) bool``; see `fedrecon.federated.History`. Draws
 depend on the round's key, the number of clients and what the sampler reads of the history, on nothing else.
+A `Sampler` also knows how many clients it chooses at most, and a round then computes no others.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.federated.algorithm import History
 from fedrecon.federated.keys import random_order
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler that chooses ``count`` clients, or fewer."""
+
+    choose: Callable[[jax.Array, jax.Array, History], jax.Array]
+    count: int
+
+    def __call__(self, key: jax.Array, round: jax.Array, history: History) -> jax.Array:
+        """Who takes part, bool (clients,)."""
+        return self.choose(key, round, history)
 
 
 def all_clients():
@@ -30,7 +47,7 @@ def uniform_clients(count: int):
         clients = _clients(history, count)
         return _first(random_order(key, jnp.arange(clients)), count)
 
-    return sampler
+    return Sampler(sampler, count)
 
 
 def poisson_clients(rate: float):
@@ -76,7 +93,7 @@ def weighted_clients(count: int, weights):
         finish = jax.random.exponential(key, (clients,)) / rate
         return _first(jnp.lexsort((finish, jnp.asarray(~positive))), count)
 
-    return sampler
+    return Sampler(sampler, count)
 
 
 def longest_absent(count: int):
@@ -92,7 +109,7 @@ def longest_absent(count: int):
         rank = jnp.argsort(random_order(key, jnp.arange(clients)))
         return _first(jnp.lexsort((rank, history.last_round)), count)
 
-    return sampler
+    return Sampler(sampler, count)
 
 
 def highest_loss(count: int, candidates: int):
@@ -115,7 +132,7 @@ def highest_loss(count: int, candidates: int):
         worst = jnp.argsort(-history.loss[chosen], stable=True)
         return _first(chosen[worst], count, history.loss.shape[0])
 
-    return sampler
+    return Sampler(sampler, count)
 
 
 def _check_count(count, name) -> None:

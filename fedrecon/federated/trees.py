@@ -6,28 +6,45 @@ import optax
 
 from fedrecon.types import PyTree
 
+# In a share mask: leaves that are never trained and the same everywhere.
+FROZEN = "frozen"
+
 
 def expand_mask(mask: PyTree, tree: PyTree) -> PyTree:
-    """Broadcasts a prefix pytree of bools to every leaf of ``tree``.
+    """Broadcasts a prefix pytree of bools (or `FROZEN`) to every leaf of ``tree``.
 
     Raises:
-      ValueError: if ``mask`` is not a prefix of ``tree`` or holds something other than bools.
+      ValueError: if ``mask`` is not a prefix of ``tree`` or holds something other than bools and `FROZEN`.
     """
 
-    def fill(value, subtree):
+    def spread(value, subtree):
+        if isinstance(value, str) and value == FROZEN:
+            return jax.tree.map(lambda _: FROZEN, subtree)
         if not (isinstance(value, bool) or getattr(value, "dtype", None) == jnp.bool_):
-            raise ValueError(f"share_mask: expected bool leaves, found {type(value).__name__}")
+            raise ValueError(f'share_mask: expected leaves of bool or "{FROZEN}", found {value!r}')
         return jax.tree.map(lambda _: bool(value), subtree)
 
-    return jax.tree.map(fill, mask, tree)
+    return jax.tree.map(spread, mask, tree)
 
 
 def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
-    """Splits ``tree`` by a prefix mask into (shared, private), each with None in the other's places."""
+    """Splits ``tree`` by a prefix mask into (shared, private), each with None in other places."""
     full = expand_mask(mask, tree)
-    shared = jax.tree.map(lambda keep, x: x if keep else None, full, tree)
-    private = jax.tree.map(lambda keep, x: None if keep else x, full, tree)
+    shared = jax.tree.map(lambda kind, x: x if kind is True else None, full, tree)
+    private = jax.tree.map(lambda kind, x: x if kind is False else None, full, tree)
     return shared, private
+
+
+def split_frozen(variables: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
+    """(what is trained, what is frozen) by a share mask, each with None in the other's places.
+
+    Without a frozen leaf the second is None. Leaves that are None already count as frozen elsewhere.
+    """
+    full = expand_mask(mask, variables)
+    if FROZEN not in jax.tree.leaves(full):
+        return variables, None
+    trained = jax.tree.map(lambda kind, x: None if kind == FROZEN else x, full, variables)
+    return trained, jax.tree.map(lambda kind, x: x if kind == FROZEN else None, full, variables)
 
 
 def merge(shared: PyTree, private: PyTree) -> PyTree:
@@ -35,8 +52,40 @@ def merge(shared: PyTree, private: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: b if a is None else a, shared, private, is_leaf=lambda x: x is None)
 
 
+def fill(own: PyTree, others: PyTree) -> PyTree:
+    """``own`` with its None places filled from ``others``; unchanged if ``others`` is None."""
+    return own if others is None else merge(own, others)
+
+
+def keep_like(tree: PyTree, like: PyTree) -> PyTree:
+    """``tree`` with None where ``like`` has None."""
+    return jax.tree.map(
+        lambda old, new: None if old is None else new, like, tree, is_leaf=lambda x: x is None
+    )
+
+
+def scale(weight: PyTree, tree: PyTree) -> PyTree:
+    """``tree`` times a weight (), or times each leaf of a prefix pytree of weights."""
+    return jax.tree.map(lambda w, inner: jax.tree.map(lambda x: x * w, inner), weight, tree)
+
+
+def divide(tree: PyTree, weight: PyTree) -> PyTree:
+    """Inverse of `scale`; leaves of weight 0 stay as they are."""
+
+    def one(w, inner):
+        return jax.tree.map(lambda x: x / jnp.where(w > 0, w, 1), inner)
+
+    return jax.tree.map(one, weight, tree)
+
+
+def largest(weight: PyTree) -> jax.Array:
+    """The largest of a pytree of weights (), float ()."""
+    leaves = jax.tree.leaves(weight)
+    return leaves[0] if len(leaves) == 1 else jnp.stack(leaves).max()
+
+
 def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
-    """Leafwise choice by a scalar; what is not chosen leaves no trace, not even as NaN."""
+    """Leafwise choice by a scalar; nothing of what is not chosen gets through, not even as NaN."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
@@ -61,7 +110,7 @@ def finite_after_weighting(norm: jax.Array, delta: PyTree, message: PyTree, own:
       norm: the l2 norm of ``delta``, which is known anyway.
       delta, message: what is multiplied.
       own: what is not.
-      weight: float ().
+      weight: float (), the largest in absolute value where groups of leaves have weights of their own.
     """
     others = [x for x in jax.tree.leaves((message, own)) if jnp.issubdtype(x.dtype, jnp.inexact)]
     total = norm + optax.tree.norm(others) if others else norm

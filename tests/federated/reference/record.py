@@ -56,11 +56,11 @@ def algorithms() -> dict[str, fl.FederatedAlgorithm]:
         "qfedavg": fl.qfedavg(QUAD, sgd, learning_rate=RATE, fairness=2.0, **some),
         "afl": fl.afl(QUAD, sgd, clients=4),
         "local_only": fl.local_only(QUAD, adam, **some),
-        "median": fl.fedavg(QUAD, sgd, reduce=fl.median(), **some),
-        "trimmed_mean": fl.fedavg(QUAD, sgd, reduce=fl.trimmed_mean(0.34), **some),
-        "krum": fl.fedavg(QUAD, sgd, reduce=fl.krum(0), **some),
-        "geometric_median": fl.fedavg(QUAD, sgd, reduce=fl.geometric_median(), **some),
-        "screen": fl.fedavg(QUAD, sgd, reduce=fl.screen(norm_factor=1.5), **some),
+        "median": fl.fedavg(QUAD, sgd, reduce=fl.reducers.median(), **some),
+        "trimmed_mean": fl.fedavg(QUAD, sgd, reduce=fl.reducers.trimmed_mean(0.34), **some),
+        "krum": fl.fedavg(QUAD, sgd, reduce=fl.reducers.krum(0), **some),
+        "geometric_median": fl.fedavg(QUAD, sgd, reduce=fl.reducers.geometric_median(), **some),
+        "screen": fl.fedavg(QUAD, sgd, reduce=fl.reducers.screen(norm_factor=1.5), **some),
     }
 
 
@@ -94,8 +94,8 @@ def train(algorithm: fl.FederatedAlgorithm, topology: str = "star") -> dict:
     """`numbers` after four rounds."""
     data, work = quad_data(), {"batch_size": 1, "epochs": 1}
     if topology == "asynchronous":
-        round = fl.make_asynchronous_round(algorithm, buffer_size=2, **work)
-        state = fl.init_asynchronous(algorithm, start(), data, concurrency=3)
+        round = fl.topologies.make_asynchronous_round(algorithm, buffer_size=2, **work)
+        state = fl.topologies.init_asynchronous(algorithm, start(), data, concurrency=3)
         for _ in range(ROUNDS):
             state, info = round(state, data, KEY)
         return {
@@ -106,17 +106,17 @@ def train(algorithm: fl.FederatedAlgorithm, topology: str = "star") -> dict:
         }
     if topology == "streamed":
         load = functools.partial(_load, data)
-        state, infos = fl.init_streaming(algorithm, start(), load, 4), []
-        with fl.StreamingRound(algorithm, load, cohort=3, **work) as round:
+        state, infos = fl.topologies.init_streaming(algorithm, start(), load, 4), []
+        with fl.topologies.StreamingRound(algorithm, load, cohort=3, **work) as round:
             for _ in range(ROUNDS):
                 state, info = round(state, KEY)
                 infos.append(info.round)
         return numbers(algorithm, data, jax.tree.map(jnp.asarray, state), infos)
     if topology == "ring":
-        round = fl.make_ring_round(algorithm, order="shuffled", **work)
+        round = fl.topologies.make_ring_round(algorithm, order="shuffled", **work)
     elif topology == "gossip":
-        round = fl.make_gossip_round(algorithm, "ring", **work)
-        algorithm = fl.peer_to_peer(algorithm)
+        round = fl.topologies.make_gossip_round(algorithm, "ring", **work)
+        algorithm = fl.topologies.peer_to_peer(algorithm)
     else:
         round = fl.make_round(algorithm, **work)
     state, infos = fl.init_state(algorithm, start(), data), []

@@ -3,7 +3,7 @@
 import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
-from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.federated.recipe import federated
 from fedrecon.types import Task, Variables
 
 
@@ -14,10 +14,15 @@ def local_only(
 
     Args:
       task: what is learned.
-      optimizer: each client's optimiser; its state runs on from round to round unless ``keep_optimizer`` is
+      optimizer: each client's optimizer; its state runs on from round to round unless ``keep_optimizer`` is
         False.
       sampler: who trains in a round; every client by default.
-      keep_optimizer: clients keep their optimiser's state between rounds.
+      keep_optimizer: clients keep their optimizer's state between rounds.
     """
-    algorithm = fedavg(task, optimizer, sampler=sampler, keep_optimizer=keep_optimizer)
-    return algorithm._replace(share_mask=Variables(False, False))
+    return federated(
+        task,
+        optimizer,
+        sampler=sampler,
+        keep_optimizer=keep_optimizer,
+        share_mask=Variables(False, False),
+    )

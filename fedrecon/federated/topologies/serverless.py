@@ -1,13 +1,15 @@
-"""What training without a server needs to know: that nothing of an algorithm happens at one."""
+"""Checks that an algorithm needs no server."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fedrecon.federated.algorithm import Context, FederatedAlgorithm, RoundState
-from fedrecon.federated.batching import Batching
-from fedrecon.federated.engine import train_client
+from fedrecon.federated.algorithm import Batching, FederatedAlgorithm, RoundState
+from fedrecon.federated.clients import client_rows
+from fedrecon.federated.engine import ClientRows, client_turn
+from fedrecon.federated.messages import Context
+from fedrecon.federated.trees import partition
 from fedrecon.types import Variables
 
 
@@ -33,27 +35,25 @@ def check_serverless(
         payload = algorithm.exchange.broadcast(exchange)
         context = Context(jnp.int32(0), key, jnp.int32(0))
         variables = Variables(*variables)
-        _, upload = train_client(
-            algorithm, batching, variables, payload, client_state, *row, jax.random.split(key), context
-        )
-        if jax.tree.leaves((payload, upload.message)):
+        _, private = partition(variables, algorithm.share_mask)
+        own = ClientRows(client_state, (), private)
+        turn = client_turn(algorithm, batching, (variables, payload), own, row, context)
+        if jax.tree.leaves((payload, turn.upload.message, turn.gathered)):
             raise ValueError(
                 "algorithm.exchange: expected nothing but the model to travel where there is no server, "
                 "found a message or broadcast"
             )
-        client, server = algorithm.channel.init(upload)
-        encoded = algorithm.channel.encode(upload, client, context)[0]
-        decoded = algorithm.channel.decode(upload, server, context)[0]
-        if not _same(upload, encoded) or not _same(upload, decoded):
+        client, server = algorithm.channel.init(turn.upload)
+        encoded = algorithm.channel.encode(turn.upload, client, context)[0]
+        decoded = algorithm.channel.decode(turn.upload, server, context)[0]
+        if not _same(turn.upload, encoded) or not _same(turn.upload, decoded):
             raise ValueError(
                 "algorithm.channel: expected the identity, chain(), where there is no server to decode, "
                 "found another"
             )
         return ()
 
-    row = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (dict(data.examples), data.valid)
-    )
+    row = jax.eval_shape(lambda data: client_rows(data).one(0), data)
     jax.eval_shape(probe, state.variables, state.exchange, client_state, row, jax.random.key(0))
 
 

@@ -13,7 +13,7 @@ from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundSta
 from fedrecon.federated.clients import client_sharding, default_mesh
 from fedrecon.federated.engine import check_clients, choose_batching, make_round, round_keys
 from fedrecon.federated.keys import random_order
-from fedrecon.federated.serverless import check_serverless, one_client
+from fedrecon.federated.topologies.serverless import check_serverless, one_client
 from fedrecon.federated.trees import along, merge, nbytes, partition
 from fedrecon.types import Variables
 
@@ -138,7 +138,7 @@ def make_gossip_round(
             )
         check_serverless(algorithm, batching, state, one_client(state.client), data)
         matrix = (
-            _matching(round_keys(key, state.round)[2], clients)
+            _matching(round_keys(key, state.round).server, clients)
             if isinstance(mixing, str) and mixing == "matching"
             else None
         )

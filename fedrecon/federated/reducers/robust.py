@@ -1,29 +1,26 @@
 """Robust reducers: they see every client's update, and are therefore no part of secure aggregation.
 
-Each is for the ``reduce`` of an algorithm: ``reduce(uploads, included) -> Upload``, with leaves
-(clients, ...) times weight and ``included`` (clients,) bool. They ignore the sizes of clients, but for the
-geometric median. What they return is the reduced update with weight 1. Messages beside the update are
-averaged plainly over the included clients. To bound norms beforehand use `fedrecon.federated.clip`.
+Each is a `Reducer` for the ``reduce`` of an algorithm. They ignore the sizes of clients, except for the
+geometric median. What they return is the reduced update with weight 1. What comes with the update is reduced
+as robustly: coordinate by coordinate where the update is (`median`, `trimmed_mean`, `bulyan`), from the same
+clients where clients are chosen or weighed (`krum`, `geometric_median`); ``summed`` messages are given back as
+that mean times the number of included clients. To bound norms beforehand use `fedrecon.federated.clip`.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from fedrecon.federated.algorithm import Upload
+from fedrecon.federated.messages import Message, Reducer, Upload, stateless
 from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
 
-Reduce = Callable[[Upload, jax.Array], Upload]
 
-
-def median() -> Reduce:
+def median() -> Reducer:
     """The coordinate-wise median (Yin et al. 2018)."""
     return _elementwise(lambda x, count: _between(x, (count - 1) // 2, count // 2))
 
 
-def trimmed_mean(fraction: float) -> Reduce:
+def trimmed_mean(fraction: float) -> Reducer:
     """The mean of each coordinate without its ``floor(fraction n)`` lowest and highest (Yin et al. 2018).
 
     Args:
@@ -43,7 +40,7 @@ def trimmed_mean(fraction: float) -> Reduce:
     return _elementwise(reduce)
 
 
-def krum(byzantine: int, keep: int = 1) -> Reduce:
+def krum(byzantine: int, keep: int = 1) -> Reducer:
     """Krum and Multi-Krum (Blanchard et al. 2017): the updates that lie closest to most others.
 
     The score of an update is the sum of its squared distances to its ``n - byzantine - 2`` nearest others.
@@ -60,15 +57,16 @@ def krum(byzantine: int, keep: int = 1) -> Reduce:
     _check_numbers(byzantine, keep)
 
     def reduce(uploads, included):
-        updates = unweighted(uploads, included)
-        chosen = jnp.zeros_like(included).at[_krum_order(updates, included, byzantine)[:keep]].set(True)
+        sent = unweighted(uploads, included)
+        order = _krum_order(sent.delta, included, byzantine)
+        chosen = jnp.zeros_like(included).at[order[:keep]].set(True)
         enough = included.sum() >= max(2 * byzantine + 3, keep)
-        return _result(uploads, included, _mean(updates, chosen & included), enough)
+        return _result(_mean(sent, chosen & included), included, enough)
 
-    return reduce
+    return stateless(reduce)
 
 
-def bulyan(byzantine: int) -> Reduce:
+def bulyan(byzantine: int) -> Reducer:
     """Bulyan (El Mhamdi et al. 2018): Krum chooses, then each coordinate is averaged near its median.
 
     ``n - 2 f`` updates are selected one by one by Krum; of each coordinate the ``n - 4 f`` values nearest to
@@ -80,11 +78,11 @@ def bulyan(byzantine: int) -> Reduce:
     _check_numbers(byzantine, 1)
 
     def reduce(uploads, included):
-        updates = unweighted(uploads, included)
+        sent = unweighted(uploads, included)
         count = included.sum()
 
         def select(number, chosen):
-            best = _krum_order(updates, included & ~chosen, byzantine)[0]
+            best = _krum_order(sent.delta, included & ~chosen, byzantine)[0]
             return chosen | ((jnp.arange(len(included)) == best) & (number < count - 2 * byzantine))
 
         blank = jnp.zeros_like(included)
@@ -100,12 +98,12 @@ def bulyan(byzantine: int) -> Reduce:
             rank = jnp.argsort(jnp.argsort(distance, axis=0), axis=0)
             return jnp.where(rank < near, jnp.where(jnp.isfinite(x), x, 0), 0).sum(0) / near
 
-        return _result(uploads, included, jax.tree.map(coordinate, updates), count >= 4 * byzantine + 3)
+        return _result(jax.tree.map(coordinate, sent), included, count >= 4 * byzantine + 3)
 
-    return reduce
+    return stateless(reduce)
 
 
-def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: float = 1e-6) -> Reduce:
+def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: float = 1e-6) -> Reducer:
     """RFA (Pillutla, Kakade and Harchaoui 2022): smoothed Weiszfeld steps from the weighted mean.
 
     Minimises ``sum_i p_i ||v - update_i||``, p_i the clients' weights, until the objective changes by less
@@ -120,8 +118,9 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
             raise ValueError(f"{name}: expected a positive number, found {value!r}")
 
     def reduce(uploads, included):
-        updates = unweighted(uploads, included)
-        weight = jnp.where(included, uploads.weight, 0)
+        sent = unweighted(uploads, included)
+        updates = sent.delta
+        weight = jnp.where(included, largest_of_each(uploads.weight), 0)
         weight = weight / jnp.maximum(weight.sum(), 1e-30)
 
         def distances(v):
@@ -131,28 +130,31 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
             ]
             return jnp.sqrt(sum(squared))
 
-        def average(beta):
+        def average(beta, tree=updates):
             beta = beta / jnp.maximum(beta.sum(), 1e-30)
-            return jax.tree.map(lambda x: jnp.tensordot(beta.astype(x.dtype), x, 1), updates)
+            return jax.tree.map(lambda x: jnp.tensordot(beta.astype(x.dtype), x, 1), tree)
 
         def objective(v):
             return (weight * distances(v)).sum()
 
         def unfinished(carry):
-            number, _, before, now = carry
+            number, *_, before, now = carry
             return (number < iterations) & (jnp.abs(before - now) > tolerance * jnp.abs(now))
 
         def step(carry):
-            number, v, _, now = carry
-            v = average(weight / jnp.maximum(distances(v), floor))
-            return number + 1, v, now, objective(v)
+            number, beta, v, _, now = carry
+            beta = weight / jnp.maximum(distances(v), floor)
+            v = average(beta)
+            return number + 1, beta, v, now, objective(v)
 
         first = average(weight)
         value = objective(first)
-        start = (jnp.int32(0), first, jnp.full_like(value, jnp.inf), value)
-        return _result(uploads, included, jax.lax.while_loop(unfinished, step, start)[1], included.any())
+        start = (jnp.int32(0), weight, first, jnp.full_like(value, jnp.inf), value)
+        _, beta, v, *_ = jax.lax.while_loop(unfinished, step, start)
+        reduced = sent._replace(delta=v, message=average(beta, sent.message))
+        return _result(reduced, included, included.any())
 
-    return reduce
+    return stateless(reduce)
 
 
 def _check_numbers(byzantine, keep) -> None:
@@ -162,11 +164,28 @@ def _check_numbers(byzantine, keep) -> None:
         raise ValueError(f"keep: expected an integer of at least 1, found {keep!r}")
 
 
-def unweighted(uploads: Upload, included: jax.Array) -> PyTree:
-    """The included clients' own changes, leaves (clients, ...), zero for all others."""
-    weight = jnp.where(included, uploads.weight, 1)
-    return jax.tree.map(
-        lambda x: jnp.where(along(included, x), x / along(weight, x), 0).astype(x.dtype), uploads.delta
+def largest_of_each(weight: PyTree) -> jax.Array:
+    """(clients,): the largest weight of each client, of leaves (clients,)."""
+    return jnp.stack(jax.tree.leaves(weight)).max(0)
+
+
+def unweighted(uploads: Upload, included: jax.Array) -> Upload:
+    """What the included clients sent, without their weights, leaves (clients, ...); zero for all others."""
+
+    def remove(weight, tree):
+        safe = jnp.where(included & (weight > 0), weight, 1)
+        return jax.tree.map(
+            lambda x: jnp.where(along(included, x), x / along(safe, x), 0).astype(x.dtype), tree
+        )
+
+    one = jnp.ones(included.shape, jnp.float32)
+    return Upload(
+        jax.tree.map(remove, uploads.weight, uploads.delta),
+        Message(
+            remove(one, uploads.message.summed),
+            remove(largest_of_each(uploads.weight), uploads.message.scalars),
+        ),
+        one,
     )
 
 
@@ -175,10 +194,12 @@ def _mean(tree: PyTree, chosen: jax.Array) -> PyTree:
     return jax.tree.map(lambda x: (jnp.where(along(chosen, x), x, 0).sum(0) / count).astype(x.dtype), tree)
 
 
-def _result(uploads, included, delta, enough) -> Upload:
-    message = _mean(unweighted(uploads._replace(delta=uploads.message), included), included)
-    weight = jnp.where(enough & included.any(), 1, 0).astype(uploads.weight.dtype)
-    return Upload(delta, message, weight)
+def _result(reduced: Upload, included, enough) -> Upload:
+    """The reduced update of one client, as the sum that the server divides by its weight."""
+    count = included.sum()
+    summed = jax.tree.map(lambda x: (x * count).astype(x.dtype), reduced.message.summed)
+    weight = jnp.where(enough & included.any(), 1, 0).astype(jnp.float32)
+    return Upload(reduced.delta, reduced.message._replace(summed=summed), weight)
 
 
 def _between(ordered: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
@@ -188,16 +209,15 @@ def _between(ordered: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array
     return jnp.where(inside, ordered, 0).sum(0) / jnp.maximum(last - first + 1, 1)
 
 
-def _elementwise(reduce_sorted) -> Reduce:
+def _elementwise(reduce_sorted) -> Reducer:
     def reduce(uploads, included):
         def coordinate(x):
             ordered = jnp.sort(jnp.where(along(included, x), x, jnp.inf), axis=0)
             return reduce_sorted(ordered, included.sum()).astype(x.dtype)
 
-        delta = jax.tree.map(coordinate, unweighted(uploads, included))
-        return _result(uploads, included, delta, included.any())
+        return _result(jax.tree.map(coordinate, unweighted(uploads, included)), included, included.any())
 
-    return reduce
+    return stateless(reduce)
 
 
 def _krum_order(updates: PyTree, included: jax.Array, byzantine: int) -> jax.Array:

@@ -1,20 +1,18 @@
 """Leaving faulty clients out of the mean, and saying which they are."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.federated.algorithm import Upload
-from fedrecon.federated.robust import median, unweighted
+from fedrecon.federated.messages import Message, Reducer, Upload, stateless
+from fedrecon.federated.reducers.robust import median, unweighted
 from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
 
 
 def screen(
-    reduce: Callable | None = None, *, norm_factor: float | None = 10.0, min_cosine: float | None = None
-) -> Callable[[Upload, jax.Array], tuple[Upload, jax.Array]]:
+    reduce: Reducer | None = None, *, norm_factor: float | None = 10.0, min_cosine: float | None = None
+) -> Reducer:
     """A reducer that first leaves out clients whose updates explode or point the wrong way.
 
     Judged is each client's change of the shared parameters, without its weight and as the channel encoded
@@ -25,7 +23,7 @@ def screen(
       reversed: among the rest, a cosine with the coordinate-wise median of the updates below ``min_cosine``.
         A change of zero has no direction and passes.
 
-    The round reports them in ``RoundInfo.excluded``: neither update nor message nor metrics of theirs count,
+    The round reports them in ``RoundInfo.excluded``: neither update nor message nor metrics of them count,
     and what they keep, their history too, stays as before the round. Updates that are not finite and clients
     without examples never get here; the round leaves them out itself. While fewer than half of the clients
     explode, and fewer than half of the rest are reversed, the medians are those of honest clients.
@@ -35,13 +33,13 @@ def screen(
     are not alike, allow for this in ``norm_factor`` and leave ``min_cosine`` out or well below 0.
 
     Args:
-      reduce: what reduces the updates that remain; None takes their weighted mean.
+      reduce: what reduces the uploads that remain; None adds them.
       norm_factor: at least 1, or None for no bound on norms.
       min_cosine: in (-1, 1), or None for no bound on directions.
 
     Returns:
-      ``reduce(uploads, included) -> (Upload, flagged)`` for the ``reduce`` of an algorithm. It sees each
-      client's update, and is therefore no part of secure aggregation.
+      a `Reducer` that flags whom it leaves out. It sees each client's update, and is therefore no part of
+      secure aggregation.
 
     Raises:
       ValueError: for arguments out of range.
@@ -51,22 +49,23 @@ def screen(
     if min_cosine is not None and not -1 < min_cosine < 1:
         raise ValueError(f"min_cosine: expected a number in (-1, 1) or None, found {min_cosine!r}")
 
-    def screened(uploads, included):
-        updates = unweighted(uploads, included).params
+    inner = reduce or stateless(_sum)
+
+    def screened(uploads, included, state, context):
+        updates = unweighted(uploads, included).delta.params
         norms = jax.vmap(optax.tree.norm)(updates)
         passed = included
         if norm_factor is not None:
             passed &= ~(norms > norm_factor * _lower_median(norms, included & (norms > 0)))
         if min_cosine is not None:
             passed &= ~(_cosines(updates, norms, passed) < min_cosine)
-        total = (reduce or _sum)(uploads, passed)
+        reduction = inner.reduce(uploads, passed, state, context)
         flagged = included & ~passed
-        if not isinstance(total, Upload):
-            total, further = total
-            flagged |= further
-        return total, flagged
+        if reduction.flagged is not None:
+            flagged |= reduction.flagged
+        return reduction._replace(flagged=flagged)
 
-    return screened
+    return Reducer(inner.init, screened)
 
 
 def _sum(uploads: Upload, included: jax.Array) -> Upload:
@@ -84,7 +83,8 @@ def _lower_median(values: jax.Array, chosen: jax.Array) -> jax.Array:
 def _cosines(updates: PyTree, norms: jax.Array, chosen: jax.Array) -> jax.Array:
     """(clients,): cosine of every update with the median of the chosen ones; 1 where one of them is zero."""
     weights = jnp.ones(chosen.shape, jnp.float32)
-    middle = median()(Upload(updates, (), weights), chosen).delta
+    uploads = Upload(updates, Message(), weights)
+    middle = median().reduce(uploads, chosen, (), None).upload.delta
     length = optax.tree.norm(middle)
     # Divided first: the product of two norms may overflow.
     safe, unit = jnp.where(norms > 0, norms, 1), jnp.where(length > 0, length, 1)

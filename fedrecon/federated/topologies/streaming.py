@@ -13,14 +13,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo, RoundState
-from fedrecon.federated.clients import PlacedData, check_parallel, client_sharding, default_mesh
+from fedrecon.federated.clients import ClientRow, PlacedData, check_parallel, client_sharding, default_mesh
 from fedrecon.federated.engine import (
+    PER_CLIENT_INFO,
     ClientRows,
+    Cohort,
     choose_batching,
+    client_states,
     cohort_round,
     initial_state,
     remember,
     round_keys,
+    with_client_states,
 )
 from fedrecon.federated.evaluation import make_evaluate
 from fedrecon.federated.trees import merge, partition
@@ -29,7 +33,7 @@ from fedrecon.types import Batch, Metrics, Variables
 Load = Callable[[np.ndarray], tuple[Batch, np.ndarray]]
 
 
-class Cohort(NamedTuple):
+class Loaded(NamedTuple):
     """The clients of one round on the device, padded to a fixed number; leaves (cohort, ...)."""
 
     numbers: np.ndarray
@@ -93,7 +97,7 @@ def init_streaming(
         (dict(examples), valid),
     )
     build = jax.jit(
-        lambda variables: initial_state(algorithm, variables, row, clients),
+        lambda variables: initial_state(algorithm, variables, ClientRow(*row), clients),
         out_shardings=NamedSharding(mesh, P()),
     )
     state = build(jax.tree.map(jnp.asarray, variables))
@@ -101,7 +105,7 @@ def init_streaming(
     def stack(x):
         return np.tile(np.asarray(x)[None], (clients,) + (1,) * x.ndim)
 
-    return _with_rows(state, jax.tree.map(stack, _rows(state)))
+    return with_client_states(state, jax.tree.map(stack, client_states(state)))
 
 
 class StreamingRound:
@@ -157,31 +161,28 @@ class StreamingRound:
         batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
 
         def sample(key, round, history):
-            return algorithm.sampler(round_keys(key, round)[0], round, history)
+            return algorithm.sampler(round_keys(key, round).sampler, round, history)
 
-        def step(state, cohort, active, key):
+        def step(state, loaded, active, key):
             clients = state.history.participations.shape[0]
+            keys = round_keys(key, state.round)
+            invited = jnp.zeros(clients, bool).at[loaded.numbers].set(active, mode="drop")
+            chosen = Cohort(loaded.numbers, active, invited)
             state, kept, info = cohort_round(
                 algorithm,
                 batching,
                 state,
-                cohort,
-                cohort.numbers,
-                active,
-                round_keys(key, state.round)[1:],
+                ClientRow(loaded.examples, loaded.valid),
+                chosen,
+                keys,
                 mesh=self._mesh,
                 parallel=parallel,
             )
-
-            def spread(x):
-                # The numbers of padding are out of range.
-                return jnp.zeros(clients, x.dtype).at[cohort.numbers].set(x, mode="drop")
-
-            metrics = jax.tree.map(spread, info.client_metrics)
-            history = remember(state.history, state.round - 1, spread(kept), metrics)
-            server = _with_rows(state._replace(history=history), ClientRows((), (), ()))
+            metrics = jax.tree.map(chosen.spread, info.client_metrics)
+            history = remember(state.history, state.round - 1, chosen.spread(kept), metrics)
+            server = with_client_states(state._replace(history=history), ClientRows((), (), ()))
             everywhere = NamedSharding(self._mesh, P())
-            return jax.lax.with_sharding_constraint(server, everywhere), _rows(state), info
+            return jax.lax.with_sharding_constraint(server, everywhere), client_states(state), info
 
         self._sample = jax.jit(sample)
         self._step = jax.jit(step, donate_argnums=0)
@@ -199,17 +200,17 @@ class StreamingRound:
     def __call__(self, state: RoundState, key: jax.Array) -> tuple[RoundState, StreamingInfo]:
         """One round."""
         begin = self._clock()
-        state = _with_rows(state, jax.tree.map(_writable, _rows(state)))
+        state = with_client_states(state, jax.tree.map(_writable, client_states(state)))
         if self._compiled is None:
             self._sample = self._sample.lower(key, state.round, state.history).compile()
         start = self._clock()
         numbers = self._sampled(key, state.round, state.history)
         sampled_at = self._clock()
         cohort, prefetched = self._take(numbers)
-        rows = self._put(_gather(_rows(state), numbers, self._cohort))
+        rows = self._put(_gather(client_states(state), numbers, self._cohort))
         ready_at = self._clock()
         active = np.arange(self._cohort) < len(numbers)
-        arguments = (_with_rows(state, rows), cohort, active, key)
+        arguments = (with_client_states(state, rows), cohort, active, key)
         if self._compiled is None:
             self._compiled = self._step.lower(*arguments).compile()
         compiled_at = self._clock()
@@ -217,13 +218,13 @@ class StreamingRound:
         self._next = (upcoming, self._thread.submit(self._prepare, upcoming))
         server, new, info = jax.block_until_ready(self._compiled(*arguments))
         done_at = self._clock()
-        host = _rows(state)
+        host = client_states(state)
         jax.tree.map(functools.partial(_scatter, numbers), host, new)
         info = jax.tree.map(np.asarray, info)
         end = self._clock()
         data = (ready_at - sampled_at) + (end - done_at)
         compute = (sampled_at - start) + (done_at - compiled_at)
-        return _with_rows(server, host), StreamingInfo(
+        return with_client_states(server, host), StreamingInfo(
             clients=numbers,
             round=_first_of(info, len(numbers)),
             data_seconds=data,
@@ -236,7 +237,7 @@ class StreamingRound:
     def _sampled(self, key, round, history) -> np.ndarray:
         return np.flatnonzero(np.asarray(self._sample(key, round, history))).astype(np.int32)
 
-    def _take(self, numbers) -> tuple[Cohort, bool]:
+    def _take(self, numbers) -> tuple[Loaded, bool]:
         if len(numbers) > self._cohort:
             raise ValueError(
                 f"cohort: expected at least the {len(numbers)} sampled clients, found {self._cohort}"
@@ -248,7 +249,7 @@ class StreamingRound:
             following[1].cancel()
         return self._thread.submit(self._prepare, numbers).result(), False
 
-    def _prepare(self, numbers) -> Cohort | None:
+    def _prepare(self, numbers) -> Loaded | None:
         """Loads a cohort, pads it and puts it on the device."""
         if len(numbers) > self._cohort:
             return None
@@ -271,7 +272,7 @@ class StreamingRound:
         missing = self._cohort - len(numbers)
         padded = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), arrays)
         numbers = np.pad(numbers, (0, missing), constant_values=np.iinfo(np.int32).max)
-        return Cohort(numbers, *self._put(padded))
+        return Loaded(numbers, *self._put(padded))
 
     def _put(self, tree):
         return jax.device_put(tree, client_sharding(self._mesh, self._cohort))
@@ -312,8 +313,8 @@ def make_streaming_evaluate(
         data = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (np.ndim(x) - 1)), load(numbers))
         examples, valid = jax.device_put(data, sharding)
         if isinstance(model, RoundState):
-            rows = _gather(_rows(model)._replace(channel=()), numbers, cohort)
-            model = _with_rows(model, jax.device_put(rows, sharding))
+            rows = _gather(client_states(model)._replace(channel=()), numbers, cohort)
+            model = with_client_states(model, jax.device_put(rows, sharding))
             model = model._replace(history=History(*(jnp.zeros(cohort, x.dtype) for x in model.history)))
         return model, PlacedData(dict(examples), valid, cohort)
 
@@ -364,14 +365,6 @@ def _check_integer(value, name) -> None:
         raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
 
 
-def _rows(state: RoundState) -> ClientRows:
-    return ClientRows(state.client, state.client_channel, state.private)
-
-
-def _with_rows(state: RoundState, rows: ClientRows) -> RoundState:
-    return state._replace(client=rows.client, client_channel=rows.channel, private=rows.private)
-
-
 def _gather(rows, numbers, cohort):
     def one(x):
         picked = np.zeros((cohort, *x.shape[1:]), x.dtype)
@@ -389,9 +382,4 @@ def _first_of(info: RoundInfo, count: int) -> RoundInfo:
     def cut(tree):
         return jax.tree.map(lambda x: x[:count], tree)
 
-    return info._replace(
-        **{
-            name: cut(getattr(info, name))
-            for name in ("client_metrics", "participated", "excluded", "bytes_up", "bytes_down", "delta_norm")
-        }
-    )
+    return info._replace(**{name: cut(getattr(info, name)) for name in PER_CLIENT_INFO})

@@ -10,27 +10,22 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedrecon.federated.algorithm import (
-    Channel,
-    Context,
-    FederatedAlgorithm,
-    History,
-    RoundState,
-    Upload,
-)
-from fedrecon.federated.clients import default_mesh, number_of_clients
-from fedrecon.federated.delays import half_normal_durations, polynomial_discount
+from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
+from fedrecon.federated.clients import client_rows, default_mesh, number_of_clients
 from fedrecon.federated.engine import (
-    ClientRows,
     check_clients,
     choose_batching,
-    client_step,
+    client_states,
     init_state,
     round_keys,
     server_step,
+    star_turn,
+    with_client_states,
 )
 from fedrecon.federated.keys import random_order
-from fedrecon.federated.trees import merge, nbytes, partition, select
+from fedrecon.federated.messages import Context, Gathered, Upload
+from fedrecon.federated.topologies.delays import half_normal_durations, polynomial_discount
+from fedrecon.federated.trees import nbytes, partition, select
 from fedrecon.types import Metrics, PyTree, Variables
 
 # Rounds are int32 counts, so no round's key is folded from this.
@@ -84,7 +79,7 @@ class AsynchronousInfo(NamedTuple):
       version: int32, number of server steps before its download.
       staleness: int32, number of server steps between download and arrival.
       included: bool, counted in the step.
-      excluded: bool, arrived with an update that was not finite; it left no trace in the state.
+      excluded: bool, arrived with an update that was not finite; nothing of it is in the state.
       metrics: {name: (sum, count)} over the included.
       client_metrics: {name: (sum, count)}, zero for those not included.
       applied: bool (), whether the server's model changed.
@@ -209,8 +204,8 @@ def make_asynchronous_round(
         federation = state.federation
         shared, _ = partition(federation.variables, algorithm.share_mask)
         download = (shared, algorithm.exchange.broadcast(federation.exchange))
-        examples, valid = dict(data.examples), data.valid
-        nonempty = valid.any(1)[: state.started.shape[0]]
+        rows = client_rows(data)
+        nonempty = rows.valid.any(1)[: state.started.shape[0]]
 
         def arrive(carry, _):
             state, total = carry
@@ -228,7 +223,7 @@ def make_asynchronous_round(
                 functools.partial(_discounted, received[0], shared, scale, mixing),
                 state.federation,
                 received,
-                (examples, valid, jnp.maximum(client, 0)),
+                (rows, jnp.maximum(client, 0)),
                 (key, version, repeat),
             )
             busy = client >= 0
@@ -251,12 +246,15 @@ def make_asynchronous_round(
         parts = jax.eval_shape(lambda state: _parts(algorithm, batching, state, download, data), federation)
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), parts)
         (state, total), record = jax.lax.scan(arrive, (state, total), length=buffer_size)
+        context = Context(
+            federation.round,
+            round_keys(key, federation.round).server,
+            participants=record["included"].sum(dtype=jnp.int32),
+            clients=nonempty.shape[0],
+        )
+        gathered = Gathered(record.pop("gathered"), record["client"], record["included"])
         federation, applied, decode_info = server_step(
-            algorithm,
-            state.federation,
-            total["upload"],
-            record["included"].sum(dtype=jnp.int32),
-            Context(federation.round, round_keys(key, federation.round)[2]),
+            algorithm, state.federation, total["upload"], gathered, context
         )
         down = jnp.uint32(nbytes(download))
         info = AsynchronousInfo(
@@ -318,46 +316,44 @@ def _discounted(received, current, scale, mixing, upload: Upload) -> Upload:
 
 def _arrival(algorithm, batching, adjust, federation, received, row, origin):
     """One client's work from what it received: (what is summed, the state afterwards, what is reported)."""
-    examples, valid, client = row
+    data, client = row
     key, version, repeat = origin
-    clients_key = round_keys(key, version)[1]
+    clients_key = round_keys(key, version).clients
     again = jax.random.fold_in(clients_key, repeat)
     clients_key = jax.random.wrap_key_data(
         jnp.where(repeat > 0, jax.random.key_data(again), jax.random.key_data(clients_key)),
         impl=jax.random.key_impl(clients_key),
     )
     channel = algorithm.channel
-    adjusted = Channel(
-        channel.init,
-        lambda upload, state, context: channel.encode(adjust(upload), state, context),
-        channel.decode,
+    adjusted = channel._replace(
+        encode=lambda upload, state, context: channel.encode(adjust(upload), state, context)
     )
     shared, payload = received
-    _, private = partition(federation.variables, algorithm.share_mask)
-    rows = ClientRows(federation.client, federation.client_channel, federation.private)
+    rows = client_states(federation)
     before = jax.tree.map(lambda x: x[client], rows)
-    sums, after, record = client_step(
+    broadcast = () if channel.broadcast is None else channel.broadcast(federation.channel)
+    sums, after, record = star_turn(
         algorithm._replace(channel=adjusted),
         batching,
-        (merge(shared, private), payload, Context(version, clients_key)),
+        None,
+        (shared, payload, Context(version, clients_key, broadcast=broadcast), data.shared),
         before,
-        (jax.tree.map(lambda x: x[client], examples), valid[client], client),
+        (data.one(client).own, client),
     )
+    del record["validation"]
     included = record["included"]
     rows = jax.tree.map(
         lambda x, new: x.at[client].set(new.astype(x.dtype)), rows, select(included, after, before)
     )
     record["metrics"] = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
     history = _remember(federation.history, client, federation.round, included, record["metrics"])
-    federation = federation._replace(
-        client=rows.client, client_channel=rows.channel, private=rows.private, history=history
-    )
+    federation = with_client_states(federation, rows)._replace(history=history)
     return sums, federation, record
 
 
 def _parts(algorithm, batching, federation, download, data):
     """What one arrival adds, for its shapes."""
-    row = (dict(data.examples), data.valid, jnp.int32(0))
+    row = (client_rows(data), jnp.int32(0))
     origin = (jax.random.key(0), jnp.int32(0), jnp.int32(0))
     return _arrival(algorithm, batching, lambda upload: upload, federation, download, row, origin)[0]
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
-from fedrecon.federated.algorithms.fedavg import fedavg
-from fedrecon.federated.local import local_sgd
+from fedrecon.federated.messages import Message
+from fedrecon.federated.method import Method, combine
+from fedrecon.federated.recipe import federated
 from fedrecon.types import Batch, PyTree, Task, Variables
 
 
@@ -25,33 +26,27 @@ class Pool(NamedTuple):
     filled: jax.Array
 
 
-def moon(
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    *,
+def model_contrast(
     represent: Callable[[PyTree, PyTree, Batch], jax.Array],
+    *,
     strength: float = 1.0,
     temperature: float = 0.5,
     pool: int = 1,
     start_with_initial: bool = False,
-    **options,
-) -> FederatedAlgorithm:
-    """MOON (Li, He and Song 2021): representations stay near the global model's, away from former local ones.
+) -> Method:
+    """MOON's penalty (Li, He and Song 2021): near the global model's representations, away from former ones.
 
     Adds ``strength * contrast`` to the loss of each step, see `contrastive_loss`; z comes from the model in
     training, z_g from the received one and z_p from the client's models after its last rounds, which never
-    leave. Strength 0 is FedAvg, bit for bit.
+    leave. Strength 0 changes no bit.
 
     Args:
-      task: what is learned.
-      optimizer: each client's optimiser.
       represent: ``represent(params, stats, batch) -> (examples, features)``, the output of the projection
         head.
       strength: mu, at least 0.
       temperature: T, positive.
       pool: how many former models are kept.
       start_with_initial: the pool begins with the initial model, not empty.
-      **options: as in `fedavg`, but ``keep_optimizer``.
 
     Raises:
       ValueError: for arguments out of range.
@@ -62,34 +57,69 @@ def moon(
         raise ValueError(f"temperature: expected a positive number, found {temperature!r}")
     if not isinstance(pool, int) or pool < 1:
         raise ValueError(f"pool: expected an integer of at least 1, found {pool!r}")
-    algorithm = fedavg(task, optimizer, keep_optimizer=False, **options)
     if strength == 0:
-        return algorithm
+        return Method()
 
     def init(variables):
         models = jax.tree.map(lambda x: jnp.tile(x[None], (pool,) + (1,) * jnp.ndim(x)), variables)
         return Pool(models, jnp.int32(start_with_initial))
 
-    def penalty(params, stats, batch, key, around):
+    def penalty(params, stats, batch, former_models, context, key):
         del key
-        frozen = jax.lax.stop_gradient((around.received, around.state.models))
+
+        def frozen(variables):
+            return represent(*jax.lax.stop_gradient(context.complete(variables)), batch)
+
         mine = represent(params, stats, batch)
-        global_ = represent(*frozen[0], batch)
-        former = jax.vmap(lambda model: represent(*model, batch))(frozen[1])
-        present = jnp.arange(pool) < around.state.filled
-        each = contrastive_loss(mine, jax.lax.stop_gradient(global_), former, present, temperature)
+        target = jax.lax.stop_gradient(frozen(context.received))
+        former = jax.vmap(frozen)(former_models.models)
+        present = jnp.arange(pool) < former_models.filled
+        each = contrastive_loss(mine, target, former, present, temperature)
         valid = batch["valid"]
-        return strength * jnp.where(valid, each, 0).sum() / jnp.maximum(valid.sum(), 1)
+        return strength * jnp.where(valid, each, 0).sum() / jnp.maximum(valid.sum(), 1), ()
 
-    def finish(result, steps, around):
+    def finish(result, former_models, context):
         models = jax.tree.map(
-            lambda old, new: jnp.concatenate([new[None], old[:-1]]), around.state.models, result.variables
+            lambda old, new: jnp.concatenate([new[None], old[:-1]]), former_models.models, result.variables
         )
-        kept = Pool(models, jnp.minimum(around.state.filled + 1, pool))
-        return result._replace(client_state=result.client_state._replace(method=kept))
+        kept = Pool(models, jnp.minimum(former_models.filled + 1, pool))
+        return result, Message(), kept
 
-    client = local_sgd(task.loss, optimizer, init=init, penalty=penalty, finish=finish)
-    return algorithm._replace(client=client)
+    return Method(init=init, penalty=penalty, finish=finish)
+
+
+def moon(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    represent: Callable[[PyTree, PyTree, Batch], jax.Array],
+    strength: float = 1.0,
+    temperature: float = 0.5,
+    pool: int = 1,
+    start_with_initial: bool = False,
+    method: Method | None = None,
+    **options,
+) -> FederatedAlgorithm:
+    """MOON (Li, He and Song 2021): FedAvg with the penalty `model_contrast`.
+
+    Args:
+      task: what is learned.
+      optimizer: each client's optimizer.
+      represent, strength, temperature, pool, start_with_initial: as in `model_contrast`.
+      method: further methods.
+      **options: as in `federated`, except ``keep_optimizer``.
+
+    Raises:
+      ValueError: for arguments out of range.
+    """
+    own = model_contrast(
+        represent,
+        strength=strength,
+        temperature=temperature,
+        pool=pool,
+        start_with_initial=start_with_initial,
+    )
+    return federated(task, optimizer, method=combine(own, method), **options)
 
 
 def contrastive_loss(

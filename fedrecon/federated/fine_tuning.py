@@ -1,4 +1,4 @@
-"""Personalisation after training."""
+"""Fine-tuning after training."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import optax
 from jax.sharding import Mesh
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
-from fedrecon.federated.algorithms.local_only import local_only
 from fedrecon.federated.engine import init_state, make_round
-from fedrecon.federated.local import partial_sgd
+from fedrecon.federated.local import partial_training
+from fedrecon.federated.methods.local_only import local_only
 from fedrecon.federated.trees import merge, partition
 from fedrecon.types import PyTree, Task
 
@@ -29,17 +29,17 @@ def fine_tune(
     mesh: Mesh | None = None,
     parallel: str | int = "scan",
 ) -> tuple[FederatedAlgorithm, RoundState]:
-    """Every client trains the released model on its own data: the baseline of personalised methods.
+    """Every client trains the released model on its own data: the baseline of personalized methods.
 
     Client i starts from the shared leaves of ``algorithm.release(state)`` and its own private ones, without
-    ``algorithm.personalise``. Nothing is sent. With 0 epochs everybody keeps that model, bit for bit; so does
+    ``algorithm.personalize``. Nothing is sent. With 0 epochs everybody keeps that model, bit for bit; so does
     a client without examples, or one whose training would not leave it finite.
 
     Args:
       algorithm: what trained ``state``.
       state: after training; it stays usable.
       task: what is learned.
-      optimizer: each client's optimiser, started afresh.
+      optimizer: each client's optimizer, started afresh.
       data: client data as for the round.
       key: the key of the run; another one than in training.
       batch_size: examples per step.
@@ -66,7 +66,7 @@ def fine_tune(
 
     alone = local_only(task, optimizer, keep_optimizer=False)
     if head is not None:
-        alone = alone._replace(client=partial_sgd(task.loss, optimizer, head))
+        alone = alone._replace(client=partial_training(task.loss, optimizer, head))
     own = init_state(alone, released, data, mesh)
     if own.history.participations.shape[0] != clients:
         raise ValueError(

@@ -1,23 +1,23 @@
-"""Federated averaging with private normalisation."""
+"""Federated averaging with private normalization."""
 
 import jax
 import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
-from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.federated.recipe import federated
 from fedrecon.types import Task
 
 
 def fedbn(task: Task, optimizer: optax.GradientTransformation, **options) -> FederatedAlgorithm:
-    """FedBN (Li et al. 2021): every normalisation leaf stays at its client, the rest is FedAvg.
+    """FedBN (Li et al. 2021): every normalization leaf stays at its client, the rest is FedAvg.
 
     Private are the leaves that ``task.normalisation`` marks, running statistics among them. Clients evaluate
     with their own; `average_variables` makes the model for a client that has not trained.
 
     Args:
       task: what is learned.
-      optimizer: each client's optimiser.
-      **options: as in `fedavg`.
+      optimizer: each client's optimizer.
+      **options: as in `federated`, except ``share_mask``.
     """
     shared = jax.tree.map(lambda private: not private, task.normalisation)
-    return fedavg(task, optimizer, **options)._replace(share_mask=shared)
+    return federated(task, optimizer, share_mask=shared, **options)

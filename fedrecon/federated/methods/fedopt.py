@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
-from fedrecon.federated.algorithms.fedavg import fedavg
+from fedrecon.federated.recipe import federated
 from fedrecon.types import PyTree, Task
 
 
@@ -25,12 +25,12 @@ def fedavgm(
 
     Args:
       task: what is learned.
-      optimizer: each client's optimiser.
+      optimizer: each client's optimizer.
       server_learning_rate: of the server's step.
       momentum: in [0, 1); 0 without dampening is FedAvg.
       dampening: in [0, 1]; a variant takes it equal to the momentum.
       nesterov: steps along ``momentum v + (w - mean w_i)``.
-      **options: as in `fedavg`, but ``server_optimizer``.
+      **options: as in `federated`, except ``server_optimizer``.
 
     Raises:
       ValueError: for arguments out of range.
@@ -43,7 +43,7 @@ def fedavgm(
     if dampening:
         parts.insert(0, optax.scale(1 - dampening))
     server = optax.chain(*parts, optax.sgd(server_learning_rate))
-    return fedavg(task, optimizer, server_optimizer=server, **options)
+    return federated(task, optimizer, server_optimizer=server, **options)
 
 
 class AdaptiveState(NamedTuple):
@@ -132,16 +132,16 @@ def _recipe(kind: str, first_decay: float):
         server = adaptive_server(
             kind, server_learning_rate, first_decay, second_decay, floor, bias_correction
         )
-        return fedavg(task, optimizer, server_optimizer=server, **options)
+        return federated(task, optimizer, server_optimizer=server, **options)
 
     recipe.__name__ = recipe.__qualname__ = f"fed{kind}"
     recipe.__doc__ = f"""Fed{kind.capitalize()} (Reddi et al. 2021): `adaptive_server` after averaging.
 
     Args:
       task: what is learned.
-      optimizer: each client's optimiser.
+      optimizer: each client's optimizer.
       server_learning_rate, first_decay, second_decay, floor, bias_correction: as in `adaptive_server`.
-      **options: as in `fedavg`, but ``server_optimizer``.
+      **options: as in `federated`, except ``server_optimizer``.
 
     Raises:
       ValueError: for numbers out of range.

@@ -6,13 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from fedrecon.federated.algorithm import Context, FederatedAlgorithm, RoundInfo, RoundState
-from fedrecon.federated.engine import check_clients, choose_batching, remember, round_keys, train_client
+from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
+from fedrecon.federated.clients import client_rows
+from fedrecon.federated.engine import (
+    ClientRows,
+    check_clients,
+    choose_batching,
+    client_turn,
+    remember,
+    round_keys,
+)
 from fedrecon.federated.keys import random_order
 from fedrecon.federated.local import LocalState
-from fedrecon.federated.serverless import check_serverless, one_client
+from fedrecon.federated.messages import Context
+from fedrecon.federated.topologies.serverless import check_serverless, one_client
 from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
 
 
@@ -62,17 +70,17 @@ def make_ring_round(
         check_serverless(algorithm, batching, state, one_client(state.client), data)
         if carry_optimizer:
             _check_optimizer(state.client)
-        sampler_key, clients_key, order_key = round_keys(key, state.round)
-        sampled = algorithm.sampler(sampler_key, state.round, state.history)
+        keys = round_keys(key, state.round)
+        sampled = algorithm.sampler(keys.sampler, state.round, state.history)
         visits = jnp.arange(clients)
         if order == "shuffled":
-            visits = random_order(order_key, visits)
+            visits = random_order(keys.server, visits)
         shared, private = partition(state.variables, algorithm.share_mask)
         travelling = (shared, one_client(state.client.optimizer) if carry_optimizer else ())
         rows = (state.client, state.private)
 
         visit = functools.partial(
-            _visit, algorithm, batching, state, clients_key, carry_optimizer, dict(data.examples), data.valid
+            _visit, algorithm, batching, state, keys.clients, carry_optimizer, client_rows(data)
         )
         record = jax.eval_shape(visit, travelling, one_client(rows), visits[0])[2]
 
@@ -121,40 +129,32 @@ def make_ring_round(
     return round
 
 
-def _visit(
-    algorithm, batching, state, clients_key, carry_optimizer, examples, valid, travelling, row, client
-):
+def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, travelling, row, client):
     """Training at one client: (what it hands on, what it keeps, what is reported)."""
     received, optimizer = travelling
     own, private = row
-    *train_keys, _, work_key = jax.random.split(jax.random.fold_in(clients_key, client), 4)
-    context = Context(state.round, work_key, client)
     started = own._replace(optimizer=optimizer) if carry_optimizer else own
-    result, _ = train_client(
+    turn = client_turn(
         algorithm,
         batching,
-        merge(received, private),
-        algorithm.exchange.broadcast(state.exchange),
-        started,
-        jax.tree.map(lambda x: x[client], examples),
-        valid[client],
-        train_keys,
-        context,
+        (received, algorithm.exchange.broadcast(state.exchange)),
+        ClientRows(started, (), private),
+        data.one(client),
+        Context(state.round, clients_key, client),
     )
-    shared, trained = partition(result.variables, algorithm.share_mask)
-    carried = result.client_state.optimizer if carry_optimizer else ()
-    finite = all_finite((result.delta, result.variables, carried))
-    included = finite & (result.weight > 0)
+    shared, trained = partition(turn.result.variables, algorithm.share_mask)
+    carried = turn.result.client_state.optimizer if carry_optimizer else ()
+    # The algorithm's weighting has no part in a ring: a client counts if it has examples.
+    finite = turn.finite & all_finite((turn.result.variables, carried))
+    included = finite & (turn.result.weight > 0)
     record = {
-        "metrics": result.metrics,
+        "metrics": turn.result.metrics,
         "included": included,
         "excluded": ~finite,
-        "delta_norm": jnp.asarray(
-            optax.tree.norm(partition(result.delta, algorithm.share_mask)[0]), jnp.float32
-        ),
+        "delta_norm": turn.delta_norm,
     }
     travelling = select(included, (shared, carried), travelling)
-    return travelling, select(included, (result.client_state, trained), row), record
+    return travelling, select(included, (turn.result.client_state, trained), row), record
 
 
 def _check_optimizer(client_states) -> None:

@@ -1,0 +1,6 @@
+"""What a server may do with single updates instead of adding them: robust statistics, and screens before them."""
+
+from fedrecon.federated.reducers.robust import bulyan, geometric_median, krum, median, trimmed_mean
+from fedrecon.federated.reducers.screening import screen
+
+__all__ = ["bulyan", "geometric_median", "krum", "median", "screen", "trimmed_mean"]
