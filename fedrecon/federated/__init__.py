@@ -1,11 +1,11 @@
 """The federated engine: algorithms as pure functions on pytrees, whole rounds as one compiled program.
 
 `federated` makes an algorithm of a `Method`, or of several by `combine`; recipes such as `fedavg` and
-`scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, other
-topologies than the star in `topologies`.
+`scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, the
+batches of local steps in `batching`, other topologies than the star in `topologies`.
 """
 
-from fedrecon.federated import reducers, sampling, topologies
+from fedrecon.federated import batching, parallelism, reducers, sampling, topologies
 from fedrecon.federated.algorithm import (
     Batches,
     ClientResult,
@@ -16,9 +16,8 @@ from fedrecon.federated.algorithm import (
     RoundState,
     Work,
 )
-from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
 from fedrecon.federated.channels import chain, clip
-from fedrecon.federated.clients import PlacedData, client_mesh, place
+from fedrecon.federated.clients import client_mesh, place
 from fedrecon.federated.engine import init_state, make_round, run_rounds
 from fedrecon.federated.evaluation import (
     average_variables,
@@ -32,7 +31,7 @@ from fedrecon.federated.messages import Channel, Context, Exchange, Message, Red
 from fedrecon.federated.method import LocalContext, Method, combine
 from fedrecon.federated.methods.afl import afl
 from fedrecon.federated.methods.ditto import ditto
-from fedrecon.federated.methods.dp_fedavg import dp_fedavg, dp_sgd, private_gradients
+from fedrecon.federated.methods.dp_fedavg import dp_fedavg, private_gradients
 from fedrecon.federated.methods.fedavg import fedavg
 from fedrecon.federated.methods.fedbn import fedbn
 from fedrecon.federated.methods.feddyn import feddyn
@@ -63,7 +62,6 @@ __all__ = [
     "LocalContext",
     "Message",
     "Method",
-    "PlacedData",
     "Reducer",
     "RoundInfo",
     "RoundState",
@@ -82,7 +80,6 @@ __all__ = [
     "control_variates",
     "ditto",
     "dp_fedavg",
-    "dp_sgd",
     "equal",
     "fedadagrad",
     "fedadam",
@@ -110,12 +107,7 @@ __all__ = [
     "private_gradients",
     "proximal",
     "qfedavg",
-    "reducers",
     "run_rounds",
-    "sampling",
     "scaffold",
-    "shuffled_epochs",
-    "shuffled_steps",
-    "topologies",
     "uniform_clients",
 ]
