@@ -70,11 +70,11 @@ METHODS: dict[str, Method] = {
 COMPARATORS = ("local_only", "centralised")
 
 REDUCERS = {
-    "median": (fl.median, {}),
-    "trimmed_mean": (fl.trimmed_mean, {"fraction": 0.2}),
-    "krum": (fl.krum, {"byzantine": 1}),
-    "bulyan": (fl.bulyan, {"byzantine": 1}),
-    "geometric_median": (fl.geometric_median, {}),
+    "median": (fl.reducers.median, {}),
+    "trimmed_mean": (fl.reducers.trimmed_mean, {"fraction": 0.2}),
+    "krum": (fl.reducers.krum, {"byzantine": 1}),
+    "bulyan": (fl.reducers.bulyan, {"byzantine": 1}),
+    "geometric_median": (fl.reducers.geometric_median, {}),
 }
 
 # To withstand f clients, reducers need a f + b in a round: (a, b).
@@ -287,12 +287,12 @@ def make_sampler(settings: TrainSettings, train: ClientData):
     if settings.sampler == "all":
         return fl.all_clients()
     if settings.sampler == "poisson":
-        return fl.poisson_clients(count / train.clients)
+        return fl.sampling.poisson_clients(count / train.clients)
     if settings.sampler == "weighted":
-        return fl.weighted_clients(count, np.asarray(train.counts))
+        return fl.sampling.weighted_clients(count, np.asarray(train.counts))
     if settings.sampler == "highest_loss":
-        return fl.highest_loss(count, min(2 * count, train.clients))
-    return {"uniform": fl.uniform_clients, "longest_absent": fl.longest_absent}[settings.sampler](count)
+        return fl.sampling.highest_loss(count, min(2 * count, train.clients))
+    return {"uniform": fl.uniform_clients, "longest_absent": fl.sampling.longest_absent}[settings.sampler](count)
 
 
 def make_reducer(settings: TrainSettings):
@@ -304,7 +304,7 @@ def make_reducer(settings: TrainSettings):
     reduce = _robust(settings)
     if not settings.screen_norm and settings.screen_cosine == -1:
         return reduce
-    return fl.screen(
+    return fl.reducers.screen(
         reduce,
         norm_factor=settings.screen_norm or None,
         min_cosine=None if settings.screen_cosine == -1 else settings.screen_cosine,

@@ -207,7 +207,7 @@ def resolve_parallel(
         fl.place(clients, mesh),
         batch_size=settings.batch_size,
         mesh=mesh,
-        cache=fl.SavedChoices(),
+        cache=fl.parallelism.SavedChoices(),
     )
     if is_lead():
         write_atomically(file, json.dumps({"parallel": chosen}).encode())
@@ -227,33 +227,33 @@ def _star(settings, algorithm, variables, clients, mesh, parallel, work):
 def _ring(settings, algorithm, variables, clients, mesh, parallel, work):
     state = fl.init_state(algorithm, variables, clients, mesh)
     carry = settings.handover == "optimizer"
-    round_ = fl.make_ring_round(algorithm, order=settings.visits, carry_optimizer=carry, **work)
+    round_ = fl.topologies.make_ring_round(algorithm, order=settings.visits, carry_optimizer=carry, **work)
     return algorithm, state, round_
 
 
 def _gossip(settings, algorithm, variables, clients, mesh, parallel, work):
-    state = fl.init_state(fl.peer_to_peer(algorithm), variables, clients, mesh)
-    round_ = fl.make_gossip_round(algorithm, settings.mixing, mesh=mesh, parallel=parallel, **work)
-    return fl.peer_to_peer(algorithm), state, round_
+    state = fl.init_state(fl.topologies.peer_to_peer(algorithm), variables, clients, mesh)
+    round_ = fl.topologies.make_gossip_round(algorithm, settings.mixing, mesh=mesh, parallel=parallel, **work)
+    return fl.topologies.peer_to_peer(algorithm), state, round_
 
 
 def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work):
     concurrency = settings.concurrency or math.ceil(clients.clients / 2)
     faults = parse_faults(settings.fault, clients.names)
     scale = [10.0 if faults.get(i) == "straggler" else 1.0 for i in range(clients.clients)]
-    durations = {"half_normal": fl.half_normal_durations, "constant": fl.constant_durations}[settings.delay]
-    round_ = fl.make_asynchronous_round(
+    durations = {"half_normal": fl.topologies.half_normal_durations, "constant": fl.topologies.constant_durations}[settings.delay]
+    round_ = fl.topologies.make_asynchronous_round(
         algorithm,
         buffer_size=settings.buffer_size,
         durations=durations(scale),
-        discount=fl.polynomial_discount(settings.discount),
+        discount=fl.topologies.polynomial_discount(settings.discount),
         mixing=settings.asynchronous_mixing or None,
         **work,
     )
-    return algorithm, fl.init_asynchronous(algorithm, variables, clients, concurrency=concurrency), round_
+    return algorithm, fl.topologies.init_asynchronous(algorithm, variables, clients, concurrency=concurrency), round_
 
 
-def _asynchronous_record(info: fl.AsynchronousInfo, names, expected) -> dict[str, Any]:
+def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected) -> dict[str, Any]:
     arrived = info.client >= 0
     everybody = info._replace(client=np.where(arrived, info.client, 0))
     names = tuple(names[i] for i in everybody.client)

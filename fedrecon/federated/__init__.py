@@ -5,7 +5,11 @@
 batches of local steps in `batching`, other topologies than the star in `topologies`.
 """
 
-from fedrecon.federated import batching, parallelism, reducers, sampling, topologies
+from fedrecon.federated import batching as batching
+from fedrecon.federated import parallelism as parallelism
+from fedrecon.federated import reducers as reducers
+from fedrecon.federated import sampling as sampling
+from fedrecon.federated import topologies as topologies
 from fedrecon.federated.algorithm import (
     Batches,
     ClientResult,

@@ -141,8 +141,8 @@ def test_stored_clients_are_read_in_any_choice(tmp_path):
     data = quadratics.clients().train
     store_clients(tmp_path / "clients.h5", data)
     with open_clients(tmp_path / "clients.h5") as stored:
-        examples, valid = fl.load_from(stored)(np.array([0, 2, 3], np.int32))
-    expected = fl.load_from(data)(np.array([0, 2, 3]))
+        examples, valid = fl.topologies.load_from(stored)(np.array([0, 2, 3], np.int32))
+    expected = fl.topologies.load_from(data)(np.array([0, 2, 3]))
     for found, given in zip(jax.tree.leaves((examples, valid)), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(found, given)
 

@@ -47,8 +47,8 @@ RECIPES = {
     "qfedavg": (lambda task, sgd, **o: fl.qfedavg(task, sgd, learning_rate=RATE, **o), "1", "0"),
     "afl": (lambda task, sgd, **o: fl.afl(task, sgd, clients=4, **o), "4", "4"),
     "local_only": (lambda task, sgd, **o: fl.local_only(task, sgd), "0", "0"),
-    "median": (lambda task, sgd, **o: fl.fedavg(task, sgd, reduce=fl.median(), **o), "0", "0"),
-    "screen": (lambda task, sgd, **o: fl.fedavg(task, sgd, reduce=fl.screen(), **o), "0", "0"),
+    "median": (lambda task, sgd, **o: fl.fedavg(task, sgd, reduce=fl.reducers.median(), **o), "0", "0"),
+    "screen": (lambda task, sgd, **o: fl.fedavg(task, sgd, reduce=fl.reducers.screen(), **o), "0", "0"),
 }
 
 

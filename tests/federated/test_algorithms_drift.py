@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.algorithms.fednova import gradient_weight
+from fedrecon.federated.methods.fednova import gradient_weight
+from fedrecon.federated.local import LocalState
 from fedrecon.types import Variables
 
 RATE = 0.05
@@ -50,15 +51,14 @@ def test_fedprox_fixed_point(fx):
 
 @pytest.mark.slow
 def test_fedprox_is_the_gradient_of_its_penalty(fx):
-    def penalty(params, stats, batch, key, around):
-        return 0.35 * optax.tree.norm(
-            jax.tree.map(jnp.subtract, params, around.received.params), squared=True
-        )
+    def penalty(params, stats, batch, memory, context, key):
+        away = jax.tree.map(jnp.subtract, params, context.received.params)
+        return 0.35 * optax.tree.norm(away, squared=True), ()
 
     data, variables = fx.regression_data([6, 4]), fx.regression.init(jax.random.key(0))
     updates = (
         fl.fedprox(fx.regression, optax.adam(0.05), strength=0.7).client,
-        fl.local_sgd(fx.regression.loss, optax.adam(0.05), penalty=penalty),
+        fl.local_training(fx.regression.loss, optax.adam(0.05), fl.Method(penalty=penalty)),
     )
     fx.assert_close(*(fx.alone(u, data, variables, steps=5, batch_size=2) for u in updates))
 
@@ -108,7 +108,7 @@ def test_scaffold_first_option_takes_the_gradient_at_the_received_model(fx):
     result = fx.alone(client, fx.quad_data(), start(), steps=3, batch_size=3, broadcast=zero)
     gradient = fx.a[:, None] * (START - fx.b)
     np.testing.assert_allclose(result.client_state.method["w"], gradient, rtol=1e-5)
-    np.testing.assert_allclose(result.message["w"], gradient, rtol=1e-5)
+    np.testing.assert_allclose(result.message.summed["w"], gradient, rtol=1e-5)
 
 
 def test_feddyn_converges_to_the_uniform_optimum(fx):
@@ -116,7 +116,7 @@ def test_feddyn_converges_to_the_uniform_optimum(fx):
     algorithm = fl.feddyn(fx.quad, optax.sgd(0.25), strength=0.5, sampler=fl.uniform_clients(2))
     states, _ = fx.trajectory(fx.quad, algorithm, 300, batch_size=1, steps=80)(fx.quad_data())
     own = np.asarray(states.client.method["w"])
-    np.testing.assert_allclose(states.server.drift["w"], own.mean(1), atol=1e-5)
+    np.testing.assert_allclose(states.server[0].drift["w"], own.mean(1), atol=1e-5)
     optimum = uniform_optimum(fx)
     np.testing.assert_allclose(states.variables.params["w"][-1], optimum, atol=2e-3)
     np.testing.assert_allclose(own[-1], fx.a[:, None] * (optimum - fx.b), atol=5e-3)
@@ -128,7 +128,7 @@ def test_feddyn_solves_its_local_problem(fx):
     drift = np.array([[0.5, -1.0], [0.0, 2.0], [1.0, 1.0], [-2.0, 0.3]], np.float32)
     for strength, own in ((0.5, drift), (1e-4, np.zeros_like(drift))):
         client = fl.feddyn(fx.quad, optax.sgd(0.25), strength=strength).client
-        states = fl.LocalState({"w": jnp.asarray(own)})
+        states = LocalState({"w": jnp.asarray(own)})
         result = fx.alone(client, fx.quad_data(), start(), steps=150, states=states)
         a = fx.a[:, None]
         expected = (a * fx.b + own + strength * START) / (a + strength)

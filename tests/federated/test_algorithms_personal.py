@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.algorithms.moon import contrastive_loss
+from fedrecon.federated.methods.moon import contrastive_loss
+from fedrecon.federated.local import LocalState
 from fedrecon.types import Task, Variables
 
 RATE = 0.05
@@ -35,7 +36,7 @@ def test_ditto_pulls_personal_models_to_the_global_one(fx, strengths):
             plain, _ = fx.trajectory(fx.quad, fl.fedavg(fx.quad, optax.sgd(0.03)), 300)(fx.quad_data())
             fx.assert_equal(states.variables, plain.variables)
         w, a = np.asarray(plain.variables.params["w"][-1]), fx.a[:, None]
-        own = last(states.client)[1].params["w"]
+        own = last(states.client).method.params["w"]
         np.testing.assert_allclose(own, (a * fx.b + strength * w) / (a + strength), atol=1e-3)
         fx.assert_equal(fl.client_variables(algorithm, last(states), 2).params["w"], own[2])
         np.testing.assert_array_equal(infos.bytes_up, 8 + 4)
@@ -61,7 +62,7 @@ def test_ditto_keeps_a_finite_personal_model(fx):
     algorithm = fl.ditto(fx.quad, optax.sgd(0.1), personal_optimizer=optax.sgd(1e20))
     states, infos = fx.trajectory(fx.quad, algorithm, 2)(fx.quad_data())
     assert infos.applied.all() and not infos.excluded.any()
-    own = np.asarray(states.client[1].params["w"])
+    own = np.asarray(states.client.method.params["w"])
     assert np.isfinite(own).all()
 
 
@@ -71,7 +72,7 @@ def test_pfedme_solves_the_moreau_problem(fx):
     result = fx.alone(algorithm.client, fx.quad_data(), Variables({"w": jnp.asarray(START)}, {}), steps=1)
     a = fx.a[:, None]
     theta = (a * fx.b + 2 * START) / (a + 2)
-    np.testing.assert_allclose(result.client_state.params["w"], theta, rtol=1e-4)
+    np.testing.assert_allclose(result.client_state.method.params["w"], theta, rtol=1e-4)
     moved = -RATE * a * 2 / (a + 2) * (START - fx.b)
     np.testing.assert_allclose(result.delta.params["w"], moved, rtol=1e-3, atol=1e-5)
 
@@ -265,12 +266,12 @@ def test_fine_tuning_goes_on_from_the_released_model(fx):
     np.testing.assert_array_equal(tuned.history.participations, [1, 1, 0])
     models = [fl.client_variables(tuner, tuned, i) for i in range(3)]
     fx.assert_equal(models[2], received[2])
-    update = fl.local_sgd(fx.regression.loss, optax.adam(0.1)).update
+    update = fl.local_training(fx.regression.loss, optax.adam(0.1)).update
     keys = jax.random.split(jax.random.fold_in(jax.random.split(jax.random.fold_in(key, 0), 3)[1], 0), 3)
-    index, mask = fl.shuffled_epochs(2, 2)(data.valid[0], keys[0])
+    index, mask = fl.batching.shuffled_epochs(2, 2)(data.valid[0], keys[0])
     examples = {name: x[0] for name, x in data.examples.items()}
     batches = fl.Batches(examples, index, data.valid[0].sum(), data.valid[0], jnp.int32(0))
-    alone = jax.jit(update)(received[0], (), fl.LocalState(), batches, mask, keys[1])
+    alone = jax.jit(update)(received[0], (), LocalState(), batches, mask, keys[1])
     fx.assert_close(models[0], alone.variables, 1e-6)
 
     evaluate = fl.make_evaluate(tuner, fx.regression.metrics)

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.algorithms.afl import project_simplex
-from fedrecon.federated.algorithms.fedopt import adaptive_server
+from fedrecon.federated.methods.afl import project_simplex
+from fedrecon.federated.methods.fedopt import adaptive_server
 from fedrecon.types import Variables
 
 RATE = 0.05

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.asynchronous import init_asynchronous, make_asynchronous_round
-from fedrecon.federated.delays import (
+from fedrecon.federated.topologies.asynchronous import init_asynchronous, make_asynchronous_round
+from fedrecon.federated.topologies.delays import (
     constant_durations,
     half_normal_durations,
     polynomial_discount,
@@ -244,7 +244,7 @@ def test_arguments_are_checked(fx):
     with pytest.raises(ValueError, match="mixing"):
         make_asynchronous_round(fx.averaging, buffer_size=2, mixing=0.6, **work)
     with pytest.raises(ValueError, match="reduce"):
-        make_asynchronous_round(fx.averaging._replace(reduce=fl.median()), **work)
+        make_asynchronous_round(fx.averaging._replace(reduce=fl.reducers.median()), **work)
     with pytest.raises(ValueError, match="scale"):
         constant_durations([1.0, 0.0])
     with pytest.raises(ValueError, match="power"):

@@ -11,8 +11,8 @@ from fedrecon import federated as fl
 SIZE = 9
 MASKS = st.lists(st.booleans(), min_size=SIZE, max_size=SIZE).map(np.array)
 SEEDS = st.integers(0, 2**31 - 1)
-EPOCHS = {b: jax.jit(fl.shuffled_epochs(b, 2)) for b in (1, 4, 20)}
-STEPS = jax.jit(fl.shuffled_steps(4, 7))
+EPOCHS = {b: jax.jit(fl.batching.shuffled_epochs(b, 2)) for b in (1, 4, 20)}
+STEPS = jax.jit(fl.batching.shuffled_steps(4, 7))
 
 
 @pytest.mark.parametrize("batch_size", EPOCHS)
@@ -42,7 +42,7 @@ def test_fixed_steps_run_through_whole_passes(valid, seed):
 
 def test_passes_are_reshuffled_and_every_order_is_as_likely():
     valid = np.array([True, False, True, True])
-    batching = fl.shuffled_epochs(4, 2)
+    batching = fl.batching.shuffled_epochs(4, 2)
     index, _ = jax.jit(jax.vmap(batching, in_axes=(None, 0)))(
         valid, jax.random.split(jax.random.key(0), 6000)
     )

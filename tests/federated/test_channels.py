@@ -16,10 +16,10 @@ def context():
     return fl.Context(jnp.int32(0), KEY, jnp.int32(0))
 
 
-def upload_of(delta, message=(), weight=1.0):
+def upload_of(delta, message=fl.Message(), weight=1.0):
     weight = jnp.float32(weight)
-    delta, message = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) * weight, (delta, message))
-    return fl.Upload(delta, message, weight)
+    delta = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) * weight, delta)
+    return fl.Upload(delta, jax.tree.map(jnp.float32, message), weight)
 
 
 @pytest.mark.parametrize("weight", [1.0, 7.0, 1e-3])
@@ -43,10 +43,19 @@ def test_clip_bounds_the_norm_and_leaves_what_is_within_alone(fx, size, weight):
         assert int(info["clipped"]) == 1
 
 
-def test_clip_takes_the_norm_over_delta_and_message_together():
-    upload = upload_of({"w": [3.0]}, {"c": [4.0]})
-    clipped, _, _ = fl.clip(1.0).encode(upload, (), context())
-    np.testing.assert_allclose([clipped.delta["w"][0], clipped.message["c"][0]], [0.6, 0.8], rtol=1e-6)
+def test_clip_bounds_delta_and_message_apart():
+    """Neither changes the other, scalars pass, and weights scale the bound of the delta alone."""
+    message = fl.Message(summed={"c": [3.0, 4.0]}, scalars={"s": 7.0})
+    upload = upload_of({"w": [3.0, 4.0]}, message, weight=2.0)
+    clipped, _, info = fl.clip(1.0, message_norm=2.5).encode(upload, (), context())
+    np.testing.assert_allclose(clipped.delta["w"], [1.2, 1.6], rtol=1e-6)
+    np.testing.assert_allclose(clipped.message.summed["c"], [1.5, 2.0], rtol=1e-6)
+    assert float(clipped.message.scalars["s"]) == 7.0 and int(info["clipped"]) == 1
+    huge = upload._replace(message=message._replace(summed={"c": jnp.asarray([3e4, 4e4])}))
+    fx_delta = fl.clip(100.0).encode(huge, (), context())[0].delta
+    np.testing.assert_array_equal(fx_delta["w"], upload.delta["w"])
+    with pytest.raises(ValueError, match="message_norm: expected a positive number"):
+        fl.clip(1.0, message_norm=0.0)
 
 
 @pytest.mark.slow

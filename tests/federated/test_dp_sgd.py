@@ -10,6 +10,8 @@ import pytest
 import scipy.stats
 
 from fedrecon import federated as fl
+from fedrecon.federated.local import LocalState
+from fedrecon.federated.methods.dp_fedavg import dp_sgd
 from fedrecon.types import Variables
 
 KEY = jax.random.key(13)
@@ -32,15 +34,15 @@ def client(**changes):
         "padded_batch_size": N,
         "steps": 4,
     }
-    return fl.dp_sgd(linear_loss, optax.sgd(1.0), **(options | changes))
+    return dp_sgd(linear_loss, optax.sgd(1.0), **(options | changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(update, x, valid, key, variables):
     """(what left the client, index, mask)."""
-    index, mask = update.batching(valid, key)
+    index, mask = update.batching({"x": x}, valid, key)
     batches = fl.Batches({"x": x}, index, valid.sum(), valid, jnp.int32(0))
-    return update.update(variables, (), (), batches, mask, jax.random.fold_in(key, 1)), index, mask
+    return update.update(variables, (), LocalState(), batches, mask, jax.random.fold_in(key, 1)), index, mask
 
 
 def train(update, x, key=KEY, stats=None):
@@ -64,7 +66,7 @@ def test_poisson_sampling_takes_each_example_independently():
     """Frequencies, batch sizes and pairs against the binomial law; padding is never taken."""
     valid = jnp.arange(N + 10) % 4 != 3
     n, steps = int(valid.sum()), 4000
-    index, mask = jax.jit(fl.poisson_steps(6.0, N + 10, steps))(valid, KEY)
+    index, mask = jax.jit(fl.batching.poisson_steps(6.0, N + 10, steps))(valid, KEY)
     taken = np.zeros((steps, N + 10), int)
     np.add.at(taken, (np.repeat(np.arange(steps), N + 10), np.ravel(index)), np.ravel(mask).astype(int))
     assert taken.max() == 1 and not taken[:, ~np.asarray(valid)].any()
@@ -81,7 +83,7 @@ def test_poisson_sampling_takes_each_example_independently():
 
 def test_truncation_keeps_a_uniform_subset():
     steps = 4000
-    index, mask = jax.jit(fl.poisson_steps(6.0, 4, steps))(jnp.ones(N, bool), KEY)
+    index, mask = jax.jit(fl.batching.poisson_steps(6.0, 4, steps))(jnp.ones(N, bool), KEY)
     sizes = np.asarray(mask.sum(1))
     assert sizes.max() == 4
     np.testing.assert_allclose((sizes == 4).mean(), scipy.stats.binom.sf(3, N, 0.2), atol=0.03)

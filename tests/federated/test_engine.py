@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
+from fedrecon.federated.local import LocalState
 from fedrecon.types import Variables
 
 KEY = jax.random.key(3)
@@ -71,7 +72,7 @@ def one_by_one(fx, algorithm, variables, states, data, epochs, batch_size, round
 
     @jax.jit
     def alone(variables, own, examples, valid, batch_key, update_key):
-        index, mask = fl.shuffled_epochs(batch_size, epochs)(valid, batch_key)
+        index, mask = fl.batching.shuffled_epochs(batch_size, epochs)(valid, batch_key)
         batches = fl.Batches(examples, index, valid.sum(), valid, jnp.int32(0))
         return algorithm.client.update(variables, (), own, batches, mask, update_key)
 
@@ -96,7 +97,7 @@ def test_ragged_clients_equal_unpadded_ones_simulated_one_by_one(fx):
     data = fx.regression_data(COUNTS, padding=4)
     algorithm = fl.fedavg(fx.regression, optax.adam(0.05))
     variables = fx.regression.init(jax.random.key(0))
-    expected, results = one_by_one(fx, algorithm, variables, [fl.LocalState()] * len(COUNTS), data, 2, 2, 0)
+    expected, results = one_by_one(fx, algorithm, variables, [LocalState()] * len(COUNTS), data, 2, 2, 0)
     state, info = simulate(fx, algorithm, data, rounds=1)
     fx.assert_close(state.variables.params, expected)
     steps = [int(r.metrics["steps"][0]) for r in results]
@@ -265,7 +266,7 @@ def test_padded_steps_touch_nothing(fx):
     """Steps without a valid example leave parameters, statistics and Adam's state bitwise alone."""
     data = fx.regression_data([3])
     examples = {name: x[0] for name, x in data.examples.items()}
-    update = fl.local_sgd(fx.regression.loss, optax.adam(0.1), keep_optimizer=True)
+    update = fl.local_training(fx.regression.loss, optax.adam(0.1), keep_optimizer=True)
     variables = fx.regression.init(jax.random.key(0))
     index = jnp.array([[0, 1], [2, 0]])
     mask = jnp.array([[True, True], [True, False]])

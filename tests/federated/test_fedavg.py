@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
+from fedrecon.federated.local import LocalState
 from fedrecon.types import Variables
 
 KEY = jax.random.key(7)
@@ -179,15 +180,15 @@ def scaffold(task, rate):
             value, aux = task.loss(params, stats, batch, key)
             return value + optax.tree.vdot(params, correction), aux
 
-        local = fl.local_sgd(loss, optax.sgd(rate))
-        result = local.update(variables, broadcast, fl.LocalState(), batches, valid, key)
+        local = fl.local_training(loss, optax.sgd(rate))
+        result = local.update(variables, broadcast, LocalState(), batches, valid, key)
         steps = jnp.maximum(result.metrics["steps"][0], 1)
         message = jax.tree.map(lambda c, d: -c - d / (steps * rate), broadcast, result.delta.params)
         control = jax.tree.map(jnp.add, client_state, message)
-        return result._replace(client_state=control, message=message)
+        return result._replace(client_state=control, message=fl.Message(summed=message))
 
-    def receive(state, message, participants, clients):
-        return jax.tree.map(lambda c, m: c + m * participants / clients, state, message)
+    def receive(state, message, context):
+        return jax.tree.map(lambda c, m: c + m / context.clients, state, message.summed)
 
     zeros = lambda variables: jax.tree.map(jnp.zeros_like, variables.params)  # noqa: E731
     return fl.fedavg(task, optax.sgd(rate), weighting=fl.equal)._replace(

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.gossip import (
+from fedrecon.federated.topologies.gossip import (
     consensus_distance,
     make_gossip_round,
     metropolis_weights,

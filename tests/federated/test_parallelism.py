@@ -77,21 +77,21 @@ def test_choices_outlast_the_process_in_the_users_cache(workload, monkeypatch, t
     monkeypatch.setattr(parallelism, "make_round", lambda algorithm, **options: Program())
     options = {"batch_size": 1, "candidates": ("scan", "vmap", 2)}
     clock = Clock(3, 3, 3, 5, 5, 5, 1, 1, 1)
-    assert choose_parallel(*workload, cache=fl.SavedChoices(), clock=clock, **options) == 2
-    assert len(fl.SavedChoices()) == 1 and (tmp_path / "cache" / "parallel.json").exists()
-    assert choose_parallel(*workload, cache=fl.SavedChoices(), clock=None, **options) == 2
+    assert choose_parallel(*workload, cache=fl.parallelism.SavedChoices(), clock=clock, **options) == 2
+    assert len(fl.parallelism.SavedChoices()) == 1 and (tmp_path / "cache" / "parallel.json").exists()
+    assert choose_parallel(*workload, cache=fl.parallelism.SavedChoices(), clock=None, **options) == 2
     # What is no choice counts as nothing, and is written anew.
     for text in ('{"x": "pmap"}', "[1]", "{"):
         (tmp_path / "cache" / "parallel.json").write_text(text)
-        assert len(fl.SavedChoices()) == 0
-    choices = fl.SavedChoices()
+        assert len(fl.parallelism.SavedChoices()) == 0
+    choices = fl.parallelism.SavedChoices()
     choices["a"], choices["b"] = "scan", 4
-    assert choices["b"] == 4 and list(choices) == list(fl.SavedChoices()) and "c" not in choices
+    assert choices["b"] == 4 and list(choices) == list(fl.parallelism.SavedChoices()) and "c" not in choices
     del choices["a"]
-    assert len(fl.SavedChoices()) == 1
+    assert len(fl.parallelism.SavedChoices()) == 1
     # Where nothing can be written, the choice is still made.
     (tmp_path / "file").write_text("")
-    nowhere = fl.SavedChoices(tmp_path / "file" / "parallel.json")
+    nowhere = fl.parallelism.SavedChoices(tmp_path / "file" / "parallel.json")
     clock = Clock(3, 3, 3, 1, 1, 1, 5)
     assert choose_parallel(*workload, cache=nowhere, clock=clock, **options) == "vmap"
 

@@ -98,7 +98,7 @@ def test_local_only_is_bitwise_independent_training(fx):
         for number in range(rounds):
             clients_key = jax.random.split(jax.random.fold_in(KEY, number), 3)[1]
             batch_key, update_key, _ = jax.random.split(jax.random.fold_in(clients_key, i), 3)
-            order, _ = fl.shuffled_epochs(batch_size, 1)(jnp.ones(n, bool), batch_key)
+            order, _ = fl.batching.shuffled_epochs(batch_size, 1)(jnp.ones(n, bool), batch_key)
             for s, index in enumerate(order):
                 batch = {name: x[i][index] for name, x in data.examples.items()}
                 batch["valid"] = jnp.ones(batch_size, bool)
@@ -147,10 +147,10 @@ def test_evaluation_of_other_clients_and_of_empty_ones(fx):
         fl.make_evaluate(algorithm, fx.regression.metrics)(state, others)
 
 
-def test_personalise_sees_the_client_state(fx):
+def test_personalize_sees_the_client_state(fx):
     algorithm = fl.fedavg(fx.quad, optax.sgd(0.05, momentum=0.5), keep_optimizer=True)
     algorithm = algorithm._replace(
-        personalise=lambda variables, client_state: Variables(
+        personalize=lambda variables, client_state, batch: Variables(
             client_state.optimizer[0].trace, variables.stats
         )
     )

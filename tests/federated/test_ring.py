@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.ring import make_ring_round
+from fedrecon.federated.topologies.ring import make_ring_round
 from fedrecon.types import Task, Variables
 
 KEY = jax.random.key(3)
@@ -27,7 +27,7 @@ def varied(fx, counts):
 def pooled_batches(data, rounds, batch_size, epochs):
     """The batches of all visits one after the other, as places in the clients' data laid end to end."""
     size, indices, masks = data.valid.shape[1], [], []
-    batching = jax.jit(fl.shuffled_epochs(batch_size, epochs))
+    batching = jax.jit(fl.batching.shuffled_epochs(batch_size, epochs))
     for number, i in itertools.product(range(rounds), range(len(data.valid))):
         clients_key = jax.random.split(jax.random.fold_in(KEY, number), 3)[1]
         batch_key = jax.random.split(jax.random.fold_in(clients_key, i), 4)[0]
@@ -52,7 +52,7 @@ def test_equals_centralised_training_over_the_concatenated_batches(fx, compiled)
     pooled = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
     central = fl.local_only(task, optimizer)
     central = central._replace(
-        client=central.client._replace(batching=lambda valid, key: (index, mask & valid.any()))
+        client=central.client._replace(batching=lambda examples, valid, key: (index, mask & valid.any()))
     )
     expected, _ = fl.make_round(central)(fl.init_state(central, variables, pooled), pooled, KEY)
     fx.assert_equal(state.variables, jax.tree.map(lambda x: x[0], expected.private))
@@ -170,7 +170,7 @@ def test_who_is_empty_absent_or_fails_is_passed_over(fx):
     ("change", "options", "message"),
     [
         ({"channel": fl.chain(fl.clip(1.0))}, {}, "algorithm.channel"),
-        ({"reduce": fl.median()}, {}, "algorithm.reduce"),
+        ({"reduce": fl.reducers.median()}, {}, "algorithm.reduce"),
         ({"control": True}, {}, "algorithm.exchange"),
         ({}, {"carry_optimizer": True}, "carry_optimizer"),
         ({}, {"order": "sorted"}, "order"),

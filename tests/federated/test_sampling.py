@@ -45,14 +45,14 @@ def assert_distributed(counts, probabilities):
 
 
 def test_poisson_sampling_is_binomial_and_independent():
-    taken = draws(fl.poisson_clients(0.3), history_of(8))
+    taken = draws(fl.sampling.poisson_clients(0.3), history_of(8))
     k = np.arange(9)
     law = [math.comb(8, i) * 0.3**i * 0.7 ** (8 - i) for i in k]
     assert_distributed(np.bincount(taken.sum(1), minlength=9)[:7], law[:7])
     np.testing.assert_allclose(taken.mean(0), 0.3, atol=4 * math.sqrt(0.21 / DRAWS))
     pairs = (taken[:, :, None] & taken[:, None]).mean(0)[~np.eye(8, dtype=bool)]
     np.testing.assert_allclose(pairs, 0.09, atol=5 * math.sqrt(0.09 * 0.91 / DRAWS))
-    assert fl.poisson_clients(1.0)(KEY, 0, history_of(8)).all()
+    assert fl.sampling.poisson_clients(1.0)(KEY, 0, history_of(8)).all()
 
 
 def test_uniform_subsets_are_all_equally_likely():
@@ -65,7 +65,7 @@ def test_uniform_subsets_are_all_equally_likely():
 def test_weighted_sampling_draws_one_after_another():
     """P(i, j) = w_i / W w_j / (W - w_i), in either order; a client of weight zero comes last."""
     weights = np.array([1.0, 2.0, 0.0, 3.0, 4.0])
-    taken = draws(fl.weighted_clients(2, weights), history_of(5))
+    taken = draws(fl.sampling.weighted_clients(2, weights), history_of(5))
     pairs = list(itertools.combinations(range(5), 2))
     counts = [taken[:, list(pair)].all(1).sum() for pair in pairs]
     assert sum(counts) == DRAWS
@@ -75,12 +75,12 @@ def test_weighted_sampling_draws_one_after_another():
         return weights[i] / total * weights[j] / (total - weights[i])
 
     assert_distributed(counts, [ordered(i, j) + ordered(j, i) for i, j in pairs])
-    assert fl.weighted_clients(5, weights)(KEY, 0, history_of(5)).all()
-    assert not fl.weighted_clients(4, weights)(KEY, 0, history_of(5))[2]
+    assert fl.sampling.weighted_clients(5, weights)(KEY, 0, history_of(5)).all()
+    assert not fl.sampling.weighted_clients(4, weights)(KEY, 0, history_of(5))[2]
 
 
 def test_the_longest_absent_come_first():
-    taken = draws(fl.longest_absent(3), history_of(5, last_round=[4, -1, 2, 2, 2]))
+    taken = draws(fl.sampling.longest_absent(3), history_of(5, last_round=[4, -1, 2, 2, 2]))
     np.testing.assert_array_equal(taken.sum(1), 3)
     assert taken[:, 1].all() and not taken[:, 0].any()
     assert_distributed(DRAWS - taken[:, 2:].sum(0), np.ones(3))
@@ -88,7 +88,7 @@ def test_the_longest_absent_come_first():
 
 def test_the_longest_absent_take_turns(fx):
     """Two of four: everybody once in every two rounds."""
-    algorithm = fl.fedavg(fx.quad, optax.sgd(0.05), sampler=fl.longest_absent(2))
+    algorithm = fl.fedavg(fx.quad, optax.sgd(0.05), sampler=fl.sampling.longest_absent(2))
     states, infos = fx.trajectory(fx.quad, algorithm, 6)(fx.quad_data())
     np.testing.assert_array_equal(np.asarray(infos.participated).reshape(3, 2, 4).sum(1), 1)
     np.testing.assert_array_equal(states.history.participations[-1], 3)
@@ -103,10 +103,10 @@ def test_the_longest_absent_take_turns(fx):
 def test_power_of_choice_takes_the_worst_of_the_candidates():
     """With d candidates of N, the r-th worst is taken with probability C(N - r, d - 1) / C(N, d)."""
     loss = [0.1, 5.0, 3.0, 0.2, 4.0, 1.0]
-    taken = draws(fl.highest_loss(1, 3), history_of(6, loss=loss))
+    taken = draws(fl.sampling.highest_loss(1, 3), history_of(6, loss=loss))
     ranked = taken.sum(0)[np.argsort(loss)[::-1]]
     assert_distributed(ranked, [math.comb(6 - r, 2) for r in range(1, 7)])
-    everybody = fl.highest_loss(2, 6)
+    everybody = fl.sampling.highest_loss(2, 6)
     np.testing.assert_array_equal(np.flatnonzero(everybody(KEY, 0, history_of(6, loss=loss))), [1, 4])
     loss[0] = np.inf
     np.testing.assert_array_equal(np.flatnonzero(everybody(KEY, 0, history_of(6, loss=loss))), [0, 1])
@@ -115,24 +115,24 @@ def test_power_of_choice_takes_the_worst_of_the_candidates():
 def test_errors_name_the_argument():
     for match, make in (
         ("count", lambda: fl.uniform_clients(0)),
-        ("count", lambda: fl.longest_absent(True)),
-        ("rate", lambda: fl.poisson_clients(0.0)),
-        ("rate", lambda: fl.poisson_clients(1.5)),
-        ("count", lambda: fl.weighted_clients(1.5, [1.0])),
-        ("weights", lambda: fl.weighted_clients(1, [[1.0]])),
-        ("weights", lambda: fl.weighted_clients(1, [1.0, -1.0])),
-        ("weights", lambda: fl.weighted_clients(1, [0.0, 0.0])),
-        ("weights", lambda: fl.weighted_clients(1, [1.0, np.inf])),
-        ("candidates", lambda: fl.highest_loss(3, 2)),
-        ("candidates", lambda: fl.highest_loss(1, 0)),
+        ("count", lambda: fl.sampling.longest_absent(True)),
+        ("rate", lambda: fl.sampling.poisson_clients(0.0)),
+        ("rate", lambda: fl.sampling.poisson_clients(1.5)),
+        ("count", lambda: fl.sampling.weighted_clients(1.5, [1.0])),
+        ("weights", lambda: fl.sampling.weighted_clients(1, [[1.0]])),
+        ("weights", lambda: fl.sampling.weighted_clients(1, [1.0, -1.0])),
+        ("weights", lambda: fl.sampling.weighted_clients(1, [0.0, 0.0])),
+        ("weights", lambda: fl.sampling.weighted_clients(1, [1.0, np.inf])),
+        ("candidates", lambda: fl.sampling.highest_loss(3, 2)),
+        ("candidates", lambda: fl.sampling.highest_loss(1, 0)),
     ):
         with pytest.raises(ValueError, match=match):
             make()
     for match, sampler in (
         ("count: expected at most the number of clients 4", fl.uniform_clients(5)),
-        ("count: expected at most the number of clients 4", fl.longest_absent(5)),
-        ("candidates: expected at most the number of clients 4", fl.highest_loss(1, 5)),
-        ("weights: expected one for each of 4 clients", fl.weighted_clients(2, [1.0, 2.0, 3.0])),
+        ("count: expected at most the number of clients 4", fl.sampling.longest_absent(5)),
+        ("candidates: expected at most the number of clients 4", fl.sampling.highest_loss(1, 5)),
+        ("weights: expected one for each of 4 clients", fl.sampling.weighted_clients(2, [1.0, 2.0, 3.0])),
     ):
         with pytest.raises(ValueError, match=match):
             sampler(KEY, jnp.int32(0), history_of(4))

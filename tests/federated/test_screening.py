@@ -37,7 +37,7 @@ def with_fault(data, fault):
 @functools.cache
 def program(fx, parallel="scan", devices=1):
     """Three rounds of SCAFFOLD with private normalisation."""
-    algorithm = fl.scaffold(fx.regression, 0.02, reduce=fl.screen(norm_factor=5.0, min_cosine=0.0))
+    algorithm = fl.scaffold(fx.regression, 0.02, reduce=fl.reducers.screen(norm_factor=5.0, min_cosine=0.0))
     shared = jax.tree.map(lambda own: not own, fx.regression.normalisation)
     algorithm = faulty(algorithm._replace(share_mask=shared))
     mesh = fl.client_mesh(jax.devices()[:devices])
@@ -73,7 +73,7 @@ def test_honest_clients_are_never_flagged(fx):
 @pytest.mark.slow
 def test_unlike_clients_are_screened_by_norm(fx):
     """Different objectives and 1 to 8 steps: nobody is flagged until one explodes; the rest is FedAvg."""
-    algorithm = faulty(fl.fedavg(fx.quad, optax.sgd(0.05), reduce=fl.screen()))
+    algorithm = faulty(fl.fedavg(fx.quad, optax.sgd(0.05), reduce=fl.reducers.screen()))
     run = fx.trajectory(fx.quad, algorithm, 100)
     variables = Variables({"w": jnp.array([0.3, -0.7])}, {})
     states, infos = run(with_fault(fx.quad_data(), "honest"), variables)
@@ -88,7 +88,8 @@ def test_unlike_clients_are_screened_by_norm(fx):
 
 @functools.cache
 def compiled(reduce, norm_factor, min_cosine):
-    return jax.jit(fl.screen(reduce, norm_factor=norm_factor, min_cosine=min_cosine))
+    screen = fl.reducers.screen(reduce, norm_factor=norm_factor, min_cosine=min_cosine)
+    return jax.jit(lambda uploads, included: screen.reduce(uploads, included, (), None)[::2])
 
 
 def screened(updates, weights=None, reduce=None, norm_factor=10.0, min_cosine=None):
@@ -96,7 +97,7 @@ def screened(updates, weights=None, reduce=None, norm_factor=10.0, min_cosine=No
     updates, count = np.asarray(updates, np.float32), len(updates)
     weights = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
     updates = np.concatenate([updates * weights[:, None], np.full((12 - count, 2), 1e6, np.float32)])
-    upload = fl.Upload(Variables({"w": updates}, {}), (), np.pad(weights, (0, 12 - count)))
+    upload = fl.Upload(Variables({"w": updates}, {}), fl.Message(), np.pad(weights, (0, 12 - count)))
     total, flagged = compiled(reduce, norm_factor, min_cosine)(upload, np.arange(12) < count)
     assert not flagged[count:].any()
     return total, flagged[:count].tolist()
@@ -124,11 +125,11 @@ def test_who_is_flagged():
 
 def test_screening_comes_before_another_reducer():
     base = np.array([[1.0, 1.0], [1.2, 0.9], [0.8, 1.1], [-1.0, -1.0], [1e30, 1e30]])
-    total, flagged = screened(base, reduce=fl.median(), min_cosine=0.0)
+    total, flagged = screened(base, reduce=fl.reducers.median(), min_cosine=0.0)
     assert flagged == [False] * 3 + [True] * 2
     np.testing.assert_allclose(total.delta.params["w"], np.median(base[:3], 0), rtol=1e-6)
     # Two screens flag together.
-    total, flagged = screened(base, reduce=fl.screen(norm_factor=None, min_cosine=0.0))
+    total, flagged = screened(base, reduce=fl.reducers.screen(norm_factor=None, min_cosine=0.0))
     assert flagged == [False] * 3 + [True] * 2
     np.testing.assert_allclose(total.delta.params["w"], base[:3].sum(0), rtol=1e-6)
 
@@ -140,4 +141,4 @@ def test_errors_name_the_argument():
         ("min_cosine", {"min_cosine": 1.5}),
     ):
         with pytest.raises(ValueError, match=match):
-            fl.screen(**options)
+            fl.reducers.screen(**options)

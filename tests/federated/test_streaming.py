@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.streaming import StreamingRound, init_streaming, load_from
+from fedrecon.federated.topologies.streaming import StreamingRound, init_streaming, load_from
 from fedrecon.types import Variables
 
 KEY = jax.random.key(3)
@@ -36,7 +36,7 @@ def algorithm_of(fx, sampler):
     [
         pytest.param(False, fl.uniform_clients(3), 4, [False, True, True], marks=pytest.mark.slow),
         # Who is next depends on the losses of this round.
-        (True, fl.highest_loss(2, 4), 2, [False, False, False]),
+        (True, fl.sampling.highest_loss(2, 4), 2, [False, False, False]),
     ],
 )
 def test_rounds_equal_those_in_memory_bit_for_bit(fx, tiny, sampler, cohort, prefetched):
@@ -101,13 +101,13 @@ def test_evaluation_is_that_on_the_device(fx, tmp_path, source):
                 file[name] = np.asarray(x)
         file = h5py.File(tmp_path / "clients.h5")
         load = load_from(fx.clients({"x": file["x"], "y": file["y"]}, file["valid"]))
-    streamed = fl.make_streaming_evaluate(algorithm, fx.regression.metrics, load, clients=7, cohort=2)
+    streamed = fl.topologies.make_streaming_evaluate(algorithm, fx.regression.metrics, load, clients=7, cohort=2)
     full = fl.make_evaluate(algorithm, fx.regression.metrics)
     for model in (state, state.variables):
         fx.assert_close(streamed(model), full(model, data), 1e-6)
-    fx.assert_close(fl.streaming_average(algorithm, state), fl.average_variables(algorithm, state), 1e-6)
+    fx.assert_close(fl.topologies.streaming_average(algorithm, state), fl.average_variables(algorithm, state), 1e-6)
     nobody = state._replace(history=history._replace(participations=jnp.zeros(7, jnp.int32)))
-    fx.assert_equal(fl.streaming_average(algorithm, nobody), state.variables)
+    fx.assert_equal(fl.topologies.streaming_average(algorithm, nobody), state.variables)
 
 
 class Clock:
@@ -172,7 +172,7 @@ def test_arguments_are_checked(fx):
     with pytest.raises(ValueError, match="clients"):
         init_streaming(fx.averaging, Variables({"w": jnp.ones(2)}, {}), None, 0)
     with pytest.raises(ValueError, match="cohort"):
-        fl.make_streaming_evaluate(fx.averaging, fx.quad.metrics, None, clients=3, cohort=0)
+        fl.topologies.make_streaming_evaluate(fx.averaging, fx.quad.metrics, None, clients=3, cohort=0)
 
 
 @pytest.mark.slow

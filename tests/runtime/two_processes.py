@@ -34,8 +34,8 @@ def rounds(fx, meshes):
             found[f"{name}, vectorised"] = run(data)
     five = fx.quad_data(np.append(fx.a, 1.0), np.append(fx.b, [[1.0, 1.0]], 0), [1, 5, 3, 8, 2])
     for name, options in {
-        "krum": {"reduce": fl.krum(byzantine=1)},
-        "sampled": {"sampler": fl.highest_loss(2, 3)},
+        "krum": {"reduce": fl.reducers.krum(byzantine=1)},
+        "sampled": {"sampler": fl.sampling.highest_loss(2, 3)},
     }.items():
         algorithm = fl.fedavg(fx.quad, optax.sgd(0.05), **options)
         found[f"{name}, five clients"] = fx.trajectory(fx.quad, algorithm, 3, mesh=meshes["all"], **WORK)(
@@ -55,16 +55,16 @@ def topologies(fx, mesh):
             state, _ = round(state, data, key)
         return state
 
-    peers = fl.init_state(fl.peer_to_peer(algorithm), variables, data, mesh)
-    found["gossip"] = twice(fl.make_gossip_round(algorithm, mesh=mesh, **WORK), peers, fl.place(data, mesh))
-    ring = fl.make_ring_round(algorithm, **WORK)
+    peers = fl.init_state(fl.topologies.peer_to_peer(algorithm), variables, data, mesh)
+    found["gossip"] = twice(fl.topologies.make_gossip_round(algorithm, mesh=mesh, **WORK), peers, fl.place(data, mesh))
+    ring = fl.topologies.make_ring_round(algorithm, **WORK)
     found["ring"] = twice(ring, fl.init_state(algorithm, variables, data), fl.place(data))
-    buffered = fl.make_asynchronous_round(algorithm, buffer_size=2, **WORK)
-    started = fl.init_asynchronous(algorithm, variables, data, concurrency=3)
+    buffered = fl.topologies.make_asynchronous_round(algorithm, buffer_size=2, **WORK)
+    started = fl.topologies.init_asynchronous(algorithm, variables, data, concurrency=3)
     found["asynchronous"] = twice(buffered, started, fl.place(data))
-    load = fl.load_from(jax.tree.map(np.asarray, data))
-    with fl.StreamingRound(algorithm, load, cohort=4, **WORK) as streamed:
-        found["streaming"], _ = streamed(fl.init_streaming(algorithm, variables, load, 4), key)
+    load = fl.topologies.load_from(jax.tree.map(np.asarray, data))
+    with fl.topologies.StreamingRound(algorithm, load, cohort=4, **WORK) as streamed:
+        found["streaming"], _ = streamed(fl.topologies.init_streaming(algorithm, variables, load, 4), key)
     return found
 
 

@@ -98,6 +98,8 @@ def afl(
         weighting=equal,
         server_optimizer=_averaged_sgd() if average else None,
         release=_release_average if average else None,
+        sampler=None,
+        keep_optimizer=False,
         **options,
     )
 

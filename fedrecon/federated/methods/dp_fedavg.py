@@ -58,7 +58,8 @@ def private_gradients(
       ValueError: for arguments out of range; from the update, if the model has batch statistics, which mix
         examples and would be released without noise.
     """
-    from jax_privacy import clipped_fun, noise_addition
+    from jax_privacy import noise_addition
+    from jax_privacy.clipping import clipped_fun
 
     if not clipping_norm > 0:
         raise ValueError(f"clipping_norm: expected a positive number, found {clipping_norm!r}")

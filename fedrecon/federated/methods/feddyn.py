@@ -96,5 +96,7 @@ def feddyn(
         optimizer,
         method=combine(dynamic_regularization(strength), method),
         weighting=equal,
+        server_optimizer=None,
+        keep_optimizer=False,
         **options,
     )

@@ -87,6 +87,7 @@ def fednova(
         optax.sgd(learning_rate, momentum=momentum or None),
         method=combine(own, proximal(strength) if strength else None, method),
         server_optimizer=optax.sgd(1.0, momentum=server_momentum or None),
+        keep_optimizer=False,
         **options,
     )
 

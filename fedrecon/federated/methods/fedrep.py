@@ -89,6 +89,7 @@ def fedrep(
         task,
         _in_turn(optimizer, head, head_steps),
         share_mask=_body(head),
+        keep_optimizer=False,
         method=combine(_statistics_of_the_phase(head, head_steps), method),
         **options,
     )

@@ -119,7 +119,7 @@ def moon(
         pool=pool,
         start_with_initial=start_with_initial,
     )
-    return federated(task, optimizer, method=combine(own, method), **options)
+    return federated(task, optimizer, method=combine(own, method), keep_optimizer=False, **options)
 
 
 def contrastive_loss(

@@ -121,5 +121,6 @@ def pfedme(
         optax.sgd(learning_rate),
         method=combine(own, method),
         server_optimizer=optax.sgd(mixing),
+        keep_optimizer=False,
         **options,
     )

@@ -77,4 +77,12 @@ def qfedavg(
       ValueError: if ``fairness`` is negative or ``learning_rate`` not positive.
     """
     own = fair_averaging(learning_rate, fairness=fairness)
-    return federated(task, optimizer, method=combine(own, method), weighting=weighting, **options)
+    return federated(
+        task,
+        optimizer,
+        method=combine(own, method),
+        weighting=weighting,
+        server_optimizer=None,
+        keep_optimizer=False,
+        **options,
+    )

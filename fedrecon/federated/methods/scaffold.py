@@ -100,5 +100,6 @@ def scaffold(
         optimizer or optax.sgd(learning_rate),
         method=combine(control_variates(learning_rate, option=option), method),
         weighting=weighting,
+        keep_optimizer=False,
         **options,
     )
