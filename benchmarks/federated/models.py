@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.federated.files import Problem
-from fedrecon.federated import shuffled_epochs
+from fedrecon.federated.batching import shuffled_epochs
 from fedrecon.federated.engine import round_keys
 from fedrecon.models import Conv, GroupNorm, UNet
 from fedrecon.tasks import classification_task
@@ -199,7 +199,7 @@ def _orders(workload: Workload, rounds: int) -> np.ndarray:
     valid = jnp.ones(workload.examples, bool)
 
     def order(round, client):
-        clients_key = round_keys(jax.random.key(SEED), round)[1]
+        clients_key = round_keys(jax.random.key(SEED), round).clients
         batch_key = jax.random.split(jax.random.fold_in(clients_key, client), 4)[0]
         return batching(valid, batch_key)[0].ravel()
 

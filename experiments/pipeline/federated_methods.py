@@ -292,7 +292,9 @@ def make_sampler(settings: TrainSettings, train: ClientData):
         return fl.sampling.weighted_clients(count, np.asarray(train.counts))
     if settings.sampler == "highest_loss":
         return fl.sampling.highest_loss(count, min(2 * count, train.clients))
-    return {"uniform": fl.uniform_clients, "longest_absent": fl.sampling.longest_absent}[settings.sampler](count)
+    return {"uniform": fl.uniform_clients, "longest_absent": fl.sampling.longest_absent}[settings.sampler](
+        count
+    )
 
 
 def make_reducer(settings: TrainSettings):

@@ -14,8 +14,8 @@ from experiments.pipeline.federated_methods import full_steps
 from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon import Variables
 from fedrecon.data import ClientData
-from fedrecon.federated import (
-    FederatedAlgorithm,
+from fedrecon.federated import FederatedAlgorithm
+from fedrecon.federated.topologies import (
     StreamingInfo,
     StreamingRound,
     init_streaming,

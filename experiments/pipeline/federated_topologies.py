@@ -241,7 +241,10 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
     concurrency = settings.concurrency or math.ceil(clients.clients / 2)
     faults = parse_faults(settings.fault, clients.names)
     scale = [10.0 if faults.get(i) == "straggler" else 1.0 for i in range(clients.clients)]
-    durations = {"half_normal": fl.topologies.half_normal_durations, "constant": fl.topologies.constant_durations}[settings.delay]
+    durations = {
+        "half_normal": fl.topologies.half_normal_durations,
+        "constant": fl.topologies.constant_durations,
+    }[settings.delay]
     round_ = fl.topologies.make_asynchronous_round(
         algorithm,
         buffer_size=settings.buffer_size,
@@ -250,7 +253,11 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
         mixing=settings.asynchronous_mixing or None,
         **work,
     )
-    return algorithm, fl.topologies.init_asynchronous(algorithm, variables, clients, concurrency=concurrency), round_
+    return (
+        algorithm,
+        fl.topologies.init_asynchronous(algorithm, variables, clients, concurrency=concurrency),
+        round_,
+    )
 
 
 def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Which examples a client's steps visit.
 
 Each function here returns ``batching(valid, key) -> (index, mask)``: ``valid`` (examples,) bool, ``index``
-int32 and ``mask`` bool, both (steps, batch). The order depends on the key and on the valid examples only, not on how
-much padding stands between or behind them, so a padded client walks through its data exactly as the unpadded
-one.
+int32 and ``mask`` bool, both (steps, batch). The order depends on the key and on the valid examples only, not
+on how much padding stands between or behind them, so a padded client walks through its data exactly as the
+unpadded one.
 """
 
 import math

@@ -96,8 +96,8 @@ def clip(max_norm: float, message_norm: float | None = None) -> Channel:
       - ``summed`` messages are scaled down to ``message_norm``, apart from the delta, so that neither changes
         the other;
       - ``scalars`` and ``gathered`` pass as they are.
-    A contribution within the bound passes bitwise unchanged. The encode info ``clipped`` sums to the number of
-    clients whose delta or message was scaled down.
+    A contribution within the bound passes bitwise unchanged. The encode info ``clipped`` sums to the number
+    of clients whose delta or message was scaled down.
 
     Args:
       max_norm: bound on the delta.

@@ -46,7 +46,7 @@ def numbers_of(sampled: jax.Array, size: int, mesh: Mesh) -> tuple[jax.Array, ja
 
 
 def gather(tree: PyTree, numbers: jax.Array, clients: int, mesh: Mesh) -> PyTree:
-    """Rows of leaves (clients, ...), or more, as (devices * size, ...); places without a client repeat one."""
+    """Rows of leaves (clients, ...), or more, as (devices * size, ...); empty places repeat a client."""
     rows, states = tree
 
     def pick(tree):

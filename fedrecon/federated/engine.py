@@ -241,7 +241,7 @@ def run_rounds(
 
 
 class RoundKeys(NamedTuple):
-    """The keys of a round: the sampler's, that which clients fold their number into, the server's, a common one."""
+    """Keys of a round: of the sampler, of the clients (who fold their number in), of the server, a common one."""
 
     sampler: jax.Array
     clients: jax.Array

@@ -163,7 +163,7 @@ def _train(optimizer, method: Method, context: LocalContext, start, valid):
             return take_step(carry, places), None
         return jax.lax.cond(places[1].any(), take_step, lambda carry, places: carry, carry, places), None
 
-    params, stats, opt_state, memory = start
+    params, stats, _, memory = start
     first = batches.index[0], valid[0]
     shapes = jax.eval_shape(evaluate, params, stats, memory, batches.take(*first), context.key)[2]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

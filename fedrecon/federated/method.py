@@ -20,7 +20,7 @@ class LocalContext(NamedTuple):
       broadcast: what the method's server half sent.
       batches: the client's `Batches`.
       key: typed PRNG key of the client's round; steps use keys folded from it.
-      loss: the task's ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))``, of complete variables.
+      loss: the task's ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))`` of all leaves.
       steps: float32 (), the sum over the round's real steps of the schedule's rate: their number without a
         schedule.
       complete: ``complete(variables) -> Variables`` with frozen leaves filled in; models are applied to

@@ -30,7 +30,7 @@ def options_of(monkeypatch, maker, settings):
     """The keyword arguments that the settings give to a function of the engine."""
     given = {}
     monkeypatch.setattr(
-        fl, maker, lambda algorithm, *positional, **options: given.update(options, more=positional)
+        fl.topologies, maker, lambda algorithm, *positional, **options: given.update(options, more=positional)
     )
     data = quadratics.clients().train
     with open_plan(settings, averaging(), START, data, None, mesh=ONE, parallel=2, epochs=1):

@@ -183,7 +183,9 @@ class Fixtures:
             )
 
         def one(examples, valid, state, number, limit):
-            index, mask = fl.batching.shuffled_steps(batch_size, steps)(valid, jax.random.fold_in(key, number))
+            index, mask = fl.batching.shuffled_steps(batch_size, steps)(
+                valid, jax.random.fold_in(key, number)
+            )
             mask &= (jnp.arange(steps) < limit)[:, None]
             batches = fl.Batches(examples, index, valid.sum(), valid, number)
             return update.update(variables, broadcast, state, batches, mask, key)

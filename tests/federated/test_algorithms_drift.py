@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.methods.fednova import gradient_weight
 from fedrecon.federated.local import LocalState
+from fedrecon.federated.methods.fednova import gradient_weight
 from fedrecon.types import Variables
 
 RATE = 0.05

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.methods.moon import contrastive_loss
 from fedrecon.federated.local import LocalState
+from fedrecon.federated.methods.moon import contrastive_loss
 from fedrecon.types import Task, Variables
 
 RATE = 0.05

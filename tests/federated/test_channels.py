@@ -16,7 +16,10 @@ def context():
     return fl.Context(jnp.int32(0), KEY, jnp.int32(0))
 
 
-def upload_of(delta, message=fl.Message(), weight=1.0):
+NOTHING = fl.Message()
+
+
+def upload_of(delta, message=NOTHING, weight=1.0):
     weight = jnp.float32(weight)
     delta = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) * weight, delta)
     return fl.Upload(delta, jax.tree.map(jnp.float32, message), weight)
@@ -52,8 +55,8 @@ def test_clip_bounds_delta_and_message_apart():
     np.testing.assert_allclose(clipped.message.summed["c"], [1.5, 2.0], rtol=1e-6)
     assert float(clipped.message.scalars["s"]) == 7.0 and int(info["clipped"]) == 1
     huge = upload._replace(message=message._replace(summed={"c": jnp.asarray([3e4, 4e4])}))
-    fx_delta = fl.clip(100.0).encode(huge, (), context())[0].delta
-    np.testing.assert_array_equal(fx_delta["w"], upload.delta["w"])
+    delta = fl.clip(100.0).encode(huge, (), context())[0].delta
+    np.testing.assert_array_equal(delta["w"], upload.delta["w"])
     with pytest.raises(ValueError, match="message_norm: expected a positive number"):
         fl.clip(1.0, message_norm=0.0)
 

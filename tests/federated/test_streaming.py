@@ -101,11 +101,15 @@ def test_evaluation_is_that_on_the_device(fx, tmp_path, source):
                 file[name] = np.asarray(x)
         file = h5py.File(tmp_path / "clients.h5")
         load = load_from(fx.clients({"x": file["x"], "y": file["y"]}, file["valid"]))
-    streamed = fl.topologies.make_streaming_evaluate(algorithm, fx.regression.metrics, load, clients=7, cohort=2)
+    streamed = fl.topologies.make_streaming_evaluate(
+        algorithm, fx.regression.metrics, load, clients=7, cohort=2
+    )
     full = fl.make_evaluate(algorithm, fx.regression.metrics)
     for model in (state, state.variables):
         fx.assert_close(streamed(model), full(model, data), 1e-6)
-    fx.assert_close(fl.topologies.streaming_average(algorithm, state), fl.average_variables(algorithm, state), 1e-6)
+    fx.assert_close(
+        fl.topologies.streaming_average(algorithm, state), fl.average_variables(algorithm, state), 1e-6
+    )
     nobody = state._replace(history=history._replace(participations=jnp.zeros(7, jnp.int32)))
     fx.assert_equal(fl.topologies.streaming_average(algorithm, nobody), state.variables)
 

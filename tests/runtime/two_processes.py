@@ -56,7 +56,9 @@ def topologies(fx, mesh):
         return state
 
     peers = fl.init_state(fl.topologies.peer_to_peer(algorithm), variables, data, mesh)
-    found["gossip"] = twice(fl.topologies.make_gossip_round(algorithm, mesh=mesh, **WORK), peers, fl.place(data, mesh))
+    found["gossip"] = twice(
+        fl.topologies.make_gossip_round(algorithm, mesh=mesh, **WORK), peers, fl.place(data, mesh)
+    )
     ring = fl.topologies.make_ring_round(algorithm, **WORK)
     found["ring"] = twice(ring, fl.init_state(algorithm, variables, data), fl.place(data))
     buffered = fl.topologies.make_asynchronous_round(algorithm, buffer_size=2, **WORK)

@@ -1,1 +1,1 @@
-"""Named methods, one file each: a `Method` where it changes training, and a recipe that returns an algorithm."""
+"""Named methods, one file each: a `Method`, and a recipe that makes an algorithm of it."""

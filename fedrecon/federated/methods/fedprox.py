@@ -42,6 +42,7 @@ def fedprox(
     optimizer: optax.GradientTransformation,
     *,
     strength: float = 0.01,
+    keep_optimizer: bool = False,
     method: Method | None = None,
     **options,
 ) -> FederatedAlgorithm:
@@ -51,10 +52,17 @@ def fedprox(
       task: what is learned.
       optimizer: each client's optimizer.
       strength: mu, at least 0. Strength 0 is FedAvg, bit for bit.
+      keep_optimizer: clients keep their optimizer's state between rounds.
       method: further methods.
       **options: as in `federated`.
 
     Raises:
       ValueError: if ``strength`` is negative.
     """
-    return federated(task, optimizer, method=combine(proximal(strength), method), **options)
+    return federated(
+        task,
+        optimizer,
+        method=combine(proximal(strength), method),
+        keep_optimizer=keep_optimizer,
+        **options,
+    )

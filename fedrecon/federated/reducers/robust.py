@@ -2,9 +2,9 @@
 
 Each is a `Reducer` for the ``reduce`` of an algorithm. They ignore the sizes of clients, except for the
 geometric median. What they return is the reduced update with weight 1. What comes with the update is reduced
-as robustly: coordinate by coordinate where the update is (`median`, `trimmed_mean`, `bulyan`), from the same
-clients where clients are chosen or weighed (`krum`, `geometric_median`); ``summed`` messages are given back as
-that mean times the number of included clients. To bound norms beforehand use `fedrecon.federated.clip`.
+in the same way: coordinate by coordinate where the update is (`median`, `trimmed_mean`, `bulyan`), from the
+same clients where clients are chosen or weighed (`krum`, `geometric_median`); ``summed`` messages are given
+back as that mean times the number of included clients. `fedrecon.federated.clip` bounds norms beforehand.
 """
 
 import jax

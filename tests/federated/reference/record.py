@@ -127,7 +127,9 @@ def train(algorithm: fl.FederatedAlgorithm, topology: str = "star") -> dict:
 
 
 def _load(data, clients):
-    return {name: np.asarray(x)[clients] for name, x in data.examples.items()}, np.asarray(data.valid)[clients]
+    return {name: np.asarray(x)[clients] for name, x in data.examples.items()}, np.asarray(data.valid)[
+        clients
+    ]
 
 
 # Other topologies, with what they take.
