@@ -241,7 +241,7 @@ def run_rounds(
 
 
 class RoundKeys(NamedTuple):
-    """Keys of a round: of the sampler, the clients (who fold their number in), the server, and a common one."""
+    """Keys of a round: of the sampler, of clients (who fold their number in), of the server, a common one."""
 
     sampler: jax.Array
     clients: jax.Array
