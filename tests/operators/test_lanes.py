@@ -23,8 +23,9 @@ template <class T>
 void check_all() {
   T numbers[16];
   for (int i = 0; i < 16; ++i) numbers[i] = i;
-  const V<T> a = load<T>(numbers);
-  static_assert(sizeof(V<T>) == 16 * sizeof(T) && sizeof(typename V<T>::Register) <= register_bytes);
+  const ComplexLanes<T> a = load<T>(numbers);
+  static_assert(sizeof(ComplexLanes<T>) == 16 * sizeof(T));
+  static_assert(sizeof(typename ComplexLanes<T>::Register) <= register_bytes);
   check("real", real<T>(a), 8, [](int l) { return l; });
   check("imag", imag<T>(a), 8, [](int l) { return l + 8; });
   check("joined", joined<T>(imag<T>(a), real<T>(a)), 16, [](int l) { return (l + 8) % 16; });
@@ -32,10 +33,10 @@ void check_all() {
   check("interleaved", interleaved<T>(a), 16, [](int l) { return l % 2 * 8 + l / 2; });
   check("deinterleaved", deinterleaved<T>(a), 16, [](int l) { return l < 8 ? 2 * l : 2 * l - 15; });
   check("unit", swapped<T>(a) * imaginary_unit<T>(-1), 16, [](int l) { return l < 8 ? l + 8 : 8 - l; });
-  V<T> twice = a;
+  ComplexLanes<T> twice = a;
   twice += a;
   check("arithmetic", T(2) * a - a * T(0.5) + twice, 16, [](int l) { return 3.5 * l; });
-  V<T> square[8];
+  ComplexLanes<T> square[8];
   for (int i = 0; i < 8; ++i) square[i] = a + T(100 * i);
   transpose<T>(square);
   for (int i = 0; i < 8; ++i)

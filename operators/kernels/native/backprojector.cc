@@ -20,7 +20,7 @@ namespace fedrecon {
 namespace {
 
 template <class T>
-inline W<T> square_root(W<T> a) {
+inline Wide<T> square_root(Wide<T> a) {
   for (int l = 0; l < wide<T>; ++l) a[l] = std::sqrt(a[l]);
   return a;
 }
@@ -34,12 +34,12 @@ struct Sizes {
 };
 
 template <class T>
-W<T> arctangent(W<T> t) {
+Wide<T> arctangent(Wide<T> t) {
   // Two half angles make the series short.
   for (int halving = 0; halving < 2; ++halving) t = t / (T(1) + square_root<T>(T(1) + t * t));
-  const W<T> square = t * t;
+  const Wide<T> square = t * t;
   constexpr int terms = sizeof(T) == 4 ? 9 : 20;
-  W<T> sum = T(1) / T(2 * terms - 1) + W<T>{};
+  Wide<T> sum = T(1) / T(2 * terms - 1) + Wide<T>{};
   for (int n = terms - 2; n >= 0; --n) sum = T(1) / T(2 * n + 1) - square * sum;
   return T(4) * t * sum;
 }
@@ -47,41 +47,41 @@ W<T> arctangent(W<T> t) {
 // Positions on an axis of the detector, moved to its edge, as a whole entry with one behind it and a fraction.
 template <class T>
 struct Axis {
-  W<T> last;
-  WI<T> limit;
+  Wide<T> last;
+  WideIndex<T> limit;
   explicit Axis(int64_t count)
-      : last(W<T>{} + T(count - 1)), limit(WI<T>{} + static_cast<typename WideTypes<T>::Integer>(count - 2)) {}
+      : last(Wide<T>{} + T(count - 1)), limit(WideIndex<T>{} + static_cast<typename WideTypes<T>::Integer>(count - 2)) {}
 
-  void split(W<T> position, WI<T>& whole, W<T>& fraction) const {
-    const W<T> zero = {};
+  void split(Wide<T> position, WideIndex<T>& whole, Wide<T>& fraction) const {
+    const Wide<T> zero = {};
     position = position > zero ? position : zero;
     position = position < last ? position : last;
-    whole = __builtin_convertvector(position, WI<T>);
+    whole = __builtin_convertvector(position, WideIndex<T>);
     whole = whole < limit ? whole : limit;
-    fraction = position - __builtin_convertvector(whole, W<T>);
+    fraction = position - __builtin_convertvector(whole, Wide<T>);
   }
 };
 
 template <class T>
 struct Seen {
-  W<T> fraction, weight, slope;  // slope: of detector rows along z
-  WI<T> column;
+  Wide<T> fraction, weight, slope;  // slope: of detector rows along z
+  WideIndex<T> column;
 };
 
 // Where the pixels of vectors along x are seen in one view. Copied into registers: nothing here is shared.
 template <class T, bool curved>
 struct View {
   Axis<T> columns;
-  W<T> side_x, depth_x, scale, origin, row_scale, lane;
+  Wide<T> side_x, depth_x, scale, origin, row_scale, lane;
   T side_y, side_0, depth_y, depth_0, x0, y0;
 
   View(const Sizes& s, const T* pose, const T* detector)
       : columns(s.columns),
-        side_x(pose[0] + W<T>{}),
-        depth_x(pose[3] + W<T>{}),
-        scale(detector[0] + W<T>{}),
-        origin(detector[1] + W<T>{}),
-        row_scale(detector[2] + W<T>{}),
+        side_x(pose[0] + Wide<T>{}),
+        depth_x(pose[3] + Wide<T>{}),
+        scale(detector[0] + Wide<T>{}),
+        origin(detector[1] + Wide<T>{}),
+        row_scale(detector[2] + Wide<T>{}),
         lane(iota<T>()),
         side_y(pose[1]),
         side_0(pose[2]),
@@ -91,12 +91,12 @@ struct View {
         y0(T(0.5) * (s.ny - 1)) {}
 
   Seen<T> at(int64_t i, int64_t j) const {
-    const W<T> zero = {}, one = zero + T(1), across = lane + (j + x0);
+    const Wide<T> zero = {}, one = zero + T(1), across = lane + (j + x0);
     const T y = y0 - i;
-    const W<T> side = side_x * across + (side_y * y + side_0);
-    const W<T> depth = depth_x * across + (depth_y * y + depth_0);
-    const W<T> inverse = depth > T(1e-3) ? one / depth : zero;
-    const W<T> t = side * inverse;
+    const Wide<T> side = side_x * across + (side_y * y + side_0);
+    const Wide<T> depth = depth_x * across + (depth_y * y + depth_0);
+    const Wide<T> inverse = depth > T(1e-3) ? one / depth : zero;
+    const Wide<T> t = side * inverse;
     Seen<T> seen;
     columns.split(scale * (curved ? arctangent<T>(t) : t) + origin, seen.column, seen.fraction);
     seen.weight = inverse * inverse;
@@ -108,39 +108,39 @@ struct View {
 
 // Linear interpolation of a table of `count` >= 2 entries.
 template <class T>
-inline W<T> interpolate(const T* table, int64_t count, WI<T> index, W<T> fraction) {
+inline Wide<T> interpolate(const T* table, int64_t count, WideIndex<T> index, Wide<T> fraction) {
   constexpr int lanes = wide<T>;
   if (in_registers<T> && count >= 2 * lanes) {
     const int64_t ends[2] = {index[0], index[lanes - 1]};
     const int64_t base = std::min(std::min(ends[0], ends[1]), count - 2 * lanes);
     if (std::max(ends[0], ends[1]) - base + 1 < 2 * lanes) {
-      const W<T> a = load_wide(table + base), b = load_wide(table + base + lanes);
+      const Wide<T> a = load_wide(table + base), b = load_wide(table + base + lanes);
       index -= static_cast<typename WideTypes<T>::Integer>(base);
-      const W<T> low = look_up(a, b, index);
+      const Wide<T> low = look_up(a, b, index);
       index += 1;
       return low + fraction * (look_up(a, b, index) - low);
     }
   }
-  const W<T> low = gathered(table, index);
+  const Wide<T> low = gathered(table, index);
   return low + fraction * (gathered(table + 1, index) - low);
 }
 
 // The same between two tables that are blended first.
 template <class T>
-inline W<T> interpolate(const T* near, const T* far, T blend, int64_t count, WI<T> index, W<T> fraction) {
+inline Wide<T> interpolate(const T* near, const T* far, T blend, int64_t count, WideIndex<T> index, Wide<T> fraction) {
   constexpr int lanes = wide<T>;
   if (in_registers<T> && count >= 2 * lanes) {
     const int64_t base = std::min<int64_t>(index[0], count - 2 * lanes);
     if (index[lanes - 1] - base + 1 < 2 * lanes) {
-      W<T> a = load_wide(near + base), b = load_wide(near + base + lanes);
+      Wide<T> a = load_wide(near + base), b = load_wide(near + base + lanes);
       a += blend * (load_wide(far + base) - a), b += blend * (load_wide(far + base + lanes) - b);
       index -= static_cast<typename WideTypes<T>::Integer>(base);
-      const W<T> low = look_up(a, b, index);
+      const Wide<T> low = look_up(a, b, index);
       index += 1;
       return low + fraction * (look_up(a, b, index) - low);
     }
   }
-  W<T> low = gathered(near, index), high = gathered(near + 1, index);
+  Wide<T> low = gathered(near, index), high = gathered(near + 1, index);
   low += blend * (gathered(far, index) - low), high += blend * (gathered(far + 1, index) - high);
   return low + fraction * (high - low);
 }
@@ -170,7 +170,7 @@ void gather_plane(const Workers& workers, const Sizes& sizes, const Geometry<T>&
         T* line = sums + (i - from) * width;
         for (int64_t j = 0; j < s.nx; j += lanes) {
           const Seen<T> seen = view.at(i, j);
-          const W<T> value = interpolate(row, s.columns, seen.column, seen.fraction);
+          const Wide<T> value = interpolate(row, s.columns, seen.column, seen.fraction);
           store_wide(line + j, load_wide(line + j) + (weight * seen.weight) * value);
         }
       }
@@ -232,7 +232,7 @@ void gather_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
   workers.each(tasks * across, [&](int64_t task) {
     const int64_t from = task / across * patch, to = std::min(s.ny, from + patch), x = task % across * lanes;
     const int64_t inside = std::min<int64_t>(lanes, s.nx - x), row_count = s.rows, column_count = s.columns;
-    const W<T> lane = iota<T>();
+    const Wide<T> lane = iota<T>();
     const Axis<T> rows(row_count);
     std::vector<T> sums(patch * lanes * depth);
     for (int64_t v = 0; v < s.views; ++v) {
@@ -249,10 +249,10 @@ void gather_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
           const T blend = seen.fraction[l], slope = seen.slope[l], weight = seen.weight[l];
           T* sum = sums.data() + ((i - from) * lanes + l) * depth;
           for (int64_t k = first; k < last; k += lanes) {
-            WI<T> row;
-            W<T> fraction;
+            WideIndex<T> row;
+            Wide<T> fraction;
             rows.split(lane * slope + ((k + start) * slope + origin), row, fraction);
-            const W<T> value = interpolate(near, near + row_count, blend, row_count, row, fraction);
+            const Wide<T> value = interpolate(near, near + row_count, blend, row_count, row, fraction);
             store_wide(sum + k, load_wide(sum + k) + weight * load_wide(share + k) * value);
           }
         }
@@ -280,7 +280,7 @@ void spread_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
     const T* share = g.weights + v * s.nz;
     const View<T, curved> seen_from(s, pose, g.detector);
     const Axis<T> rows(s.rows);
-    const W<T> lane = iota<T>();
+    const Wide<T> lane = iota<T>();
     for (int64_t i = 0; i < s.ny; ++i)
       for (int64_t x = 0; x < s.nx; x += lanes) {
         const Seen<T> seen = seen_from.at(i, x);
@@ -290,8 +290,8 @@ void spread_space(const Workers& workers, const Sizes& s, const Geometry<T>& g, 
           std::fill(line.begin(), line.end(), T(0));
           const T slope = seen.slope[l], start = pose[6] - T(0.5) * (s.nz - 1);
           for (int64_t k = 0; k < s.nz; k += lanes) {
-            WI<T> row;
-            W<T> fraction;
+            WideIndex<T> row;
+            Wide<T> fraction;
             rows.split(lane * slope + ((k + start) * slope + g.detector[3]), row, fraction);
             for (int64_t m = 0; m < std::min<int64_t>(lanes, s.nz - k); ++m) {
               const T value = seen.weight[l] * share[k + m] * values[k + m];

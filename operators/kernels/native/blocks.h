@@ -114,14 +114,14 @@ struct Gather {
 
 template <class T, int bytes, int vectors, int P>
 void gather(const Gather<T>& a, int64_t count) {
-  using V = typename Vector<T, bytes>::type;
+  using Register = typename Vector<T, bytes>::type;
   constexpr int lanes = bytes / sizeof(T);
-  V sum[P][vectors] = {};
+  Register sum[P][vectors] = {};
   for (const Tap* tap = a.taps; tap != a.end; ++tap) {
     const T *x = a.planes + tap->input, *w = a.weights + tap->weight * a.row;
     for (int64_t c = 0; c < a.channels; ++c, x += a.pitch, w += a.row) {
-      V weight[vectors];
-      for (int v = 0; v < vectors; ++v) std::memcpy(weight + v, w + v * lanes, sizeof(V));
+      Register weight[vectors];
+      for (int v = 0; v < vectors; ++v) std::memcpy(weight + v, w + v * lanes, sizeof(Register));
       FEDRECON_UNROLL
       for (int p = 0; p < P; ++p) {
         FEDRECON_UNROLL
@@ -153,15 +153,15 @@ struct Outer {
 
 template <class T, int bytes, int vectors, int P>
 void outer(const Outer<T>& a, int64_t count) {
-  using V = typename Vector<T, bytes>::type;
+  using Register = typename Vector<T, bytes>::type;
   constexpr int lanes = bytes / sizeof(T);
-  V sum[P][vectors] = {};
+  Register sum[P][vectors] = {};
   for (int64_t i = 0; i < a.images; ++i)
     for (int64_t r = 0; r < a.rows; ++r) {
       const T *x = a.x + i * a.x_image + r * a.x_row, *y = a.y + i * a.y_image + r * a.y_row;
       for (int64_t p = 0; p < a.pixels; ++p, x += a.x_pixel, y += a.y_pixel) {
-        V own[vectors];
-        for (int v = 0; v < vectors; ++v) std::memcpy(own + v, y + v * lanes, sizeof(V));
+        Register own[vectors];
+        for (int v = 0; v < vectors; ++v) std::memcpy(own + v, y + v * lanes, sizeof(Register));
         FEDRECON_UNROLL
         for (int j = 0; j < P; ++j) {
           FEDRECON_UNROLL
@@ -179,7 +179,7 @@ void outer(const Outer<T>& a, int64_t count) {
       if (a.add) {
         T before[lanes] = {};
         std::memcpy(before, out + v * lanes, sizeof(T) * std::max<int64_t>(0, std::min<int64_t>(lanes, valid)));
-        V old;
+        Register old;
         std::memcpy(&old, before, sizeof old);
         sum[j][v] += old;
       }
@@ -240,10 +240,10 @@ void planes_of_row(const T* row, int64_t pixels, int64_t channels, int64_t first
   for (int64_t i = low; i < high; i += 8)
     for (int64_t c = 0; c < channels; c += 8) {
       const int64_t j = std::min(i, high - 8), d = std::min(c, channels - 8);
-      H<T> square[8];
-      for (int k = 0; k < 8; ++k) std::memcpy(square + k, row + (first + (j + k) * step) * channels + d, sizeof(H<T>));
+      RealLanes<T> square[8];
+      for (int k = 0; k < 8; ++k) std::memcpy(square + k, row + (first + (j + k) * step) * channels + d, sizeof(RealLanes<T>));
       transpose_half<T>(square);
-      for (int k = 0; k < 8; ++k) std::memcpy(out + (d + k) * pitch + j, square + k, sizeof(H<T>));
+      for (int k = 0; k < 8; ++k) std::memcpy(out + (d + k) * pitch + j, square + k, sizeof(RealLanes<T>));
     }
 }
 

@@ -113,10 +113,10 @@ struct Columns {
   }
 
   // Entries and fractions of the positions of `wide` rows from `row` on.
-  static inline W<T> positions(const Crossing& c, W<T> row, T last) {
-    W<T> position = c.start + c.step * row;
-    position = position > T(0) ? position : W<T>{};
-    const W<T> most = W<T>{} + last;
+  static inline Wide<T> positions(const Crossing& c, Wide<T> row, T last) {
+    Wide<T> position = c.start + c.step * row;
+    position = position > T(0) ? position : Wide<T>{};
+    const Wide<T> most = Wide<T>{} + last;
     return position < most ? position : most;
   }
 
@@ -124,24 +124,24 @@ struct Columns {
 
   void blend(const Crossing& c, const T* weights, const T* from, int64_t stride, T* profile) const {
     for (int64_t k = c.from; k < c.to; k += wide<T>) {
-      W<T> sum = weights[0] * load_wide(from + k);
+      Wide<T> sum = weights[0] * load_wide(from + k);
       for (int64_t m = 1; m < c.count; ++m) sum += weights[m] * load_wide(from + m * stride + k);
       store_wide(profile + k, sum);
     }
   }
 
   void sample(const Crossing& c, const T* profile, T* values, T* total) const {
-    const W<T> numbers = iota<T>();
+    const Wide<T> numbers = iota<T>();
     const bool near = std::abs(c.step) < T(1.9);
     const int64_t end = c.row_to + (integrated ? wide<T> : 0);
     for (int64_t i = c.row_from / wide<T> * wide<T>; i < end; i += wide<T>) {
-      const W<T> position = positions(c, numbers + T(i), last);
-      const WI<T> entry = __builtin_convertvector(position, WI<T>);
-      const W<T> fraction = position - __builtin_convertvector(entry, W<T>);
+      const Wide<T> position = positions(c, numbers + T(i), last);
+      const WideIndex<T> entry = __builtin_convertvector(position, WideIndex<T>);
+      const Wide<T> fraction = position - __builtin_convertvector(entry, Wide<T>);
       const int64_t start = std::min(entry[0], entry[wide<T> - 1]);
-      const WI<T> index = entry - static_cast<typename WideTypes<T>::Integer>(start);
-      const W<T> low = lookup(profile + start, index, near), high = lookup(profile + start + 1, index, near);
-      const W<T> value = low + fraction * (high - low);
+      const WideIndex<T> index = entry - static_cast<typename WideTypes<T>::Integer>(start);
+      const Wide<T> low = lookup(profile + start, index, near), high = lookup(profile + start + 1, index, near);
+      const Wide<T> value = low + fraction * (high - low);
       if (integrated)
         store_wide(values + i, value);
       else
@@ -157,37 +157,37 @@ struct Columns {
 
   // The edges of rows, from row_from on, as what they add to the entries of a line, with zeros at both ends.
   void differences(const Crossing& c, const T* y, T* knots) const {
-    store_wide(knots - wide<T>, W<T>{});
-    store_wide(knots - 2 * wide<T>, W<T>{});
+    store_wide(knots - wide<T>, Wide<T>{});
+    store_wide(knots - 2 * wide<T>, Wide<T>{});
     const int64_t count = c.row_to - c.row_from, n = count + 1;
     y += c.row_from;
     for (int64_t i = 1; i < count; i += wide<T>)
       store_wide(knots + i, c.scale * (load_wide(y + i - 1) - load_wide(y + i)));
     knots[0] = -c.scale * y[0];
     knots[count] = c.scale * y[count - 1];
-    for (int i = 0; i < 3; ++i) store_wide(knots + n + i * wide<T>, W<T>{});
+    for (int i = 0; i < 3; ++i) store_wide(knots + n + i * wide<T>, Wide<T>{});
   }
 
   void gather_profile(const Crossing& c, const T* knots, int64_t count, T* profile) const {
-    const W<T> numbers = iota<T>();
+    const Wide<T> numbers = iota<T>();
     const T margin = 2 * wide<T>;
     const int reach = static_cast<int>(2 / c.step) + 1;
     for (int64_t k = c.from; k < c.to; k += wide<T>) {
-      const W<T> entry = numbers + T(k);
+      const Wide<T> entry = numbers + T(k);
       // The first row past the entry before, from row_from on; truncation is of positive numbers.
-      W<T> first = (entry - (1 + c.start)) * c.inverse + (1 + margin - c.row_from);
-      first = first > T(0) ? first : W<T>{};
-      const W<T> most = W<T>{} + (margin + count);
+      Wide<T> first = (entry - (1 + c.start)) * c.inverse + (1 + margin - c.row_from);
+      first = first > T(0) ? first : Wide<T>{};
+      const Wide<T> most = Wide<T>{} + (margin + count);
       first = first < most ? first : most;
-      const WI<T> row = __builtin_convertvector(first, WI<T>);
+      const WideIndex<T> row = __builtin_convertvector(first, WideIndex<T>);
       const int64_t start = row[0];
-      const WI<T> index = row - static_cast<typename WideTypes<T>::Integer>(start);
-      W<T> number = __builtin_convertvector(row, W<T>) + (c.row_from - margin), sum = {};
+      const WideIndex<T> index = row - static_cast<typename WideTypes<T>::Integer>(start);
+      Wide<T> number = __builtin_convertvector(row, Wide<T>) + (c.row_from - margin), sum = {};
       const T* y = knots + start - 2 * wide<T>;
       for (int m = 0; m < reach; ++m) {
-        const W<T> distance = positions(c, number, last) - entry;
-        W<T> weight = T(1) - (distance > T(0) ? distance : -distance);
-        weight = weight > T(0) ? weight : W<T>{};
+        const Wide<T> distance = positions(c, number, last) - entry;
+        Wide<T> weight = T(1) - (distance > T(0) ? distance : -distance);
+        weight = weight > T(0) ? weight : Wide<T>{};
         sum += weight * lookup(y + m, index, true);
         number += T(1);
       }
@@ -196,7 +196,7 @@ struct Columns {
   }
 
   void scatter_profile(const Crossing& c, const T* knots, int64_t count, T* profile) const {
-    for (int64_t k = c.from; k < c.to; k += wide<T>) store_wide(profile + k, W<T>{});
+    for (int64_t k = c.from; k < c.to; k += wide<T>) store_wide(profile + k, Wide<T>{});
     for (int64_t i = 0; i < count; ++i) {
       const T position = clipped(c.start + c.step * T(c.row_from + i));
       const int64_t entry = static_cast<int64_t>(position);

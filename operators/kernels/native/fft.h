@@ -53,43 +53,43 @@ struct Fft {
 };
 
 template <class T, int R>
-inline void butterfly(V<T>* a, V<T> unit);
+inline void butterfly(ComplexLanes<T>* a, ComplexLanes<T> unit);
 
 
 #define FEDRECON_BUTTERFLIES(T)                                                        \
   template <>                                                                          \
-  inline void butterfly<T, 2>(V<T> * a, V<T>) {                                        \
-    V<T> x = a[0];                                                                     \
+  inline void butterfly<T, 2>(ComplexLanes<T> * a, ComplexLanes<T>) {                                        \
+    ComplexLanes<T> x = a[0];                                                                     \
     a[0] = x + a[1];                                                                   \
     a[1] = x - a[1];                                                                   \
   }                                                                                    \
   template <>                                                                          \
-  inline void butterfly<T, 3>(V<T> * a, V<T> unit) {                                   \
+  inline void butterfly<T, 3>(ComplexLanes<T> * a, ComplexLanes<T> unit) {                                   \
     const T sine = static_cast<T>(0.86602540378443864676);                             \
-    V<T> sum = a[1] + a[2], turned = swapped<T>(a[1] - a[2]) * (unit * sine);          \
-    V<T> rest = a[0] - sum * static_cast<T>(0.5);                                      \
+    ComplexLanes<T> sum = a[1] + a[2], turned = swapped<T>(a[1] - a[2]) * (unit * sine);          \
+    ComplexLanes<T> rest = a[0] - sum * static_cast<T>(0.5);                                      \
     a[0] = a[0] + sum;                                                                 \
     a[1] = rest + turned;                                                              \
     a[2] = rest - turned;                                                              \
   }                                                                                    \
   template <>                                                                          \
-  inline void butterfly<T, 4>(V<T> * a, V<T> unit) {                                   \
-    V<T> even = a[0] + a[2], odd = a[0] - a[2];                                        \
-    V<T> sum = a[1] + a[3], turned = swapped<T>(a[1] - a[3]);                          \
+  inline void butterfly<T, 4>(ComplexLanes<T> * a, ComplexLanes<T> unit) {                                   \
+    ComplexLanes<T> even = a[0] + a[2], odd = a[0] - a[2];                                        \
+    ComplexLanes<T> sum = a[1] + a[3], turned = swapped<T>(a[1] - a[3]);                          \
     a[0] = even + sum;                                                                 \
     a[1] = odd + turned * unit;                                                        \
     a[2] = even - sum;                                                                 \
     a[3] = odd - turned * unit;                                                        \
   }                                                                                    \
   template <>                                                                          \
-  inline void butterfly<T, 5>(V<T> * a, V<T> unit) {                                   \
+  inline void butterfly<T, 5>(ComplexLanes<T> * a, ComplexLanes<T> unit) {                                   \
     const T c1 = static_cast<T>(0.30901699437494742410);                               \
     const T c2 = static_cast<T>(-0.80901699437494742410);                              \
     const T s1 = static_cast<T>(0.95105651629515357212);                               \
     const T s2 = static_cast<T>(0.58778525229247312917);                               \
-    V<T> p = a[1] + a[4], q = a[2] + a[3], r = a[1] - a[4], s = a[2] - a[3];           \
-    V<T> first = a[0] + p * c1 + q * c2, second = a[0] + p * c2 + q * c1;              \
-    V<T> u = swapped<T>(r * s1 + s * s2), v = swapped<T>(r * s2 - s * s1);             \
+    ComplexLanes<T> p = a[1] + a[4], q = a[2] + a[3], r = a[1] - a[4], s = a[2] - a[3];           \
+    ComplexLanes<T> first = a[0] + p * c1 + q * c2, second = a[0] + p * c2 + q * c1;              \
+    ComplexLanes<T> u = swapped<T>(r * s1 + s * s2), v = swapped<T>(r * s2 - s * s1);             \
     a[0] = a[0] + p + q;                                                               \
     a[1] = first + u * unit;                                                           \
     a[4] = first - u * unit;                                                           \
@@ -101,17 +101,17 @@ FEDRECON_BUTTERFLIES(double)
 #undef FEDRECON_BUTTERFLIES
 
 template <class T, int R, class Load, class Store>
-inline void pass(const Stage<T>& stage, V<T> unit, Load&& in, Store&& out) {
+inline void pass(const Stage<T>& stage, ComplexLanes<T> unit, Load&& in, Store&& out) {
   const int groups = stage.groups, stride = stage.stride;
   const T* twiddle = stage.twiddles.data();
-  V<T> a[R];
+  ComplexLanes<T> a[R];
   for (int q = 0; q < stride; ++q) {
     for (int i = 0; i < R; ++i) a[i] = in(q + stride * groups * i);
     butterfly<T, R>(a, unit);
     for (int k = 0; k < R; ++k) out(q + stride * k, a[k]);
   }
   for (int p = 1; p < groups; ++p) {
-    V<T> sines[R - 1];
+    ComplexLanes<T> sines[R - 1];
     T cosines[R - 1];
     for (int k = 0; k < R - 1; ++k) {
       cosines[k] = twiddle[2 * (p * (R - 1) + k)];
@@ -128,7 +128,7 @@ inline void pass(const Stage<T>& stage, V<T> unit, Load&& in, Store&& out) {
 }
 
 template <class T, class Load, class Store>
-inline void run_stage(const Stage<T>& stage, V<T> unit, Load&& in, Store&& out) {
+inline void run_stage(const Stage<T>& stage, ComplexLanes<T> unit, Load&& in, Store&& out) {
   switch (stage.radix) {
     case 2: return pass<T, 2>(stage, unit, in, out);
     case 3: return pass<T, 3>(stage, unit, in, out);
@@ -139,26 +139,26 @@ inline void run_stage(const Stage<T>& stage, V<T> unit, Load&& in, Store&& out) 
 
 template <class T>
 struct Read {
-  const V<T>* from;
-  V<T> operator()(int j) const { return from[j]; }
+  const ComplexLanes<T>* from;
+  ComplexLanes<T> operator()(int j) const { return from[j]; }
 };
 template <class T>
 struct Write {
-  V<T>* to;
-  void operator()(int j, V<T> v) const { to[j] = v; }
+  ComplexLanes<T>* to;
+  void operator()(int j, ComplexLanes<T> v) const { to[j] = v; }
 };
 
 // Compiled once, not for every pair of ends of a transform.
 template <class T>
-__attribute__((noinline)) void run_between(const Stage<T>& stage, V<T> unit, const V<T>* from, V<T>* to) {
+__attribute__((noinline)) void run_between(const Stage<T>& stage, ComplexLanes<T> unit, const ComplexLanes<T>* from, ComplexLanes<T>* to) {
   run_stage(stage, unit, Read<T>{from}, Write<T>{to});
 }
 
 // out(k, sum_j in(j) exp(sign 2 pi i j k / n)); `work` holds twice the length.
 template <class T, class Load, class Store>
-inline void transform(const Fft<T>& plan, int sign, V<T>* work, Load&& in, Store&& out) {
-  const V<T> unit = imaginary_unit<T>(sign);
-  V<T>*from = work, *to = work + plan.length;
+inline void transform(const Fft<T>& plan, int sign, ComplexLanes<T>* work, Load&& in, Store&& out) {
+  const ComplexLanes<T> unit = imaginary_unit<T>(sign);
+  ComplexLanes<T>*from = work, *to = work + plan.length;
   const int last = static_cast<int>(plan.stages.size()) - 1;
   if (last < 0) return out(0, in(0));
   run_stage(plan.stages[0], unit, in, Write<T>{to});

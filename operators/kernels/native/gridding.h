@@ -21,8 +21,8 @@ struct Geometry {
   const T* scale[3];
   int ndim, width, degree, sign;
   bool conjugate;
-  V<T> coefficients[32];  // of u^p, a tap per lane
-  V<T> repeated[32];      // the same once per axis, where all axes fit: from lanes 0 and 8, or 0, 5 and 10
+  ComplexLanes<T> coefficients[32];  // of u^p, a tap per lane
+  ComplexLanes<T> repeated[32];      // the same once per axis, where all axes fit: from lanes 0 and 8, or 0, 5 and 10
 };
 
 // A grid row holds `row` vectors: one per cell, lanes being planes, or one per eight cells of a single plane.
@@ -32,7 +32,7 @@ struct Grid {
   const Geometry<T>& geometry;
   bool planes;
   int64_t columns, row;  // vectors of cells proper, and with the repeated ones
-  V<T>* data;
+  ComplexLanes<T>* data;
 
   Grid(const Geometry<T>& g, bool planes)
       : geometry(g), planes(planes), columns(planes ? g.cells[2] : (g.cells[2] + 7) / 8), data(nullptr) {
@@ -40,13 +40,13 @@ struct Grid {
   }
   int blocks() const { return (geometry.taps[2] + 6) / 8 + 1; }
   int64_t rows() const { return geometry.cells[0] * geometry.cells[1]; }
-  size_t bytes() const { return rows() * row * sizeof(V<T>); }
-  V<T>* at(int64_t z, int64_t y) const { return data + (z * geometry.cells[1] + y) * row; }
+  size_t bytes() const { return rows() * row * sizeof(ComplexLanes<T>); }
+  ComplexLanes<T>* at(int64_t z, int64_t y) const { return data + (z * geometry.cells[1] + y) * row; }
 
-  T* cell(V<T>* line, int64_t x) const { return reinterpret_cast<T*>(line + x / 8) + x % 8; }
+  T* cell(ComplexLanes<T>* line, int64_t x) const { return reinterpret_cast<T*>(line + x / 8) + x % 8; }
 
   // Repeats the first cells of a row behind its last.
-  void repeat(V<T>* line) const {
+  void repeat(ComplexLanes<T>* line) const {
     const int64_t n = geometry.cells[2], extra = geometry.taps[2] - 1;
     if (planes) {
       for (int64_t i = 0; i < extra; ++i) line[n + i] = line[i];
@@ -58,15 +58,15 @@ struct Grid {
   }
 
   // Eight cells of the one plane: from real parts and imaginary parts to pairs, and back.
-  void interleave(V<T>* line) const {
+  void interleave(ComplexLanes<T>* line) const {
     for (int64_t i = 0; i < row; ++i) line[i] = interleaved<T>(line[i]);
   }
-  void separate(V<T>* line) const {
+  void separate(ComplexLanes<T>* line) const {
     for (int64_t i = 0; i < row; ++i) line[i] = deinterleaved<T>(line[i]);
   }
 
   // Adds what is behind the last cell to the first.
-  void fold(V<T>* line) const {
+  void fold(ComplexLanes<T>* line) const {
     const int64_t n = geometry.cells[2], extra = geometry.taps[2] - 1;
     for (int64_t i = 0; i < extra; ++i) {
       if (planes) {
@@ -108,8 +108,8 @@ struct Located {
 };
 
 template <class T>
-inline V<T> tap_weights(const Geometry<T>& g, T u) {
-  V<T> w = g.coefficients[g.degree];
+inline ComplexLanes<T> tap_weights(const Geometry<T>& g, T u) {
+  ComplexLanes<T> w = g.coefficients[g.degree];
   for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.coefficients[p];
   return w;
 }
@@ -123,8 +123,8 @@ inline void each_row_of(const Grid<T>& grid, const Located<T>& at, int point, in
   for (int i = 0; i < g.taps[0]; ++i) {
     int64_t z = at.first[0][point] + i;
     if (z >= g.cells[0]) z -= g.cells[0];
-    V<T>* plane = grid.at(z, 0) + column;
-    V<T>* line = plane + top * grid.row;
+    ComplexLanes<T>* plane = grid.at(z, 0) + column;
+    ComplexLanes<T>* line = plane + top * grid.row;
     for (int j = 0; j < before_wrap; ++j, line += grid.row) body(line, i, j);
     line = plane;
     for (int j = before_wrap; j < rows; ++j, line += grid.row) body(line, i, j);
@@ -136,7 +136,7 @@ inline void each_row_of(const Grid<T>& grid, const Located<T>& at, int point, in
 template <class T>
 struct Weights {
   alignas(64) T z[17], y[16];
-  V<T> x;
+  ComplexLanes<T> x;
 
   Weights(const Geometry<T>& g, const Located<T>& at, int point) {
     if (g.ndim == 3 && g.width <= 5) {
@@ -153,25 +153,25 @@ struct Weights {
 
  private:
   // All axes share the lanes of one polynomial.
-  static V<T> together(const Geometry<T>& g, V<T> u) {
-    V<T> w = g.repeated[g.degree];
+  static ComplexLanes<T> together(const Geometry<T>& g, ComplexLanes<T> u) {
+    ComplexLanes<T> w = g.repeated[g.degree];
     for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.repeated[p];
     return w;
   }
 
   void of_image(const Geometry<T>& g, const Located<T>& at, int point) {
-    const V<T> w = together(g, joined<T>(H<T>{} + at.u[2][point], H<T>{} + at.u[1][point]));
-    const H<T> along_y = imag<T>(w);
+    const ComplexLanes<T> w = together(g, joined<T>(RealLanes<T>{} + at.u[2][point], RealLanes<T>{} + at.u[1][point]));
+    const RealLanes<T> along_y = imag<T>(w);
     z[0] = 1;
     std::memcpy(y, &along_y, sizeof along_y);
-    x = joined<T>(real<T>(w), H<T>{});
+    x = joined<T>(real<T>(w), RealLanes<T>{});
   }
 
   void of_volume(const Geometry<T>& g, const Located<T>& at, int point) {
     alignas(64) static const T of[3][16] = {
         {1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1}};
-    const V<T> on_x = load<T>(of[0]), on_y = load<T>(of[1]), on_z = load<T>(of[2]);
-    const V<T> w = together(g, on_x * at.u[2][point] + on_y * at.u[1][point] + on_z * at.u[0][point]);
+    const ComplexLanes<T> on_x = load<T>(of[0]), on_y = load<T>(of[1]), on_z = load<T>(of[2]);
+    const ComplexLanes<T> w = together(g, on_x * at.u[2][point] + on_y * at.u[1][point] + on_z * at.u[0][point]);
     alignas(64) T all[16];
     store<T>(all, w);
     for (int i = 0; i < 5; ++i) y[i] = all[5 + i], z[i] = all[10 + i];
@@ -181,37 +181,37 @@ struct Weights {
 
 // Eight planes at once: W taps along x, or up to sixteen (of weight zero beyond the width) where W is 0.
 template <class T, int W>
-inline V<T> gather_planes(const Grid<T>& grid, const Located<T>& at, int point) {
+inline ComplexLanes<T> gather_planes(const Grid<T>& grid, const Located<T>& at, int point) {
   constexpr int most = W ? W : 16;
   const int taps = W ? W : grid.geometry.width;
   const Weights<T> w(grid.geometry, at, point);
-  V<T> x[most], total = {}, plane = {};
-  for (int i = 0; i < most; ++i) x[i] = V<T>{} + w.x[i];
+  ComplexLanes<T> x[most], total = {}, plane = {};
+  for (int i = 0; i < most; ++i) x[i] = ComplexLanes<T>{} + w.x[i];
   each_row_of(
       grid, at, point, at.first[2][point],
-      [&](const V<T>* line, int, int j) {
-        V<T> part = line[0] * x[0];
+      [&](const ComplexLanes<T>* line, int, int j) {
+        ComplexLanes<T> part = line[0] * x[0];
         for (int i = 1; i < taps; ++i) part += line[i] * x[i];
         plane += part * w.y[j];
       },
       [&](int i) {
         total += plane * w.z[i];
-        plane = V<T>{};
+        plane = ComplexLanes<T>{};
       });
   return total;
 }
 
 template <class T, int W>
-inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, V<T> value) {
+inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, ComplexLanes<T> value) {
   constexpr int most = W ? W : 16;
   const int taps = W ? W : grid.geometry.width;
   const Weights<T> w(grid.geometry, at, point);
-  V<T> x[most];
-  for (int i = 0; i < most; ++i) x[i] = V<T>{} + w.x[i];
+  ComplexLanes<T> x[most];
+  for (int i = 0; i < most; ++i) x[i] = ComplexLanes<T>{} + w.x[i];
   each_row_of(
       grid, at, point, at.first[2][point],
-      [&](V<T>* line, int i, int j) {
-        const V<T> part = value * (w.z[i] * w.y[j]);
+      [&](ComplexLanes<T>* line, int i, int j) {
+        const ComplexLanes<T> part = value * (w.z[i] * w.y[j]);
         for (int k = 0; k < taps; ++k) line[k] += part * x[k];
       },
       [](int) {});
@@ -219,8 +219,8 @@ inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, 
 
 // Every weight twice: for the real and the imaginary part of its cell.
 template <class T>
-inline void in_pairs(const V<T>& w, V<T>* x) {
-  const H<T> low = real<T>(w), high = imag<T>(w);
+inline void in_pairs(const ComplexLanes<T>& w, ComplexLanes<T>* x) {
+  const RealLanes<T> low = real<T>(w), high = imag<T>(w);
   x[0] = interleaved<T>(joined<T>(low, low));
   x[1] = interleaved<T>(joined<T>(high, high));
 }
@@ -229,17 +229,17 @@ inline void in_pairs(const V<T>& w, V<T>* x) {
 template <class T, int B>
 inline void gather_cells(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
   const Weights<T> w(grid.geometry, at, point);
-  V<T> x[2], total[B] = {}, plane[B] = {}, sums = {};
+  ComplexLanes<T> x[2], total[B] = {}, plane[B] = {}, sums = {};
   in_pairs<T>(w.x, x);
   const int first = at.first[2][point];
   each_row_of(
       grid, at, point, 0,
-      [&](const V<T>* line, int, int j) {
+      [&](const ComplexLanes<T>* line, int, int j) {
         const T* cells = reinterpret_cast<const T*>(line) + 2 * first;
         for (int b = 0; b < B; ++b) plane[b] += load<T>(cells + 16 * b) * w.y[j];
       },
       [&](int i) {
-        for (int b = 0; b < B; ++b) total[b] += plane[b] * w.z[i], plane[b] = V<T>{};
+        for (int b = 0; b < B; ++b) total[b] += plane[b] * w.z[i], plane[b] = ComplexLanes<T>{};
       });
   for (int b = 0; b < B; ++b) sums += total[b] * x[b];
   sum_pairs<T>(sums, out);
@@ -248,16 +248,16 @@ inline void gather_cells(const Grid<T>& grid, const Located<T>& at, int point, T
 template <class T, int B>
 inline void spread_cells(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
   const Weights<T> w(grid.geometry, at, point);
-  V<T> x[2];
+  ComplexLanes<T> x[2];
   in_pairs<T>(w.x, x);
-  const V<T> pair = joined<T>(H<T>{} + value[0], H<T>{} + value[1]);
-  const V<T> pairs = interleaved<T>(pair);
-  V<T> plane[B];
+  const ComplexLanes<T> pair = joined<T>(RealLanes<T>{} + value[0], RealLanes<T>{} + value[1]);
+  const ComplexLanes<T> pairs = interleaved<T>(pair);
+  ComplexLanes<T> plane[B];
   for (int b = 0; b < B; ++b) x[b] *= pairs, plane[b] = x[b] * w.z[0];
   const int first = at.first[2][point];
   each_row_of(
       grid, at, point, 0,
-      [&](V<T>* line, int, int j) {
+      [&](ComplexLanes<T>* line, int, int j) {
         T* cells = reinterpret_cast<T*>(line) + 2 * first;
         for (int b = 0; b < B; ++b) store<T>(cells + 16 * b, load<T>(cells + 16 * b) + plane[b] * w.y[j]);
       },
@@ -271,7 +271,7 @@ template <class T>
 inline void prefetch_cells(const Grid<T>& grid, const Located<T>& at, int point) {
   each_row_of(
       grid, at, point, at.first[2][point] / 8,
-      [](const V<T>* line, int, int) {
+      [](const ComplexLanes<T>* line, int, int) {
         __builtin_prefetch(line);
         __builtin_prefetch(line + 1);
       },
@@ -305,7 +305,7 @@ void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, i
       at = next;
       if (m + 8 < end) next.locate(grid.geometry, points + (m + 8) * ndim, std::min<int64_t>(8, end - m - 8));
       if (grid.planes) {
-        V<T> values[8] = {};
+        ComplexLanes<T> values[8] = {};
         with_width(grid.geometry.width, [&](auto w) {
           for (int i = 0; i < count; ++i) values[i] = gather_planes<T, w.value>(grid, at, i);
         });
@@ -453,7 +453,7 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
   const int64_t stride = grid.planes ? 16 : 2;
   auto clear = [&](int64_t from, int64_t to) {
     for (int64_t s = from; s < to; ++s)
-      std::memset(static_cast<void*>(grid.data + s % g.cells[slow] * slab), 0, slab * sizeof(V<T>));
+      std::memset(static_cast<void*>(grid.data + s % g.cells[slow] * slab), 0, slab * sizeof(ComplexLanes<T>));
   };
   for (int64_t odd = 0; odd < 2; ++odd) {
     workers.each((bands + 1 - odd) / 2, [&](int64_t task) {

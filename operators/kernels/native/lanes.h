@@ -29,6 +29,7 @@ struct Pack {
     return {{f(static_cast<int>(I))...}};
   }
 
+  // clang-format off: it would separate ## from =.
 #define FEDRECON_OPERATOR(op)                                                                               \
   friend Pack operator op(const Pack& a, const Pack& b) {                                                   \
     return of([&](int i) { return a.part[i] op b.part[i]; });                                               \
@@ -37,6 +38,7 @@ struct Pack {
   friend Pack operator op(T a, const Pack& b) { return of([&](int i) { return a op b.part[i]; }); }          \
   Pack& operator op##=(const Pack& b) { return *this = *this op b; }                                        \
   Pack& operator op##=(T b) { return *this = *this op b; }
+  // clang-format on
   FEDRECON_OPERATOR(+)
   FEDRECON_OPERATOR(-)
   FEDRECON_OPERATOR(*)
@@ -44,9 +46,9 @@ struct Pack {
 };
 
 template <class T>
-using V = Pack<T, 16>;
+using ComplexLanes = Pack<T, 16>;
 template <class T>
-using H = Pack<T, 8>;
+using RealLanes = Pack<T, 8>;
 
 // `count` lanes of two registers, the second's counted on from the first's: those that Map::lane says.
 template <class Map, class Register, size_t... L>
@@ -86,29 +88,29 @@ struct Groups {
 };
 
 template <class T>
-inline V<T> joined(const H<T>& re, const H<T>& im) {
-  if constexpr (V<T>::count == 1)
+inline ComplexLanes<T> joined(const RealLanes<T>& re, const RealLanes<T>& im) {
+  if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<From<0, 1>, 16>(re.part[0], im.part[0])}};
   else
-    return V<T>::of([&](int i) { return i < H<T>::count ? re.part[i] : im.part[i - H<T>::count]; });
+    return ComplexLanes<T>::of([&](int i) { return i < RealLanes<T>::count ? re.part[i] : im.part[i - RealLanes<T>::count]; });
 }
 template <class T>
-inline H<T> real(const V<T>& a) {
-  if constexpr (V<T>::count == 1)
+inline RealLanes<T> real(const ComplexLanes<T>& a) {
+  if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<From<0, 1>, 8>(a.part[0], a.part[0])}};
   else
-    return H<T>::of([&](int i) { return a.part[i]; });
+    return RealLanes<T>::of([&](int i) { return a.part[i]; });
 }
 template <class T>
-inline H<T> imag(const V<T>& a) {
-  if constexpr (V<T>::count == 1)
+inline RealLanes<T> imag(const ComplexLanes<T>& a) {
+  if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<From<8, 1>, 8>(a.part[0], a.part[0])}};
   else
-    return H<T>::of([&](int i) { return a.part[i + H<T>::count]; });
+    return RealLanes<T>::of([&](int i) { return a.part[i + RealLanes<T>::count]; });
 }
 template <class T>
-inline V<T> swapped(const V<T>& a) {
-  if constexpr (V<T>::count == 1)
+inline ComplexLanes<T> swapped(const ComplexLanes<T>& a) {
+  if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<Swapped<16>, 16>(a.part[0], a.part[0])}};
   else
     return joined<T>(imag<T>(a), real<T>(a));
@@ -116,23 +118,23 @@ inline V<T> swapped(const V<T>& a) {
 
 // From pairs of a real and an imaginary part to lanes, and back.
 template <class T>
-inline V<T> deinterleaved(const V<T>& a) {
-  constexpr int lanes = V<T>::lanes, half = H<T>::count;
-  if constexpr (V<T>::count == 1)
+inline ComplexLanes<T> deinterleaved(const ComplexLanes<T>& a) {
+  constexpr int lanes = ComplexLanes<T>::lanes, half = RealLanes<T>::count;
+  if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<Parted<16>, 16>(a.part[0], a.part[0])}};
   else
-    return V<T>::of([&](int i) {
+    return ComplexLanes<T>::of([&](int i) {
       const auto &x = a.part[i % half * 2], &y = a.part[i % half * 2 + 1];
       return i < half ? shuffled<From<0, 2>, lanes>(x, y) : shuffled<From<1, 2>, lanes>(x, y);
     });
 }
 template <class T>
-inline V<T> interleaved(const V<T>& a) {
-  constexpr int lanes = V<T>::lanes, half = H<T>::count;
-  if constexpr (V<T>::count == 1)
+inline ComplexLanes<T> interleaved(const ComplexLanes<T>& a) {
+  constexpr int lanes = ComplexLanes<T>::lanes, half = RealLanes<T>::count;
+  if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<InTurn<16, 0>, 16>(a.part[0], a.part[0])}};
   else
-    return V<T>::of([&](int i) {
+    return ComplexLanes<T>::of([&](int i) {
       const auto &x = a.part[i / 2], &y = a.part[i / 2 + half];
       return i % 2 ? shuffled<InTurn<2 * lanes, lanes / 2>, lanes>(x, y) : shuffled<InTurn<2 * lanes, 0>, lanes>(x, y);
     });
@@ -140,33 +142,33 @@ inline V<T> interleaved(const V<T>& a) {
 
 // sign * i * a is swapped(a) * imaginary_unit(sign).
 template <class T>
-inline V<T> imaginary_unit(int sign) {
+inline ComplexLanes<T> imaginary_unit(int sign) {
   const T s = static_cast<T>(sign);
-  return joined<T>(H<T>{} - s, H<T>{} + s);
+  return joined<T>(RealLanes<T>{} - s, RealLanes<T>{} + s);
 }
 
 template <class T>
-inline V<T> load(const T* p) {
-  V<T> v;
+inline ComplexLanes<T> load(const T* p) {
+  ComplexLanes<T> v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 template <class T>
-inline void store(T* p, const V<T>& v) {
+inline void store(T* p, const ComplexLanes<T>& v) {
   std::memcpy(p, &v, sizeof v);
 }
 
 // `count` <= 8 interleaved complex numbers, zeros behind them, and back.
 template <class T>
-inline V<T> load_complex(const T* p, ptrdiff_t count) {
+inline ComplexLanes<T> load_complex(const T* p, ptrdiff_t count) {
   if (count >= 8) return deinterleaved<T>(load<T>(p));
   T partial[16] = {};
   for (ptrdiff_t i = 0; i < 2 * count; ++i) partial[i] = p[i];
   return deinterleaved<T>(load<T>(partial));
 }
 template <class T>
-inline void store_complex(T* p, const V<T>& v, ptrdiff_t count) {
-  const V<T> pairs = interleaved<T>(v);
+inline void store_complex(T* p, const ComplexLanes<T>& v, ptrdiff_t count) {
+  const ComplexLanes<T> pairs = interleaved<T>(v);
   if (count >= 8) return store<T>(p, pairs);
   T partial[16];
   store<T>(partial, pairs);
@@ -175,9 +177,9 @@ inline void store_complex(T* p, const V<T>& v, ptrdiff_t count) {
 
 // Of every two groups of `group` lanes the first (or the second) of x and of y in turn.
 template <class T, int group, int second>
-inline H<T> in_turn(const H<T>& x, const H<T>& y) {
-  constexpr int lanes = H<T>::lanes;
-  return H<T>::of([&](int i) {
+inline RealLanes<T> in_turn(const RealLanes<T>& x, const RealLanes<T>& y) {
+  constexpr int lanes = RealLanes<T>::lanes;
+  return RealLanes<T>::of([&](int i) {
     if constexpr (group < lanes) {
       return shuffled<Groups<lanes, group, second>, lanes>(x.part[i], y.part[i]);
     } else {
@@ -189,10 +191,10 @@ inline H<T> in_turn(const H<T>& x, const H<T>& y) {
 }
 
 template <class T, int group>
-inline void transpose_groups(H<T>* a) {
+inline void transpose_groups(RealLanes<T>* a) {
   for (int j = 0; j < 8; j += 2 * group)
     for (int i = j; i < j + group; ++i) {
-      const H<T> x = a[i], y = a[i + group];
+      const RealLanes<T> x = a[i], y = a[i + group];
       a[i] = in_turn<T, group, 0>(x, y);
       a[i + group] = in_turn<T, group, 1>(x, y);
     }
@@ -200,14 +202,14 @@ inline void transpose_groups(H<T>* a) {
 
 // Lane l of a[i] becomes lane i of a[l].
 template <class T>
-inline void transpose_half(H<T>* a) {
+inline void transpose_half(RealLanes<T>* a) {
   transpose_groups<T, 4>(a);
   transpose_groups<T, 2>(a);
   transpose_groups<T, 1>(a);
 }
 template <class T>
-inline void transpose(V<T>* a) {
-  H<T> re[8], im[8];
+inline void transpose(ComplexLanes<T>* a) {
+  RealLanes<T> re[8], im[8];
   for (int i = 0; i < 8; ++i) re[i] = real<T>(a[i]), im[i] = imag<T>(a[i]);
   transpose_half<T>(re);
   transpose_half<T>(im);
@@ -216,9 +218,9 @@ inline void transpose(V<T>* a) {
 
 // The sum of eight interleaved complex numbers.
 template <class T>
-inline void sum_pairs(const V<T>& a, T* out) {
-  const H<T> eight = real<T>(a) + imag<T>(a), four = eight + in_turn<T, 4, 1>(eight, eight);
-  const H<T> two = four + in_turn<T, 2, 1>(four, four);
+inline void sum_pairs(const ComplexLanes<T>& a, T* out) {
+  const RealLanes<T> eight = real<T>(a) + imag<T>(a), four = eight + in_turn<T, 4, 1>(eight, eight);
+  const RealLanes<T> two = four + in_turn<T, 2, 1>(four, four);
   out[0] = two[0];
   out[1] = two[1];
 }

@@ -30,8 +30,8 @@ inline int64_t on_grid(int64_t pixel, int64_t pixels, int64_t cells) {
 }
 
 template <class T>
-inline V<T> doubled(const T* weights) {
-  H<T> w;
+inline ComplexLanes<T> doubled(const T* weights) {
+  RealLanes<T> w;
   std::memcpy(&w, weights, sizeof w);
   return joined<T>(w, w);
 }
@@ -56,7 +56,7 @@ struct Transform {
   int64_t row_on_grid_y(int64_t r) const {
     return on_grid(r % geometry.pixels[1], geometry.pixels[1], geometry.cells[1]);
   }
-  V<T>* grid_row(int64_t r) const { return grid.at(row_on_grid_z(r), row_on_grid_y(r)); }
+  ComplexLanes<T>* grid_row(int64_t r) const { return grid.at(row_on_grid_z(r), row_on_grid_y(r)); }
 
   // Lanes of unit `unit`: all planes of one image row, or eight rows of the one plane.
   void lanes_of(const std::vector<Lane<T>>& planes, int64_t unit, Lane<T>* lanes) const {
@@ -80,16 +80,16 @@ struct Transform {
     return wave ? std::complex<T>(wave[2 * i], wave[2 * i + 1]) : std::complex<T>(1);
   }
   bool modulated() const { return wave[0] || wave[1] || wave[2]; }
-  V<T> modulation(const Lane<T>& lane, int64_t x) const {
-    const V<T> one = joined<T>(H<T>{} + 1, H<T>{});
-    const V<T> along = wave[2] ? load_complex<T>(wave[2] + 2 * x, geometry.pixels[2] - x) : one;
+  ComplexLanes<T> modulation(const Lane<T>& lane, int64_t x) const {
+    const ComplexLanes<T> one = joined<T>(RealLanes<T>{} + 1, RealLanes<T>{});
+    const ComplexLanes<T> along = wave[2] ? load_complex<T>(wave[2] + 2 * x, geometry.pixels[2] - x) : one;
     return along * lane.turn[0] + swapped<T>(along) * (imaginary_unit<T>(1) * lane.turn[1]);
   }
   int64_t units() const { return grid.planes ? image_rows() : (image_rows() + 7) / 8; }
 
-  static V<T> times(V<T> a, V<T> b, bool conjugate) {
-    const V<T> unit = imaginary_unit<T>(conjugate ? -1 : 1);
-    const H<T> re = real<T>(b), im = imag<T>(b);
+  static ComplexLanes<T> times(ComplexLanes<T> a, ComplexLanes<T> b, bool conjugate) {
+    const ComplexLanes<T> unit = imaginary_unit<T>(conjugate ? -1 : 1);
+    const RealLanes<T> re = real<T>(b), im = imag<T>(b);
     return a * joined<T>(re, re) + swapped<T>(a) * (unit * joined<T>(im, im));
   }
 
@@ -98,16 +98,16 @@ struct Transform {
     const int64_t nx = geometry.pixels[2], gx = geometry.cells[2];
     const Fft<T>& plan = Fft<T>::of(gx);
     workers.each(units(), [&](int64_t unit) {
-      V<T>* line = local(4 * gx + 16);
-      V<T>*out = line + gx + 8, *work = out + gx + 8;
+      ComplexLanes<T>* line = local(4 * gx + 16);
+      ComplexLanes<T>*out = line + gx + 8, *work = out + gx + 8;
       Lane<T> lanes[8];
       lanes_of(planes, unit, lanes);
-      for (int64_t x = nx - nx / 2; x < gx - nx / 2; ++x) line[x] = V<T>{};
+      for (int64_t x = nx - nx / 2; x < gx - nx / 2; ++x) line[x] = ComplexLanes<T>{};
       for (int64_t x = 0; x < nx; x += 8) {
-        V<T> a[8];
-        const V<T> scale = doubled<T>(scale_x.data() + x);
+        ComplexLanes<T> a[8];
+        const ComplexLanes<T> scale = doubled<T>(scale_x.data() + x);
         for (int l = 0; l < 8; ++l) {
-          a[l] = V<T>{};
+          a[l] = ComplexLanes<T>{};
           if (!lanes[l].image) continue;
           a[l] = load_complex<T>(lanes[l].image + 2 * x, nx - x) * (scale * lanes[l].scale);
           if (lanes[l].map)
@@ -119,14 +119,14 @@ struct Transform {
       }
       auto in = [&](int j) { return line[j]; };
       if (grid.planes) {
-        V<T>* row = grid_row(unit);
-        transform(plan, geometry.sign, work, in, [&](int j, V<T> v) { row[j] = v; });
+        ComplexLanes<T>* row = grid_row(unit);
+        transform(plan, geometry.sign, work, in, [&](int j, ComplexLanes<T> v) { row[j] = v; });
         return;
       }
-      transform(plan, geometry.sign, work, in, [&](int j, V<T> v) { out[j] = v; });
+      transform(plan, geometry.sign, work, in, [&](int j, ComplexLanes<T> v) { out[j] = v; });
       for (int64_t x = 0; x < gx; x += 8) {
-        V<T> a[8];
-        for (int i = 0; i < 8; ++i) a[i] = x + i < gx ? out[x + i] : V<T>{};
+        ComplexLanes<T> a[8];
+        for (int i = 0; i < 8; ++i) a[i] = x + i < gx ? out[x + i] : ComplexLanes<T>{};
         transpose<T>(a);
         for (int l = 0; l < 8; ++l)
           if (lanes[l].image) grid_row(8 * unit + l)[x / 8] = a[l];
@@ -139,28 +139,28 @@ struct Transform {
     const int64_t nx = geometry.pixels[2], gx = geometry.cells[2];
     const Fft<T>& plan = Fft<T>::of(gx);
     workers.each(units(), [&](int64_t unit) {
-      V<T>* line = local(4 * gx + 16);
-      V<T>*out = line + gx + 8, *work = out + gx + 8;
+      ComplexLanes<T>* line = local(4 * gx + 16);
+      ComplexLanes<T>*out = line + gx + 8, *work = out + gx + 8;
       Lane<T> lanes[8];
       lanes_of(planes, unit, lanes);
-      auto write = [&](int j, V<T> v) { out[j] = v; };
+      auto write = [&](int j, ComplexLanes<T> v) { out[j] = v; };
       if (grid.planes) {
-        const V<T>* row = grid_row(unit);
+        const ComplexLanes<T>* row = grid_row(unit);
         transform(plan, sign, work, [&](int j) { return row[j]; }, write);
       } else {
         for (int64_t x = 0; x < gx; x += 8) {
-          V<T> a[8];
-          for (int l = 0; l < 8; ++l) a[l] = lanes[l].image ? grid_row(8 * unit + l)[x / 8] : V<T>{};
+          ComplexLanes<T> a[8];
+          for (int l = 0; l < 8; ++l) a[l] = lanes[l].image ? grid_row(8 * unit + l)[x / 8] : ComplexLanes<T>{};
           transpose<T>(a);
           for (int i = 0; i < 8; ++i) line[x + i] = a[i];
         }
         transform(plan, sign, work, [&](int j) { return line[j]; }, write);
       }
       for (int64_t x = 0; x < nx; x += 8) {
-        V<T> a[8];
-        for (int64_t i = 0; i < 8; ++i) a[i] = x + i < nx ? out[on_grid(x + i, nx, gx)] : V<T>{};
+        ComplexLanes<T> a[8];
+        for (int64_t i = 0; i < 8; ++i) a[i] = x + i < nx ? out[on_grid(x + i, nx, gx)] : ComplexLanes<T>{};
         transpose<T>(a);
-        const V<T> scale = doubled<T>(scale_x.data() + x);
+        const ComplexLanes<T> scale = doubled<T>(scale_x.data() + x);
         for (int l = 0; l < 8;) {
           if (!lanes[l].image) {
             ++l;
@@ -168,9 +168,9 @@ struct Transform {
           }
           // Coils of one image are summed before it is touched.
           T* image = lanes[l].image;
-          V<T> total = {};
+          ComplexLanes<T> total = {};
           for (; l < 8 && lanes[l].image == image; ++l) {
-            V<T> value = a[l] * (scale * lanes[l].scale);
+            ComplexLanes<T> value = a[l] * (scale * lanes[l].scale);
             if (lanes[l].map)
               value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), conjugate);
             if (modulated()) value = times(value, modulation(lanes[l], x), true);
@@ -195,19 +195,19 @@ struct Transform {
     const int64_t after = pixels - pixels / 2, before = cells - pixels / 2;
     auto holds = [&](int64_t j) { return j < after || j >= before; };
     workers.each(lines * chunks, [&](int64_t task) {
-      V<T>* work = local(2 * cells);
+      ComplexLanes<T>* work = local(2 * cells);
       const int64_t l = task / chunks, from = task % chunks * chunk;
-      V<T>* first = axis == 0 ? grid.at(0, l) : grid.at(on_grid(l, geometry.pixels[0], geometry.cells[0]), 0);
+      ComplexLanes<T>* first = axis == 0 ? grid.at(0, l) : grid.at(on_grid(l, geometry.pixels[0], geometry.cells[0]), 0);
       for (int64_t x = from; x < std::min(grid.columns, from + chunk); ++x) {
-        V<T>* column = first + x;
+        ComplexLanes<T>* column = first + x;
         if (into_grid) {
           transform(
-              plan, sign, work, [&](int j) { return holds(j) ? column[j * step] : V<T>{}; },
-              [&](int j, V<T> v) { column[j * step] = v; });
+              plan, sign, work, [&](int j) { return holds(j) ? column[j * step] : ComplexLanes<T>{}; },
+              [&](int j, ComplexLanes<T> v) { column[j * step] = v; });
         } else {
           transform(
               plan, sign, work, [&](int j) { return column[j * step]; },
-              [&](int j, V<T> v) {
+              [&](int j, ComplexLanes<T> v) {
                 if (holds(j)) column[j * step] = v;
               });
         }
@@ -233,16 +233,16 @@ struct Transform {
     const int64_t after = pixels - pixels / 2, before = cells - pixels / 2;
     auto holds = [&](int64_t j) { return j < after || j >= before; };
     workers.each(lines * chunks, [&](int64_t task) {
-      V<T>* work = local(3 * cells);
-      V<T>* middle = work + 2 * cells;
+      ComplexLanes<T>* work = local(3 * cells);
+      ComplexLanes<T>* middle = work + 2 * cells;
       const int64_t l = task / chunks, from = task % chunks * chunk;
       for (int64_t x = from; x < std::min(grid.columns, from + chunk); ++x) {
-        V<T>* column = (axis == 0 ? grid.at(0, l) : grid.at(0, 0)) + x;
+        ComplexLanes<T>* column = (axis == 0 ? grid.at(0, l) : grid.at(0, 0)) + x;
         const T* factor = spectrum + l * nx + (grid.planes ? x : 8 * x);
         const int64_t left = grid.planes ? 1 : std::min<int64_t>(8, nx - 8 * x);
         transform(
-            plan, -1, work, [&](int j) { return holds(j) ? column[j * step] : V<T>{}; },
-            [&](int j, V<T> v) {
+            plan, -1, work, [&](int j) { return holds(j) ? column[j * step] : ComplexLanes<T>{}; },
+            [&](int j, ComplexLanes<T> v) {
               const T* f = factor + j * spectrum_step;
               if (grid.planes) {
                 middle[j] = v * f[0];
@@ -254,7 +254,7 @@ struct Transform {
             });
         transform(
             plan, 1, work, [&](int j) { return middle[j]; },
-            [&](int j, V<T> v) {
+            [&](int j, ComplexLanes<T> v) {
               if (holds(j)) column[j * step] = v;
             });
       }
@@ -265,7 +265,7 @@ struct Transform {
     const int64_t chunk = 32, rows = grid.rows();
     workers.each((rows + chunk - 1) / chunk, [&](int64_t task) {
       for (int64_t r = task * chunk; r < std::min(rows, (task + 1) * chunk); ++r) {
-        V<T>* line = grid.data + r * grid.row;
+        ComplexLanes<T>* line = grid.data + r * grid.row;
         if (add) {
           if (!grid.planes) grid.separate(line);
           grid.fold(line);
@@ -278,14 +278,14 @@ struct Transform {
   }
 
   // Memory of this thread, valid until its next call.
-  static V<T>* local(size_t vectors) {
+  static ComplexLanes<T>* local(size_t vectors) {
     thread_local std::unique_ptr<Scratch> scratch;
     thread_local size_t have = 0;
     if (have < vectors) {
-      scratch = std::make_unique<Scratch>(vectors * sizeof(V<T>));
+      scratch = std::make_unique<Scratch>(vectors * sizeof(ComplexLanes<T>));
       have = vectors;
     }
-    return scratch->as<V<T>>();
+    return scratch->as<ComplexLanes<T>>();
   }
 };
 
@@ -348,7 +348,7 @@ void type2(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
   const bool together = planes > few_planes;
   Grid<T> grid(g, together);
   Scratch memory(grid.bytes());
-  grid.data = memory.as<V<T>>();
+  grid.data = memory.as<ComplexLanes<T>>();
   const Transform<T> transform(workers, g, grid);
   const bool by_tile = g.ndim == 3 && !together && s.samples > 10000;
   const int64_t chunk = 4096;
@@ -386,7 +386,7 @@ void type1(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
   const bool together = planes > few_planes;
   Grid<T> grid(g, together);
   Scratch memory(grid.bytes()), order(s.samples * (together ? 16 : 2) * sizeof(T));
-  grid.data = memory.as<V<T>>();
+  grid.data = memory.as<ComplexLanes<T>>();
   T* values = order.as<T>();
   const Transform<T> transform(workers, g, grid);
   std::shared_ptr<const Sorted<T>> sorted;
@@ -408,7 +408,7 @@ void type1(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
           return;
         }
         for (int64_t m = task * chunk; m < end; m += 8) {
-          V<T> a[8] = {};
+          ComplexLanes<T> a[8] = {};
           for (int64_t l = 0; l < count; ++l) a[l] = load_complex<T>(in + 2 * (l * s.samples + m), end - m);
           transpose<T>(a);
           for (int64_t i = 0; i < std::min<int64_t>(8, end - m); ++i) store<T>(values + 16 * sorted->rank[m + i], a[i]);
@@ -432,7 +432,7 @@ void toeplitz(const Workers& workers, const Geometry<T>& g, const Sizes& s, cons
   const bool together = planes > few_planes;
   Grid<T> grid(g, together);
   Scratch memory(grid.bytes());
-  grid.data = memory.as<V<T>>();
+  grid.data = memory.as<ComplexLanes<T>>();
   Transform<T> transform(workers, g, grid);
   Sizes result = s;
   result.own_images = true;
@@ -463,19 +463,19 @@ struct CenteredRow {
   int64_t cells;
 
   int64_t position(int64_t cell) const { return (cell + cells / 2) % cells; }
-  V<T> masked(V<T> v, const T* mask, int64_t x) const {
+  ComplexLanes<T> masked(ComplexLanes<T> v, const T* mask, int64_t x) const {
     T eight[8] = {};
     for (int64_t i = 0; i < std::min<int64_t>(8, cells - x); ++i) eight[i] = mask[position(x + i)];
     return v * doubled<T>(eight);
   }
-  void put(T* row, V<T> v, int64_t x) const {
+  void put(T* row, ComplexLanes<T> v, int64_t x) const {
     const int64_t count = std::min<int64_t>(8, cells - x), first = position(x);
     if (first + count <= cells) return store_complex<T>(row + 2 * first, v, count);
     v = interleaved<T>(v);
     for (int64_t i = 0; i < count; ++i)
       for (int part = 0; part < 2; ++part) row[2 * position(x + i) + part] = v[2 * i + part];
   }
-  V<T> get(const T* row, int64_t x) const {
+  ComplexLanes<T> get(const T* row, int64_t x) const {
     const int64_t count = std::min<int64_t>(8, cells - x), first = position(x);
     if (first + count <= cells) return load_complex<T>(row + 2 * first, count);
     T pairs[16] = {};
@@ -492,7 +492,7 @@ void cartesian(const Workers& workers, const Geometry<T>& g, const Sizes& s, con
   const bool together = planes > few_planes;
   Grid<T> grid(g, together);
   Scratch memory(grid.bytes());
-  grid.data = memory.as<V<T>>();
+  grid.data = memory.as<ComplexLanes<T>>();
   const Transform<T> transform(workers, g, grid);
   const CenteredRow<T> centered{nx};
   if (!forward) std::memset(images, 0, s.batch * s.images * s.pixels * 2 * sizeof(T));
@@ -506,10 +506,10 @@ void cartesian(const Workers& workers, const Geometry<T>& g, const Sizes& s, con
         transform.along(1, true, g.sign);
       }
       workers.each(ny, [&](int64_t y) {
-        V<T>* cells = grid.at(0, on_grid(y, ny, ny));
+        ComplexLanes<T>* cells = grid.at(0, on_grid(y, ny, ny));
         const T* factors = own_mask + y * nx;
         for (int64_t x = 0; x < nx; x += 8) {
-          V<T> a[8] = {};
+          ComplexLanes<T> a[8] = {};
           const int64_t valid = std::min<int64_t>(8, nx - x);
           T* row = samples + 2 * (first + y * nx);
           if (forward) {

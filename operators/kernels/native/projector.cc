@@ -46,9 +46,9 @@ void interpolate(const T* table, const Crossings<T>& c, bool in_order, T* value)
     Entries entries;
     std::memcpy(&entries, &c.entry[k], sizeof entries);
     const auto [low, high] = std::minmax(c.entry[k], c.entry[k + wide<T> - 1]);
-    const WI<T> place = __builtin_convertvector(entries, WI<T>) - low;
+    const WideIndex<T> place = __builtin_convertvector(entries, WideIndex<T>) - low;
     const bool near = in_order && high - low < 2 * wide<T> - 1;
-    const W<T> here = lookup(table + low, place, near), next = lookup(table + low, place + 1, near);
+    const Wide<T> here = lookup(table + low, place, near), next = lookup(table + low, place + 1, near);
     store_wide(value + k, here + load_wide(&c.fraction[k]) * (next - here));
   }
   for (; k < c.count; ++k) {

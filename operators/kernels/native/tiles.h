@@ -32,7 +32,7 @@ struct Tiles {
 // numbers apart, for all features.
 template <class T, int S, class Transform>
 inline void read_tile(const Images<const T>& in, int64_t image, int64_t y, int64_t x, T* out, int64_t plane) {
-  using Vec = H<T>;
+  using Vec = RealLanes<T>;
   const int64_t low_y = std::max<int64_t>(0, -y), high_y = std::min<int64_t>(S, in.ny - y);
   const int64_t low_x = std::max<int64_t>(0, -x), high_x = std::min<int64_t>(S, in.nx - x);
   const bool whole = low_y == 0 && low_x == 0 && high_y == S && high_x == S;
@@ -67,7 +67,7 @@ inline void read_tile(const Images<const T>& in, int64_t image, int64_t y, int64
 // Transformed windows (side x side, in, out) of one kernel; its numbers for tap and c begin at `row(tap, c)`.
 template <class T, int K, class Row>
 void transform_windows(const Workers& workers, int64_t in, int64_t out, const Row& row, T* u) {
-  using Vec = H<T>;
+  using Vec = RealLanes<T>;
   workers.each(in, [&](int64_t c) {
     for (int64_t f = 0; f < out; f += lanes) {
       Vec columns[side][K];
@@ -115,7 +115,7 @@ template <class T, int K>
 void convolve_block(const Tiling<T>& tiling, const std::vector<Features>& features, const Images<const T>& in,
                     const T* u, const Images<T>& out, int64_t block) {
   constexpr int M = side + 1 - K;
-  using Vec = H<T>;
+  using Vec = RealLanes<T>;
   const int64_t first = block * tiling.block, count = std::min(tiling.block, tiling.tiles.count() - first);
   const int64_t plane = tiling.block * in.features + apart<T>;
   const Scratch memory(sizeof(T) * points * plane);
@@ -176,7 +176,7 @@ void gradient_block(const Tiling<T>& tiling, const std::vector<Features>& featur
 // The gradient (K, K, in, out) from the transformed ones.
 template <class T, int K>
 void gradient_windows(const Workers& workers, int64_t in, int64_t out, const T* du, T* gradient) {
-  using Vec = H<T>;
+  using Vec = RealLanes<T>;
   workers.each(in, [&](int64_t c) {
     for (int64_t f = 0; f < out; f += lanes) {
       Vec rows[side][K];

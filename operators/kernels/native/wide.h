@@ -21,25 +21,25 @@ struct WideTypes {
   typedef Integer Index __attribute__((vector_size(register_bytes)));
 };
 template <class T>
-using W = typename WideTypes<T>::Vector;
+using Wide = typename WideTypes<T>::Vector;
 template <class T>
-using WI = typename WideTypes<T>::Index;
+using WideIndex = typename WideTypes<T>::Index;
 template <class T>
 constexpr int wide = WideTypes<T>::lanes;
 
 template <class T>
-inline W<T> load_wide(const T* p) {
-  W<T> v;
+inline Wide<T> load_wide(const T* p) {
+  Wide<T> v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 template <class T>
-inline void store_wide(T* p, W<T> v) {
+inline void store_wide(T* p, Wide<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 template <class T>
-inline W<T> iota() {
-  W<T> v;
+inline Wide<T> iota() {
+  Wide<T> v;
   for (int l = 0; l < wide<T>; ++l) v[l] = l;
   return v;
 }
@@ -48,46 +48,46 @@ inline W<T> iota() {
 #if defined(__AVX512F__)
 template <class T>
 constexpr bool in_registers = true;
-inline W<float> look_up(W<float> a, W<float> b, WI<float> index) {
-  return (W<float>)_mm512_permutex2var_ps((__m512)a, (__m512i)index, (__m512)b);
+inline Wide<float> look_up(Wide<float> a, Wide<float> b, WideIndex<float> index) {
+  return (Wide<float>)_mm512_permutex2var_ps((__m512)a, (__m512i)index, (__m512)b);
 }
-inline W<double> look_up(W<double> a, W<double> b, WI<double> index) {
-  return (W<double>)_mm512_permutex2var_pd((__m512d)a, (__m512i)index, (__m512d)b);
+inline Wide<double> look_up(Wide<double> a, Wide<double> b, WideIndex<double> index) {
+  return (Wide<double>)_mm512_permutex2var_pd((__m512d)a, (__m512i)index, (__m512d)b);
 }
 #elif defined(__AVX2__)
 template <class T>
 constexpr bool in_registers = sizeof(T) == 4;
-inline W<float> look_up(W<float> a, W<float> b, WI<float> index) {
+inline Wide<float> look_up(Wide<float> a, Wide<float> b, WideIndex<float> index) {
   const __m256i i = (__m256i)index;
   const __m256 low = _mm256_permutevar8x32_ps((__m256)a, i), high = _mm256_permutevar8x32_ps((__m256)b, i);
   // The bit that is worth 8 decides, from the place of the sign.
-  return (W<float>)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)));
+  return (Wide<float>)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)));
 }
-inline W<double> look_up(W<double> a, W<double>, WI<double>) { return a; }
+inline Wide<double> look_up(Wide<double> a, Wide<double>, WideIndex<double>) { return a; }
 #else
 template <class T>
 constexpr bool in_registers = false;
-template <class V, class N>
-inline V look_up(V a, V, N) {
+template <class Numbers, class Index>
+inline Numbers look_up(Numbers a, Numbers, Index) {
   return a;
 }
 #endif
 
 // Elements of p at indices.
 template <class T>
-inline W<T> gathered(const T* p, WI<T> index) {
+inline Wide<T> gathered(const T* p, WideIndex<T> index) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return (W<T>)_mm256_i32gather_ps((const float*)p, (__m256i)index, 4);
-  if constexpr (sizeof(T) == 8) return (W<T>)_mm256_i64gather_pd((const double*)p, (__m256i)index, 8);
+  if constexpr (sizeof(T) == 4) return (Wide<T>)_mm256_i32gather_ps((const float*)p, (__m256i)index, 4);
+  if constexpr (sizeof(T) == 8) return (Wide<T>)_mm256_i64gather_pd((const double*)p, (__m256i)index, 8);
 #endif
-  W<T> v;
+  Wide<T> v;
   for (int l = 0; l < wide<T>; ++l) v[l] = p[index[l]];
   return v;
 }
 
 // The same; `near` promises that indices are in 0 ... 2 * wide - 1, and that so much may be read.
 template <class T>
-inline W<T> lookup(const T* p, WI<T> index, bool near) {
+inline Wide<T> lookup(const T* p, WideIndex<T> index, bool near) {
   return in_registers<T> && near ? look_up(load_wide(p), load_wide(p + wide<T>), index) : gathered(p, index);
 }
 

@@ -1,8 +1,9 @@
-// Transforms for convolution by windows of 3 x 3 or 5 x 5 with fewer multiplications (Winograd 1980; Lavin & Gray 2016).
+// Transforms for convolution by windows of 3 x 3 or 5 x 5 with fewer multiplications: Winograd (1980), Lavin and Gray
+// (2016).
 //
 // A tile of 6 x 6 pixels of the input and a window give M x M pixels of the output, M = 7 - window, by 36 products of
-// their transforms, instead of M^2 window^2. Transforms evaluate polynomials at six points and interpolate there: in one
-// dimension, with input d and window g, the output is `output(input(d) * window(g))`, and the gradient in g the
+// their transforms, instead of M^2 window^2. Transforms evaluate polynomials at six points and interpolate there: in
+// one dimension, with input d and window g, the output is `output(input(d) * window(g))`, and the gradient in g the
 // transpose of that.
 #pragma once
 
