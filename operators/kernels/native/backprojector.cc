@@ -50,7 +50,8 @@ struct Axis {
   Wide<T> last;
   WideIndex<T> limit;
   explicit Axis(int64_t count)
-      : last(Wide<T>{} + T(count - 1)), limit(WideIndex<T>{} + static_cast<typename WideTypes<T>::Integer>(count - 2)) {}
+      : last(Wide<T>{} + T(count - 1)),
+        limit(WideIndex<T>{} + static_cast<typename WideTypes<T>::Integer>(count - 2)) {}
 
   void split(Wide<T> position, WideIndex<T>& whole, Wide<T>& fraction) const {
     const Wide<T> zero = {};
@@ -334,8 +335,8 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> poses, ffi::Buffer<Real>
     const auto p = poses.dimensions(), d = detector.dimensions(), w = weights.dimensions();
     const auto a = array.dimensions(), o = out->dimensions();
     const auto volume = gather ? o : a, sinogram = gather ? a : o;
-    const Sizes s = {o[0],      o[1],      p[1],     sinogram[3], sinogram[4], volume[2], volume[3],
-                     volume[4], p[0] > 1,  d[0] > 1, w[0] > 1,    a[0] > 1};
+    const Sizes s = {o[0],      o[1],      p[1],     sinogram[3], sinogram[4], volume[2],
+                     volume[3], volume[4], p[0] > 1, d[0] > 1,    w[0] > 1,    a[0] > 1};
     Workers workers(static_cast<int>(pool.num_threads()),
                     [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
     const Geometry<T> g = {poses.typed_data(), detector.typed_data(), weights.typed_data()};
@@ -350,15 +351,15 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> poses, ffi::Buffer<Real>
 }  // namespace
 }  // namespace fedrecon
 
-#define FEDRECON_HANDLER(name, REAL, gather)                                          \
+#define FEDRECON_HANDLER(name, REAL, gather)                                         \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call<ffi::DataType::REAL, gather>), \
-                                ffi::Ffi::Bind()                                      \
-                                    .Ctx<ffi::ThreadPool>()                           \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
-                                    .Ret<ffi::Buffer<ffi::DataType::REAL>>()          \
+                                ffi::Ffi::Bind()                                     \
+                                    .Ctx<ffi::ThreadPool>()                          \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()         \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()         \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()         \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()         \
+                                    .Ret<ffi::Buffer<ffi::DataType::REAL>>()         \
                                     .Attr<bool>("curved"))
 
 #pragma GCC visibility push(default)

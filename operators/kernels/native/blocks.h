@@ -241,7 +241,8 @@ void planes_of_row(const T* row, int64_t pixels, int64_t channels, int64_t first
     for (int64_t c = 0; c < channels; c += 8) {
       const int64_t j = std::min(i, high - 8), d = std::min(c, channels - 8);
       RealLanes<T> square[8];
-      for (int k = 0; k < 8; ++k) std::memcpy(square + k, row + (first + (j + k) * step) * channels + d, sizeof(RealLanes<T>));
+      for (int k = 0; k < 8; ++k)
+        std::memcpy(square + k, row + (first + (j + k) * step) * channels + d, sizeof(RealLanes<T>));
       transpose_half<T>(square);
       for (int k = 0; k < 8; ++k) std::memcpy(out + (d + k) * pitch + j, square + k, sizeof(RealLanes<T>));
     }

@@ -43,8 +43,8 @@ struct Columns {
   };
   Path path(const T* table, int64_t view, int64_t column) const {
     Path p;
-    T* const entries[] = {&p.length, &p.left, &p.left_slope, &p.right, &p.right_slope, &p.height, &p.height_slope,
-                          &p.step, &p.step_slope};
+    T* const entries[] = {&p.length, &p.left,         &p.left_slope, &p.right,     &p.right_slope,
+                          &p.height, &p.height_slope, &p.step,       &p.step_slope};
     for (T* entry : entries) *entry = table[view * s.columns + column], table += s.views * s.columns;
     return p;
   }
@@ -149,8 +149,7 @@ struct Columns {
     }
     if (!integrated) return;
     for (int64_t i = c.row_from / wide<T> * wide<T>; i < c.row_to; i += wide<T>)
-      store_wide(total + i,
-                 load_wide(total + i) + c.scale * (load_wide(values + i + 1) - load_wide(values + i)));
+      store_wide(total + i, load_wide(total + i) + c.scale * (load_wide(values + i + 1) - load_wide(values + i)));
   }
 
   // Backward.
@@ -297,9 +296,8 @@ struct Columns {
   void back_project(const Workers& workers, const T* sinogram, const T* table, T* volume) const {
     Scratch memory(sizeof(T) * stored());
     T* stored_volume = memory.as<T>();
-    workers.each(s.ny, [&](int64_t y) {
-      std::fill(stored_volume + y * row_of_y, stored_volume + (y + 1) * row_of_y, T(0));
-    });
+    workers.each(s.ny,
+                 [&](int64_t y) { std::fill(stored_volume + y * row_of_y, stored_volume + (y + 1) * row_of_y, T(0)); });
     const int64_t fitting = (int64_t{32} << 20) / (sizeof(T) * view_span);
     const int64_t views = std::max<int64_t>(1, std::min<int64_t>(s.views, fitting));
     Scratch room(sizeof(T) * (before + views * view_span));
@@ -307,17 +305,15 @@ struct Columns {
     std::fill_n(room.as<T>(), before, T(0));
     for (int64_t first = 0; first < s.views; first += views) {
       const int64_t end = std::min(s.views, first + views);
-      workers.each(end - first, [&](int64_t view) {
-        weigh(sinogram, table, first + view, weighted + view * view_span);
-      });
+      workers.each(end - first,
+                   [&](int64_t view) { weigh(sinogram, table, first + view, weighted + view * view_span); });
       for (int axis = 0; axis < 2; ++axis) {
         const int64_t n = planes(axis), bytes = sizeof(T) * lines(axis) * line;
         const int64_t fitting = std::max<int64_t>(1, (int64_t{384} << 10) / bytes);
         const int64_t shared = std::max<int64_t>(1, n / (4 * workers.count()));
         const int64_t block = std::min(fitting, shared);
         workers.each((n + block - 1) / block, [&](int64_t task) {
-          add_planes(axis, task * block, std::min(n, (task + 1) * block), first, end, weighted, table,
-                     stored_volume);
+          add_planes(axis, task * block, std::min(n, (task + 1) * block), first, end, weighted, table, stored_volume);
         });
       }
     }

@@ -66,8 +66,8 @@ void run(const Workers& pool, const Gathering<T>& g, const T* in, T* out) {
     for (const Offset& o : phase.offsets) {
       const int64_t y = o.y - least.y, x = o.x - least.x;
       used_row[y % g.in_step.y] = used_column[x % g.in_step.x] = true;
-      taps.back().push_back({y * plane_row + x % g.in_step.x * g.in.features * pitch + x / g.in_step.x,
-                             o.tap * g.in.features});
+      taps.back().push_back(
+          {y * plane_row + x % g.in_step.x * g.in.features * pitch + x / g.in_step.x, o.tap * g.in.features});
     }
   }
 
@@ -81,8 +81,8 @@ void run(const Workers& pool, const Gathering<T>& g, const T* in, T* out) {
   const int64_t chunks = over(rows, height);
   int64_t groups = 1;
   if (workers.count() > 1 && images * chunks < wanted)
-    groups = std::max<int64_t>(1, std::min<int64_t>({static_cast<int64_t>(features.size()),
-                                                     over(wanted, images * chunks), products / alone}));
+    groups = std::max<int64_t>(
+        1, std::min<int64_t>({static_cast<int64_t>(features.size()), over(wanted, images * chunks), products / alone}));
 
   workers.each(images * chunks * groups, [&](int64_t task) {
     const int64_t group = task % groups, from = task / groups % chunks * height, to = std::min(rows, from + height);
@@ -158,8 +158,7 @@ void input_gradient(const Workers& workers, const Window& w, const T* kernel, co
       for (int64_t i = 0; i < w.ny; ++i)
         for (int64_t j = 0; j < w.nx; ++j)
           if (modulo(a + pads.y - i, steps.y) == 0 && modulo(b + pads.x - j, steps.x) == 0)
-            g.phases.back().offsets.push_back(
-                {(a + pads.y - i) / steps.y, (b + pads.x - j) / steps.x, i * w.nx + j});
+            g.phases.back().offsets.push_back({(a + pads.y - i) / steps.y, (b + pads.x - j) / steps.x, i * w.nx + j});
     }
   const Scratch memory(sizeof(T) * w.batch * w.taps() * w.out * g.row);
   const auto transpose = [&](int64_t tap) {
@@ -191,14 +190,13 @@ void kernel_gradient(const Workers& pool, const Window& w, const Shape& in, bool
   // Chunks of rows, or of whole images, that stay in the cache.
   const int64_t budget = int64_t{1} << 17, row_bytes = sizeof(T) * (steps.y * columns * w.in + out.nx * features_row);
   const int64_t height = std::min(out.ny, std::max<int64_t>(1, budget / row_bytes));
-  const int64_t depth =
-      height < out.ny ? 1 : std::min(in.images, std::max<int64_t>(1, budget / (row_bytes * out.ny)));
+  const int64_t depth = height < out.ny ? 1 : std::min(in.images, std::max<int64_t>(1, budget / (row_bytes * out.ny)));
   const int64_t strips = over(out.ny, height), chunks = over(in.images, depth) * strips;
-  const int64_t parts = std::max<int64_t>(
-      1, std::min<int64_t>({chunks, 16, products / (2 * alone), in.images * out.ny * out.nx / 512}));
+  const int64_t parts =
+      std::max<int64_t>(1, std::min<int64_t>({chunks, 16, products / (2 * alone), in.images * out.ny * out.nx / 512}));
   const int64_t pairs = w.ny * static_cast<int64_t>(features.size());
-  const int64_t groups = std::max<int64_t>(
-      1, std::min<int64_t>({pairs, 16 / (parts * problems), products / (alone * parts)}));
+  const int64_t groups =
+      std::max<int64_t>(1, std::min<int64_t>({pairs, 16 / (parts * problems), products / (alone * parts)}));
   const Workers workers = products * problems < alone ? Workers(1, nullptr) : pool;
 
   const Scratch memory(parts > 1 ? sizeof(T) * problems * parts * w.size() : 0);
@@ -297,14 +295,14 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> first, ffi::Buffer<Real>
 }  // namespace
 }  // namespace fedrecon
 
-#define FEDRECON_HANDLER(name, REAL, kind)                                                     \
+#define FEDRECON_HANDLER(name, REAL, kind)                                                   \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call<ffi::DataType::REAL, fedrecon::kind>), \
-                                ffi::Ffi::Bind()                                               \
-                                    .Ctx<ffi::ThreadPool>()                                    \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                   \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                   \
-                                    .Ret<ffi::Buffer<ffi::DataType::REAL>>()                   \
-                                    .Attr<ffi::Span<const int64_t>>("strides")                 \
+                                ffi::Ffi::Bind()                                             \
+                                    .Ctx<ffi::ThreadPool>()                                  \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                 \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                 \
+                                    .Ret<ffi::Buffer<ffi::DataType::REAL>>()                 \
+                                    .Attr<ffi::Span<const int64_t>>("strides")               \
                                     .Attr<ffi::Span<const int64_t>>("pads"))
 
 #pragma GCC visibility push(default)

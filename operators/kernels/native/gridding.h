@@ -459,9 +459,12 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
     workers.each((bands + 1 - odd) / 2, [&](int64_t task) {
       const int64_t b = 2 * task + odd;
       // An even band also clears what it reaches of the next; that one clears the rest of itself.
-      if (bands == 1) clear(0, g.cells[slow]);
-      else if (odd) clear(sorted.band[b] + reach, sorted.band[b + 1]);
-      else clear(sorted.band[b], sorted.band[b + 1] + reach);
+      if (bands == 1)
+        clear(0, g.cells[slow]);
+      else if (odd)
+        clear(sorted.band[b] + reach, sorted.band[b + 1]);
+      else
+        clear(sorted.band[b], sorted.band[b + 1] + reach);
       Located<T> at;
       const int64_t end = sorted.start[b + 1];
       for (int64_t j = sorted.start[b]; j < end; j += 8) {
@@ -469,8 +472,7 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
         at.locate(g, sorted.points + j * g.ndim, count);
         if (grid.planes) {
           with_width(g.width, [&](auto w) {
-            for (int i = 0; i < count; ++i)
-              spread_planes<T, w.value>(grid, at, i, load<T>(values + (j + i) * stride));
+            for (int i = 0; i < count; ++i) spread_planes<T, w.value>(grid, at, i, load<T>(values + (j + i) * stride));
           });
         } else {
           for (int i = 0; i < count; ++i)

@@ -92,7 +92,8 @@ inline ComplexLanes<T> joined(const RealLanes<T>& re, const RealLanes<T>& im) {
   if constexpr (ComplexLanes<T>::count == 1)
     return {{shuffled<From<0, 1>, 16>(re.part[0], im.part[0])}};
   else
-    return ComplexLanes<T>::of([&](int i) { return i < RealLanes<T>::count ? re.part[i] : im.part[i - RealLanes<T>::count]; });
+    return ComplexLanes<T>::of(
+        [&](int i) { return i < RealLanes<T>::count ? re.part[i] : im.part[i - RealLanes<T>::count]; });
 }
 template <class T>
 inline RealLanes<T> real(const ComplexLanes<T>& a) {

@@ -41,7 +41,7 @@ struct Transform {
   const Workers& workers;
   const Geometry<T>& geometry;
   const Grid<T>& grid;
-  std::vector<T> scale_x;                                  // padded to eight
+  std::vector<T> scale_x;                          // padded to eight
   const T* wave[3] = {nullptr, nullptr, nullptr};  // modulation of the pixels along (z, y, x), if any
 
   Transform(const Workers& w, const Geometry<T>& g, const Grid<T>& grid)
@@ -110,8 +110,7 @@ struct Transform {
           a[l] = ComplexLanes<T>{};
           if (!lanes[l].image) continue;
           a[l] = load_complex<T>(lanes[l].image + 2 * x, nx - x) * (scale * lanes[l].scale);
-          if (lanes[l].map)
-            a[l] = times(a[l], load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
+          if (lanes[l].map) a[l] = times(a[l], load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
           if (modulated()) a[l] = times(a[l], modulation(lanes[l], x), false);
         }
         transpose<T>(a);
@@ -171,8 +170,7 @@ struct Transform {
           ComplexLanes<T> total = {};
           for (; l < 8 && lanes[l].image == image; ++l) {
             ComplexLanes<T> value = a[l] * (scale * lanes[l].scale);
-            if (lanes[l].map)
-              value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), conjugate);
+            if (lanes[l].map) value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), conjugate);
             if (modulated()) value = times(value, modulation(lanes[l], x), true);
             total += value;
           }
@@ -197,7 +195,8 @@ struct Transform {
     workers.each(lines * chunks, [&](int64_t task) {
       ComplexLanes<T>* work = local(2 * cells);
       const int64_t l = task / chunks, from = task % chunks * chunk;
-      ComplexLanes<T>* first = axis == 0 ? grid.at(0, l) : grid.at(on_grid(l, geometry.pixels[0], geometry.cells[0]), 0);
+      ComplexLanes<T>* first =
+          axis == 0 ? grid.at(0, l) : grid.at(on_grid(l, geometry.pixels[0], geometry.cells[0]), 0);
       for (int64_t x = from; x < std::min(grid.columns, from + chunk); ++x) {
         ComplexLanes<T>* column = first + x;
         if (into_grid) {
@@ -219,8 +218,10 @@ struct Transform {
   void convolve(const T* spectrum) const {
     if (geometry.ndim == 1) {
       for (int64_t x = 0; x < geometry.cells[2]; ++x) {
-        if (grid.planes) grid.data[x] *= spectrum[x];
-        else grid.cell(grid.data, x)[0] *= spectrum[x], grid.cell(grid.data, x)[8] *= spectrum[x];
+        if (grid.planes)
+          grid.data[x] *= spectrum[x];
+        else
+          grid.cell(grid.data, x)[0] *= spectrum[x], grid.cell(grid.data, x)[8] *= spectrum[x];
       }
       return;
     }
@@ -567,8 +568,7 @@ ffi::Error call_cartesian(ffi::ThreadPool pool, ffi::Buffer<Real> mask, ffi::Buf
     T* in = reinterpret_cast<T*>(array.typed_data());
     T* result = reinterpret_cast<T*>(out->typed_data());
     cartesian<T, forward>(workers, g, s, mask.typed_data(), forward ? in : result,
-                          s.has_maps ? reinterpret_cast<const T*>(maps.typed_data()) : nullptr,
-                          forward ? result : in);
+                          s.has_maps ? reinterpret_cast<const T*>(maps.typed_data()) : nullptr, forward ? result : in);
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("cartesian: ") + error.what());
   }
@@ -627,14 +627,18 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> points, ffi::Buffer<Comp
     s.own_maps = s.has_maps && maps.dimensions()[0] > 1;
     s.own_images = forward ? a[0] > 1 : true;
     s.own_samples = forward ? true : a[0] > 1;
-    const Geometry<T> g = geometry_of<T>(shape, grid, width, kernel.typed_data(),
-                                         static_cast<int64_t>(kernel.element_count()), scales.typed_data(), sign, conjugate);
-    Workers workers(static_cast<int>(pool.num_threads()), [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
+    const Geometry<T> g =
+        geometry_of<T>(shape, grid, width, kernel.typed_data(), static_cast<int64_t>(kernel.element_count()),
+                       scales.typed_data(), sign, conjugate);
+    Workers workers(static_cast<int>(pool.num_threads()),
+                    [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
     T* in = reinterpret_cast<T*>(array.typed_data());
     const T* coil_maps = s.has_maps ? reinterpret_cast<const T*>(maps.typed_data()) : nullptr;
     T* result = reinterpret_cast<T*>(out->typed_data());
-    if (forward) type2<T>(workers, g, s, points.typed_data(), in, coil_maps, result);
-    else type1<T>(workers, g, s, points.typed_data(), in, coil_maps, result);
+    if (forward)
+      type2<T>(workers, g, s, points.typed_data(), in, coil_maps, result);
+    else
+      type1<T>(workers, g, s, points.typed_data(), in, coil_maps, result);
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("nufft: ") + error.what());
   }
@@ -644,46 +648,46 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> points, ffi::Buffer<Comp
 }  // namespace
 }  // namespace fedrecon
 
-#define FEDRECON_HANDLER(name, REAL, COMPLEX, forward)                                                     \
+#define FEDRECON_HANDLER(name, REAL, COMPLEX, forward)                                                        \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call<ffi::DataType::REAL, ffi::DataType::COMPLEX, forward>), \
-                                ffi::Ffi::Bind()                                                           \
-                                    .Ctx<ffi::ThreadPool>()                                                \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
-                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
-                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Attr<ffi::Span<const int64_t>>("shape")                               \
-                                    .Attr<ffi::Span<const int64_t>>("grid")                                \
-                                    .Attr<int64_t>("width")                                                \
-                                    .Attr<int32_t>("sign")                                                 \
+                                ffi::Ffi::Bind()                                                              \
+                                    .Ctx<ffi::ThreadPool>()                                                   \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                  \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                  \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                  \
+                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Attr<ffi::Span<const int64_t>>("shape")                                  \
+                                    .Attr<ffi::Span<const int64_t>>("grid")                                   \
+                                    .Attr<int64_t>("width")                                                   \
+                                    .Attr<int32_t>("sign")                                                    \
                                     .Attr<bool>("conjugate"))
 
-#define FEDRECON_CARTESIAN(name, REAL, COMPLEX, forward)                                                   \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                           \
-      name, (fedrecon::call_cartesian<ffi::DataType::REAL, ffi::DataType::COMPLEX, forward>),              \
-      ffi::Ffi::Bind()                                                                                     \
-          .Ctx<ffi::ThreadPool>()                                                                          \
-          .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                                         \
-          .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                                                      \
-          .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                                                      \
-          .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                                         \
-          .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                                                      \
-          .Attr<int32_t>("sign")                                                                           \
-          .Attr<bool>("conjugate"))
+#define FEDRECON_CARTESIAN(name, REAL, COMPLEX, forward)                                                          \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name,                                                                             \
+                                (fedrecon::call_cartesian<ffi::DataType::REAL, ffi::DataType::COMPLEX, forward>), \
+                                ffi::Ffi::Bind()                                                                  \
+                                    .Ctx<ffi::ThreadPool>()                                                       \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                      \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                                   \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                                   \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                      \
+                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                                   \
+                                    .Attr<int32_t>("sign")                                                        \
+                                    .Attr<bool>("conjugate"))
 
-#define FEDRECON_TOEPLITZ(name, REAL, COMPLEX)                                                            \
+#define FEDRECON_TOEPLITZ(name, REAL, COMPLEX)                                                                \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call_toeplitz<ffi::DataType::REAL, ffi::DataType::COMPLEX>), \
-                                ffi::Ffi::Bind()                                                           \
-                                    .Ctx<ffi::ThreadPool>()                                                \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
-                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                               \
-                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                            \
-                                    .Attr<ffi::Span<const int64_t>>("shape")                               \
+                                ffi::Ffi::Bind()                                                              \
+                                    .Ctx<ffi::ThreadPool>()                                                   \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                  \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                                  \
+                                    .Ret<ffi::Buffer<ffi::DataType::COMPLEX>>()                               \
+                                    .Attr<ffi::Span<const int64_t>>("shape")                                  \
                                     .Attr<ffi::Span<const int64_t>>("half"))
 
 #pragma GCC visibility push(default)

@@ -22,8 +22,8 @@ namespace ffi = xla::ffi;
 namespace fedrecon {
 namespace {
 
-constexpr int64_t chunk = 8;        // lines per task of the adjoint
-constexpr int64_t few_images = 3;   // fewer are faster one by one
+constexpr int64_t chunk = 8;       // lines per task of the adjoint
+constexpr int64_t few_images = 3;  // fewer are faster one by one
 
 // The values of W images at one place.
 template <class T, int W>
@@ -267,8 +267,7 @@ void back_project(const Workers& workers, const Scan<T>& scan, const T* sinogram
     for (int64_t w = 0; w < count; ++w)
       for (int64_t x = 0; x < s.nx; ++x)
         for (int64_t y = 16 * task; y < to; ++y)
-          out[(w * s.ny + y) * s.nx + x] =
-              lane<T, W>(sums[0], y * s.nx + x, w) + lane<T, W>(sums[1], x * s.ny + y, w);
+          out[(w * s.ny + y) * s.nx + x] = lane<T, W>(sums[0], y * s.nx + x, w) + lane<T, W>(sums[1], x * s.ny + y, w);
   });
 }
 
@@ -312,13 +311,13 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> rays, ffi::Buffer<Real> 
 }  // namespace
 }  // namespace fedrecon
 
-#define FEDRECON_HANDLER(name, REAL, forward)                                          \
+#define FEDRECON_HANDLER(name, REAL, forward)                                         \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call<ffi::DataType::REAL, forward>), \
-                                ffi::Ffi::Bind()                                       \
-                                    .Ctx<ffi::ThreadPool>()                            \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()           \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()           \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()           \
+                                ffi::Ffi::Bind()                                      \
+                                    .Ctx<ffi::ThreadPool>()                           \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()          \
                                     .Ret<ffi::Buffer<ffi::DataType::REAL>>())
 
 #pragma GCC visibility push(default)

@@ -18,10 +18,10 @@ struct Rays {
   int64_t stored() const { return (s.nz + 2) * stride[2]; }
 
   struct Ray {
-    int axis, u, v;     // main axis and the others
+    int axis, u, v;       // main axis and the others
     T base[2], slope[2];  // position along u and v on plane 0, in entries of the stored volume, and per plane
-    T length;           // path from plane to plane
-    int64_t from, to;   // planes on which it may meet the volume
+    T length;             // path from plane to plane
+    int64_t from, to;     // planes on which it may meet the volume
   };
 
   // Never inlined: both directions must round alike.

@@ -80,8 +80,7 @@ void transform_windows(const Workers& workers, int64_t in, int64_t out, const Ro
       for (int i = 0; i < side; ++i) {
         Vec values[side];
         window<K>(columns[i], 1, values);
-        for (int j = 0; j < side; ++j)
-          std::memcpy(u + ((i * side + j) * in + c) * out + f, values + j, sizeof(Vec));
+        for (int j = 0; j < side; ++j) std::memcpy(u + ((i * side + j) * in + c) * out + f, values + j, sizeof(Vec));
       }
     }
   });
@@ -95,7 +94,8 @@ struct Tiling {
 
   template <class Body>  // body(number in the block, image, tile row, tile column)
   void each(int64_t first, int64_t count, const Body& body) const {
-    int64_t x = first % tiles.columns, y = first / tiles.columns % tiles.rows, image = first / tiles.columns / tiles.rows;
+    int64_t x = first % tiles.columns, y = first / tiles.columns % tiles.rows,
+            image = first / tiles.columns / tiles.rows;
     for (int64_t i = 0; i < count; ++i) {
       body(i, image, y, x);
       if (++x == tiles.columns) {
@@ -129,10 +129,13 @@ void convolve_block(const Tiling<T>& tiling, const std::vector<Features>& featur
   for (const Features& f : features) {
     const int64_t width = f.vectors * f.bytes / sizeof(T);
     for (int64_t point = 0; point < points; ++point)
-      products<T>(f, {in.features, v + point * plane, in.features, 1, u + point * in.features * out.features + f.first,
-                      out.features, m + point * sums_plane, width, false}, count);
+      products<T>(f,
+                  {in.features, v + point * plane, in.features, 1, u + point * in.features * out.features + f.first,
+                   out.features, m + point * sums_plane, width, false},
+                  count);
     tiling.each(first, count, [&](int64_t i, int64_t image, int64_t tile_y, int64_t tile_x) {
-      const int64_t high_y = std::min<int64_t>(M, out.ny - tile_y * M), high_x = std::min<int64_t>(M, out.nx - tile_x * M);
+      const int64_t high_y = std::min<int64_t>(M, out.ny - tile_y * M),
+                    high_x = std::min<int64_t>(M, out.nx - tile_x * M);
       for (int64_t part = 0; part < width; part += lanes) {
         Vec rows[side][M];
         FEDRECON_UNROLL
@@ -169,8 +172,10 @@ void gradient_block(const Tiling<T>& tiling, const std::vector<Features>& featur
   });
   for (int64_t point = 0; point < points; ++point)
     for (const Features& f : features)
-      products<T>(f, {count, v + point * plane, 1, in.features, w + point * out_plane + f.first, out.features,
-                      du + point * in.features * out.features + f.first, out.features, add}, in.features);
+      products<T>(f,
+                  {count, v + point * plane, 1, in.features, w + point * out_plane + f.first, out.features,
+                   du + point * in.features * out.features + f.first, out.features, add},
+                  in.features);
 }
 
 // The gradient (K, K, in, out) from the transformed ones.
@@ -188,8 +193,7 @@ void gradient_windows(const Workers& workers, int64_t in, int64_t out, const T* 
       for (int j = 0; j < K; ++j) {
         Vec column[K];
         window_transpose<K>(&rows[0][j], K, column);
-        for (int i = 0; i < K; ++i)
-          std::memcpy(gradient + ((i * K + j) * in + c) * out + f, column + i, sizeof(Vec));
+        for (int i = 0; i < K; ++i) std::memcpy(gradient + ((i * K + j) * in + c) * out + f, column + i, sizeof(Vec));
       }
     }
   });
@@ -213,7 +217,9 @@ template <class T>
 winograd::Tiling<T> tiling(const Shape& out, int64_t window, int64_t features) {
   const int64_t step = 7 - window;
   const int64_t fitting = (int64_t{160} << 10) / (winograd::points * features * sizeof(T));
-  return {{out.images, over(out.ny, step), over(out.nx, step)}, 0, 0,
+  return {{out.images, over(out.ny, step), over(out.nx, step)},
+          0,
+          0,
           std::min<int64_t>(48, std::max<int64_t>(12, fitting / 12 * 12))};
 }
 
@@ -231,9 +237,12 @@ void run_tiles(const Workers& pool, int64_t batch, const Shape& in, bool own_in,
   for (int64_t b = 0; b < batch; ++b) {
     const T* own = weights + (own_weights ? b * K * K * size : 0);
     if (b == 0 || own_weights)
-      winograd::transform_windows<T, K>(workers, in.features, out.features, [&](int64_t tap, int64_t c) {
-        return own + ((flipped ? K * K - 1 - tap : tap) * in.features + c) * out.features;
-      }, u);
+      winograd::transform_windows<T, K>(
+          workers, in.features, out.features,
+          [&](int64_t tap, int64_t c) {
+            return own + ((flipped ? K * K - 1 - tap : tap) * in.features + c) * out.features;
+          },
+          u);
     const winograd::Images<const T> from = {x + (own_in ? b * in.size() : 0), in.ny, in.nx, in.features};
     const winograd::Images<T> to = {y + b * out.size(), out.ny, out.nx, out.features};
     workers.each(blocks, [&](int64_t block) { winograd::convolve_block<T, K>(t, features, from, u, to, block); });

@@ -43,14 +43,14 @@ ffi::Error call(ffi::ThreadPool pool, ffi::Buffer<Real> table, ffi::Buffer<Real>
 }  // namespace
 }  // namespace fedrecon
 
-#define FEDRECON_HANDLER(name, REAL, Model, forward)                                                     \
+#define FEDRECON_HANDLER(name, REAL, Model, forward)                                                   \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (fedrecon::call<ffi::DataType::REAL, fedrecon::Model, forward>), \
-                                ffi::Ffi::Bind()                                                         \
-                                    .Ctx<ffi::ThreadPool>()                                              \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                             \
-                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                             \
-                                    .Ret<ffi::Buffer<ffi::DataType::REAL>>()                             \
-                                    .Attr<double>("pixel_size")                                          \
+                                ffi::Ffi::Bind()                                                       \
+                                    .Ctx<ffi::ThreadPool>()                                            \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                           \
+                                    .Arg<ffi::Buffer<ffi::DataType::REAL>>()                           \
+                                    .Ret<ffi::Buffer<ffi::DataType::REAL>>()                           \
+                                    .Attr<double>("pixel_size")                                        \
                                     .Attr<bool>("variant"))
 
 #ifdef FEDRECON_FLOAT64
