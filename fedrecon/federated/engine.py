@@ -6,20 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedrecon.federated.algorithm import (
-    Batches,
     Batching,
-    ClientResult,
     FederatedAlgorithm,
     History,
     RoundInfo,
     RoundState,
 )
-from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
 from fedrecon.federated.clients import (
     ClientRow,
     check_parallel,
@@ -31,31 +27,18 @@ from fedrecon.federated.clients import (
 )
 from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread
 from fedrecon.federated.keys import fold
-from fedrecon.federated.messages import Context, Gathered, Message, Reduction, Upload
+from fedrecon.federated.messages import Context, Gathered, Reduction
+from fedrecon.federated.server import channel_broadcast, remember, server_step
 from fedrecon.federated.trees import (
     FROZEN,
-    all_finite,
     along,
-    divide,
-    fill,
-    finite_after_weighting,
-    largest,
-    merge,
     nbytes,
     partition,
-    scale,
     select,
     split_frozen,
 )
-from fedrecon.types import PyTree, Variables
-
-
-class ClientRows(NamedTuple):
-    """What stays at one client between rounds."""
-
-    client: PyTree
-    channel: PyTree
-    private: Variables
+from fedrecon.federated.turn import ClientRows, choose_batching, client_turn, star_turn
+from fedrecon.types import Variables
 
 
 def init_state(
@@ -327,7 +310,7 @@ def cohort_round(
       mesh, parallel, validate: as in `make_round`.
     """
     payload = algorithm.exchange.broadcast(state.exchange)
-    channel_payload = _channel_broadcast(algorithm.channel, state.channel)
+    channel_payload = channel_broadcast(algorithm.channel, state.channel)
     before = client_states(state)
     context = Context(
         state.round, keys.clients, common=keys.common, invited=cohort.invited, broadcast=channel_payload
@@ -384,10 +367,6 @@ def cohort_round(
     return with_client_states(state, rows), kept, info
 
 
-def _channel_broadcast(channel, state):
-    return () if channel.broadcast is None else channel.broadcast(state)
-
-
 def spread_info(
     kept: jax.Array, info: RoundInfo, numbers: jax.Array, clients: int
 ) -> tuple[jax.Array, RoundInfo]:
@@ -413,198 +392,6 @@ PER_CLIENT_INFO = (
 )
 
 
-def choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching:
-    """The client update's own batching, or the one that the arguments of a round ask for.
-
-    Raises:
-      ValueError: for contradicting or missing arguments.
-    """
-    if own is not None:
-        if (batch_size, epochs, steps) != (None, None, None):
-            raise ValueError(
-                "batch_size, epochs, steps: expected none, since the client update samples its own batches"
-            )
-        return own
-    if batch_size is None:
-        raise ValueError("batch_size: expected a positive integer, found None")
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"epochs, steps: expected exactly one of them, found epochs={epochs}, steps={steps}")
-    batching = shuffled_steps(batch_size, steps) if epochs is None else shuffled_epochs(batch_size, epochs)
-    return lambda examples, valid, key: batching(valid, key)
-
-
 def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
     server, stacked = NamedSharding(mesh, P()), client_sharding(mesh, clients)
     return RoundState(*(server,) * 6, stacked, stacked, stacked, stacked)
-
-
-class Turn(NamedTuple):
-    """One client's turn in a round, before anything travels.
-
-    Attributes:
-      result: what the client update returned.
-      upload: the weighted `Upload`, before the channel.
-      gathered: what the client sends that is not summed.
-      delta_norm: float32 (), l2 norm of the shared part of the delta.
-      finite: bool (), whether all of it is finite.
-      included: bool (), whether it also has a weight.
-    """
-
-    result: ClientResult
-    upload: Upload
-    gathered: PyTree
-    delta_norm: jax.Array
-    finite: jax.Array
-    included: jax.Array
-
-
-def client_turn(
-    algorithm: FederatedAlgorithm,
-    batching: Batching,
-    received: tuple[Variables, PyTree],
-    own: ClientRows,
-    row: ClientRow,
-    context: Context,
-) -> Turn:
-    """What every topology does at a client: choose batches, train, weigh.
-
-    Args:
-      algorithm: the algorithm.
-      batching: examples of the client's steps.
-      received: the model (its private leaves are replaced by the client's) and the exchange's broadcast.
-      own: what stays at the client.
-      row: its data.
-      context: ``key`` is that of all clients of the round.
-    """
-    variables, payload = received
-    batch_key, update_key, _, work_key = client_keys(context)
-    context = context._replace(key=work_key)
-    index, mask = batching(row.examples, row.valid, batch_key)
-    batches = Batches(
-        row.examples,
-        index,
-        row.valid.sum(),
-        row.valid,
-        context.client,
-        public=row.public,
-        frozen=row.frozen,
-        validation=row.validation,
-    )
-    if algorithm.schedule is not None:
-        work = algorithm.schedule(context)
-        mask &= (jnp.cumsum(mask.any(1)) <= work.steps)[:, None]
-        batches = batches._replace(rate=jnp.asarray(work.rate, jnp.float32))
-    variables = merge(partition(variables, algorithm.share_mask)[0], own.private)
-    result = algorithm.client.update(variables, payload, own.client, batches, mask, update_key)
-    message = result.message if isinstance(result.message, Message) else Message(result.message)
-    weight = algorithm.weighting(result.weight, context._replace(message=message, broadcast=payload))
-    weight = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weight)
-    shared, private = partition(result.delta, algorithm.share_mask)
-    most = largest(weight)
-    upload = Upload(scale(weight, shared), Message(message.summed, scale(most, message.scalars)), weight)
-    delta_norm = jnp.asarray(optax.tree.norm(shared), jnp.float32)
-    # What is shared is finite if it is so after weighting, be the weight 0.
-    finite = finite_after_weighting(delta_norm, shared, message, private, most)
-    return Turn(result, upload, message.gathered, delta_norm, finite, finite & (most > 0))
-
-
-def client_keys(context: Context) -> jax.Array:
-    """A client's keys (4,): of its batches, its training, its end of the channel, its work."""
-    return fold(fold(context.key, context.client), jnp.arange(4))
-
-
-def star_turn(algorithm, batching, validate, shared, own, row):
-    """One client's turn around a server: (what is summed, what stays at the client, what is reported)."""
-    variables, payload, context, common = shared
-    data, client = row
-    row = ClientRow(*data, *common)
-    context = context._replace(client=client)
-    turn = client_turn(algorithm, batching, (variables, payload), own, row, context._replace(broadcast=()))
-    encoded, channel, channel_info = algorithm.channel.encode(
-        turn.upload, own.channel, context._replace(key=client_keys(context)[2])
-    )
-    _, private = partition(turn.result.variables, algorithm.share_mask)
-    sums = {"channel": channel_info}
-    if algorithm.reduce is None:
-        sums["upload"] = encoded
-    sums = select(turn.included, sums, jax.tree.map(jnp.zeros_like, sums))
-    record = {
-        "metrics": turn.result.metrics,
-        "included": turn.included,
-        "excluded": ~turn.finite,
-        "bytes_up": jnp.uint32(_bytes_up(algorithm.channel, turn, encoded)),
-        "delta_norm": turn.delta_norm,
-        "gathered": turn.gathered,
-        "validation": _validation(algorithm, validate, variables, own, row),
-    }
-    if algorithm.reduce is not None:
-        record["upload"] = encoded
-    return sums, ClientRows(turn.result.client_state, channel, private), record
-
-
-def _bytes_up(channel, turn: Turn, encoded: Upload) -> int:
-    if not jax.tree.leaves((turn.upload.delta, turn.upload.message, turn.gathered)):
-        return 0
-    encoded_bytes = nbytes(encoded) if channel.payload_bytes is None else channel.payload_bytes(encoded)
-    return encoded_bytes + nbytes(turn.gathered)
-
-
-def _validation(algorithm, validate, variables, own: ClientRows, row: ClientRow):
-    """Metrics of the model that a client received, on its validation split."""
-    if validate is None or row.validation is None:
-        return {}
-    model = merge(partition(variables, algorithm.share_mask)[0], own.private)
-    return validate(*fill(model, row.frozen), row.validation)
-
-
-def server_step(algorithm, state, total, gathered, context):
-    """Decodes the total and moves the shared leaves: (state, applied, decode info)."""
-    total, channel, info = algorithm.channel.decode(
-        total, state.channel, context._replace(broadcast=_channel_broadcast(algorithm.channel, state.channel))
-    )
-    mean_delta = divide(total.delta, total.weight)
-    most = largest(total.weight)
-    message = Message(total.message.summed, divide(total.message.scalars, most), gathered)
-    shared, private = partition(state.variables, algorithm.share_mask)
-    pseudo_gradient = jax.tree.map(lambda d, p: (-d).astype(p.dtype), mean_delta.params, shared.params)
-    updates, server = optax.with_extra_args_support(algorithm.server_optimizer).update(
-        pseudo_gradient,
-        state.server,
-        shared.params,
-        message=message,
-        participants=context.participants,
-        clients=context.clients,
-    )
-    stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
-    new = Variables(optax.apply_updates(shared.params, updates), stats)
-    exchange = algorithm.exchange.receive(state.exchange, message, context)
-    applied = (most > 0) & all_finite((new, server, exchange))
-    new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))
-    undone = state.channel
-    if algorithm.channel.rollback is not None:
-        undone = algorithm.channel.rollback(state.channel, channel)
-    state = state._replace(
-        round=state.round + 1,
-        variables=merge(new, private),
-        server=server,
-        exchange=exchange,
-        channel=select(applied, channel, undone),
-    )
-    return state, applied, info
-
-
-def remember(history, round, joined, metrics):
-    """The history after ``round``, whose metrics (clients,) count for the clients that ``joined``."""
-    total, count = metrics.get("loss", (history.loss, jnp.zeros_like(history.loss)))
-    seen = joined & (count > 0)
-    return History(
-        history.participations + joined,
-        jnp.where(joined, round, history.last_round),
-        jnp.where(seen, total / jnp.where(seen, count, 1), history.loss),
-    )
-
-
-def _shift(value, change):
-    if not jnp.issubdtype(value.dtype, jnp.inexact):
-        change = jnp.round(change)
-    return (value + change).astype(value.dtype)

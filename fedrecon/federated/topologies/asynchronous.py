@@ -12,20 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
 from fedrecon.federated.clients import client_rows, default_mesh, number_of_clients
-from fedrecon.federated.engine import (
-    check_clients,
-    choose_batching,
-    client_states,
-    init_state,
-    round_keys,
-    server_step,
-    star_turn,
-    with_client_states,
-)
+from fedrecon.federated.engine import check_clients, client_states, init_state, round_keys, with_client_states
 from fedrecon.federated.keys import random_order
 from fedrecon.federated.messages import Context, Gathered, Upload
+from fedrecon.federated.server import server_step
 from fedrecon.federated.topologies.delays import half_normal_durations, polynomial_discount
 from fedrecon.federated.trees import nbytes, partition, select
+from fedrecon.federated.turn import choose_batching, star_turn
 from fedrecon.types import Metrics, PyTree, Variables
 
 # Rounds are int32 counts, so no round's key is folded from this.

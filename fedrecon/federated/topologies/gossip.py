@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
 from fedrecon.federated.clients import client_sharding, default_mesh
-from fedrecon.federated.engine import check_clients, choose_batching, make_round, round_keys
+from fedrecon.federated.engine import check_clients, make_round, round_keys
 from fedrecon.federated.keys import random_order
 from fedrecon.federated.topologies.serverless import check_serverless, one_client
 from fedrecon.federated.trees import along, merge, nbytes, partition
+from fedrecon.federated.turn import choose_batching
 from fedrecon.types import Variables
 
 

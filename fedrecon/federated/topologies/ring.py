@@ -9,19 +9,14 @@ import jax.numpy as jnp
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
 from fedrecon.federated.clients import client_rows
-from fedrecon.federated.engine import (
-    ClientRows,
-    check_clients,
-    choose_batching,
-    client_turn,
-    remember,
-    round_keys,
-)
+from fedrecon.federated.engine import check_clients, round_keys
 from fedrecon.federated.keys import random_order
 from fedrecon.federated.local import LocalState
 from fedrecon.federated.messages import Context
+from fedrecon.federated.server import remember
 from fedrecon.federated.topologies.serverless import check_serverless, one_client
 from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
+from fedrecon.federated.turn import ClientRows, choose_batching, client_turn
 
 
 def make_ring_round(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from fedrecon.federated.algorithm import Batching, FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import client_rows
-from fedrecon.federated.engine import ClientRows, client_turn
 from fedrecon.federated.messages import Context
 from fedrecon.federated.trees import partition
+from fedrecon.federated.turn import ClientRows, client_turn
 from fedrecon.types import Variables
 
 

@@ -16,18 +16,17 @@ from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo,
 from fedrecon.federated.clients import ClientRow, PlacedData, check_parallel, client_sharding, default_mesh
 from fedrecon.federated.engine import (
     PER_CLIENT_INFO,
-    ClientRows,
     Cohort,
-    choose_batching,
     client_states,
     cohort_round,
     initial_state,
-    remember,
     round_keys,
     with_client_states,
 )
 from fedrecon.federated.evaluation import make_evaluate
+from fedrecon.federated.server import remember
 from fedrecon.federated.trees import merge, partition
+from fedrecon.federated.turn import ClientRows, choose_batching
 from fedrecon.types import Batch, Metrics, Variables
 
 Load = Callable[[np.ndarray], tuple[Batch, np.ndarray]]

@@ -1,0 +1,67 @@
+"""The server's step after the sum: decode, average, move the model, receive messages."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.federated.algorithm import History
+from fedrecon.federated.messages import Message
+from fedrecon.federated.trees import all_finite, divide, largest, merge, partition, select
+from fedrecon.types import Variables
+
+
+def server_step(algorithm, state, total, gathered, context):
+    """Decodes the total and moves the shared leaves: (state, applied, decode info)."""
+    total, channel, info = algorithm.channel.decode(
+        total, state.channel, context._replace(broadcast=channel_broadcast(algorithm.channel, state.channel))
+    )
+    mean_delta = divide(total.delta, total.weight)
+    most = largest(total.weight)
+    message = Message(total.message.summed, divide(total.message.scalars, most), gathered)
+    shared, private = partition(state.variables, algorithm.share_mask)
+    pseudo_gradient = jax.tree.map(lambda d, p: (-d).astype(p.dtype), mean_delta.params, shared.params)
+    updates, server = optax.with_extra_args_support(algorithm.server_optimizer).update(
+        pseudo_gradient,
+        state.server,
+        shared.params,
+        message=message,
+        participants=context.participants,
+        clients=context.clients,
+    )
+    stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
+    new = Variables(optax.apply_updates(shared.params, updates), stats)
+    exchange = algorithm.exchange.receive(state.exchange, message, context)
+    applied = (most > 0) & all_finite((new, server, exchange))
+    new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))
+    undone = state.channel
+    if algorithm.channel.rollback is not None:
+        undone = algorithm.channel.rollback(state.channel, channel)
+    state = state._replace(
+        round=state.round + 1,
+        variables=merge(new, private),
+        server=server,
+        exchange=exchange,
+        channel=select(applied, channel, undone),
+    )
+    return state, applied, info
+
+
+def channel_broadcast(channel, state):
+    return () if channel.broadcast is None else channel.broadcast(state)
+
+
+def remember(history, round, joined, metrics):
+    """The history after ``round``, whose metrics (clients,) count for the clients that ``joined``."""
+    total, count = metrics.get("loss", (history.loss, jnp.zeros_like(history.loss)))
+    seen = joined & (count > 0)
+    return History(
+        history.participations + joined,
+        jnp.where(joined, round, history.last_round),
+        jnp.where(seen, total / jnp.where(seen, count, 1), history.loss),
+    )
+
+
+def _shift(value, change):
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+        change = jnp.round(change)
+    return (value + change).astype(value.dtype)
