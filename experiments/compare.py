@@ -5,8 +5,8 @@ of clients; they are the same for all methods, so differences are taken seed by 
 directory of its own, --workdir/METHOD/seed-N, as of train_federated: an interrupted comparison continues,
 and a finished one is extended by more --methods or --seeds. The working directory gets comparison.csv, .tex,
 .md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
-comparators local_only and centralised take no notice of flags about what is exchanged (--reduce, --weighting,
---topology, --server_optimizer, --fault and the like), and centralised none of --sampler and --stream.
+comparators local_only and centralized take no notice of flags about what is exchanged (--reduce, --weighting,
+--topology, --server_optimizer, --fault and the like), and centralized none of --sampler and --stream.
 --METHOD.NAME=VALUE sets a parameter of one method.
 
   python -m experiments.compare --workdir=runs/compare --methods=fedavg,fedprox,scaffold,local_only
@@ -22,11 +22,12 @@ from absl import app, flags, logging
 
 from experiments import train_federated
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
-from experiments.pipeline.federated_methods import COMPARATORS, METHODS, check_method, method
+from experiments.pipeline.federated_methods import algorithms, check_method, fixed_flags, method
 from experiments.pipeline.federated_run import LOWER_IS_BETTER, METRICS, run, summary, with_seed
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.train_federated import Dotted, fail, interrupted, parse, settings_from_flags
 from fedrecon import reporting
+from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
 
@@ -37,11 +38,13 @@ def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, T
     Raises:
       ValueError: a method is unknown or given twice, or its settings do not fit.
     """
+    dotted = _by_catalog_name(dotted)
+    methods = [ALIASES.get(name, name) for name in methods]
     if not methods or len(set(methods)) != len(methods):
         raise ValueError(f"--methods: expected distinct algorithms, found {','.join(methods)!r}")
     for name in methods:
-        if name not in METHODS:
-            raise ValueError(f"--methods: expected some of {', '.join(METHODS)}, found {name!r}")
+        if name not in algorithms():
+            raise ValueError(f"--methods: expected some of {', '.join(algorithms())}, found {name!r}")
     if strangers := [
         name for name, options in dotted.items() if options and name not in (*methods, "reduce")
     ]:
@@ -51,8 +54,8 @@ def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, T
         settings = dataclasses.replace(
             base, algorithm=name, algorithm_options=dotted[name], reduce_options=dotted["reduce"]
         )
-        if name in COMPARATORS:
-            kept = {field: getattr(defaults, field) for field in method(name).fixes}
+        if not (entry := method(name)).exchanges:
+            kept = {field: getattr(defaults, field) for field in fixed_flags(entry)}
             settings = dataclasses.replace(settings, **kept, reduce_options=())
         check_settings(settings)
         try:
@@ -119,6 +122,16 @@ def compare(
     return rows
 
 
+def _by_catalog_name(dotted: Dotted) -> Dotted:
+    """Options under the catalog's spelling of each method."""
+    aliased = {
+        name: (*dotted.get(name, ()), *dotted.get(alias, ()))
+        for alias, name in ALIASES.items()
+        if dotted.get(alias)
+    }
+    return {name: options for name, options in dotted.items() if name not in ALIASES} | aliased
+
+
 def _of_method(name: str, error: ValueError) -> ValueError:
     """The error with the flags as they are called here."""
     return ValueError(str(error).replace("--algorithm.", f"--{name}."))
@@ -147,6 +160,7 @@ def main(dotted: Dotted) -> None:
     try:
         base = settings_from_flags()
         planned = plan(base, values.methods, dotted)
+        baseline = ALIASES.get(values.baseline, values.baseline)
         metric = values.metric or METRICS[base.task][0]
         if metric not in METRICS[base.task]:
             raise ValueError(f"--metric: expected one of {', '.join(METRICS[base.task])}, found {metric!r}")
@@ -164,13 +178,13 @@ def main(dotted: Dotted) -> None:
                 planned,
                 seeds,
                 workdir,
-                baseline=values.baseline,
+                baseline=baseline,
                 metric=metric,
                 worst=values.worst,
                 parallel=values.parallel,
                 rounds_per_dispatch=values.rounds_per_dispatch,
             )
-        print("\n" + reporting.text_table(rows, metric, values.baseline))
+        print("\n" + reporting.text_table(rows, metric, baseline))
         print(
             f"{metric}: {'worst client' if values.worst else 'mean of the clients'} on its own test examples."
         )
@@ -185,8 +199,8 @@ def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
     train_federated.define_flags()
     flags.adopt_module_key_flags(train_federated)
-    flags.DEFINE_list("methods", ["fedavg", "fedprox", "scaffold", "local_only", "centralised"],
-                      f"Algorithms, some of {', '.join(METHODS)}.")  # fmt: skip
+    flags.DEFINE_list("methods", ["fedavg", "fedprox", "scaffold", "local_only", "centralized"],
+                      f"Algorithms, some of {', '.join(algorithms())}.")  # fmt: skip
     flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", lower_bound=1)
     flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.")
     flags.DEFINE_bool(
@@ -197,4 +211,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=lambda argv: parse(argv, (*METHODS, "reduce")))
+    app.run(main, flags_parser=lambda argv: parse(argv, (*algorithms(), *ALIASES, "reduce")))

@@ -3,7 +3,7 @@
 The working directory holds config.json, metrics.jsonl, checkpoints, partition.png and results.json; running
 the same command again resumes bit for bit, and shows the results of a finished run. Algorithms:
 fedavg, fedavgm, fedadagrad, fedadam, fedyogi, fedprox, fednova, scaffold, feddyn, moon, qfedavg, afl, fedbn,
-fedper, fedrep, ditto, pfedme, and the comparators local_only and centralised, at the same budget.
+fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, at the same budget.
 --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer; an
 unknown NAME lists those that there are. docs/faults.md explains --fault, --screen_norm and --screen_cosine;
 --topology is star, ring, single_pass, gossip or asynchronous; --stream keeps all but so many clients off the
@@ -26,9 +26,10 @@ import traceback
 import jax
 from absl import app, flags, logging
 
-from experiments.pipeline.federated_methods import METHODS, check_method
+from experiments.pipeline.federated_methods import algorithms, check_method
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import CHOICES, HELP, TrainSettings, check_settings
+from fedrecon.catalog import ALIASES
 from fedrecon.runtime import (
     PeerError,
     Watchdog,
@@ -127,6 +128,8 @@ def settings_from_flags(**given) -> TrainSettings:
     """The settings that the flags hold, with the given fields on top."""
     names = [field.name for field in dataclasses.fields(TrainSettings)]
     values = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
+    if "algorithm" in values:
+        values["algorithm"] = ALIASES.get(values["algorithm"], values["algorithm"])
     return TrainSettings(**{**values, **given})
 
 
@@ -179,5 +182,5 @@ def main(dotted: Dotted) -> None:
 if __name__ == "__main__":
     define_flags()
     define_process_flags()
-    flags.DEFINE_string("algorithm", "fedavg", f"One of {', '.join(METHODS)}.")
+    flags.DEFINE_string("algorithm", "fedavg", f"One of {', '.join(algorithms())}.")
     app.run(main, flags_parser=lambda argv: parse(argv, ("algorithm", "reduce")))

@@ -71,6 +71,7 @@ ROOMS = {
         {"fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy"},
     ),
+    "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.types"}, {"jax", "optax"}),
     "fedrecon/privacy": (
         {"fedrecon.privacy", "fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy", "dp_accounting"},

@@ -1,10 +1,9 @@
 """Federated algorithms by name, with their hyper-parameters read from text."""
 
-import inspect
 import math
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,61 +12,29 @@ import optax
 
 from experiments.pipeline.federated_data import norm_layer
 from experiments.pipeline.federated_faults import Faults, inject, parse_faults
-from experiments.pipeline.federated_settings import TrainSettings
-from fedrecon import Task
+from experiments.pipeline.federated_settings import TASKS, TrainSettings
+from fedrecon import Task, catalog
 from fedrecon import federated as fl
+from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.models import Encoder
 
-
-class Method(NamedTuple):
-    """An algorithm that can be named.
-
-    Attributes:
-      recipe: returns the `FederatedAlgorithm`.
-      rate: "optimizer": clients take ``--optimizer``; "learning_rate": they descend plainly at
-        ``--learning_rate``; "both": the recipe wants the optimiser and its rate.
-      personal: clients evaluate with models of their own.
-      fixes: flags that the algorithm's definition leaves no choice of.
-      given: keyword arguments that come from the experiment: clients, head, head_steps, represent.
-    """
-
-    recipe: Callable[..., fl.FederatedAlgorithm]
-    rate: str = "optimizer"
-    personal: bool = False
-    fixes: tuple[str, ...] = ()
-    given: tuple[str, ...] = ()
-
-
-_SERVER = ("server_optimizer", "server_learning_rate")
-# Comparators exchange nothing, so nothing about the exchange concerns them.
+# Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
-    *_SERVER, "weighting", "reduce", "screen_norm", "screen_cosine", "clip_norm", "stragglers", "fault",
-    "fine_tune", "fine_tune_head", "topology", "mixing", "visits", "handover", "concurrency", "buffer_size",
-    "delay", "discount", "asynchronous_mixing",
+    "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
+    "clip_norm", "stragglers", "fault", "fine_tune", "fine_tune_head", "topology", "mixing", "visits",
+    "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing",
 )  # fmt: skip
-METHODS: dict[str, Method] = {
-    "fedavg": Method(fl.fedavg),
-    "fedavgm": Method(fl.fedavgm, fixes=_SERVER),
-    "fedadagrad": Method(fl.fedadagrad, fixes=_SERVER),
-    "fedadam": Method(fl.fedadam, fixes=_SERVER),
-    "fedyogi": Method(fl.fedyogi, fixes=_SERVER),
-    "fedprox": Method(fl.fedprox),
-    "fednova": Method(fl.fednova, "learning_rate", fixes=_SERVER),
-    "scaffold": Method(fl.scaffold, "learning_rate"),
-    "feddyn": Method(fl.feddyn, fixes=("weighting", *_SERVER)),
-    "moon": Method(fl.moon, given=("represent",)),
-    "qfedavg": Method(fl.qfedavg, "both", fixes=_SERVER),
-    "afl": Method(fl.afl, fixes=("weighting", "sampler", *_SERVER), given=("clients",)),
-    "fedbn": Method(fl.fedbn, personal=True),
-    "fedper": Method(fl.fedper, personal=True, given=("head",)),
-    "fedrep": Method(fl.fedrep, personal=True, given=("head", "head_steps")),
-    "ditto": Method(fl.ditto, personal=True),
-    "pfedme": Method(fl.pfedme, "learning_rate", personal=True, fixes=_SERVER),
-    "local_only": Method(fl.local_only, personal=True, fixes=_EXCHANGE),
-    "centralised": Method(fl.local_only, fixes=(*_EXCHANGE, "stream", "stream_from")),
+# Option of `federated` -> the flags that set it.
+_FLAGS = {
+    "server_optimizer": ("server_optimizer", "server_learning_rate"),
+    "weighting": ("weighting",),
+    "sampler": ("sampler",),
+    "channel": ("clip_norm",),
+    "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
-COMPARATORS = ("local_only", "centralised")
+# What this experiment can give a method.
+_GIVEN = ("clients", "head", "head_steps", "represent", *TASKS)
 
 REDUCERS = {
     "median": (fl.reducers.median, {}),
@@ -80,19 +47,28 @@ REDUCERS = {
 # To withstand f clients, reducers need a f + b in a round: (a, b).
 _CLIENTS_NEEDED = {"krum": (2, 3), "bulyan": (4, 3)}
 
-_OBJECTS = {"task", "optimizer", "server_optimizer", "personal_optimizer", "sampler", "weighting", "channel",
-            "reduce", "algorithm", "clients", "represent"}  # fmt: skip
+
+def algorithms() -> tuple[str, ...]:
+    """Names of the methods that ``--algorithm`` may be."""
+    return tuple(entry.name for entry in catalog.entries() if set(entry.needs) <= set(_GIVEN))
 
 
-def method(name: str) -> Method:
-    """The algorithm of this name.
+def method(name: str) -> Entry:
+    """The row of the catalog of this name.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or it needs what this experiment does not give.
     """
-    if name not in METHODS:
-        raise ValueError(f"--algorithm: expected one of {', '.join(METHODS)}, found {name!r}")
-    return METHODS[name]
+    if catalog.ALIASES.get(name, name) not in algorithms():
+        raise ValueError(f"--algorithm: expected one of {', '.join(algorithms())}, found {name!r}")
+    return catalog.lookup(name)
+
+
+def fixed_flags(entry: Entry) -> tuple[str, ...]:
+    """Flags that the method's definition leaves no choice of."""
+    if not entry.exchanges:
+        return (*_EXCHANGE, *(("stream", "stream_from") if entry.pooled else ()))
+    return tuple(flag for option in entry.fixes for flag in _FLAGS[option])
 
 
 def has_own_models(settings: TrainSettings) -> bool:
@@ -103,8 +79,7 @@ def has_own_models(settings: TrainSettings) -> bool:
 def options_of(name: str) -> dict[str, type]:
     """Names and types of what ``--algorithm.NAME=VALUE`` may set."""
     chosen = method(name)
-    options = _typed(chosen.recipe)
-    return options | ({"head": str} if "head" in chosen.given else {})
+    return chosen.options | ({"head": str} if "head" in chosen.needs else {})
 
 
 def parse_options(
@@ -139,7 +114,8 @@ def check_method(settings: TrainSettings) -> dict[str, Any]:
     """
     chosen = method(settings.algorithm)
     defaults = TrainSettings()
-    for name in chosen.fixes:
+    fixed = fixed_flags(chosen)
+    for name in fixed:
         if getattr(settings, name) != getattr(defaults, name):
             raise ValueError(
                 f"--{name}: expected {getattr(defaults, name)}, which {settings.algorithm} implies, "
@@ -149,14 +125,20 @@ def check_method(settings: TrainSettings) -> dict[str, Any]:
         raise ValueError(
             f"--optimizer: expected sgd, which {settings.algorithm} presumes, found {settings.optimizer}"
         )
-    if "represent" in chosen.given and settings.task != "classification":
+    kinds = [need for need in chosen.needs if need in TASKS]
+    if kinds and settings.task not in kinds:
+        raise ValueError(
+            f"--algorithm={settings.algorithm}: expected --task={' or '.join(kinds)}, "
+            f"found --task={settings.task}"
+        )
+    if "represent" in chosen.needs and settings.task != "classification":
         raise ValueError(
             f"--algorithm={settings.algorithm}: expected --task=classification, whose network has a "
             f"representation to contrast, found --task={settings.task}"
         )
     if settings.reduce == "mean" and settings.reduce_options:
         raise ValueError("--reduce: expected a robust reducer for --reduce.NAME, found mean")
-    if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in chosen.fixes:
+    if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
         raise ValueError(
             f"--topology={settings.topology}: expected an algorithm that does nothing at a server, "
             f"found --algorithm={settings.algorithm}"
@@ -180,24 +162,24 @@ def make_algorithm(settings: TrainSettings, task: Task, train: ClientData) -> fl
         arguments["learning_rate"] = settings.learning_rate
         if chosen.rate == "both":
             arguments["optimizer"] = optax.sgd(options.get("learning_rate", settings.learning_rate))
-    if "clients" in chosen.given:
+    if "clients" in chosen.needs:
         arguments["clients"] = train.clients
-    if "represent" in chosen.given:
+    if "represent" in chosen.needs:
         arguments["represent"] = _representation(settings)
-    if "head" in chosen.given:
+    if "head" in chosen.needs:
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         try:
             arguments["head"] = fl.leaves_under(shapes, (options.pop("head", "head"),))
         except ValueError as error:
             raise ValueError(f"--algorithm.head: {str(error)[:300]}") from error
-    if "head_steps" in chosen.given:
+    if "head_steps" in chosen.needs:
         # Half of the steps of the smallest client, so that everybody trains the body, too.
         smallest = int(np.min(np.asarray(train.counts)))
         steps = settings.epochs * math.ceil(smallest / settings.batch_size)
         arguments["head_steps"] = max(1, steps // 2)
-    if settings.algorithm != "centralised" and "sampler" not in chosen.fixes:
+    if not chosen.pooled and "sampler" not in chosen.fixes:
         arguments["sampler"] = make_sampler(settings, train)
-    if "weighting" not in chosen.fixes and settings.weighting != "default":
+    if "weighting" not in fixed_flags(chosen) and settings.weighting != "default":
         arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
     if (reduce := make_reducer(settings)) is not None:
         _check_reducer(settings, train.clients)
@@ -325,7 +307,9 @@ def _robust(settings: TrainSettings):
 
 def _reduce_options(settings: TrainSettings) -> dict[str, Any]:
     recipe, defaults = REDUCERS[settings.reduce]
-    given = parse_options("reduce", _typed(recipe), dict(settings.reduce_options), settings.reduce)
+    given = parse_options(
+        "reduce", catalog.options_of(recipe), dict(settings.reduce_options), settings.reduce
+    )
     return {**defaults, **given}
 
 
@@ -353,15 +337,6 @@ def _representation(settings: TrainSettings):
         return jnp.concatenate([features.mean((1, 2)), features.max((1, 2))], -1)
 
     return represent
-
-
-def _typed(recipe: Callable) -> dict[str, type]:
-    """Parameters of a recipe that text can set."""
-    return {
-        name: parameter.annotation
-        for name, parameter in inspect.signature(recipe).parameters.items()
-        if parameter.annotation in (int, float, bool, str) and name not in _OBJECTS
-    }
 
 
 def _convert(flag: str, kind: type, text: str) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task
-from experiments.pipeline.federated_methods import check_method, has_own_models, make_algorithm
+from experiments.pipeline.federated_methods import check_method, has_own_models, make_algorithm, method
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.federated_topologies import fine_tuned, open_plan, plan_mesh, resolve_parallel
 from experiments.pipeline.federation import Scores, choose_parallel, site_scores
@@ -159,15 +159,15 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
 
 
 def _train_and_score(settings, workdir, data: FederatedData, parallel, rounds_per_dispatch, arrive):
-    centralised = settings.algorithm == "centralised"
-    clients = pool(data.train) if centralised else data.train
+    pooled = method(settings.algorithm).pooled
+    clients = pool(data.train) if pooled else data.train
     mesh = plan_mesh(settings)
     task = make_task(settings, clients)
     algorithm = make_algorithm(settings, task, data.train)
     key = jax.random.key(settings.seed)
     variables = task.init(jax.random.fold_in(key, 1))
     work = {"epochs": settings.epochs}
-    if centralised and settings.clients_per_round:
+    if pooled and settings.clients_per_round:
         # As many examples a round as the sampled clients have on average.
         share = settings.clients_per_round / data.train.clients
         examples = share * int(np.sum(clients.counts))
@@ -229,10 +229,11 @@ def _score(settings, task, plan, state, test: ClientData, mesh, tune) -> tuple[S
     def scores(model):
         return site_scores(host_copy(evaluate(model)), test.names)
 
-    if settings.algorithm == "centralised":
+    entry = method(settings.algorithm)
+    if entry.pooled:
         released = scores(client_variables(plan.algorithm, state, 0))
         return released, released
-    if settings.algorithm == "local_only":
+    if not entry.exchanges:
         return scores(state), {}
     released = scores(plan.average(state))
     if settings.fine_tune:

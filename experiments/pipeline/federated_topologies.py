@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.pipeline.federated_faults import full_record, parse_faults
-from experiments.pipeline.federated_methods import full_steps, make_optimizer
+from experiments.pipeline.federated_methods import full_steps, make_optimizer, method
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.federated_streaming import streamed_plan
 from experiments.pipeline.federation import choose_parallel
@@ -215,8 +215,8 @@ def resolve_parallel(
 
 
 def _expected_steps(settings, clients) -> np.ndarray:
-    # The pooled client of a centralised training may be given fewer steps than its epochs have.
-    return np.zeros(1) if settings.algorithm == "centralised" else full_steps(settings, clients)
+    # The pooled client of a centralized training may be given fewer steps than its epochs have.
+    return np.zeros(1) if method(settings.algorithm).pooled else full_steps(settings, clients)
 
 
 def _star(settings, algorithm, variables, clients, mesh, parallel, work):

@@ -32,12 +32,11 @@ from fedrecon.federated.server import channel_broadcast, remember, server_step
 from fedrecon.federated.trees import (
     FROZEN,
     along,
-    nbytes,
     partition,
     select,
     split_frozen,
 )
-from fedrecon.federated.turn import ClientRows, choose_batching, client_turn, star_turn
+from fedrecon.federated.turn import ClientRows, bytes_down, choose_batching, client_turn, star_turn
 from fedrecon.types import Variables
 
 
@@ -350,7 +349,7 @@ def cohort_round(
     kept = included & applied
     rows = jax.tree.map(lambda new, old: jnp.where(along(kept, new), new, old), rows, before)
     client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
-    down = nbytes((partition(state.variables, algorithm.share_mask)[0], payload, channel_payload))
+    down = bytes_down(algorithm, state.variables, payload, channel_payload)
     info = RoundInfo(
         metrics=jax.tree.map(jnp.sum, client_metrics),
         client_metrics=client_metrics,

@@ -10,7 +10,7 @@ from fedrecon.federated.algorithm import Batches, Batching, ClientResult, Federa
 from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
 from fedrecon.federated.clients import ClientRow
 from fedrecon.federated.keys import fold
-from fedrecon.federated.messages import Context, Message, Upload
+from fedrecon.federated.messages import Channel, Context, Message, Upload
 from fedrecon.federated.trees import (
     fill,
     finite_after_weighting,
@@ -146,7 +146,7 @@ def star_turn(algorithm, batching, validate, shared, own, row):
         "metrics": turn.result.metrics,
         "included": turn.included,
         "excluded": ~turn.finite,
-        "bytes_up": jnp.uint32(_bytes_up(algorithm.channel, turn, encoded)),
+        "bytes_up": jnp.uint32(bytes_up(algorithm.channel, turn, encoded)),
         "delta_norm": turn.delta_norm,
         "gathered": turn.gathered,
         "validation": _validation(algorithm, validate, variables, own, row),
@@ -156,11 +156,19 @@ def star_turn(algorithm, batching, validate, shared, own, row):
     return sums, ClientRows(turn.result.client_state, channel, private), record
 
 
-def _bytes_up(channel, turn: Turn, encoded: Upload) -> int:
+def bytes_up(channel: Channel, turn: Turn, encoded: Upload) -> int:
+    """Bytes that a client sends; 0 if it sends nothing besides its weight."""
     if not jax.tree.leaves((turn.upload.delta, turn.upload.message, turn.gathered)):
         return 0
     encoded_bytes = nbytes(encoded) if channel.payload_bytes is None else channel.payload_bytes(encoded)
     return encoded_bytes + nbytes(turn.gathered)
+
+
+def bytes_down(
+    algorithm: FederatedAlgorithm, variables: Variables, payload: PyTree, channel_payload: PyTree
+) -> int:
+    """Bytes that a client receives: the shared leaves and both broadcasts."""
+    return nbytes((partition(variables, algorithm.share_mask)[0], payload, channel_payload))
 
 
 def _validation(algorithm, validate, variables, own: ClientRows, row: ClientRow):

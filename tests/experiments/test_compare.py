@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.compare import compare, plan
-from experiments.pipeline.federated_methods import METHODS
+from experiments.pipeline.federated_methods import algorithms
 from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon.reporting.comparison import (
     compare_values,
@@ -31,7 +31,7 @@ from fedrecon.runtime import Workdir, read_log
 TINY = TrainSettings(
     rounds=2, clients=3, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=6
 )
-NOTHING = {name: () for name in (*METHODS, "reduce")}
+NOTHING = {name: () for name in (*algorithms(), "reduce")}
 
 
 @given(st.floats(0.001, 0.999), st.integers(1, 300))
@@ -115,10 +115,10 @@ def test_tables_and_figure(tmp_path):
 def test_plans_give_every_method_its_options_and_spare_comparators():
     base = dataclasses.replace(TINY, reduce="median", weighting="equal")
     dotted = {**NOTHING, "fedprox": (("strength", "1.0"),)}
-    planned = plan(base, ["fedprox", "centralised", "local_only"], dotted)
+    planned = plan(base, ["fedprox", "centralized", "local_only"], dotted)
     assert planned["fedprox"].algorithm_options == (("strength", "1.0"),)
     assert planned["fedprox"].reduce == "median" and planned["fedprox"].weighting == "equal"
-    assert planned["centralised"].reduce == "mean" and planned["local_only"].weighting == "default"
+    assert planned["centralized"].reduce == "mean" and planned["local_only"].weighting == "default"
     for methods, options, message in [
         (["fedavg", "fedavg"], {}, "--methods: expected distinct"),
         (["fedavg", "best"], {}, "--methods: expected some of .*found 'best'"),

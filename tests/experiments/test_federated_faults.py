@@ -10,7 +10,7 @@ import pytest
 from experiments.compare import plan
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_faults import KINDS, full_record, inject, parse_faults
-from experiments.pipeline.federated_methods import METHODS, check_method, make_algorithm, make_schedule
+from experiments.pipeline.federated_methods import algorithms, check_method, make_algorithm, make_schedule
 from experiments.pipeline.federated_settings import SERVER_OPTIMIZERS, TrainSettings, check_settings
 from fedrecon import federated as fl
 from tests.experiments import quadratics
@@ -177,10 +177,12 @@ def test_comparators_have_no_exchange_and_no_faults():
         SETTINGS, fault="nan:client0", server_optimizer="adam", server_learning_rate=0.1, clip_norm=1.0,
         rate_schedule="cosine", fine_tune=1, fine_tune_head="head", stream=10,
     )  # fmt: skip
-    planned = plan(base, ["fedavg", "local_only", "centralised"], {name: () for name in (*METHODS, "reduce")})
+    planned = plan(
+        base, ["fedavg", "local_only", "centralized"], {name: () for name in (*algorithms(), "reduce")}
+    )
     assert planned["fedavg"] == base
     kept = TrainSettings(
-        **{**dataclasses.asdict(TrainSettings()), "rate_schedule": "cosine", "algorithm": "centralised"}
+        **{**dataclasses.asdict(TrainSettings()), "rate_schedule": "cosine", "algorithm": "centralized"}
     )
     for field in (
         "fault",
@@ -191,7 +193,7 @@ def test_comparators_have_no_exchange_and_no_faults():
         "stream",
         "rate_schedule",
     ):
-        assert getattr(planned["centralised"], field) == getattr(kept, field)
+        assert getattr(planned["centralized"], field) == getattr(kept, field)
     assert planned["local_only"].stream == 10 and planned["local_only"].fault == ""
 
 

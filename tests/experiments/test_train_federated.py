@@ -15,8 +15,8 @@ import pytest
 
 from experiments.pipeline.federated_data import load_data, make_task, pad_examples, simulate_image_classes
 from experiments.pipeline.federated_methods import (
-    METHODS,
     REDUCERS,
+    algorithms,
     check_method,
     make_algorithm,
     make_reducer,
@@ -46,11 +46,11 @@ def check(results, settings):
     for scores in (results.own, results.released or results.own):
         value, worst = summary(scores, "loss")
         assert math.isfinite(value) and worst >= value
-    assert (results.bytes_up > 0) == (settings.algorithm not in ("local_only", "centralised"))
+    assert (results.bytes_up > 0) == (settings.algorithm not in ("local_only", "centralized"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", algorithms())
 def test_every_algorithm_runs(name, tmp_path):
     settings = dataclasses.replace(TINY, algorithm=name)
     results, cost = train(tmp_path, settings)
@@ -123,7 +123,7 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
         {"task": "segmentation", "image_size": 32, "partition": "natural", "norm": "batch"},
         {"task": "segmentation", "image_size": 32, "partition": "dirichlet", "minimum_examples": 4},
         {"task": "reconstruction", "image_size": 32, "cascades": 2, "batch_size": 2},
-        {"algorithm": "centralised", "sampler": "uniform", "clients_per_round": 2},
+        {"algorithm": "centralized", "sampler": "uniform", "clients_per_round": 2},
         {"algorithm": "local_only", "sampler": "uniform", "clients_per_round": 2},
     ],
     ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()),
@@ -187,7 +187,7 @@ def test_every_option_of_every_algorithm_is_a_number_or_a_name():
     assert options_of("scaffold") == {"learning_rate": float, "option": int}
     assert options_of("fedprox") == {"strength": float, "keep_optimizer": bool}
     assert options_of("fedrep") == {"head_steps": int, "head": str}
-    for name in METHODS:
+    for name in algorithms():
         assert set(options_of(name).values()) <= {int, float, bool, str}
 
 
@@ -299,7 +299,9 @@ def test_help_lists_every_flag_and_algorithm():
     for name in (*HELP, "algorithm", "workdir", "resume", "parallel", "devices"):
         assert f"--{name}:" in process.stdout or f"--[no]{name}:" in process.stdout, name
     words = process.stdout.replace("\n", " ")
-    assert all(name in words for name in (*METHODS, *(c for choices in CHOICES.values() for c in choices)))
+    assert all(
+        name in words for name in (*algorithms(), *(c for choices in CHOICES.values() for c in choices))
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,372 @@
+"""The catalog of named federated methods: one row each, read by experiments, tests and documentation.
+
+A method of this package is a file in ``fedrecon/federated/methods`` and a row of the table below; a method
+from elsewhere adds its row by `register`. CONTRIBUTING.md has an example.
+"""
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon import federated as fl
+from fedrecon.federated.traffic import RoundBytes, round_bytes
+from fedrecon.types import Task, Variables
+
+# What a method may need from an experiment: name -> (keyword arguments of the recipe, in words).
+NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "clients": (("clients",), "the number of clients"),
+    "head": (("head",), "which leaves are the head"),
+    "head_steps": (("head_steps",), "how many steps train the head"),
+    "represent": (("represent",), "a representation to contrast"),
+    "privacy": (
+        ("clipping_norm", "noise_multiplier", "expected_batch_size", "padded_batch_size", "steps"),
+        "a privacy budget",
+    ),
+    "classification": ((), "that task"),
+    "segmentation": ((), "that task"),
+    "reconstruction": ((), "that task"),
+}
+# What a recipe is called with besides the task, by the convention of its learning rate.
+RATES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("optimizer",),
+    "learning_rate": ("learning_rate",),
+    "both": ("optimizer", "learning_rate"),
+}
+# Options of `federated` that every experiment may set, unless an entry fixes them.
+_OPTIONS = ("sampler", "weighting", "channel", "reduce", "server_optimizer")
+_SETTABLE = (int, float, bool, str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of the catalog.
+
+    Attributes:
+      name: by which experiments call the method; lower case, digits and underscores.
+      recipe: ``recipe(task, ..., **options) -> FederatedAlgorithm``. Its parameters that are annotated as
+        int, float, bool or str are the method's options.
+      reference: authors, year, and venue or arXiv number.
+      changes: what it changes compared with FedAvg, in a phrase.
+      survey_row: the method's row in the tables of Liu, Dai and Chen, *Review of Federated Learning in
+        Medical Image Processing*, 2025; None if it is not in them.
+      needs: keys of `NEEDS`, what an experiment must give.
+      rate: a key of `RATES`. "optimizer": clients take any optimizer; "learning_rate": they descend plainly
+        at this rate; "both": the recipe wants the optimizer and its rate.
+      fixes: options of `federated` that the method leaves no choice of.
+      linear: whether everything that crosses is a sum over clients, so that a secure sum can carry it.
+      personal: whether clients evaluate with models of their own.
+      exchanges: whether anything is sent at all; False for comparators.
+      pooled: whether it trains on the data of all clients as if they were one client's.
+
+    Raises:
+      ValueError: if a field is malformed, or the recipe does not take what it would be called with.
+    """
+
+    name: str
+    recipe: Callable[..., fl.FederatedAlgorithm]
+    reference: str
+    changes: str
+    survey_row: str | None = None
+    needs: tuple[str, ...] = ()
+    rate: str = "optimizer"
+    fixes: tuple[str, ...] = ()
+    linear: bool = True
+    personal: bool = False
+    exchanges: bool = True
+    pooled: bool = False
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "reduce":
+            raise ValueError(f"name: expected lower case, digits and underscores, found {self.name!r}")
+        for field in ("reference", "changes"):
+            if not isinstance(text := getattr(self, field), str) or not text:
+                raise ValueError(f"{field}: expected words, found {text!r}")
+        if self.rate not in RATES:
+            raise ValueError(f"rate: expected one of {', '.join(RATES)}, found {self.rate!r}")
+        for field, known in (("needs", tuple(NEEDS)), ("fixes", _OPTIONS)):
+            if unknown := [name for name in getattr(self, field) if name not in known]:
+                raise ValueError(f"{field}: expected some of {', '.join(known)}, found {unknown[0]!r}")
+        _check_recipe(self)
+
+    @property
+    def module(self) -> str:
+        """The module of the recipe."""
+        return self.recipe.__module__
+
+    @property
+    def options(self) -> dict[str, type]:
+        """Names and types of the parameters that text can set."""
+        return options_of(self.recipe)
+
+
+def options_of(function: Callable) -> dict[str, type]:
+    """Names and types of a function's parameters that are annotated as int, float, bool or str."""
+    # Annotations are text where a module postpones their evaluation.
+    written = {kind.__name__: kind for kind in _SETTABLE}
+    kinds = {
+        name: written.get(parameter.annotation, parameter.annotation)
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    # The number of clients comes from the data.
+    return {name: kind for name, kind in kinds.items() if kind in _SETTABLE and name != "clients"}
+
+
+def _check_recipe(entry: Entry) -> None:
+    if not callable(entry.recipe):
+        raise ValueError(f"recipe: expected a function, found {entry.recipe!r}")
+    parameters = inspect.signature(entry.recipe).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = (*RATES[entry.rate], *(name for need in entry.needs for name in NEEDS[need][0]))
+    if not parameters or next(iter(parameters)) != "task":
+        raise ValueError(
+            f"recipe: expected a first parameter 'task', found {', '.join(parameters) or 'none'}"
+        )
+    for name in given:
+        if name not in parameters and not anything:
+            raise ValueError(f"recipe: expected a parameter {name!r}, found {', '.join(parameters)}")
+    for name in _OPTIONS if entry.exchanges else ():
+        if name not in parameters and not anything and name not in entry.fixes:
+            raise ValueError(f"recipe: expected **options or {name!r} among fixes, found neither")
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if required and name not in ("task", *given, *options_of(entry.recipe)):
+            raise ValueError(
+                f"recipe: expected a default of {name!r}, which nothing gives, among needs {entry.needs}"
+            )
+
+
+_SERVER = ("server_optimizer",)
+_FEDOPT = "Reddi et al. 2021, ICLR, arXiv:2003.00295"
+_COMPARATOR = "comparator"
+_TABLE = (
+    Entry(
+        "fedavg",
+        fl.fedavg,
+        "McMahan et al. 2017, AISTATS, arXiv:1602.05629",
+        "nothing: local training, then the mean of the models",
+    ),
+    Entry(
+        "fedavgm",
+        fl.fedavgm,
+        "Hsu, Qi and Brown 2019, arXiv:1909.06335",
+        "momentum at the server",
+        fixes=_SERVER,
+    ),
+    Entry("fedadagrad", fl.fedadagrad, _FEDOPT, "Adagrad at the server", fixes=_SERVER),
+    Entry("fedadam", fl.fedadam, _FEDOPT, "Adam at the server", fixes=_SERVER),
+    Entry("fedyogi", fl.fedyogi, _FEDOPT, "Yogi at the server", fixes=_SERVER),
+    Entry(
+        "fedprox",
+        fl.fedprox,
+        "Li et al. 2020, MLSys, arXiv:1812.06127",
+        "a proximal term holds clients near the received model",
+    ),
+    Entry(
+        "fednova",
+        fl.fednova,
+        "Wang et al. 2020, NeurIPS, arXiv:2007.07481",
+        "changes are divided by the number of local steps",
+        rate="learning_rate",
+        fixes=_SERVER,
+    ),
+    Entry(
+        "scaffold",
+        fl.scaffold,
+        "Karimireddy et al. 2020, ICML, arXiv:1910.06378",
+        "control variates correct the drift of clients",
+        rate="learning_rate",
+    ),
+    Entry(
+        "feddyn",
+        fl.feddyn,
+        "Acar et al. 2021, ICLR, arXiv:2111.04263",
+        "a dynamic regularizer makes the clients' optima agree with the server's",
+        fixes=("weighting", *_SERVER),
+    ),
+    Entry(
+        "moon",
+        fl.moon,
+        "Li, He and Song 2021, CVPR, arXiv:2103.16257",
+        "representations are drawn to the global model's and away from the client's former ones",
+        needs=("represent",),
+    ),
+    Entry(
+        "qfedavg",
+        fl.qfedavg,
+        "Li et al. 2020, ICLR, arXiv:1905.10497",
+        "clients with a higher loss count more",
+        rate="both",
+        fixes=_SERVER,
+    ),
+    Entry(
+        "afl",
+        fl.afl,
+        "Mohri, Sivek and Suresh 2019, ICML, arXiv:1902.00146",
+        "the worst mixture of clients is minimized",
+        needs=("clients",),
+        fixes=("weighting", "sampler", *_SERVER),
+    ),
+    Entry(
+        "fedbn",
+        fl.fedbn,
+        "Li et al. 2021, ICLR, arXiv:2102.07623",
+        "normalization layers stay at the client",
+        personal=True,
+    ),
+    Entry(
+        "fedper",
+        fl.fedper,
+        "Arivazhagan et al. 2019, arXiv:1912.00818",
+        "the head stays at the client",
+        needs=("head",),
+        personal=True,
+    ),
+    Entry(
+        "fedrep",
+        fl.fedrep,
+        "Collins et al. 2021, ICML, arXiv:2102.07078",
+        "the head stays at the client and is trained before the body",
+        needs=("head", "head_steps"),
+        personal=True,
+    ),
+    Entry(
+        "ditto",
+        fl.ditto,
+        "Li et al. 2021, ICML, arXiv:2012.04221",
+        "clients also train a personal model, held near the global one",
+        personal=True,
+    ),
+    Entry(
+        "pfedme",
+        fl.pfedme,
+        "Dinh, Tran and Nguyen 2020, NeurIPS, arXiv:2006.08848",
+        "clients descend the Moreau envelope of their loss and keep its proximal point",
+        rate="learning_rate",
+        fixes=_SERVER,
+        personal=True,
+    ),
+    Entry(
+        "dp_fedavg",
+        fl.dp_fedavg,
+        "Abadi et al. 2016, CCS, arXiv:1607.00133",
+        "gradients of single examples are clipped and noised at the client (DP-SGD)",
+        needs=("privacy",),
+    ),
+    Entry(
+        "local_only",
+        fl.local_only,
+        _COMPARATOR,
+        "every client trains alone",
+        personal=True,
+        exchanges=False,
+    ),
+    Entry(
+        "centralized",
+        fl.local_only,
+        _COMPARATOR,
+        "one model trains on the data of all clients",
+        exchanges=False,
+        pooled=True,
+    ),
+)
+# Other spellings of names.
+ALIASES = {"centralised": "centralized"}
+_entries = {entry.name: entry for entry in _TABLE}
+
+
+def entries() -> tuple[Entry, ...]:
+    """All rows, those of the package first."""
+    return tuple(_entries.values())
+
+
+def lookup(name: str) -> Entry:
+    """The row of this name, or of the name that it is another spelling of.
+
+    Raises:
+      ValueError: there is none; the message lists the names.
+    """
+    name = ALIASES.get(name, name)
+    if name not in _entries:
+        raise ValueError(f"method: expected one of {', '.join(_entries)}, found {name!r}")
+    return _entries[name]
+
+
+def register(entry: Entry) -> Entry:
+    """Adds a method from outside the package, for this process, and returns it.
+
+    Raises:
+      ValueError: if there is a method of this name.
+    """
+    if entry.name in _entries or entry.name in ALIASES:
+        raise ValueError(f"name: expected one that is not in the catalog, found {entry.name!r}")
+    _entries[entry.name] = entry
+    return entry
+
+
+PARAMETERS = 10**6
+_HEAD, _NORM, _CLIENTS = 10**4, 2 * 10**3, 10
+
+
+@functools.cache
+def traffic(entry: Entry) -> RoundBytes:
+    """Bytes of one client in one round, for a model of 10**6 float32 parameters and 10 clients.
+
+    Of the parameters 10 000 are the head and 2 000 belong to normalization layers; there are no statistics.
+    Found by tracing the engine's own accounting. Options without a default are taken to be 1.
+    """
+    return round_bytes(example(entry), *_example_arguments())
+
+
+def example(entry: Entry) -> fl.FederatedAlgorithm:
+    """The method at its defaults, for the model and the clients of `traffic`."""
+    shapes, _ = _example_arguments()
+    head, normalization = (
+        Variables({name: name == part for name in shapes.params}, {}) for part in ("head", "norm")
+    )
+    known = {
+        "optimizer": optax.sgd(0.1),
+        "learning_rate": 0.1,
+        "clients": _CLIENTS,
+        "head": head,
+        "head_steps": 1,
+        "represent": _predict,
+    }
+    parameters = inspect.signature(entry.recipe).parameters.values()
+    required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    arguments = {name: known.get(name, 1) for name in (required - {"task"}) | set(RATES[entry.rate])}
+    task = Task(_initial, _loss, lambda params, stats, batch: {}, _predict, normalization)
+    return entry.recipe(task, **arguments)
+
+
+def _example_arguments():
+    batch = {"x": jax.ShapeDtypeStruct((_CLIENTS, 2, 1), jnp.float32)}
+    valid = jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.bool_)
+    return jax.eval_shape(_initial, jax.random.key(0)), _Examples(batch, valid)
+
+
+class _Examples(NamedTuple):
+    examples: dict
+    valid: jax.ShapeDtypeStruct
+
+
+def _initial(key):
+    del key
+    sizes = {"body": PARAMETERS - _HEAD - _NORM, "head": _HEAD, "norm": _NORM}
+    return Variables({name: jnp.zeros(size) for name, size in sizes.items()}, {})
+
+
+def _predict(params, stats, batch):
+    del stats
+    return batch["x"] * sum(x.sum() for x in params.values())
+
+
+def _loss(params, stats, batch, key):
+    del key
+    return jnp.where(batch["valid"][:, None], _predict(params, stats, batch), 0).mean(), (stats, {})

@@ -1,0 +1,70 @@
+"""Bytes of a round, by tracing it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.federated.algorithm import Batching, FederatedAlgorithm
+from fedrecon.federated.clients import ClientRow, client_rows, number_of_clients
+from fedrecon.federated.engine import initial_state
+from fedrecon.federated.messages import Context
+from fedrecon.federated.server import channel_broadcast
+from fedrecon.federated.trees import nbytes, split_frozen
+from fedrecon.federated.turn import ClientRows, bytes_down, bytes_up, choose_batching, client_turn
+from fedrecon.types import PyTree, Variables
+
+
+class RoundBytes(NamedTuple):
+    """Bytes of one client in one round, as `RoundInfo` counts them.
+
+    Attributes:
+      up: sent: the encoded shared leaves, message and weight.
+      down: received: the shared leaves and the broadcasts.
+      gathered: those of ``up`` that are no terms of a sum.
+    """
+
+    up: int
+    down: int
+    gathered: int
+
+
+def round_bytes(algorithm: FederatedAlgorithm, variables: Variables, data: PyTree) -> RoundBytes:
+    """What one client sends and receives in a round of the star; nothing is computed or allocated.
+
+    Args:
+      algorithm: the algorithm.
+      variables: the model; shapes and dtypes are enough.
+      data: client data as for the round; shapes and dtypes are enough.
+    """
+    clients = number_of_clients(data)
+    batching = algorithm.client.batching or choose_batching(None, 1, None, 1)
+    row = jax.eval_shape(lambda rows: rows.one(0), client_rows(data))
+    found = []
+
+    def trace(variables, row):
+        found.append(_of_one_client(algorithm, batching, variables, row, clients))
+
+    jax.eval_shape(trace, variables, row)
+    return found[0]
+
+
+def _of_one_client(
+    algorithm: FederatedAlgorithm, batching: Batching, variables: Variables, row: ClientRow, clients: int
+) -> RoundBytes:
+    state = initial_state(algorithm, variables, row, clients)
+    if row.frozen is None:
+        row = row._replace(frozen=split_frozen(variables, algorithm.share_mask)[1])
+    payload = algorithm.exchange.broadcast(state.exchange)
+    channel_payload = channel_broadcast(algorithm.channel, state.channel)
+    everybody = jnp.ones(clients, bool)
+    key = jax.random.key(0)
+    context = Context(jnp.int32(0), key, jnp.int32(0), common=key, invited=everybody)
+    own = ClientRows(state.client, state.client_channel, state.private)
+    turn = client_turn(algorithm, batching, (state.variables, payload), own, row, context)
+    encoded, _, _ = algorithm.channel.encode(
+        turn.upload, state.client_channel, context._replace(broadcast=channel_payload)
+    )
+    up = bytes_up(algorithm.channel, turn, encoded)
+    down = bytes_down(algorithm, state.variables, payload, channel_payload)
+    return RoundBytes(up, down, nbytes(turn.gathered))

@@ -1,0 +1,129 @@
+"""The catalog: complete, true to the algorithms it names, and open to methods from elsewhere."""
+
+import re
+
+import jax
+import pytest
+
+from fedrecon import catalog
+from fedrecon import federated as fl
+from fedrecon.catalog import Entry
+
+NAMES = """fedavg fedavgm fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl fedbn
+fedper fedrep ditto pfedme dp_fedavg local_only centralized""".split()
+
+P = 10**6
+# Float32 numbers up and down where they are not the model and its weight up, and the model down.
+NUMBERS = {
+    "fednova": (P + 2, P),
+    "scaffold": (2 * P + 1, 2 * P),
+    "qfedavg": (P + 2, P),
+    "afl": (P + 11, P + 10),
+    "fedbn": (P - 2_000 + 1, P - 2_000),
+    "fedper": (P - 10_000 + 1, P - 10_000),
+    "fedrep": (P - 10_000 + 1, P - 10_000),
+    "local_only": (0, 0),
+    "centralized": (0, 0),
+}
+
+
+@pytest.fixture
+def empty_register(monkeypatch):
+    """What a test registers is forgotten afterwards."""
+    monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))
+
+
+def recipe(task, optimizer, *, strength: float = 0.5, **options):
+    return fl.fedavg(task, optimizer, **options)
+
+
+def test_names_are_complete():
+    assert [entry.name for entry in catalog.entries()] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_is_true_to_its_algorithm(name):
+    entry = catalog.lookup(name)
+    algorithm = catalog.example(entry)
+    up, down = NUMBERS.get(name, (P + 1, P))
+    found = catalog.traffic(entry)
+    assert (found.up, found.down) == (4 * up, 4 * down)
+    reducer = algorithm.reduce
+    assert entry.linear == (found.gathered == 0 and (reducer is None or reducer.linear))
+    # Models of their own: private leaves, or variables that `personalize` replaces.
+    shapes, _ = catalog._example_arguments()
+    state = jax.eval_shape(algorithm.client.init, shapes)
+    replaced = algorithm.personalize(shapes, state, None) is not shapes
+    private = not all(jax.tree.leaves(algorithm.share_mask))
+    assert entry.personal == ((replaced or private) and not entry.pooled)
+    assert entry.exchanges == (up > 0)
+    assert entry.module.startswith("fedrecon.federated.methods.")
+    assert entry.reference == "comparator" or re.search(r" (19|20)\d\d, ", entry.reference)
+
+
+def test_rows_fix_what_recipes_do_not_take():
+    for entry in catalog.entries():
+        for option in entry.fixes:
+            with pytest.raises(TypeError, match=option):
+                entry.recipe(None, **{option: None, **_required(entry)})
+
+
+def _required(entry):
+    values = {"optimizer": None, "learning_rate": 0.1, "clients": 2}
+    return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs)}
+
+
+def test_lookup_names_what_there_is():
+    assert catalog.lookup("centralised") is catalog.lookup("centralized")
+    with pytest.raises(ValueError, match=r"^method: expected one of fedavg, .*, found 'fedbest'$"):
+        catalog.lookup("fedbest")
+
+
+def test_methods_are_registered_once(empty_register):
+    mine = Entry("mine", recipe, "Nobody 2026", "nothing")
+    assert catalog.register(mine) is catalog.lookup("mine") is mine
+    assert catalog.entries()[-1] is mine and mine.options == {"strength": float}
+    assert mine.module == __name__ and catalog.traffic(mine) == catalog.traffic(catalog.lookup("fedavg"))
+    for name in ("mine", "fedavg", "centralised"):
+        with pytest.raises(
+            ValueError, match=f"^name: expected one that is not in the catalog, found '{name}'"
+        ):
+            catalog.register(Entry(name, recipe, "Nobody 2026", "nothing"))
+
+
+def without_options(task, optimizer):
+    return fl.fedavg(task, optimizer)
+
+
+def with_a_required_table(task, optimizer, *, table, **options):
+    return fl.fedavg(task, optimizer, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "My method"}, "name: expected lower case"),
+        ({"name": "reduce"}, "name: expected"),
+        ({"reference": ""}, "reference: expected words"),
+        ({"changes": None}, "changes: expected words, found None"),
+        ({"rate": "adam"}, "rate: expected one of optimizer, learning_rate, both, found 'adam'"),
+        ({"needs": ("money",)}, "needs: expected some of clients, .*, found 'money'"),
+        ({"fixes": ("learning_rate",)}, "fixes: expected some of sampler, .*, found 'learning_rate'"),
+        ({"recipe": "fedavg"}, "recipe: expected a function, found 'fedavg'"),
+        ({"recipe": lambda optimizer: None}, "recipe: expected a first parameter 'task'"),
+        ({"recipe": without_options, "rate": "both"}, "recipe: expected a parameter 'learning_rate'"),
+        ({"recipe": without_options}, "recipe: expected .* or 'sampler' among fixes, found neither"),
+        ({"recipe": with_a_required_table}, "recipe: expected a default of 'table'"),
+    ],
+)
+def test_a_malformed_row_names_the_field(changes, message):
+    fields = {"name": "mine", "recipe": recipe, "reference": "Nobody 2026", "changes": "nothing"}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Entry(**{**fields, **changes})
+
+
+def test_options_written_as_text_count_too():
+    def postponed(task, a: "float", b: "bool" = True, c: "Task" = None, clients: int = 2):  # noqa: F821
+        pass
+
+    assert catalog.options_of(postponed) == {"a": float, "b": bool}
