@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from fedrecon.data import DataError, RawMeasurement, read_ismrmrd, write_ismrmrd
 
-pytestmark = pytest.mark.slow
-
 ismrmrd = pytest.importorskip("ismrmrd")
 
 in_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -369,10 +369,13 @@ def test_toeplitz_of_weights_is_the_weighted_gram(weights, normal):
     weights = None if weights is None else np.hypot(*trajectory.T) + 0.01
     image = normal((2, 12, 11), np.complex64)
     assert relative(A.toeplitz(weights)(image), np.asarray(A.gram(image, weights))) < 1e-5
+    embedded = operators.NUFFT(trajectory, (12, 11), eps=1e-5, gram_by_toeplitz=True)
+    assert relative(embedded.gram(image, weights), np.asarray(A.gram(image, weights))) < 1e-5
     maps = normal((3, 12, 11), np.complex64)
     B = operators.SENSE(A, maps)
     fast = np.sum(maps.conj() * A.toeplitz(weights)(maps * image[:, None]), 1)
     assert relative(fast, np.asarray(B.gram(image, weights))) < 1e-5
+    assert relative(operators.SENSE(embedded, maps).gram(image, weights), fast) < 1e-5
 
 
 @pytest.mark.parametrize("number", [1, 2])

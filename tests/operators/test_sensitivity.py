@@ -13,8 +13,6 @@ from operators import ellipse_kspace, espirit_maps, ifft2c, rasterize, rss
 from operators.mri import coil_combine, walsh_maps
 from operators.phantoms import Ellipses
 
-pytestmark = pytest.mark.slow
-
 SHAPE, COILS = (45, 37), 6
 BODY = Ellipses(
     center=np.array([[0, 0], [0.2, 0.3], [-0.3, -0.1]]),
@@ -258,6 +256,7 @@ def test_espirit_reads_only_the_centre(normal):
     np.testing.assert_array_equal(found[0], expected[0])
 
 
+@pytest.mark.slow
 def test_combined_images_of_a_measured_head_are_those_of_all_coils(measured_data):
     with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = file["kspace"][0]

@@ -39,8 +39,11 @@ def test_cg_sense_is_least_squares(x64, normal, dense_matrix):
 def test_cg_stops_at_the_bound_and_at_zero():
     gram = Diagonal(jnp.arange(1.0, 50.0)).gram
     b = jnp.ones(49)
-    _, info = cg(gram, b, max_iterations=3)
-    assert info.iterations == 3 and 0 < info.residual < 1
+    for l2 in (0.0, 50.0):
+        x, info = cg(gram, b, l2=l2, max_iterations=3)
+        residual = np.linalg.norm(b - (gram(x) + l2 * x)) / np.linalg.norm(b)
+        assert info.iterations == 3 and 0 < info.residual < 1
+        np.testing.assert_allclose(info.residual, residual, rtol=1e-4)
     x, info = cg(gram, 0 * b)
     assert info.iterations == 0 and not x.any() and info.residual == 0
     # An inconsistent system: finite, whatever the null space holds.

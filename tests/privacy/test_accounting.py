@@ -69,6 +69,16 @@ def test_delta_defaults_to_the_size_of_the_site():
     assert example_level_epsilon(**(BASE | {"delta": None})) == explicit
 
 
+def test_calibration_returns_the_accepted_end_of_the_last_interval():
+    options = {"steps": 4, "expected_batch_size": 8, "padded_batch_size": 60, "delta": 1e-4}
+    coarse = options | {"discretization": 0.01}
+    result = calibrate_noise_multiplier(3.0, examples=(60,), tolerance=0.1, **coarse)
+    found = example_level_epsilon(noise_multiplier=result.noise_multiplier, examples=60, **coarse)
+    assert found == result.epsilons[0] <= 3.0
+    less = example_level_epsilon(noise_multiplier=result.noise_multiplier - 0.1, examples=60, **coarse)
+    assert less > 3.0
+
+
 @pytest.mark.slow
 def test_calibration_meets_the_target_at_every_site_and_no_more():
     options = {"steps": 30, "expected_batch_size": 8, "padded_batch_size": 400, "delta": 1e-4}

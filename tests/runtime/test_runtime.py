@@ -143,6 +143,11 @@ def test_training_interrupted_in_a_round_equals_uninterrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         _train(tmp_path / "parts", 7, dispatch=interrupted)
+    # As after a kill between the log and the checkpoint, in the middle of a line.
+    log = RunLog(tmp_path / "parts" / "metrics.jsonl")
+    log.append("stage", 5, loss=-1.0)
+    with log.path.open("a") as file:
+        file.write('{"stage": "stage", "rou')
     resumed = _train(tmp_path / "parts", 7, rounds_per_dispatch=2)
     assert resumed["w"] == expected["w"] and int(resumed["round"]) == 7
     whole, parts = (

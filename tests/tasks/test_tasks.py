@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from skimage.metrics import structural_similarity
 
 from fedrecon.models import BatchNorm, Classifier, UNet, VarNet
 from fedrecon.tasks import (
@@ -245,6 +247,35 @@ def test_untrained_network_without_mask_is_perfect():
     variables = task.init(jax.random.key(0))
     np.testing.assert_allclose(jax.jit(task.predict)(*variables, batch), batch["target"], atol=1e-5)
     assert jax.jit(task.loss)(*variables, batch, jax.random.key(0))[0] < 1e-4
+
+
+class Given(nn.Module):
+    """Returns the starting images, times a parameter."""
+
+    @nn.compact
+    def __call__(self, operators, measurements, initial, train=True, valid=None):
+        return self.param("scale", nn.initializers.ones, ()) * initial
+
+
+def test_reconstruction_loss_is_relative_to_the_range_of_each_volume():
+    batch = mri_batch()
+    batch["data_range"] = np.array([0.7, 2.0, 5.0], np.float32)
+    batch["initial"] = batch["target"] + 0.3 * np.random.default_rng(1).random(
+        batch["target"].shape, np.float32
+    )
+    task = reconstruction_task(Given(), lambda batch: (None, None, batch["initial"]), batch, ssim_weight=0.4)
+    expected = [
+        np.abs(x - t).mean() / r + 0.4 * (1 - structural_similarity(x, t, data_range=r))
+        for x, t, r in zip(batch["initial"], batch["target"], batch["data_range"], strict=True)
+    ]
+
+    @jax.jit
+    def both(variables):
+        return task.loss(*variables, batch, jax.random.key(0))[0], task.metrics(*variables, batch)["loss"]
+
+    loss, evaluated = both(task.init(jax.random.key(0)))
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-4)
+    np.testing.assert_allclose(evaluated, (sum(expected), 3), rtol=1e-4)
 
 
 def test_ct_starts_from_filtered_back_projection_of_the_real_views():

@@ -1,0 +1,51 @@
+"""The privacy plan of the full-stack experiment."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.pipeline import privacy
+from experiments.pipeline.federation import Budget
+
+ROUNDS = {"reconstruction": 3, "segmentation": 10, "classification": 4}
+# Steps a round of the clients of each stage.
+STEPS = {"reconstruction": 2, "segmentation": 5, "classification": 7}
+
+
+@pytest.mark.parametrize(
+    "shared, expected",
+    [
+        (True, {"reconstruction+segmentation+classification": 3 * 2 + 10 * 2 + 4 * 2}),
+        (False, {"reconstruction": 3 * 2, "segmentation": 10 * 5, "classification": 4 * 7}),
+    ],
+)
+def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
+    """The noise is calibrated for the sum of the steps of all stages that use a site's data."""
+    calls = []
+
+    def calibrate(epsilon, **options):
+        calls.append(options)
+        sites = len(options["examples"])
+        return SimpleNamespace(
+            noise_multiplier=len(calls), epsilons=(epsilon,) * sites, deltas=(1e-3,) * sites
+        )
+
+    monkeypatch.setattr(privacy, "calibrate_noise_multiplier", calibrate)
+    data = {
+        stage: SimpleNamespace(counts=[9, 5], names=[f"{stage} a", f"{stage} b"], steps=steps)
+        for stage, steps in STEPS.items()
+    }
+    cohorts = SimpleNamespace(
+        shared_images=shared, **{stage: SimpleNamespace(train=clients) for stage, clients in data.items()}
+    )
+    settings = SimpleNamespace(
+        dp_epsilon=4.0, dp_batch_size=8, dp_delta=0.0, dp_clipping_norm=1.0, comparators=False
+    )
+    federation = SimpleNamespace(steps_per_round=lambda clients, budget: clients.steps)
+    budgets = {stage: Budget(rounds, 1, 8, 0.1) for stage, rounds in ROUNDS.items()}
+    plan = privacy.plan_privacy(settings, cohorts, budgets, federation)
+    assert [call["steps"] for call in calls] == list(expected.values())
+    assert all(call["examples"] == [9, 5] for call in calls)
+    assert plan.report["noise_multiplier"] == {name: i + 1 for i, name in enumerate(expected)}
+    multipliers = [plan.noise[stage].noise_multiplier for stage in ROUNDS]
+    assert multipliers == ([1, 1, 1] if shared else [1, 2, 3])
