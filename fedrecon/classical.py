@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,12 @@ class Problem(NamedTuple):
 
     fourier: LinearOperator
     y: jax.Array
-    maps: jax.Array
+    maps: Any
     density: jax.Array
-    mask: np.ndarray | None
+    mask: Any
     calibration: jax.Array | None
-    weight: float | None
-    iterations: int | None
+    weight: Any
+    iterations: Any
 
     @property
     def sense(self) -> LinearOperator:
@@ -173,10 +173,9 @@ def prepare(measurement: Measurement, whiten: bool = True) -> Prepared:
     kspace, calibration = measurement.kspace, measurement.calibration
     if whiten and measurement.noise is not None:
         matrix = operators.mri.whitening_matrix(operators.mri.noise_covariance(measurement.noise))
-        kspace, calibration = (
-            None if k is None else np.asarray(operators.mri.whiten(k, matrix, 1))
-            for k in (kspace, calibration)
-        )
+        kspace = np.asarray(operators.mri.whiten(kspace, matrix, 1))
+        if calibration is not None:
+            calibration = np.asarray(operators.mri.whiten(calibration, matrix, 1))
     density = jnp.ones(())
     if measurement.trajectory is not None:
         density = operators.density_compensation(measurement.trajectory, measurement.image_shape)
@@ -273,8 +272,8 @@ def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> 
     fourier = _fourier(measurement, mask)
     separate = measurement.calibration is not None
     sampled = np.ones(shape, bool) if mask is None else mask
-    if separate:
-        sampled = measurement.calibration.any((0, 1))
+    if measurement.calibration is not None:
+        sampled = np.any(measurement.calibration, (0, 1))
     block = calibration_block(sampled, settings.calibration_size)
     if method.maps and not min(block):
         raise ValueError(

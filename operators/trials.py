@@ -1,8 +1,10 @@
 """What a native library must compute rightly, in a process of its own, before it is trusted."""
 
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from operators.ct import ConeBeam, FanBeam, as_vectors
@@ -128,17 +130,15 @@ def _try_projector(precision: str) -> None:
         rays, lengths = ray_lines(geometry, shape, 1.0, model)
         image = rng.normal(size=(1, images, *shape)).astype(precision)
         sinogram = rng.normal(size=(1, images, *geometry.shape)).astype(precision)
-        for function, array in (
-            (projector_primitive.project, image),
-            (projector_primitive.back_project, sinogram),
-        ):
+        for name, array in (("project", image), ("back_project", sinogram)):
+            function = getattr(projector_primitive, name)
             found, exact = (
                 jax.jit(functools.partial(function, backend, shape, curved))(
                     rays[None], lengths[None], seen[None], array
                 )
                 for backend in ("force", "jax")
             )
-            _compare(found, exact, 1e-4, f"{function.__name__} by the {model} model")
+            _compare(found, exact, 1e-4, f"{name} by the {model} model")
 
 
 def _try_nufft(precision: str) -> None:
@@ -173,7 +173,7 @@ def _try_nufft(precision: str) -> None:
             _try_cartesian(rng, shape, coils, precision)
 
 
-def _try_cartesian(rng, shape, coils, precision) -> None:
+def _try_cartesian(rng: np.random.Generator, shape: tuple[int, ...], coils: int, precision: str) -> None:
     # Sizes without prime factors above five: the others are left to JAX.
     shape = (shape[0], 10)
     kind = np.result_type(precision, np.complex64)
@@ -189,12 +189,12 @@ def _try_cartesian(rng, shape, coils, precision) -> None:
         _compare(found, exact, 1e-4, f"Cartesian {kinds} of shape {shape}")
 
 
-def _try_toeplitz(rng, image, maps, precision) -> None:
+def _try_toeplitz(rng: np.random.Generator, image: np.ndarray, maps: np.ndarray, precision: str) -> None:
     shape = image.shape[2:]
     half = tuple(smooth_size(n) for n in shape)
     values = rng.uniform(size=(1, 2 ** len(shape), *half)).astype(precision)
     found = jax.jit(lambda s, u, m: native.toeplitz(s, u, m, image.shape))(values, image, maps)
-    exact = toeplitz.gram(values, image, maps, "jax")
+    exact = toeplitz.gram(jnp.asarray(values), jnp.asarray(image), jnp.asarray(maps), "jax")
     _compare(found, exact, 1e-4, f"Toeplitz product of shape {shape}")
 
 
@@ -202,7 +202,7 @@ def _random(rng, shape):
     return rng.normal(size=shape) + 1j * rng.normal(size=shape)
 
 
-def _compare(found, exact, tolerance, what) -> None:
+def _compare(found: Any, exact: Any, tolerance: float, what: str) -> None:
     error = np.linalg.norm(np.asarray(found) - np.asarray(exact)) / np.linalg.norm(exact)
     if not error < tolerance:
         raise RuntimeError(f"native {what} is wrong: relative error {error:.1e}")

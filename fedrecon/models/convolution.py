@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -168,11 +169,10 @@ def _check(
 def _explicit_padding(
     shape: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: str | Sequence
 ) -> Pads:
+    pairs: Any = padding
     if isinstance(padding, str):
-        pads = lax.padtype_to_pads(shape, window, strides, padding)
-    else:
-        pads = padding
-    pads = tuple((int(low), int(high)) for low, high in pads)
+        pairs = lax.padtype_to_pads(shape, window, strides, padding)
+    pads: Pads = tuple((int(low), int(high)) for low, high in pairs)
     if len(pads) != len(window) or min(min(pair) for pair in pads) < 0:
         raise ValueError(
             f"padding must be 'SAME', 'VALID' or {len(window)} pairs of ints >= 0; found {padding}"
@@ -226,7 +226,9 @@ def _gradients_by_forward_convolutions(strides, pads, x, kernel, cotangent):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _transposed(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: Pads, size: tuple[int, int]):
+def _transposed(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: Pads, size: tuple[int, int]
+) -> jax.Array:
     if _native(x):
         return input_gradient(kernel[None], x[None], strides, pads, size)[0]
     return plain_input_gradient(kernel, x, strides, pads, size)

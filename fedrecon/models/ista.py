@@ -1,6 +1,7 @@
 """Unrolled proximal gradient descent with learned sparsity."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -44,7 +45,7 @@ class SparseTransform(nn.Module):
         return from_channels(-v * scale, x.dtype)
 
 
-def ista_net(cascades: int = 9, features: int = 32, threshold: float = 0.01, **options) -> Unrolled:
+def ista_net(cascades: int = 9, features: int = 32, threshold: float = 0.01, **options: Any) -> Unrolled:
     """ISTA-Net+ for images and volumes: ``x <- z + G(soft(F(z), theta))``, z a gradient step from x.
 
     Untrained, it is gradient descent. The penalty of the paper that ties G to the inverse of F is not in it.

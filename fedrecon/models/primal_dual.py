@@ -70,7 +70,9 @@ def learned_primal_dual(
         x = start_image(inputs, initial)
         return repeated(x), repeated(jnp.zeros_like(inputs.forward(x)))
 
-    def step(cascade: nn.Module, state: tuple[jax.Array, jax.Array], inputs: CascadeInputs):
+    def step(
+        cascade: nn.Module, state: tuple[jax.Array, jax.Array], inputs: CascadeInputs
+    ) -> tuple[jax.Array, jax.Array]:
         x, h = state
         seen = jnp.stack([inputs.forward(x[..., min(1, memory - 1)]), inputs.measurements], -1)
         stacked = jnp.concatenate([h, seen.astype(h.dtype)], -1)

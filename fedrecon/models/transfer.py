@@ -48,7 +48,7 @@ def warm_start(target_params: PyTree, source_params: PyTree) -> tuple[PyTree, tu
 
 
 def _layers(params: PyTree) -> dict[Path, dict[str, jax.Array]]:
-    layers = {}
+    layers: dict[Path, dict[str, jax.Array]] = {}
     for (*parent, name), leaf in flatten_dict(params).items():
         layers.setdefault(tuple(parent), {})[name] = leaf
     return layers

@@ -20,7 +20,7 @@ def _average_pool(x: jax.Array) -> jax.Array:
     return x.reshape(n, *halves, channels).mean(tuple(range(2, 2 * x.ndim - 3, 2)))
 
 
-def _pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice, slice]]:
+def _pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice, ...]]:
     """Pads with zeros, evenly on both sides, and returns the slices that undo it."""
     pads, crops = [], []
     for size in x.shape[1:-1]:

@@ -124,7 +124,7 @@ def unroll(
     Raises:
       ValueError: ``step`` returns other shapes, another structure, or complex arrays in place of real ones.
     """
-    separate = {} if shared else {"params": 0}
+    separate: dict[Any, Any] = {} if shared else {"params": 0}
     scanned = nn.scan(
         nn.remat(_Cascade, prevent_cse=False) if remat else _Cascade,
         variable_axes={"batch_stats": 0, **separate},

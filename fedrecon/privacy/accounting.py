@@ -1,7 +1,7 @@
 """Accounting of example-level DP-SGD at each site, by privacy loss distributions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -151,7 +151,11 @@ def calibrate_noise_multiplier(
     # Epsilon need not fall with size when delta and truncation depend on it, so every size is checked.
     for size in sorted(set(examples)):
         if epsilon(multiplier, size) > target_epsilon:
-            multiplier = _smallest(lambda z, n=size: epsilon(z, n) <= target_epsilon, multiplier, tolerance)
+
+            def enough(multiplier: float, size: int = size) -> bool:
+                return epsilon(multiplier, size) <= target_epsilon
+
+            multiplier = _smallest(enough, multiplier, tolerance)
     by_size = {size: epsilon(multiplier, size) for size in set(examples)}
     return Calibration(
         multiplier,
@@ -168,7 +172,7 @@ def _delta(delta: float | None, examples: int) -> float:
     return delta
 
 
-def _smallest(accept, low: float, tolerance: float) -> float:
+def _smallest(accept: Callable[[float], bool], low: float, tolerance: float) -> float:
     """Bisects a monotone predicate that is false at ``low``; the result is always accepted."""
     high = max(2 * low, 1.0)
     while not accept(high):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedrecon.files import replacing, write_atomically
@@ -182,7 +183,7 @@ def save_comparison_plot(
         figure.savefig(temporary, dpi=150, format="png")
 
 
-def _point(axis, interval: Interval, y: float, colour: str, label: str | None) -> None:
+def _point(axis: Axes, interval: Interval, y: float, colour: str, label: str | None) -> None:
     width = None if math.isnan(interval.half_width) else interval.half_width
     axis.errorbar(
         interval.mean,
@@ -197,7 +198,9 @@ def _point(axis, interval: Interval, y: float, colour: str, label: str | None) -
     )
 
 
-def _cells(rows, metric, baseline, digits, sign) -> tuple[list[str], list[list[str]]]:
+def _cells(
+    rows: Sequence[ComparisonRow], metric: str, baseline: str, digits: int, sign: str
+) -> tuple[list[str], list[list[str]]]:
     seeds = max((len(row.values) for row in rows), default=0)
     header = ["method", "model", f"{metric} ({seeds} seeds)", f"minus {baseline}", ""]
     body = [

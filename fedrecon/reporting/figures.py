@@ -93,7 +93,7 @@ def plot_site_bars(
     figure = Figure(figsize=(1.4 * len(sites) + 2, 2.8), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(methods)
-    lowest = []
+    lowest: list[float] = []
     for j, (method, scores) in enumerate(methods.items()):
         values = [scores.get(site, {}).get(metric, np.nan) for site in sites]
         lowest.extend(value for value in values if value == value)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -42,7 +43,7 @@ def plot_partition(
     edges = np.repeat(np.arange(len(clients) + 1) - 0.5, 2)[1:-1]
     for index, label in enumerate(labels):
         right = left + counts[:, index]
-        style = {
+        style: dict[str, Any] = {
             "color": _COLOURS[index % len(_COLOURS)],
             "label": label if index < _MOST_NAMED else None,
         }

@@ -32,7 +32,7 @@ def set_cpu_devices(count: int) -> None:
 
 def describe_environment() -> dict:
     """Versions, devices and the source revision, as a JSON-able dict."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in _RECORDED_PACKAGES:
         try:
             packages[name] = importlib.metadata.version(name)

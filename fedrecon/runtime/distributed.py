@@ -203,7 +203,9 @@ def _replicate(tree: PyTree) -> PyTree:
     return _replicator()(tree)
 
 
-def _check_flags(coordinator, processes, process_id, automatic, start_seconds) -> None:
+def _check_flags(
+    coordinator: str, processes: int, process_id: int, automatic: bool, start_seconds: float
+) -> None:
     if start_seconds < 1:
         raise DistributedError(f"--start_seconds: expected a positive number, found {start_seconds}")
     if automatic or not coordinator:

@@ -93,7 +93,7 @@ def train(
 @contextlib.contextmanager
 def _remembered_interrupts() -> Iterator[Callable[[], None]]:
     """Yields a function that raises KeyboardInterrupt if a signal had: Python drops what finalisers raise."""
-    came = []
+    came: list[int] = []
 
     def check() -> None:
         if came:

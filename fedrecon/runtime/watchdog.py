@@ -101,13 +101,12 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(self, kind, value, traceback) -> None:
+    def __exit__(self, kind: Any, value: BaseException | None, traceback: Any) -> None:
         if self._count == 1:
             return
-        failed = value is not None
-        if failed and isinstance(value, Exception):
+        if isinstance(value, Exception):
             self._explain(value)
-        self._leave(_DONE if not failed else self._last_words(value))
+        self._leave(_DONE if value is None else self._last_words(value))
         signal.set_wakeup_fd(self._old_wakeup)
         signal.signal(signal.SIGTERM, self._old_handler)
 
@@ -254,5 +253,5 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _interrupt(signum, frame) -> NoReturn:
+def _interrupt(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt

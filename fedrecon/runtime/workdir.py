@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fedrecon.files import write_atomically
 
@@ -35,7 +35,7 @@ class Workdir:
         self.path = Path(path).absolute()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock: IO[str] | None = (self.path / ".lock").open("w")
         except OSError as error:
             raise WorkdirError(f"--workdir={path}: expected a writable directory, found: {error}") from error
         try:
@@ -93,5 +93,5 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self.close()

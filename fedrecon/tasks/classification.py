@@ -46,7 +46,9 @@ def classification_task(
         reference = jax.nn.one_hot(batch["label"], logits.shape[1], dtype=logits.dtype)
         return -(reference * jax.nn.log_softmax(logits)).sum(-1)
 
-    def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array):
+    def loss(
+        params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         if flip:
             batch = {**batch, "image": random_flips(key, batch["image"])[0]}
         logits, stats = net.train(params, stats, batch)

@@ -13,7 +13,8 @@ WINDOW = 7
 def _window_mean(x: jax.Array) -> jax.Array:
     for axis in (x.ndim - 2, x.ndim - 1):
         size = x.shape[axis] - WINDOW + 1
-        x = sum(lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW))
+        windows = [lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW)]
+        x = jnp.asarray(sum(windows))
     return x / WINDOW**2
 
 

@@ -1,7 +1,7 @@
 """What every task shares: a flax model as pure functions, and sums over valid examples."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -39,7 +39,7 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
       The model's functions; ``init`` is compiled.
     """
 
-    def initialise(key: jax.Array) -> dict:
+    def initialise(key: jax.Array) -> Mapping:
         # One example of zeros: parameters do not depend on the batch.
         batch = {name: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in example.items()}
         return model.init(key, *inputs(batch))
@@ -56,7 +56,8 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
         return output, updates.get("batch_stats", stats)
 
     def evaluate(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
-        return model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
+        output: Any = model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
+        return output
 
     normalisation = Variables(*normalization_leaves(initialise, jax.random.key(0)))
     # Drawing weights takes milliseconds, optimising the program that draws them many seconds.

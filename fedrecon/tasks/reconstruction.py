@@ -50,7 +50,9 @@ def reconstruction_task(
         absolute = jnp.abs(images - batch["target"]).mean((1, 2)) / data_range
         return absolute + ssim_weight * (1 - ssim(images, batch["target"], data_range))
 
-    def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array):
+    def loss(
+        params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         del key
         images, stats = net.train(params, stats, batch)
         each = losses(magnitude(images), batch)

@@ -38,7 +38,9 @@ def segmentation_task(model: nn.Module, example: Mapping, *, flip: bool = False,
     check_batch(example, ("image", "segmentation"))
     net = network(model, lambda batch: (batch["image"],), example)
 
-    def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array):
+    def loss(
+        params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         if flip:
             image, segmentation = random_flips(key, batch["image"], batch["segmentation"])
             batch = {**batch, "image": image, "segmentation": segmentation}

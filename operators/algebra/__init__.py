@@ -31,7 +31,7 @@ from operators.algebra.linear_operator import (
 )
 from operators.algebra.measured import check_measured
 from operators.algebra.mesh import vary_together
-from operators.algebra.pytree import assign, frozen_pytree, static
+from operators.algebra.pytree import Leaf, OptionalLeaf, assign, frozen_pytree, leaf, static
 from operators.algebra.wavelets import Wavelet, daubechies_filter
 
 __all__ = [
@@ -40,7 +40,9 @@ __all__ = [
     "Diagonal",
     "FiniteDifferences",
     "Identity",
+    "Leaf",
     "LinearOperator",
+    "OptionalLeaf",
     "Product",
     "Scaled",
     "Sum",
@@ -62,6 +64,7 @@ __all__ = [
     "frozen_pytree",
     "image_shape_2d",
     "is_complex",
+    "leaf",
     "positive_integer",
     "positive_number",
     "real_dtype",

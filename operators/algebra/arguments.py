@@ -2,11 +2,12 @@
 
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 
 
-def finite_number(value, name: str) -> float:
+def finite_number(value: Any, name: str) -> float:
     """``value`` as a finite Python float; raises TypeError or ValueError naming ``name``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a plain number, found {type(value).__name__}")
@@ -15,14 +16,14 @@ def finite_number(value, name: str) -> float:
     return float(value)
 
 
-def positive_number(value, name: str) -> float:
+def positive_number(value: Any, name: str) -> float:
     """``value`` as a positive Python float; raises TypeError or ValueError naming ``name``."""
     if finite_number(value, name) <= 0:
         raise ValueError(f"{name} must be positive, found {value}")
     return float(value)
 
 
-def positive_integer(value, name: str) -> int:
+def positive_integer(value: Any, name: str) -> int:
     """``value`` as a positive Python int; raises TypeError or ValueError naming ``name``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, found {type(value).__name__}")
@@ -31,8 +32,9 @@ def positive_integer(value, name: str) -> int:
     return int(value)
 
 
-def image_shape_2d(shape, name: str) -> tuple[int, int]:
+def image_shape_2d(shape: Any, name: str) -> tuple[int, int]:
     """``shape`` as (ny, nx); raises ValueError or TypeError naming ``name``."""
     if np.ndim(shape) != 1 or len(shape) != 2:
         raise ValueError(f"{name} must be (ny, nx), found {shape}")
-    return tuple(positive_integer(n, name) for n in shape)
+    ny, nx = (positive_integer(n, name) for n in shape)
+    return ny, nx

@@ -1,8 +1,11 @@
 """Numerical checks of operators: the adjoint and the gradients."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from operators.algebra.dtypes import is_complex
 from operators.algebra.linear_operator import LinearOperator
@@ -95,7 +98,13 @@ def _double(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float64)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
-def _directional_error(function, primals, i: int, probe: jax.Array, rng: np.random.Generator) -> float:
+def _directional_error(
+    function: Callable[[list[jax.Array]], jax.Array],
+    primals: list[jax.Array],
+    i: int,
+    probe: jax.Array,
+    rng: np.random.Generator,
+) -> float:
     @jax.jit
     def along(value):
         return function([*primals[:i], value, *primals[i + 1 :]])
@@ -129,7 +138,7 @@ def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype) -> jax.Array:
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     values = rng.standard_normal(shape)
     return jnp.asarray(values + 1j * rng.standard_normal(shape) if is_complex(dtype) else values, dtype)
 

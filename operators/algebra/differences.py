@@ -1,5 +1,6 @@
 """Finite differences of images and volumes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,25 +48,25 @@ class FiniteDifferences(LinearOperator):
         return sum(difference_adjoint(parts[i], i - ndim) for i in range(ndim))
 
 
-def difference(x, axis):
+def difference(x: jax.Array, axis: int) -> jax.Array:
     """``x[n + 1] - x[n]`` along a negative ``axis``, zero at the last n."""
     n = x.shape[axis]
     return _shifted(_between(x, axis, 1, n) - _between(x, axis, 0, n - 1), axis, 0, 1)
 
 
-def difference_adjoint(y, axis):
+def difference_adjoint(y: jax.Array, axis: int) -> jax.Array:
     """Adjoint of :func:`difference`."""
     inner = _between(y, axis, 0, y.shape[axis] - 1)
     return _shifted(inner, axis, 1, 0) - _shifted(inner, axis, 0, 1)
 
 
-def backward_difference(x, axis):
+def backward_difference(x: jax.Array, axis: int) -> jax.Array:
     """``x[n] - x[n - 1]`` along a negative ``axis``, zero at n = 0."""
     n = x.shape[axis]
     return _shifted(_between(x, axis, 1, n) - _between(x, axis, 0, n - 1), axis, 1, 0)
 
 
-def backward_difference_adjoint(y, axis):
+def backward_difference_adjoint(y: jax.Array, axis: int) -> jax.Array:
     """Adjoint of :func:`backward_difference`."""
     inner = _between(y, axis, 1, y.shape[axis])
     return _shifted(inner, axis, 1, 0) - _shifted(inner, axis, 0, 1)

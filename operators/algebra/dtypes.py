@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 
 def default_dtype(kind: type) -> np.dtype:
@@ -10,22 +11,22 @@ def default_dtype(kind: type) -> np.dtype:
     return jnp.zeros((), kind).dtype
 
 
-def real_dtype(dtype) -> np.dtype:
+def real_dtype(dtype: DTypeLike) -> np.dtype:
     """The real dtype of the same precision."""
     return jnp.zeros((), dtype).real.dtype
 
 
-def complex_dtype(dtype) -> np.dtype:
+def complex_dtype(dtype: DTypeLike) -> np.dtype:
     """The complex dtype of the same precision (at least single)."""
     return jnp.promote_types(dtype, jnp.complex64)
 
 
-def is_complex(dtype) -> bool:
+def is_complex(dtype: DTypeLike) -> bool:
     """True for complex dtypes."""
     return jnp.issubdtype(dtype, jnp.complexfloating)
 
 
-def as_inexact(x) -> jax.Array:
+def as_inexact(x: ArrayLike) -> jax.Array:
     """``x`` as a floating or complex array: integers and booleans become the default float."""
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(default_dtype(float))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.algebra.dtypes import (
     as_inexact,
@@ -12,7 +13,7 @@ from operators.algebra.dtypes import (
     real_dtype,
     squared,
 )
-from operators.algebra.pytree import assign, frozen_pytree, static
+from operators.algebra.pytree import Leaf, assign, frozen_pytree, static
 
 
 class LinearOperator:
@@ -133,18 +134,18 @@ class LinearOperator:
     def __neg__(self) -> "LinearOperator":
         return Scaled(-1, self)
 
-    def __mul__(self, scalar) -> "LinearOperator":
+    def __mul__(self, scalar: ArrayLike) -> "LinearOperator":
         if isinstance(scalar, LinearOperator):
             raise TypeError(f"{self._name} * {scalar._name}: use @ to compose operators")
         return Scaled(scalar, self)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, scalar) -> "LinearOperator":
+    def __truediv__(self, scalar: ArrayLike) -> "LinearOperator":
         return Scaled(1 / scalar, self)
 
 
-def check_array(x, shape: tuple[int, ...], dtype: np.dtype, where: str) -> jax.Array:
+def check_array(x: ArrayLike, shape: tuple[int, ...], dtype: np.dtype, where: str) -> jax.Array:
     """``x`` as an array of ``dtype`` whose trailing axes are ``shape``; raises as ``LinearOperator`` does."""
     x = jnp.asarray(x)
     if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
@@ -290,7 +291,7 @@ class Scaled(LinearOperator):
       ValueError: if ``scalar`` is not a scalar.
     """
 
-    scalar: jax.Array
+    scalar: Leaf
     operator: LinearOperator
 
     def __post_init__(self):
@@ -354,7 +355,7 @@ class Diagonal(LinearOperator):
       TypeError: if the weights do not promote to ``dtype``.
     """
 
-    weights: jax.Array
+    weights: Leaf
     dtype: np.dtype | None = static(default=None)
     shape: tuple[int, ...] = static(init=False)
 

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from operators.algebra.dtypes import is_complex
 
 
-def check_measured(data, dtype, where: str, finite: bool = True) -> jax.Array:
+def check_measured(data: ArrayLike, dtype: DTypeLike, where: str, finite: bool = True) -> jax.Array:
     """``data`` as an array, after looking for what no scanner measures.
 
     Args:

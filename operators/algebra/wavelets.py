@@ -102,6 +102,7 @@ class Wavelet(LinearOperator):
         return mask
 
     def _corners(self) -> list[tuple[int, ...]]:
+        assert self.levels is not None, "set when it was made"
         corners = [self.image_shape]
         for _ in range(self.levels):
             corners.append(tuple((n + 1) // 2 for n in corners[-1]))

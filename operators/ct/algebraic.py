@@ -239,7 +239,7 @@ def start_image(name: str, A: LinearOperator, y: jax.Array, x0: jax.Array | None
     return check_array(x0, A.in_shape, A.in_dtype, f"{name}: x0") + zero
 
 
-def check_subsets(name, subsets, y) -> list[jax.Array]:
+def check_subsets(name: str, subsets: Sequence[LinearOperator], y: Sequence[jax.Array]) -> list[jax.Array]:
     """The measurements of all subsets, in the dtypes of their operators; raises where they do not fit."""
     if not subsets or len(subsets) != len(y):
         raise ValueError(
@@ -253,7 +253,12 @@ def check_subsets(name, subsets, y) -> list[jax.Array]:
     ]
 
 
-def sweep_subsets(update, subsets, y, arrays) -> Callable[[jax.Array], jax.Array]:
+def sweep_subsets(
+    update: Callable[..., jax.Array],
+    subsets: Sequence[LinearOperator],
+    y: Sequence[jax.Array],
+    arrays: Sequence[Any],
+) -> Callable[[jax.Array], jax.Array]:
     """The function that applies ``update(x, subset, y, arrays)`` for one subset after the other.
 
     Subsets of equal structure are stacked and scanned, which compiles one projector instead of many.

@@ -5,6 +5,7 @@ Sinograms are (..., views, detectors) or (..., views, rows, columns); line integ
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from operators.algebra import as_inexact, safe_sqrt
 from operators.solvers import positive
@@ -184,7 +185,7 @@ def flat_field(
     return jnp.where(white > dark, -jnp.log(jnp.maximum(transmission, minimum)), 0)
 
 
-def as_broadcastable(value, reference: jax.Array, name: str) -> jax.Array:
+def as_broadcastable(value: ArrayLike, reference: jax.Array, name: str) -> jax.Array:
     """``value`` in the dtype of ``reference``; ValueError where it does not broadcast to its shape."""
     value = jnp.asarray(value).astype(reference.dtype)
     try:

@@ -78,7 +78,7 @@ class CartesianFourier(LinearOperator):
       TypeError: if ``mask`` or ``dtype`` is of the wrong kind.
     """
 
-    image_shape: tuple[int, int] = static()
+    image_shape: tuple[int, ...] = static()
     mask: jax.Array | None = None
     dtype: np.dtype | None = static(default=None)
     backend: str = static(default="auto")

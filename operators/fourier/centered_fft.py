@@ -4,9 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def fft2c(image: jax.Array) -> jax.Array:
+def fft2c(image: ArrayLike) -> jax.Array:
     """Centred, orthonormal Fourier transform over the last two axes.
 
     ``k[m] = N^(-1/2) sum_n x[n] exp(-2 pi i m (n - N // 2) / N)`` along each axis, frequency m running from
@@ -24,7 +25,7 @@ def fft2c(image: jax.Array) -> jax.Array:
     return scale * jnp.fft.fftshift(jnp.fft.fft2(shifted), (-2, -1))
 
 
-def ifft2c(kspace: jax.Array) -> jax.Array:
+def ifft2c(kspace: ArrayLike) -> jax.Array:
     """Inverse (and adjoint) of :func:`fft2c`: (..., ny, nx) -> (..., ny, nx) complex."""
     shifted = jnp.fft.ifftshift(kspace, (-2, -1))
     scale = math.sqrt(math.prod(shifted.shape[-2:]))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    Leaf,
     LinearOperator,
     as_inexact,
     assign,
@@ -49,7 +50,7 @@ class NUFFT(LinearOperator):
       TypeError: if the trajectory is not real.
     """
 
-    trajectory: jax.Array
+    trajectory: Leaf
     image_shape: tuple[int, ...] = static()
     eps: float = static(default=1e-3)
     backend: str = static(default="auto")
@@ -162,7 +163,7 @@ class ToeplitzGram(LinearOperator):
       backend: as that of :class:`NUFFT`.
     """
 
-    spectrum: jax.Array
+    spectrum: Leaf
     image_shape: tuple[int, ...] = static()
     backend: str = static(default="auto")
 

@@ -202,7 +202,7 @@ def _best_scale(taps: np.ndarray, position: np.ndarray, frequency: np.ndarray) -
     return response.real.mean(1) / (np.abs(response) ** 2).mean(1)
 
 
-def _rms_error(taps, position, frequency, weights) -> float:
+def _rms_error(taps: np.ndarray, position: np.ndarray, frequency: np.ndarray, weights: np.ndarray) -> float:
     scale = _best_scale(taps, position, frequency)
     error = np.abs(1 - scale[:, None] * _responses(taps, position, frequency)) ** 2
     return math.sqrt(weights @ error.mean(1) / weights.sum())

@@ -11,6 +11,7 @@ An operand whose axis t has length one is shared by all trajectories. Pixels n a
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
@@ -45,7 +46,7 @@ def _bind(primitive, points, maps, array, shape, sign, eps, conjugate, backend):
     return call(primitive, operands, params)
 
 
-def _layout(points, shape, eps) -> Layout:
+def _layout(points: jax.Array, shape: tuple[int, ...], eps: float) -> Layout:
     return choose_layout(shape, points.shape[1], eps, points.dtype == np.float64)
 
 

@@ -8,6 +8,7 @@ discrete Fourier transform, counted from DC) and ``k N / L`` per metre.
 
 import math
 import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +179,7 @@ def _scaled(trajectory, image_shape, where, scale):
     return trajectory * jnp.asarray(scale(np.array(shape, float)), trajectory.dtype)
 
 
-def _lengths(value, ndim: int, name: str) -> np.ndarray:
+def _lengths(value: Any, ndim: int, name: str) -> np.ndarray:
     if isinstance(value, numbers.Real):
         value = (value,) * ndim
     value = tuple(value)

@@ -6,6 +6,8 @@ images.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +17,12 @@ from jax.interpreters import ad, batching, mlir
 from operators.algebra import vary_together
 
 
-def call(primitive: Primitive, operands, params) -> jax.Array:
+def call(primitive: Primitive, operands: Sequence[jax.Array], params: dict[str, Any]) -> jax.Array:
     """Binds the primitive to operands that vary over the same mesh axes."""
     return primitive.bind(*vary_together(*operands), **params)
 
 
-def batch_length(*operands) -> int:
+def batch_length(*operands: jax.Array) -> int:
     """The common number of trajectories: the longest leading axis."""
     return max(a.shape[0] for a in operands)
 
@@ -30,7 +32,14 @@ def sum_to(array: jax.Array, length: int) -> jax.Array:
     return array if array.shape[0] == length else jnp.sum(array, axis=0, keepdims=True)
 
 
-def register(*primitives: Primitive, out_shape, plain, on_cpu, jvp, transpose) -> None:
+def register(
+    *primitives: Primitive,
+    out_shape: Callable[..., Any],
+    plain: Callable[..., Any],
+    on_cpu: Callable[..., Any],
+    jvp: Callable[..., Any],
+    transpose: Callable[..., Any],
+) -> None:
     """Gives a family of primitives its shapes, its lowerings and its derivatives.
 
     Every rule takes the primitive in front, so that one function serves the family.
@@ -47,7 +56,15 @@ def register(*primitives: Primitive, out_shape, plain, on_cpu, jvp, transpose) -
         _register_one(primitive, **{name: functools.partial(rule, primitive) for name, rule in rules.items()})
 
 
-def _register_one(primitive, *, out_shape, plain, on_cpu, jvp, transpose) -> None:
+def _register_one(
+    primitive: Primitive,
+    *,
+    out_shape: Callable[..., Any],
+    plain: Callable[..., Any],
+    on_cpu: Callable[..., Any],
+    jvp: Callable[..., Any],
+    transpose: Callable[..., Any],
+) -> None:
     def abstract(*operands, **params):
         shape = out_shape(*operands, **params)
         images = operands[1]
@@ -67,7 +84,7 @@ def _register_one(primitive, *, out_shape, plain, on_cpu, jvp, transpose) -> Non
     mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
 
 
-def over_trajectories(function, operands) -> jax.Array:
+def over_trajectories(function: Callable[..., jax.Array], operands: Sequence[jax.Array | None]) -> jax.Array:
     """``function`` of single trajectories, mapped over t; operands may be None."""
     axes = [None if a is None or a.shape[0] == 1 else 0 for a in operands]
     squeezed = [a if axis == 0 or a is None else a[0] for a, axis in zip(operands, axes, strict=True)]

@@ -23,24 +23,40 @@ from operators.kernels import native
 from operators.kernels.batched import batch_length, call, over_trajectories, register, sum_to
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pads = tuple[tuple[int, int], ...]
 
 convolve_p = Primitive("convolve")
 input_gradient_p = Primitive("convolve_input_gradient")
 kernel_gradient_p = Primitive("convolve_kernel_gradient")
 
 
-def convolve(kernels, images, strides: tuple[int, int], pads: Pads, backend: str = "auto") -> jax.Array:
+def convolve(
+    kernels: jax.Array, images: jax.Array, strides: tuple[int, int], pads: Pads, backend: str = "auto"
+) -> jax.Array:
     """Cross-correlation of every batch of images with its kernel; see the module's docstring."""
     return _bind(convolve_p, kernels, images, strides, pads, None, backend)
 
 
-def input_gradient(kernels, cotangents, strides, pads, size: tuple[int, int], backend: str = "auto"):
+def input_gradient(
+    kernels: jax.Array,
+    cotangents: jax.Array,
+    strides: tuple[int, int],
+    pads: Pads,
+    size: tuple[int, int],
+    backend: str = "auto",
+) -> jax.Array:
     """Transpose of :func:`convolve` in the images, of ``size`` (ny, nx)."""
     return _bind(input_gradient_p, kernels, cotangents, strides, pads, tuple(size), backend)
 
 
-def kernel_gradient(images, cotangents, strides, pads, size: tuple[int, int], backend: str = "auto"):
+def kernel_gradient(
+    images: jax.Array,
+    cotangents: jax.Array,
+    strides: tuple[int, int],
+    pads: Pads,
+    size: tuple[int, int],
+    backend: str = "auto",
+) -> jax.Array:
     """Transpose of :func:`convolve` in the kernels, of ``size`` (ky, kx), for each of b cotangents."""
     return _bind(kernel_gradient_p, images, cotangents, strides, pads, tuple(size), backend)
 
@@ -58,7 +74,9 @@ def plain_convolution(kernel: jax.Array, x: jax.Array, strides: tuple[int, int],
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMENSIONS)
 
 
-def plain_input_gradient(kernel, cotangent, strides, pads, size: tuple[int, int]) -> jax.Array:
+def plain_input_gradient(
+    kernel: jax.Array, cotangent: jax.Array, strides: tuple[int, int], pads: Pads, size: tuple[int, int]
+) -> jax.Array:
     """The gradient of the input, (n, *size, c), as a convolution with the flipped kernel."""
     window, low, excess = _spread(kernel.shape[:2], cotangent.shape[1:3], size, strides, pads)
     return lax.conv_general_dilated(
@@ -71,7 +89,9 @@ def plain_input_gradient(kernel, cotangent, strides, pads, size: tuple[int, int]
     )
 
 
-def plain_kernel_gradient(x, cotangent, strides, pads, window: tuple[int, int]) -> jax.Array:
+def plain_kernel_gradient(
+    x: jax.Array, cotangent: jax.Array, strides: tuple[int, int], pads: Pads, window: tuple[int, int]
+) -> jax.Array:
     """The gradient of the kernel, (*window, c, f), as one convolution of transposed operands."""
     window, low, excess = _spread(window, cotangent.shape[1:3], x.shape[1:3], strides, pads)
     gradient = lax.conv_general_dilated(

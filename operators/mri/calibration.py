@@ -1,13 +1,18 @@
 """Calibration of interpolation kernels in k-space: windows, normal matrices and their solution."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.algebra import as_inexact, check_measured, complex_dtype, positive_integer
 
 
-def check_kspace(kspace, calibration, where: str) -> tuple[jax.Array, jax.Array | None]:
+def check_kspace(
+    kspace: ArrayLike, calibration: ArrayLike | None, where: str
+) -> tuple[jax.Array, jax.Array | None]:
     """Complex k-space and calibration of one dtype whose axes agree; raises ValueError naming ``where``."""
     kspace = as_inexact(check_measured(kspace, jnp.complex64, f"{where}: kspace", finite=False))
     if kspace.ndim < 3 or not kspace.size:
@@ -26,7 +31,7 @@ def check_kspace(kspace, calibration, where: str) -> tuple[jax.Array, jax.Array 
     return kspace, calibration.astype(kspace.dtype)
 
 
-def check_kernel_shape(kernel_shape, where: str) -> tuple[int, int]:
+def check_kernel_shape(kernel_shape: tuple[int, ...], where: str) -> tuple[int, int]:
     """``kernel_shape`` as two odd integers; raises ValueError or TypeError naming ``where``."""
     shape = tuple(positive_integer(k, f"{where}: kernel_shape") for k in kernel_shape)
     if len(shape) != 2 or any(k % 2 == 0 for k in shape):
@@ -34,13 +39,13 @@ def check_kernel_shape(kernel_shape, where: str) -> tuple[int, int]:
     return shape
 
 
-def check_l2(l2, where: str) -> None:
+def check_l2(l2: Any, where: str) -> None:
     """Raises ValueError naming ``where`` unless ``l2`` is positive; a traced one passes."""
     if not isinstance(l2, jax.core.Tracer) and not (np.ndim(l2) == 0 and 0 < l2 < np.inf):
         raise ValueError(f"{where}: l2 must be a positive number, found {l2}")
 
 
-def concrete_mask(mask, shape: tuple[int, int], where: str) -> np.ndarray:
+def concrete_mask(mask: ArrayLike, shape: tuple[int, ...], where: str) -> np.ndarray:
     """The mask as booleans (ny, nx) on the host; TypeError if traced, ValueError if it does not fit."""
     if isinstance(mask, jax.core.Tracer):
         raise TypeError(f"{where}: mask must be concrete, found a traced array; close over it under jit")

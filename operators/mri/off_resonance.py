@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.algebra import (
     LinearOperator,
@@ -146,8 +147,9 @@ def off_resonance_segments(
     if not 1e-10 <= tolerance < 1:
         raise ValueError(f"off_resonance_segments: tolerance must be in [1e-10, 1), found {tolerance}")
     with jax.enable_x64(True):
-        values = (None if a is None else np.asarray(a, np.float64) for a in (field_map, times, r2_map))
-        field_map, times, r2_map = _check_maps(*values, "off_resonance_segments")
+        field_map, times = np.asarray(field_map, np.float64), np.asarray(times, np.float64)
+        r2_map = None if r2_map is None else np.asarray(r2_map, np.float64)
+        field_map, times, r2_map = _check_maps(field_map, times, r2_map, "off_resonance_segments")
         range_times_duration = float(jnp.ptp(field_map) * jnp.ptp(times))
         points = 32 + 4 * math.ceil(range_times_duration)
         fit, _ = _fit_problem(field_map, times, r2_map, points)
@@ -205,7 +207,9 @@ def field_map_from_echoes(images: jax.Array, echo_times: jax.Array) -> jax.Array
     return -jnp.sum(weights * t * phases, axis=0) / jnp.where(spread > 0, spread, 1)
 
 
-def _check_maps(field_map, times, r2_map, where: str) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _check_maps(
+    field_map: ArrayLike, times: ArrayLike, r2_map: ArrayLike | None, where: str
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """The three as real arrays of one dtype; raises as :class:`OffResonance` does."""
     arrays = {"field_map": as_inexact(field_map), "times": as_inexact(times)}
     if r2_map is not None:
@@ -235,7 +239,9 @@ def _decay(rates: jax.Array, times: jax.Array) -> jax.Array:
     return jnp.exp(-rates * times)
 
 
-def _interpolators(field_map, times, r2_map, segments: int, method: str):
+def _interpolators(
+    field_map: jax.Array, times: jax.Array, r2_map: jax.Array | None, segments: int, method: str
+) -> tuple[jax.Array, ...]:
     """Nodes (nodes,) in s, projection (segments, nodes) and temporal (segments, *times.shape).
 
     ``spatial[l] = sum_k projection[l, k] exp(-rate nodes[k])``. Nothing here carries gradients.
@@ -263,7 +269,9 @@ def _interpolators(field_map, times, r2_map, segments: int, method: str):
     return tuple(map(stop, (nodes, projection, temporal)))
 
 
-def _fit_problem(field_map, times, r2_map, points: int):
+def _fit_problem(
+    field_map: jax.Array, times: jax.Array, r2_map: jax.Array | None, points: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """The exponentials on a histogram of the maps (bins, points), scaled by the root of each bin's share.
 
     Returns them with (rates (bins,), root shares (bins,), Chebyshev nodes of the times (points,)). The range
@@ -285,7 +293,7 @@ def _fit_problem(field_map, times, r2_map, points: int):
     return root[:, None] * _decay(rates[:, None], nodes), (rates, root, nodes)
 
 
-def _bins(values: jax.Array, count: int, margin) -> tuple[jax.Array, jax.Array]:
+def _bins(values: jax.Array, count: int, margin: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     """Bin of every value (values.size,) and centres (count,) over the values' range and a margin."""
     low, high = jnp.min(values) - margin, jnp.max(values) + margin
     width = (high - low) / count

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    Leaf,
     LinearOperator,
     as_inexact,
     assign,
@@ -54,7 +55,7 @@ class SPIRiT(LinearOperator):
     Source: Lustig and Pauly, Magn. Reson. Med. 64:457, 2010.
     """
 
-    matrices: jax.Array
+    matrices: Leaf
 
     def __init__(self, kernel: jax.Array, image_shape: tuple[int, int]):
         kernel, shape = as_inexact(kernel), image_shape_2d(image_shape, "SPIRiT: image_shape")
@@ -157,7 +158,7 @@ def spirit(
         raise ValueError(f"spirit: kernel_shape {kernel_shape} must lie within (ny, nx) = {shape}")
     if calibration is None or not isinstance(mask, jax.core.Tracer):
         mask = concrete_mask(mask, shape, "spirit")
-    known = mask if calibration is None else np.ones(calibration.shape[-2:], bool)
+    known = np.asarray(mask) if calibration is None else np.ones(calibration.shape[-2:], bool)
     windows = calibration_windows(known, kernel_shape, "spirit")
     measured = jnp.asarray(mask) != 0
     samples = jnp.where(measured, kspace, 0)

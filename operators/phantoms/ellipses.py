@@ -8,12 +8,14 @@ approximates :func:`ellipse_kspace` or :func:`ellipse_sinogram`.
 
 import math
 import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    Leaf,
     assign,
     complex_dtype,
     frozen_pytree,
@@ -40,10 +42,10 @@ class Ellipses:
       ValueError: if the shapes do not agree.
     """
 
-    center: jax.Array
-    axes: jax.Array
-    angle: jax.Array
-    value: jax.Array
+    center: Leaf
+    axes: Leaf
+    angle: Leaf
+    value: Leaf
 
     def __post_init__(self):
         n = np.shape(self.value)
@@ -205,9 +207,10 @@ def _centers(count: int, length: float) -> np.ndarray:
     return (np.arange(count) - (count - 1) / 2) * (length / count)
 
 
-def _field(field_of_view, name: str) -> tuple[float, float]:
+def _field(field_of_view: Any, name: str) -> tuple[float, float]:
     if isinstance(field_of_view, numbers.Real):
         field_of_view = (field_of_view, field_of_view)
     if len(tuple(field_of_view)) != 2:
         raise ValueError(f"{name} must be a number or (height, width), found {field_of_view}")
-    return tuple(positive_number(length, name) for length in field_of_view)
+    height, width = (positive_number(length, name) for length in field_of_view)
+    return height, width

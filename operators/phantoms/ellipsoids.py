@@ -4,12 +4,13 @@ Lengths are in the geometry's unit; values are attenuation in 1/length, so that 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import assign, frozen_pytree, positive_integer, positive_number, safe_sqrt
+from operators.algebra import Leaf, assign, frozen_pytree, positive_integer, positive_number, safe_sqrt
 from operators.ct import Geometry
 from operators.phantoms.ellipses import Ellipses, rasterize
 
@@ -28,10 +29,10 @@ class Ellipsoids:
       ValueError: if the shapes do not agree.
     """
 
-    center: jax.Array
-    axes: jax.Array
-    angle: jax.Array
-    value: jax.Array
+    center: Leaf
+    axes: Leaf
+    angle: Leaf
+    value: Leaf
 
     def __post_init__(self):
         n = np.shape(self.value)
@@ -144,8 +145,9 @@ def rasterize_phantom(
     if len(shape) != ndim:
         raise ValueError(f"rasterize_phantom: image_shape must have {ndim} axes, found {shape}")
     size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
-    if ndim == 2:
-        return rasterize(phantom, shape, (shape[0] * size, shape[1] * size), supersampling)
+    if isinstance(phantom, Ellipses):
+        height, width = shape
+        return rasterize(phantom, (height, width), (height * size, width * size), supersampling)
     nz, ny, nx = (positive_integer(n, "rasterize_phantom: image_shape") for n in shape)
     fine = positive_integer(supersampling, "rasterize_phantom: supersampling")
     dtype = phantom.value.dtype
@@ -280,7 +282,7 @@ def random_ellipses(key: jax.Array, count: int, radius: float = 1.0, attenuation
     )
 
 
-def _unit_frame(vectors: jax.Array, part) -> jax.Array:
+def _unit_frame(vectors: jax.Array, part: Any) -> jax.Array:
     cos, sin = jnp.cos(part.angle), jnp.sin(part.angle)
     x, y, *z = jnp.moveaxis(vectors, -1, 0)
     own = [cos * x + sin * y, cos * y - sin * x, *z]

@@ -322,7 +322,15 @@ def pdhg(
     return iterate("pdhg", step, state, iterations, tolerance, objective, callback)
 
 
-def iterate(name, step, state, iterations, tolerance, objective, callback):
+def iterate(
+    name: str,
+    step: Callable[..., Any],
+    state: tuple[Any, ...],
+    iterations: int,
+    tolerance: float | jax.Array | None,
+    objective: Callable[..., jax.Array] | None,
+    callback: Callable[..., Any] | None,
+) -> tuple[Any, SolverInfo]:
     """Runs ``step(state, index) -> (state, change)``; the solution is the state's first element."""
     if iterations < 1:
         raise ValueError(f"{name}: iterations must be positive, found {iterations}")
@@ -381,7 +389,7 @@ def _combine(a, x, b, y):
     return jax.tree.map(lambda u, v: a * u + b * v, x, y)
 
 
-def relative_change(new, old):
+def relative_change(new: Any, old: Any) -> jax.Array:
     return _ratio(_combine(1, new, -1, old), new)
 
 

@@ -151,7 +151,7 @@ def inner_product(a: Any, b: Any) -> jax.Array:
     """Real part of the inner product of two arrays or pytrees of arrays."""
     # Sums of products, not dot products: these may be rounded to fewer bits on accelerators.
     parts = jax.tree.map(lambda u, v: jnp.sum(u.real * v.real + u.imag * v.imag), a, b)
-    return sum(jax.tree.leaves(parts))
+    return jnp.asarray(sum(jax.tree.leaves(parts)))
 
 
 def vector_norm(x: Any) -> jax.Array:
@@ -173,8 +173,10 @@ def _join(parts: tuple[jax.Array, ...]) -> jax.Array:
 
 
 def _dot(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> jax.Array:
-    return sum(jnp.sum(u * v) for u, v in zip(a, b, strict=True))
+    return jnp.asarray(sum(jnp.sum(u * v) for u, v in zip(a, b, strict=True)))
 
 
-def _axpy(alpha, x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def _axpy(
+    alpha: jax.Array | float, x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
     return tuple(alpha * u + v for u, v in zip(x, y, strict=True))

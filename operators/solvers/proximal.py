@@ -235,9 +235,9 @@ def prox_locally_low_rank(
     v = as_inexact(v)
     check_blocks("prox_locally_low_rank", v.shape, block_shape)
     shift = jnp.asarray(shift)
-    rolled = jnp.roll(v, (-shift[0], -shift[1]), (-2, -1))
+    rolled = jnp.roll(v, -shift, (-2, -1))
     blocks = singular_value_threshold(split_blocks(rolled, block_shape), threshold)
-    return jnp.roll(join_blocks(blocks, v.shape, block_shape), (shift[0], shift[1]), (-2, -1))
+    return jnp.roll(join_blocks(blocks, v.shape, block_shape), shift, (-2, -1))
 
 
 def check_blocks(name: str, shape: tuple[int, ...], block_shape: tuple[int, int]) -> None:
@@ -295,6 +295,7 @@ def prox_wavelet(
     """
     axes = tuple(range(-len(wavelet.image_shape), 0))
     if key is not None:
+        assert wavelet.levels is not None, "set when it was made"
         shift = jax.random.randint(key, (len(axes),), 0, 2**wavelet.levels)
         v = jnp.roll(v, tuple(shift), axes)
     coefficients = wavelet(v)

@@ -64,9 +64,10 @@ def stack_clients(clients: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
         if client.keys() != first.keys():
             raise ValueError(f"client {name!r}: expected the keys {sorted(first)}, found {sorted(client)}")
         lengths = {key: np.shape(value)[0] if np.ndim(value) else None for key, value in client.items()}
-        if len(set(lengths.values())) != 1 or None in lengths.values():
+        length, *others = set(lengths.values())
+        if length is None or others:
             raise ValueError(f"client {name!r}: expected one number of examples in all keys, found {lengths}")
-        counts.append(next(iter(lengths.values())))
+        counts.append(length)
         for key, value in client.items():
             found = (np.shape(value)[1:], np.asarray(value).dtype)
             expected = (first[key].shape[1:], first[key].dtype)
@@ -77,7 +78,7 @@ def stack_clients(clients: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
                 )
     if max(counts) == 0:
         raise ValueError("clients: expected at least one example, found none")
-    examples = {}
+    examples: dict[str, np.ndarray | jax.Array] = {}
     for key, value in first.items():
         stacked = np.zeros((len(clients), max(counts), *value.shape[1:]), value.dtype)
         for index, client in enumerate(clients):

@@ -73,13 +73,13 @@ def mri_examples(
 def common_entries(target: Array, segmentation: Array | None) -> dict[str, Array]:
     """The entries ``data_range``, ``volume``, ``segmentation`` and ``label`` of a volume's examples."""
     slices = len(target)
-    result = {
+    result: dict[str, Array] = {
         "data_range": np.full(slices, target.max(), np.float32),
         "volume": np.zeros(slices, np.int32),
     }
     if segmentation is not None:
         result["segmentation"] = np.asarray(segmentation, np.float32)
-        result["label"] = np.asarray(segmentation).any(axis=(1, 2)).astype(np.int32)
+        result["label"] = np.any(segmentation, axis=(1, 2)).astype(np.int32)
     return result
 
 
@@ -125,7 +125,7 @@ def to_native(image: jax.Array, native_shape: tuple[int, int], scale: jax.Array 
     Returns:
       ``(..., *native_shape)`` in the scanner's unit.
     """
-    native_shape = tuple(int(n) for n in native_shape)
+    ny, nx = (int(n) for n in native_shape)
     # Orthonormal transforms of the same samples on more pixels are weaker by the root of their number.
-    factor = math.sqrt(math.prod(image.shape[-2:]) / math.prod(native_shape))
-    return fourier_resize(jnp.asarray(image) * scale * factor, native_shape)
+    factor = math.sqrt(math.prod(image.shape[-2:]) / (ny * nx))
+    return fourier_resize(jnp.asarray(image) * scale * factor, (ny, nx))

@@ -6,6 +6,7 @@ the seed alone.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def quantity_partition(
     if exponent is not None and not (np.isfinite(exponent) and exponent >= 0):
         raise ValueError(f"exponent: expected a number of at least 0, found {exponent!r}")
     units = _Units(examples, clients, minimum, patients, np.random.default_rng([checked_seed(seed), 12]))
-    if concentration is None:
+    if exponent is not None:
         shares = np.arange(1, clients + 1, dtype=float) ** -exponent
     else:
         shares = _dirichlet(units.rng, np.full(clients, concentration))
@@ -339,12 +340,12 @@ def _one_axis(values: Sequence, name: str) -> np.ndarray:
     return values
 
 
-def check_clients(clients) -> None:
+def check_clients(clients: Any) -> None:
     if isinstance(clients, bool) or not isinstance(clients, int | np.integer) or clients < 1:
         raise ValueError(f"clients: expected an integer of at least 1, found {clients!r}")
 
 
-def checked_seed(seed) -> int:
+def checked_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, found {seed!r}")
     return int(seed)

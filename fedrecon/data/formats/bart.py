@@ -168,8 +168,9 @@ def from_bart(array: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     places = _places(axes, "from_bart")
     if array.ndim > len(DIMENSIONS):
         raise ValueError(f"from_bart: array must have at most 16 axes, found shape {array.shape}")
-    array = array.reshape(array.shape + (1,) * (len(DIMENSIONS) - array.ndim), order="F")
-    for place, (name, length) in enumerate(zip(DIMENSIONS, array.shape, strict=True)):
+    shape: tuple[int, ...] = array.shape + (1,) * (len(DIMENSIONS) - array.ndim)
+    array = array.reshape(shape, order="F")
+    for place, (name, length) in enumerate(zip(DIMENSIONS, shape, strict=True)):
         if length > 1 and place not in places:
             raise ValueError(f"from_bart: dimension {place} ({name}) must have length 1, found {length}")
     rest = [place for place in range(len(DIMENSIONS)) if place not in places]
@@ -243,7 +244,7 @@ def _files(path: str | os.PathLike) -> tuple[Path, Path]:
     """The ``.hdr`` and the ``.cfl``."""
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
-    return tuple(stem.with_name(stem.name + suffix) for suffix in (".hdr", ".cfl"))
+    return stem.with_name(stem.name + ".hdr"), stem.with_name(stem.name + ".cfl")
 
 
 def _dimensions(path: Path, text: str) -> tuple[int, ...]:

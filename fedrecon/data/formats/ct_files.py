@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -57,6 +58,7 @@ class Sinogram:
             return operators.ParallelBeam(
                 self.angles, count, self.detector_spacing, axis_offset=self.axis_offset
             )
+        assert self.detector_distance is not None, "both distances or none"
         return operators.FanBeam(
             self.angles, count, self.detector_spacing, self.source_distance, self.detector_distance
         )
@@ -127,7 +129,7 @@ def read_tomography(path: str | os.PathLike) -> Sinogram:
         angles = _read_angles(file, "angles_deg", views)
         raw = white = dark = None
         if any(key in file for key in ("raw_counts", "raw_white", "raw_dark")):
-            options = {"kinds": "fiu", "ndim": 3, "dtype": np.float32}
+            options: dict[str, Any] = {"kinds": "fiu", "ndim": 3, "dtype": np.float32}
             raw = read_array(file, "raw_counts", shape=values.shape, **options)
             white, dark = (
                 read_array(file, key, shape=(None, rows, detectors), **options)
@@ -220,12 +222,13 @@ def _read_angles(file: h5py.File, key: str, views: int) -> np.ndarray:
     return np.deg2rad(degrees)
 
 
-def _number(path: str | os.PathLike, attributes: dict, key: str, positive: bool = False) -> float:
+def _number(path: str | os.PathLike, attributes: dict[str, Any], key: str, positive: bool = False) -> float:
     kind = "a positive number" if positive else "a number"
     if key not in attributes:
         raise DataError(path, f"@{key}", kind, f"the attributes {sorted(attributes)}")
     value = attributes[key]
-    if isinstance(value, bool | str) or not np.isscalar(value) or not math.isfinite(value):
+    scalar = np.isscalar(value)
+    if isinstance(value, bool | str) or not scalar or not math.isfinite(value):
         raise DataError(path, f"@{key}", kind, repr(value))
     if positive and value <= 0:
         raise DataError(path, f"@{key}", kind, repr(value))

@@ -129,7 +129,7 @@ def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
     Phys. 42:6964, 2015.
     """
     files = _read_all(path)
-    files.sort(key=lambda item: _numbers(*item, "InstanceNumber", 1)[0])
+    files.sort(key=lambda item: _numbers(item[0], item[1], "InstanceNumber", 1)[0])
     name, header = files[0]
     rows, columns = (int(_private(name, header, tag, 1)[0]) for tag in ("rows", "columns"))
     views = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -42,7 +43,7 @@ def parse_ismrmrd_header(xml: str, path: str = "<header>", key: str = "ismrmrd_h
         of view.
     """
 
-    def refuse(*_) -> None:
+    def refuse(*_: Any) -> None:
         raise DataError(path, key, "XML without document type and entities", "a document type declaration")
 
     parser = expat.ParserCreate()

@@ -111,7 +111,8 @@ def read_ismrmrd(
         if kind != "cartesian":
             expected = f"acquisitions with the trajectory that the header calls {kind!r}"
             raise DataError(path, f"{group}/data", expected, "acquisitions without trajectory")
-        grid = _Grid(path, f"{group}/data", header, xml, lines.coils, imaging, remove_oversampling)
+        coils = imaging[0].data.shape[0]
+        grid = _Grid(path, f"{group}/data", header, xml, coils, imaging, remove_oversampling)
         kspace, mask = grid.place(imaging)
         return RawMeasurement(
             kspace=kspace,
@@ -160,13 +161,15 @@ class _Line:
 class _Lines:
     """Sorts acquisitions by their purpose and checks that they go together."""
 
-    def __init__(self, path, key: str, select: Mapping[str, int]):
+    def __init__(self, path: str | os.PathLike, key: str, select: Mapping[str, int]):
         self.path, self.key, self.select = path, key, select
-        self.imaging, self.calibration, self.noise = [], [], []
-        self.coils = None
-        self.found = {name: set() for name in _COUNTERS}
+        self.imaging: list[_Line] = []
+        self.calibration: list[_Line] = []
+        self.noise: list[np.ndarray] = []
+        self.coils: int | None = None
+        self.found: dict[str, set[int]] = {name: set() for name in _COUNTERS}
 
-    def add(self, number: int, acquisition) -> None:
+    def add(self, number: int, acquisition: Any) -> None:
         def has(*flags: int) -> bool:
             return any(acquisition.is_flag_set(flag) for flag in flags)
 
@@ -225,8 +228,16 @@ class _Lines:
 class _Grid:
     """The Cartesian grid of a header, and lines on it."""
 
-    def __init__(self, path, key: str, header: ISMRMRDHeader, xml: str, coils: int, imaging: list[_Line],
-                 remove_oversampling: bool):  # fmt: skip
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        key: str,
+        header: ISMRMRDHeader,
+        xml: str,
+        coils: int,
+        imaging: list[_Line],
+        remove_oversampling: bool,
+    ):
         self.path, self.key, self.coils = path, key, coils
         encoded, recon = header.encoded, header.recon
         self.readout, *self.encodings = encoded.matrix
@@ -303,7 +314,9 @@ def _crop_readout(kspace: np.ndarray, kept: int) -> np.ndarray:
     return np.fft.fftshift(np.fft.fft(image, norm="ortho"), -1).astype(np.complex64)
 
 
-def _spokes(path, key: str, lines: list[_Line], volume: bool) -> tuple[np.ndarray, np.ndarray]:
+def _spokes(
+    path: str | os.PathLike, key: str, lines: list[_Line], volume: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Non-Cartesian k-space (slices, coils, spokes, samples) and its trajectory."""
     slices = [[line for line in lines if line.slice == i] for i in sorted({line.slice for line in lines})]
     shapes = sorted({line.data.shape[1] for line in lines})

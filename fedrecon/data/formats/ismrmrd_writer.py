@@ -46,13 +46,13 @@ def _check(path: str | os.PathLike, measurement: RawMeasurement) -> None:
         raise DataError(path, "kspace", expected, f"{kspace.dtype} of shape {kspace.shape}")
     if cartesian and kspace.shape[2:] != shape:
         raise DataError(path, "image_shape", f"{kspace.shape[2:]} as in k-space", f"{shape}")
-    expected = {"noise": (kspace.shape[1], None)}
+    shapes: dict[str, tuple | None] = {"noise": (kspace.shape[1], None)}
     if cartesian:
-        expected |= {"mask": (kspace.shape[0], *kspace.shape[2:-2], kspace.shape[-1])}
-        expected |= {"calibration": kspace.shape}
+        shapes |= {"mask": (kspace.shape[0], *kspace.shape[2:-2], kspace.shape[-1])}
+        shapes |= {"calibration": kspace.shape}
     else:
-        expected |= {"mask": None, "calibration": None, "trajectory": (*kspace.shape[2:], len(shape))}
-    for name, wanted in expected.items():
+        shapes |= {"mask": None, "calibration": None, "trajectory": (*kspace.shape[2:], len(shape))}
+    for name, wanted in shapes.items():
         value = getattr(measurement, name)
         if value is None:
             continue
@@ -119,14 +119,17 @@ def _acquisitions(package: Any, measurement: RawMeasurement) -> Iterator[Any]:
 
 def _line(kspace: np.ndarray, place: tuple[int, ...]) -> np.ndarray:
     """The readout (coils, ny) of one slice and phase encoding."""
-    return kspace[(place[0], slice(None), *place[1:-1], slice(None), place[-1])]
+    index: tuple[Any, ...] = (place[0], slice(None), *place[1:-1], slice(None), place[-1])
+    return kspace[index]
 
 
 def _steps(place: tuple[int, ...]) -> tuple[int, int]:
     return int(place[-1]), int(place[1]) if len(place) == 3 else 0
 
 
-def _acquisition(package: Any, data, index: int, steps: tuple[int, int], trajectory=None) -> Any:
+def _acquisition(
+    package: Any, data: np.ndarray, index: int, steps: tuple[int, int], trajectory: np.ndarray | None = None
+) -> Any:
     samples = data.shape[1]
     acquisition = package.Acquisition.from_array(
         np.ascontiguousarray(data),

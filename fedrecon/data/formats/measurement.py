@@ -150,8 +150,8 @@ def _cartesian(format: str, raw: RawMeasurement) -> Measurement:
 
 def _sampled(kspace: np.ndarray) -> np.ndarray:
     """(slices, ny, nx): samples not zero in all coils; slices without any have those of the others."""
-    mask = kspace.any(1)
-    mask[~mask.any((1, 2))] = mask.any(0)
+    mask = np.any(kspace, 1)
+    mask[~np.any(mask, (1, 2))] = np.any(mask, 0)
     return mask
 
 
@@ -163,7 +163,10 @@ def _readout_as_slices(kspace: np.ndarray) -> np.ndarray:
     return image.transpose(0, 3, 1, 4, 2).reshape(-1, kspace.shape[1], kspace.shape[4], kspace.shape[2])
 
 
-def _non_cartesian(path, format: str, raw: RawMeasurement, unit: str | None) -> Measurement:
+def _non_cartesian(
+    path: str | os.PathLike, format: str, raw: RawMeasurement, unit: str | None
+) -> Measurement:
+    assert raw.trajectory is not None, "the caller's test"
     shape, trajectory = raw.image_shape, raw.trajectory.reshape(-1, raw.trajectory.shape[-1])
     if len(shape) != 2:
         found = f"one of {len(shape)} components"
@@ -188,7 +191,9 @@ def _non_cartesian(path, format: str, raw: RawMeasurement, unit: str | None) -> 
     )
 
 
-def _bart(path, trajectory, image_shape) -> RawMeasurement:
+def _bart(
+    path: str | os.PathLike, trajectory: str | os.PathLike | None, image_shape: Sequence[int] | None
+) -> RawMeasurement:
     array = read_cfl(path)
     if not np.isfinite(array).all():
         raise DataError(path, None, "finite values", "NaN or infinite")

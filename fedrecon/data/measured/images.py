@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -120,13 +121,21 @@ def _read_target(file: h5py.File, path: Path, manifest: ImageManifest, shape: tu
     return values
 
 
-def _cohort(examples, names, patients, clients, fractions, seed, notes) -> Cohort:
+def _cohort(
+    examples: dict[str, np.ndarray],
+    names: Sequence[str],
+    patients: Sequence[str],
+    clients: Mapping[str, str],
+    fractions: tuple[float, ...],
+    seed: int,
+    notes: str,
+) -> Cohort:
     """Splits and stacks; ``clients`` maps the file's sites to clients."""
     client_of = [clients[name] for name in names]
     order = sorted(set(client_of), key=lambda name: (name == "other", client_of.index(name)))
     parts = split_patients(patients, fractions, seed, client_of)
-    volumes = {part: [] for part in PARTS}
-    ids = {part: [] for part in PARTS}
+    volumes: dict[str, list] = {part: [] for part in PARTS}
+    ids: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for part, members in zip(PARTS, parts, strict=True):
         for client in order:
             here = [i for i in members if client_of[i] == client]

@@ -32,6 +32,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -106,7 +107,7 @@ def read_mri_manifest(data_dir: str | os.PathLike, name: str = "mri") -> MRIMani
       DataError: it cannot be read, or a member is missing, unknown or not as it should be.
     """
     top = _read(manifest_path(data_dir, name))
-    sites = []
+    sites: list[Scanner] = []
     for index, entry in enumerate(top.objects("sites")):
         reader = entry.choice("reader", READERS)
         images = reader == "images"
@@ -183,7 +184,7 @@ class _Object:
         if self.members:
             raise self.error(min(self.members), "no such member", "one")
 
-    def take(self, key: str, expected: str, fits) -> Any:
+    def take(self, key: str, expected: str, fits: Callable[[Any], Any]) -> Any:
         if key not in self.members:
             raise self.error(key, expected, None)
         value = self.members.pop(key)

@@ -112,11 +112,12 @@ def load_measured_mri_cohort(
         acquisitions[site.name] = _divide(groups, site, masks, seed)
 
     spaces = {site: [a[1] for part in PARTS for a in parts[part]] for site, parts in acquisitions.items()}
-    largest = tuple(max(k.shape[axis] for ks in spaces.values() for k in ks) for axis in (-2, -1))
+    rows, columns = (max(k.shape[axis] for ks in spaces.values() for k in ks) for axis in (-2, -1))
     coils = max(k.shape[0] for ks in spaces.values() for k in ks)
-    matrix = largest if matrix is None else tuple(int(n) for n in matrix)
-    volumes = {part: [] for part in PARTS}
-    patients = {part: [] for part in PARTS}
+    ny, nx = (rows, columns) if matrix is None else (int(n) for n in matrix)
+    matrix = (ny, nx)
+    volumes: dict[str, list] = {part: [] for part in PARTS}
+    patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for parts in acquisitions.values():
         for part in PARTS:
             made = [
@@ -175,6 +176,7 @@ def _image_sets(path: Path, site: Scanner, coils: int, echoes: int, seed: int) -
             images[name] = read_array(file, name, kinds="c", ndim=3, dtype=np.complex64)
             if len(images[name]) < echoes:
                 raise DataError(path, name, f"at least {echoes} echoes", f"shape {images[name].shape}")
+    assert site.field_of_view is not None, "manifests of images have one"
     result = []
     for name, stack in images.items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -197,7 +199,17 @@ def _chest_coils(
     return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centres, radii)))
 
 
-def _example(kspace, name, part, number, matrix, coils, acceleration, center_fraction, seed) -> dict:
+def _example(
+    kspace: np.ndarray,
+    name: str,
+    part: str,
+    number: int,
+    matrix: tuple[int, int],
+    coils: int,
+    acceleration: float,
+    center_fraction: float,
+    seed: int,
+) -> dict:
     """One slice under one mask, on the common grid; leading axis of length 1."""
     native = kspace.shape[-2:]
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{name}/{part}/{number}".encode()) >> 1)

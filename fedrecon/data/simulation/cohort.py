@@ -1,7 +1,8 @@
 """Simulated multi-site cohorts of MRI and CT."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,7 @@ def simulate_mri_cohort(
         volume = simulate_mri_patient(site, patient, lesions, image_shape, slices, seed, coils)
         block = calibration_shape(site, image_shape)
         reference = volume.reconstruction_rss
+        assert volume.mask is not None and reference is not None, "what is simulated is complete"
         return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
 
     return _simulate(sites, examples, image_shape, seed)
@@ -223,26 +225,32 @@ def simulate_ct_cohort(
     return _simulate(sites, examples, image_shape, seed)
 
 
-def _simulate(sites, examples, image_shape, seed) -> Cohort:
+def _simulate(
+    sites: Sequence[Any],
+    examples: Callable[[Any, int, bool], dict[str, np.ndarray]],
+    image_shape: tuple[int, ...],
+    seed: int,
+) -> Cohort:
     """Plans, simulates and stacks; ``examples(site, patient index, lesions)`` makes one patient's."""
     names = [site.name for site in sites]
-    volumes = {part: [] for part in PARTS}
-    patients = {part: [] for part in PARTS}
+    volumes: dict[str, list] = {part: [] for part in PARTS}
+    patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for site in sites:
         plan = plan_patients(site.name, site.patients, site.prevalence, seed)
         for part in PARTS:
             volumes[part].append([examples(site, p.index, p.lesions) for p in plan[part]])
             patients[part].append(tuple(p.name for p in plan[part]))
+    ny, nx = image_shape
     return Cohort(
         **stack_parts(volumes, names),
         sites=tuple(sites),
-        image_shape=tuple(image_shape),
+        image_shape=(ny, nx),
         patients={part: tuple(ids) for part, ids in patients.items()},
         notes="Simulated anatomy and physics: shows that a method works, not how well it does on patients.",
     )
 
 
-def _vary(templates: Sequence, index: int, seed: int):
+def _vary(templates: Sequence, index: int, seed: int) -> Any:
     """The index-th site: a template, or a template repeated under another name with other noise and size."""
     site = templates[index % len(templates)]
     repeat = index // len(templates)

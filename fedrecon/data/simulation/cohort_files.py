@@ -44,7 +44,8 @@ def write_mri_cohort(
     if (output / "cohort.json").exists():
         raise ValueError(f"output {output}: expected a directory without a cohort, found cohort.json")
     plans = [plan_patients(s.name, s.patients, s.prevalence, seed) for s in sites]
-    document = {"seed": seed, "image_shape": list(image_shape), "slices": slices, "sites": []}
+    described: list[dict] = []
+    document = {"seed": seed, "image_shape": list(image_shape), "slices": slices, "sites": described}
     for site, plan in zip(sites, plans, strict=True):
         folder = output / site.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +54,10 @@ def write_mri_cohort(
             for patient in members:
                 volume = simulate_mri_patient(site, patient.index, patient.lesions, image_shape, slices, seed)
                 write_fastmri(folder / f"{patient.name}.h5", volume)
+                assert volume.segmentation is not None, "what is simulated is complete"
                 labels = volume.segmentation.any(axis=(1, 2)).astype(int).tolist()
                 file = f"{site.name}/{patient.name}.h5"
                 entries.append({"file": file, "patient": patient.name, "part": part, "labels": labels})
-        document["sites"].append(dataclasses.asdict(site) | {"volumes": entries})
+        described.append(dataclasses.asdict(site) | {"volumes": entries})
     write_atomically(output / "cohort.json", (json.dumps(document, indent=2) + "\n").encode())
     return document

@@ -215,7 +215,8 @@ def draw_mask(site: MRISite, key: jax.Array, image_shape: tuple[int, int]) -> np
 def calibration_shape(site: MRISite, image_shape: tuple[int, int]) -> tuple[int, int]:
     """The (ny, nx) of the block around DC that the site's masks sample fully and coils are estimated from."""
     if site.mask == "poisson":
-        return tuple(min(n, 2 * center_columns(n, site.center_fraction)) for n in image_shape)
+        rows, columns = (min(n, 2 * center_columns(n, site.center_fraction)) for n in image_shape)
+        return rows, columns
     columns = center_columns(image_shape[1], site.center_fraction)
     return min(image_shape[0], 2 * columns), columns
 

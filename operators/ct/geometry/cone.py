@@ -5,8 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from operators.algebra import assign, frozen_pytree, static
+from operators.algebra import Leaf, assign, frozen_pytree, leaf, static
 from operators.ct.geometry.coordinates import detector_indices, positions, view_axes, world_points
 from operators.ct.geometry.fan import fan_directions, fan_frame, fan_positions, fan_source
 from operators.ct.geometry.parameters import detector_pair, real_leaf, view_angles
@@ -50,17 +51,17 @@ class ConeBeam:
       TypeError: if a number is not real.
     """
 
-    angles: jax.Array
+    angles: Leaf
     detector_shape: tuple[int, int] = static()
     detector_spacing: tuple[float, float] = static()
-    source_distance: jax.Array
-    detector_distance: jax.Array
+    source_distance: Leaf
+    detector_distance: Leaf
     curved: bool = static(default=False)
-    pitch: jax.Array = 0.0
-    detector_offset: jax.Array = 0.0
-    row_offset: jax.Array = 0.0
-    axis_offset: jax.Array = 0.0
-    axial_offset: jax.Array = 0.0
+    pitch: Leaf = leaf(default=0.0)
+    detector_offset: Leaf = leaf(default=0.0)
+    row_offset: Leaf = leaf(default=0.0)
+    axis_offset: Leaf = leaf(default=0.0)
+    axial_offset: Leaf = leaf(default=0.0)
 
     divergent = True
     ndim = 3
@@ -90,7 +91,7 @@ class ConeBeam:
         """z of the source in every view: (views,)."""
         return self.axial_offset + self.pitch * (self.angles / (2 * math.pi))
 
-    def rays(self, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rays(self, rows: ArrayLike, columns: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """The rays through detector positions.
 
         Args:
@@ -112,7 +113,7 @@ class ConeBeam:
         source = jnp.concatenate([source, self.source_heights()[:, None]], axis=-1)
         return jnp.broadcast_to(source[:, None, None], directions.shape), directions
 
-    def detector_coordinates(self, points: jax.Array) -> jax.Array:
+    def detector_coordinates(self, points: ArrayLike) -> jax.Array:
         """Where the rays through world points meet the detector, for points in front of the source.
 
         Args:

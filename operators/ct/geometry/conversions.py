@@ -5,9 +5,11 @@ Only parameters are converted; every function says how the arrays of the other s
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
@@ -67,29 +69,32 @@ def from_astra(projection_geometry: Mapping) -> Geometry:
         width = 6 if ndim == 2 else 12
         if vectors.ndim != 2 or vectors.shape[1] != width:
             raise ValueError(f"from_astra: Vectors must have shape (views, {width}), found {vectors.shape}")
-        parts = np.split(vectors, width // ndim, axis=1)
+        source, detector, column, *rows = np.split(vectors, width // ndim, axis=1)
         names = ("DetectorCount",) if ndim == 2 else ("DetectorRowCount", "DetectorColCount")
         shape = tuple(int(_field(g, name, "from_astra")) for name in names)
-        row = parts[3] if ndim == 3 else None
-        return VectorGeometry(*parts[:3], row, shape, kind in ("fanflat_vec", "cone_vec"))
+        divergent = kind in ("fanflat_vec", "cone_vec")
+        return VectorGeometry(source, detector, column, rows[0] if rows else None, shape, divergent)
     if kind not in ("parallel", "fanflat", "parallel3d", "cone"):
         raise ValueError(
             "from_astra: type must be 'parallel', 'fanflat', 'parallel3d' or 'cone', with '_vec' or without, "
             f"found {kind!r}"
         )
     angles = jnp.asarray(_field(g, "ProjectionAngles", "from_astra"), float)
-    distances = ()
+    near = far = 0.0
     if kind in ("fanflat", "cone"):
-        distances = tuple(
-            float(_field(g, name, "from_astra"))
-            for name in ("DistanceOriginSource", "DistanceOriginDetector")
-        )
+        near = float(_field(g, "DistanceOriginSource", "from_astra"))
+        far = float(_field(g, "DistanceOriginDetector", "from_astra"))
     if kind in ("parallel", "fanflat"):
         count, width = (_field(g, name, "from_astra") for name in ("DetectorCount", "DetectorWidth"))
-        return (FanBeam if distances else ParallelBeam)(angles, int(count), float(width), *distances)
-    shape = tuple(int(_field(g, name, "from_astra")) for name in ("DetectorRowCount", "DetectorColCount"))
-    spacing = tuple(float(_field(g, f"DetectorSpacing{axis}", "from_astra")) for axis in "YX")
-    return (ConeBeam if distances else ParallelBeam3D)(angles, shape, spacing, *distances)
+        if kind == "parallel":
+            return ParallelBeam(angles, int(count), float(width))
+        return FanBeam(angles, int(count), float(width), near, far)
+    names = ("DetectorRowCount", "DetectorColCount")
+    rows, columns = (int(_field(g, name, "from_astra")) for name in names)
+    height, width = (float(_field(g, f"DetectorSpacing{axis}", "from_astra")) for axis in "YX")
+    if kind == "parallel3d":
+        return ParallelBeam3D(angles, (rows, columns), (height, width))
+    return ConeBeam(angles, (rows, columns), (height, width), near, far)
 
 
 def to_astra(geometry: Geometry) -> dict:
@@ -105,29 +110,33 @@ def to_astra(geometry: Geometry) -> dict:
         raise ValueError(
             "to_astra: geometry must have a flat detector in two dimensions, found a curved FanBeam"
         )
-    counts = dict(zip(("DetectorRowCount", "DetectorColCount"), geometry.shape[1:], strict=False))
+    counts: dict[str, Any] = dict(
+        zip(("DetectorRowCount", "DetectorColCount"), geometry.shape[1:], strict=False)
+    )
     if geometry.ndim == 2:
         counts = {"DetectorCount": geometry.shape[1]}
-    if isinstance(geometry, VectorGeometry) or _moved(geometry) or getattr(geometry, "curved", False):
-        if getattr(geometry, "curved", False):
-            return {"type": "cyl_cone_vec", **counts, "Vectors": _cylinder_vectors(geometry)}
+    if isinstance(geometry, ConeBeam) and geometry.curved:
+        return {"type": "cyl_cone_vec", **counts, "Vectors": _cylinder_vectors(geometry)}
+    if isinstance(geometry, VectorGeometry) or _moved(geometry):
         g = as_vectors(geometry)
-        parts = (g.source, g.detector, g.column_axis, *(() if g.ndim == 2 else (g.row_axis,)))
+        parts = (g.source, g.detector, g.column_axis, *(() if g.row_axis is None else (g.row_axis,)))
         kind = {2: ("parallel_vec", "fanflat_vec"), 3: ("parallel3d_vec", "cone_vec")}[g.ndim][g.divergent]
         return {"type": kind, **counts, "Vectors": np.concatenate([_double(p) for p in parts], axis=1)}
+    if not isinstance(geometry, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam):
+        raise ValueError(f"to_astra: geometry must be one of this package, found {type(geometry).__name__}")
     result = {"ProjectionAngles": _double(geometry.angles), **counts}
-    if geometry.ndim == 2:
+    if isinstance(geometry, ParallelBeam | FanBeam):
         result["DetectorWidth"] = geometry.detector_spacing
     else:
         result["DetectorSpacingY"], result["DetectorSpacingX"] = geometry.detector_spacing
-    if geometry.divergent:
+    if isinstance(geometry, FanBeam | ConeBeam):
         result["DistanceOriginSource"] = float(geometry.source_distance)
         result["DistanceOriginDetector"] = float(geometry.detector_distance)
     kinds = {2: ("parallel", "fanflat"), 3: ("parallel3d", "cone")}
     return {"type": kinds[geometry.ndim][geometry.divergent], **result}
 
 
-def from_tigre(geo, angles) -> ConeBeam | ParallelBeam3D | VectorGeometry:
+def from_tigre(geo: Any, angles: ArrayLike) -> ConeBeam | ParallelBeam3D | VectorGeometry:
     """A geometry from TIGRE's: a ConeBeam or ParallelBeam3D, or vectors if the image is off the origin.
 
     TIGRE puts the source at ``DSO (cos a, sin a)``, which is our angle a + pi / 2, with columns and rows as
@@ -154,11 +163,11 @@ def from_tigre(geo, angles) -> ConeBeam | ParallelBeam3D | VectorGeometry:
         raise ValueError(f"from_tigre: angles must have shape (views,), found {angles.shape}")
     if np.any(np.asarray(_field(geo, "rotDetector", "from_tigre", (0, 0, 0)))):
         raise ValueError("from_tigre: rotDetector must be zero, found a rotated detector")
-    shape = tuple(int(n) for n in _field(geo, "nDetector", "from_tigre"))
-    spacing = tuple(float(d) for d in _field(geo, "dDetector", "from_tigre"))
+    shape: Any = tuple(int(n) for n in _field(geo, "nDetector", "from_tigre"))
+    spacing: Any = tuple(float(d) for d in _field(geo, "dDetector", "from_tigre"))
     row_offset, offset = _constant(_field(geo, "offDetector", "from_tigre", (0, 0)), "offDetector", 2)
     (center,) = _constant(_field(geo, "COR", "from_tigre", 0), "COR", 1)
-    fields = {"detector_offset": offset, "row_offset": row_offset, "axis_offset": -center}
+    fields: dict[str, Any] = {"detector_offset": offset, "row_offset": row_offset, "axis_offset": -center}
     mode = _field(geo, "mode", "from_tigre", "cone")
     if mode == "parallel":
         if offset or row_offset:
@@ -200,21 +209,25 @@ def to_tigre(geometry: Geometry) -> dict:
         raise ValueError("to_tigre: geometry must have a flat detector, found a curved one")
     angles = _double(geometry.angles)
     offset, center = float(geometry.detector_offset), -float(geometry.axis_offset)
-    flat = isinstance(geometry, FanBeam)
-    row_offset = 0.0 if flat else float(geometry.row_offset)
+    if isinstance(geometry, FanBeam):
+        row_offset, shape = 0.0, (1, geometry.detector_count)
+        spacing = (geometry.detector_spacing,) * 2
+    else:
+        row_offset, shape = float(geometry.row_offset), geometry.detector_shape
+        spacing = geometry.detector_spacing
     result = {
         "mode": "cone" if geometry.divergent else "parallel",
-        "nDetector": np.array((1, geometry.detector_count) if flat else geometry.detector_shape),
-        "dDetector": np.array((geometry.detector_spacing,) * 2 if flat else geometry.detector_spacing),
+        "nDetector": np.array(shape),
+        "dDetector": np.array(spacing),
         "offOrigin": np.zeros(3),
         "rotDetector": np.zeros(3),
         "angles": angles - math.pi / 2,
     }
-    if not geometry.divergent:
+    if isinstance(geometry, ParallelBeam3D):
         if row_offset:
             raise ValueError(f"to_tigre: row_offset must be zero in a parallel beam, found {row_offset}")
         return result | {"offDetector": np.zeros(2), "COR": center + offset}
-    if not flat and (float(geometry.pitch) or float(geometry.axial_offset)):
+    if isinstance(geometry, ConeBeam) and (float(geometry.pitch) or float(geometry.axial_offset)):
         heights = _double(geometry.source_heights())
         result["offOrigin"] = np.stack([-heights, 0 * heights, 0 * heights], axis=-1)
     return result | {
@@ -225,25 +238,25 @@ def to_tigre(geometry: Geometry) -> dict:
     }
 
 
-def _field(source, name: str, owner: str, default=None):
+def _field(source: Any, name: str, owner: str, default: Any = None) -> Any:
     found = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
     if found is None and default is None:
         raise ValueError(f"{owner}: {name} is missing")
     return default if found is None else found
 
 
-def _constant(value, name: str, size: int) -> tuple[float, ...]:
+def _constant(value: Any, name: str, size: int) -> tuple[float, ...]:
     rows = np.asarray(value, float).reshape(-1, size)
     if np.ptp(rows, axis=0).any():
         raise ValueError(f"from_tigre: {name} must be the same in every view, found {rows[:3].tolist()} ...")
     return tuple(float(x) for x in rows[0])
 
 
-def _double(array) -> np.ndarray:
+def _double(array: ArrayLike) -> np.ndarray:
     return np.asarray(array, np.float64)
 
 
-def _moved(geometry) -> bool:
+def _moved(geometry: Geometry) -> bool:
     names = ("detector_offset", "axis_offset", "row_offset", "pitch", "axial_offset")
     return any(float(getattr(geometry, name, 0.0)) for name in names)
 

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from operators.algebra import assign, frozen_pytree, positive_integer, positive_number, static
+from operators.algebra import Leaf, assign, frozen_pytree, leaf, positive_integer, positive_number, static
 from operators.ct.geometry.coordinates import positions, project, view_axes, world_points
 from operators.ct.geometry.parameters import real_leaf, view_angles
 
@@ -41,14 +42,14 @@ class FanBeam:
       TypeError: if a number is not real.
     """
 
-    angles: jax.Array
+    angles: Leaf
     detector_count: int = static()
     detector_spacing: float = static()
-    source_distance: jax.Array
-    detector_distance: jax.Array
+    source_distance: Leaf
+    detector_distance: Leaf
     curved: bool = static(default=False)
-    detector_offset: jax.Array = 0.0
-    axis_offset: jax.Array = 0.0
+    detector_offset: Leaf = leaf(default=0.0)
+    axis_offset: Leaf = leaf(default=0.0)
 
     divergent = True
     ndim = 2
@@ -72,7 +73,7 @@ class FanBeam:
     shape = property(lambda self: (self.views, self.detector_count), doc="(views, detector_count).")
     dtype = property(lambda self: self.angles.dtype, doc="dtype of angles and rays.")
 
-    def rays(self, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rays(self, columns: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """The rays through detector positions.
 
         Args:
@@ -89,7 +90,7 @@ class FanBeam:
         source = fan_source(across, along, self.source_distance, self.axis_offset)
         return jnp.broadcast_to(source[:, None], directions.shape), directions
 
-    def detector_coordinates(self, points: jax.Array) -> jax.Array:
+    def detector_coordinates(self, points: ArrayLike) -> jax.Array:
         """Where the rays through world points meet the detector, for points in front of the source.
 
         Args:
@@ -104,24 +105,30 @@ class FanBeam:
         return (s - self.detector_offset) / self.detector_spacing + (self.detector_count - 1) / 2
 
 
-def fan_source(across, along, source_distance, axis_offset) -> jax.Array:
+def fan_source(
+    across: jax.Array, along: jax.Array, source_distance: jax.Array, axis_offset: jax.Array
+) -> jax.Array:
     """Positions of the source: (views, 2)."""
     return -source_distance * along - axis_offset * across
 
 
-def fan_directions(s: jax.Array, across, along, distance, curved: bool) -> jax.Array:
+def fan_directions(
+    s: jax.Array, across: jax.Array, along: jax.Array, distance: jax.Array, curved: bool
+) -> jax.Array:
     """Vectors from the source to detector positions s (k,): (views, k, 2)."""
     depth = distance * jnp.cos(s / distance) if curved else jnp.full_like(s, distance)
     side = distance * jnp.sin(s / distance) if curved else s
     return depth[:, None] * along[:, None] + side[:, None] * across[:, None]
 
 
-def fan_frame(points: jax.Array, angles, source_distance, axis_offset) -> tuple[jax.Array, jax.Array]:
+def fan_frame(
+    points: ArrayLike, angles: jax.Array, source_distance: jax.Array, axis_offset: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Coordinates of points (..., 2) along n and e from the source: (views, ...) each."""
     across, along = view_axes(angles)
     return project(points, along, 2) + source_distance, project(points, across, 2) + axis_offset
 
 
-def fan_positions(depth: jax.Array, side: jax.Array, distance, curved: bool) -> jax.Array:
+def fan_positions(depth: jax.Array, side: jax.Array, distance: jax.Array, curved: bool) -> jax.Array:
     """Where rays through points given by :func:`fan_frame` meet the detector, from the central ray."""
     return distance * (jnp.arctan2(side, depth) if curved else side / depth)

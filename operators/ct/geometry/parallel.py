@@ -12,8 +12,9 @@ A limited arc or uneven angles are simply the angles; a quarter detector shift i
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from operators.algebra import assign, frozen_pytree, positive_integer, positive_number, static
+from operators.algebra import Leaf, assign, frozen_pytree, leaf, positive_integer, positive_number, static
 from operators.ct.geometry.coordinates import detector_indices, positions, project, view_axes, world_points
 from operators.ct.geometry.parameters import detector_pair, number_or_leaf, real_leaf, view_angles
 
@@ -43,7 +44,7 @@ class ParallelBeam:
       TypeError: if ``angles`` is complex, or a count, spacing or offset is no real number.
     """
 
-    angles: jax.Array
+    angles: Leaf
     detector_count: int = static()
     detector_spacing: float = static(default=1.0)
     detector_offset: float | jax.Array = 0.0
@@ -78,7 +79,7 @@ class ParallelBeam:
         centered = np.arange(self.detector_count) - (self.detector_count - 1) / 2
         return centered * self.detector_spacing + self.detector_offset - self.axis_offset
 
-    def rays(self, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rays(self, columns: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """The rays through detector positions.
 
         Args:
@@ -93,7 +94,7 @@ class ParallelBeam:
         points = s[:, None] * across[:, None]
         return points, jnp.broadcast_to(along[:, None], points.shape)
 
-    def detector_coordinates(self, points: jax.Array) -> jax.Array:
+    def detector_coordinates(self, points: ArrayLike) -> jax.Array:
         """Where the rays through world points meet the detector: (..., 2) -> (views, ...), in indices."""
         across, _ = view_axes(self.angles)
         s = project(points, across, 2) - (self.detector_offset - self.axis_offset)
@@ -120,12 +121,12 @@ class ParallelBeam3D:
       ValueError, TypeError: as :class:`ParallelBeam`.
     """
 
-    angles: jax.Array
+    angles: Leaf
     detector_shape: tuple[int, int] = static()
     detector_spacing: tuple[float, float] = static()
-    detector_offset: jax.Array = 0.0
-    row_offset: jax.Array = 0.0
-    axis_offset: jax.Array = 0.0
+    detector_offset: Leaf = leaf(default=0.0)
+    row_offset: Leaf = leaf(default=0.0)
+    axis_offset: Leaf = leaf(default=0.0)
 
     divergent = False
     ndim = 3
@@ -143,7 +144,7 @@ class ParallelBeam3D:
     shape = property(lambda self: (self.views, *self.detector_shape), doc="(views, rows, columns).")
     dtype = property(lambda self: self.angles.dtype, doc="dtype of angles and rays.")
 
-    def rays(self, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rays(self, rows: ArrayLike, columns: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """The rays through detector positions.
 
         Args:
@@ -163,7 +164,7 @@ class ParallelBeam3D:
         directions = jnp.pad(along, ((0, 0), (0, 1)))
         return points, jnp.broadcast_to(directions[:, None, None], points.shape)
 
-    def detector_coordinates(self, points: jax.Array) -> jax.Array:
+    def detector_coordinates(self, points: ArrayLike) -> jax.Array:
         """Where the rays through world points meet the detector.
 
         Args:

@@ -1,10 +1,12 @@
 """Checks of the parameters of geometries, and what of them is static."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from operators.algebra import (
     as_inexact,
@@ -22,7 +24,7 @@ class StaticFloat(float):
 jax.tree_util.register_pytree_node(StaticFloat, lambda x: ((), float(x)), lambda x, _: StaticFloat(x))
 
 
-def view_angles(angles, name: str, helical: bool = False) -> jax.Array:
+def view_angles(angles: ArrayLike, name: str, helical: bool = False) -> jax.Array:
     """``angles`` as floats (views,).
 
     Raises ValueError naming ``name`` for another shape, and for concrete angles that are not finite or look
@@ -52,7 +54,9 @@ def view_angles(angles, name: str, helical: bool = False) -> jax.Array:
     return angles
 
 
-def real_leaf(value, dtype, name: str, shape: tuple[int, ...] = (), positive: bool = False) -> jax.Array:
+def real_leaf(
+    value: Any, dtype: DTypeLike, name: str, shape: tuple[int, ...] = (), positive: bool = False
+) -> jax.Array:
     """``value`` as a real array of ``shape`` and ``dtype``; checks its values where they are concrete.
 
     Raises TypeError or ValueError naming ``name``.
@@ -73,14 +77,14 @@ def real_leaf(value, dtype, name: str, shape: tuple[int, ...] = (), positive: bo
     return jnp.asarray(value, dtype)
 
 
-def number_or_leaf(value, dtype, name: str) -> StaticFloat | jax.Array:
+def number_or_leaf(value: Any, dtype: DTypeLike, name: str) -> StaticFloat | jax.Array:
     """A plain number as a finite static float, an array as a scalar leaf."""
     if isinstance(value, jax.Array | np.ndarray):
         return real_leaf(value, dtype, name)
     return StaticFloat(finite_number(value, name))
 
 
-def detector_pair(shape, spacing, owner: str) -> tuple[tuple[int, int], tuple[float, float]]:
+def detector_pair(shape: Any, spacing: Any, owner: str) -> tuple[tuple[int, int], tuple[float, float]]:
     """Checked (rows, columns) and (row_spacing, column_spacing)."""
     found = tuple(shape) if np.ndim(shape) else (shape,)
     if len(found) != 2:
@@ -88,7 +92,6 @@ def detector_pair(shape, spacing, owner: str) -> tuple[tuple[int, int], tuple[fl
     steps = tuple(spacing) if np.ndim(spacing) else (spacing,)
     if len(steps) != 2:
         raise ValueError(f"{owner}: detector_spacing must be (row_spacing, column_spacing), found {spacing}")
-    return (
-        tuple(positive_integer(n, f"{owner}: detector_shape") for n in found),
-        tuple(positive_number(step, f"{owner}: detector_spacing") for step in steps),
-    )
+    rows, columns = (positive_integer(n, f"{owner}: detector_shape") for n in found)
+    row_spacing, spacing = (positive_number(step, f"{owner}: detector_spacing") for step in steps)
+    return (rows, columns), (row_spacing, spacing)

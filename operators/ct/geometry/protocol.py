@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 
 @runtime_checkable
@@ -49,4 +50,4 @@ class Geometry(Protocol):
     def rays(self) -> Callable[..., tuple[jax.Array, jax.Array]]: ...
 
     @property
-    def detector_coordinates(self) -> Callable[[jax.Array], jax.Array]: ...
+    def detector_coordinates(self) -> Callable[[ArrayLike], jax.Array]: ...

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
 from operators.ct.geometry.protocol import Geometry
 
 
-def from_odl(geometry) -> Geometry:
+def from_odl(geometry: Any) -> Geometry:
     """A geometry from one of ODL's with its default axes: Parallel2d, Parallel3dAxis, FanBeam or ConeBeam.
 
     ODL's angles, world and helix are ours. Its images are indexed (x, y), its volumes (x, y, z), with all
@@ -55,20 +56,20 @@ def from_odl(geometry) -> Geometry:
                 )
             low[0], high[0] = low[0] * (source + detector), high[0] * (source + detector)
     steps, middles = (high - low) / np.array(shape), (high + low) / 2
-    offsets = {"detector_offset": float(middles[0])}
+    offsets: dict[str, Any] = {"detector_offset": float(middles[0])}
     if ndim == 2:
-        common = (angles, shape[0], float(steps[0]))
-        return (
-            FanBeam(*common, source, detector, curved, **offsets)
-            if divergent
-            else ParallelBeam(*common, **offsets)
-        )
-    common = (angles, shape[::-1], tuple(float(step) for step in steps[::-1]))
+        count, width = shape[0], float(steps[0])
+        if not divergent:
+            return ParallelBeam(angles, count, width, **offsets)
+        return FanBeam(angles, count, width, source, detector, curved, **offsets)
+    columns, rows = shape
+    width, height = (float(step) for step in steps)
     offsets["row_offset"] = float(middles[1])
     if not divergent:
-        return ParallelBeam3D(*common, **offsets)
+        return ParallelBeam3D(angles, (rows, columns), (height, width), **offsets)
     pitch, start = (float(getattr(geometry, name, 0.0)) for name in ("pitch", "offset_along_axis"))
-    return ConeBeam(*common, source, detector, curved, pitch, axial_offset=start, **offsets)
+    offsets |= {"pitch": pitch, "axial_offset": start}
+    return ConeBeam(angles, (rows, columns), (height, width), source, detector, curved, **offsets)
 
 
 def to_odl(geometry: Geometry) -> dict:
@@ -91,32 +92,38 @@ def to_odl(geometry: Geometry) -> dict:
         FanBeam: "FanBeamGeometry",
         ConeBeam: "ConeBeamGeometry",
     }
-    if type(geometry) not in names:
+    if not isinstance(geometry, ParallelBeam | ParallelBeam3D | FanBeam | ConeBeam):
         expected = ", ".join(kind.__name__ for kind in names)
         raise ValueError(f"to_odl: geometry must be one of {expected}, found {type(geometry).__name__}")
     axis = float(geometry.axis_offset)
     if geometry.divergent and axis:
         raise ValueError(f"to_odl: axis_offset must be zero in divergent beams, found {axis}")
     middle = np.array([float(geometry.detector_offset) - axis])
-    step = np.array([geometry.detector_spacing] if geometry.ndim == 2 else geometry.detector_spacing[::-1])
-    if geometry.ndim == 3:
+    if isinstance(geometry, ParallelBeam | FanBeam):
+        step = np.array([geometry.detector_spacing])
+    else:
+        step = np.array(geometry.detector_spacing[::-1])
         middle = np.append(middle, float(geometry.row_offset))
     shape = geometry.shape[1:][::-1]
     low, high = middle - step * np.array(shape) / 2, middle + step * np.array(shape) / 2
-    result = {"class": names[type(geometry)], "angles": np.asarray(geometry.angles, np.float64)}
-    if geometry.divergent:
+    result: dict[str, Any] = {
+        "class": names[type(geometry)],
+        "angles": np.asarray(geometry.angles, np.float64),
+    }
+    if isinstance(geometry, FanBeam | ConeBeam):
         source, detector = float(geometry.source_distance), float(geometry.detector_distance)
         bend = None
         if geometry.curved:
-            bend = source + detector if geometry.ndim == 2 else (source + detector, None)
+            radius = source + detector
+            bend = radius if isinstance(geometry, FanBeam) else (radius, None)
             low[0], high[0] = low[0] / (source + detector), high[0] / (source + detector)
         result |= {"src_radius": source, "det_radius": detector, "det_curvature_radius": bend}
-        if geometry.ndim == 3:
+        if isinstance(geometry, ConeBeam):
             result |= {"pitch": float(geometry.pitch), "offset_along_axis": float(geometry.axial_offset)}
     return result | {"det_min_pt": low, "det_max_pt": high, "det_shape": shape}
 
 
-def _check_odl_axes(geometry, ndim: int) -> None:
+def _check_odl_axes(geometry: Any, ndim: int) -> None:
     defaults = {
         "axis": (0, 0, 1),
         "det_pos_init": (0, 1, 0)[:ndim],

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from operators.algebra import assign, frozen_pytree, positive_integer, static
+from operators.algebra import Leaf, OptionalLeaf, assign, frozen_pytree, positive_integer, static
 from operators.ct.geometry.coordinates import detector_indices, positions, world_points
 from operators.ct.geometry.parameters import real_leaf
 
@@ -29,10 +30,10 @@ class VectorGeometry:
       TypeError: if an array is not real or a count no integer.
     """
 
-    source: jax.Array
-    detector: jax.Array
-    column_axis: jax.Array
-    row_axis: jax.Array | None
+    source: Leaf
+    detector: Leaf
+    column_axis: Leaf
+    row_axis: OptionalLeaf
     detector_shape: tuple[int, ...] = static()
     divergent: bool = static(default=True)
 
@@ -58,7 +59,7 @@ class VectorGeometry:
     shape = property(lambda self: (self.views, *self.detector_shape), doc="Shape of the sinogram.")
     dtype = property(lambda self: self.source.dtype, doc="dtype of vectors and rays.")
 
-    def rays(self, *indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rays(self, *indices: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """The rays through detector positions.
 
         Args:
@@ -74,13 +75,13 @@ class VectorGeometry:
         ]
         # From here on (views, rows, columns, ndim), with one row in two dimensions.
         elements = self.detector[:, None, None] + offsets[-1][:, None] * self.column_axis[:, None, None]
-        if self.ndim == 3:
+        if self.row_axis is not None:
             elements = elements + offsets[0][:, None, None] * self.row_axis[:, None, None]
         source = jnp.broadcast_to(self.source[:, None, None], elements.shape)
         points, directions = (source, elements - source) if self.divergent else (elements, source)
         return (points, directions) if self.ndim == 3 else (points[:, 0], directions[:, 0])
 
-    def detector_coordinates(self, points: jax.Array) -> jax.Array:
+    def detector_coordinates(self, points: ArrayLike) -> jax.Array:
         """Where the rays through world points meet the detector.
 
         Args:
@@ -97,7 +98,7 @@ class VectorGeometry:
         )
         start = (source if self.divergent else points) - self.detector[spread]
         u = self.column_axis[spread]
-        if self.ndim == 2:
+        if self.row_axis is None:
             column = _cross(direction, start) / _cross(direction, u)
             return column + (self.detector_shape[0] - 1) / 2
         # start + t direction = column u + row v, by Cramer's rule.

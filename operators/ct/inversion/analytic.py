@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from operators.algebra import check_array, image_shape_2d, positive_integer, positive_number
 from operators.ct.geometry.cone import ConeBeam
@@ -160,7 +161,7 @@ def _options(name, geometry, shape, pixel_size, filter, cutoff, backend):
     return {"shape": shape, "pixel_size": pixel_size, "filter": filter, "cutoff": cutoff, "backend": backend}
 
 
-def _typed(coverage: Coverage, dtype) -> Coverage:
+def _typed(coverage: Coverage, dtype: DTypeLike) -> Coverage:
     return jax.tree.map(lambda a: jnp.asarray(a, bool if a.dtype == bool else dtype), coverage)
 
 

@@ -35,7 +35,15 @@ spread_p = Primitive("interpolating_spread")
 MIN_DEPTH = 1e-3
 
 
-def back_project(poses, detector, weights, sinograms, shape, curved=False, backend="auto") -> jax.Array:
+def back_project(
+    poses: jax.Array,
+    detector: jax.Array,
+    weights: jax.Array,
+    sinograms: jax.Array,
+    shape: tuple[int, ...],
+    curved: bool = False,
+    backend: str = "auto",
+) -> jax.Array:
     """Volumes (t, b, *shape) of sinograms (t, b, views, rows, columns); see the module's docstring."""
     rows, columns = sinograms.shape[-2:]
     if columns < 2 or (rows < 2 and shape[0] > 1):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.ct.geometry import ConeBeam, FanBeam
 from operators.ct.geometry.coordinates import positions
 from operators.ct.inversion.back_projector import back_project
 from operators.ct.inversion.ramp_filters import (
@@ -25,13 +26,22 @@ from operators.ct.inversion.ramp_filters import (
     padded_length,
     ramp_response,
 )
-from operators.ct.inversion.short_scan import fan_weights
+from operators.ct.inversion.short_scan import Coverage, fan_weights
 
 # The part of a turn over which the views of a helix fade.
 _FADE = 0.2
 
 
-def invert_fan(sinogram, geometry, coverage, shape, pixel_size, filter, cutoff, backend) -> jax.Array:
+def invert_fan(
+    sinogram: jax.Array,
+    geometry: FanBeam,
+    coverage: Coverage,
+    shape: tuple[int, int],
+    pixel_size: float,
+    filter: str,
+    cutoff: float,
+    backend: str,
+) -> jax.Array:
     """See :func:`operators.fbp`: (..., views, columns) -> (..., ny, nx)."""
     count, spacing = geometry.detector_count, geometry.detector_spacing
     rows, column = _filtered_fan(
@@ -45,7 +55,16 @@ def invert_fan(sinogram, geometry, coverage, shape, pixel_size, filter, cutoff, 
     return image.reshape(*sinogram.shape[:-2], *shape)
 
 
-def invert_cone(sinogram, geometry, coverage, shape, pixel_size, filter, cutoff, backend) -> jax.Array:
+def invert_cone(
+    sinogram: jax.Array,
+    geometry: ConeBeam,
+    coverage: Coverage,
+    shape: tuple[int, int, int],
+    pixel_size: float,
+    filter: str,
+    cutoff: float,
+    backend: str,
+) -> jax.Array:
     """See :func:`operators.fdk`: (..., views, rows, columns) -> (..., nz, ny, nx)."""
     (rows, columns), (row_spacing, spacing) = geometry.detector_shape, geometry.detector_spacing
     distance = geometry.source_distance + geometry.detector_distance

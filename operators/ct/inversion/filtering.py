@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from operators.algebra import (
     LinearOperator,
@@ -74,7 +75,7 @@ class SinogramFilter(LinearOperator):
     _adjoint = _forward
 
 
-def view_weights(weights, geometry: ParallelBeam, name: str) -> jax.Array | None:
+def view_weights(weights: ArrayLike | None, geometry: ParallelBeam, name: str) -> jax.Array | None:
     """Checks that ``weights`` is None or a real array (views,), and returns it as floats."""
     if weights is None:
         return None
@@ -105,7 +106,7 @@ class FilteredRadon(LinearOperator):
 
     @property
     def _length(self) -> int:
-        return padded_length(self.radon.geometry.detector_count)
+        return padded_length(self.radon.geometry.shape[-1])
 
     def prepare(self, sinogram: jax.Array) -> jax.Array:
         """Maps measured line integrals into the data space, as the operator maps those of an image.

@@ -24,11 +24,11 @@ _EPS = 3e-4
 
 
 def invert_parallel(
-    sinogram,
+    sinogram: jax.Array,
     geometry: ParallelBeam,
-    weights,
+    weights: jax.Array,
     method: str,
-    shape,
+    shape: tuple[int, int],
     pixel_size: float,
     filter: str,
     cutoff: float,
@@ -93,7 +93,7 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     return transform._adjoint(values).real
 
 
-def _period(geometry, shape, pixel_size) -> int:
+def _period(geometry: ParallelBeam, shape: tuple[int, int], pixel_size: float) -> int:
     """An even number of elements, so many that the tails of the filter do not wrap around onto the image."""
     radius = math.hypot(*shape) * pixel_size / geometry.detector_spacing / 2
     positions, count = geometry.ray_positions(), geometry.detector_count

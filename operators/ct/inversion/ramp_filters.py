@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.algebra import positive_number
 
@@ -27,7 +28,13 @@ def check_filter(filter: str, cutoff: float, name: str) -> tuple[str, float]:
     return filter, value
 
 
-def ramp_response(length: int, spacing, filter: str = "ram-lak", cutoff: float = 1.0, arc_step=None):
+def ramp_response(
+    length: int,
+    spacing: float | jax.Array,
+    filter: str = "ram-lak",
+    cutoff: float = 1.0,
+    arc_step: float | jax.Array | None = None,
+) -> np.ndarray | jax.Array:
     """Frequency response, in 1/length, of the band-limited ramp sampled in space.
 
     The transform of Ramachandran and Lakshminarayanan's kernel, times a window that is one at zero frequency.
@@ -94,14 +101,16 @@ def padded_length(count: int) -> int:
         length += 2
 
 
-def filter_rows(rows: jax.Array, response, length: int, keep: int) -> jax.Array:
+def filter_rows(rows: jax.Array, response: ArrayLike, length: int, keep: int) -> jax.Array:
     """Zero-pads rows (..., count) to ``length``, multiplies their spectrum and keeps the first samples."""
     spectrum = jnp.fft.rfft(rows, n=length, axis=-1)
     spectrum = spectrum * jnp.asarray(response, rows.dtype)
     return jnp.fft.irfft(spectrum, n=length, axis=-1)[..., :keep]
 
 
-def filter_finely(rows: jax.Array, response, length: int, width: jax.Array, highest: float) -> jax.Array:
+def filter_finely(
+    rows: jax.Array, response: ArrayLike, length: int, width: jax.Array, highest: float
+) -> jax.Array:
     """Filtered rows at every half element, for linear interpolation between them.
 
     Interpolated, they are close to the filtered rows, piecewise constant on elements, averaged over a width

@@ -73,7 +73,9 @@ def _library(angles):
     return np, np.asarray(angles, np.float64)
 
 
-def parker_weights(angles: jax.Array, fan_angles: jax.Array, start, arc) -> jax.Array:
+def parker_weights(
+    angles: jax.Array, fan_angles: jax.Array, start: jax.Array | float, arc: jax.Array | float
+) -> jax.Array:
     """Smooth weights of the rays of a short scan; those of a ray and of its conjugate sum to one.
 
     The conjugate of the ray of fan angle g in the view at t has fan angle -g in the view at t + pi - 2 g.

@@ -60,7 +60,7 @@ def fourier_slice_adjoint(
     return jax.linear_transpose(forward, like)(sinograms)[0]
 
 
-def _period(geometry: ParallelBeam, image_shape, pixel_size) -> int:
+def _period(geometry: ParallelBeam, image_shape: tuple[int, ...], pixel_size: float) -> int:
     """An even number of elements, so many that the repeated images of the object stay off the detector."""
     diagonal = math.hypot(*image_shape) * pixel_size / geometry.detector_spacing
     positions, bins = geometry.ray_positions(), geometry.detector_count

@@ -5,6 +5,7 @@ Reverse-mode derivatives use the adjoint, also with respect to the angles; forwa
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,14 +29,14 @@ class Grid(NamedTuple):
       first: position of element 0, in pixels from the rotation axis.
     """
 
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     pixel_size: float
     detectors: int
     spacing: float
     first: float
 
 
-def grid_of(geometry: ParallelBeam, image_shape: tuple[int, int], pixel_size: float) -> Grid:
+def grid_of(geometry: ParallelBeam, image_shape: tuple[int, ...], pixel_size: float) -> Grid:
     """The :class:`Grid` of a geometry and an image."""
     first = geometry.ray_positions()[0] / pixel_size
     spacing = geometry.detector_spacing / pixel_size
@@ -90,7 +91,7 @@ joseph.defvjp(_joseph_fwd, _joseph_bwd, symbolic_zeros=True)
 joseph_adjoint.defvjp(_joseph_adjoint_fwd, _joseph_adjoint_bwd, symbolic_zeros=True)
 
 
-def _batched(function, x: jax.Array) -> jax.Array:
+def _batched(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     if x.ndim == 2:
         return function(x)
     y = jax.vmap(function)(x.reshape(-1, *x.shape[-2:]))

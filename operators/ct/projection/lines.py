@@ -7,12 +7,13 @@ import numpy as np
 from operators.ct.geometry.fan import FanBeam, fan_frame
 from operators.ct.geometry.parallel import ParallelBeam
 from operators.ct.geometry.protocol import Geometry
+from operators.ct.geometry.vector import VectorGeometry
 
 MODELS = ("joseph", "distance-driven")
 
 
 def ray_lines(
-    geometry: Geometry, image_shape: tuple[int, int], pixel_size: float, model: str
+    geometry: Geometry, image_shape: tuple[int, ...], pixel_size: float, model: str
 ) -> tuple[jax.Array, jax.Array]:
     """The operands of :mod:`operators.ct.projection.projector_primitive` for one 2-D geometry.
 
@@ -86,6 +87,7 @@ def shadows(geometry: Geometry, pixel_size: float) -> tuple[jax.Array, bool]:
         across = geometry.detector_coordinates(points)
         depth = jnp.ones_like(across)
     else:
+        assert isinstance(geometry, VectorGeometry), "the other geometries are handled above"
         direction = jnp.asarray(points, geometry.dtype) - geometry.source[:, None]
         depth = _cross(direction, geometry.column_axis[:, None])
         across = _cross(direction, (geometry.source - geometry.detector)[:, None]) + middle * depth

@@ -7,6 +7,7 @@ slices are stored) and z up.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
@@ -23,6 +24,7 @@ def ray_planes(geometry: Geometry, pixel_size: float, model: str) -> jax.Array:
 
 def pose_table(geometry: VectorGeometry, pixel_size: float) -> jax.Array:
     """Source (or direction), detector, column axis and row axis of every view: (views, 4, 3)."""
+    assert geometry.row_axis is not None, "three dimensions"
     vectors = (geometry.source, geometry.detector, geometry.column_axis, geometry.row_axis)
     return jnp.stack(vectors, axis=1) * _to_voxels(pixel_size, geometry.dtype)
 
@@ -90,5 +92,5 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
     )
 
 
-def _to_voxels(pixel_size: float, dtype) -> jax.Array:
+def _to_voxels(pixel_size: float, dtype: DTypeLike) -> jax.Array:
     return jnp.asarray([1 / pixel_size, -1 / pixel_size, 1 / pixel_size], dtype)

@@ -30,7 +30,15 @@ back_project_p = Primitive("back_project")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def project(backend: str, shape: tuple[int, int], curved: bool, rays, lengths, shadows, images) -> jax.Array:
+def project(
+    backend: str,
+    shape: tuple[int, int],
+    curved: bool,
+    rays: jax.Array,
+    lengths: jax.Array,
+    shadows: jax.Array,
+    images: jax.Array,
+) -> jax.Array:
     """Sinograms (t, b, views, bins) of images (t, b, *shape); see the module's docstring."""
     params = {"shape": shape, "curved": curved, "backend": backend}
     return call(project_p, (rays, images, lengths, shadows), params)
@@ -38,7 +46,13 @@ def project(backend: str, shape: tuple[int, int], curved: bool, rays, lengths, s
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def back_project(
-    backend: str, shape: tuple[int, int], curved: bool, rays, lengths, shadows, sinograms
+    backend: str,
+    shape: tuple[int, int],
+    curved: bool,
+    rays: jax.Array,
+    lengths: jax.Array,
+    shadows: jax.Array,
+    sinograms: jax.Array,
 ) -> jax.Array:
     """The exact adjoint of :func:`project`: (t, b, views, bins) -> (t, b, *shape)."""
     params = {"shape": shape, "curved": curved, "backend": backend}

@@ -1,5 +1,7 @@
 """The Radon transform in two and three dimensions, for every geometry, and its exact adjoint."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -114,10 +116,16 @@ class Radon(LinearOperator):
             return self._apply_to_volumes(volume_primitive.back_project, y)
         return self._apply(joseph_adjoint, projector_primitive.back_project, fourier_slice_adjoint, y)
 
-    def _apply(self, gather, lines, fourier, array: jax.Array) -> jax.Array:
+    def _apply(
+        self,
+        gather: Callable[..., jax.Array],
+        lines: Callable[..., jax.Array],
+        fourier: Callable[..., jax.Array],
+        array: jax.Array,
+    ) -> jax.Array:
         if self.model == "fourier":
             return fourier(self.geometry, self.image_shape, self.pixel_size, self.backend, array)
-        if self._gathers:
+        if isinstance(self.geometry, ParallelBeam) and self._gathers:
             grid = grid_of(self.geometry, self.image_shape, self.pixel_size)
             return gather(grid, *vary_together(self.geometry.angles, array))
         rays, lengths = ray_lines(self.geometry, self.image_shape, self.pixel_size, self.model)
@@ -127,7 +135,7 @@ class Radon(LinearOperator):
         out = lines(self.backend, self.image_shape, curved, *operands)
         return out.reshape(*array.shape[:-2], *out.shape[2:])
 
-    def _apply_to_volumes(self, planes, array: jax.Array) -> jax.Array:
+    def _apply_to_volumes(self, planes: Callable[..., jax.Array], array: jax.Array) -> jax.Array:
         model = self.model
         if isinstance(self.geometry, VectorGeometry):
             model = "diverging" if self.geometry.divergent else "parallel"
@@ -140,6 +148,7 @@ class Radon(LinearOperator):
     @property
     def _gathers(self) -> bool:
         # In plain JAX there is a faster pair for these.
-        parallel = isinstance(self.geometry, ParallelBeam) and self.model == "joseph"
-        constant = parallel and isinstance(self.geometry.ray_positions(), np.ndarray)
+        if not isinstance(self.geometry, ParallelBeam) or self.model != "joseph":
+            return False
+        constant = isinstance(self.geometry.ray_positions(), np.ndarray)
         return constant and not native.preferred(self.in_dtype, self.backend, "projector")

@@ -5,6 +5,7 @@ backward they scatter into one plane or the profiles along z on one plane.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ from operators.algebra import vary_together
 _ELEMENTS = 2**20  # of the largest temporary arrays
 
 
-def by_pose(layout) -> bool:
+def by_pose(layout: Any) -> bool:
     """Whether the table is one of poses, not of columns."""
     return layout.model in ("diverging", "parallel")
 
 
-def project(layout, table: jax.Array, volumes: jax.Array, separate: bool = False) -> jax.Array:
+def project(layout: Any, table: jax.Array, volumes: jax.Array, separate: bool = False) -> jax.Array:
     """Volumes (b, nz, ny, nx) to sinograms (b, views, rows, columns).
 
     Args:
@@ -40,7 +41,7 @@ def project(layout, table: jax.Array, volumes: jax.Array, separate: bool = False
     return jnp.moveaxis(parts, 0, 1).reshape(volumes.shape[0], -1, *layout.detector)[:, :views]
 
 
-def back_project(layout, table: jax.Array, sinograms: jax.Array) -> jax.Array:
+def back_project(layout: Any, table: jax.Array, sinograms: jax.Array) -> jax.Array:
     """Sinograms (b, views, rows, columns) to volumes (b, nz, ny, nx)."""
     batch, views = sinograms.shape[:2]
     chunk = _chunk(layout, batch, views)

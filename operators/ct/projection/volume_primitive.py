@@ -34,8 +34,8 @@ class Layout(NamedTuple):
     """
 
     model: str
-    shape: tuple[int, int, int]
-    detector: tuple[int, int]
+    shape: tuple[int, ...]
+    detector: tuple[int, ...]
     pixel_size: float
 
 
@@ -44,13 +44,13 @@ back_project_p = Primitive("back_project_volume")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def project(backend: str, layout: Layout, tables, volumes) -> jax.Array:
+def project(backend: str, layout: Layout, tables: jax.Array, volumes: jax.Array) -> jax.Array:
     """Sinograms (t, b, views, rows, columns) of volumes (t, b, nz, ny, nx)."""
     return call(project_p, (tables, volumes), {"layout": layout, "backend": backend})
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def back_project(backend: str, layout: Layout, tables, sinograms) -> jax.Array:
+def back_project(backend: str, layout: Layout, tables: jax.Array, sinograms: jax.Array) -> jax.Array:
     """The exact adjoint of :func:`project`."""
     return call(back_project_p, (tables, sinograms), {"layout": layout, "backend": backend})
 

@@ -9,10 +9,12 @@ trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND
 import functools
 import logging
 import threading
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from operators.kernels.native import build
 
@@ -48,12 +50,12 @@ def prepare(*names: str, precision: str = "float32") -> None:
             threading.Thread(target=_load, args=(name, precision), daemon=True).start()
 
 
-def supports(dtype, name: str = "nufft") -> bool:
+def supports(dtype: DTypeLike, name: str = "nufft") -> bool:
     """True if native kernels for ``dtype``, real or complex, are at hand."""
     return _load(name, "float64" if dtype in (jnp.complex128, jnp.float64) else "float32")[0]
 
 
-def preferred(dtype, backend: str, name: str = "nufft") -> bool:
+def preferred(dtype: DTypeLike, backend: str, name: str = "nufft") -> bool:
     """True if this process computes on CPUs and ``backend`` allows the native kernels for ``dtype``."""
     return backend == "auto" and jax.default_backend() == "cpu" and supports(dtype, name)
 
@@ -74,7 +76,17 @@ def _load_once(name: str, precision: str) -> tuple[bool, str]:
     return True, f"native ({path})"
 
 
-def nufft(kind, points, array, maps, layout, sign, conjugate, shape, out_shape) -> jax.Array:
+def nufft(
+    kind: str,
+    points: jax.Array,
+    array: jax.Array,
+    maps: jax.Array | None,
+    layout: Any,
+    sign: int,
+    conjugate: bool,
+    shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+) -> jax.Array:
     """Calls a native transform: operands as in operators/fourier/nufft_primitive.py."""
     real = points.dtype
     if maps is None:
@@ -97,7 +109,9 @@ def nufft(kind, points, array, maps, layout, sign, conjugate, shape, out_shape) 
     )
 
 
-def toeplitz(spectrum, images, maps, out_shape) -> jax.Array:
+def toeplitz(
+    spectrum: jax.Array, images: jax.Array, maps: jax.Array | None, out_shape: tuple[int, ...]
+) -> jax.Array:
     """Calls the native Toeplitz product: operands as in operators/fourier/toeplitz.py."""
     shape, half = images.shape[2:], spectrum.shape[2:]
     waves = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / h) for n, h in zip(shape, half, strict=True)]
@@ -116,7 +130,15 @@ def toeplitz(spectrum, images, maps, out_shape) -> jax.Array:
     )
 
 
-def cartesian(kind, mask, array, maps, sign, conjugate, out_shape) -> jax.Array:
+def cartesian(
+    kind: str,
+    mask: jax.Array,
+    array: jax.Array,
+    maps: jax.Array | None,
+    sign: int,
+    conjugate: bool,
+    out_shape: tuple[int, ...],
+) -> jax.Array:
     """Calls a native Cartesian transform: operands as in operators/fourier/cartesian_primitive.py."""
     scales = np.concatenate([np.full(n, n**-0.5) for n in mask.shape[1:]])
     return jax.ffi.ffi_call(
@@ -131,20 +153,32 @@ def cartesian(kind, mask, array, maps, sign, conjugate, out_shape) -> jax.Array:
     )
 
 
-def projector(kind, rays, array, lengths, out_shape) -> jax.Array:
+def projector(
+    kind: str, rays: jax.Array, array: jax.Array, lengths: jax.Array, out_shape: tuple[int, ...]
+) -> jax.Array:
     """Calls a native projector: operands as in operators/ct/projection/projector_primitive.py."""
     name = f"fedrecon_projector_{kind}_{array.dtype}"
     return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))(rays, array, lengths)
 
 
-def back_projector(kind, poses, array, detector, weights, curved, out_shape) -> jax.Array:
+def back_projector(
+    kind: str,
+    poses: jax.Array,
+    array: jax.Array,
+    detector: jax.Array,
+    weights: jax.Array,
+    curved: bool,
+    out_shape: tuple[int, ...],
+) -> jax.Array:
     """Calls a native back-projector: operands as in operators/ct/inversion/back_projector.py."""
     name = f"fedrecon_backprojector_{kind}_{array.dtype}"
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))
     return call(poses, array, detector, weights, curved=bool(curved))
 
 
-def volume(kind, table, array, layout, out_shape) -> jax.Array:
+def volume(
+    kind: str, table: jax.Array, array: jax.Array, layout: Any, out_shape: tuple[int, ...]
+) -> jax.Array:
     """Calls a native projector of volumes: operands as in operators/ct/projection/volume_primitive.py."""
     name = f"fedrecon_volume_{kind}_{array.dtype}"
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, array.dtype))
@@ -152,7 +186,14 @@ def volume(kind, table, array, layout, out_shape) -> jax.Array:
     return call(table, array, pixel_size=np.float64(layout.pixel_size), variant=variant)
 
 
-def convolution(kind, first, second, strides, pads, out_shape) -> jax.Array:
+def convolution(
+    kind: str,
+    first: jax.Array,
+    second: jax.Array,
+    strides: tuple[int, int],
+    pads: tuple[tuple[int, int], ...],
+    out_shape: tuple[int, ...],
+) -> jax.Array:
     """Calls a native convolution: operands as in operators/kernels/convolution.py."""
     name = f"fedrecon_convolution_{kind}_{second.dtype}"
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(out_shape, second.dtype))

@@ -4,11 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from operators.algebra import as_inexact, positive_integer
 
 
-def noise_covariance(noise: jax.Array, coil_axis: int = -2) -> jax.Array:
+def noise_covariance(noise: ArrayLike, coil_axis: int = -2) -> jax.Array:
     """Covariance of the channels from samples of noise alone: ``C[a, b] = mean(n_a conj(n_b))``.
 
     The convention is that of complex samples: the diagonal is the variance of the real part plus that of the
@@ -65,7 +66,7 @@ def whitening_matrix(covariance: jax.Array, variance_ratio: float | jax.Array = 
     return matrix / jnp.sqrt(jnp.asarray(variance_ratio, values.dtype))
 
 
-def whiten(data: jax.Array, matrix: jax.Array, coil_axis: int = -3) -> jax.Array:
+def whiten(data: ArrayLike, matrix: ArrayLike, coil_axis: int = -3) -> jax.Array:
     """Applies a whitening matrix to the channels: k-space, coil images and sensitivities alike.
 
     Args:
@@ -199,7 +200,7 @@ def _principal(samples: jax.Array, count: int) -> jax.Array:
     return vectors[..., ::-1][..., :count].conj().mT
 
 
-def _channels(data: jax.Array, coil_axis: int, name: str) -> jax.Array:
+def _channels(data: ArrayLike, coil_axis: int, name: str) -> jax.Array:
     data = as_inexact(data)
     coils = _coils(data, coil_axis, name)
     if not data.size:
@@ -213,7 +214,7 @@ def _coils(data: jax.Array, axis: int, name: str) -> int:
     return data.shape[axis]
 
 
-def _virtual(count, coils: int, name: str) -> int:
+def _virtual(count: int, coils: int, name: str) -> int:
     count = positive_integer(count, f"{name}: virtual_coils")
     if count > coils:
         raise ValueError(f"{name}: virtual_coils must not exceed the {coils} coils, found {count}")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from operators.algebra import (
+    Leaf,
     LinearOperator,
     as_inexact,
     assign,
@@ -30,7 +31,7 @@ class SENSE(LinearOperator):
     """
 
     fourier: LinearOperator
-    coil_maps: jax.Array
+    coil_maps: Leaf
 
     def __post_init__(self):
         if not isinstance(self.fourier, LinearOperator):

@@ -7,10 +7,13 @@ image its own phase plus that of the reference coil.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from operators.algebra import as_inexact, check_measured, complex_dtype, positive_integer, squared
 from operators.fourier import ifft2c
@@ -142,7 +145,7 @@ def espirit_maps(
     return _over_batch(one, kspace[(..., *center)], (coils, *block), coils**2 * math.prod(shape))
 
 
-def _projection_filters(calibration: jax.Array, kernel: tuple[int, ...], threshold) -> jax.Array:
+def _projection_filters(calibration: jax.Array, kernel: tuple[int, ...], threshold: ArrayLike) -> jax.Array:
     """The convolution in k-space that projects patches and averages them: (lead, last, coils, coils).
 
     ``lead`` and ``last`` count the shifts ``-(k - 1) ... k - 1`` along all axes but the last and along it.
@@ -178,7 +181,7 @@ def _sum_diagonals(x: jax.Array) -> jax.Array:
     return jnp.sum(rows.reshape(-1, *rest)[:-k].reshape(k, 2 * k - 1, *rest), axis=0)
 
 
-def _phases(shape: tuple[int, ...], kernel: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
+def _phases(shape: tuple[int, ...], kernel: tuple[int, ...], dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """Phases ``exp(2 pi i d n / N)`` of shifts d: of all axes but the last, (rows, lead), and of the last."""
     waves = [
         np.exp(2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(1 - k, k)) / n)
@@ -216,12 +219,12 @@ def _unit_scale(data: jax.Array) -> jax.Array:
     return data / jnp.where(scale > 0, scale, 1)
 
 
-def _in_chunks(function, xs: jax.Array, size: int):
+def _in_chunks(function: Callable[..., Any], xs: jax.Array, size: int) -> Any:
     """Maps a function over the first axis; ``size`` is the number of matrix elements of one application."""
     return jax.lax.map(function, xs, batch_size=max(1, _CHUNK // size))
 
 
-def _over_batch(function, data: jax.Array, shape: tuple[int, ...], size: int):
+def _over_batch(function: Callable[..., Any], data: jax.Array, shape: tuple[int, ...], size: int) -> Any:
     """Maps a function of the axes ``shape`` over all axes in front of them."""
     data = jax.lax.stop_gradient(data)
     batch = data.shape[: data.ndim - len(shape)]
@@ -231,7 +234,7 @@ def _over_batch(function, data: jax.Array, shape: tuple[int, ...], size: int):
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), results)
 
 
-def _coil_array(data, ndim: int, name: str, dtype=jnp.complex64) -> jax.Array:
+def _coil_array(data: ArrayLike, ndim: int, name: str, dtype: DTypeLike = jnp.complex64) -> jax.Array:
     data = as_inexact(check_measured(data, dtype, name))
     if data.ndim < ndim + 1 or not math.prod(data.shape[data.ndim - ndim - 1 :]):
         axes = ", ".join(("nz", "ny", "nx")[3 - ndim :])
@@ -239,7 +242,7 @@ def _coil_array(data, ndim: int, name: str, dtype=jnp.complex64) -> jax.Array:
     return data.astype(complex_dtype(data.dtype))
 
 
-def _two_or_three(shape, name: str) -> tuple[int, ...]:
+def _two_or_three(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{name} must have two or three axes, found {shape}")

@@ -94,7 +94,11 @@ def biot_savart_maps(
     """
     name = "biot_savart_maps"
     shape = _grid_shape(shape, f"{name}: shape")
-    extents = (field_of_view,) * len(shape) if isinstance(field_of_view, numbers.Real) else field_of_view
+    extents = (
+        (field_of_view,) * len(shape)
+        if isinstance(field_of_view, numbers.Real | float | int)
+        else field_of_view
+    )
     if len(tuple(extents)) != len(shape):
         raise ValueError(
             f"{name}: field_of_view must be a number or one per axis of {shape}, found {extents}"
@@ -176,14 +180,14 @@ def loop_field(
     return _BIOT_SAVART * field
 
 
-def _grid_shape(shape, name: str) -> tuple[int, ...]:
+def _grid_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{name} must be (ny, nx) or (nz, ny, nx), found {shape}")
     return tuple(positive_integer(n, name) for n in shape)
 
 
-def _array(coils, rings, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _array(coils: int, rings: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Angle and ring index of every element."""
     coils = positive_integer(coils, f"{name}: coils")
     rings = positive_integer(rings, f"{name}: rings")

@@ -13,10 +13,12 @@ A trajectory is (..., samples, ndim) in cycles/pixel, all of it one acquisition;
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.algebra import positive_integer, safe_sqrt
 from operators.fourier import check_trajectory
@@ -24,7 +26,7 @@ from operators.mri.sampling.voronoi import voronoi_areas
 
 
 def density_compensation(
-    trajectory: jax.Array, image_shape: tuple[int, ...], method: str = "pipe-menon"
+    trajectory: ArrayLike, image_shape: tuple[int, ...], method: str = "pipe-menon"
 ) -> jax.Array:
     """Density compensation weights by one of four methods, with its defaults.
 
@@ -45,7 +47,7 @@ def density_compensation(
       ValueError: if ``method`` is unknown, or as the method's own function raises.
       TypeError: as the method's own function raises.
     """
-    methods = {
+    methods: dict[str, Callable[..., jax.Array]] = {
         "pipe-menon": pipe_menon_density,
         "voronoi": voronoi_density,
         "analytic-radial": radial_density,
@@ -237,7 +239,9 @@ def voronoi_density(trajectory: jax.Array, image_shape: tuple[int, int]) -> jax.
     return jnp.asarray(voronoi_areas(points).reshape(trajectory.shape[:-1]), trajectory.dtype)
 
 
-def _checked(trajectory, image_shape, where: str, axes: int | None = None):
+def _checked(
+    trajectory: jax.Array, image_shape: tuple[int, ...], where: str, axes: int | None = None
+) -> tuple[jax.Array, tuple[int, ...]]:
     shape = tuple(positive_integer(n, f"{where}: image_shape") for n in image_shape)
     if len(shape) not in ((2, 3) if axes is None else (axes,)):
         raise ValueError(f"{where}: image_shape must have {axes or '2 or 3'} axes, found {shape}")

@@ -44,7 +44,7 @@ def gradient_delay(trajectory: jax.Array, delays: jax.Array) -> jax.Array:
     time = jnp.arange(samples, dtype=trajectory.dtype)[:, None] - delays
     first = jnp.clip(jnp.floor(time) - (nodes // 2 - 1), 0, samples - nodes).astype(jnp.int32)
     position = time - first
-    total = 0
+    total = jnp.zeros_like(trajectory)
     for i in range(nodes):
         weight = math.prod((position - j) / (i - j) for j in range(nodes) if j != i)
         # Row first + i of each column.

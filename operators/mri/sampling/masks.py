@@ -41,7 +41,7 @@ def random_mask(key: jax.Array, columns: int, acceleration: float, center_fracti
 
 
 def equispaced_mask(
-    columns: int, acceleration: int, center_fraction: float, offset: int | jax.Array = 0
+    columns: int, acceleration: float, center_fraction: float, offset: int | jax.Array = 0
 ) -> jax.Array:
     """Every ``acceleration``-th column from ``offset`` on, plus a fully sampled centre.
 

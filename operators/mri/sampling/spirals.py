@@ -1,6 +1,7 @@
 """Spiral trajectories of MRI, designed within the limits of a gradient system."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ def spiral_trajectory(
     return jnp.asarray(np.stack([k.imag, k.real], axis=-1), float)
 
 
-def stack_of_spirals(partitions: int, interleaves: int, matrix: int, **design) -> jax.Array:
+def stack_of_spirals(partitions: int, interleaves: int, matrix: int, **design: Any) -> jax.Array:
     """:func:`spiral_trajectory` in every partition: (partitions * interleaves, samples, 3).
 
     Args:
@@ -94,7 +95,9 @@ def stack_of_spirals(partitions: int, interleaves: int, matrix: int, **design) -
     return stack_trajectory(spiral_trajectory(interleaves, matrix, **design), partitions)
 
 
-def _time_optimal_radius(linear, quadratic, largest, speed, acceleration, dwell) -> np.ndarray:
+def _time_optimal_radius(
+    linear: float, quadratic: float, largest: float, speed: float, acceleration: float, dwell: float
+) -> np.ndarray:
     """Radii r(j dwell) < largest of the fastest run along ``r exp(i (linear r + quadratic r^2))``.
 
     With w the square of dr/dt, the velocity has the length ``|a| sqrt(w)`` and the acceleration

@@ -10,6 +10,7 @@ Readouts that run through DC sample it exactly, at index ``samples // 2``, with 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -307,7 +308,9 @@ def stack_trajectory(trajectory: jax.Array, partitions: int) -> jax.Array:
     return stacked.reshape(-1, plane.shape[1], 3)
 
 
-def stack_of_stars(partitions: int, spokes: int, samples: int, order: str = "linear", **options) -> jax.Array:
+def stack_of_stars(
+    partitions: int, spokes: int, samples: int, order: str = "linear", **options: Any
+) -> jax.Array:
     """:func:`radial_trajectory` in every partition: (partitions * spokes, samples, 3).
 
     Args:

@@ -1,5 +1,7 @@
 """Axial slices of an abdomen at the height of liver and kidneys, seen from the feet (liver at the left)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fedrecon.data.simulation.anatomy.fields import (
@@ -33,7 +35,7 @@ def abdomen(rng: np.random.Generator, grid: Grid) -> list[tuple[str, Array | flo
     inside = opaque(cavity)
     spine = (0.0, float(-half_height + 1.25 * fatness + rng.uniform(46, 54)))
 
-    layers = [
+    layers: list[tuple[str, Array | float]] = [
         ("air", 1.0),
         ("skin", opaque(skin)),
         ("fat", opaque(skin + 2.2)),
@@ -46,10 +48,19 @@ def abdomen(rng: np.random.Generator, grid: Grid) -> list[tuple[str, Array | flo
     x, y = warp(rng, grid, ((2.5, 120.0), (1.5, 45.0)), (x, y))
     for name, opacity in _organs(rng, grid, x, y, cavity, spine, opaque):
         layers.append((name, opacity * inside))
-    return layers + _back(rng, grid, x, y, skin + fat, spine, opaque)
+    return [*layers, *_back(rng, grid, x, y, skin + fat, spine, opaque)]
 
 
-def _ribs(rng, grid, x, y, middle, half_width, half_height, opaque) -> list[tuple[str, Array]]:
+def _ribs(
+    rng: np.random.Generator,
+    grid: Grid,
+    x: Array,
+    y: Array,
+    middle: Array,
+    half_width: float,
+    half_height: float,
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     layers = []
     for degrees in (-35, -5, 28, 152, 185, 215):
         turn = np.deg2rad(degrees + rng.uniform(-9, 9))
@@ -61,7 +72,16 @@ def _ribs(rng, grid, x, y, middle, half_width, half_height, opaque) -> list[tupl
     return layers
 
 
-def _hollow(rng, x, y, centre, axes, degrees, gas_level, opaque) -> list[tuple[str, Array]]:
+def _hollow(
+    rng: np.random.Generator,
+    x: Array,
+    y: Array,
+    centre: tuple[float, float],
+    axes: tuple[Array, Array],
+    degrees: float,
+    gas_level: float,
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     """A hollow organ: wall, fluid, and gas above a level (patients lie on their back)."""
     outline = ellipse(x, y, centre, axes, degrees)
     content = opaque(outline + np.float32(rng.uniform(2.5, 4)))
@@ -69,7 +89,15 @@ def _hollow(rng, x, y, centre, axes, degrees, gas_level, opaque) -> list[tuple[s
     return [("wall", opaque(outline)), ("fluid", content), ("air", gas)]
 
 
-def _organs(rng, grid, x, y, cavity, spine, opaque) -> list[tuple[str, Array]]:
+def _organs(
+    rng: np.random.Generator,
+    grid: Grid,
+    x: Array,
+    y: Array,
+    cavity: Array,
+    spine: tuple[float, float],
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     z, low = grid.z, spine[1]
     layers = []
     for _ in range(14):
@@ -99,7 +127,15 @@ def _organs(rng, grid, x, y, cavity, spine, opaque) -> list[tuple[str, Array]]:
     return layers
 
 
-def _liver(rng, grid, x, y, cavity, low, opaque) -> list[tuple[str, Array]]:
+def _liver(
+    rng: np.random.Generator,
+    grid: Grid,
+    x: Array,
+    y: Array,
+    cavity: Array,
+    low: float,
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     bulk = dome(grid.z, 30, rng.uniform(66, 80))
     left = dome(grid.z, 38, rng.uniform(48, 60))
     right_lobe = ellipse(x, y, (-82, low + 58), (rng.uniform(62, 72) * bulk, rng.uniform(66, 76) * bulk), -12)
@@ -124,7 +160,16 @@ def _liver(rng, grid, x, y, cavity, low, opaque) -> list[tuple[str, Array]]:
     ]
 
 
-def _kidney(rng, grid, x, y, side, height, low, opaque) -> list[tuple[str, Array]]:
+def _kidney(
+    rng: np.random.Generator,
+    grid: Grid,
+    x: Array,
+    y: Array,
+    side: int,
+    height: float,
+    low: float,
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     size = dome(grid.z, height + rng.uniform(-5, 5), rng.uniform(48, 58))
     centre, turn = (side * rng.uniform(60, 68), low + rng.uniform(0, 10)), side * rng.uniform(18, 34)
     axes = (rng.uniform(21, 25), rng.uniform(27, 32))
@@ -145,7 +190,15 @@ def _kidney(rng, grid, x, y, side, height, low, opaque) -> list[tuple[str, Array
     ]
 
 
-def _back(rng, grid, x, y, wall, spine, opaque) -> list[tuple[str, Array]]:
+def _back(
+    rng: np.random.Generator,
+    grid: Grid,
+    x: Array,
+    y: Array,
+    wall: Array,
+    spine: tuple[float, float],
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     """Vertebra, muscles of the back, aorta and vena cava."""
     low = spine[1]
     layers = []

@@ -1,5 +1,7 @@
 """Axial slices of a head at the height of the lateral ventricles."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fedrecon.data.simulation.anatomy.fields import (
@@ -31,7 +33,7 @@ def head(rng: np.random.Generator, grid: Grid) -> list[tuple[str, Array | float]
     scalp = np.float32(rng.uniform(4.5, 8)) * (1 + 0.12 * random_field(rng, 90, 60)(grid))
     opaque = lambda distance: coverage(distance, grid.pixel)  # noqa: E731
 
-    layers = [
+    layers: list[tuple[str, Array | float]] = [
         ("air", 1.0),
         ("skin", opaque(inner - skull - scalp)),
         ("fat", opaque(inner - skull - scalp + 2)),
@@ -44,7 +46,7 @@ def head(rng: np.random.Generator, grid: Grid) -> list[tuple[str, Array | float]
     diploe = np.abs(inner - 0.5 * skull) - 0.22 * skull * (1 + 0.4 * random_field(rng, 30, 30)(grid))
     layers += [("bone", opaque(inner - skull)), ("marrow", opaque(diploe)), ("csf", opaque(inner + 0.8))]
     x, y = warp(rng, grid, ((1.3, 60.0), (0.7, 28.0)), (x, y))
-    return layers + _brain(rng, grid, x, y, inner, half_width, half_length, opaque)
+    return [*layers, *_brain(rng, grid, x, y, inner, half_width, half_length, opaque)]
 
 
 def _low(z: Array, height: float) -> Array:
@@ -52,7 +54,16 @@ def _low(z: Array, height: float) -> Array:
     return np.clip(0.5 - (np.asarray(z) - height) / 10, 0, 1).astype(np.float32)[:, None, None]
 
 
-def _brain(rng, grid, x, y, inner, half_width, half_length, opaque) -> list[tuple[str, Array]]:
+def _brain(
+    rng: np.random.Generator,
+    grid: Grid,
+    x: Array,
+    y: Array,
+    inner: Array,
+    half_width: float,
+    half_length: float,
+    opaque: Callable[[Array], Array],
+) -> list[tuple[str, Array]]:
     atrophy = rng.uniform(0.6, 1.5)
     surface = np.float32(1.6 + 1.2 * atrophy) * (1 + 0.3 * random_field(rng, 40, 30)(grid))
     depth = -(inner + surface)
@@ -76,7 +87,7 @@ def _brain(rng, grid, x, y, inner, half_width, half_length, opaque) -> list[tupl
     return layers + _deep_structures(rng, grid, x, y, atrophy, opaque)
 
 
-def _sulci(rng, grid, x, y, depth, atrophy) -> Array:
+def _sulci(rng: np.random.Generator, grid: Grid, x: Array, y: Array, depth: Array, atrophy: float) -> Array:
     """Signed distance to the sulci: zero lines of waves around the brain, which close with depth."""
     modes = 20
     angle, radius = np.arctan2(y, x), np.maximum(np.hypot(x, y), 15)
@@ -98,11 +109,13 @@ def _sulci(rng, grid, x, y, depth, atrophy) -> Array:
     return np.hypot(distance, np.maximum(depth - reach, 0)) - width
 
 
-def _deep_structures(rng, grid, x, y, atrophy, opaque) -> list[tuple[str, Array]]:
+def _deep_structures(
+    rng: np.random.Generator, grid: Grid, x: Array, y: Array, atrophy: float, opaque: Callable[[Array], Array]
+) -> list[tuple[str, Array]]:
     layers = []
     wide = rng.uniform(0.75, 1.1) * (0.7 + 0.3 * atrophy)
     body, nuclei = dome(grid.z, 12, 32), dome(grid.z, 2, 26)
-    ventricles = None
+    ventricles: Array | None = None
     for side in (-1, 1):
         shift = rng.uniform(-1, 1, 2)
         place = lambda px, py, shift=shift, side=side: (side * px + shift[0], py + shift[1])  # noqa: E731
@@ -122,6 +135,7 @@ def _deep_structures(rng, grid, x, y, atrophy, opaque) -> list[tuple[str, Array]
         horns = smooth_union(smooth_union(front, back, 6), middle + high, 6)
         ventricles = horns if ventricles is None else np.minimum(ventricles, horns)
     third = segment(x, y, (0, 6), (0, -14)) - np.float32(1.5 * wide) + 40 * (1 - _low(grid.z, 6))
+    assert ventricles is not None
     layers.append(("csf", opaque(np.minimum(ventricles, third))))
     for side in (-1, 1):
         plexus = ellipse(x, y, (side * 20, -27), (2.2 * body, 5 * body), side * 24)
