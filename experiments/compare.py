@@ -7,7 +7,7 @@ and a finished one is extended by more --methods or --seeds. The working directo
 .md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
 comparators local_only and centralized take no notice of flags about what is exchanged (--reduce, --weighting,
 --topology, --server_optimizer, --fault and the like), and centralized none of --sampler and --stream.
---METHOD.NAME=VALUE sets a parameter of one method.
+--METHOD.NAME=VALUE sets a parameter of one method. --methods_from=FILE adds the methods of a Python file.
 
   python -m experiments.compare --workdir=runs/compare --methods=fedavg,fedprox,scaffold,local_only
       --seeds=5 --partition=dirichlet --concentration=0.3 --fedprox.strength=0.1
@@ -25,7 +25,7 @@ from experiments.pipeline.federated_data import FederatedData, load_data, pad_ex
 from experiments.pipeline.federated_methods import algorithms, check_method, fixed_flags, method
 from experiments.pipeline.federated_run import LOWER_IS_BETTER, METRICS, run, summary, with_seed
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from experiments.train_federated import Dotted, fail, interrupted, parse, settings_from_flags
+from experiments.train_federated import Dotted, fail, interrupted, parse, read_methods, settings_from_flags
 from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
@@ -195,6 +195,12 @@ def main(dotted: Dotted) -> None:
         interrupted(values.workdir)
 
 
+def parse_flags(argv: list[str]) -> Dotted:
+    """Parses all flags, those of methods from a file among them."""
+    read_methods(argv)
+    return parse(argv, (*algorithms(), *ALIASES, "reduce"))
+
+
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
     train_federated.define_flags()
@@ -211,4 +217,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=lambda argv: parse(argv, (*algorithms(), *ALIASES, "reduce")))
+    app.run(main, flags_parser=parse_flags)

@@ -3,7 +3,8 @@
 The working directory holds config.json, metrics.jsonl, checkpoints, partition.png and results.json; running
 the same command again resumes bit for bit, and shows the results of a finished run. Algorithms:
 fedavg, fedavgm, fedadagrad, fedadam, fedyogi, fedprox, fednova, scaffold, feddyn, moon, qfedavg, afl, fedbn,
-fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, at the same budget.
+fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, at the same budget;
+--methods_from=FILE adds those of a Python file (CONTRIBUTING.md), and experiments.methods lists them all.
 --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer; an
 unknown NAME lists those that there are. docs/faults.md explains --fault, --screen_norm and --screen_cosine;
 --topology is star, ring, single_pass, gossip or asynchronous; --stream keeps all but so many clients off the
@@ -29,6 +30,7 @@ from absl import app, flags, logging
 from experiments.pipeline.federated_methods import algorithms, check_method
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import CHOICES, HELP, TrainSettings, check_settings
+from experiments.pipeline.methods_file import load_methods
 from fedrecon.catalog import ALIASES
 from fedrecon.runtime import (
     PeerError,
@@ -102,6 +104,17 @@ def split_dotted(argv: list[str], groups: tuple[str, ...]) -> tuple[list[str], D
     return rest, {group: tuple(sorted(options.items())) for group, options in found.items()}
 
 
+def read_methods(argv: list[str]) -> None:
+    """Runs the file of ``--methods_from``, before other flags are checked; ends as `fail` if it is wrong."""
+    for number, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--methods_from", "-methods_from"):
+            try:
+                load_methods(value if equals else "".join(argv[number + 1 : number + 2]))
+            except ValueError as error:
+                fail(str(error))
+
+
 def parse(argv: list[str], groups: tuple[str, ...]) -> Dotted:
     """Parses all flags; one line and status 1 for a wrong one."""
     try:
@@ -112,6 +125,12 @@ def parse(argv: list[str], groups: tuple[str, ...]) -> Dotted:
     except (flags.Error, ValueError) as error:
         fail(str(error))
     return dotted
+
+
+def parse_flags(argv: list[str]) -> Dotted:
+    """Parses all flags of this program."""
+    read_methods(argv)
+    return parse(argv, ("algorithm", "reduce"))
 
 
 def fail(message: str) -> None:
@@ -128,6 +147,8 @@ def settings_from_flags(**given) -> TrainSettings:
     """The settings that the flags hold, with the given fields on top."""
     names = [field.name for field in dataclasses.fields(TrainSettings)]
     values = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
+    if values.get("methods_from"):
+        values["methods_sha256"] = load_methods(values["methods_from"])
     if "algorithm" in values:
         values["algorithm"] = ALIASES.get(values["algorithm"], values["algorithm"])
     return TrainSettings(**{**values, **given})
@@ -183,4 +204,4 @@ if __name__ == "__main__":
     define_flags()
     define_process_flags()
     flags.DEFINE_string("algorithm", "fedavg", f"One of {', '.join(algorithms())}.")
-    app.run(main, flags_parser=lambda argv: parse(argv, ("algorithm", "reduce")))
+    app.run(main, flags_parser=parse_flags)

@@ -1,6 +1,7 @@
 """Federated algorithms by name, with their hyper-parameters read from text."""
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -193,6 +194,8 @@ def make_algorithm(settings: TrainSettings, task: Task, train: ClientData) -> fl
     try:
         algorithm = chosen.recipe(task, **{**arguments, **options})
     except ValueError as error:
+        if not re.match(r"\w+(, \w+)*: ", str(error)):
+            raise
         raise ValueError(f"--algorithm.{error}") from error
     except TypeError as error:
         if "keep_optimizer" not in str(error):

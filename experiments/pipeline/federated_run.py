@@ -16,6 +16,7 @@ from experiments.pipeline.federated_methods import check_method, has_own_models,
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.federated_topologies import fine_tuned, open_plan, plan_mesh, resolve_parallel
 from experiments.pipeline.federation import Scores, choose_parallel, site_scores
+from experiments.pipeline.methods_file import naming_the_line
 from fedrecon.data import ClientData, pool
 from fedrecon.federated import client_variables, make_evaluate, place
 from fedrecon.files import write_atomically
@@ -96,9 +97,10 @@ def run(
         save_partition_plot(
             workdir / "partition.png", data.counts, data.train.names, data.labels, title=title
         )
-    results, compile_seconds = _train_and_score(
-        settings, workdir, data, parallel, rounds_per_dispatch, arrive
-    )
+    with naming_the_line(settings.methods_from):
+        results, compile_seconds = _train_and_score(
+            settings, workdir, data, parallel, rounds_per_dispatch, arrive
+        )
     if is_lead():
         document = json.dumps(_without_nan(results._asdict()), indent=2)
         write_atomically(workdir / "results.json", document.encode())

@@ -91,6 +91,7 @@ HELP = {
     "pools": "Poolings of the network",
     "norm": "Normalisation layers of the network",
     "cascades": "Cascades of the reconstruction network",
+    "methods_from": "Python file that registers methods of its own in fedrecon.catalog; see CONTRIBUTING.md",
 }
 
 
@@ -98,7 +99,8 @@ HELP = {
 class TrainSettings:
     """Everything that determines the results of one training; the flag of the same name sets a field.
 
-    ``algorithm_options`` and ``reduce_options`` hold the texts of the dotted flags.
+    ``algorithm_options`` and ``reduce_options`` hold the texts of the dotted flags, ``methods_sha256`` the
+    SHA-256 of the file ``methods_from``.
     """
 
     task: str = "classification"
@@ -153,12 +155,17 @@ class TrainSettings:
     pools: int = 2
     norm: str = "instance"
     cascades: int = 3
+    methods_from: str = ""
+    methods_sha256: str = ""
 
     def config(self) -> dict[str, Any]:
         """Flat, with dotted names, for config.json."""
         config = dataclasses.asdict(self)
         for group in ("algorithm", "reduce"):
             config |= {f"{group}.{name}": value for name, value in config.pop(f"{group}_options")}
+        path, digest = config.pop("methods_from"), config.pop("methods_sha256")
+        if path:
+            config |= {"methods_from": path, "methods_from.sha256": digest}
         return config
 
 
