@@ -86,7 +86,7 @@ def test_without_a_file_the_config_is_as_before():
     assert not any("methods" in name for name in quadratics.SETTINGS.config())
 
 
-def test_flags_know_the_methods_of_the_file(tmp_path, capsys):
+def test_flags_know_the_methods_of_the_file(tmp_path):
     path = written(tmp_path)
     for argv in (
         ["p", f"--methods_from={path}"],

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.types import Variables
 
@@ -50,6 +51,12 @@ RECIPES = {
     "median": (lambda task, sgd, **o: fl.fedavg(task, sgd, reduce=fl.reducers.median(), **o), "0", "0"),
     "screen": (lambda task, sgd, **o: fl.fedavg(task, sgd, reduce=fl.reducers.screen(), **o), "0", "0"),
 }
+
+
+def test_every_named_method_is_here():
+    # centralized is local_only of one client; dp_fedavg chooses its own batches, see test_dp_sgd.py.
+    elsewhere = {"centralized", "dp_fedavg"}
+    assert {entry.name for entry in catalog.entries()} - set(RECIPES) == elsewhere
 
 
 def some(*names):
