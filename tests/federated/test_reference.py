@@ -25,7 +25,29 @@ def flat(value, path=""):
     return [(path, value)]
 
 
-@pytest.mark.parametrize(("topology", "name"), record.cases(), ids=lambda x: x)
+# One of each kind of method and of each topology in the default selection.
+QUICK = {
+    ("star", "fedavg_clip"),
+    ("star", "scaffold"),
+    ("star", "fednova_proximal"),
+    ("star", "feddyn"),
+    ("star", "fedrep"),
+    ("star", "moon"),
+    ("star", "median"),
+    ("ring", "ditto"),
+    ("gossip", "pfedme"),
+    ("asynchronous", "fednova"),
+    ("streamed", "moon"),
+}
+
+
+def cases():
+    """All cases by name, most of them slow."""
+    for case in record.cases():
+        yield pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow, id="-".join(case))
+
+
+@pytest.mark.parametrize(("topology", "name"), cases())
 def test_numbers_are_those_recorded(topology, name):
     found = flat(record.train(made()[name], topology))
     expected = flat(RECORDED[f"{topology}/{name}"])
