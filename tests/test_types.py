@@ -20,7 +20,6 @@ def public_packages() -> list[str]:
     for top in (operators, fedrecon):
         modules = pkgutil.walk_packages(top.__path__, top.__name__ + ".")
         found += [top.__name__, *(module.name for module in modules if module.ispkg)]
-    found = [name for name in found if name != "fedrecon.federated"]
     return [name for name in found if hasattr(importlib.import_module(name), "__all__")]
 
 

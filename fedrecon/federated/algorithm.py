@@ -34,8 +34,8 @@ class Batches(NamedTuple):
     """
 
     examples: Batch
-    index: jax.Array
-    count: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
+    count: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
     present: jax.Array
     client: jax.Array
     rate: jax.Array | None = None

@@ -8,6 +8,7 @@ import optax
 
 from fedrecon.federated.messages import Channel, Context
 from fedrecon.federated.trees import largest
+from fedrecon.types import PyTree
 
 
 def chain(*channels: Channel) -> Channel:
@@ -78,7 +79,7 @@ def _payloads(channels, states):
     )
 
 
-def _stage(number: int, payloads, context: Context) -> Context:
+def _stage(number: int, payloads: PyTree, context: Context) -> Context:
     """The context of one stage: its own key and its own broadcast; the common key is its own, too."""
     common = None if context.common is None else jax.random.fold_in(context.common, number)
     return context._replace(

@@ -1,7 +1,7 @@
 """One function for every client: over devices by shard_map, within a device by scan, vmap or chunks."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ AXIS = "clients"
 _SMALL = 1 << 15
 
 
-def client_mesh(devices=None) -> Mesh:
+def client_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of one axis, "clients", over ``devices`` (those of all processes by default)."""
     devices = jax.devices() if devices is None else list(devices)
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -92,7 +92,8 @@ class ClientRow(NamedTuple):
 
     def one(self, client: int | jax.Array) -> "ClientRow":
         """The row of one client."""
-        return ClientRow(*jax.tree.map(lambda x: x[client], self.own), *self.shared)
+        examples, valid, validation = jax.tree.map(lambda x: x[client], self.own)
+        return ClientRow(examples, valid, validation, *self.shared)
 
 
 def client_rows(data: Any) -> ClientRow:

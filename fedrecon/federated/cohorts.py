@@ -4,6 +4,7 @@ Each device gathers among its own clients: what clients keep and their data neve
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from fedrecon.federated.clients import AXIS
 from fedrecon.types import PyTree
 
 
-def largest_cohort(sampler, clients: int, mesh: Mesh) -> int | None:
+def largest_cohort(sampler: Callable, clients: int, mesh: Mesh) -> int | None:
     """Rows of a device that hold every cohort; None if gathering would save nothing.
 
     Args:

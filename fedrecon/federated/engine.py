@@ -392,5 +392,6 @@ PER_CLIENT_INFO = (
 
 
 def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
-    server, stacked = NamedSharding(mesh, P()), client_sharding(mesh, clients)
+    server: Any = NamedSharding(mesh, P())
+    stacked: Any = client_sharding(mesh, clients)
     return RoundState(*(server,) * 6, stacked, stacked, stacked, stacked)

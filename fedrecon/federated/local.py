@@ -11,7 +11,7 @@ from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Evaluation, LocalContext, Method, ValueAndGrad, begin, finish
 from fedrecon.federated.trees import expand_mask, fill, keep_like, select, vary_with
-from fedrecon.types import Batch, PyTree, Variables
+from fedrecon.types import Batch, Metrics, PyTree, Variables
 
 
 def difference(new: Variables, old: Variables) -> Variables:
@@ -90,7 +90,15 @@ def local_training(
     return ClientUpdate(init, update, method.batching)
 
 
-def _context(loss, method, variables, broadcast, batches: Batches, valid, key) -> LocalContext:
+def _context(
+    loss: Callable,
+    method: Method,
+    variables: Variables,
+    broadcast: PyTree,
+    batches: Batches,
+    valid: jax.Array,
+    key: jax.Array,
+) -> LocalContext:
     real = jnp.ones_like(valid[:, 0]) if method.every_step else valid.any(1)
     steps = real.sum(dtype=jnp.int32).astype(jnp.float32)
     frozen = batches.frozen
@@ -126,7 +134,13 @@ def _value_and_grad(method: Method, context: LocalContext) -> ValueAndGrad:
     return value_and_grad if method.oracle is None else method.oracle(value_and_grad)
 
 
-def _train(optimizer, method: Method, context: LocalContext, start, valid):
+def _train(
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    context: LocalContext,
+    start: tuple,
+    valid: jax.Array,
+) -> tuple[tuple, Metrics]:
     """All steps of a round: ((params, stats, optimizer state, memory), metrics)."""
     value_and_grad, batches = _value_and_grad(method, context), context.batches
 

@@ -143,13 +143,13 @@ class Reduction(NamedTuple):
       upload: the reduced `Upload`, read as a sum over clients: its quotient by its weight is applied.
       state: the reducer's state after the round.
       flagged: bool (rows,), clients that it leaves out altogether; None for nobody. They count as excluded.
-      info: dict of arrays for the report.
+      info: pytree of arrays for the report, such as a dict.
     """
 
     upload: Upload
     state: PyTree = ()
     flagged: jax.Array | None = None
-    info: dict[str, jax.Array] = {}  # noqa: RUF012
+    info: PyTree = {}  # noqa: RUF012
 
 
 class Reducer(NamedTuple):

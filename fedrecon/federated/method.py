@@ -1,7 +1,7 @@
 """Methods as values: the client's and the server's half of a federated method, and how methods combine."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -160,11 +160,11 @@ def finish(
     return (result, Message(), state) if method.finish is None else method.finish(result, memory, context)
 
 
-def _any(parts, name) -> bool:
+def _any(parts: Sequence[Method], name: str) -> bool:
     return any(getattr(part, name) is not None for part in parts)
 
 
-def _own(context: LocalContext, parts, number: int) -> LocalContext:
+def _own(context: LocalContext, parts: Sequence[Method], number: int) -> LocalContext:
     """The context as one of several methods sees it."""
     # Broadcasts are a tuple only if some method has a server half.
     payload = context.broadcast[number] if _any(parts, "server") else ()
@@ -277,7 +277,7 @@ def _part_of(message: Message, number: int) -> Message:
     return Message(message.summed[number], message.scalars[number], gathered)
 
 
-def _combine_exchanges(parts) -> Exchange:
+def _combine_exchanges(parts: Sequence[Method]) -> Exchange:
     def init(variables):
         return tuple(part.server.init(variables) if part.server else () for part in parts)
 
@@ -287,7 +287,7 @@ def _combine_exchanges(parts) -> Exchange:
             for part, state in zip(parts, states, strict=True)
         )
 
-    def receive(states, message: Message, context: Context):
+    def receive(states: tuple, message: Message, context: Context) -> tuple:
         return tuple(
             part.server.receive(state, _part_of(message, number), context) if part.server else state
             for number, (part, state) in enumerate(zip(parts, states, strict=True))
@@ -296,7 +296,7 @@ def _combine_exchanges(parts) -> Exchange:
     return Exchange(init, broadcast, receive)
 
 
-def _combine_transforms(parts) -> optax.GradientTransformationExtraArgs:
+def _combine_transforms(parts: Sequence[Method]) -> optax.GradientTransformationExtraArgs:
     chosen = [(number, part.transform) for number, part in enumerate(parts) if part.transform is not None]
 
     def init(params):

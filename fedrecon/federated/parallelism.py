@@ -126,13 +126,15 @@ def choose_parallel(
         return candidates[0]
     key = _describe(state, data, mesh, candidates, batch_size)
     # All processes measure, or none: the first one's cache decides.
-    fastest = _agree(candidates, cache.get(key))
-    if fastest is None:
-        seconds = measure_parallel(
-            algorithm, state, data, batch_size=batch_size, candidates=candidates, mesh=mesh, clock=clock
-        )
-        fastest = _agree(candidates, min(candidates, key=lambda c: seconds.get(c, float("inf"))))
-        cache[key] = fastest
+    known = _agree(candidates, cache.get(key))
+    if known is not None:
+        return known
+    seconds = measure_parallel(
+        algorithm, state, data, batch_size=batch_size, candidates=candidates, mesh=mesh, clock=clock
+    )
+    fastest = _agree(candidates, min(candidates, key=lambda c: seconds.get(c, float("inf"))))
+    assert fastest is not None, "it is one of the candidates"
+    cache[key] = fastest
     return fastest
 
 
@@ -187,9 +189,11 @@ def measure_parallel(
     for candidate in candidates:
         check_parallel(candidate)
     steps = None if algorithm.client.batching else 1
-    key, seconds, failure = jax.random.key(0), {}, None
+    key = jax.random.key(0)
+    seconds: dict[str | int, float] = {}
+    failure: jax.errors.JaxRuntimeError | None = None
     for candidate in candidates:
-        round = make_round(
+        round: Any = make_round(
             algorithm, batch_size=batch_size, steps=steps, mesh=mesh, parallel=candidate, donate=False
         )
         try:
@@ -207,12 +211,12 @@ def measure_parallel(
             failure = error
             continue
         seconds[candidate] = statistics.median(times)
-    if not seconds:
+    if failure is not None and not seconds:
         raise failure
     return seconds
 
 
-def _distinct(candidates, clients) -> list[str | int]:
+def _distinct(candidates: Sequence[str | int], clients: int) -> list[str | int]:
     for candidate in candidates:
         check_parallel(candidate)
     kept = [
@@ -223,7 +227,9 @@ def _distinct(candidates, clients) -> list[str | int]:
     return kept
 
 
-def _describe(state, data, mesh, candidates, batch_size) -> Hashable:
+def _describe(
+    state: RoundState, data: Any, mesh: Mesh, candidates: Sequence[str | int], batch_size: int | None
+) -> Hashable:
     device = mesh.devices.flat[0]
     shapes = [
         (jax.tree_util.keystr(path), x.shape, str(x.dtype))

@@ -81,6 +81,7 @@ def federated(
 
 
 def _personalization(method: Method) -> Callable:
-    if method.personalize is None:
+    own = method.personalize
+    if own is None:
         return lambda variables, client_state, batch: variables
-    return lambda variables, client_state, batch: method.personalize(variables, client_state.method, batch)
+    return lambda variables, client_state, batch: own(variables, client_state.method, batch)

@@ -7,13 +7,16 @@ A `Sampler` also knows how many clients it chooses at most, and a round then com
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from fedrecon.federated.algorithm import History
 from fedrecon.federated.keys import random_order
+from fedrecon.federated.messages import Context
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Sampler:
         return self.choose(key, round, history)
 
 
-def all_clients():
+def all_clients() -> Callable[[jax.Array, jax.Array, History], jax.Array]:
     """Full participation."""
     return lambda key, round, history: jnp.ones(history.participations.shape, bool)
 
 
-def uniform_clients(count: int):
+def uniform_clients(count: int) -> Sampler:
     """``count`` of the clients, uniformly without replacement.
 
     The sampler raises ValueError when it is first used with fewer than ``count`` clients.
@@ -50,7 +53,7 @@ def uniform_clients(count: int):
     return Sampler(sampler, count)
 
 
-def poisson_clients(rate: float):
+def poisson_clients(rate: float) -> Callable[[jax.Array, jax.Array, History], jax.Array]:
     """Every client independently with probability ``rate``, as accountants of site-level privacy assume.
 
     A round may have no client at all; it then leaves the model alone.
@@ -63,7 +66,7 @@ def poisson_clients(rate: float):
     return lambda key, round, history: jax.random.bernoulli(key, rate, history.participations.shape)
 
 
-def weighted_clients(count: int, weights):
+def weighted_clients(count: int, weights: ArrayLike) -> Sampler:
     """``count`` clients without replacement, one after another in proportion to the weights of those left.
 
     Drawn by exponential races (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006). Clients of weight
@@ -96,7 +99,7 @@ def weighted_clients(count: int, weights):
     return Sampler(sampler, count)
 
 
-def longest_absent(count: int):
+def longest_absent(count: int) -> Sampler:
     """The ``count`` clients whose last participation is longest ago; ties are broken at random.
 
     Raises:
@@ -112,7 +115,7 @@ def longest_absent(count: int):
     return Sampler(sampler, count)
 
 
-def highest_loss(count: int, candidates: int):
+def highest_loss(count: int, candidates: int) -> Sampler:
     """Power of choice (Cho, Wang and Joshi, 2020): of ``candidates`` at random those with the highest loss.
 
     The loss is that of each client's last participation; clients without one come first.
@@ -135,12 +138,12 @@ def highest_loss(count: int, candidates: int):
     return Sampler(sampler, count)
 
 
-def _check_count(count, name) -> None:
+def _check_count(count: Any, name: str) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, found {count!r}")
 
 
-def _clients(history, count, name="count") -> int:
+def _clients(history: History, count: int, name: str = "count") -> int:
     clients = history.participations.shape[0]
     if count > clients:
         raise ValueError(f"{name}: expected at most the number of clients {clients}, found {count}")
@@ -151,11 +154,11 @@ def _first(order, count, clients=None):
     return jnp.zeros(clients or order.shape[0], bool).at[order[:count]].set(True)
 
 
-def by_examples(weight, context):
+def by_examples(weight: jax.Array, context: Context) -> jax.Array:
     """p_i in proportion to the client's number of examples."""
     return weight
 
 
-def equal(weight, context):
+def equal(weight: jax.Array, context: Context) -> jax.Array:
     """The same weight for every client that has data."""
     return (weight > 0).astype(weight.dtype)

@@ -100,7 +100,9 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all() if leaves else jnp.bool_(True)
 
 
-def finite_after_weighting(norm: jax.Array, delta: PyTree, message: PyTree, own: PyTree, weight: jax.Array):
+def finite_after_weighting(
+    norm: jax.Array, delta: PyTree, message: PyTree, own: PyTree, weight: jax.Array
+) -> jax.Array:
     """bool (): ``all_finite`` of ``delta`` and ``message`` times ``weight``, of ``weight`` and of ``own``.
 
     Looking at every number takes as long as a step of a small model: where norms leave no doubt, it is left

@@ -1,5 +1,6 @@
 """A client's turn: what every topology does at one client, and the turn around a server."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from fedrecon.federated.trees import (
     scale,
     select,
 )
-from fedrecon.types import PyTree, Variables
+from fedrecon.types import Metrics, PyTree, Variables
 
 
 class ClientRows(NamedTuple):
@@ -32,7 +33,9 @@ class ClientRows(NamedTuple):
     private: Variables
 
 
-def choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching:
+def choose_batching(
+    own: Batching | None, batch_size: int | None, epochs: int | None, steps: int | None
+) -> Batching:
     """The client update's own batching, or the one that the arguments of a round ask for.
 
     Raises:
@@ -46,9 +49,12 @@ def choose_batching(own: Batching | None, batch_size, epochs, steps) -> Batching
         return own
     if batch_size is None:
         raise ValueError("batch_size: expected a positive integer, found None")
-    if (epochs is None) == (steps is None):
+    if epochs is not None and steps is None:
+        batching = shuffled_epochs(batch_size, epochs)
+    elif steps is not None and epochs is None:
+        batching = shuffled_steps(batch_size, steps)
+    else:
         raise ValueError(f"epochs, steps: expected exactly one of them, found epochs={epochs}, steps={steps}")
-    batching = shuffled_steps(batch_size, steps) if epochs is None else shuffled_epochs(batch_size, epochs)
     return lambda examples, valid, key: batching(valid, key)
 
 
@@ -90,6 +96,8 @@ def client_turn(
       row: its data.
       context: ``key`` is that of all clients of the round.
     """
+    client = context.client
+    assert client is not None, "the context of a client"
     variables, payload = received
     batch_key, update_key, _, work_key = client_keys(context)
     context = context._replace(key=work_key)
@@ -99,7 +107,7 @@ def client_turn(
         index,
         row.valid.sum(),
         row.valid,
-        context.client,
+        client,
         public=row.public,
         frozen=row.frozen,
         validation=row.validation,
@@ -124,6 +132,7 @@ def client_turn(
 
 def client_keys(context: Context) -> jax.Array:
     """A client's keys (4,): of its batches, its training, its end of the channel, its work."""
+    assert context.client is not None, "the context of a client"
     return fold(fold(context.key, context.client), jnp.arange(4))
 
 
@@ -171,7 +180,13 @@ def bytes_down(
     return nbytes((partition(variables, algorithm.share_mask)[0], payload, channel_payload))
 
 
-def _validation(algorithm, validate, variables, own: ClientRows, row: ClientRow):
+def _validation(
+    algorithm: FederatedAlgorithm,
+    validate: Callable | None,
+    variables: Variables,
+    own: ClientRows,
+    row: ClientRow,
+) -> Metrics:
     """Metrics of the model that a client received, on its validation split."""
     if validate is None or row.validation is None:
         return {}

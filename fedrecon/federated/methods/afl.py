@@ -1,6 +1,6 @@
 """Agnostic federated learning."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from fedrecon.types import PyTree, Task
 class AverageState(NamedTuple):
     """Number of server steps, and the mean of the models they led to."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
     average: PyTree
 
 
@@ -70,7 +70,7 @@ def afl(
     mixture_learning_rate: float = 0.1,
     average: bool = True,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """AFL (Mohri, Sivek and Suresh 2019): the best model for the worst mixture of the clients.
 

@@ -1,6 +1,6 @@
 """Personal models next to a global one."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
-from fedrecon.federated.method import LocalContext, Method, combine
+from fedrecon.federated.method import Evaluation, LocalContext, Method, combine
 from fedrecon.federated.recipe import federated
 from fedrecon.federated.trees import all_finite, keep_like, select
-from fedrecon.types import PyTree, Task, Variables
+from fedrecon.types import Batch, PyTree, Task, Variables
 
 
 class PersonalTraining(NamedTuple):
@@ -45,7 +45,14 @@ def personal_model(optimizer: optax.GradientTransformation, strength: float = 0.
     def begin(own, context):
         return PersonalTraining(own, own, optimizer.init(own.params))
 
-    def step(memory, params, batch, evaluation, context: LocalContext, key):
+    def step(
+        memory: PersonalTraining,
+        params: PyTree,
+        batch: Batch,
+        evaluation: Evaluation,
+        context: LocalContext,
+        key: jax.Array,
+    ) -> PersonalTraining:
         def loss(params, stats):
             return context.loss(*context.complete(Variables(params, stats)), batch, key)
 
@@ -86,7 +93,7 @@ def ditto(
     strength: float = 0.1,
     personal_optimizer: optax.GradientTransformation | None = None,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """Ditto (Li et al. 2021): every client also trains a `personal_model`, held near the global one.
 

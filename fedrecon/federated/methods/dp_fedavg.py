@@ -1,5 +1,8 @@
 """Example-level differential privacy at every client."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -98,7 +101,7 @@ def private_gradients(
     )
 
 
-def dp_sgd(loss, optimizer: optax.GradientTransformation, **options) -> ClientUpdate:
+def dp_sgd(loss: Callable, optimizer: optax.GradientTransformation, **options: Any) -> ClientUpdate:
     """Local training with DP-SGD as a client update.
 
     Args:
@@ -120,7 +123,7 @@ def dp_fedavg(
     steps: int,
     microbatch_size: int | None = None,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """FedAvg with DP-SGD (Abadi et al. 2016) at every client.
 

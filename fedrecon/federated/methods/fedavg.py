@@ -1,5 +1,7 @@
 """Federated averaging."""
 
+from typing import Any
+
 import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
@@ -8,7 +10,7 @@ from fedrecon.types import Task
 
 
 def fedavg(
-    task: Task, optimizer: optax.GradientTransformation, *, keep_optimizer: bool = False, **options
+    task: Task, optimizer: optax.GradientTransformation, *, keep_optimizer: bool = False, **options: Any
 ) -> FederatedAlgorithm:
     """FedAvg (McMahan et al. 2017): w <- w + sum_i p_i (w_i - w) after local training from w.
 

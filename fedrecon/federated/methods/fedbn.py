@@ -1,5 +1,7 @@
 """Federated averaging with private normalization."""
 
+from typing import Any
+
 import jax
 import optax
 
@@ -8,7 +10,7 @@ from fedrecon.federated.recipe import federated
 from fedrecon.types import Task
 
 
-def fedbn(task: Task, optimizer: optax.GradientTransformation, **options) -> FederatedAlgorithm:
+def fedbn(task: Task, optimizer: optax.GradientTransformation, **options: Any) -> FederatedAlgorithm:
     """FedBN (Li et al. 2021): every normalization leaf stays at its client, the rest is FedAvg.
 
     Private are the leaves that ``task.normalisation`` marks, running statistics among them. Clients evaluate

@@ -1,6 +1,6 @@
 """Federated dynamic regularization."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def feddyn(
     *,
     strength: float = 0.01,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """FedDyn (Acar et al. 2021): `dynamic_regularization`, models averaged with equal weights.
 

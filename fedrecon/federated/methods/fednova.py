@@ -1,5 +1,7 @@
 """Normalized averaging."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,7 +67,7 @@ def fednova(
     strength: float = 0.0,
     server_momentum: float = 0.0,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """FedNova (Wang et al. 2020): gradient descent at clients, `normalized_averaging` at the server.
 

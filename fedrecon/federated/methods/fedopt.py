@@ -1,6 +1,7 @@
 """Federated averaging with adaptive or momentum steps at the server."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ def fedavgm(
     momentum: float = 0.9,
     dampening: float = 0.0,
     nesterov: bool = False,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """FedAvgM (Hsu, Qi and Brown 2019): v <- momentum v + (1 - dampening) (w - mean w_i), w <- w - rate v.
 
@@ -49,7 +50,7 @@ def fedavgm(
 class AdaptiveState(NamedTuple):
     """First and second moments of the mean update, and the number of server steps."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
     first: PyTree
     second: PyTree
 
@@ -117,7 +118,7 @@ def adaptive_server(
     return optax.GradientTransformation(init, update)
 
 
-def _recipe(kind: str, first_decay: float):
+def _recipe(kind: str, first_decay: float) -> Callable[..., FederatedAlgorithm]:
     def recipe(
         task: Task,
         optimizer: optax.GradientTransformation,
@@ -127,7 +128,7 @@ def _recipe(kind: str, first_decay: float):
         second_decay: float = 0.99,
         floor: float = 1e-3,
         bias_correction: bool = False,
-        **options,
+        **options: Any,
     ) -> FederatedAlgorithm:
         server = adaptive_server(
             kind, server_learning_rate, first_decay, second_decay, floor, bias_correction

@@ -1,5 +1,7 @@
 """Federated averaging with a proximal term."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -44,7 +46,7 @@ def fedprox(
     strength: float = 0.01,
     keep_optimizer: bool = False,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """FedProx (Li et al. 2020): `proximal` local training; clients may do partial work (``schedule``).
 

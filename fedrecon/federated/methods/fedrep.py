@@ -1,6 +1,6 @@
 """A shared body and private heads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def leaves_under(variables: Variables, names: tuple[str, ...]) -> Variables:
 
 
 def fedper(
-    task: Task, optimizer: optax.GradientTransformation, *, head: PyTree, **options
+    task: Task, optimizer: optax.GradientTransformation, *, head: PyTree, **options: Any
 ) -> FederatedAlgorithm:
     """FedPer (Arivazhagan et al. 2019): the head stays at its client; body and head are trained together.
 
@@ -63,7 +63,7 @@ def fedrep(
     head: PyTree,
     head_steps: int,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """FedRep (Collins et al. 2021): first the head alone is trained, then the body alone, which is shared.
 
@@ -123,7 +123,7 @@ def _statistics_of_the_phase(head: PyTree, head_steps: int) -> Method:
 class InTurnState(NamedTuple):
     """Updates so far, and the states of the head's and of the body's optimizer."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
     head: PyTree
     body: PyTree
 

@@ -1,5 +1,7 @@
 """Every client alone: the comparator that shows what federation is worth."""
 
+from collections.abc import Callable
+
 import optax
 
 from fedrecon.federated.algorithm import FederatedAlgorithm
@@ -8,7 +10,11 @@ from fedrecon.types import Task, Variables
 
 
 def local_only(
-    task: Task, optimizer: optax.GradientTransformation, *, sampler=None, keep_optimizer: bool = True
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    sampler: Callable | None = None,
+    keep_optimizer: bool = True,
 ) -> FederatedAlgorithm:
     """Independent training by the same engine: all leaves are private and nothing is ever sent.
 

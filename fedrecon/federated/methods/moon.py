@@ -1,7 +1,7 @@
 """Model-contrastive learning."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def moon(
     pool: int = 1,
     start_with_initial: bool = False,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """MOON (Li, He and Song 2021): FedAvg with the penalty `model_contrast`.
 

@@ -1,5 +1,7 @@
 """Personalization by Moreau envelopes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -95,7 +97,7 @@ def pfedme(
     mixing: float = 1.0,
     weight_decay: float = 0.0,
     method: Method | None = None,
-    **options,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """pFedMe (Dinh, Tran and Nguyen 2020): the global model minimizes the clients' Moreau envelopes.
 

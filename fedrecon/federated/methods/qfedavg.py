@@ -1,5 +1,8 @@
 """Fair federated averaging."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -59,8 +62,8 @@ def qfedavg(
     learning_rate: float,
     fairness: float = 1.0,
     method: Method | None = None,
-    weighting=equal,
-    **options,
+    weighting: Callable = equal,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """q-FedAvg (Li et al. 2020): local training and `fair_averaging`.
 

@@ -1,5 +1,8 @@
 """Stochastic controlled averaging."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -74,8 +77,8 @@ def scaffold(
     option: int = 2,
     optimizer: optax.GradientTransformation | None = None,
     method: Method | None = None,
-    weighting=equal,
-    **options,
+    weighting: Callable = equal,
+    **options: Any,
 ) -> FederatedAlgorithm:
     """SCAFFOLD (Karimireddy et al. 2020): plain gradient descent at clients, with `control_variates`.
 

@@ -7,6 +7,9 @@ same clients where clients are chosen or weighed (`krum`, `geometric_median`); `
 back as that mean times the number of included clients. `fedrecon.federated.clip` bounds norms beforehand.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -157,7 +160,7 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
     return stateless(reduce)
 
 
-def _check_numbers(byzantine, keep) -> None:
+def _check_numbers(byzantine: Any, keep: Any) -> None:
     if not isinstance(byzantine, int) or byzantine < 0:
         raise ValueError(f"byzantine: expected an integer of at least 0, found {byzantine!r}")
     if not isinstance(keep, int) or keep < 1:
@@ -194,7 +197,7 @@ def _mean(tree: PyTree, chosen: jax.Array) -> PyTree:
     return jax.tree.map(lambda x: (jnp.where(along(chosen, x), x, 0).sum(0) / count).astype(x.dtype), tree)
 
 
-def _result(reduced: Upload, included, enough) -> Upload:
+def _result(reduced: Upload, included: jax.Array, enough: jax.Array) -> Upload:
     """The reduced update of one client, as the sum that the server divides by its weight."""
     count = included.sum()
     summed = jax.tree.map(lambda x: (x * count).astype(x.dtype), reduced.message.summed)
@@ -209,7 +212,7 @@ def _between(ordered: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array
     return jnp.where(inside, ordered, 0).sum(0) / jnp.maximum(last - first + 1, 1)
 
 
-def _elementwise(reduce_sorted) -> Reducer:
+def _elementwise(reduce_sorted: Callable[[jax.Array, jax.Array], jax.Array]) -> Reducer:
     def reduce(uploads, included):
         def coordinate(x):
             ordered = jnp.sort(jnp.where(along(included, x), x, jnp.inf), axis=0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.federated.messages import Message, Reducer, Upload, stateless
+from fedrecon.federated.messages import Context, Message, Reducer, Upload, stateless
 from fedrecon.federated.reducers.robust import median, unweighted
 from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
@@ -58,7 +58,7 @@ def screen(
         if norm_factor is not None:
             passed &= ~(norms > norm_factor * _lower_median(norms, included & (norms > 0)))
         if min_cosine is not None:
-            passed &= ~(_cosines(updates, norms, passed) < min_cosine)
+            passed &= ~(_cosines(updates, norms, passed, context) < min_cosine)
         reduction = inner.reduce(uploads, passed, state, context)
         flagged = included & ~passed
         if reduction.flagged is not None:
@@ -80,11 +80,11 @@ def _lower_median(values: jax.Array, chosen: jax.Array) -> jax.Array:
     return ordered[jnp.maximum(chosen.sum() - 1, 0) // 2]
 
 
-def _cosines(updates: PyTree, norms: jax.Array, chosen: jax.Array) -> jax.Array:
+def _cosines(updates: PyTree, norms: jax.Array, chosen: jax.Array, context: Context) -> jax.Array:
     """(clients,): cosine of every update with the median of the chosen ones; 1 where one of them is zero."""
     weights = jnp.ones(chosen.shape, jnp.float32)
     uploads = Upload(updates, Message(), weights)
-    middle = median().reduce(uploads, chosen, (), None).upload.delta
+    middle = median().reduce(uploads, chosen, (), context).upload.delta
     length = optax.tree.norm(middle)
     # Divided first: the product of two norms may overflow.
     safe, unit = jnp.where(norms > 0, norms, 1), jnp.where(length > 0, length, 1)

@@ -298,7 +298,9 @@ def _refill(state, download, nonempty, durations, key):
     return state._replace(slots=slots, started=started, repeats=repeats)
 
 
-def _discounted(received, current, scale, mixing, upload: Upload) -> Upload:
+def _discounted(
+    received: PyTree, current: PyTree, scale: jax.Array, mixing: jax.Array | float | None, upload: Upload
+) -> Upload:
     delta = upload.delta
     if mixing is not None:
         # Relative to the server's model of now, which the client's replaces in part.
@@ -351,7 +353,9 @@ def _parts(algorithm, batching, federation, download, data):
     return _arrival(algorithm, batching, lambda upload: upload, federation, download, row, origin)[0]
 
 
-def _remember(history, client, version, included, metrics) -> History:
+def _remember(
+    history: History, client: jax.Array, version: jax.Array, included: jax.Array, metrics: Metrics
+) -> History:
     total, count = metrics.get("loss", (jnp.float32(0), jnp.float32(0)))
     loss = jnp.where(included & (count > 0), total / jnp.where(count > 0, count, 1), history.loss[client])
     last = jnp.where(included, version, history.last_round[client])

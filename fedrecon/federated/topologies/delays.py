@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
 def constant_durations(scale: Any = 1.0) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -52,7 +53,7 @@ def threshold_discount(most: int) -> Callable[[jax.Array], jax.Array]:
     return lambda staleness: (staleness <= most).astype(jnp.float32)
 
 
-def _check_scale(scale) -> jax.Array:
+def _check_scale(scale: ArrayLike) -> jax.Array:
     scale = np.asarray(scale, np.float32)
     if scale.ndim > 1 or not (np.isfinite(scale) & (scale > 0)).all():
         raise ValueError(f"scale: expected positive finite numbers, one or one per client, found {scale}")

@@ -125,7 +125,7 @@ def make_gossip_round(
         for each client, or data of another number of clients than the state.
     """
     mesh = default_mesh(mesh)
-    work = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
+    work: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
     batching = choose_batching(algorithm.client.batching, **work)
     train = make_round(peer_to_peer(algorithm), mesh=mesh, parallel=parallel, donate=False, **work)
 

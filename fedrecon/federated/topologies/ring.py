@@ -17,6 +17,7 @@ from fedrecon.federated.server import remember
 from fedrecon.federated.topologies.serverless import check_serverless, one_client
 from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
 from fedrecon.federated.turn import ClientRows, choose_batching, client_turn
+from fedrecon.types import PyTree
 
 
 def make_ring_round(
@@ -152,7 +153,7 @@ def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, trave
     return travelling, select(included, (turn.result.client_state, trained), row), record
 
 
-def _check_optimizer(client_states) -> None:
+def _check_optimizer(client_states: PyTree) -> None:
     if not isinstance(client_states, LocalState) or client_states.optimizer == ():
         raise ValueError(
             "carry_optimizer: expected clients that keep their optimiser's state (keep_optimizer=True), "

@@ -10,7 +10,7 @@ from fedrecon.federated.clients import client_rows
 from fedrecon.federated.messages import Context
 from fedrecon.federated.trees import partition
 from fedrecon.federated.turn import ClientRows, client_turn
-from fedrecon.types import Variables
+from fedrecon.types import PyTree, Variables
 
 
 def check_serverless(
@@ -62,7 +62,7 @@ def one_client(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def _same(one, other) -> bool:
+def _same(one: PyTree, other: PyTree) -> bool:
     # The very same traced arrays: nothing was done to them.
     one, other = jax.tree.leaves(one), jax.tree.leaves(other)
     return len(one) == len(other) and all(x is y for x, y in zip(one, other, strict=True))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo, RoundState
 from fedrecon.federated.clients import ClientRow, PlacedData, check_parallel, client_sharding, default_mesh
@@ -156,7 +157,8 @@ class StreamingRound:
         self._mesh = _mesh_of_this_process(mesh)
         self._thread = ThreadPoolExecutor(1, "fedrecon-load")
         self._next: tuple[np.ndarray, Any] | None = None
-        self._shapes = self._compiled = None
+        self._shapes = None
+        self._compiled: Any = None
         batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
 
         def sample(key, round, history):
@@ -183,13 +185,13 @@ class StreamingRound:
             everywhere = NamedSharding(self._mesh, P())
             return jax.lax.with_sharding_constraint(server, everywhere), client_states(state), info
 
-        self._sample = jax.jit(sample)
+        self._sample: Any = jax.jit(sample)
         self._step = jax.jit(step, donate_argnums=0)
 
     def __enter__(self) -> "StreamingRound":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self.close()
 
     def close(self) -> None:
@@ -233,22 +235,25 @@ class StreamingRound:
             prefetched=prefetched,
         )
 
-    def _sampled(self, key, round, history) -> np.ndarray:
+    def _sampled(self, key: jax.Array, round: jax.Array, history: History) -> np.ndarray:
         return np.flatnonzero(np.asarray(self._sample(key, round, history))).astype(np.int32)
 
-    def _take(self, numbers) -> tuple[Loaded, bool]:
+    def _take(self, numbers: np.ndarray) -> tuple[Loaded, bool]:
         if len(numbers) > self._cohort:
             raise ValueError(
                 f"cohort: expected at least the {len(numbers)} sampled clients, found {self._cohort}"
             )
         following, self._next = self._next, None
-        if following is not None and np.array_equal(following[0], numbers):
-            return following[1].result(), True
-        if following is not None:
-            following[1].cancel()
-        return self._thread.submit(self._prepare, numbers).result(), False
+        prefetched = following is not None and np.array_equal(following[0], numbers)
+        if following is None or not prefetched:
+            if following is not None:
+                following[1].cancel()
+            following = numbers, self._thread.submit(self._prepare, numbers)
+        loaded = following[1].result()
+        assert loaded is not None, "it fits"
+        return loaded, prefetched
 
-    def _prepare(self, numbers) -> Loaded | None:
+    def _prepare(self, numbers: np.ndarray) -> Loaded | None:
         """Loads a cohort, pads it and puts it on the device."""
         if len(numbers) > self._cohort:
             return None
@@ -346,7 +351,7 @@ def streaming_average(algorithm: FederatedAlgorithm, state: RoundState) -> Varia
     return merge(shared, jax.tree.map(mean, state.private, initial))
 
 
-def _writable(x) -> np.ndarray:
+def _writable(x: ArrayLike) -> np.ndarray:
     return x if isinstance(x, np.ndarray) and x.flags.writeable else np.array(x)
 
 
@@ -359,7 +364,7 @@ def _mesh_of_this_process(mesh: Mesh | None) -> Mesh:
     return mesh
 
 
-def _check_integer(value, name) -> None:
+def _check_integer(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
 
@@ -373,7 +378,7 @@ def _gather(rows, numbers, cohort):
     return jax.tree.map(one, rows)
 
 
-def _scatter(numbers, host, new) -> None:
+def _scatter(numbers: np.ndarray, host: np.ndarray, new: jax.Array) -> None:
     host[numbers] = np.asarray(new)[: len(numbers)]
 
 
