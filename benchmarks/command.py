@@ -89,7 +89,7 @@ def interpreters(pairs: list[str], known: Collection[str], kind: str) -> dict[st
         if name not in known or not equals or path is None:
             raise ValueError(f"--pythons: expected {kind}=interpreter, both existing, found {pair!r}")
         # Other processes start elsewhere; links are kept, by which environments find themselves.
-        found[name] = os.path.abspath(path)
+        found[name] = str(Path(path).absolute())
     return found
 
 

@@ -82,7 +82,7 @@ class Entry:
     exchanges: bool = True
     pooled: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "reduce":
             raise ValueError(f"name: expected lower case, digits and underscores, found {self.name!r}")
         for field in ("reference", "changes"):

@@ -132,7 +132,7 @@ class Settings:
     weight: float | None = None
     iterations: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         method = METHODS.get(self.method)
         if method is None:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {self.method!r}")

@@ -66,7 +66,7 @@ class Remote:
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name, "problem")
         path.write_bytes(pickle.dumps(problem))
-        self._errors = open(Path(self._folder.name, "errors"), "w+")
+        self._errors = Path(self._folder.name, "errors").open("w+")  # noqa: SIM115, closed with the process
         self._process = subprocess.Popen(
             [python, "-m", __name__, path, name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=REPOSITORY,

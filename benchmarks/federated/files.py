@@ -100,8 +100,10 @@ class Recorder:
         self._stamps: list[float] = []
 
     def stamp(self) -> None:
-        """The moment, on a clock that all processes of a machine share: once before the first round, then
-        after every one."""
+        """Notes the moment, on a clock that all processes of a machine share.
+
+        Once before the first round, then after every one.
+        """
         self._stamps.append(time.monotonic())
 
     def wants_more(self, seconds: float = 2.0, stamps: int = 12) -> bool:

@@ -142,8 +142,11 @@ def run_engine(
     environment: Mapping[str, str] | None = None,
     limit: float = _PROCESS_LIMIT,
 ) -> dict[str, Any]:
-    """Runs a worker to its end: ``rounds_s``, ``round_s``, ``cold_s``, ``peak_mb``, ``weights`` and what else
-    it reports; or ``error``, one line."""
+    """Runs a worker to its end.
+
+    Returns ``rounds_s``, ``round_s``, ``cold_s``, ``peak_mb``, ``weights`` and what else it reports; or
+    ``error``, one line.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         start = time.monotonic()

@@ -1,5 +1,6 @@
 """The data of a federated training: a cohort, divided over clients, with a held-out part of each."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -111,7 +112,7 @@ def number_of_classes(settings: TrainSettings) -> int:
     return settings.classes if settings.cohort == "simulated" else 2
 
 
-def norm_layer(settings: TrainSettings):
+def norm_layer(settings: TrainSettings) -> Callable:
     """The normalisation layer that the settings name."""
     return _NORMS[settings.norm]
 

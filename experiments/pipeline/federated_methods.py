@@ -3,7 +3,7 @@
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -223,7 +223,9 @@ def make_server_optimizer(settings: TrainSettings) -> optax.GradientTransformati
     return getattr(optax, settings.server_optimizer)(rate)
 
 
-def make_schedule(settings: TrainSettings, train: ClientData, faults: Faults = types.MappingProxyType({})):
+def make_schedule(
+    settings: TrainSettings, train: ClientData, faults: Faults = types.MappingProxyType({})
+) -> Callable | None:
     """How far and how fast clients work in each round, or None for full work.
 
     The learning rate falls from its value in the first round to ``final_rate`` of it in the last. With
@@ -260,7 +262,7 @@ def full_steps(settings: TrainSettings, train: ClientData) -> np.ndarray:
     return settings.epochs * -(-np.asarray(train.counts) // settings.batch_size)
 
 
-def make_sampler(settings: TrainSettings, train: ClientData):
+def make_sampler(settings: TrainSettings, train: ClientData) -> Callable:
     """Who takes part.
 
     Raises:
@@ -282,7 +284,7 @@ def make_sampler(settings: TrainSettings, train: ClientData):
     )
 
 
-def make_reducer(settings: TrainSettings):
+def make_reducer(settings: TrainSettings) -> fl.Reducer | None:
     """The robust reducer, behind the screen where there is one, or None for the mean of all.
 
     Raises:

@@ -76,7 +76,7 @@ class Federation:
       rounds_per_dispatch: rounds compiled into one call.
     """
 
-    def __init__(self, settings: Settings, workdir: Workdir, parallel: str, rounds_per_dispatch: int):
+    def __init__(self, settings: Settings, workdir: Workdir, parallel: str, rounds_per_dispatch: int) -> None:
         self.settings = settings
         self.workdir = workdir
         self.mesh = client_mesh()
@@ -88,7 +88,9 @@ class Federation:
         """Local steps of the largest client in a round."""
         return budget.epochs * math.ceil(int(np.max(data.counts)) / budget.batch_size)
 
-    def algorithm(self, task: Task, data: ClientData, budget: Budget, privacy: Privacy | None):
+    def algorithm(
+        self, task: Task, data: ClientData, budget: Budget, privacy: Privacy | None
+    ) -> FederatedAlgorithm:
         """The federated algorithm that the settings name."""
         settings = self.settings
         options: dict[str, Any] = {}

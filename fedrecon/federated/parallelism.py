@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ class SavedChoices(MutableMapping[Hashable, str | int]):
       path: of the file; by default ``parallel.json`` in ``$FEDRECON_CACHE`` (``~/.cache/fedrecon``).
     """
 
-    def __init__(self, path: str | os.PathLike | None = None):
+    def __init__(self, path: str | os.PathLike | None = None) -> None:
         self.path = pathlib.Path(path) if path else _cache_folder() / "parallel.json"
 
     def __getitem__(self, key: Hashable) -> str | int:
@@ -68,7 +69,7 @@ class SavedChoices(MutableMapping[Hashable, str | int]):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
                 json.dump(choices, file, indent=1)
-            os.replace(file.name, self.path)
+            Path(file.name).replace(self.path)
         except OSError:
             return
 

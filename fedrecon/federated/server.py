@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.federated.algorithm import History
-from fedrecon.federated.messages import Message
+from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
+from fedrecon.federated.messages import Channel, Context, Message, Upload
 from fedrecon.federated.trees import all_finite, divide, largest, merge, partition, select
-from fedrecon.types import Variables
+from fedrecon.types import Metrics, PyTree, Variables
 
 
-def server_step(algorithm, state, total, gathered, context):
+def server_step(
+    algorithm: FederatedAlgorithm, state: RoundState, total: Upload, gathered: PyTree, context: Context
+) -> tuple[RoundState, jax.Array, PyTree]:
     """Decodes the total and moves the shared leaves: (state, applied, decode info)."""
     total, channel, info = algorithm.channel.decode(
         total, state.channel, context._replace(broadcast=channel_broadcast(algorithm.channel, state.channel))
@@ -46,11 +48,12 @@ def server_step(algorithm, state, total, gathered, context):
     return state, applied, info
 
 
-def channel_broadcast(channel, state):
+def channel_broadcast(channel: Channel, state: PyTree) -> PyTree:
+    """What the channel's server end sends to the clients; () where it sends nothing."""
     return () if channel.broadcast is None else channel.broadcast(state)
 
 
-def remember(history, round, joined, metrics):
+def remember(history: History, round: jax.Array, joined: jax.Array, metrics: Metrics) -> History:
     """The history after ``round``, whose metrics (clients,) count for the clients that ``joined``."""
     total, count = metrics.get("loss", (history.loss, jnp.zeros_like(history.loss)))
     seen = joined & (count > 0)

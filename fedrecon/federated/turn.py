@@ -136,7 +136,14 @@ def client_keys(context: Context) -> jax.Array:
     return fold(fold(context.key, context.client), jnp.arange(4))
 
 
-def star_turn(algorithm, batching, validate, shared, own, row):
+def star_turn(
+    algorithm: FederatedAlgorithm,
+    batching: Batching,
+    validate: Callable | None,
+    shared: tuple,
+    own: ClientRows,
+    row: tuple,
+) -> tuple[PyTree, ClientRows, dict]:
     """One client's turn around a server: (what is summed, what stays at the client, what is reported)."""
     variables, payload, context, common = shared
     data, client = row
@@ -147,7 +154,7 @@ def star_turn(algorithm, batching, validate, shared, own, row):
         turn.upload, own.channel, context._replace(key=client_keys(context)[2])
     )
     _, private = partition(turn.result.variables, algorithm.share_mask)
-    sums = {"channel": channel_info}
+    sums: dict[str, PyTree] = {"channel": channel_info}
     if algorithm.reduce is None:
         sums["upload"] = encoded
     sums = select(turn.included, sums, jax.tree.map(jnp.zeros_like, sums))

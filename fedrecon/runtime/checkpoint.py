@@ -35,7 +35,7 @@ class Checkpointer:
       keep: number of newest checkpoints kept.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, keep: int = 2) -> None:
         # Not above: importing it takes half as long as importing JAX, and not every program saves.
         import orbax.checkpoint as ocp
 

@@ -42,7 +42,7 @@ class RunLog:
       write: False leaves the file alone, on all processes of a run but one.
     """
 
-    def __init__(self, path: str | os.PathLike, *, write: bool = True):
+    def __init__(self, path: str | os.PathLike, *, write: bool = True) -> None:
         self.path = Path(path)
         self._write = write
         self._rewrite(read_log(self.path))

@@ -9,13 +9,13 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """Shows ``title``, the rounds done and left, and one line of figures; silent when stderr is no terminal,
-    or unless ``shown``.
+    """Shows ``title``, the rounds done and left, and one line of figures.
 
-    Use as a context manager and call ``advance`` after each dispatch.
+    Silent when stderr is no terminal, or unless ``shown``. Use as a context manager and call ``advance``
+    after each dispatch.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, *, shown: bool = True):
+    def __init__(self, title: str, total: int, done: int = 0, *, shown: bool = True) -> None:
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),

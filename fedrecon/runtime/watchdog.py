@@ -56,7 +56,7 @@ class Watchdog:
         stall_seconds: float = 300,
         silent_seconds: float = 20,
         period: float = 1,
-    ):
+    ) -> None:
         self._directory = Path(directory).absolute()
         self._stall, self._silent, self._period = stall_seconds, silent_seconds, period
         self._me, self._count = jax.process_index(), jax.process_count()

@@ -31,7 +31,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike, config: dict[str, Any], environment: dict | None = None,
-                 *, resume: bool = True):  # fmt: skip
+                 *, resume: bool = True) -> None:  # fmt: skip
         self.path = Path(path).absolute()
         try:
             self.path.mkdir(parents=True, exist_ok=True)

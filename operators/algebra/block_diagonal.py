@@ -33,7 +33,7 @@ class BlockDiagonal(LinearOperator):
     out_dtype: np.dtype = static(init=False)
     stacked_leaves: tuple[bool, ...] = static(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         blocks = list(self.operators)
         if not blocks:
             raise ValueError("BlockDiagonal: operators must not be empty")

@@ -27,7 +27,7 @@ class FiniteDifferences(LinearOperator):
     image_shape: tuple[int, ...] = static()
     dtype: np.dtype | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.image_shape)
         if not shape or min(shape) < 1:
             raise ValueError(f"FiniteDifferences: image_shape must be positive integers, found {shape}")

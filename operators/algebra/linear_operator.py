@@ -213,7 +213,7 @@ class Product(LinearOperator):
     left: LinearOperator
     right: LinearOperator
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         left, right = self.left, self.right
         if left.in_shape != right.out_shape:
             raise ValueError(
@@ -256,7 +256,7 @@ class Sum(LinearOperator):
     first: LinearOperator
     second: LinearOperator
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         first, second = self.first, self.second
         shapes = [(op.in_shape, op.out_shape) for op in (first, second)]
         if shapes[0] != shapes[1]:
@@ -294,7 +294,7 @@ class Scaled(LinearOperator):
     scalar: Leaf
     operator: LinearOperator
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         dtype = self.operator.out_dtype
         if isinstance(self.scalar, bool | int | float):
             scalar = jnp.asarray(self.scalar, real_dtype(dtype))
@@ -330,7 +330,7 @@ class Identity(LinearOperator):
     shape: tuple[int, ...] = static()
     dtype: np.dtype | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         dtype = default_dtype(float) if self.dtype is None else jnp.dtype(self.dtype)
         assign(self, shape=tuple(self.shape), dtype=dtype)
 
@@ -359,7 +359,7 @@ class Diagonal(LinearOperator):
     dtype: np.dtype | None = static(default=None)
     shape: tuple[int, ...] = static(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         weights = as_inexact(self.weights)
         dtype = weights.dtype if self.dtype is None else jnp.dtype(self.dtype)
         if jnp.promote_types(weights.dtype, dtype) != dtype:

@@ -70,7 +70,7 @@ class Wavelet(LinearOperator):
     levels: int | None = static(default=None)
     dtype: np.dtype | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.image_shape)
         if not shape or min(shape) < 1 or max(shape) < 2:
             raise ValueError(

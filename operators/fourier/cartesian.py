@@ -83,7 +83,7 @@ class CartesianFourier(LinearOperator):
     dtype: np.dtype | None = static(default=None)
     backend: str = static(default="auto")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.backend not in ("auto", "jax"):
             raise ValueError(f"CartesianFourier: backend must be 'auto' or 'jax', found {self.backend!r}")
         shape = tuple(int(n) for n in self.image_shape)

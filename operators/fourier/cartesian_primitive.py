@@ -9,6 +9,7 @@ linear in every operand. An operand whose axis t has length one is shared by all
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad
@@ -21,7 +22,15 @@ forward_p = Primitive("cartesian_forward")
 adjoint_p = Primitive("cartesian_adjoint")
 
 
-def forward(mask, maps, u, *, sign=-1, conjugate=False, backend="auto"):
+def forward(
+    mask: jax.Array,
+    maps: jax.Array | None,
+    u: jax.Array,
+    *,
+    sign: int = -1,
+    conjugate: bool = False,
+    backend: str = "auto",
+) -> jax.Array:
     """(t, ny, nx), (t, c, ny, nx) or None, (t, b, ny, nx) -> (t, b, c, ny, nx); c is 1 without maps.
 
     ``conjugate`` takes the conjugate of the maps. See the module's docstring.
@@ -29,7 +38,15 @@ def forward(mask, maps, u, *, sign=-1, conjugate=False, backend="auto"):
     return _bind(forward_p, mask, maps, u, sign, conjugate, backend)
 
 
-def adjoint(mask, maps, y, *, sign=1, conjugate=True, backend="auto"):
+def adjoint(
+    mask: jax.Array,
+    maps: jax.Array | None,
+    y: jax.Array,
+    *,
+    sign: int = 1,
+    conjugate: bool = True,
+    backend: str = "auto",
+) -> jax.Array:
     """(t, ny, nx), (t, c, ny, nx) or None, (t, b, c, ny, nx) -> (t, b, ny, nx)."""
     return _bind(adjoint_p, mask, maps, y, sign, conjugate, backend)
 

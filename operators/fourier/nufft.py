@@ -58,7 +58,7 @@ class NUFFT(LinearOperator):
     periodic: bool = static(default=False)
     spectrum: jax.Array | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = tuple(int(n) for n in np.atleast_1d(self.image_shape))
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
             raise ValueError(f"NUFFT: image_shape must be one to three positive integers, found {shape}")

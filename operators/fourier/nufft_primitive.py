@@ -25,7 +25,16 @@ type2_p = Primitive("nufft_type2")
 type1_p = Primitive("nufft_type1")
 
 
-def type2(points, maps, u, *, sign, eps, conjugate=False, backend="auto"):
+def type2(
+    points: jax.Array,
+    maps: jax.Array | None,
+    u: jax.Array,
+    *,
+    sign: int,
+    eps: float,
+    conjugate: bool = False,
+    backend: str = "auto",
+) -> jax.Array:
     """Type 2 of (t, m, ndim), (t, c, *shape) or None, (t, b, *shape) -> (t, b, c, m).
 
     ``conjugate`` takes the conjugate of the maps. See the module's docstring.
@@ -33,7 +42,17 @@ def type2(points, maps, u, *, sign, eps, conjugate=False, backend="auto"):
     return _bind(type2_p, points, maps, u, u.shape[2:], sign, eps, conjugate, backend)
 
 
-def type1(points, maps, y, *, shape, sign, eps, conjugate=False, backend="auto"):
+def type1(
+    points: jax.Array,
+    maps: jax.Array | None,
+    y: jax.Array,
+    *,
+    shape: tuple[int, ...],
+    sign: int,
+    eps: float,
+    conjugate: bool = False,
+    backend: str = "auto",
+) -> jax.Array:
     """Type 1 of (t, m, ndim), (t, c, *shape) or None, (t, b, c, m) -> (t, b, *shape)."""
     return _bind(type1_p, points, maps, y, shape, sign, eps, conjugate, backend)
 

@@ -80,7 +80,7 @@ class OffResonance(LinearOperator):
         segments: int,
         r2_map: jax.Array | None = None,
         method: str = "svd",
-    ):
+    ) -> None:
         if not isinstance(fourier, LinearOperator):
             raise TypeError(f"OffResonance: fourier must be a LinearOperator, found {type(fourier).__name__}")
         if not is_complex(fourier.in_dtype):

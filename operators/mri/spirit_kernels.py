@@ -57,7 +57,7 @@ class SPIRiT(LinearOperator):
 
     matrices: Leaf
 
-    def __init__(self, kernel: jax.Array, image_shape: tuple[int, int]):
+    def __init__(self, kernel: jax.Array, image_shape: tuple[int, int]) -> None:
         kernel, shape = as_inexact(kernel), image_shape_2d(image_shape, "SPIRiT: image_shape")
         if (
             kernel.ndim != 4

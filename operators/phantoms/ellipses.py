@@ -47,7 +47,7 @@ class Ellipses:
     angle: Leaf
     value: Leaf
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = np.shape(self.value)
         if len(n) != 1:
             raise ValueError(f"Ellipses: value must have shape (n,), found {n}")

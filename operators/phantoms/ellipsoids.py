@@ -34,7 +34,7 @@ class Ellipsoids:
     angle: Leaf
     value: Leaf
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = np.shape(self.value)
         if len(n) != 1:
             raise ValueError(f"Ellipsoids: value must have shape (n,), found {n}")

@@ -390,6 +390,7 @@ def _combine(a, x, b, y):
 
 
 def relative_change(new: Any, old: Any) -> jax.Array:
+    """Norm of ``new - old`` relative to that of ``new``, a constant to differentiation."""
     return _ratio(_combine(1, new, -1, old), new)
 
 

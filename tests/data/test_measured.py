@@ -262,7 +262,7 @@ def test_the_images_load(measured_data):
         assert sum(getattr(cohort, part).valid.sum() for part in PARTS) == count
         for part in PARTS:
             image = getattr(cohort, part).examples["image"]
-            assert image.dtype == np.float32 and 0 <= image.min() and image.max() <= 1
+            assert image.dtype == np.float32 and image.min() >= 0 and image.max() <= 1
         for client in range(cohort.train.clients):
             names = [set(cohort.patients[part][client]) for part in PARTS]
             assert sum(map(len, names)) == len(set.union(*names)) == cohort.sites[client].patients

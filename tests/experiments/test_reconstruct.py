@@ -196,7 +196,7 @@ def test_wrong_options_are_refused_by_name(tmp_path):
     ):
         with pytest.raises(ValueError, match=found):
             run(options)
-    assert not os.path.exists(output)
+    assert not Path(output).exists()
     assert not any(name.startswith(".") for name in os.listdir(tmp_path))
 
 

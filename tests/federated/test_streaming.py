@@ -164,10 +164,13 @@ def test_faults_are_named(fx, fault):
     algorithm = fl.fedavg(fx.quad, optax.sgd(0.05), sampler=sampler)
     cohort = 1 if fault == "cohort" else 2
     state = init_streaming(algorithm, Variables({"w": jnp.ones(2)}, {}), load, 4)
-    with StreamingRound(algorithm, load, cohort=cohort, batch_size=1, epochs=1) as stream:
-        with pytest.raises(ValueError, match="cohort:" if fault == "cohort" else "load: expected"):
-            for _ in range(2):
-                state, _ = stream(state, KEY)
+    expected = "cohort:" if fault == "cohort" else "load: expected"
+    with (
+        StreamingRound(algorithm, load, cohort=cohort, batch_size=1, epochs=1) as stream,
+        pytest.raises(ValueError, match=expected),
+    ):
+        for _ in range(2):
+            state, _ = stream(state, KEY)
 
 
 def test_arguments_are_checked(fx):

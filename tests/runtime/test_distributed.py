@@ -119,12 +119,14 @@ def test_a_failure_of_communication_names_who_is_gone(peer, tmp_path):
     peer.write(ended="was interrupted")
     dog = Watchdog(tmp_path, period=0.02)
     dog._end = lambda *arguments, **options: None
-    with pytest.raises(
-        PeerError, match=r"process 1 \(h, pid 7\) was interrupted; this was process 0 .*round 7"
+    with (
+        pytest.raises(
+            PeerError, match=r"process 1 \(h, pid 7\) was interrupted; this was process 0 .*round 7"
+        ),
+        dog,
     ):
-        with dog:
-            dog.arrive("round 7")
-            raise RuntimeError("connection closed")
+        dog.arrive("round 7")
+        raise RuntimeError("connection closed")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

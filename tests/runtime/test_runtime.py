@@ -38,9 +38,8 @@ def test_workdir_resumes_only_the_same_configuration(tmp_path):
 
 
 def test_workdir_is_exclusive(tmp_path):
-    with Workdir(tmp_path, {}):
-        with pytest.raises(WorkdirError, match="another process"):
-            Workdir(tmp_path, {})
+    with Workdir(tmp_path, {}), pytest.raises(WorkdirError, match="another process"):
+        Workdir(tmp_path, {})
     Workdir(tmp_path, {}).close()
 
 

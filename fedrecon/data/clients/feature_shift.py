@@ -26,7 +26,7 @@ class FeatureShift:
     noise: float = 0.0
     blur: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("gain", "gamma"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)!r}")
@@ -36,10 +36,10 @@ class FeatureShift:
 
 
 def draw_feature_shifts(clients: int, strength: float = 0.5, *, seed: int = 0) -> tuple[FeatureShift, ...]:
-    """Scanners of different clients: the log of gain and gamma within ``± strength``, noise up to ``0.2
-    strength`` and blur up to ``1.5 strength`` pixels, all uniform.
+    """Scanners of different clients.
 
-    Client k's does not depend on the number of clients.
+    The log of gain and gamma lies within ``± strength``, noise is up to ``0.2 strength`` and blur up to
+    ``1.5 strength`` pixels, all uniform. Client k's does not depend on the number of clients.
 
     Raises:
       ValueError: ``strength`` is negative or ``clients`` not a positive integer.

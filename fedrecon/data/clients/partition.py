@@ -212,7 +212,14 @@ def label_counts(labels: Sequence, parts: Sequence[np.ndarray]) -> tuple[np.ndar
 class _Units:
     """What is handed out as a whole: examples, or the examples of a patient."""
 
-    def __init__(self, examples, clients, minimum, patients, rng):
+    def __init__(
+        self,
+        examples: int,
+        clients: int,
+        minimum: int,
+        patients: Sequence[Any] | None,
+        rng: np.random.Generator,
+    ) -> None:
         check_clients(clients)
         if isinstance(minimum, bool) or not isinstance(minimum, int | np.integer) or minimum < 0:
             raise ValueError(f"minimum: expected an integer of at least 0, found {minimum!r}")
@@ -341,11 +348,13 @@ def _one_axis(values: Sequence, name: str) -> np.ndarray:
 
 
 def check_clients(clients: Any) -> None:
+    """Raises ValueError unless ``clients`` is a positive integer."""
     if isinstance(clients, bool) or not isinstance(clients, int | np.integer) or clients < 1:
         raise ValueError(f"clients: expected an integer of at least 1, found {clients!r}")
 
 
 def checked_seed(seed: Any) -> int:
+    """``seed`` as a non-negative integer; raises ValueError otherwise."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, found {seed!r}")
     return int(seed)

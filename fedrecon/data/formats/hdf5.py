@@ -17,7 +17,7 @@ class DataError(ValueError):
       key: the dataset or attribute at fault, or None when it is the file itself.
     """
 
-    def __init__(self, path: str | os.PathLike, key: str | None, expected: str, found: object):
+    def __init__(self, path: str | os.PathLike, key: str | None, expected: str, found: object) -> None:
         self.path, self.key = str(path), key
         where = f"{path}: key {key!r}" if key is not None else f"{path}"
         super().__init__(f"{where}: expected {expected}, found {found}")

@@ -138,6 +138,7 @@ def read_ismrmrd(
 
 
 def ismrmrd_package() -> Any:
+    """The package ``ismrmrd``; raises ImportError that names the extra."""
     try:
         import ismrmrd
         import ismrmrd.file
@@ -161,7 +162,7 @@ class _Line:
 class _Lines:
     """Sorts acquisitions by their purpose and checks that they go together."""
 
-    def __init__(self, path: str | os.PathLike, key: str, select: Mapping[str, int]):
+    def __init__(self, path: str | os.PathLike, key: str, select: Mapping[str, int]) -> None:
         self.path, self.key, self.select = path, key, select
         self.imaging: list[_Line] = []
         self.calibration: list[_Line] = []
@@ -237,7 +238,7 @@ class _Grid:
         coils: int,
         imaging: list[_Line],
         remove_oversampling: bool,
-    ):
+    ) -> None:
         self.path, self.key, self.coils = path, key, coils
         encoded, recon = header.encoded, header.recon
         self.readout, *self.encodings = encoded.matrix

@@ -170,7 +170,7 @@ def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest
 class _Object:
     """The members of a JSON object that have not been read yet."""
 
-    def __init__(self, path: Path, where: str, value: Any):
+    def __init__(self, path: Path, where: str, value: Any) -> None:
         self.path, self.where = path, where
         if not isinstance(value, dict):
             raise DataError(path, where.rstrip(".") or None, "an object", _shown(value))

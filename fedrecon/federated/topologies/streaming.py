@@ -134,7 +134,7 @@ class StreamingRound:
         mesh: Mesh | None = None,
         parallel: str | int = "scan",
         clock: Callable[[], float] = time.perf_counter,
-    ):
+    ) -> None:
         """Prepares the rounds.
 
         Args:

@@ -66,7 +66,7 @@ class ConeBeam:
     divergent = True
     ndim = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape, spacing = detector_pair(self.detector_shape, self.detector_spacing, "ConeBeam")
         helical = isinstance(self.pitch, jax.core.Tracer) or bool(np.any(np.asarray(self.pitch) != 0))
         angles = view_angles(self.angles, "ConeBeam: angles", helical)

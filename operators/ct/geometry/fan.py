@@ -54,7 +54,7 @@ class FanBeam:
     divergent = True
     ndim = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         angles = view_angles(self.angles, "FanBeam: angles")
         leaves = {
             name: real_leaf(getattr(self, name), angles.dtype, f"FanBeam: {name}", positive=name in _LENGTHS)

@@ -53,7 +53,7 @@ class ParallelBeam:
     divergent = False
     ndim = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         angles = view_angles(self.angles, "ParallelBeam: angles")
         offsets = {
             name: number_or_leaf(getattr(self, name), angles.dtype, f"ParallelBeam: {name}")
@@ -131,7 +131,7 @@ class ParallelBeam3D:
     divergent = False
     ndim = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         angles = view_angles(self.angles, "ParallelBeam3D: angles")
         shape, spacing = detector_pair(self.detector_shape, self.detector_spacing, "ParallelBeam3D")
         leaves = {

@@ -37,7 +37,7 @@ class VectorGeometry:
     detector_shape: tuple[int, ...] = static()
     divergent: bool = static(default=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         source = np.shape(self.source)
         if len(source) != 2 or source[1] not in (2, 3) or not source[0]:
             raise ValueError(f"VectorGeometry: source must have shape (views, 2 or 3), found {source}")

@@ -49,7 +49,7 @@ class SinogramFilter(LinearOperator):
     weights: jax.Array | None = None
     cutoff: float = static(default=1.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         assign(
             self,
             cutoff=check_filter(self.filter, self.cutoff, "SinogramFilter")[1],

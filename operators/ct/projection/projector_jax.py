@@ -7,6 +7,7 @@ detector. The adjoint takes the forward's weight of every bin in the window; tho
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,23 @@ _BINS_PER_STEP = 3
 _MARGIN = 0.05
 
 
-def project(rays, images, lengths, shadows=None, **_):
+def project(
+    rays: jax.Array, images: jax.Array, lengths: jax.Array, shadows: jax.Array | None = None, **_: Any
+) -> jax.Array:
     """Lowers the primitive of the same name."""
     return over_trajectories(_project_one, (rays, images, lengths))
 
 
-def back_project(rays, sinograms, lengths, shadows, *, shape, curved, **_):
+def back_project(
+    rays: jax.Array,
+    sinograms: jax.Array,
+    lengths: jax.Array,
+    shadows: jax.Array,
+    *,
+    shape: tuple[int, int],
+    curved: bool,
+    **_: Any,
+) -> jax.Array:
     """Lowers the primitive of the same name."""
     function = functools.partial(_back_project_one, shape, curved)
     return over_trajectories(function, (rays, sinograms, lengths, shadows))

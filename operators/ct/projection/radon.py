@@ -36,9 +36,9 @@ def radon_models(geometry: Geometry) -> tuple[str, ...]:
 
 @frozen_pytree
 class Radon(LinearOperator):
-    """Line integrals of an image, (..., ny, nx) -> (..., views, detectors), or of a volume,
-    (..., nz, ny, nx) -> (..., views, rows, columns).
+    """Line integrals of an image or a volume.
 
+    Images (..., ny, nx) -> (..., views, detectors), volumes (..., nz, ny, nx) -> (..., views, rows, columns).
     The image covers ``nx * pixel_size`` by ``ny * pixel_size`` around the rotation axis, row 0 at the top:
     pixel (i, c) is at ``x = (c - (nx - 1) / 2) * pixel_size``, ``y = ((ny - 1) / 2 - i) * pixel_size``, and
     slice k of a volume at ``z = (k - (nz - 1) / 2) * pixel_size``, so that z ascends. The models:
@@ -79,7 +79,7 @@ class Radon(LinearOperator):
     model: str = static(default="joseph")
     backend: str = static(default="auto")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.geometry, Geometry) or self.geometry.ndim not in (2, 3):
             raise TypeError(
                 "Radon: geometry must be one of ParallelBeam, FanBeam, ParallelBeam3D, ConeBeam and "

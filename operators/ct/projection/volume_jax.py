@@ -175,11 +175,11 @@ def _project_plane(layout, separate, table, total, plane):
         parts = [(scale, after - before), (minus, rise), plus]
     along = _along_z(layout, table, number)
     if separate:
-        return total + sum(c[..., None] * _sample(layout, values, *along) for c, values in parts), None
-    return total + _sample(layout, sum(c[..., None] * values for c, values in parts), *along), None
+        return total + sum(c[..., None] * _sample(values, *along) for c, values in parts), None
+    return total + _sample(sum(c[..., None] * values for c, values in parts), *along), None
 
 
-def _sample(layout, profiles, entry, fraction, width):
+def _sample(profiles, entry, fraction, width):
     """Profiles along z (b, views, columns, nz) at the rows: (b, views, columns, rows)."""
     if width is None:
         profiles = jnp.pad(profiles, ((0, 0),) * 3 + ((1, 2),))

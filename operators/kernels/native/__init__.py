@@ -69,7 +69,7 @@ def _load(name: str, precision: str) -> tuple[bool, str]:
 def _load_once(name: str, precision: str) -> tuple[bool, str]:
     try:
         path = build.load(name, precision)
-    except build.Unavailable as reason:
+    except build.UnavailableError as reason:
         _log.info("%s in %s: plain JAX, %s", name, precision, reason)
         return False, f"jax ({reason})"
     _log.info("%s in %s: native, %s", name, precision, path)

@@ -43,7 +43,7 @@ _FLAGS = (
 _TIMEOUT = 300
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Native kernels cannot be had here; the message says why."""
 
 
@@ -58,13 +58,13 @@ def load(name: str, precision: str) -> str:
       The path of the library.
 
     Raises:
-      Unavailable: if ``FEDRECON_BACKEND=jax``, there is no compiler, or compiling or the trial fails.
+      UnavailableError: if ``FEDRECON_BACKEND=jax``, there is no compiler, or compiling or the trial fails.
     """
     if os.environ.get("FEDRECON_BACKEND", "auto") == "jax":
-        raise Unavailable("FEDRECON_BACKEND=jax")
+        raise UnavailableError("FEDRECON_BACKEND=jax")
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        raise Unavailable("no C++ compiler found")
+        raise UnavailableError("no C++ compiler found")
     try:
         path = _cache_folder() / f"{name}-{precision}-{_fingerprint(name, compiler, precision)}.so"
         if not path.exists():
@@ -72,7 +72,7 @@ def load(name: str, precision: str) -> str:
         register(name, path, precision)
         return str(path)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{type(error).__name__}: {error}") from error
+        raise UnavailableError(f"{type(error).__name__}: {error}") from error
 
 
 def register(name: str, path: str | os.PathLike, precision: str) -> None:
@@ -94,7 +94,7 @@ def _compile(name: str, compiler: str, precision: str, path: pathlib.Path) -> No
         trial = "import sys; from operators.trials import try_library; try_library(*sys.argv[1:])"
         _run([sys.executable, "-c", trial, name, str(library), precision], "the trial")
         # Whoever comes first wins; the results are the same.
-        os.replace(library, path)
+        library.replace(path)
 
 
 def _run(command: list[str], what: str) -> None:
@@ -105,7 +105,7 @@ def _run(command: list[str], what: str) -> None:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         # Compilers say what is wrong first and draw it below; Python says it last.
         telling = next((line for line in lines if "error: " in line), lines[-1])
-        raise Unavailable(f"{what} failed: {telling}")
+        raise UnavailableError(f"{what} failed: {telling}")
 
 
 def _cache_folder() -> pathlib.Path:

@@ -33,7 +33,7 @@ class SENSE(LinearOperator):
     fourier: LinearOperator
     coil_maps: Leaf
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.fourier, LinearOperator):
             raise TypeError(f"SENSE: fourier must be a LinearOperator, found {type(self.fourier).__name__}")
         if not is_complex(self.fourier.in_dtype):
