@@ -160,9 +160,13 @@ def in_processes(
             command = [(pythons or {}).get(name, sys.executable), "-m", module, path, name, json.dumps(job)]
             try:
                 result = subprocess.run(
-                    command, capture_output=True, text=True, timeout=_PROCESS_LIMIT, cwd=REPOSITORY,
+                    command,
+                    capture_output=True,
+                    text=True,
+                    timeout=_PROCESS_LIMIT,
+                    cwd=REPOSITORY,
                     env={**os.environ, **(environments or {}).get(name, {})},
-                )  # fmt: skip
+                )
                 lines = result.stdout.splitlines()
                 if result.returncode or not lines:
                     reason = (result.stderr.strip().splitlines() or ["no output"])[-1]

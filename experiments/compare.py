@@ -149,8 +149,9 @@ def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir)
         for seed in seeds
         if not all((_path(workdir, name, seed) / "results.json").exists() for name in planned)
     }
-    widths = [max((getattr(d, part).valid.shape[1] for d in data.values()), default=0) for part in
-              ("train", "test")]  # fmt: skip
+    widths = [
+        max((getattr(d, part).valid.shape[1] for d in data.values()), default=0) for part in ("train", "test")
+    ]
     return {seed: pad_examples(d, *widths) for seed, d in data.items()}
 
 
@@ -205,8 +206,11 @@ def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
     train_federated.define_flags()
     flags.adopt_module_key_flags(train_federated)
-    flags.DEFINE_list("methods", ["fedavg", "fedprox", "scaffold", "local_only", "centralized"],
-                      f"Algorithms, some of {', '.join(algorithms())}.")  # fmt: skip
+    flags.DEFINE_list(
+        "methods",
+        ["fedavg", "fedprox", "scaffold", "local_only", "centralized"],
+        f"Algorithms, some of {', '.join(algorithms())}.",
+    )
     flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", lower_bound=1)
     flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.")
     flags.DEFINE_bool(

@@ -66,10 +66,22 @@ def coordinate_figure() -> Figure:
             at = middle + half * fraction * across
             axis.plot(*np.stack([at - 0.09 * along, at + 0.09 * along]).T, color="tab:blue", linewidth=0.8)
         _arrow(axis, middle + 0.32 * along, middle + 0.32 * along + 1.3 * across, "tab:blue")
-        axis.text(*(middle + 0.58 * along + 0.65 * across), "(cos t, sin t)", fontsize=8.5, color="tab:blue",
-                  ha="center", rotation=30)  # fmt: skip
-        axis.text(*(ends[0] - 0.15 * across - 0.25 * along), "element 0", fontsize=8.5, color="tab:blue",
-                  ha="right", va="center")  # fmt: skip
+        axis.text(
+            *(middle + 0.58 * along + 0.65 * across),
+            "(cos t, sin t)",
+            fontsize=8.5,
+            color="tab:blue",
+            ha="center",
+            rotation=30,
+        )
+        axis.text(
+            *(ends[0] - 0.15 * across - 0.25 * along),
+            "element 0",
+            fontsize=8.5,
+            color="tab:blue",
+            ha="right",
+            va="center",
+        )
         axis.text(*(ends[1] + 0.1 * across), "D − 1", fontsize=8.5, color="tab:blue", va="center")
         source = -3.4 * along
         for fraction in np.linspace(-0.8, 0.8, 5):
@@ -78,24 +90,59 @@ def coordinate_figure() -> Figure:
             _arrow(axis, start, end, "tab:orange", 0.8)
         if fan:
             axis.add_patch(Circle(source, 0.09, color="tab:red", zorder=3))
-            axis.text(*(source + [0.2, -0.12]), "source = source_distance · (sin t, −cos t)", fontsize=8.5,
-                      color="tab:red", ha="center", va="top")  # fmt: skip
-            axis.text(-4.4, -3.45, "detector around detector_distance · (−sin t, cos t)", fontsize=8.5,
-                      color="tab:blue", va="top")  # fmt: skip
-            axis.text(-4.4, -3.85, "rows of a cone beam's detector along +z", fontsize=8.5, color="tab:blue",
-                      va="top")  # fmt: skip
+            axis.text(
+                *(source + [0.2, -0.12]),
+                "source = source_distance · (sin t, −cos t)",
+                fontsize=8.5,
+                color="tab:red",
+                ha="center",
+                va="top",
+            )
+            axis.text(
+                -4.4,
+                -3.45,
+                "detector around detector_distance · (−sin t, cos t)",
+                fontsize=8.5,
+                color="tab:blue",
+                va="top",
+            )
+            axis.text(
+                -4.4,
+                -3.85,
+                "rows of a cone beam's detector along +z",
+                fontsize=8.5,
+                color="tab:blue",
+                va="top",
+            )
         else:
-            axis.text(*(-2.45 * along), "rays along (−sin t, cos t)", fontsize=8.5, color="tab:orange",
-                      ha="center", va="top", rotation=30)  # fmt: skip
-            axis.text(-4.4, -3.7, "element j measures the line at\n"
-                      "s = (j − (D − 1)/2) · detector_spacing + detector_offset − axis_offset\n"
-                      "along the detector, from the rotation axis", fontsize=8, va="center")  # fmt: skip
+            axis.text(
+                *(-2.45 * along),
+                "rays along (−sin t, cos t)",
+                fontsize=8.5,
+                color="tab:orange",
+                ha="center",
+                va="top",
+                rotation=30,
+            )
+            axis.text(
+                -4.4,
+                -3.7,
+                "element j measures the line at\n"
+                "s = (j − (D − 1)/2) · detector_spacing + detector_offset − axis_offset\n"
+                "along the detector, from the rotation axis",
+                fontsize=8,
+                va="center",
+            )
     return figure
 
 
 def _arrow(axis, start, end, colour, width=1.2) -> None:
-    axis.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", "color": colour, "lw": width,
-                                                       "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+    axis.annotate(
+        "",
+        xy=end,
+        xytext=start,
+        arrowprops={"arrowstyle": "->", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0},
+    )
 
 
 def find_rotation_axis(

@@ -51,11 +51,13 @@ def define_flags(*, without: tuple[str, ...] = ()) -> None:
     defaults = TrainSettings()
     flags.DEFINE_string("workdir", None, "Directory of the run; created when absent.", required=True)
     flags.DEFINE_bool("resume", True, "Continue what is in --workdir; --noresume refuses instead.")
-    flags.DEFINE_integer("devices", 1, "CPU devices the clients are spread over; accelerators are all used.",
-                         lower_bound=1)  # fmt: skip
+    flags.DEFINE_integer(
+        "devices", 1, "CPU devices the clients are spread over; accelerators are all used.", lower_bound=1
+    )
     flags.DEFINE_string("parallel", "auto", "How clients run on one device: scan, vmap, a chunk size, auto.")
-    flags.DEFINE_integer("rounds_per_dispatch", 1, "Rounds compiled into one call; a kill loses at most one.",
-                         lower_bound=1)  # fmt: skip
+    flags.DEFINE_integer(
+        "rounds_per_dispatch", 1, "Rounds compiled into one call; a kill loses at most one.", lower_bound=1
+    )
     for name, text in HELP.items():
         if name in without:
             continue
@@ -77,8 +79,12 @@ def define_process_flags() -> None:
     flags.DEFINE_integer("process_id", -1, "Number of this process, from 0, with --coordinator.")
     flags.DEFINE_bool("distributed", False, "Take these three from Slurm, Open MPI, Cloud TPU or Kubernetes.")
     flags.DEFINE_integer("start_seconds", 120, "How long to wait for the other processes at the start.")
-    flags.DEFINE_float("stall_seconds", 300, "Report a round (or compiling) of several processes that takes "
-                       "longer, with stacks.", lower_bound=1)  # fmt: skip
+    flags.DEFINE_float(
+        "stall_seconds",
+        300,
+        "Report a round (or compiling) of several processes that takes longer, with stacks.",
+        lower_bound=1,
+    )
 
 
 def split_dotted(argv: list[str], groups: tuple[str, ...]) -> tuple[list[str], Dotted]:

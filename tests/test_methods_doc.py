@@ -44,8 +44,15 @@ def printed(monkeypatch, capsys):
 def test_the_json_holds_every_row(printed):
     rows = json.loads(printed(json=True))
     assert [row["name"] for row in rows] == [entry.name for entry in catalog.entries()]
-    kinds = {"name": str, "reference": str, "linear": bool, "personal": bool, "module": str,
-             "bytes_up": int, "bytes_down": int}  # fmt: skip
+    kinds = {
+        "name": str,
+        "reference": str,
+        "linear": bool,
+        "personal": bool,
+        "module": str,
+        "bytes_up": int,
+        "bytes_down": int,
+    }
     for row in rows:
         assert all(type(row[name]) is kind for name, kind in kinds.items())
         assert row["survey_row"] is None or row["survey_row"]

@@ -72,13 +72,15 @@ def astra_matrix(problem: Problem) -> Prepared:
         np.ascontiguousarray(a.reshape(len(a), -1).T) if len(a) > 1 else a.ravel()
         for a in (problem.image, problem.samples)
     )
-    return Prepared({
-        "forward": [Operation(lambda: A @ x, np.transpose)],
-        "adjoint": [
-            Operation(lambda: A.T @ y, np.transpose, "by columns"),
-            Operation(lambda: transposed() @ y, np.transpose, "by rows of the transpose"),
-        ],
-    })  # fmt: skip
+    return Prepared(
+        {
+            "forward": [Operation(lambda: A @ x, np.transpose)],
+            "adjoint": [
+                Operation(lambda: A.T @ y, np.transpose, "by columns"),
+                Operation(lambda: transposed() @ y, np.transpose, "by rows of the transpose"),
+            ],
+        }
+    )
 
 
 def _astra_projector(scan, model):
@@ -133,11 +135,13 @@ def odl(problem: Problem) -> Prepared:
     samples, sinograms = (
         [A.range.element(array) for array in arrays] for arrays in (problem.samples, problem.sinogram)
     )
-    return Prepared({
-        "forward": operation(A, images, np.asarray),
-        "adjoint": operation(A.adjoint, samples, lambda array: weight * upright(array)),
-        "fbp": operation(reconstruct, sinograms, upright),
-    })  # fmt: skip
+    return Prepared(
+        {
+            "forward": operation(A, images, np.asarray),
+            "adjoint": operation(A.adjoint, samples, lambda array: weight * upright(array)),
+            "fbp": operation(reconstruct, sinograms, upright),
+        }
+    )
 
 
 def scikit_image(problem: Problem) -> Prepared:
@@ -172,16 +176,20 @@ def scikit_image(problem: Problem) -> Prepared:
         return [Operation(call, lambda found: np.stack([result(array) for array in found]))]
 
     factor = 2 * len(degrees) / math.pi * scan.pixel_size
-    return Prepared({
-        "forward": operation(lambda image: radon(image, degrees, circle=True), arrays, np.transpose),
-        "adjoint": operation(
-            lambda s: iradon(s, filter_name=None, **options), samples, lambda found: factor * found
-        ),
-        "fbp": operation(
-            lambda s: iradon(s, filter_name="ramp", **options), sinograms,
-            lambda found: found / scan.pixel_size,
-        ),
-    }, images)  # fmt: skip
+    return Prepared(
+        {
+            "forward": operation(lambda image: radon(image, degrees, circle=True), arrays, np.transpose),
+            "adjoint": operation(
+                lambda s: iradon(s, filter_name=None, **options), samples, lambda found: factor * found
+            ),
+            "fbp": operation(
+                lambda s: iradon(s, filter_name="ramp", **options),
+                sinograms,
+                lambda found: found / scan.pixel_size,
+            ),
+        },
+        images,
+    )
 
 
 def mbirjax(problem: Problem) -> Prepared:
@@ -202,9 +210,12 @@ def mbirjax(problem: Problem) -> Prepared:
         )
         slices, ny, nx = scan.image_shape
     model.set_params(
-        no_warning=True, delta_det_channel=scan.spacing, delta_voxel=scan.pixel_size,
-        recon_shape=(ny, nx, slices), verbose=0,
-    )  # fmt: skip
+        no_warning=True,
+        delta_det_channel=scan.spacing,
+        delta_voxel=scan.pixel_size,
+        recon_shape=(ny, nx, slices),
+        verbose=0,
+    )
     if scan.kind == "cone":
         model.set_params(no_warning=True, delta_det_row=scan.spacing)
 
@@ -225,8 +236,10 @@ def mbirjax(problem: Problem) -> Prepared:
     def operation(function, argument, result):
         return [Operation(lambda: jax.block_until_ready(function(argument)), result)]
 
-    return Prepared({
-        "forward": operation(model.forward_project, x, sinograms),
-        "adjoint": operation(model.back_project, y, images),
-        "fbp": operation(functools.partial(model.direct_recon, filter_name="ramp"), exact, images),
-    })  # fmt: skip
+    return Prepared(
+        {
+            "forward": operation(model.forward_project, x, sinograms),
+            "adjoint": operation(model.back_project, y, images),
+            "fbp": operation(functools.partial(model.direct_recon, filter_name="ramp"), exact, images),
+        }
+    )

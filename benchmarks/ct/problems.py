@@ -234,8 +234,12 @@ def _fill(one, axes):
     if not z:
         return part(0.0)
     heights = (z[0] - one.center[2]) / one.axes[2]
-    return np.stack([np.mean([part(h) if abs(h) <= 1 else np.zeros((len(y), len(x))) for h in row], axis=0)
-                     for row in heights])  # fmt: skip
+    return np.stack(
+        [
+            np.mean([part(h) if abs(h) <= 1 else np.zeros((len(y), len(x))) for h in row], axis=0)
+            for row in heights
+        ]
+    )
 
 
 def project(phantom: list[Ellipsoid], scan: Scan) -> np.ndarray:

@@ -73,7 +73,13 @@ PEERS = {
         absent=_NO_AUTODIFF | _NO_FBP,
     ),
     "mbirjax": Library(
-        "peers", "mbirjax", {}, ("mbirjax",), ("mbirjax",), ("parallel", "cone"), _NO_AUTODIFF,
+        "peers",
+        "mbirjax",
+        {},
+        ("mbirjax",),
+        ("mbirjax",),
+        ("parallel", "cone"),
+        _NO_AUTODIFF,
         # It divides its work between devices, which must be there before JAX starts.
         {"XLA_FLAGS": f"--xla_force_host_platform_device_count={os.cpu_count()}"},
     ),
@@ -87,7 +93,7 @@ PEERS = {
     "scico": Library("separate_peers", "scico", {}, ("scico",), ("scico",), ("parallel",)),
     "deepinv": Library("separate_peers", "deepinv", {}, ("deepinv", "torch"), ("deepinv",), ("parallel",)),
     "rtk": Library("separate_peers", "rtk", {}, ("itk-rtk",), ("itk",), ("cone",), _NO_AUTODIFF),
-}  # fmt: skip
+}
 
 
 @functools.cache

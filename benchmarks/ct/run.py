@@ -59,8 +59,15 @@ def compare(
     try:
         for name in names:
             progress(f"preparing {name}")
-            entry = {"error": None, "adjoint_error": None, "gradient_error": None, "psnr": None,
-                     "operations": {}, "first_call_s": None, "peak_mb": None}  # fmt: skip
+            entry = {
+                "error": None,
+                "adjoint_error": None,
+                "gradient_error": None,
+                "psnr": None,
+                "operations": {},
+                "first_call_s": None,
+                "peak_mb": None,
+            }
             failed = {}
             try:
                 prepare = functools.partial(_prepare, name, pythons=pythons, remotes=remotes)
@@ -248,20 +255,29 @@ def describe(result: dict[str, Any]) -> str:
     def number(value, form):
         return "-" if value is None else format(value, form)
 
-    header = ["library", "error", "adjoint error", "PSNR dB", *(f"{o} ms" for o in OPERATIONS),
-              "first call s", "peak MB"]  # fmt: skip
+    header = [
+        "library",
+        "error",
+        "adjoint error",
+        "PSNR dB",
+        *(f"{o} ms" for o in OPERATIONS),
+        "first call s",
+        "peak MB",
+    ]
     rows = []
     for name, entry in result["libraries"].items():
         first = entry["first_call_s"] or {}
-        rows.append([
-            name,
-            number(entry["error"], ".1e"),
-            number(entry["adjoint_error"], ".0e"),
-            number(entry["psnr"], ".1f"),
-            *(cell(name, operation) for operation in OPERATIONS),
-            number(next(iter(first.values()), None), ".2f"),
-            number(entry["peak_mb"], ".0f"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                number(entry["error"], ".1e"),
+                number(entry["adjoint_error"], ".0e"),
+                number(entry["psnr"], ".1f"),
+                *(cell(name, operation) for operation in OPERATIONS),
+                number(next(iter(first.values()), None), ".2f"),
+                number(entry["peak_mb"], ".0f"),
+            ]
+        )
     lines = [format_table(header, rows), *_ratios(result)]
     absent = [(name, number) for (name, operation), number in numbers.items() if not operation]
     lines += [f"left out: {name} [{number}]" for name, number in absent]

@@ -60,11 +60,13 @@ def leap(problem: Problem) -> Prepared:
         return [Operation(lambda: function(argument, target), lambda _: result(target))]
 
     x, y, exact = volume(problem.image), views(problem.samples), views(problem.sinogram)
-    return Prepared({
-        "forward": operation(lambda f, g: model.project(g, f), x, np.zeros_like(y), sinograms),
-        "adjoint": operation(model.backproject, y, np.zeros_like(x), images),
-        "fbp": operation(model.FBP, exact, np.zeros_like(x), images),
-    })  # fmt: skip
+    return Prepared(
+        {
+            "forward": operation(lambda f, g: model.project(g, f), x, np.zeros_like(y), sinograms),
+            "adjoint": operation(model.backproject, y, np.zeros_like(x), images),
+            "fbp": operation(model.FBP, exact, np.zeros_like(x), images),
+        }
+    )
 
 
 def scico(problem: Problem) -> Prepared:
@@ -157,14 +159,17 @@ def deepinv(problem: Problem) -> Prepared:
     def operation(call, result):
         return [Operation(call, lambda found: result(found.detach().numpy()[:, 0]))]
 
-    return Prepared({
-        "forward": operation(
-            without_gradient(exactly.A, x), lambda found: length * np.swapaxes(found, -1, -2)
-        ),
-        "adjoint": operation(lambda: exactly.A_adjoint(y), lambda found: length * found),
-        "gradient": operation(gradient, np.asarray),
-        "fbp": operation(without_gradient(quickly.fbp, exact), lambda found: found / length),
-    }, images)  # fmt: skip
+    return Prepared(
+        {
+            "forward": operation(
+                without_gradient(exactly.A, x), lambda found: length * np.swapaxes(found, -1, -2)
+            ),
+            "adjoint": operation(lambda: exactly.A_adjoint(y), lambda found: length * found),
+            "gradient": operation(gradient, np.asarray),
+            "fbp": operation(without_gradient(quickly.fbp, exact), lambda found: found / length),
+        },
+        images,
+    )
 
 
 def _check_pairs(shape, views):
@@ -225,8 +230,10 @@ def rtk(problem: Problem) -> Prepared:
     project = library.JosephForwardProjectionImageFilter[kind, kind].New()
     back_project = library.JosephBackProjectionImageFilter[kind, kind].New()
     reconstruct = library.FDKConeBeamReconstructionFilter[kind].New()
-    return Prepared({
-        "forward": operation(project, nothing[1], x, np.asarray),
-        "adjoint": operation(back_project, nothing[0], y, upright),
-        "fbp": operation(reconstruct, nothing[0], exact, upright),
-    })  # fmt: skip
+    return Prepared(
+        {
+            "forward": operation(project, nothing[1], x, np.asarray),
+            "adjoint": operation(back_project, nothing[0], y, upright),
+            "fbp": operation(reconstruct, nothing[0], exact, upright),
+        }
+    )

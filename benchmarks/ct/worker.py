@@ -69,9 +69,13 @@ class Remote:
         self._errors = Path(self._folder.name, "errors").open("w+")  # noqa: SIM115, closed with the process
         self._process = subprocess.Popen(
             [python, "-m", __name__, path, name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=REPOSITORY,
             env={**os.environ, **library(name).environment},
-        )  # fmt: skip
+        )
         try:
             self._started = self._answer()
         except RuntimeError:

@@ -154,9 +154,12 @@ def run_engine(
             with log.open("w") as out:
                 process = subprocess.Popen(
                     [python, "-m", engine.module, problem, folder, json.dumps(dict(job))],
-                    stdout=out, stderr=out, cwd=folder, start_new_session=True,
+                    stdout=out,
+                    stderr=out,
+                    cwd=folder,
+                    start_new_session=True,
                     env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
-                )  # fmt: skip
+                )
                 peak = _wait(process, limit, engine.processes)
             if process.returncode:
                 reason = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
@@ -226,15 +229,17 @@ def describe(name: str, result: Mapping[str, Any], peak: float) -> str:
     rows = []
     for engine, entry in engines.items():
         loss = entry["loss"]
-        rows.append([
-            engine,
-            f"{entry['round_s']:.4g}",
-            f"{entry['round_s'] / ours['round_s']:.2f}" if ours else "-",
-            f"{result['operations'] / entry['round_s'] / peak:.0%}",
-            f"{entry['cold_s']:.1f}",
-            f"{entry['peak_mb']:.0f}",
-            "-" if loss is None else f"{loss:.5f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                engine,
+                f"{entry['round_s']:.4g}",
+                f"{entry['round_s'] / ours['round_s']:.2f}" if ours else "-",
+                f"{result['operations'] / entry['round_s'] / peak:.0%}",
+                f"{entry['cold_s']:.1f}",
+                f"{entry['peak_mb']:.0f}",
+                "-" if loss is None else f"{loss:.5f}",
+            ]
+        )
     header = ["engine", "s / round", "/ fedrecon", "of peak FLOP/s", "first round done s", "peak MB", "loss"]
     lines = [format_table(header, rows)]
     if ours:

@@ -228,8 +228,14 @@ def ducc0(problem: Problem, eps: float) -> Operations:
     import ducc0.nufft
 
     def transforms(points):
-        options = {"coord": points, "grid_shape": problem.shape, "epsilon": eps, "nthreads": os.cpu_count(),
-                   "periodicity": 1.0, "fft_order": False}  # fmt: skip
+        options = {
+            "coord": points,
+            "grid_shape": problem.shape,
+            "epsilon": eps,
+            "nthreads": os.cpu_count(),
+            "periodicity": 1.0,
+            "fft_order": False,
+        }
         type2 = ducc0.nufft.plan(nu2u=False, **options)
         type1 = ducc0.nufft.plan(nu2u=True, **options)
         return (
@@ -288,9 +294,14 @@ def mri_nufft(problem: Problem, eps: float) -> Operations:
             # It announces that it takes positions for cycles/pixel.
             warnings.simplefilter("ignore")
             return mrinufft.get_operator("finufft")(
-                points, problem.shape, n_coils=coils, n_batchs=images, n_trans=coils,
-                smaps=np.ascontiguousarray(problem.maps * np.float32(norm)), eps=eps,
-            )  # fmt: skip
+                points,
+                problem.shape,
+                n_coils=coils,
+                n_batchs=images,
+                n_trans=coils,
+                smaps=np.ascontiguousarray(problem.maps * np.float32(norm)),
+                eps=eps,
+            )
 
     A = [operator(points) for points in problem.trajectory]
     x, y = problem.image[:, :, None], problem.samples

@@ -218,14 +218,16 @@ def describe(tier: dict[str, Any]) -> str:
     rows = []
     for name, entry in tier["libraries"].items():
         first, peak = entry["first_call_s"], entry["peak_mb"]
-        rows.append([
-            name,
-            " ".join(f"{key}={value}" for key, value in entry["setting"].items()),
-            "-" if entry["error"] is None else f"{entry['error']:.1e}",
-            *(cell(name, operation) for operation in OPERATIONS),
-            f"{first['forward']:.2f}" if first else "-",
-            "-" if peak is None else f"{peak:.0f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                " ".join(f"{key}={value}" for key, value in entry["setting"].items()),
+                "-" if entry["error"] is None else f"{entry['error']:.1e}",
+                *(cell(name, operation) for operation in OPERATIONS),
+                f"{first['forward']:.2f}" if first else "-",
+                "-" if peak is None else f"{peak:.0f}",
+            ]
+        )
     lines = [f"relative error of forward at most {tier['bound']:.0e}", format_table(header, rows)]
     lines += _ratios(tier) + _own(tier)
     absent = [(name, number) for (name, operation), number in numbers.items() if not operation]

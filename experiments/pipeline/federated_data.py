@@ -197,8 +197,13 @@ def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
         return ClientData(examples | {"image": data.examples["target"][..., None]}, data.valid, data.names)
 
     parts = {name: images(getattr(cohort, name)) for name in ("train", "validation", "test")}
-    return Cohort(**parts, sites=cohort.sites, image_shape=cohort.image_shape, patients=cohort.patients,
-                  notes=cohort.notes)  # fmt: skip
+    return Cohort(
+        **parts,
+        sites=cohort.sites,
+        image_shape=cohort.image_shape,
+        patients=cohort.patients,
+        notes=cohort.notes,
+    )
 
 
 def _pool(cohort: Cohort) -> _Pool:

@@ -207,8 +207,16 @@ _NEEDS = (
     ("stream_from", "--stream", lambda s: s.stream > 0),
 )
 # Flags of what happens at a server, and those that other topologies leave without effect.
-_SERVER = ("reduce", "screen_norm", "screen_cosine", "clip_norm", "weighting", "server_optimizer", "fault",
-           "stream")  # fmt: skip
+_SERVER = (
+    "reduce",
+    "screen_norm",
+    "screen_cosine",
+    "clip_norm",
+    "weighting",
+    "server_optimizer",
+    "fault",
+    "stream",
+)
 _WITHOUT = {
     "ring": _SERVER,
     "single_pass": _SERVER,

@@ -132,9 +132,17 @@ def latex_table(rows: Sequence[ComparisonRow], metric: str, baseline: str, digit
     lines = [" & ".join(map(cell, line)) + r" \\" for line in (header, *body)]
     columns = "ll" + "r" * (len(header) - 3) + "l"
     return "\n".join(
-        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
-         r"\bottomrule", r"\end{tabular}", ""]
-    )  # fmt: skip
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[ComparisonRow], metric: str) -> None:

@@ -34,19 +34,32 @@ def plot_reconstructions(
             image = np.asarray(panel["images"][method])
             upper, lower = axes[2 * index, j], axes[2 * index + 1, j]
             upper.imshow(image, cmap="gray", vmin=0, vmax=bright, interpolation="nearest")
-            upper.add_patch(matplotlib.patches.Rectangle((column - 0.5, row - 0.5), width, height, fill=False,
-                                                         edgecolor="#ffd000", linewidth=0.8))  # fmt: skip
+            upper.add_patch(
+                matplotlib.patches.Rectangle(
+                    (column - 0.5, row - 0.5), width, height, fill=False, edgecolor="#ffd000", linewidth=0.8
+                )
+            )
             inset = upper.inset_axes([0.62, 0.0, 0.38, 0.38])
-            inset.imshow(image[row : row + height, column : column + width], cmap="gray", vmin=0,
-                         vmax=bright, interpolation="nearest")  # fmt: skip
+            inset.imshow(
+                image[row : row + height, column : column + width],
+                cmap="gray",
+                vmin=0,
+                vmax=bright,
+                interpolation="nearest",
+            )
             inset.set(xticks=[], yticks=[])
             for spine in inset.spines.values():
                 spine.set_edgecolor("#ffd000")
             psnr = scores.get(method, {}).get(panel["site"], {}).get("psnr")
             title = method if psnr is None else f"{method}\n{psnr:.1f} dB"
             upper.set_title(title, color="white", fontsize=8)
-            lower.imshow(_ERROR_GAIN * np.abs(image - reference), cmap="inferno", vmin=0, vmax=top,
-                         interpolation="nearest")  # fmt: skip
+            lower.imshow(
+                _ERROR_GAIN * np.abs(image - reference),
+                cmap="inferno",
+                vmin=0,
+                vmax=top,
+                interpolation="nearest",
+            )
             for axis in (upper, lower):
                 axis.set(xticks=[], yticks=[])
         axes[2 * index, 0].set_ylabel(panel["site"], color="white", fontsize=9)
@@ -97,8 +110,13 @@ def plot_site_bars(
     for j, (method, scores) in enumerate(methods.items()):
         values = [scores.get(site, {}).get(metric, np.nan) for site in sites]
         lowest.extend(value for value in values if value == value)
-        axis.bar(np.arange(len(sites)) + (j - (len(methods) - 1) / 2) * width, values, width, label=method,
-                 color=_COLOURS[j % len(_COLOURS)])  # fmt: skip
+        axis.bar(
+            np.arange(len(sites)) + (j - (len(methods) - 1) / 2) * width,
+            values,
+            width,
+            label=method,
+            color=_COLOURS[j % len(_COLOURS)],
+        )
     axis.set_xticks(range(len(sites)), sites, fontsize=8)
     axis.set_ylabel(label)
     if metric == "psnr" and lowest:

@@ -211,8 +211,10 @@ def _check_flags(
     if automatic or not coordinator:
         why = "with --distributed" if automatic else "without --coordinator"
         for flag, found, unset in (
-            ("coordinator", coordinator, ""), ("processes", processes, 0), ("process_id", process_id, -1),
-        ):  # fmt: skip
+            ("coordinator", coordinator, ""),
+            ("processes", processes, 0),
+            ("process_id", process_id, -1),
+        ):
             if found != unset:
                 raise DistributedError(f"--{flag}: expected none {why}, found {found}")
         return

@@ -158,9 +158,14 @@ class Watchdog:
         with self._lock:
             self._beats += 1
             content = {
-                "run": self._run, "host": socket.gethostname(), "pid": os.getpid(), "beat": self._beats,
-                "arrivals": self._arrivals, "place": self._place, "ended": self._ended,
-            }  # fmt: skip
+                "run": self._run,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "beat": self._beats,
+                "arrivals": self._arrivals,
+                "place": self._place,
+                "ended": self._ended,
+            }
             temporary = self._directory / "processes" / f".{self._me}.json"
             try:
                 temporary.write_text(json.dumps(content))

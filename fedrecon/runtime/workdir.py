@@ -30,8 +30,14 @@ class Workdir:
         ``resume`` is False, or it holds a run with another configuration (the flags that differ are named).
     """
 
-    def __init__(self, path: str | os.PathLike, config: dict[str, Any], environment: dict | None = None,
-                 *, resume: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        config: dict[str, Any],
+        environment: dict | None = None,
+        *,
+        resume: bool = True,
+    ) -> None:
         self.path = Path(path).absolute()
         try:
             self.path.mkdir(parents=True, exist_ok=True)

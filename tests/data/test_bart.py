@@ -253,7 +253,8 @@ def test_a_trajectory_on_the_grid_measures_the_cartesian_transform():
     grid[1] = np.arange(8) - 4
     # Samples along PHS1 and spokes along PHS2: here readouts of 6 samples, 8 of them.
     k = trajectory_from_bart(grid, shape).astype(float)
-    rows, columns = (np.exp(-2j * np.pi * k[..., axis, None] * (np.arange(n) - n // 2))
-                     for axis, n in enumerate(shape))  # fmt: skip
+    rows, columns = (
+        np.exp(-2j * np.pi * k[..., axis, None] * (np.arange(n) - n // 2)) for axis, n in enumerate(shape)
+    )
     measured = np.einsum("smi,ij,smj->sm", rows, image, columns) / np.sqrt(image.size)
     np.testing.assert_allclose(measured.T, from_bart(kspace, ("READ", "PHS1")), atol=1e-5)

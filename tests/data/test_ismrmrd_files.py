@@ -25,8 +25,9 @@ HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMR
 
 
 def header(**changes):
-    values = dict(readout=8, rows=8, columns=6, depth=1, encoded_view=200, view=200, center=3,
-                  trajectory="cartesian")  # fmt: skip
+    values = dict(
+        readout=8, rows=8, columns=6, depth=1, encoded_view=200, view=200, center=3, trajectory="cartesian"
+    )
     return HEADER.format(**(values | changes))
 
 

@@ -148,9 +148,10 @@ def test_the_same_seed_gives_the_same_arrays_and_another_seed_others():
 
 def test_a_site_does_not_depend_on_the_other_sites():
     both = simulate_mri_cohort(
-        (dataclasses.replace(HEAD, name="a", patients=3), dataclasses.replace(HEAD, patients=3)), slices=1,
+        (dataclasses.replace(HEAD, name="a", patients=3), dataclasses.replace(HEAD, patients=3)),
+        slices=1,
         image_shape=(32, 32),
-    )  # fmt: skip
+    )
     alone = simulate_mri_cohort((dataclasses.replace(HEAD, patients=3),), slices=1, image_shape=(32, 32))
     np.testing.assert_array_equal(both.train.examples["kspace"][1], alone.train.examples["kspace"][0])
 

@@ -139,8 +139,10 @@ def run_comparison(path, methods, seeds, metric="accuracy"):
 def test_a_comparison_is_resumed_and_extended(tmp_path):
     found = run_comparison(tmp_path, ["fedavg", "local_only"], [0, 1])
     assert [(row.method, row.model) for row in found] == [
-        ("fedavg", "own"), ("local_only", "own"), ("fedavg", "released"),
-    ]  # fmt: skip
+        ("fedavg", "own"),
+        ("local_only", "own"),
+        ("fedavg", "released"),
+    ]
     assert found[1].values.keys() == {0, 1}
     for name in ("comparison.csv", "comparison.tex", "comparison.md", "comparison.png"):
         assert (tmp_path / name).stat().st_size > 50
@@ -180,7 +182,10 @@ def test_the_command_prints_the_table_and_refuses_other_settings(tmp_path):
 def test_help_lists_every_flag():
     process = subprocess.run(
         [sys.executable, "-m", "experiments.compare", "--help"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     for name in ("methods", "seeds", "baseline", "metric", "partition", "workdir", "rounds"):
         assert f"--{name}:" in process.stdout, name

@@ -16,9 +16,17 @@ from fedrecon import federated as fl
 from tests.experiments import quadratics
 
 SETTINGS = TrainSettings(
-    rounds=3, clients=9, examples_per_client=24, classes=2, image_size=8, channels=2, pools=1, batch_size=6,
-    screen_norm=10.0, screen_cosine=-0.2,
-)  # fmt: skip
+    rounds=3,
+    clients=9,
+    examples_per_client=24,
+    classes=2,
+    image_size=8,
+    channels=2,
+    pools=1,
+    batch_size=6,
+    screen_norm=10.0,
+    screen_cosine=-0.2,
+)
 
 
 @pytest.mark.slow
@@ -75,13 +83,21 @@ def test_faults_are_read_and_wrong_ones_named():
 
 def test_records_name_who_something_was_wrong_with():
     names, flags = ("a", "b", "c", "d"), [False, True, False, False]
-    metrics = {"loss": (np.array([1.0, 0, 0, 2]), np.array([2.0, 0, 0, 2])),
-               "steps": (np.array([4.0, 0, 0, 3]), np.array([1.0, 0, 0, 1]))}  # fmt: skip
+    metrics = {
+        "loss": (np.array([1.0, 0, 0, 2]), np.array([2.0, 0, 0, 2])),
+        "steps": (np.array([4.0, 0, 0, 3]), np.array([1.0, 0, 0, 1])),
+    }
     info = fl.RoundInfo(
         {name: (total.sum(), count.sum()) for name, (total, count) in metrics.items()},
-        metrics, np.array([True] * 4), np.array(flags), np.bool_(False), np.ones(4), np.ones(4), np.ones(4),
+        metrics,
+        np.array([True] * 4),
+        np.array(flags),
+        np.bool_(False),
+        np.ones(4),
+        np.ones(4),
+        np.ones(4),
         ((), ()),
-    )  # fmt: skip
+    )
     record = full_record(info, names, np.array([4, 4, 4, 4]))
     assert record["excluded"] == ["b"] and record["missing"] == ["c"] and record["stragglers"] == ["d"]
     assert record["applied"] is False and record["loss"] == 0.75 and record["clients"] == 4
@@ -174,9 +190,16 @@ def test_flags_that_do_not_fit_are_named(changes, message):
 
 def test_comparators_have_no_exchange_and_no_faults():
     base = dataclasses.replace(
-        SETTINGS, fault="nan:client0", server_optimizer="adam", server_learning_rate=0.1, clip_norm=1.0,
-        rate_schedule="cosine", fine_tune=1, fine_tune_head="head", stream=10,
-    )  # fmt: skip
+        SETTINGS,
+        fault="nan:client0",
+        server_optimizer="adam",
+        server_learning_rate=0.1,
+        clip_norm=1.0,
+        rate_schedule="cosine",
+        fine_tune=1,
+        fine_tune_head="head",
+        stream=10,
+    )
     planned = plan(
         base, ["fedavg", "local_only", "centralized"], {name: () for name in (*algorithms(), "reduce")}
     )

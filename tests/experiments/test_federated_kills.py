@@ -138,8 +138,11 @@ def drive(folder: Path) -> None:
 def test_two_hundred_kills_change_nothing(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "tests.experiments.test_federated_kills", str(tmp_path)],
-        capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     found = pickle.loads((tmp_path / "killed.pickle").read_bytes())
     expected, records = pickle.loads((tmp_path / "whole.pickle").read_bytes())

@@ -46,9 +46,14 @@ def test_flags_of_topologies_reach_the_engine(monkeypatch):
     found = options_of(monkeypatch, "make_gossip_round", gossip)
     assert found["more"] == ("matching",) and found["parallel"] == 2 and found["mesh"] is ONE
     late = dataclasses.replace(
-        base, topology="asynchronous", concurrency=3, buffer_size=2, delay="constant", discount=1.0,
+        base,
+        topology="asynchronous",
+        concurrency=3,
+        buffer_size=2,
+        delay="constant",
+        discount=1.0,
         fault="straggler:c",
-    )  # fmt: skip
+    )
     found = options_of(monkeypatch, "make_asynchronous_round", late)
     assert found["buffer_size"] == 2 and found["mixing"] is None
     assert [float(found["durations"](KEY, client)) for client in range(4)] == [1, 1, 10, 1]
@@ -86,9 +91,14 @@ def test_gossip_and_fine_tuning_give_everybody_a_model(tmp_path, monkeypatch):
 def test_asynchronous_clients_arrive_as_they_finish(tmp_path, monkeypatch):
     """Constant delays: nobody is stale but the straggler, which arrives at ten times the others' time."""
     settings = dataclasses.replace(
-        quadratics.SETTINGS, topology="asynchronous", concurrency=4, buffer_size=3, delay="constant",
-        rounds=12, fault="straggler:c",
-    )  # fmt: skip
+        quadratics.SETTINGS,
+        topology="asynchronous",
+        concurrency=4,
+        buffer_size=3,
+        delay="constant",
+        rounds=12,
+        fault="straggler:c",
+    )
     results, _, log = quadratics.run(monkeypatch, tmp_path, settings)
     late = [record["round"] for record in log if "stragglers" in record]
     assert late and log[late[0] - 1]["clock"] == 10 and log[late[0] - 1]["staleness"] > 0

@@ -214,8 +214,9 @@ def command(*arguments, patch=""):
 
 def test_the_command_says_what_it_did_or_what_is_wrong_in_one_line(tmp_path):
     source, output = write_phantom(tmp_path / "k.h5", slices=2), tmp_path / "o.png"
-    result = command(f"--input={source}", f"--output={output}", "--method=rss", "--acceleration=2",
-                     "--center_fraction=0.2")  # fmt: skip
+    result = command(
+        f"--input={source}", f"--output={output}", "--method=rss", "--acceleration=2", "--center_fraction=0.2"
+    )
     assert result.returncode == 0 and output.stat().st_size > 200, result.stderr
     assert "2 slices, 4 coils, 32 x 32" in result.stdout and "PSNR" in result.stdout
     assert not result.stderr.strip()

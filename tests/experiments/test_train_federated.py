@@ -64,9 +64,13 @@ def test_every_algorithm_runs(name, tmp_path):
 @pytest.mark.slow
 def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_path, monkeypatch):
     settings = dataclasses.replace(
-        TINY, algorithm="scaffold", algorithm_options=(("learning_rate", "0.02"),), rounds=3,
-        sampler="uniform", clients_per_round=3,
-    )  # fmt: skip
+        TINY,
+        algorithm="scaffold",
+        algorithm_options=(("learning_rate", "0.02"),),
+        rounds=3,
+        sampler="uniform",
+        clients_per_round=3,
+    )
     results, _ = train(tmp_path / "whole", settings)
     check(results, settings)
     assert (tmp_path / "whole" / "partition.png").stat().st_size > 5_000
@@ -140,11 +144,18 @@ def test_tasks_partitions_samplers_and_reducers(changes, tmp_path):
     "changes",
     [
         {"task": "segmentation", "cohort": "retina", "image_size": 32},
-        {"task": "segmentation", "cohort": "retina", "image_size": 32, "partition": "dirichlet", "clients": 3,
-         "concentration": 5.0, "minimum_examples": 4},
+        {
+            "task": "segmentation",
+            "cohort": "retina",
+            "image_size": 32,
+            "partition": "dirichlet",
+            "clients": 3,
+            "concentration": 5.0,
+            "minimum_examples": 4,
+        },
         {"cohort": "xray", "image_size": 28},
     ],
-)  # fmt: skip
+)
 def test_measured_cohorts(changes, tmp_path, measured_data):
     base = {"clients": 0, "data_dir": str(measured_data("multisite").parent), "rounds": 1}
     settings = dataclasses.replace(TINY, **{**base, **changes})
@@ -334,9 +345,13 @@ def test_control_c_leaves_a_run_that_continues(tmp_path):
     path = tmp_path / "run"
     flags = [*TINY_FLAGS, "--rounds=300", f"--workdir={path}"]
     process = subprocess.Popen(
-        command(*flags), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command(*flags),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         if len(read_log(path / "metrics.jsonl")) >= 3:

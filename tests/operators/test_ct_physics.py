@@ -214,8 +214,9 @@ def test_interpolation_restores_linear_functions():
     linear = np.linspace(1, 2, 12)[:, None] * np.arange(49.0) + 3
     broken = np.where(trace, 99.0, linear)
     np.testing.assert_allclose(fill(broken, trace), linear, rtol=1e-5)
-    edge = fill(np.array([[9.0, 2, 9, 4, 9], [9, 9, 9, 9, 9]]),
-                             np.array([[1, 0, 1, 0, 1], [1, 1, 1, 1, 1]], bool))  # fmt: skip
+    edge = fill(
+        np.array([[9.0, 2, 9, 4, 9], [9, 9, 9, 9, 9]]), np.array([[1, 0, 1, 0, 1], [1, 1, 1, 1, 1]], bool)
+    )
     np.testing.assert_allclose(edge, [[2, 2, 3, 4, 4], [9, 9, 9, 9, 9]])
     gradient = np.asarray(jax.grad(lambda p: jnp.sum(fill(p, trace)))(jnp.asarray(broken)))
     assert not gradient[trace].any() and np.isclose(gradient.sum(), gradient.size)

@@ -212,9 +212,14 @@ def test_stacked_geometries_and_volumes(normal, kind, model, backend):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, model",
-    [("cone", "distance-driven"), *(pytest.param(*c, marks=pytest.mark.slow) for c in (
-        ("cone", "joseph"), ("vector", "joseph"), ("parallel", "distance-driven")))],
-)  # fmt: skip
+    [
+        ("cone", "distance-driven"),
+        *(
+            pytest.param(*c, marks=pytest.mark.slow)
+            for c in (("cone", "joseph"), ("vector", "joseph"), ("parallel", "distance-driven"))
+        ),
+    ],
+)
 def test_converges_to_analytic_integrals(kind, model):
     phantom = Ellipsoids(
         [[1.0, -0.5, 0.4], [-1.2, 0.6, -0.5]], [[2.0, 1.5, 1.2], [1.0, 2.0, 1.8]], [0.4, -1.0], [0.02, 0.01]

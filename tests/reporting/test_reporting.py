@@ -64,8 +64,12 @@ def test_the_reconstruction_figure_shows_images_scores_and_errors():
 def test_the_other_figures_draw_their_data():
     mask = np.zeros((16, 16))
     mask[4:9, 5:11] = 1
-    panel = {"site": "A", "image": np.random.default_rng(0).uniform(size=(16, 16)), "reference": mask,
-             "prediction": np.zeros((16, 16))}  # fmt: skip
+    panel = {
+        "site": "A",
+        "image": np.random.default_rng(0).uniform(size=(16, 16)),
+        "reference": mask,
+        "prediction": np.zeros((16, 16)),
+    }
     assert _pixels(plot_segmentations([panel])).std() > 5
     roc = plot_classification({"A": (np.array([0, 0, 1]), np.array([0, 1, 1]))})
     assert roc.axes[0].lines[0].get_label() == "A"

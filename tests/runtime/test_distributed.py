@@ -49,7 +49,7 @@ def free_port():
         ({"coordinator": "host:1", "automatic": True}, "--coordinator: expected none with --distributed"),
         ({"start_seconds": 0}, "--start_seconds: expected a positive number, found 0"),
     ],
-)  # fmt: skip
+)
 def test_flags_that_do_not_fit_are_named(flags, message):
     with pytest.raises(DistributedError, match=message):
         start(**flags)
@@ -156,8 +156,12 @@ def test_last_words_name_a_dead_coordinator(said, message, tmp_path):
     files = [str(tmp_path / "1.json"), str(tmp_path / "0.json")]
     process = subprocess.run(
         [sys.executable, "-S", "-E", last_words.__file__, "me", *files, "0.1"],
-        input=said, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        input=said,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert process.stderr.strip() == message
 
 
@@ -178,10 +182,14 @@ class Job:
                 ]
             self.processes.append(
                 subprocess.Popen(
-                    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                    command,
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
                     errors="replace",
                 )
-            )  # fmt: skip
+            )
 
     def wait_for_rounds(self, count):
         deadline = time.monotonic() + 300
@@ -298,10 +306,11 @@ def test_processes_that_do_not_agree_end_with_a_line(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path / f"{i}"), str(ROOT), f"localhost:{port}", str(i)],
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for i in (0, 1)
-    ]  # fmt: skip
+    ]
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode != 0

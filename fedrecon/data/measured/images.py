@@ -140,8 +140,10 @@ def _cohort(
         for client in order:
             here = [i for i in members if client_of[i] == client]
             groups = {p: [i for i in here if patients[i] == p] for p in sorted({patients[i] for i in here})}
-            volumes[part].append([{k: v[g] for k, v in examples.items()} for g in groups.values()]
-                                 or [{k: v[:0] for k, v in examples.items()}])  # fmt: skip
+            volumes[part].append(
+                [{k: v[g] for k, v in examples.items()} for g in groups.values()]
+                or [{k: v[:0] for k, v in examples.items()}]
+            )
             ids[part].append(tuple(groups))
     sites = tuple(
         ImageSite(

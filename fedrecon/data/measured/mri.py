@@ -121,11 +121,13 @@ def load_measured_mri_cohort(
     for parts in acquisitions.values():
         for part in PARTS:
             made = [
-                (f"{name} mask {number}", _example(kspace, name, part, number, matrix, coils,
-                                                   acceleration, center_fraction, seed))
+                (
+                    f"{name} mask {number}",
+                    _example(kspace, name, part, number, matrix, coils, acceleration, center_fraction, seed),
+                )
                 for name, kspace, count in parts[part]
                 for number in range(count)
-            ]  # fmt: skip
+            ]
             volumes[part].append([example for _, example in made])
             patients[part].append(tuple(name for name, _ in made))
     return Cohort(

@@ -177,8 +177,10 @@ def _kidney(
     sinus_centre = (centre[0] - side * 13, centre[1] + 7)
     open_sinus = dome(grid.z, height, 26)
     sinus = ellipse(x, y, sinus_centre, (13 * open_sinus, 10 * open_sinus), side * 20)
-    outline = np.maximum(outline, -ellipse(x, y, (sinus_centre[0] - side * 12, sinus_centre[1] + 4),
-                                           (10 * open_sinus, 8 * open_sinus)))  # fmt: skip
+    outline = np.maximum(
+        outline,
+        -ellipse(x, y, (sinus_centre[0] - side * 12, sinus_centre[1] + 4), (10 * open_sinus, 8 * open_sinus)),
+    )
     pyramids = outline + 7 + 3.0 * random_field(rng, 17, 14)(grid)
     gerota = opaque(outline - 7)
     return [
