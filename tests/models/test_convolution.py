@@ -139,6 +139,16 @@ def test_mapped_primitives_equal_a_loop(in_axes):
             np.testing.assert_allclose(g[i], w, rtol=1e-5, atol=1e-5)
 
 
+def test_gradients_of_shared_operands_add():
+    x, kernels = normal(0, (1, 5, 6, 2), np.float32), normal(1, (3, 3, 3, 2, 4), np.float32)
+
+    def loss(x, kernels):
+        return jnp.sum(jax.vmap(lambda k: convolution(x, k) ** 2)(kernels))
+
+    each = [jax.jit(jax.grad(loss))(x, kernels[i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(x, kernels), sum(each), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_primitives_have_derivatives_of_any_order_in_both_modes(x64):
     convolve = partial(primitives.convolve, strides=(2, 1), pads=((1, 0), (2, 1)))

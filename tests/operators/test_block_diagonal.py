@@ -7,8 +7,6 @@ import pytest
 
 from operators import SENSE, BlockDiagonal, CartesianFourier, Identity, ParallelBeam, Radon
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def frames(normal):
@@ -16,6 +14,7 @@ def frames(normal):
     return [SENSE(CartesianFourier((4, 5), rng.integers(0, 2, 5)), maps) for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_series_of_masks_is_a_true_operator_that_shares_its_maps(frames, normal, assert_linear_operator):
     A = BlockDiagonal(frames)
     assert (A.in_shape, A.out_shape) == ((3, 4, 5), (3, 2, 4, 5))
@@ -34,6 +33,7 @@ def test_weights_broadcast_from_the_right(frames, normal):
         np.testing.assert_allclose(A.gram(x, weights), A.H(weights * A(x)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_series_of_angles(normal):
     views = [Radon(ParallelBeam(np.arange(3) + t, 9), (6, 5)) for t in (0.1, 0.4)]
     A = BlockDiagonal(views)

@@ -18,8 +18,6 @@ from operators.mri import (
     whitening_matrix,
 )
 
-pytestmark = pytest.mark.slow
-
 svd = jax.jit(svd_compression, static_argnames=("virtual_coils", "coil_axis"))
 gcc = jax.jit(gcc_compression, static_argnames=("virtual_coils", "coil_axis", "readout_axis"))
 mix = jax.jit(compress, static_argnames=("coil_axis", "readout_axis"))
@@ -50,6 +48,7 @@ def test_covariance_is_that_of_complex_samples():
     np.testing.assert_allclose(unit, [[2]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_whitened_noise_is_white(scale):
     noise, _ = mixed_noise(5, 4000)
@@ -77,6 +76,7 @@ def test_whitening_of_another_bandwidth_and_of_coils_without_noise(x64):
     assert matrix.dtype == np.complex128
 
 
+@pytest.mark.slow
 def test_whitening_makes_the_combination_optimal(normal):
     """The matched filter of whitened data has the signal-to-noise ratio s^H C^-1 s of the best one."""
     _, covariance = mixed_noise(4, 1, seed=3)
@@ -100,6 +100,7 @@ def test_svd_keeps_the_energy_of_the_largest_singular_values(normal, coils, scal
         np.testing.assert_allclose(rows, values[:virtual] ** 2, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_as_many_virtual_coils_lose_nothing(scan):
     for matrix in (svd(scan, 12), gcc(scan, 12)):
         found = mix(scan, matrix)
@@ -110,6 +111,7 @@ def test_as_many_virtual_coils_lose_nothing(scan):
     np.testing.assert_allclose(np.linalg.norm(found, axis=0), np.linalg.norm(samples, axis=0), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout_axis", [-2, -1])
 def test_geometric_compression_is_the_best_at_every_position(scan, readout_axis):
     virtual, positions = 3, scan.shape[readout_axis]
@@ -143,6 +145,7 @@ def test_neighbouring_positions_are_aligned(scan):
     np.testing.assert_allclose(steps**2, 6 - 2 * nuclear, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_volumes_slices_and_transformations(scan, normal):
     matrix = np.asarray(svd(scan, 4))
     volume = normal((2, 12, 3, 5, 4), np.complex64)
@@ -159,6 +162,7 @@ def test_volumes_slices_and_transformations(scan, normal):
     assert bool(jnp.all(jnp.isfinite(gradient)))
 
 
+@pytest.mark.slow
 def test_precision_is_kept(x64, normal):
     for dtype in (np.complex64, np.complex128):
         kspace = normal((3, 5, 4), dtype)
@@ -167,6 +171,7 @@ def test_precision_is_kept(x64, normal):
         assert whitening_matrix(noise_covariance(kspace)).dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, error, words",
     [

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from operators import rss
 from operators.mri import biot_savart_maps, birdcage_maps, loop_field
 
-pytestmark = pytest.mark.slow
-
 MU0 = 4e-7 * math.pi
 birdcage = jax.jit(birdcage_maps, static_argnums=(0, 1, 2, 3), static_argnames="rings")
 biot_savart = jax.jit(
@@ -49,6 +47,7 @@ def test_the_field_off_the_axis_is_that_of_the_elliptic_integrals(x64, normal):
     np.testing.assert_allclose(found[keep], expected[keep], rtol=1e-9, atol=1e-18)
 
 
+@pytest.mark.slow
 def test_the_field_has_neither_sources_nor_currents_off_the_wire(x64, normal):
     points = 0.05 * normal((20, 3), float)
 
@@ -62,6 +61,7 @@ def test_the_field_has_neither_sources_nor_currents_off_the_wire(x64, normal):
     np.testing.assert_allclose(jacobians, jacobians.swapaxes(1, 2), atol=1e-8 * scale)
 
 
+@pytest.mark.slow
 def test_the_field_is_finite_on_the_wire():
     field = field_of_loop(jnp.array([[0.1, 0.0, 0.0]]), jnp.zeros(3), jnp.array([0.0, 0.0, 1.0]), 0.1, 4)
     assert bool(jnp.all(jnp.isfinite(field)))
@@ -85,6 +85,7 @@ def test_birdcage_elements_are_straight_wires():
     np.testing.assert_allclose(maps, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_birdcage_rings_fall_off_with_distance():
     maps = np.asarray(birdcage((5, 4, 6), 6, 1.5, rings=2))
     z, y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * (2 / n) for n in (5, 4, 6)), indexing="ij")
@@ -95,6 +96,7 @@ def test_birdcage_rings_fall_off_with_distance():
     np.testing.assert_allclose(np.abs(maps), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [0, 1])
 def test_turning_the_array_turns_the_maps(turns):
     """The next of four elements sees the image turned by a quarter; the transverse field turns with it."""
@@ -105,6 +107,7 @@ def test_turning_the_array_turns_the_maps(turns):
         np.testing.assert_allclose(maps[turns + 1], expected, atol=1e-4 * np.abs(maps).max())
 
 
+@pytest.mark.slow
 def test_loops_are_distant_dipoles_when_small(x64):
     radius, shape = 0.4, (4, 6)
     maps = np.asarray(biot_savart(shape, 5, (0.2, 0.3), radius, loop_radius=1e-3))
@@ -131,6 +134,7 @@ def test_loops_have_unit_sensitivity_at_the_origin():
     np.testing.assert_allclose(maps[1], -maps[0, ::-1, ::-1, ::-1], atol=1e-4 * np.abs(maps).max())
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(
     ny=st.integers(1, 6), nx=st.integers(1, 6), coils=st.integers(1, 3), radius=st.sampled_from([0.5, 1.0])
@@ -141,11 +145,13 @@ def test_birdcage_maps_are_normalised_wherever_the_elements_are(ny, nx, coils, r
     np.testing.assert_allclose(rss(maps), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_double_precision_is_kept(x64):
     assert birdcage((2, 2), 2).dtype == jnp.complex128
     assert biot_savart((2, 2), 2, 0.2, 0.2, segments=4).dtype == jnp.complex128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, error, words",
     [

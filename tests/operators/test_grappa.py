@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from operators import equispaced_mask, fft2c, ifft2c, poisson_disc_mask, rasterize, rss, shepp_logan
 from operators.mri import grappa
 
-pytestmark = pytest.mark.slow
-
 
 def shifted_coils(normal, shape, shifts):
     """k-space of coils that are pure harmonics: coil c of shift s measures the spectrum moved by s."""
@@ -66,6 +64,7 @@ def reference(kspace, mask, kernel_shape, l2):
     return filled
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(
     seed=st.integers(0, 99),
@@ -95,6 +94,7 @@ def test_harmonic_coils_are_recovered_exactly(steps, x64, normal):
     np.testing.assert_allclose(found, kspace, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_phantom_is_far_better_than_zero_filled():
     kspace = phantom(8, (64, 60))
     mask = np.asarray(equispaced_mask(60, 3, 0.25))
@@ -103,6 +103,7 @@ def test_phantom_is_far_better_than_zero_filled():
     assert error(found, kspace) < 0.25 * error(mask * kspace, kspace)
 
 
+@pytest.mark.slow
 def test_poisson_disc_phantom():
     kspace = phantom(6, (56, 48))
     mask = np.asarray(poisson_disc_mask(0, (56, 48), 4, (16, 16)))
@@ -110,6 +111,7 @@ def test_poisson_disc_phantom():
     assert error(found, kspace) < 0.4 * error(mask * kspace, kspace)
 
 
+@pytest.mark.slow
 def test_measured_head(measured_data):
     import h5py
 
@@ -122,6 +124,7 @@ def test_measured_head(measured_data):
     assert error(found, expected) < 0.4 * error(np.asarray(rss(ifft2c(mask * kspace))), expected)
 
 
+@pytest.mark.slow
 def test_a_separate_calibration_of_any_scale_gives_the_same():
     kspace = phantom(4, (24, 24))
     mask = np.asarray(equispaced_mask(24, 2, 0.5))
@@ -134,6 +137,7 @@ def test_a_separate_calibration_of_any_scale_gives_the_same():
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_batches_are_independent():
     first = phantom(3, (16, 18))
     kspace = np.stack([first, np.zeros_like(first), first[:, ::-1]])[None]
@@ -146,6 +150,7 @@ def test_batches_are_independent():
     np.testing.assert_allclose(found[0, 2], alone, atol=1e-5 * np.abs(alone).max())
 
 
+@pytest.mark.slow
 def test_degenerate_data_stay_finite():
     kspace = phantom(3, (12, 12))
     kspace[1] = 0
@@ -164,6 +169,7 @@ def test_degenerate_data_stay_finite():
         assert all(np.isfinite(value).all() for value in energy(data))
 
 
+@pytest.mark.slow
 def test_samples_far_from_all_others_stay_zero():
     kspace, mask = phantom(2, (12, 12)), np.zeros((12, 12))
     mask[:6, :6] = 1
@@ -171,6 +177,7 @@ def test_samples_far_from_all_others_stay_zero():
     np.testing.assert_array_equal(grappa(kspace, np.ones(12)), kspace)
 
 
+@pytest.mark.slow
 def test_gradients(x64, normal):
     from jax.test_util import check_grads
 
@@ -185,6 +192,7 @@ def test_gradients(x64, normal):
     check_grads(jax.jit(parts), arguments, 1, ["rev"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, kind, words",
     [

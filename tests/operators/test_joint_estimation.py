@@ -25,8 +25,6 @@ from operators.algebra import frozen_pytree, static
 from operators.mri import compress, estimate_coil_maps, nlinv, svd_compression
 from operators.phantoms import Ellipses
 
-pytestmark = pytest.mark.slow
-
 SHAPE, COILS = (33, 37), 6
 BODY = Ellipses(
     center=np.array([[0, 0], [0.2, 0.3], [-0.3, -0.1]]),
@@ -98,6 +96,7 @@ def map_errors(maps):
     return np.sqrt(np.maximum(2 - 2 * overlap, 0))
 
 
+@pytest.mark.slow
 def test_cartesian_undersampling_with_a_narrow_centre():
     kspace, _, truth = scan()
     mask = np.asarray(equispaced_mask(SHAPE[1], 3, 0.22))
@@ -125,6 +124,7 @@ def test_complete_data_are_explained():
     assert image_error(image) < 0.02
 
 
+@pytest.mark.slow
 def test_radial_undersampling():
     _, truth, maps = scan()
     F = radial_transform(19)
@@ -136,6 +136,7 @@ def test_radial_undersampling():
     assert np.median(map_errors(found)) < 0.03
 
 
+@pytest.mark.slow
 def test_scale_of_operator_and_data_batches_and_padded_coils():
     kspace, _, _ = scan()
     F = CartesianFourier(SHAPE)
@@ -149,6 +150,7 @@ def test_scale_of_operator_and_data_batches_and_padded_coils():
     np.testing.assert_allclose(more[1], (COILS + 1) ** -0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_double_precision_and_gradients(x64, normal):
     """Central differences confirm the gradient through the steps when each is solved to the end."""
     F = CartesianFourier((5, 4), np.ones(4))
@@ -164,6 +166,7 @@ def test_double_precision_and_gradients(x64, normal):
     np.testing.assert_allclose(jax.jit(jax.grad(size))(0.0), difference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_measured_head(measured_data):
     with h5py.File(measured_data("mri/brain_cimax3t_16ch.h5")) as file:
         kspace = file["kspace"][0]
@@ -182,6 +185,7 @@ def test_a_measured_head(measured_data):
     assert found < 0.5 * error(cg_sense(SENSE(F, maps), measured, l2=1e-3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, error, words",
     [

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from operators import NUFFT, SENSE, CartesianFourier, Identity, OffResonance, cg_sense, rasterize, shepp_logan
 from operators.mri import field_map_from_echoes, off_resonance_segments
 
-pytestmark = pytest.mark.slow
-
 SHAPE = (12, 10)
 DURATION = 0.02
 
@@ -58,6 +56,7 @@ def applied(fourier, field, times, segments, x, r2=None, method="svd"):
     return OffResonance(fourier, field, times, segments, r2, method)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["svd", "min-max"])
 def test_error_against_the_direct_sum_falls_quickly(method, x64, normal):
     trajectory, times = spiral()
@@ -68,6 +67,7 @@ def test_error_against_the_direct_sum_falls_quickly(method, x64, normal):
     assert errors[2] > 0.1 and errors[5] < 0.03 and errors[7] < 1e-3 and errors[11] < 1e-6
 
 
+@pytest.mark.slow
 def test_single_precision(normal):
     trajectory, times = spiral()
     field, x = smooth_field(), normal(SHAPE, np.complex64)
@@ -78,6 +78,7 @@ def test_single_precision(normal):
         assert found.dtype == np.complex64 and error(found, expected) < 5e-5
 
 
+@pytest.mark.slow
 def test_lines_of_a_cartesian_readout(x64, normal):
     trajectory, times = cartesian()
     field, x = smooth_field(), normal(SHAPE, complex)
@@ -88,6 +89,7 @@ def test_lines_of_a_cartesian_readout(x64, normal):
     np.testing.assert_allclose(rows.ravel(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 @settings(max_examples=2)
 @given(
@@ -122,6 +124,7 @@ def test_constant_fields_are_a_phase(hertz, method, x64, normal):
     np.testing.assert_allclose(at_once, F(np.exp(-2j * np.pi * smooth_field() * 0.01) * x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_coils_inside_and_outside(normal):
     maps, times = normal((3, *SHAPE), np.complex64), np.linspace(0, DURATION, SHAPE[1])
     F, x = CartesianFourier(SHAPE), normal(SHAPE, np.complex64)
@@ -140,6 +143,7 @@ def test_coils_inside_and_outside(normal):
     np.testing.assert_allclose(jax.vmap(lambda A: A(x))(operators), together, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["svd", "min-max"])
 @pytest.mark.parametrize("flat", [False, True])
 def test_map_gradients_are_those_of_the_exact_model(flat, method, x64, normal):
@@ -168,6 +172,7 @@ def test_map_gradients_are_those_of_the_exact_model(flat, method, x64, normal):
             assert abs(np.sum(gradient * direction) - slope / (2 * step)) < 1e-4 * scale
 
 
+@pytest.mark.slow
 def test_segments_needed(x64, normal):
     trajectory, times = spiral()
     x, counts = normal(SHAPE, complex), []
@@ -184,6 +189,7 @@ def test_segments_needed(x64, normal):
     assert off_resonance_segments(np.zeros(SHAPE), times, 0.05) == 1
 
 
+@pytest.mark.slow
 def test_correction_removes_the_blur(normal):
     trajectory, times = spiral(400)
     image = np.asarray(rasterize(shepp_logan(), SHAPE)).astype(np.complex64)
@@ -199,6 +205,7 @@ def test_correction_removes_the_blur(normal):
     assert error(corrected, image) < 0.6 * error(blurred, image)
 
 
+@pytest.mark.slow
 def test_field_map_by_gradient_descent(x64):
     trajectory, times = spiral(400)
     image = 0.5 + np.asarray(rasterize(shepp_logan(), SHAPE))
@@ -248,6 +255,7 @@ def test_field_map_from_echoes(normal):
     assert not gradient.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, kind, words",
     [

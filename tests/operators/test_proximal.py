@@ -19,8 +19,6 @@ from operators.solvers import (
     soft_threshold,
 )
 
-pytestmark = pytest.mark.slow
-
 
 def nuclear(x):
     return np.linalg.svd(x, compute_uv=False).sum()
@@ -68,6 +66,7 @@ MAPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPS)
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 def test_prox_is_the_minimiser(kind, dtype, x64, normal):
@@ -103,6 +102,7 @@ def test_prox_agrees_with_numerical_minimisation(kind, x64, normal):
     assert best <= found * 1.05
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
@@ -129,6 +129,7 @@ def test_projections(normal):
     np.testing.assert_array_equal(project_l2_ball(v, 0.0, center), center)
 
 
+@pytest.mark.slow
 def test_total_variation_images_of_a_batch_are_independent(normal):
     v = normal((3, 6, 5), np.complex64)
     solve = jax.jit(lambda v, t: prox_total_variation(v, t, iterations=30))
@@ -138,6 +139,7 @@ def test_total_variation_images_of_a_batch_are_independent(normal):
     np.testing.assert_allclose(solve(v, 0.0), v, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_total_variation_of_volumes_and_signals(x64, normal):
     flat = prox_total_variation(normal((3, 4, 5), np.float64), 50.0, ndim=3, iterations=400)
     np.testing.assert_allclose(flat, normal((3, 4, 5), np.float64).mean() * np.ones((3, 4, 5)), atol=1e-3)
@@ -156,6 +158,7 @@ def test_singular_values_are_shrunk(shape, x64, normal):
         np.testing.assert_allclose(x[i], u @ np.diag(np.maximum(s - threshold, 0)) @ vh, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_singular_value_threshold(x64, normal):
     def loss(matrix, threshold, weights):
         return jnp.sum((weights.conj() * singular_value_threshold(matrix, threshold)).real)
@@ -175,6 +178,7 @@ def test_gradients_of_the_singular_value_threshold(x64, normal):
             np.testing.assert_allclose(by_threshold, (ahead - behind) / (2 * step), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_where_singular_values_coincide_or_vanish(x64):
     # For equal singular values s the derivative along a symmetric matrix is f'(s) times it, along a skew one
     # f(s) / s times it.
@@ -215,6 +219,7 @@ def test_blocks_tile_the_image(ny, nx, block, shift, normal):
     np.testing.assert_allclose(found, np.roll(expected, shift, (-2, -1)), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPS)
 def test_gradients_at_zero_are_finite(kind):
     prox, _ = MAPS[kind]
@@ -224,6 +229,7 @@ def test_gradients_at_zero_are_finite(kind):
     assert bool(jnp.all(jnp.isfinite(gradient)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, error, words",
     [

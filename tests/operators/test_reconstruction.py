@@ -36,8 +36,6 @@ from operators.solvers import (
     total_generalized_variation,
 )
 
-pytestmark = pytest.mark.slow
-
 
 def sense(normal, dtype=np.complex64, shape=(6, 5), coils=3, seed=0):
     real = np.zeros((), dtype).real.dtype
@@ -72,6 +70,7 @@ def test_l1_wavelet_of_a_full_measurement_is_a_threshold(x64, normal):
         np.testing.assert_allclose(image, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_l1_wavelet_satisfies_the_subgradient_conditions(scale, x64, normal):
     A, W = sense(normal, np.complex128, (12, 10)), Wavelet((12, 10), "haar", 2)
@@ -89,6 +88,7 @@ def test_l1_wavelet_satisfies_the_subgradient_conditions(scale, x64, normal):
     assert np.abs(slope[~support]).max() <= weight * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_cycle_spinning_improves_a_denoised_image(normal):
     image = np.asarray(rasterize(shepp_logan(), (32, 32)))
     noisy = (image + 0.1 * normal((32, 32))).astype(np.float32)
@@ -120,6 +120,7 @@ def generalized_variation_cost(x, w, ratio):
     return jnp.sum(first) + ratio * jnp.sum(second)
 
 
+@pytest.mark.slow
 def test_total_generalized_variation_is_the_minimum_of_its_definition(x64, normal):
     (ny, nx), weight, ratio = (4, 5), 0.8, 1.5
     A = Radon(ParallelBeam(np.array([0.1, 0.9, 1.7]), 9), (ny, nx))
@@ -138,6 +139,7 @@ def test_total_generalized_variation_is_the_minimum_of_its_definition(x64, norma
     np.testing.assert_allclose(x, best.x[: ny * nx].reshape(ny, nx), atol=5e-3)
 
 
+@pytest.mark.slow
 def test_linear_images_have_no_generalized_variation():
     ramp = 1 + 0.5 * jnp.linspace(-1, 1, 12)[:, None] - jnp.linspace(0, 1, 9)
     A = Identity((12, 9))
@@ -158,6 +160,7 @@ def series(normal, frames=8, shape=(12, 10), dtype=np.complex64):
     return A, (image * (1 + time) + 1j * time**2 * other).astype(dtype)
 
 
+@pytest.mark.slow
 def test_locally_low_rank_of_a_full_measurement_is_a_threshold(x64, normal):
     A = BlockDiagonal([Identity((6, 7), np.complex128)] * 4)
     y = normal((4, 6, 7), np.complex128)
@@ -167,6 +170,7 @@ def test_locally_low_rank_of_a_full_measurement_is_a_threshold(x64, normal):
     np.testing.assert_allclose(x, prox_locally_low_rank(y, weight, (4, 3)), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_locally_low_rank_is_a_minimum_and_recovers_a_series(x64, normal):
     A, truth = series(normal, dtype=np.complex128)
     y = A(truth)
@@ -197,6 +201,7 @@ ONE_LINERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["l1", "tgv", "llr"])
 def test_batches_over_devices_are_the_images_one_by_one(kind, normal):
     """Whatever their scales; and real images stay real."""
@@ -218,6 +223,7 @@ def test_batches_over_devices_are_the_images_one_by_one(kind, normal):
         np.testing.assert_allclose(image, alone(A, measured), atol=2e-4 * np.abs(image).max())
 
 
+@pytest.mark.slow
 def test_gradients_in_data_and_coil_maps(x64, normal):
     A = sense(normal, np.complex128)
     y, probe = normal(A.out_shape, np.complex128, 1), normal(A.in_shape, np.complex128, 2)
@@ -242,6 +248,7 @@ def test_gradients_in_data_and_coil_maps(x64, normal):
     assert value == 0 and all(bool(jnp.all(jnp.isfinite(g))) for g in gradient)
 
 
+@pytest.mark.slow
 def test_non_cartesian_measurements(normal):
     """All of it on a NUFFT, for one image and, with a trajectory per frame, for a series."""
     shape, rng = (12, 10), np.random.default_rng(0)
@@ -266,6 +273,7 @@ def test_non_cartesian_measurements(normal):
     assert error(moving(A, A(jnp.stack([image] * 3)))) < 0.05
 
 
+@pytest.mark.slow
 def test_measured_brain(measured_data):
     """Sparse and smooth models beat least squares on a retrospectively undersampled head."""
     import h5py
@@ -312,6 +320,7 @@ def test_total_variation_denoises_as_chambolle(normal):
     assert np.linalg.norm(x - reference) < 0.02 * np.linalg.norm(reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, scale", [("sense", 1e-3), ("radon", 50.0)])
 def test_total_variation_reaches_a_minimum_at_any_scale(kind, scale, normal):
     if kind == "sense":
@@ -331,6 +340,7 @@ def test_total_variation_reaches_a_minimum_at_any_scale(kind, scale, normal):
     assert objective(A, y, weight, 1.003 * x) > best and objective(A, y, weight, 0.997 * x) > best
 
 
+@pytest.mark.slow
 def test_total_variation_batches_and_limits(normal):
     A = sense(normal, shape=(8, 8))
     y = normal((2, *A.out_shape), np.complex64)
@@ -348,6 +358,7 @@ def ones(*shape):
     return jnp.ones(shape, complex)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, error, words",
     [

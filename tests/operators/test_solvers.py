@@ -96,7 +96,6 @@ def test_vmapped_systems_are_independent(normal):
         np.testing.assert_allclose(together[i], alone(y[i]), atol=2e-5)
 
 
-@pytest.mark.slow
 def test_operator_norm(normal, dense_matrix, key):
     A = sense(normal)
     expected = np.linalg.norm(dense_matrix(A), 2)

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from operators import CartesianFourier, Identity, equispaced_mask, fft2c, ifft2c, rasterize, rss, shepp_logan
 from operators.mri import SPIRiT, cg_spirit, spirit, spirit_kernel
 
-pytestmark = pytest.mark.slow
-
 SHIFTS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
@@ -34,6 +32,7 @@ def error(found, expected):
     return float(np.linalg.norm(np.ravel(found - expected)) / np.linalg.norm(np.ravel(expected)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 @settings(max_examples=2)
 @given(coils=st.integers(1, 3), ny=st.integers(3, 6), nx=st.integers(5, 7), seed=st.integers(0, 9))
@@ -68,6 +67,7 @@ def test_kernel_is_the_regularised_regression_on_all_neighbours(l2, x64, normal)
             assert kernel[coil, coil, 1, 1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [(1, 2), (2, 2)])
 def test_harmonic_coils_are_recovered_exactly(steps, x64, normal):
     kspace = harmonic_coils(normal, (14, 16))
@@ -87,6 +87,7 @@ def test_harmonic_coils_are_recovered_exactly(steps, x64, normal):
     assert error(found, kspace) < 1e-6
 
 
+@pytest.mark.slow
 def test_spirit_is_the_constrained_least_squares_solution(x64, normal, dense_matrix):
     kspace = normal((2, 6, 7), complex)
     mask = np.ones((6, 7), bool)
@@ -116,6 +117,7 @@ def test_cg_spirit_is_the_weighted_least_squares_solution(x64, normal, dense_mat
         np.testing.assert_allclose(np.ravel(image), expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_phantom_is_far_better_than_zero_filled():
     kspace = phantom(6, (40, 36))
     mask = np.asarray(equispaced_mask(36, 2, 0.34))
@@ -124,6 +126,7 @@ def test_phantom_is_far_better_than_zero_filled():
     assert error(found, kspace) < 0.1 * error(mask * kspace, kspace)
 
 
+@pytest.mark.slow
 def test_measured_head(measured_data):
     import h5py
 
@@ -135,6 +138,7 @@ def test_measured_head(measured_data):
     assert error(found, expected) < 0.5 * error(np.asarray(rss(ifft2c(mask * kspace))), expected)
 
 
+@pytest.mark.slow
 def test_batches_traced_masks_and_degenerate_data():
     first = phantom(2, (10, 14))
     zero_coil = first.copy()
@@ -149,6 +153,7 @@ def test_batches_traced_masks_and_degenerate_data():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_gradients_in_the_calibration(x64, normal):
     kspace, direction = normal((2, 6, 7), complex), normal((2, 6, 7), complex, 1)
     mask, target = np.arange(7) != 3, normal((2, 6, 7), complex, 2)
@@ -165,6 +170,7 @@ def test_gradients_in_the_calibration(x64, normal):
     np.testing.assert_allclose(along(0.0)[1], slope, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, kind, words",
     [

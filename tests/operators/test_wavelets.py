@@ -11,8 +11,6 @@ from operators import Wavelet
 from operators.algebra import daubechies_filter
 from operators.solvers import prox_wavelet, soft_threshold
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("p", range(1, 11))
 def test_filters_are_orthonormal_with_vanishing_moments(p):
@@ -31,6 +29,7 @@ def test_filters_are_orthonormal_with_vanishing_moments(p):
     assert p == 1 or np.all(energy >= np.cumsum(low[::-1] ** 2) - 1e-12)
 
 
+@pytest.mark.slow
 def test_filters_are_the_published_ones():
     r = np.sqrt(3)
     np.testing.assert_allclose(daubechies_filter(1), np.full(2, np.sqrt(0.5)), rtol=1e-14)
@@ -66,6 +65,7 @@ def reference(x, wavelet, levels):
     return x
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     shape=st.tuples(st.integers(1, 13), st.integers(2, 13)),
@@ -83,6 +83,7 @@ def test_transform_is_that_of_dense_matrices_and_orthogonal(shape, wavelet, leve
         np.testing.assert_allclose(other, x, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, dtype", [((9, 14), np.complex64), ((3, 6, 5), np.float32), ((17,), None)])
 def test_wavelet_is_a_true_operator(shape, dtype, assert_linear_operator):
     W = Wavelet(shape, "db2", dtype=dtype)
@@ -95,6 +96,12 @@ def test_volumes_are_transformed_along_every_axis(x64, normal):
     found = Wavelet((4, 5, 6), "db2", 1, np.float64)(x)
     expected = np.einsum("ai,bj,ck,ijk->abc", *(level_matrix(n, low) for n in (4, 5, 6)), x)
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_the_adjoint_is_the_inverse(x64, normal):
+    x = normal((5, 12), np.float64)
+    W = Wavelet((5, 12), "db2", 2, np.float64)
+    np.testing.assert_allclose(jax.jit(lambda x: W.H(W(x)))(x), x, atol=1e-12)
 
 
 @pytest.mark.parametrize("wavelet, degree", [("haar", 0), ("db2", 1), ("db4", 3)])
@@ -118,6 +125,7 @@ def test_details_are_all_but_the_last_corner():
     assert Wavelet((64, 64)).levels == 4 and Wavelet((7, 64)).levels == 1 and Wavelet((1, 64)).levels == 4
 
 
+@pytest.mark.slow
 def test_prox_is_the_thresholding_of_the_details(normal):
     W = Wavelet((8, 9), "db2", 2)
     v = normal((2, 8, 9), np.complex64)
@@ -127,6 +135,7 @@ def test_prox_is_the_thresholding_of_the_details(normal):
     np.testing.assert_allclose(prox_wavelet(v, 0.0, W, jax.random.key(1)), v, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cycle_spinning_is_a_shift_drawn_from_the_key(normal):
     W = Wavelet((8, 12), "db2", 2)
     v = normal((8, 12), np.complex64)
@@ -147,6 +156,7 @@ def test_cycle_spinning_is_a_shift_drawn_from_the_key(normal):
     assert len(drawn) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, words",
     [

@@ -1,0 +1,9 @@
+"""Wrong versions of single lines, and the tests that must fail on them.
+
+`python -m tests.mutants` applies them one by one to a copy of the project and runs their tests.
+"""
+
+from tests.mutants import federated, operators
+from tests.mutants.mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = (*operators.MUTANTS, *federated.MUTANTS)

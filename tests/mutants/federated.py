@@ -1,0 +1,213 @@
+"""Mutants of the federated engine: rounds, local training, channels, sampling, evaluation."""
+
+from tests.mutants.mutant import in_file
+
+_F = "tests/federated/"
+_CLOSED_FORM = _F + "test_fedavg.py::test_one_round_is_the_closed_form"
+_NOT_FINITE = _F + "test_engine.py::test_a_client_that_is_not_finite_is_excluded_and_leaves_no_trace"
+_STATISTICS = _F + "test_fedavg.py::test_statistics_are_averaged_and_counters_advance"
+_PARALLEL = _F + "test_engine.py::test_results_do_not_depend_on_parallelism"
+_STEPS = _F + "test_engine.py::test_fixed_number_of_steps"
+_PADDED = _F + "test_engine.py::test_padded_steps_touch_nothing"
+_SCHEDULE = _F + "test_schedule.py::test_rates_and_steps_of_each_client_and_round"
+_CLIP = _F + "test_channels.py::test_clip_bounds_the_norm_and_leaves_what_is_within_alone"
+_CHAIN = _F + "test_channels.py::test_chain_encodes_forward_and_decodes_backward"
+_ORDER = _F + "test_keys.py::test_an_order_is_that_of_sorting_the_keys"
+_MOMENTS = _F + "test_sampling.py::test_weighted_sampling_draws_one_after_another"
+
+
+def recorded(name: str, topology: str = "star") -> str:
+    return f"{_F}test_reference.py::test_numbers_are_those_recorded[{topology}-{name}]"
+
+
+MUTANTS = (
+    *in_file(
+        "fedrecon/federated/server.py",
+        ("(-d).astype(p.dtype)", "d.astype(p.dtype)", _CLOSED_FORM),
+        ("mean_delta = divide(total.delta, total.weight)", "mean_delta = total.delta", _CLOSED_FORM),
+        # Applied without looking at the new model.
+        ("all_finite((new, server, exchange))", "all_finite((server, exchange))", _NOT_FINITE),
+        # The exchange moves in a round that is not applied.
+        (
+            "exchange), (shared, state.server, state.exchange))",
+            "exchange), (shared, state.server, exchange))",
+            _NOT_FINITE,
+        ),
+        ("channel=select(applied, channel, undone)", "channel=channel", _NOT_FINITE),
+        ("change = jnp.round(change)", "change = jnp.floor(change)", _STATISTICS),
+        ("jnp.where(joined, round, history.last_round)", "round", recorded("fedavg")),
+        ("divide(total.message.scalars, most)", "total.message.scalars", recorded("fednova")),
+    ),
+    *in_file(
+        "fedrecon/federated/engine.py",
+        ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg")),
+        ("kept = included & applied", "kept = included", _NOT_FINITE),
+        (
+            'included = record["included"] & ~flagged',
+            'included = record["included"]',
+            _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",
+        ),
+        (
+            "jnp.where(along(kept, new), new, old), rows",
+            "jnp.where(along(cohort.active, new), new, old), rows",
+            _NOT_FINITE,
+        ),
+        ('jnp.where(included, x, 0), record["metrics"])', 'x, record["metrics"])', _NOT_FINITE),
+        (
+            "state.round - 1, kept, info",
+            "state.round, kept, info",
+            _F + "test_sampling.py::test_the_longest_absent_take_turns",
+        ),
+        ('record["excluded"] | (cohort.active & flagged)', 'record["excluded"]', recorded("screen")),
+    ),
+    *in_file(
+        "fedrecon/federated/turn.py",
+        (
+            "fold(fold(context.key, context.client), jnp.arange(4))",
+            "fold(context.key, jnp.arange(4))",
+            _F + "test_schedule.py::test_random_schedules_and_channels_use_keys_of_their_own",
+        ),
+        (
+            "finite & (most > 0))",
+            "finite)",
+            _F + "test_fedavg.py::test_equal_weighting_ignores_sizes_but_not_emptiness",
+        ),
+        ("mask.any(1)) <= work.steps)", "mask.any(1)) < work.steps)", _SCHEDULE),
+        ("Upload(scale(weight, shared),", "Upload(shared,", _CLOSED_FORM),
+        ("scale(most, message.scalars)", "message.scalars", recorded("fednova")),
+        (
+            "upload, own.channel, context._replace(key=client_keys(context)[2])",
+            "upload, own.channel, context",
+            _F + "test_schedule.py::test_random_schedules_and_channels_use_keys_of_their_own",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/local.py",
+        # One key for all local steps.
+        ("jax.random.fold_in(context.key, step)", "context.key", _STEPS),
+        (
+            "return jax.tree.map(jnp.subtract, new, old)",
+            "return jax.tree.map(jnp.subtract, old, new)",
+            _CLOSED_FORM,
+        ),
+        ("weight=batches.count.astype", "weight=valid.sum().astype", _STEPS),
+        ("total = value + penalty", "total = value - penalty", recorded("moon")),
+        ("jax.lax.cond(places[1].any(), take_step", "jax.lax.cond(True, take_step", _PADDED),
+        (
+            "totals[name] = (totals[name][0], jnp.ones_like",
+            "totals[name] = (totals[name][1], jnp.ones_like",
+            _F + "test_algorithms.py::test_same_seed_same_result_and_true_counts",
+        ),
+        ("(u * batches.rate).astype(u.dtype)", "u", _SCHEDULE),
+        ("jnp.where(seen > 0, g * seen, 0)", "jnp.where(seen > 0, g, 0)", recorded("scaffold_1")),
+        ("[0] * seen, 0)", "[0], 0)", recorded("qfedavg")),
+        (
+            "state = LocalState(own, opt_state if keep_optimizer else ())",
+            "state = LocalState(own, start if keep_optimizer else ())",
+            recorded("fedavg_adam_kept"),
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/channels.py",
+        ("max_norm * largest(upload.weight)", "max_norm", _CLIP),
+        ("scale = bound / jnp.where(over, norm, 1.0)", "scale = 1 / jnp.where(over, norm, 1.0)", _CLIP),
+        ("for number in reversed(range(len(channels))):", "for number in range(len(channels)):", _CHAIN),
+        (
+            "key=jax.random.fold_in(context.key, number)",
+            "key=context.key",
+            _F + "test_channels.py::test_stages_of_a_chain_have_their_own_keys",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/batching.py",
+        (
+            "mask = jnp.tile(jnp.arange(steps * batch_size) < valid.sum(), epochs)",
+            "mask = jnp.tile(jnp.arange(steps * batch_size) <= valid.sum(), epochs)",
+            _F + "test_batching.py::test_an_epoch_visits_every_valid_example_once",
+        ),
+        (
+            "jax.random.fold_in(key, step // per_epoch)",
+            "key",
+            _F + "test_batching.py::test_passes_are_reshuffled_and_every_order_is_as_likely",
+        ),
+        (
+            "probability = expected_batch_size / jnp.maximum(valid.sum(), 1)",
+            "probability = expected_batch_size / valid.shape[0]",
+            _F + "test_dp_sgd.py::test_poisson_sampling_takes_each_example_independently",
+        ),
+        (
+            "jax.random.fold_in(key, step), _rank(valid)",
+            "key, _rank(valid)",
+            _F + "test_dp_sgd.py::test_poisson_sampling_takes_each_example_independently",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/keys.py",
+        (
+            "((13, 15, 26, 6), (17, 29, 16, 24))",
+            "((13, 15, 26, 6), (17, 29, 16, 23))",
+            _F + "test_keys.py::test_folded_keys_are_those_of_jax",
+        ),
+        ("before = lax.gt(places,", "before = lax.ge(places,", _ORDER),
+    ),
+    *in_file(
+        "fedrecon/federated/sampling.py",
+        ("(clients,)) / rate", "(clients,)) * rate", _MOMENTS),
+        (
+            "jnp.argsort(-history.loss[chosen]",
+            "jnp.argsort(history.loss[chosen]",
+            _F + "test_sampling.py::test_power_of_choice_takes_the_worst_of_the_candidates",
+        ),
+        (
+            "jnp.lexsort((rank, history.last_round))",
+            "jnp.lexsort((history.last_round, rank))",
+            _F + "test_sampling.py::test_the_longest_absent_come_first",
+        ),
+        (
+            "return (weight > 0).astype(weight.dtype)",
+            "return jnp.ones_like(weight)",
+            _F + "test_fedavg.py::test_equal_weighting_ignores_sizes_but_not_emptiness",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/cohorts.py",
+        (
+            "jnp.where(places < flags.shape[0], places + first, clients)",
+            "jnp.where(places < flags.shape[0], places, clients)",
+            _PARALLEL,
+        ),
+        (
+            "return count if count < clients // mesh.size else None",
+            "return count // mesh.size if count < clients else None",
+            _PARALLEL,
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/trees.py",
+        ("jnp.where(w > 0, w, 1), inner)", "w, inner)", _NOT_FINITE),
+        (
+            "total * jnp.maximum(jnp.abs(weight), 1) < 1e30",
+            "total < 1e30",
+            _F + "test_keys.py::test_what_is_finite_after_weighting_is_found_with_and_without_looking",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/evaluation.py",
+        (
+            "jnp.where(along(joined, x), x, 0).sum(0) / jnp.maximum(count, 1)",
+            "x.mean(0)",
+            recorded("local_only"),
+        ),
+        ("model = algorithm.release(model)", "model = model.variables", recorded("afl")),
+        (
+            "fill(_personal(algorithm, algorithm.release(state), *pick), frozen)",
+            "fill(_personal(algorithm, state.variables, *pick), frozen)",
+            recorded("afl"),
+        ),
+        (
+            "return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)",
+            "return result",
+            _F + "test_personal.py::test_evaluation_of_other_clients_and_of_empty_ones",
+        ),
+    ),
+)

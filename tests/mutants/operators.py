@@ -1,0 +1,288 @@
+"""Mutants of operators: algebra, kernels, Fourier transforms, solvers."""
+
+from tests.mutants.mutant import in_file
+
+_T = "tests/operators/"
+_ALGEBRA = _T + "test_linear_operator.py::test_algebra_is_that_of_matrices"
+_MAPS = _T + "test_coils.py::test_products_with_maps_equal_the_plain_route"
+_MASKS = _T + "test_fourier.py::test_every_mask_gives_a_true_operator"
+_RESIZE = _T + "test_fourier.py::test_fourier_resize_keeps_band_limited_images"
+_NUFFT = _T + "test_nufft.py::test_relative_error_on_full_images"
+_NUFFT_GRADIENTS = _T + "test_nufft.py::test_gradients_are_those_of_the_direct_sum"
+_TOEPLITZ = _T + "test_nufft.py::test_toeplitz_of_weights_is_the_weighted_gram"
+_WAVELETS = _T + "test_wavelets.py::test_volumes_are_transformed_along_every_axis"
+_CONVOLUTION = "tests/models/test_convolution.py::test_primitives_equal_plain_jax_in_single"
+_CG = _T + "test_solvers.py::test_cg_solves_the_regularised_system"
+_LASSO = _T + "test_first_order.py::test_lasso_is_solved"
+_PROX = _T + "test_proximal.py::test_prox_agrees_with_numerical_minimisation"
+_TV = _T + "test_reconstruction.py::test_total_variation_denoises_as_chambolle"
+
+_ALGEBRA_PACKAGE = (
+    *in_file(
+        "operators/algebra/linear_operator.py",
+        (
+            "y if is_complex(dtype) else y.real",
+            "y",
+            _T + "test_linear_operator.py::test_real_images_of_complex_operators",
+        ),
+        (
+            "self.weights.conj() * y",
+            "self.weights * y",
+            _T + "test_linear_operator.py::test_identity_and_diagonal",
+        ),
+        ("_project(self.scalar.conj() * y", "_project(self.scalar * y", _ALGEBRA),
+        (
+            "squared(self.scalar) * self",
+            "self.scalar**2 * self",
+            _T + "test_linear_operator.py::test_compositions_are_true_operators",
+        ),
+        (
+            "self._adjoint(y if weights is None else weights * y)",
+            "self._adjoint(y)",
+            _T + "test_linear_operator.py::test_compositions_are_true_operators",
+        ),
+        ("Sum(self, -other)", "Sum(self, other)", _ALGEBRA),
+        ("jnp.sum(maps.conj() * products, axis=-1", "jnp.sum(maps * products, axis=-1", _MAPS),
+    ),
+    *in_file(
+        "operators/algebra/differences.py",
+        (
+            "inner = _between(y, axis, 0, y.shape[axis] - 1)",
+            "inner = _between(y, axis, 1, y.shape[axis])",
+            _T + "test_proximal.py::test_finite_differences",
+        ),
+    ),
+    *in_file(
+        "operators/algebra/wavelets.py",
+        (
+            "band[..., reach - j : reach - j + half]",
+            "band[..., j : j + half]",
+            _T + "test_wavelets.py::test_the_adjoint_is_the_inverse",
+        ),
+        ("low[::-1] * (-1.0) ** np.arange", "low * (-1.0) ** np.arange", _WAVELETS),
+        (
+            "slice(0, n) for n in self._corners()[-1])",
+            "slice(0, n) for n in self._corners()[-2])",
+            _T + "test_wavelets.py::test_details_are_all_but_the_last_corner",
+        ),
+    ),
+    *in_file(
+        "operators/algebra/checks.py",
+        (
+            "along(v)).real)))(value).conj()",
+            "along(v)).real)))(value)",
+            _T + "test_checks.py::test_checks_return_small_errors",
+        ),
+        (
+            "left, right = _dot(ax, y), _dot(x, _apply(A.H, y))",
+            "left, right = _dot(ax, y), _dot(ax, y)",
+            _T + "test_checks.py::test_check_adjoint_catches",
+        ),
+    ),
+    *in_file(
+        "operators/algebra/block_diagonal.py",
+        (
+            "per_block = weights.ndim == len(self.out_shape) and weights.shape[0] > 1",
+            "per_block = weights.shape[0] > 1",
+            _T + "test_block_diagonal.py::test_weights_broadcast_from_the_right",
+        ),
+    ),
+)
+
+_KERNELS_PACKAGE = (
+    *in_file(
+        "operators/kernels/convolution.py",
+        ("jnp.flip(kernel, (0, 1)).swapaxes", "jnp.flip(kernel, 0).swapaxes", _CONVOLUTION),
+        ("[(lo, k - 1 - high) for k", "[(lo, k - high) for k", _CONVOLUTION),
+    ),
+    *in_file(
+        "operators/kernels/batched.py",
+        (
+            "return array if array.shape[0] == length else jnp.sum(array, axis=0, keepdims=True)",
+            "return array[:length]",
+            "tests/models/test_convolution.py::test_gradients_of_shared_operands_add",
+        ),
+        (
+            "images = jnp.moveaxis(moved[1], 0, 1)",
+            "images = moved[1].swapaxes(0, 2).swapaxes(0, 1)",
+            "tests/models/test_convolution.py::test_mapped_primitives_equal_a_loop",
+        ),
+    ),
+    *in_file(
+        "operators/kernels/native/__init__.py",
+        (
+            "np.exp(-1j * np.pi * (np.arange(n) - n // 2) / h)",
+            "np.exp(1j * np.pi * np.arange(n) / h)",
+            _TOEPLITZ,
+        ),
+        ("np.full(n, n**-0.5)", "np.full(n, 1 / n)", _MASKS),
+    ),
+)
+
+_FOURIER_PACKAGE = (
+    *in_file(
+        "operators/fourier/centered_fft.py",
+        (
+            "shifted = jnp.fft.ifftshift(image, (-2, -1))",
+            "shifted = jnp.fft.fftshift(image, (-2, -1))",
+            _T + "test_fourier.py::test_fft2c_is_the_centred_orthonormal_dft",
+        ),
+        (
+            "scale = math.sqrt(math.prod(shifted",
+            "scale = 1 / math.sqrt(math.prod(shifted",
+            _T + "test_fourier.py::test_fft2c_is_the_centred_orthonormal_dft",
+        ),
+    ),
+    *in_file(
+        "operators/fourier/cartesian.py",
+        ("max(old // 2 - new // 2, 0)", "max((old - new) // 2, 0)", _RESIZE),
+        ("math.sqrt(math.prod(shape) / math", "(math.prod(shape) / math", _RESIZE),
+        ("self.mask**2", "self.mask", _MASKS),
+        (
+            "spectrum = jnp.fft.ifftshift(spectrum, axes)",
+            "spectrum = jnp.fft.fftshift(spectrum, axes)",
+            _MASKS,
+        ),
+    ),
+    *in_file(
+        "operators/fourier/cartesian_primitive.py",
+        ("maps = (maps.conj() if conjugate else maps)[:, None]", "maps = maps[:, None]", _MAPS),
+        (
+            "product = jnp.sum((values * spectra).real",
+            "product = jnp.sum((values.conj() * spectra).real",
+            _MAPS,
+        ),
+    ),
+    *in_file(
+        "operators/fourier/nufft.py",
+        (
+            "self._adjoint_maps(y if weights is None else weights * y, maps)",
+            "self._adjoint_maps(y, maps)",
+            _TOEPLITZ,
+        ),
+        (
+            "self.trajectory.dtype) if weights is None else jnp.asarray(weights)",
+            "self.trajectory.dtype)",
+            _TOEPLITZ,
+        ),
+        ("/ math.prod(self.image_shape))", "/ math.sqrt(math.prod(self.image_shape)))", _TOEPLITZ),
+        ("conjugate=maps is not None", "conjugate=False", _MAPS),
+    ),
+    *in_file(
+        "operators/fourier/nufft_jax.py",
+        ("jnp.floor(fraction - kernel.width / 2) + 1", "jnp.floor(fraction - kernel.width / 2)", _NUFFT),
+        ("* math.prod(grid.shape[-ndim:])", "* grid.shape[-1]", _NUFFT),
+    ),
+    *in_file(
+        "operators/fourier/nufft_kernel.py",
+        ("(np.arange(pixels) - pixels // 2) / cells", "(np.arange(pixels) - pixels / 2) / cells", _NUFFT),
+    ),
+    *in_file(
+        "operators/fourier/nufft_primitive.py",
+        ('factor = params["sign"] * 2j', "factor = 2j", _NUFFT_GRADIENTS),
+        ("np.arange(n) - n // 2 for n in shape", "np.arange(n) for n in shape", _NUFFT_GRADIENTS),
+        ("linear = d_maps[0].conj() if", "linear = d_maps[0] if", _NUFFT_GRADIENTS),
+    ),
+    *in_file(
+        "operators/fourier/toeplitz.py",
+        ("* modulation.conj(), None", "* modulation, None", _NUFFT),
+        ("cotangent.conj(), *maps), params).conj()", "cotangent, *maps), params)", _NUFFT_GRADIENTS),
+    ),
+    *in_file(
+        "operators/fourier/units.py",
+        (
+            "lambda shape: shape / fov",
+            "lambda shape: fov / shape",
+            _T + "test_trajectory_units.py::test_every_unit_is_the_same_plane_wave",
+        ),
+        (
+            "(size * time * positive_number(gamma",
+            "(time * positive_number(gamma",
+            _T + "test_trajectory_units.py::test_gradient_of_a_constant_readout",
+        ),
+    ),
+)
+
+_SOLVERS_PACKAGE = (
+    *in_file(
+        "operators/solvers/linear.py",
+        (
+            "residual = jnp.sqrt(jax.lax.stop_gradient(power) / jnp.where(scale > 0, scale, 1))",
+            "residual = jax.lax.stop_gradient(power) / jnp.where(scale > 0, scale, 1)",
+            _CG,
+        ),
+        ("goal = tolerance**2 * _dot(rhs, rhs)", "goal = tolerance * _dot(rhs, rhs)", _CG),
+        ("_split(gram(v) + jnp.asarray(l2", "_split(gram(v) - jnp.asarray(l2", _CG),
+        (
+            "(power > goal) & (iteration < max_iterations)",
+            "(power > goal) & (iteration <= max_iterations)",
+            _T + "test_solvers.py::test_cg_stops_at_the_bound_and_at_zero",
+        ),
+        (
+            "jnp.sqrt(largest_eigenvalue(A.gram, x, key, iterations))",
+            "largest_eigenvalue(A.gram, x, key, iterations)",
+            _T + "test_solvers.py::test_operator_norm",
+        ),
+        ("jnp.sum(u.real * v.real + u.imag * v.imag)", "jnp.sum(u.real * v.real - u.imag * v.imag)", _LASSO),
+    ),
+    *in_file(
+        "operators/solvers/first_order.py",
+        (
+            "        momentum = (theta - 1) / theta_new",
+            "        momentum = theta / theta_new",
+            _T + "test_first_order.py::test_the_worst_case_bounds_hold",
+        ),
+        (
+            "iteration == iterations - 1, 8, 4)",
+            "iteration == iterations, 8, 4)",
+            _T + "test_first_order.py::test_the_worst_case_bounds_hold",
+        ),
+        ("dual = dual + image - new", "dual = dual - image + new", _LASSO),
+        (
+            "jax.random.fold_in(key, iteration))",
+            "key)",
+            _T + "test_first_order.py::test_random_proximal_maps_get_one_key_per_iteration",
+        ),
+    ),
+    *in_file(
+        "operators/solvers/proximal.py",
+        (
+            "1 - threshold / positive(length), 0)",
+            "1 - threshold, 0)",
+            _T + "test_proximal.py::test_soft_threshold_closed_form",
+        ),
+        (
+            "lambda p, step: project_l2_ball(p, threshold,",
+            "lambda p, step: project_l2_ball(p, step * threshold,",
+            _PROX,
+        ),
+        (
+            "jnp.maximum(s - threshold[..., None], 0)[..., None, :]",
+            "(s - threshold[..., None])[..., None, :]",
+            _T + "test_proximal.py::test_singular_values_are_shrunk",
+        ),
+        ("return v - D.H(dual)", "return v + D.H(dual)", _PROX),
+        (
+            "offset * (radius / positive(length))",
+            "offset * radius",
+            _T + "test_proximal.py::test_projections",
+        ),
+        (
+            "block_shape), shift, (-2, -1))",
+            "block_shape), -shift, (-2, -1))",
+            _T + "test_proximal.py::test_blocks_tile_the_image",
+        ),
+    ),
+    *in_file(
+        "operators/solvers/variational.py",
+        ("unit / norm**2 * solve(", "unit / norm * solve(", _TV),
+        ("group_soft_threshold(v[1], step * 8**0.5 * bound", "group_soft_threshold(v[1], step * bound", _TV),
+        (
+            "return A.H(density.astype(y.real.dtype) * y)",
+            "return A.H(y)",
+            _T + "test_reconstruction.py::test_gridding_with_the_right_density_inverts",
+        ),
+    ),
+)
+
+MUTANTS = _ALGEBRA_PACKAGE + _KERNELS_PACKAGE + _FOURIER_PACKAGE + _SOLVERS_PACKAGE

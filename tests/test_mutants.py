@@ -1,0 +1,53 @@
+"""The list of mutants fits the project: texts occur once, tests exist and are in the default suite."""
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import MUTANTS
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted({mutant.file for mutant in MUTANTS})
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_text_occurs_once_and_its_replacement_is_another_program(file):
+    source = (ROOT / file).read_text()
+    program = ast.dump(ast.parse(source))
+    for mutant in MUTANTS:
+        if mutant.file == file:
+            assert source.count(mutant.before) == 1, mutant
+            assert "\n" not in mutant.before, mutant
+            assert ast.dump(ast.parse(source.replace(mutant.before, mutant.after))) != program, mutant
+
+
+def test_every_test_exists_and_is_not_slow():
+    functions, wrong = {}, []
+    for name in sorted({name for mutant in MUTANTS for name in mutant.tests.split()}):
+        file, function = re.fullmatch(r"(tests/[\w/]+\.py)::(test_\w+)(?:\[.+\])?", name).groups()
+        if file not in functions:
+            functions[file] = quick_tests(ROOT / file)
+        if function not in functions[file]:
+            wrong.append(name)
+    assert not wrong
+
+
+def quick_tests(path: Path) -> set[str]:
+    """Names of the tests of a file that are not marked as slow."""
+    body = ast.parse(path.read_text()).body
+    if any(ast.unparse(node) == "pytestmark = pytest.mark.slow" for node in body):
+        return set()
+    return {
+        node.name
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+        and "pytest.mark.slow" not in [ast.unparse(decorator) for decorator in node.decorator_list]
+    }
+
+
+def test_mutants_differ():
+    changes = Counter((mutant.file, mutant.before, mutant.after) for mutant in MUTANTS)
+    assert max(changes.values()) == 1
