@@ -1,7 +1,8 @@
 """Linear operators of MRI and CT, coils, masks, geometries, solvers, analytic phantoms and operator checks.
 
 Images are (..., ny, nx), Cartesian k-space (..., coils, ny, nx), sinograms (..., views, detectors); angles
-are in radians; leading axes are batch axes.
+are in radians; leading axes are batch axes. Examples in docstrings assume ``import jax``, ``import jax.numpy
+as jnp``, ``import numpy as np`` and ``import operators``.
 """
 
 from operators import algebra, ct, fourier, kernels, mri, phantoms, solvers

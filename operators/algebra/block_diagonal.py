@@ -24,6 +24,11 @@ class BlockDiagonal(LinearOperator):
     Raises:
       ValueError: if there is no operator, or their structures or shapes differ.
       TypeError: if one is no LinearOperator, or their dtypes differ.
+
+    Example:
+      >>> A = operators.BlockDiagonal([operators.Diagonal(jnp.array([w, 1.0])) for w in (2, 3)])
+      >>> A(jnp.ones((2, 2))).tolist()
+      [[2.0, 1.0], [3.0, 1.0]]
     """
 
     operators: Sequence[LinearOperator]

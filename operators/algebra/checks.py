@@ -28,6 +28,11 @@ def check_adjoint(A: LinearOperator, key: jax.Array, tolerance: float | None = N
 
     Raises:
       ValueError: if the error exceeds the tolerance or is not finite.
+
+    Example:
+      >>> A = operators.FiniteDifferences((4, 4))
+      >>> operators.check_adjoint(A, jax.random.key(0)) < 1e-5
+      True
     """
     rng = _generator(key)
     x = _random(rng, A.in_shape, A.in_dtype)
@@ -68,6 +73,11 @@ def check_gradients(A: LinearOperator, key: jax.Array, tolerance: float = 1e-5) 
 
     Raises:
       ValueError: if the error exceeds the tolerance or is not finite.
+
+    Example:
+      >>> A = operators.Diagonal(jnp.array([1.0, 2.0]))
+      >>> bool(operators.check_gradients(A, jax.random.key(0)) < 1e-5)
+      True
     """
     with jax.enable_x64(True):
         leaves, structure = jax.tree.flatten(jax.tree.map(_double, A))

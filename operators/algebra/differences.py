@@ -22,6 +22,11 @@ class FiniteDifferences(LinearOperator):
 
     Raises:
       ValueError: if ``image_shape`` is not at least one positive integer.
+
+    Example:
+      >>> A = operators.FiniteDifferences((4,), jnp.float32)
+      >>> A(jnp.array([0.0, 1.0, 3.0, 3.0])).tolist()
+      [[1.0, 2.0, 0.0, 0.0]]
     """
 
     image_shape: tuple[int, ...] = static()

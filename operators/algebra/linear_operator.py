@@ -30,6 +30,12 @@ class LinearOperator:
     all of which accept leading batch axes and keep double precision. Where a faster route exists they also
     give ``_gram``, and ``_forward_maps``, ``_adjoint_maps`` and ``_gram_maps``: those of the operator
     ``x -> A(maps[c] * x)`` with factors (c, *in_shape), whose output has an axis c in front of its own.
+
+    Example:
+      >>> A = operators.FiniteDifferences((4,), jnp.float32)
+      >>> B = 2 * A.H @ A
+      >>> B.in_shape, A.out_shape
+      ((4,), (1, 4))
     """
 
     # numpy arrays and scalars on the left then defer to this class's reflected methods.
@@ -325,7 +331,13 @@ class Scaled(LinearOperator):
 
 @frozen_pytree
 class Identity(LinearOperator):
-    """The identity on arrays (..., *shape) of ``dtype`` (default: float32)."""
+    """The identity on arrays (..., *shape) of ``dtype`` (default: float32).
+
+    Example:
+      >>> A = operators.Identity((2,))
+      >>> (3 * A)(jnp.array([1.0, 2.0])).tolist()
+      [3.0, 6.0]
+    """
 
     shape: tuple[int, ...] = static()
     dtype: np.dtype | None = static(default=None)
@@ -353,6 +365,11 @@ class Diagonal(LinearOperator):
 
     Raises:
       TypeError: if the weights do not promote to ``dtype``.
+
+    Example:
+      >>> A = operators.Diagonal(jnp.array([2.0, 0.0]))
+      >>> A(jnp.array([5.0, 7.0])).tolist()
+      [10.0, 0.0]
     """
 
     weights: Leaf

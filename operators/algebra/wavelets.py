@@ -63,6 +63,11 @@ class Wavelet(LinearOperator):
 
     Source: Mallat, IEEE Trans. Pattern Anal. Mach. Intell. 11:674, 1989; Daubechies, Commun. Pure Appl. Math.
     41:909, 1988.
+
+    Example:
+      >>> W = operators.Wavelet((4,), "haar", levels=1, dtype=jnp.float32)
+      >>> print(np.asarray(W(jnp.array([1.0, 1.0, 4.0, 2.0]))).round(3))
+      [1.414 4.243 0.    1.414]
     """
 
     image_shape: tuple[int, ...] = static()

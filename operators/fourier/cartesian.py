@@ -76,6 +76,12 @@ class CartesianFourier(LinearOperator):
       ValueError: if ``image_shape`` is not two positive integers, ``mask`` does not broadcast to it, or
         ``backend`` is unknown.
       TypeError: if ``mask`` or ``dtype`` is of the wrong kind.
+
+    Example:
+      >>> A = operators.CartesianFourier((2, 2), jnp.array([[0.0, 0.0], [1.0, 1.0]]))
+      >>> print(np.asarray(A(jnp.ones((2, 2)))).real.round(3))
+      [[0. 0.]
+       [0. 2.]]
     """
 
     image_shape: tuple[int, ...] = static()

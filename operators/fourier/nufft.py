@@ -48,6 +48,11 @@ class NUFFT(LinearOperator):
       ValueError: if a shape, ``eps`` or ``backend`` is not as stated, or the trajectory is not finite or
         looks like radians or 1/FOV.
       TypeError: if the trajectory is not real.
+
+    Example:
+      >>> A = operators.NUFFT(jnp.array([[0.0, 0.0], [0.25, 0.0]]), (4, 4))
+      >>> print(np.abs(A(jnp.ones((4, 4)))).round(2))
+      [4. 0.]
     """
 
     trajectory: Leaf

@@ -66,6 +66,13 @@ class OffResonance(LinearOperator):
 
     Source: Noll et al., IEEE Trans. Med. Imaging 10:629, 1991; Sutton et al., IEEE Trans. Med. Imaging
     22:178, 2003; Fessler et al., IEEE Trans. Signal Process. 53:3393, 2005.
+
+    Example:
+      >>> F = operators.CartesianFourier((1, 4))
+      >>> A = operators.OffResonance(F, jnp.full((1, 4), 25.0), jnp.full((1, 4), 0.01), segments=1)
+      >>> phase = A(jnp.ones((1, 4)))[0, 2] / F(jnp.ones((1, 4)))[0, 2]
+      >>> print(np.asarray(jnp.angle(phase) / (2 * jnp.pi)).round(3))
+      -0.25
     """
 
     fourier: LinearOperator

@@ -85,6 +85,11 @@ def shepp_logan(modified: bool = True) -> Ellipses:
       Ten ellipses.
 
     Source: Shepp and Logan, IEEE Trans. Nucl. Sci. 21:21, 1974; Toft, The Radon Transform, 1996, appendix B.
+
+    Example:
+      >>> phantom = operators.shepp_logan()
+      >>> phantom.axes.shape, phantom.value[0].item()
+      ((10, 2), 1.0)
     """
     table = np.array(_SHEPP_LOGAN)
     return Ellipses(
@@ -114,6 +119,10 @@ def rasterize(
 
     Raises:
       ValueError, TypeError: if a shape, size or number is out of range.
+
+    Example:
+      >>> print(np.asarray(operators.rasterize(operators.shepp_logan(), (5, 5))[2]).round(2))
+      [0.1  0.11 0.1  0.14 0.1 ]
     """
     shape = image_shape_2d(shape, "rasterize: shape")
     height, width = _field(field_of_view, "rasterize: field_of_view")
@@ -155,6 +164,13 @@ def ellipse_kspace(
 
     Source: Van de Walle et al., IEEE Trans. Med. Imaging 19:1063, 2000; Koay et al., Magn. Reson. Med.
     58:430, 2007.
+
+    Example:
+      >>> phantom = operators.shepp_logan()
+      >>> kspace = operators.ellipse_kspace(phantom, (8, 8))
+      >>> image = operators.rasterize(phantom, (8, 8), supersample=16)
+      >>> print(round(8 * abs(complex(kspace[4, 4])), 1), round(float(image.sum()), 1))
+      7.9 7.9
     """
     (ny, nx), dtype = image_shape_2d(image_shape, "ellipse_kspace: image_shape"), ellipses.value.dtype
     height, width = _field(field_of_view, "ellipse_kspace: field_of_view")

@@ -84,6 +84,12 @@ def fista(
 
     Source: Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009; O'Donoghue and Candes, Found. Comput. Math.
     15:715, 2015.
+
+    Example:
+      >>> b, prox = jnp.array([3.0, 0.5]), operators.solvers.soft_threshold
+      >>> x, info = operators.fista(lambda x: x - b, prox, jnp.zeros(2), lipschitz=1.0)
+      >>> print(np.asarray(x).round(3))
+      [2. 0.]
     """
     x0 = as_inexact(x0)
     bound = _lipschitz(gradient, x0, lipschitz, "fista")
@@ -140,6 +146,12 @@ def pogm(
 
     Source: Taylor, Hendrickx and Glineur, SIAM J. Optim. 27:1283, 2017; Kim and Fessler, J. Optim. Theory
     Appl. 178:240, 2018.
+
+    Example:
+      >>> b, prox = jnp.array([3.0, 0.5]), operators.solvers.soft_threshold
+      >>> x, info = operators.pogm(lambda x: x - b, prox, jnp.zeros(2), lipschitz=1.0)
+      >>> print(np.asarray(x).round(3))
+      [2. 0.]
     """
     x0 = as_inexact(x0)
     bound = _lipschitz(gradient, x0, lipschitz, "pogm")
@@ -219,6 +231,12 @@ def admm(
         dtype.
 
     Source: Boyd et al., Found. Trends Mach. Learn. 3:1, 2011.
+
+    Example:
+      >>> prox = operators.solvers.soft_threshold
+      >>> x, info = operators.admm(lambda x: x, jnp.array([3.0, 0.5]), prox, penalty=1.0)
+      >>> print(np.asarray(x).round(3) + 0.0)
+      [2. 0.]
     """
     b = as_inexact(b)
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
@@ -298,6 +316,13 @@ def pdhg(
         structure, shape or dtype.
 
     Source: Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011.
+
+    Example:
+      >>> b, same, prox = jnp.array([3.0, 0.5]), lambda x: x, operators.solvers.soft_threshold
+      >>> fit = lambda v, step: (v + step * b) / (1 + step)
+      >>> x, info = operators.pdhg(same, same, prox, fit, jnp.zeros(2), steps=(0.9, 0.9))
+      >>> print(np.asarray(x).round(3))
+      [2. 0.]
     """
     x0 = jax.tree.map(as_inexact, x0)
     _check_like(lambda x: adjoint(forward(x)), x0, "pdhg: adjoint(forward(x0))")

@@ -54,6 +54,11 @@ def cg(
       ValueError: if ``x0`` has another shape than ``b``, or ``max_iterations`` is negative.
 
     Source: Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49:409, 1952.
+
+    Example:
+      >>> x, info = operators.cg(lambda v: 2 * v, jnp.array([2.0, 4.0]))
+      >>> x.tolist()
+      [1.0, 2.0]
     """
     b = as_inexact(b)
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
@@ -116,6 +121,11 @@ def operator_norm(A: LinearOperator, key: jax.Array, iterations: int = 30) -> ja
 
     Returns:
       Real scalar; 0 for the zero operator.
+
+    Example:
+      >>> A = operators.Diagonal(jnp.array([1.0, -3.0]))
+      >>> print(np.asarray(operators.operator_norm(A, jax.random.key(0))).round(3))
+      3.0
     """
     x = jax.ShapeDtypeStruct(A.in_shape, A.in_dtype)
     return jnp.sqrt(largest_eigenvalue(A.gram, x, key, iterations))

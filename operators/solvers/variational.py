@@ -98,6 +98,12 @@ def cg_sense(
       ValueError, TypeError: if ``y`` does not fit ``A``, is real k-space or not finite.
 
     Source: Pruessmann et al., Magn. Reson. Med. 46:638, 2001.
+
+    Example:
+      >>> A = operators.SENSE(operators.CartesianFourier((2, 2)), jnp.ones((3, 2, 2)))
+      >>> print(np.asarray(operators.cg_sense(A, A(jnp.ones((2, 2))))).real.round(3))
+      [[1. 1.]
+       [1. 1.]]
     """
     y = check_measured(y, A.out_dtype, "cg_sense: y")
     return cg(A.gram, A.H(y), l2=l2, tolerance=tolerance, max_iterations=max_iterations)[0]
@@ -138,6 +144,12 @@ def l1_wavelet(
 
     Source: Lustig, Donoho and Pauly, Magn. Reson. Med. 58:1182, 2007; Kamilov, Bostan and Unser, IEEE
     Signal Process. Lett. 21:1326, 2014.
+
+    Example:
+      >>> A = operators.CartesianFourier((4, 4))
+      >>> image = operators.l1_wavelet(A, A(jnp.ones((4, 4))), 0.01, wavelet="haar", iterations=20)
+      >>> print(np.asarray(image[0]).real.round(2))
+      [1. 1. 1. 1.]
     """
     W = Wavelet(A.in_shape, wavelet, levels, A.in_dtype)
 
@@ -222,6 +234,12 @@ def total_variation(
 
     Source: Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011; Sidky et al., Phys. Med. Biol. 57:3065,
     2012.
+
+    Example:
+      >>> A = operators.Diagonal(jnp.ones((1, 4)))
+      >>> image = operators.total_variation(A, jnp.array([[0.0, 0.0, 1.0, 1.0]]), 0.2)
+      >>> print(np.asarray(image).round(2))
+      [[0.1 0.1 0.9 0.9]]
     """
     _check_image("total_variation", A)
     D = FiniteDifferences(A.in_shape, A.in_dtype) / 8**0.5

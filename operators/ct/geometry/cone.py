@@ -49,6 +49,14 @@ class ConeBeam:
         above 4 pi and, with a pitch, neighbours more than pi / 2 apart), a count, spacing or distance is not
         positive, or another number is not finite or scalar. Values are checked where they are concrete.
       TypeError: if a number is not real.
+
+    Example:
+      >>> geometry = operators.ConeBeam(
+      ...     jnp.array([0.0]), (2, 3), (1.0, 1.0), source_distance=4.0, detector_distance=2.0
+      ... )
+      >>> source, direction = geometry.rays(jnp.array([0]), jnp.array([1]))
+      >>> source.tolist(), direction.tolist()
+      ([[[[0.0, -4.0, 0.0]]]], [[[[0.0, 6.0, -0.5]]]])
     """
 
     angles: Leaf

@@ -40,6 +40,12 @@ class FanBeam:
         above 4 pi), a count, spacing or distance is not positive, or another number is not finite or scalar.
         Values are checked where they are concrete.
       TypeError: if a number is not real.
+
+    Example:
+      >>> geometry = operators.FanBeam(jnp.array([0.0]), 3, 1.0, source_distance=4.0, detector_distance=2.0)
+      >>> source, direction = geometry.rays(jnp.array([0]))
+      >>> source.tolist(), direction.tolist()
+      ([[[0.0, -4.0]]], [[[-1.0, 6.0]]])
     """
 
     angles: Leaf

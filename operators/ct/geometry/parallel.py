@@ -42,6 +42,11 @@ class ParallelBeam:
         magnitude (the sign of degrees), a count or spacing is not positive, or an offset is not finite or
         not scalar. Values are checked where they are concrete.
       TypeError: if ``angles`` is complex, or a count, spacing or offset is no real number.
+
+    Example:
+      >>> geometry = operators.ParallelBeam(jnp.array([0.0, 1.0]), 5, 0.5)
+      >>> geometry.shape, geometry.ray_positions().tolist()
+      ((2, 5), [-1.0, -0.5, 0.0, 0.5, 1.0])
     """
 
     angles: Leaf
@@ -119,6 +124,11 @@ class ParallelBeam3D:
 
     Raises:
       ValueError, TypeError: as :class:`ParallelBeam`.
+
+    Example:
+      >>> geometry = operators.ParallelBeam3D(jnp.array([0.0, 1.0]), (2, 3), (1.0, 0.5))
+      >>> geometry.shape, geometry.divergent
+      ((2, 2, 3), False)
     """
 
     angles: Leaf

@@ -28,6 +28,12 @@ class VectorGeometry:
     Raises:
       ValueError: if a shape does not fit, or an array that is concrete holds a number that is not finite.
       TypeError: if an array is not real or a count no integer.
+
+    Example:
+      >>> vectors = jnp.array([[0.0, -4.0]]), jnp.array([[0.0, 2.0]]), jnp.array([[1.0, 0.0]])
+      >>> geometry = operators.VectorGeometry(*vectors, None, (3,))
+      >>> geometry.shape, geometry.rays(jnp.array([0]))[1].tolist()
+      ((1, 3), [[[-1.0, 6.0]]])
     """
 
     source: Leaf

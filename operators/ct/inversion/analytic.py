@@ -76,6 +76,14 @@ def fbp(
     Phys. Med. Biol. 49:2463, 2004 (footprints); Gullberg, Crawford and Tsui, IEEE Trans. Med. Imaging 5:23,
     1986 (displaced axis); Parker, Med. Phys. 9:254, 1982;
     Silver, Med. Phys. 27:773, 2000.
+
+    Example:
+      >>> geometry = operators.ParallelBeam(jnp.linspace(0, jnp.pi, 32, endpoint=False), 16)
+      >>> shape = jnp.zeros((1, 2)), jnp.full((1, 2), 6.0), jnp.zeros(1), jnp.ones(1)
+      >>> disc = operators.phantoms.Ellipses(*shape)
+      >>> image = operators.fbp(operators.phantoms.ellipse_sinogram(disc, geometry), geometry, (16, 16))
+      >>> print(np.asarray(image[8, 8]).round(1))
+      1.0
     """
     if not isinstance(geometry, ParallelBeam | FanBeam):
         raise TypeError(
@@ -134,6 +142,12 @@ def fdk(
 
     Source: Feldkamp, Davis and Kress, J. Opt. Soc. Am. A 1:612, 1984; Wang, Lin, Cheng and Shinozaki, IEEE
     Trans. Med. Imaging 12:486, 1993 (helix).
+
+    Example:
+      >>> angles = jnp.linspace(0, 2 * jnp.pi, 16, endpoint=False)
+      >>> geometry = operators.ConeBeam(angles, (4, 8), (1.0, 1.0), 20.0, 10.0)
+      >>> operators.fdk(jnp.ones(geometry.shape), geometry, (2, 4, 4)).shape
+      (2, 4, 4)
     """
     if not isinstance(geometry, ConeBeam | ParallelBeam3D):
         raise TypeError(

@@ -71,6 +71,11 @@ class Radon(LinearOperator):
       ValueError: if a shape, size, model or backend is out of range, the source lies inside the object or the
         detector does not see it (see :func:`check_object`).
       TypeError: if ``geometry`` is no geometry.
+
+    Example:
+      >>> A = operators.Radon(operators.ParallelBeam(jnp.array([0.0]), 3), (3, 3))
+      >>> print(np.asarray(A(jnp.array([[0.0, 1.0, 0.0]] * 3))).round(3))
+      [[0. 3. 0.]]
     """
 
     geometry: Geometry

@@ -31,6 +31,10 @@ def backends() -> dict[str, str]:
       ``{"nufft float32": "native (...)" or "jax (reason)", ...}`` for "nufft" (non-uniform and Cartesian
       Fourier transforms), "projector", "backprojector" and "volume" (tomography), and "convolution".
       Compiles on first call.
+
+    Example:
+      >>> operators.backends()["nufft float32"]  # doctest: +SKIP
+      'jax (no C++ compiler found)'
     """
     return {f"{name} {precision}": _load(name, precision)[1] for name, precision in _LIBRARIES}
 

@@ -28,6 +28,11 @@ class SENSE(LinearOperator):
     Raises:
       ValueError: if ``coil_maps`` is not (coils, *fourier.in_shape) with at least one coil.
       TypeError: if ``fourier`` is no operator of complex images.
+
+    Example:
+      >>> A = operators.SENSE(operators.CartesianFourier((2, 2)), jnp.ones((3, 2, 2)))
+      >>> A.in_shape, A.out_shape
+      ((2, 2), (3, 2, 2))
     """
 
     fourier: LinearOperator
@@ -76,6 +81,10 @@ def rss(images: jax.Array, axis: int = -3) -> jax.Array:
 
     Returns:
       Real array without that axis.
+
+    Example:
+      >>> operators.rss(jnp.array([[[3.0]], [[4.0]]])).tolist()
+      [[5.0]]
     """
     return safe_sqrt(jnp.sum(squared(jnp.asarray(images)), axis=axis))
 

@@ -111,6 +111,12 @@ def espirit_maps(
       ValueError, TypeError: if the shapes do not fit, or ``sets`` is not between 1 and the number of coils.
 
     Source: Uecker et al., Magn. Reson. Med. 71:990, 2014.
+
+    Example:
+      >>> kspace = operators.fft2c(jnp.array([1.0, 2.0])[:, None, None] * jnp.ones((8, 8)))
+      >>> maps, values = operators.espirit_maps(kspace, (8, 8), (3, 3))
+      >>> print(np.abs(maps[:, 4, 4]).round(3))
+      [0.447 0.894]
     """
     block = _two_or_three(calibration_shape, "espirit_maps: calibration_shape")
     kernel = _two_or_three(kernel_shape, "espirit_maps: kernel_shape")

@@ -46,6 +46,12 @@ def density_compensation(
     Raises:
       ValueError: if ``method`` is unknown, or as the method's own function raises.
       TypeError: as the method's own function raises.
+
+    Example:
+      >>> spokes = operators.radial_trajectory(8, 4)
+      >>> weights = operators.density_compensation(spokes, (4, 4), "analytic-radial")
+      >>> print(np.asarray(weights[0]).round(2))
+      [0.79 0.39 0.1  0.39]
     """
     methods: dict[str, Callable[..., jax.Array]] = {
         "pipe-menon": pipe_menon_density,

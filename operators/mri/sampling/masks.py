@@ -27,6 +27,10 @@ def random_mask(key: jax.Array, columns: int, acceleration: float, center_fracti
       ValueError: if an argument is out of range, or the centre alone exceeds ``columns / acceleration``.
 
     Source: Zbontar et al., fastMRI, arXiv:1811.08839.
+
+    Example:
+      >>> operators.random_mask(jax.random.key(0), 8, 2.0, 0.25)[3:5].tolist()
+      [1.0, 1.0]
     """
     center = _center_columns(columns, acceleration, center_fraction)
     count = int(center.sum())
@@ -61,6 +65,10 @@ def equispaced_mask(
 
     Raises:
       ValueError: if an argument is out of range or ``acceleration`` is not an integer.
+
+    Example:
+      >>> operators.equispaced_mask(8, 4, 0.25).tolist()
+      [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     """
     center = _center_columns(columns, acceleration, center_fraction)
     if int(acceleration) != acceleration:
@@ -95,6 +103,11 @@ def poisson_disc_mask(
       ValueError: if an argument is out of range or the centre alone has more samples than are to be measured.
 
     Source: Bridson, Fast Poisson disk sampling in arbitrary dimensions, SIGGRAPH 2007.
+
+    Example:
+      >>> mask = operators.poisson_disc_mask(0, (16, 16), 4.0, calibration_shape=(4, 4))
+      >>> mask.shape, mask[6:10, 6:10].all().item()
+      ((16, 16), True)
     """
     shape, calibration_shape = tuple(shape), tuple(calibration_shape)
     if len(shape) != 2 or min(shape) < 1:

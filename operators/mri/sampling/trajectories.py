@@ -157,6 +157,13 @@ def radial_trajectory(
 
     Raises:
       ValueError, TypeError: if an argument is out of range.
+
+    Example:
+      >>> print(np.asarray(operators.radial_trajectory(2, 4)[1]).round(2) + 0.0)
+      [[-0.5   0.  ]
+       [-0.25  0.  ]
+       [ 0.    0.  ]
+       [ 0.25  0.  ]]
     """
     angles = radial_angles(spokes, order, full_circle=full_circle, tiny_index=tiny_index)
     directions = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
