@@ -104,6 +104,30 @@ def _linear_loss(params, stats, batch, key):
 
 LINEAR = QUAD._replace(loss=_linear_loss)  # F_i(w) = b_i . w: every step is -rate b_i
 
+
+def _pair_values(params, batch):
+    away = ((params["w"] + params["h"] - batch["b"]) ** 2).sum(-1)
+    return 0.5 * batch["a"] * (away + (params["h"] ** 2).sum(-1))
+
+
+def _pair_loss(params, stats, batch, key):
+    return _masked_mean(_pair_values(params, batch), batch["valid"]), (stats, {})
+
+
+def _pair_metrics(params, stats, batch):
+    values = jnp.where(batch["valid"], _pair_values(params, batch), 0)
+    return {"objective": (values.sum(), batch["valid"].sum().astype(jnp.float32))}
+
+
+# Of two leaves: F_i(w, h) = a_i / 2 (|w + h - b_i|^2 + |h|^2).
+PAIR = QUAD._replace(
+    init=lambda key: Variables({"w": jnp.zeros(2), "h": jnp.array([0.5, -0.25])}, {}),
+    loss=_pair_loss,
+    metrics=_pair_metrics,
+    predict=lambda params, stats, batch: jnp.broadcast_to(params["w"] + params["h"], batch["b"].shape),
+    normalisation=Variables({"w": False, "h": False}, {}),
+)
+
 A = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
 B = np.array([[1.0, -2.0], [0.5, 3.0], [-4.0, 1.0], [2.0, 2.0]], np.float32)
 P = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
@@ -141,6 +165,7 @@ class Fixtures:
 
     quad = QUAD
     linear = LINEAR
+    pair = PAIR
     regression = REGRESSION
     a, b, p, tau = A, B, P, TAU
     clients = Clients
