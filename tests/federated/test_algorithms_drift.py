@@ -101,7 +101,6 @@ def test_scaffold_begins_as_fedavg_and_goes_elsewhere(fx):
     np.testing.assert_allclose(w[0][-1], optimum, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_scaffold_first_option_takes_the_gradient_at_the_received_model(fx):
     client = fl.scaffold(fx.quad, RATE, option=1).client
     zero = {"w": jnp.zeros(2)}

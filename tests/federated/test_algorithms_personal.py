@@ -284,6 +284,21 @@ def test_fine_tuning_goes_on_from_the_released_model(fx):
         fl.fine_tune(*common, optax.sgd(0.1), short, key, **options)
 
 
+def test_fine_tuning_begins_with_what_is_released(fx):
+    """Of AFL the mean of the server's models, which is not the one that clients train from."""
+    algorithm = fl.afl(fx.quad, optax.sgd(RATE), clients=4)
+    states, _ = fx.trajectory(fx.quad, algorithm, 3)(fx.quad_data())
+    state = last(states)
+    options = {"batch_size": 1, "epochs": 0}
+    tuner, tuned = fl.fine_tune(
+        algorithm, state, fx.quad, optax.sgd(0.1), fx.quad_data(), jax.random.key(9), **options
+    )
+    released = np.asarray(states.variables.params["w"]).mean(0)
+    assert (np.asarray(state.variables.params["w"]) != released).all()
+    for i in range(4):
+        np.testing.assert_allclose(fl.client_variables(tuner, tuned, i).params["w"], released, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_fine_tuning_the_head_leaves_the_rest(fx):
     data = fx.regression_data([4, 3, 2, 4])

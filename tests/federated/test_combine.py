@@ -249,7 +249,9 @@ def test_what_discloses_or_contradicts_is_refused(fx):
     with pytest.raises(ValueError, match="together with differential privacy"):
         options = {"clipping_norm": 1.0, "noise_multiplier": 1.0, "steps": 1}
         options |= {"expected_batch_size": 2.0, "padded_batch_size": 2}
-        fl.dp_fedavg(fx.quad, optax.sgd(RATE), method=fl.combine(fl.proximal(1.0), worst_mixture(4)), **options)
+        fl.dp_fedavg(
+            fx.quad, optax.sgd(RATE), method=fl.combine(fl.proximal(1.0), worst_mixture(4)), **options
+        )
     with pytest.raises(ValueError, match="at most one that defines the batches"):
         fl.combine(hidden, hidden)
     fl.combine(VARIATES, hidden, personal_model(optax.sgd(RATE)), normalized_averaging(RATE))

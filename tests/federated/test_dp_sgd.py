@@ -12,6 +12,7 @@ import scipy.stats
 from fedrecon import federated as fl
 from fedrecon.federated.local import LocalState
 from fedrecon.federated.methods.dp_fedavg import dp_sgd
+from fedrecon.federated.methods.moon import model_contrast
 from fedrecon.types import Variables
 
 KEY = jax.random.key(13)
@@ -106,7 +107,6 @@ def test_one_example_moves_the_sum_by_at_most_the_clipping_norm(microbatch):
             np.testing.assert_allclose(moved, 0.5 / N, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_noise_is_gaussian_of_the_stated_size_in_every_step():
     """Examples of zero leave only noise: std z C / expected batch, also in steps whose batch is empty."""
     z, bound, expected = 1.7, 0.3, 6.0
@@ -122,7 +122,6 @@ def test_noise_is_gaussian_of_the_stated_size_in_every_step():
     np.testing.assert_allclose(np.std(result.delta.params["w"]) / (z * bound / 1e-6), 1.0, atol=0.4)
 
 
-@pytest.mark.slow
 def test_noise_differs_between_steps_clients_and_rounds(fx):
     algorithm = fl.fedavg(fx.quad, optax.sgd(1.0))
     algorithm = algorithm._replace(
@@ -141,6 +140,43 @@ def test_noise_differs_between_steps_clients_and_rounds(fx):
     np.testing.assert_allclose(np.std(draws), np.sqrt(2) / 6.0, rtol=0.1)
     assert set(info.metrics) == {"steps"}
     np.testing.assert_array_equal(info.client_metrics["steps"][0], 2)
+
+
+def test_with_a_contrastive_penalty_the_bound_and_the_noise_are_the_same():
+    """MOON next to DP-SGD: the penalty is clipped with the loss of its example, and adds no noise."""
+
+    def represent(params, stats, batch):
+        return batch["x"] * params["w"]
+
+    def moved(noise):
+        options = {"clipping_norm": 0.5, "noise_multiplier": noise, "expected_batch_size": float(N)}
+        method = fl.combine(
+            model_contrast(represent, strength=50.0, start_with_initial=True),
+            fl.private_gradients(**options, padded_batch_size=N, steps=1),
+        )
+        update = fl.local_training(linear_loss, optax.sgd(1.0), method)
+        variables = Variables({"w": jnp.linspace(-1.0, 1.0, DIMENSION)}, {})
+        # The former model is the opposite of the received one.
+        states = update.init(Variables({"w": -variables.params["w"]}, {}))
+
+        @jax.jit
+        def one(x):
+            valid = jnp.ones(N, bool)
+            index, mask = update.batching({"x": x}, valid, KEY)
+            batches = fl.Batches({"x": x}, index, jnp.int32(N), valid, jnp.int32(0))
+            result = update.update(variables, (), states, batches, mask, jax.random.fold_in(KEY, 1))
+            assert set(result.metrics) == {"steps"}
+            return result.delta.params["w"]
+
+        return one
+
+    x, silent = examples(), moved(0.0)
+    change = silent(x.at[3].set(1e6)) - silent(x.at[3].set(0.0))
+    np.testing.assert_allclose(np.linalg.norm(change), 0.5 / N, rtol=1e-3)
+    # Small examples have small losses, but contrasts as large as before.
+    assert np.linalg.norm(silent(1e-3 * x)) > 10 * np.linalg.norm(1e-3 * x.sum(0) / N)
+    noise = moved(2.0)(x) - silent(x)
+    np.testing.assert_allclose(np.std(noise) / (2.0 * 0.5 / N), 1.0, atol=0.3)
 
 
 def test_recipe_equals_sgd_on_full_batches_when_nothing_is_hidden(fx):

@@ -288,6 +288,24 @@ def test_padded_steps_touch_nothing(fx):
     assert int(results[1].client_state.optimizer[0].count) == 2
 
 
+def test_every_step_has_a_key_of_its_own(fx):
+    """Folded from the number of real steps before it: the loss is w times what the key draws."""
+
+    def loss(params, stats, batch, key):
+        return (params["w"] * jax.random.normal(key, (2,))).sum(), (stats, {})
+
+    keys = []
+    for limit in (1, 2, 3):
+        client = fl.local_training(loss, optax.sgd(1.0))
+        examples, valid = {"b": jnp.zeros((3, 1))}, jnp.ones(3, bool)
+        batches = fl.Batches(examples, jnp.arange(3)[:, None], jnp.int32(3), valid, jnp.int32(0))
+        mask = (jnp.arange(3) >= 3 - limit)[:, None]
+        result = client.update(Variables({"w": jnp.zeros(2)}, {}), (), LocalState(), batches, mask, KEY)
+        keys.append(result.delta.params["w"])
+    draws = [-jax.random.normal(jax.random.fold_in(KEY, step), (2,)) for step in range(3)]
+    np.testing.assert_allclose(keys, np.cumsum(draws, 0), rtol=1e-5)
+
+
 def test_errors_name_the_argument(fx):
     data = fx.regression_data(COUNTS)
     algorithm = algorithm_of(fx)

@@ -137,6 +137,14 @@ def test_attacks_do_not_carry_the_result_away(name, attack):
         assert (found == updates[:HONEST]).all(1).any()
 
 
+@pytest.mark.parametrize(("name", "least"), [("krum", 7), ("multi_krum", 7), ("bulyan", 11)])
+def test_too_few_clients_reduce_to_nothing(name, least):
+    """Krum against f of them needs 2 f + 3, Bulyan 4 f + 3."""
+    for count in (least - 1, least):
+        _, result = reduced(name, updates_of(), np.arange(CLIENTS) < count)
+        assert float(result.weight) == (count == least)
+
+
 def test_nothing_trimmed_is_the_plain_mean():
     updates = updates_of(5)
     found, _ = reduced(fl.reducers.trimmed_mean(0.0), updates)
