@@ -13,19 +13,27 @@ comparators local_only and centralized take no notice of flags about what is exc
       --seeds=5 --partition=dirichlet --concentration=0.3 --fedprox.strength=0.1
 """
 
-import dataclasses
 import math
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 
-from experiments import train_federated
+from experiments.pipeline.algorithms import algorithms, check_method, comparator, method
+from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
-from experiments.pipeline.federated_methods import algorithms, check_method, fixed_flags, method
-from experiments.pipeline.federated_run import LOWER_IS_BETTER, METRICS, run, summary, with_seed
-from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from experiments.train_federated import Dotted, fail, interrupted, parse, read_methods, settings_from_flags
+from experiments.pipeline.federated_run import METRICS, run, with_seed
+from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
+from experiments.pipeline.options import FlagError, changed, flat
+from experiments.pipeline.programs import (
+    define_run_flags,
+    fail,
+    given_settings,
+    interrupted,
+    parse,
+    read_methods,
+)
+from experiments.pipeline.scores import LOWER_IS_BETTER, summary
 from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
@@ -41,27 +49,24 @@ def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, T
     dotted = _by_catalog_name(dotted)
     methods = [ALIASES.get(name, name) for name in methods]
     if not methods or len(set(methods)) != len(methods):
-        raise ValueError(f"--methods: expected distinct algorithms, found {','.join(methods)!r}")
+        raise FlagError("methods", "distinct algorithms", repr(",".join(methods)))
     for name in methods:
         if name not in algorithms():
-            raise ValueError(f"--methods: expected some of {', '.join(algorithms())}, found {name!r}")
-    if strangers := [
-        name for name, options in dotted.items() if options and name not in (*methods, "reduce")
-    ]:
-        raise ValueError(f"--{strangers[0]}.NAME: expected one of --methods, found {strangers[0]!r}")
-    planned, defaults = {}, TrainSettings()
+            raise FlagError("methods", f"some of {', '.join(algorithms())}", repr(name))
+    for name, options in dotted.items():
+        if options and name not in (*methods, "reduce"):
+            raise FlagError(f"{name}.NAME", "one of --methods", repr(name))
+    planned = {}
     for name in methods:
-        settings = dataclasses.replace(
-            base, algorithm=name, algorithm_options=dotted[name], reduce_options=dotted["reduce"]
-        )
-        if not (entry := method(name)).exchanges:
-            kept = {field: getattr(defaults, field) for field in fixed_flags(entry)}
-            settings = dataclasses.replace(settings, **kept, reduce_options=())
-        check_settings(settings)
+        federation = changed(base.federation, algorithm=name, reduce_options=dotted["reduce"])
+        if not method(name).exchanges:
+            federation = comparator(federation, name)
+        federation = changed(federation, algorithm_options=dotted[name])
+        settings = check_settings(changed(base, federation=federation))
         try:
-            check_method(settings)
-        except ValueError as error:
-            raise _of_method(name, error) from error
+            check_method(settings.federation, (settings.task,))
+        except FlagError as error:
+            raise error.renamed("algorithm", name) from error
         planned[name] = settings
     return planned
 
@@ -95,10 +100,10 @@ def compare(
         for name, settings in planned.items():
             settings = with_seed(settings, seed)
             try:
-                with Workdir(_path(workdir, name, seed), settings.config(), environment) as directory:
+                with Workdir(_path(workdir, name, seed), flat(settings), environment) as directory:
                     results, cost = run(settings, directory, data=data.get(seed), **way)
-            except ValueError as error:
-                raise _of_method(name, error) from error
+            except FlagError as error:
+                raise error.renamed("algorithm", name) from error
             mean, lowest = summary(results.own, metric)
             own[name][seed] = lowest if worst else mean
             if results.released:
@@ -132,11 +137,6 @@ def _by_catalog_name(dotted: Dotted) -> Dotted:
     return {name: options for name, options in dotted.items() if name not in ALIASES} | aliased
 
 
-def _of_method(name: str, error: ValueError) -> ValueError:
-    """The error with the flags as they are called here."""
-    return ValueError(str(error).replace("--algorithm.", f"--{name}."))
-
-
 def _path(workdir: Workdir, name: str, seed: int) -> Path:
     return workdir / name / f"seed-{seed}"
 
@@ -159,14 +159,14 @@ def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     try:
-        base = settings_from_flags()
+        base = resolve(given_settings(TrainSettings, {}))
         planned = plan(base, values.methods, dotted)
         baseline = ALIASES.get(values.baseline, values.baseline)
         metric = values.metric or METRICS[base.task][0]
         if metric not in METRICS[base.task]:
-            raise ValueError(f"--metric: expected one of {', '.join(METRICS[base.task])}, found {metric!r}")
+            raise FlagError("metric", f"one of {', '.join(METRICS[base.task])}", repr(metric))
         set_cpu_devices(values.devices)
-        config = {**base.config(), "comparison": True}
+        config = {**flat(base), "comparison": True}
         for name in ("algorithm", "seed"):
             del config[name]
         seeds = list(range(base.seed, base.seed + values.seeds))
@@ -204,8 +204,7 @@ def parse_flags(argv: list[str]) -> Dotted:
 
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    train_federated.define_flags()
-    flags.adopt_module_key_flags(train_federated)
+    define_run_flags(TrainSettings, without=("algorithm",))
     flags.DEFINE_list(
         "methods",
         ["fedavg", "fedprox", "scaffold", "local_only", "centralized"],

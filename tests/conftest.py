@@ -9,14 +9,13 @@ import pytest
 from hypothesis import settings
 
 # Tests compile much and run little: XLA compiles four times as fast without its newer emitters of CPU code,
-# without LLVM's optimizations and in one piece. Unoptimized code fuses products and sums here and not there,
-# without the instructions for it nowhere: programs that compute alike agree to the bit. Programs that tests
-# start get the usual flags. An XLA that does not know a flag ends the process.
+# without LLVM's optimizations and in one piece. Programs that tests start get the usual flags. An XLA that
+# does not know a flag ends the process.
 _flags = os.environ.get("XLA_FLAGS")
 if _flags is None and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = (
         "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-        " --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
+        " --xla_cpu_parallel_codegen_split_count=1"
     )
 
 # JAX_PLATFORMS=cuda runs the tests on an accelerator; where there is none this is what JAX does anyway.

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.pipeline.options import fields
+
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
@@ -28,9 +30,11 @@ def test_commands_name_flags_that_exist():
     assert len(commands) >= 6
     for module, arguments in commands:
         source = Path(importlib.import_module(module).__file__).read_text()
-        if "federated_settings" in source:
-            # Both mains share their flags.
-            shared = ("experiments.train_federated", "experiments.pipeline.federated_settings")
-            source += "".join(Path(importlib.import_module(name).__file__).read_text() for name in shared)
+        if "pipeline.programs" in source:
+            # Mains of federated training define the flags of their settings, and those of a run.
+            main, programs = map(importlib.import_module, (module, "experiments.pipeline.programs"))
+            settings = getattr(main, "Settings", None) or main.TrainSettings
+            source += Path(programs.__file__).read_text()
+            source += "".join(f'"{field.name}"' for field, _ in fields(settings))
         for flag in re.findall(r"--(?:no)?(\w+)", arguments.split("#")[0]):
             assert flag == "help" or f'"{flag}"' in source, (module, flag)

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.pipeline.cohorts import Split
-from experiments.pipeline.federation import Budget, Federation, Privacy, Scores
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.scores import Scores
+from experiments.pipeline.stages import Run
 from fedrecon import Variables
 from fedrecon.data import ClientData
-from fedrecon.federated import client_variables
 from fedrecon.models import Classifier, UNet, warm_start
 from fedrecon.tasks import classification_task, segmentation_task
 
@@ -41,26 +40,16 @@ def with_images(data: ClientData, images: np.ndarray) -> ClientData:
     return ClientData(examples=examples, valid=data.valid, names=data.names)
 
 
-def run_downstream(
-    kind: str,
-    federation: Federation,
-    cohort: Split,
-    settings: Settings,
-    budget: Budget,
-    privacy: Privacy | None,
-    pretrained: Variables | None,
-) -> Downstream:
+def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | None) -> Downstream:
     """Fine-tunes one task on all sites, and on each site alone as the comparator.
 
     Args:
       kind: "segmentation" or "classification".
-      federation: runs the stages.
+      run: the stage.
       cohort: examples with ``image`` (ny, nx, channels) and ``segmentation`` or ``label``.
-      settings: of the experiment.
-      budget: of each training.
-      privacy: DP-SGD noise of the federated training.
       pretrained: reconstruction network whose encoder layers are taken over where their shapes agree.
     """
+    settings = run.settings
     train, test = cohort.train, cohort.test
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
     channels, pools = settings.finetune_channels, settings.finetune_pools
@@ -76,21 +65,13 @@ def run_downstream(
         initial = initial._replace(params=params)
     scores = {}
     if settings.finetune_comparators:
-        algorithm, state = federation.train(f"{kind}/local", task, initial, train, budget, kind="local")
-        scores["local-only"], scores["local-only on other sites"] = federation.score_across_sites(
-            algorithm, task, state, test
-        )
-    algorithm, state = federation.train(f"{kind}/federated", task, initial, train, budget, privacy=privacy)
-    scores["federated"] = federation.evaluator(algorithm, task)(state, test)
+        local = run.train(kind, "local", task, initial, train)
+        scores["local-only"], scores["local-only on other sites"] = local.scores_across(task, test)
+    federated = run.train(kind, "federated", task, initial, train)
+    scores["federated"] = federated.scores(task, test)[0]
     predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
-    predictions = [
-        predict(
-            client_variables(algorithm, state, i),
-            {
-                **{name: jnp.asarray(x[i]) for name, x in test.examples.items()},
-                "valid": jnp.asarray(test.valid[i]),
-            },
-        )
-        for i in range(len(test.names))
-    ]
-    return Downstream(scores, np.stack([np.asarray(p) for p in predictions]), copied)
+    predictions = []
+    for i, model in enumerate(federated.models(test.clients)):
+        examples = {name: jnp.asarray(x[i]) for name, x in test.examples.items()}
+        predictions.append(np.asarray(predict(model, {**examples, "valid": jnp.asarray(test.valid[i])})))
+    return Downstream(scores, np.stack(predictions), copied)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.pipeline.federated_settings import TrainSettings
@@ -26,7 +27,7 @@ from fedrecon.data.clients import (
     site_partition,
     split_patients,
 )
-from fedrecon.models import BatchNorm, Classifier, GroupNorm, InstanceNorm, UNet, VarNet
+from fedrecon.models import BatchNorm, Classifier, Encoder, GroupNorm, InstanceNorm, UNet, VarNet
 from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
 
 _SIZES = {"retina": 64, "xray": 56}
@@ -112,9 +113,16 @@ def number_of_classes(settings: TrainSettings) -> int:
     return settings.classes if settings.cohort == "simulated" else 2
 
 
-def norm_layer(settings: TrainSettings) -> Callable:
-    """The normalisation layer that the settings name."""
-    return _NORMS[settings.norm]
+def representation(settings: TrainSettings) -> Callable:
+    """What the classifier's last layer sees: ``represent(params, stats, batch) -> (examples, features)``."""
+    encoder = Encoder(settings.channels, settings.pools, _NORMS[settings.norm])
+
+    def represent(params, stats, batch):
+        variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
+        features = encoder.apply(variables, batch["image"])[-1]
+        return jnp.concatenate([features.mean((1, 2)), features.max((1, 2))], -1)
+
+    return represent
 
 
 def pad_examples(data: FederatedData, train: int, test: int) -> FederatedData:

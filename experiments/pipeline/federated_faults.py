@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.pipeline.federation import round_record
+from experiments.pipeline.options import FlagError
 from fedrecon.federated import FederatedAlgorithm, RoundInfo
 
 # Number of a client -> what goes wrong there, in every round.
@@ -26,18 +26,18 @@ def parse_faults(text: str, names: Sequence[str]) -> dict[int, str]:
       names: of the clients.
 
     Raises:
-      ValueError: a kind or a client is unknown, or a client is named twice.
+      FlagError: a kind or a client is unknown, or a client is named twice.
     """
     faults: dict[int, str] = {}
     for item in filter(None, text.split(",")):
         kind, colon, name = item.strip().partition(":")
         if not colon or kind not in KINDS:
-            raise ValueError(f"--fault: expected KIND:CLIENT with one of {', '.join(KINDS)}, found {item!r}")
+            raise FlagError("fault", f"KIND:CLIENT with one of {', '.join(KINDS)}", repr(item))
         if name not in names:
             listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise ValueError(f"--fault: expected one of the clients {listed}, found {name!r}")
+            raise FlagError("fault", f"one of the clients {listed}", repr(name))
         if names.index(name) in faults:
-            raise ValueError(f"--fault: expected one fault a client, found {name!r} twice")
+            raise FlagError("fault", "one fault a client", f"{name!r} twice")
         faults[names.index(name)] = kind
     return faults
 
@@ -71,10 +71,25 @@ def inject(algorithm: FederatedAlgorithm, faults: Faults) -> FederatedAlgorithm:
     return algorithm._replace(client=algorithm.client._replace(update=update))
 
 
+def round_record(info: RoundInfo, names: tuple[str, ...]) -> dict[str, Any]:
+    """One round as a JSON-able dict."""
+    record: dict[str, Any] = {}
+    for name, (total, count) in info.metrics.items():
+        if name not in ("steps", "examples"):
+            record[name] = float(total / count) if count > 0 else None
+    record["clients"] = int(info.participated.sum())
+    excluded = [names[i] for i in np.flatnonzero(info.excluded)]
+    if excluded:
+        record["excluded"] = excluded
+    record["bytes_up"] = int(info.bytes_up.sum(dtype=np.int64))
+    record["bytes_down"] = int(info.bytes_down.sum(dtype=np.int64))
+    return record
+
+
 def full_record(info: RoundInfo, names: tuple[str, ...], expected: np.ndarray) -> dict[str, Any]:
     """One round as a JSON-able dict, with the names of clients that something was wrong with.
 
-    Beside what `round_record` says: ``missing`` are sampled clients of which nothing arrived, though it would
+    In addition to `round_record`: ``missing`` are sampled clients of which nothing arrived, though it would
     have been finite (crashed, or without examples); ``stragglers`` took fewer steps than they have.
 
     Args:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from experiments.pipeline.federated_faults import full_record
-from experiments.pipeline.federated_methods import full_steps
-from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.options import FlagError, as_flag_error
 from fedrecon import Variables
 from fedrecon.data import ClientData
 from fedrecon.federated import FederatedAlgorithm
@@ -50,30 +50,30 @@ def open_clients(path: Path) -> Iterator[Stored]:
 
 
 @contextlib.contextmanager
-def streamed_plan(
-    settings: TrainSettings,
+def streamed_rounds(
+    settings: FederationSettings,
     algorithm: FederatedAlgorithm,
     variables: Variables,
     clients: ClientData,
     folder: Path,
+    expected: np.ndarray,
     *,
     mesh,
     parallel,
     **work: int,
 ) -> Iterator[tuple]:
-    """The fields of a `Plan`, but for the algorithm, with at most ``settings.stream`` clients on the device.
+    """The fields of `Rounds` except for the algorithm, at most ``settings.stream`` clients on the device.
 
     Raises:
-      ValueError: several processes, or more clients in a round than --stream allows.
+      FlagError: several processes, or more clients in a round than --stream allows.
     """
     count, cohort = clients.clients, settings.stream
     if jax.process_count() > 1:
-        raise ValueError(f"--stream: expected 0 with several processes, found {cohort}")
+        raise FlagError("stream", "0 with several processes", cohort)
     if settings.sampler == "all" and cohort < count:
-        raise ValueError(f"--stream: expected the {count} clients of --sampler=all, found {cohort}")
-    expected = full_steps(settings, clients)
+        raise FlagError("stream", f"the {count} clients of --sampler=all", cohort)
     with contextlib.ExitStack() as stack:
-        load = _source(settings, clients, folder / "clients.h5", stack)
+        load = stack.enter_context(_source(settings, clients, folder / "clients.h5"))
         state = init_streaming(algorithm, variables, load, count, mesh)
         stream = stack.enter_context(
             StreamingRound(algorithm, load, cohort=cohort, mesh=mesh, parallel=parallel, **work)
@@ -86,7 +86,7 @@ def streamed_plan(
                     try:
                         state, info = stream(state, key)
                     except ValueError as error:
-                        raise ValueError(str(error).replace("cohort:", "--stream:")) from error
+                        raise as_flag_error(error, {"cohort": "stream"}) from error
                     infos.append(info)
                 return state, infos
 
@@ -98,11 +98,12 @@ def streamed_plan(
             times = {name: round(float(getattr(info, name)), 4) for name in figures}
             return full_record(info.round, names, expected[info.clients]) | times
 
-        def evaluator(metrics, test):
-            source = _source(settings, test, folder / "test-clients.h5", stack)
-            return make_streaming_evaluate(
-                algorithm, metrics, source, clients=count, cohort=cohort, mesh=mesh
-            )
+        def evaluate(metrics, model, test):
+            with _source(settings, test, folder / "test-clients.h5") as source:
+                run = make_streaming_evaluate(
+                    algorithm, metrics, source, clients=count, cohort=cohort, mesh=mesh
+                )
+                return run(model)
 
         yield (
             state,
@@ -111,12 +112,15 @@ def streamed_plan(
             lambda infos: [record(info) for info in infos],
             lambda state: state,
             lambda state: streaming_average(algorithm, state),
-            evaluator,
+            evaluate,
         )
 
 
-def _source(settings: TrainSettings, data: ClientData, path: Path, stack: contextlib.ExitStack):
+@contextlib.contextmanager
+def _source(settings: FederationSettings, data: ClientData, path: Path) -> Iterator:
     if settings.stream_from == "memory":
-        return load_from(data)
+        yield load_from(data)
+        return
     store_clients(path, data)
-    return load_from(stack.enter_context(open_clients(path)))
+    with open_clients(path) as stored:
+        yield load_from(stored)

@@ -1,7 +1,7 @@
-"""Who sends models to whom: one way of doing rounds for each --topology, on the device or streamed."""
+"""Who sends models to whom: rounds for each --topology, on the device or streamed."""
 
 import contextlib
-import json
+import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,23 +11,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.pipeline.algorithms import method
+from experiments.pipeline.budgets import Budget
+from experiments.pipeline.components import full_steps
 from experiments.pipeline.federated_faults import full_record, parse_faults
-from experiments.pipeline.federated_methods import full_steps, make_optimizer, method
-from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.federated_streaming import streamed_plan
-from experiments.pipeline.federation import choose_parallel
-from fedrecon import Task, Variables
+from experiments.pipeline.federated_streaming import streamed_rounds
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.options import FlagError, as_flag_error
+from fedrecon import Variables
 from fedrecon import federated as fl
-from fedrecon.data import ClientData, select_clients
+from fedrecon.data import ClientData
 from fedrecon.federated import FederatedAlgorithm, RoundState
-from fedrecon.files import write_atomically
-from fedrecon.runtime import agreed, is_lead
 
 PyTree = Any
 
 
-class Plan(NamedTuple):
-    """How the rounds of one training are done.
+class Rounds(NamedTuple):
+    """The rounds of one training.
 
     Attributes:
       algorithm: whose models the state holds, for evaluation and fine-tuning.
@@ -37,8 +37,8 @@ class Plan(NamedTuple):
       records: ``records(infos) -> [record]``, one JSON-able dict a round.
       federation: ``federation(state) -> RoundState``.
       average: ``average(RoundState) -> Variables``, the model of all.
-      evaluator: ``evaluator(metrics, test) -> evaluate``, with ``evaluate(RoundState | Variables)`` giving
-        {name: (sum, count)}, each (clients,).
+      evaluate: ``evaluate(metrics, model, test) -> {name: (sum, count)}``, each (clients,), of a `RoundState`
+        or of `Variables`.
     """
 
     algorithm: FederatedAlgorithm
@@ -48,26 +48,25 @@ class Plan(NamedTuple):
     records: Callable[[PyTree], list[dict[str, Any]]]
     federation: Callable[[PyTree], RoundState]
     average: Callable[[RoundState], Variables]
-    evaluator: Callable[[Callable, ClientData], Callable]
+    evaluate: Callable[[Callable, RoundState | Variables, ClientData], PyTree]
 
 
-def plan_mesh(settings: TrainSettings) -> Mesh:
+def mesh_of(settings: FederationSettings) -> Mesh:
     """The devices of a training: rings and asynchronous clients take turns on one.
 
     Raises:
-      ValueError: for one device of several processes.
+      FlagError: for one device of several processes.
     """
     alone = settings.topology in ("ring", "single_pass", "asynchronous")
     if alone and jax.process_count() > 1:
-        raise ValueError(
-            f"--topology: expected star or gossip with several processes, found {settings.topology}"
-        )
+        raise FlagError("topology", "star or gossip with several processes", settings.topology)
     return fl.client_mesh(jax.devices()[:1] if alone else None)
 
 
 @contextlib.contextmanager
-def open_plan(
-    settings: TrainSettings,
+def open_rounds(
+    settings: FederationSettings,
+    budget: Budget,
     algorithm: FederatedAlgorithm,
     variables: Variables,
     clients: ClientData,
@@ -76,29 +75,31 @@ def open_plan(
     mesh: Mesh,
     parallel: str | int,
     **work: int,
-) -> Iterator[Plan]:
+) -> Iterator[Rounds]:
     """The rounds that the settings ask for; a context, since streaming keeps a thread and a file open.
 
     Args:
-      settings: of the training.
+      settings: of the federation.
+      budget: of the training.
       algorithm: from `make_algorithm`.
       variables: the initial model.
       clients: the training data, on the host.
       folder: of the run.
-      mesh: of `plan_mesh`.
+      mesh: of `mesh_of`.
       parallel: as in `make_round`.
-      **work: ``epochs`` or ``steps`` of a round.
+      **work: ``batch_size`` and ``epochs`` or ``steps`` of a round; nothing if the algorithm has batches of
+        its own.
 
     Raises:
       ValueError: the algorithm or the data do not go together with the topology; names the flag. Some of
         these come from ``compile``.
     """
-    work |= {"batch_size": settings.batch_size}
+    expected = _expected_steps(settings, budget, clients, algorithm)
     if settings.stream:
-        with streamed_plan(
-            settings, algorithm, variables, clients, folder, mesh=mesh, parallel=parallel, **work
+        with streamed_rounds(
+            settings, algorithm, variables, clients, folder, expected, mesh=mesh, parallel=parallel, **work
         ) as stream:
-            yield Plan(algorithm, *stream)
+            yield Rounds(algorithm, *stream)
         return
     build = {"star": _star, "gossip": _gossip, "asynchronous": _asynchronous}.get(settings.topology, _ring)
     try:
@@ -115,17 +116,12 @@ def open_plan(
 
     def records(infos):
         record = _asynchronous_record if settings.topology == "asynchronous" else full_record
-        expected = _expected_steps(settings, clients)
         return [
             record(jax.tree.map(lambda x, i=i: x[i], infos), clients.names, expected)
             for i in range(len(infos.applied))
         ]
 
-    def evaluator(metrics, test):
-        evaluate, data = fl.make_evaluate(algorithm, metrics, mesh=mesh), fl.place(test, mesh)
-        return lambda model: evaluate(model, data)
-
-    yield Plan(
+    yield Rounds(
         algorithm,
         state,
         placed,
@@ -133,90 +129,21 @@ def open_plan(
         records,
         lambda state: state.federation if settings.topology == "asynchronous" else state,
         lambda state: fl.average_variables(algorithm, state),
-        evaluator,
+        evaluation(algorithm, mesh),
     )
 
 
-def fine_tuned(
-    settings: TrainSettings,
-    task: Task,
-    algorithm: FederatedAlgorithm,
-    state: RoundState,
-    train: ClientData,
-    key: jax.Array,
-    **way,
-) -> tuple[FederatedAlgorithm, RoundState]:
-    """What `fine_tune` makes of a state, by the flags --fine_tune and --fine_tune_head.
-
-    Raises:
-      ValueError: the network has no such part, or the clients are streamed.
-    """
-    if settings.stream:
-        raise ValueError(f"--fine_tune: expected 0 with --stream, found {settings.fine_tune}")
-    head = None
-    if settings.fine_tune_head:
-        shapes = jax.eval_shape(task.init, jax.random.key(0))
-        try:
-            head = fl.leaves_under(shapes, (settings.fine_tune_head,))
-        except ValueError as error:
-            raise ValueError(f"--fine_tune_head: {str(error)[:300]}") from error
-    return fl.fine_tune(
-        algorithm,
-        state,
-        task,
-        make_optimizer(settings),
-        train,
-        key,
-        batch_size=settings.batch_size,
-        epochs=settings.fine_tune,
-        head=head,
-        **way,
-    )
+def evaluation(algorithm: FederatedAlgorithm, mesh: Mesh) -> Callable:
+    """``evaluate`` of `Rounds` on the device."""
+    make = functools.cache(lambda metrics: fl.make_evaluate(algorithm, metrics, mesh=mesh))
+    return lambda metrics, model, test: make(metrics)(model, fl.place(test, mesh))
 
 
-def resolve_parallel(
-    flag: str,
-    settings: TrainSettings,
-    algorithm: FederatedAlgorithm,
-    variables: Variables,
-    clients: ClientData,
-    folder: Path,
-    mesh: Mesh,
-) -> str | int:
-    """The ``parallel`` of `make_round` that --parallel names; for "auto" the fastest, by a measured step.
-
-    A choice is kept in ``parallel.json`` of the run, so that it resumes bit for bit, and in the user's cache
-    (`fedrecon.federated.SavedChoices`): a machine measures each backend, model and shapes once.
-
-    Raises:
-      ValueError: the flag names nothing.
-    """
-    if flag != "auto":
-        return choose_parallel(flag)
-    file = folder / "parallel.json"
-    if agreed(file.exists()):
-        return json.loads(file.read_text())["parallel"]
-    if settings.topology in ("ring", "single_pass", "asynchronous") or clients.clients <= mesh.size:
-        return "scan"
-    if settings.stream:
-        clients = select_clients(clients, clients.names[: settings.stream])
-        algorithm = algorithm._replace(sampler=fl.all_clients())
-    chosen = fl.choose_parallel(
-        algorithm,
-        fl.init_state(algorithm, variables, clients, mesh),
-        fl.place(clients, mesh),
-        batch_size=settings.batch_size,
-        mesh=mesh,
-        cache=fl.parallelism.SavedChoices(),
-    )
-    if is_lead():
-        write_atomically(file, json.dumps({"parallel": chosen}).encode())
-    return chosen
-
-
-def _expected_steps(settings, clients) -> np.ndarray:
-    # The pooled client of a centralized training may be given fewer steps than its epochs have.
-    return np.zeros(1) if method(settings.algorithm).pooled else full_steps(settings, clients)
+def _expected_steps(settings, budget, clients, algorithm) -> np.ndarray:
+    # A pooled client may be given fewer steps than its epochs have; private steps are the same everywhere.
+    if method(settings.algorithm).pooled or algorithm.client.batching is not None:
+        return np.zeros(clients.clients)
+    return full_steps(budget, clients)
 
 
 def _star(settings, algorithm, variables, clients, mesh, parallel, work):
@@ -282,10 +209,10 @@ def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected) 
     return record | {"clock": float(info.clock[-1]), "staleness": float(np.mean(info.staleness))}
 
 
-def _named(settings: TrainSettings, error: ValueError) -> ValueError:
-    text = str(error)
-    if text.startswith("concurrency"):
-        return ValueError(f"--{text}")
+def _named(settings: FederationSettings, error: ValueError) -> ValueError:
     if settings.topology == "star":
         return error
-    return ValueError(f"--topology={settings.topology} with --algorithm={settings.algorithm}: {text}")
+    named = as_flag_error(error, {"concurrency": "concurrency"})
+    if isinstance(named, FlagError):
+        return named
+    return ValueError(f"--topology={settings.topology} with --algorithm={settings.algorithm}: {error}")

@@ -1,16 +1,18 @@
 """The privacy plan of a run: one noise multiplier a data set, calibrated before anything is trained."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.pipeline.cohorts import Cohorts
-from experiments.pipeline.federation import Budget, Federation, Privacy, padded_batch_size
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.algorithms import padded_batch_size
+from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.components import full_steps
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.options import FlagError
+from fedrecon.data import ClientData
 from fedrecon.privacy import calibrate_noise_multiplier
 
-STAGES = ("reconstruction", "segmentation", "classification")
 
-
-class Plan(NamedTuple):
+class PrivacyPlan(NamedTuple):
     """How private the stages are.
 
     Attributes:
@@ -19,50 +21,65 @@ class Plan(NamedTuple):
         empty without privacy.
     """
 
-    noise: dict[str, Privacy | None]
+    noise: dict[str, Noise | None]
     report: dict[str, Any]
 
 
 def plan_privacy(
-    settings: Settings, cohorts: Cohorts, budgets: dict[str, Budget], federation: Federation
-) -> Plan:
-    """Calibrates the noise so that all stages on a site's data together stay within ``--dp_epsilon``.
+    settings: FederationSettings,
+    data: Sequence[tuple[ClientData, Mapping[str, Budget]]],
+    *,
+    comparators: bool = False,
+) -> PrivacyPlan:
+    """Calibrates the noise so that all stages on a client's data together stay within ``--dp_epsilon``.
 
-    Stages that train on the same patients compose: their steps are accounted as one run.
+    Stages that train on the same patients compose: their steps are accounted as one run. Every client is
+    taken to join every round, whoever is sampled, absent or slow; asynchronous clients to send every update.
+
+    Args:
+      settings: of the federation.
+      data: each data set with the stages that train on it.
+      comparators: whether comparators are trained, too, for the statement.
 
     Raises:
-      ValueError: the budget cannot be met, or an option excludes privacy.
+      FlagError: the budget cannot be met.
     """
     if not settings.dp_epsilon:
-        return Plan(dict.fromkeys(STAGES), {})
-    data = {
-        "reconstruction": cohorts.reconstruction.train,
-        "segmentation": cohorts.segmentation.train,
-        "classification": cohorts.classification.train,
-    }
-    groups = [STAGES] if cohorts.shared_images else [(stage,) for stage in STAGES]
+        return PrivacyPlan({stage: None for _, stages in data for stage in stages}, {})
     noise, report = {}, {"noise_multiplier": {}, "epsilon": {}, "delta": {}}
-    for stages in groups:
-        clients = data[stages[0]]
-        steps = sum(budgets[s].rounds * federation.steps_per_round(clients, budgets[s]) for s in stages)
-        calibration = calibrate_noise_multiplier(
-            settings.dp_epsilon,
-            steps=steps,
-            examples=[int(n) for n in clients.counts],
-            expected_batch_size=settings.dp_batch_size,
-            padded_batch_size=padded_batch_size(settings.dp_batch_size),
-            delta=settings.dp_delta or None,
+    for clients, stages in data:
+        steps = sum(
+            most_participations(settings, budget.rounds) * int(full_steps(budget, clients).max())
+            for budget in stages.values()
         )
-        noise |= dict.fromkeys(stages, Privacy(calibration.noise_multiplier, settings.dp_clipping_norm))
+        try:
+            calibration = calibrate_noise_multiplier(
+                settings.dp_epsilon,
+                steps=steps,
+                examples=[int(n) for n in clients.counts],
+                expected_batch_size=settings.dp_batch_size,
+                padded_batch_size=padded_batch_size(settings.dp_batch_size),
+                delta=settings.dp_delta or None,
+            )
+        except ValueError as error:
+            raise FlagError(
+                "dp_epsilon", f"a budget that noise can meet ({error})", settings.dp_epsilon
+            ) from error
+        noise |= dict.fromkeys(stages, Noise(calibration.noise_multiplier, settings.dp_clipping_norm))
         report["noise_multiplier"]["+".join(stages)] = calibration.noise_multiplier
         report["epsilon"] |= dict(zip(clients.names, calibration.epsilons, strict=True))
         report["delta"] |= dict(zip(clients.names, calibration.deltas, strict=True))
-    compared = " The local-only and centralised comparators are trained without it." * settings.comparators
+    compared = " The local-only and centralized comparators are trained without it." * comparators
     report["statement"] = (
-        "Example-level differential privacy of each site's federated training by DP-SGD: Poisson sampling, "
-        "one example is one image or slice, PLD accounting, zero-out neighbours, target ε "
-        f"{settings.dp_epsilon:g} over all stages that use a site's data. A patient has several slices and "
+        "Example-level differential privacy of each client's federated training by DP-SGD: Poisson sampling, "
+        "one example is one image or slice, PLD accounting, zero-out neighbors, target ε "
+        f"{settings.dp_epsilon:g} over all stages that use a client's data. A patient has several slices and "
         "is protected less. Noise comes from JAX's threefry generator, which is not a cryptographic source: "
         f"this is the accounting of a simulation.{compared}"
     )
-    return Plan(noise, report)
+    return PrivacyPlan(noise, report)
+
+
+def most_participations(settings: FederationSettings, rounds: int) -> int:
+    """The most turns that one client can take in these rounds."""
+    return rounds * (settings.buffer_size if settings.topology == "asynchronous" else 1)

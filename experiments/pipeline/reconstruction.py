@@ -10,11 +10,12 @@ import numpy as np
 
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
-from experiments.pipeline.federation import Budget, Federation, Privacy, Scores, mean_score, site_scores
+from experiments.pipeline.scores import Scores, mean_score, site_scores
 from experiments.pipeline.settings import Settings
+from experiments.pipeline.stages import Run
+from experiments.pipeline.training import Trained
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData, ct_detector_count
-from fedrecon.federated import FederatedAlgorithm, RoundState, average_variables, client_variables
 from fedrecon.models import MoDL, VarNet
 from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
 
@@ -41,19 +42,14 @@ class Reconstruction(NamedTuple):
     weights: dict[str, float]
 
 
-def run_reconstruction(
-    federation: Federation, cohorts: Cohorts, settings: Settings, budget: Budget, privacy: Privacy | None
-) -> Reconstruction:
-    """Trains federated, local-only and centralised networks and scores them beside the classical methods.
+def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
+    """Trains federated, local-only and centralized networks and scores them with the classical methods.
 
     Args:
-      federation: runs the stages.
+      run: the stage.
       cohorts: of the run.
-      settings: of the experiment.
-      budget: of each of the three trainings.
-      privacy: DP-SGD noise of the federated training.
     """
-    cohort = cohorts.reconstruction
+    settings, cohort = run.settings, cohorts.reconstruction
     measure = _measure(cohorts.image_shape, settings)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), cohort.train.examples)
     model = _NETWORKS[settings.network](
@@ -64,39 +60,28 @@ def run_reconstruction(
     )
     task = reconstruction_task(model, measure, example)
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
-
     scores, images, weights = _classical(measure, cohort, settings.modality)
+    test, predict = cohort.test, _predictor(task)
 
-    def stage(kind: str, privacy: Privacy | None = None):
-        return federation.train(
-            f"reconstruction/{kind}", task, initial, cohort.train, budget, kind=kind, privacy=privacy
-        )
+    def train(kind: str) -> Trained:
+        return run.train("reconstruction", kind, task, initial, cohort.train)
 
-    names = cohort.test.names
-    predict = _predictor(task)
     if settings.comparators:
-        algorithm, state = stage("local")
-        scores["local-only"], scores["local-only on other sites"] = federation.score_across_sites(
-            algorithm, task, state, cohort.test
-        )
-        images["local-only"] = predict(_own(algorithm, state, names), cohort.test)
-        centralised_algorithm, centralised = stage("centralised")
-
-    algorithm, state = stage("federated", privacy)
-    evaluate = federation.evaluator(algorithm, task)
-    if settings.comparators:
-        variables = client_variables(centralised_algorithm, centralised, 0)
-        scores["centralised"] = evaluate(variables, cohort.test)
-        images["centralised"] = predict([variables] * len(names), cohort.test)
-    scores["federated"] = evaluate(state, cohort.test)
-    own = _own(algorithm, state, names)
-    images["federated"] = predict(own, cohort.test)
-    images["reference"] = np.asarray(cohort.test.examples["target"])
+        local, centralized = train("local"), train("centralized")
+        scores["local-only"], scores["local-only on other sites"] = local.scores_across(task, test)
+        images["local-only"] = predict(local.models(test.clients), test)
+        scores["centralized"] = centralized.scores(task, test)[0]
+        images["centralized"] = predict(centralized.models(test.clients), test)
+    federated = train("federated")
+    scores["federated"] = federated.scores(task, test)[0]
+    models = federated.models(test.clients)
+    images["federated"] = predict(models, test)
+    images["reference"] = np.asarray(test.examples["target"])
     return Reconstruction(
         scores=scores,
         images=images,
-        reconstruct=lambda data: predict(own, data),
-        variables=average_variables(algorithm, state),
+        reconstruct=lambda data: predict(models, data),
+        variables=federated.released,
         weights=weights,
     )
 
@@ -105,11 +90,6 @@ def _measure(image_shape: tuple[int, int], settings: Settings) -> Callable:
     if settings.modality == "mri":
         return mri_measure
     return ct_measure(image_shape, ct_detector_count(image_shape))
-
-
-def _own(algorithm: FederatedAlgorithm, state: RoundState, names: tuple[str, ...]) -> list[Variables]:
-    """Each site's model."""
-    return [client_variables(algorithm, state, i) for i in range(len(names))]
 
 
 def _predictor(task: Task) -> Callable[[list[Variables], ClientData], np.ndarray]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from experiments.pipeline.downstream import Downstream
-from experiments.pipeline.federation import Traffic
+from experiments.pipeline.options import flat
 from experiments.pipeline.reconstruction import Reconstruction
+from experiments.pipeline.scores import without_nan
 from experiments.pipeline.settings import Settings
+from experiments.pipeline.stages import Traffic
 from fedrecon.data import ClientData
 from fedrecon.files import write_atomically
 from fedrecon.reporting import (
@@ -72,17 +73,17 @@ class Outcome:
 def write_results(workdir: Workdir, settings: Settings, outcome: Outcome) -> dict[str, Any]:
     """Writes ``results.json``: every score, free of times, so that equal runs give equal files."""
     results = {
-        "settings": dataclasses.asdict(settings),
+        "settings": flat(settings),
         "sites": outcome.sites,
         "notes": outcome.notes,
         "reconstruction": outcome.reconstruction.scores,
         "regularisation_weights": outcome.reconstruction.weights,
         "segmentation": outcome.segmentation.scores,
         "classification": outcome.classification.scores,
-        "traffic": [dataclasses.asdict(t) for t in outcome.traffic],
+        "traffic": [t._asdict() for t in outcome.traffic],
         "privacy": outcome.privacy,
     }
-    results = _without_nan(results)
+    results = without_nan(results)
     write_atomically(workdir / "results.json", json.dumps(results, indent=2).encode())
     return results
 
@@ -162,9 +163,10 @@ def write_page(workdir: Workdir, settings: Settings, outcome: Outcome) -> Path:
         sections.insert(
             -1, Section("Privacy", [outcome.privacy["statement"]], [Table("", ["site", "ε"], rows)])
         )
-    rows = [[name, str(value)] for name, value in dataclasses.asdict(settings).items()]
+    rows = [[name, str(value)] for name, value in flat(settings).items()]
     sections.append(Section("Settings", [], [Table("", ["flag", "value"], rows)]))
-    lead = f"{kind} {settings.modality.upper()} cohort, {len(test.names)} sites, {settings.algorithm}."
+    algorithm = settings.federation.algorithm
+    lead = f"{kind} {settings.modality.upper()} cohort, {len(test.names)} sites, {algorithm}."
     path = workdir / "report.html"
     write_report(path, "Federated reconstruction to diagnosis", lead, sections)
     return path
@@ -245,12 +247,3 @@ def _save(canvas: Canvas, path: Path) -> Path:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.2f}"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null instead."""
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

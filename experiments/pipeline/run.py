@@ -2,14 +2,18 @@
 
 import time
 
+from experiments.pipeline.budgets import Budget
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
 from experiments.pipeline.downstream import run_downstream, with_images
-from experiments.pipeline.federation import Budget, Federation
-from experiments.pipeline.privacy import plan_privacy
+from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
 from experiments.pipeline.reconstruction import run_reconstruction
 from experiments.pipeline.report import Outcome, print_tables, write_page, write_results
 from experiments.pipeline.settings import Settings
+from experiments.pipeline.stages import Run, traffic
+from experiments.pipeline.training import Execution, choose_parallel
 from fedrecon.runtime import Workdir
+
+STAGES = ("reconstruction", "segmentation", "classification")
 
 
 def run(
@@ -20,45 +24,42 @@ def run(
     Args:
       settings: of the experiment.
       workdir: where everything is written.
-      parallel: how clients run on a device; see `Federation`.
+      parallel: how clients run on a device; see `choose_parallel`.
       rounds_per_dispatch: rounds compiled into one call.
 
     Raises:
       ValueError: a setting, a file or the data do not fit; names the flag, file or key.
     """
     start = time.perf_counter()
+    execution = Execution(str(choose_parallel(parallel)), rounds_per_dispatch)
     cohorts = load_cohorts(settings)
-    federation = Federation(settings, workdir, parallel, rounds_per_dispatch)
     budgets = stage_budgets(settings)
-    plan = plan_privacy(settings, cohorts, budgets, federation)
+    plan = plan_stages(settings, cohorts, budgets)
+    trainings = {
+        stage: Run(settings, workdir, execution, budgets[stage], plan.noise[stage]) for stage in STAGES
+    }
     if plan.report:
         print(plan.report["statement"])
+    federation = settings.federation
     _say(f"{len(cohorts.reconstruction.train.names)} sites ready", start)
+    print(f"{federation.algorithm}, clients with {federation.optimizer}, rates {federation.rate_schedule}")
 
-    reconstruction = run_reconstruction(
-        federation, cohorts, settings, budgets["reconstruction"], plan.noise["reconstruction"]
-    )
+    reconstruction = run_reconstruction(trainings["reconstruction"], cohorts)
     _say("reconstruction done", start)
     cohorts = _with_reconstructions(cohorts, reconstruction)
     results = {}
     for kind, cohort in (("segmentation", cohorts.segmentation), ("classification", cohorts.classification)):
         pretrained = reconstruction.variables if cohorts.shared_images else None
-        results[kind] = run_downstream(
-            kind, federation, cohort, settings, budgets[kind], plan.noise[kind], pretrained
-        )
+        results[kind] = run_downstream(kind, trainings[kind], cohort, pretrained)
         _say(f"{kind} done", start)
     outcome = Outcome(
         reconstruction=reconstruction,
         segmentation=results["segmentation"],
         classification=results["classification"],
-        tests={
-            "reconstruction": cohorts.reconstruction.test,
-            "segmentation": cohorts.segmentation.test,
-            "classification": cohorts.classification.test,
-        },
+        tests={stage: getattr(cohorts, stage).test for stage in STAGES},
         sites=cohorts.sites,
         notes=cohorts.notes,
-        traffic=federation.traffic,
+        traffic=[traffic(workdir, f"{stage}/federated") for stage in STAGES],
         privacy=plan.report,
     )
     write_results(workdir, settings, outcome)
@@ -70,7 +71,8 @@ def run(
 
 def stage_budgets(settings: Settings) -> dict[str, Budget]:
     """What each stage may spend; under differential privacy all stages have one batch size, to compose."""
-    private = settings.dp_batch_size if settings.dp_epsilon else None
+    federation = settings.federation
+    private = federation.dp_batch_size if federation.dp_epsilon else None
     fine_tuning = Budget(
         settings.finetune_rounds,
         settings.finetune_epochs,
@@ -81,6 +83,15 @@ def stage_budgets(settings: Settings) -> dict[str, Budget]:
         settings.rounds, settings.epochs, private or settings.batch_size, settings.learning_rate
     )
     return {"reconstruction": reconstruction, "segmentation": fine_tuning, "classification": fine_tuning}
+
+
+def plan_stages(settings: Settings, cohorts: Cohorts, budgets: dict[str, Budget]) -> PrivacyPlan:
+    """The privacy plan of all stages, composed where they train on the same patients."""
+    groups = [STAGES] if cohorts.shared_images else [(stage,) for stage in STAGES]
+    data = [
+        (getattr(cohorts, stages[0]).train, {stage: budgets[stage] for stage in stages}) for stages in groups
+    ]
+    return plan_privacy(settings.federation, data, comparators=settings.comparators)
 
 
 def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:

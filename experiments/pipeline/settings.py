@@ -3,56 +3,76 @@
 import dataclasses
 from typing import Any
 
+from experiments.pipeline.algorithms import check_method, fitted, unprotected
+from experiments.pipeline.federation_settings import FederationSettings, check_federation
+from experiments.pipeline.options import FlagError, changed, check_ranges, setting
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that determines the results of a full-stack run; the flag of the same name sets a field.
 
-    Sizes are in pixels, rates per optimiser step, rounds count federated rounds.
+    Sizes are in pixels, rates per optimizer step, rounds count federated rounds.
     """
 
-    modality: str = "mri"
-    cohort: str = "simulated"
-    preset: str = "default"
-    data_dir: str = ""
-    seed: int = 0
+    modality: str = setting("mri", "Physics of the simulated cohort", choices=("mri", "ct"))
+    cohort: str = setting(
+        "simulated",
+        "Simulated sites, or measured data in --data_dir (real means the same)",
+        choices=("simulated", "measured", "real"),
+    )
+    preset: str = setting(
+        "default",
+        "Sizes: minutes, half an hour, or a short trial; sets what other flags leave open",
+        choices=("default", "full", "smoke"),
+    )
+    data_dir: str = setting("", "Folder with mri/ and multisite/ files, for --cohort=measured")
+    seed: int = setting(0, "Seed of the cohort, the initial weights and the training")
     # Cohort.
-    sites: int = 5
-    patients_per_site: int = 10
-    slices: int = 4
-    image_size: int = 64
-    acceleration: float = 4.0
-    masks_per_slice: int = 6
+    sites: int = setting(5, "Number of simulated sites", above=0)
+    patients_per_site: int = setting(10, "Mean number of simulated patients at a site", above=0)
+    slices: int = setting(4, "Slices of a simulated patient", above=0)
+    image_size: int = setting(64, "Matrix size of the simulated images", above=0)
+    acceleration: float = setting(4.0, "Undersampling factor of the k-space lines", least=1)
+    masks_per_slice: int = setting(6, "Training masks drawn for each measured slice", above=0)
     # Federation.
-    algorithm: str = "fedavg"
-    clients_per_round: int = 0
-    clip_norm: float = 0.0
-    epochs: int = 1
-    batch_size: int = 2
-    comparators: bool = True
+    federation: FederationSettings = dataclasses.field(default=FederationSettings(optimizer="adam_cosine"))
+    epochs: int = setting(1, "Local epochs in a reconstruction round", above=0)
+    batch_size: int = setting(2, "Slices in a local step of the reconstruction", above=0)
+    comparators: bool = setting(True, "Also train local-only and centralized reconstruction networks")
     # Reconstruction.
-    network: str = "varnet"
-    rounds: int = 12
-    cascades: int = 4
-    channels: int = 8
-    pools: int = 2
-    learning_rate: float = 2e-3
-    learn_coil_maps: bool = False
+    network: str = setting(
+        "varnet",
+        "Reconstruction network: the data term is minimized (modl), or descended by one step (varnet), in a "
+        "cascade",
+        choices=("modl", "varnet"),
+    )
+    rounds: int = setting(12, "Reconstruction rounds", above=0)
+    cascades: int = setting(4, "Cascades of the reconstruction network", above=0)
+    channels: int = setting(8, "Channels of its regularizer at full resolution", above=0)
+    pools: int = setting(2, "Poolings of its regularizer", above=0)
+    learning_rate: float = setting(2e-3, "Peak learning rate of the reconstruction", above=0)
+    learn_coil_maps: bool = setting(False, "Refine the coil sensitivities inside the network")
     # Segmentation and classification.
-    finetune_rounds: int = 12
-    finetune_epochs: int = 2
-    finetune_batch_size: int = 4
-    finetune_channels: int = 8
-    finetune_pools: int = 3
-    finetune_learning_rate: float = 3e-3
-    finetune_comparators: bool = False
-    shrink: int = 2
-    matrix: int = 0
-    # Differential privacy, per example at each site; 0 trains without.
-    dp_epsilon: float = 0.0
-    dp_delta: float = 0.0
-    dp_clipping_norm: float = 0.1
-    dp_batch_size: int = 8
+    finetune_rounds: int = setting(12, "Rounds of segmentation and of classification", above=0)
+    finetune_epochs: int = setting(2, "Local epochs in one of those rounds", above=0)
+    finetune_batch_size: int = setting(4, "Examples in a local step of those rounds", above=0)
+    finetune_channels: int = setting(8, "Channels of the segmentation and classification encoder", above=0)
+    finetune_pools: int = setting(3, "Poolings of that encoder", above=0)
+    finetune_learning_rate: float = setting(
+        3e-3, "Peak learning rate of segmentation and classification", above=0
+    )
+    finetune_comparators: bool = setting(
+        False, "Also train local-only segmentation and classification networks"
+    )
+    shrink: int = setting(
+        2, "Factor by which measured segmentation and classification images are averaged down: 1, 2 or 4"
+    )
+    matrix: int = setting(
+        0,
+        "Common matrix of measured k-space; below a site's own it loses resolution, 0 is the largest",
+        least=0,
+    )
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -119,8 +139,11 @@ SIMULATED_MRI: dict[str, dict[str, Any]] = {
 def resolve(given: dict[str, Any]) -> Settings:
     """Settings of the chosen cohort and preset with the ``given`` fields on top.
 
+    Algorithms that presume an optimizer of their own get it where none is given, see `fitted`;
+    ``clients_per_round`` without a sampler is drawn uniformly.
+
     Raises:
-      ValueError: a value is outside its range; the message names the flag, what was expected and found.
+      FlagError: a value is outside its range; the message names the flag, what was expected and found.
     """
     if given.get("cohort") == "real":
         given = {**given, "cohort": "measured"}
@@ -131,48 +154,44 @@ def resolve(given: dict[str, Any]) -> Settings:
     values = PRESETS[cohort, preset]
     if cohort == "simulated" and given.get("modality", "mri") == "mri":
         values = values | SIMULATED_MRI[preset]
-    settings = Settings(**{**values, **given})
+    if given.get("clients_per_round") and "sampler" not in given:
+        given = {**given, "sampler": "uniform"}
+    settings = changed(Settings(), **{**values, **given})
+    check_ranges(settings)
+    base = changed(Settings(), **values)
+    if "optimizer" not in given:
+        federation = fitted(settings.federation)
+        settings = dataclasses.replace(settings, federation=federation)
+        kept = {name: getattr(federation, name) for name in ("rate_schedule", "final_rate")}
+        base = changed(base, **kept)
+    check_federation(settings.federation, base.federation)
+    check_method(settings.federation)
     _check(settings)
     return settings
 
 
-_POSITIVE = (
-    "sites", "patients_per_site", "slices", "image_size", "masks_per_slice", "epochs", "batch_size", "rounds",
-    "cascades", "channels", "pools", "learning_rate", "finetune_rounds", "finetune_epochs",
-    "finetune_batch_size", "finetune_channels", "finetune_pools", "finetune_learning_rate", "shrink",
-    "dp_clipping_norm", "dp_batch_size",
-)  # fmt: skip
-
-
 def _check(settings: Settings) -> None:
-    for name in _POSITIVE:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"--{name}: expected a positive number, found {getattr(settings, name)}")
-    for name in ("clip_norm", "dp_epsilon", "dp_delta", "clients_per_round", "matrix"):
-        if getattr(settings, name) < 0:
-            raise ValueError(
-                f"--{name}: expected 0 (off) or a positive number, found {getattr(settings, name)}"
-            )
-    if settings.acceleration < 1:
-        raise ValueError(f"--acceleration: expected at least 1, found {settings.acceleration}")
     if settings.shrink not in (1, 2, 4):
-        raise ValueError(f"--shrink: expected 1, 2 or 4, found {settings.shrink}")
-    if settings.dp_delta >= 1:
-        raise ValueError(f"--dp_delta: expected less than 1, found {settings.dp_delta}")
+        raise FlagError("shrink", "1, 2 or 4", settings.shrink)
     if settings.cohort == "measured" and not settings.data_dir:
-        raise ValueError(
-            "--data_dir: expected the folder of measured data with --cohort=measured, found none"
-        )
+        raise FlagError("data_dir", "the folder of measured data with --cohort=measured", "none")
     if settings.cohort == "measured" and settings.modality == "ct":
-        raise ValueError(
-            "--modality=ct: expected --modality=mri with --cohort=measured, which holds measured k-space"
-        )
+        raise FlagError("modality", "mri with --cohort=measured, which holds measured k-space", "ct")
     if settings.cohort == "simulated" and settings.data_dir:
-        raise ValueError(
-            "--data_dir: expected --cohort=measured with a data folder, found --cohort=simulated"
+        raise FlagError("data_dir", "--cohort=measured with a data folder", "--cohort=simulated")
+    federation = settings.federation
+    if settings.cohort == "simulated" and federation.clients_per_round > settings.sites:
+        raise FlagError(
+            "clients_per_round", f"at most the {settings.sites} sites", federation.clients_per_round
         )
-    if settings.cohort == "simulated" and settings.clients_per_round > settings.sites:
-        raise ValueError(
-            f"--clients_per_round: expected at most the {settings.sites} sites, "
-            f"found {settings.clients_per_round}"
-        )
+    for name in ("rounds", "finetune_rounds"):
+        if federation.topology == "single_pass" and getattr(settings, name) != 1:
+            raise FlagError(name, "1 with --topology=single_pass", getattr(settings, name))
+    if federation.dp_epsilon and settings.cohort == "simulated":
+        personal = "fine_tune" if federation.fine_tune else "algorithm"
+        if unprotected(federation):
+            expected = (
+                "one without models that sites train without noise, with --dp_epsilon, since later stages "
+                "train on their images"
+            )
+            raise FlagError(personal, expected, getattr(federation, personal))

@@ -6,6 +6,7 @@ import numpy as np
 from experiments.pipeline import federated_run
 from experiments.pipeline.federated_data import FederatedData
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.options import flat
 from fedrecon.data import ClientData
 from fedrecon.runtime import Workdir, read_log
 from fedrecon.types import Variables
@@ -28,7 +29,7 @@ def run(monkeypatch, folder, settings, data=None, **way):
     """``(results, cost, log)`` of `federated_run.run`."""
     monkeypatch.setattr(federated_run, "make_task", lambda settings, data: TASK)
     monkeypatch.setattr(federated_run, "save_partition_plot", lambda *arguments, **options: None)
-    with Workdir(folder, settings.config()) as workdir:
+    with Workdir(folder, flat(settings)) as workdir:
         results, cost = federated_run.run(
             settings, workdir, data=data or clients(), **{"parallel": "scan", **way}
         )

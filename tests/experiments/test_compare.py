@@ -1,7 +1,6 @@
 """Comparisons: intervals against scipy, paired differences, tables, resuming and extending."""
 
 import csv
-import dataclasses
 import math
 import subprocess
 import sys
@@ -13,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.compare import compare, plan
-from experiments.pipeline.federated_methods import algorithms
+from experiments.pipeline.algorithms import algorithms
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.options import changed
 from fedrecon.reporting.comparison import (
     compare_values,
     latex_table,
@@ -113,12 +113,13 @@ def test_tables_and_figure(tmp_path):
 
 
 def test_plans_give_every_method_its_options_and_spare_comparators():
-    base = dataclasses.replace(TINY, reduce="median", weighting="equal")
+    base = changed(TINY, reduce="median", weighting="equal")
     dotted = {**NOTHING, "fedprox": (("strength", "1.0"),)}
     planned = plan(base, ["fedprox", "centralized", "local_only"], dotted)
-    assert planned["fedprox"].algorithm_options == (("strength", "1.0"),)
-    assert planned["fedprox"].reduce == "median" and planned["fedprox"].weighting == "equal"
-    assert planned["centralized"].reduce == "mean" and planned["local_only"].weighting == "default"
+    fedprox, centralized, local = (settings.federation for settings in planned.values())
+    assert fedprox.algorithm_options == (("strength", "1.0"),)
+    assert fedprox.reduce == "median" and fedprox.weighting == "equal"
+    assert centralized.reduce == "mean" and local.weighting == "default"
     for methods, options, message in [
         (["fedavg", "fedavg"], {}, "--methods: expected distinct"),
         (["fedavg", "best"], {}, "--methods: expected some of .*found 'best'"),
@@ -162,8 +163,18 @@ def test_a_comparison_is_resumed_and_extended(tmp_path):
 @pytest.mark.slow
 def test_the_command_prints_the_table_and_refuses_other_settings(tmp_path):
     flags = ["--methods=fedavg,ditto", "--seeds=2", "--ditto.strength=0.5", f"--workdir={tmp_path}"]
-    flags += [f"--{n}={getattr(TINY, n)}" for n in ("clients", "examples_per_client", "classes", "image_size",
-                                                      "channels", "pools", "batch_size")]  # fmt: skip
+    flags += [
+        f"--{n}={getattr(TINY, n)}"
+        for n in (
+            "clients",
+            "examples_per_client",
+            "classes",
+            "image_size",
+            "channels",
+            "pools",
+            "batch_size",
+        )
+    ]
 
     def start(*more):
         command = [sys.executable, "-m", "experiments.compare", *flags, *more]

@@ -1,6 +1,5 @@
 """Faults at clients, through the experiment: named in the log, and without a trace in the model."""
 
-import dataclasses
 import math
 
 import jax
@@ -8,14 +7,19 @@ import numpy as np
 import pytest
 
 from experiments.compare import plan
+from experiments.pipeline.algorithms import algorithms, check_method, make_algorithm
+from experiments.pipeline.components import make_schedule
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_faults import KINDS, full_record, inject, parse_faults
-from experiments.pipeline.federated_methods import algorithms, check_method, make_algorithm, make_schedule
-from experiments.pipeline.federated_settings import SERVER_OPTIMIZERS, TrainSettings, check_settings
+from experiments.pipeline.federated_run import budget_of
+from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.pipeline.federation_settings import SERVER_OPTIMIZERS, FederationSettings
+from experiments.pipeline.options import changed
 from fedrecon import federated as fl
 from tests.experiments import quadratics
 
-SETTINGS = TrainSettings(
+SETTINGS = changed(
+    TrainSettings(),
     rounds=3,
     clients=9,
     examples_per_client=24,
@@ -46,8 +50,8 @@ def test_faulty_clients_are_named_and_the_model_is_as_if_they_were_not_there(tmp
     }
     b = np.array([3.0, -2.0], np.float32) + np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
     a, counts = np.linspace(0.5, 1.5, 10, dtype=np.float32), np.array([3, 5, 4, 6, 3, 4, 5, 4, 4, 3])
-    settings = dataclasses.replace(quadratics.SETTINGS, screen_norm=10.0, screen_cosine=0.0)
-    faulty = dataclasses.replace(settings, fault=",".join(f"{kind}:{name}" for name, kind in kinds.items()))
+    settings = changed(quadratics.SETTINGS, screen_norm=10.0, screen_cosine=0.0)
+    faulty = changed(settings, fault=",".join(f"{kind}:{name}" for name, kind in kinds.items()))
     results, _, log = quadratics.run(
         monkeypatch, tmp_path / "faulty", faulty, quadratics.clients(a=a, b=b, counts=counts)
     )
@@ -56,7 +60,7 @@ def test_faulty_clients_are_named_and_the_model_is_as_if_they_were_not_there(tmp
     assert [record["missing"] for record in log] == [["e", "f"]] * 3
     assert [record["stragglers"] for record in log] == [["d"]] * 3
     assert not any("applied" in record for record in log)
-    there = dataclasses.replace(settings, fault="straggler:d")
+    there = changed(settings, fault="straggler:d")
     honest = quadratics.clients(a=a[:4], b=b[:4], counts=counts[:4])
     expected, _, log = quadratics.run(monkeypatch, tmp_path / "there", there, honest)
     assert not any("excluded" in record or "missing" in record for record in log)
@@ -105,7 +109,7 @@ def test_records_name_who_something_was_wrong_with():
 
 def work(settings, rounds=range(5), faults=None):
     data = load_data(settings).train
-    schedule = make_schedule(settings, data, faults or {})
+    schedule = make_schedule(settings.federation, budget_of(settings), data, faults or {})
 
     @jax.jit
     @jax.vmap
@@ -118,12 +122,13 @@ def work(settings, rounds=range(5), faults=None):
 
 
 def test_rates_fall_to_the_final_rate_and_stragglers_take_a_part_of_their_steps():
-    base = dataclasses.replace(SETTINGS, rounds=5, epochs=2, final_rate=0.2)
-    assert make_schedule(dataclasses.replace(base, final_rate=0.1), load_data(base).train) is None
-    linear = work(dataclasses.replace(base, rate_schedule="linear"))
+    base = changed(SETTINGS, rounds=5, epochs=2, final_rate=0.2)
+    constant = changed(base, final_rate=0.1)
+    assert make_schedule(constant.federation, budget_of(constant), load_data(base).train) is None
+    linear = work(changed(base, rate_schedule="linear"))
     np.testing.assert_allclose(linear.rate[:, 0], [1, 0.8, 0.6, 0.4, 0.2], rtol=1e-6)
     assert linear.steps.min() == np.iinfo(np.int32).max
-    late = work(dataclasses.replace(base, stragglers=0.5), range(40), {3: "straggler"})
+    late = work(changed(base, stragglers=0.5), range(40), {3: "straggler"})
     others = np.delete(late.steps, 3, axis=1)
     assert (late.rate == 1).all() and (late.steps[:, 3] == 1).all()
     assert set(np.unique(others)) == {1, 2, 3, 4, 5, 6}  # two passes of three batches
@@ -133,7 +138,7 @@ def test_rates_fall_to_the_final_rate_and_stragglers_take_a_part_of_their_steps(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "exponential"])
 def test_other_rates_fall_as_they_are_called(name):
-    settings = dataclasses.replace(SETTINGS, rounds=5, final_rate=0.25, rate_schedule=name)
+    settings = changed(SETTINGS, rounds=5, final_rate=0.25, rate_schedule=name)
     expected = {
         "cosine": 0.25 + 0.75 * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2,
         "exponential": 0.25 ** (np.arange(5) / 4),
@@ -147,8 +152,8 @@ def test_every_server_optimizer_and_the_bound_on_norms_reach_the_algorithm():
     task = make_task(SETTINGS, data.train)
     ones = {"w": np.ones(2, np.float32)}
     for name in SERVER_OPTIMIZERS:
-        settings = dataclasses.replace(SETTINGS, server_optimizer=name, clip_norm=0.5)
-        algorithm = make_algorithm(settings, task, data.train)
+        settings = changed(SETTINGS, server_optimizer=name, clip_norm=0.5)
+        algorithm = make_algorithm(settings.federation, budget_of(settings), task, data.train)
         update, _ = algorithm.server_optimizer.update(*(ones, algorithm.server_optimizer.init(ones), ones))
         assert (update["w"] < 0).all()
         upload = fl.Upload({"w": np.full(4, 1.0, np.float32)}, (), np.float32(1))
@@ -176,20 +181,20 @@ def test_every_server_optimizer_and_the_bound_on_norms_reach_the_algorithm():
         ({"algorithm": "local_only"}, "--screen_norm: expected 0.0, which local_only implies"),
         (
             {"topology": "ring", "algorithm": "fedyogi", "screen_norm": 0.0, "screen_cosine": -1.0},
-            "--topology=ring: expected an algorithm that does nothing at a server",
+            "--topology: expected one with a server, which .*, found ring with --algorithm=fedyogi",
         ),
         ({"stream": 2, "sampler": "uniform", "clients_per_round": 3}, "--stream: expected at least the 3"),
     ],
 )
 def test_flags_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        settings = dataclasses.replace(SETTINGS, **changes)
+        settings = changed(SETTINGS, **changes)
         check_settings(settings)
-        check_method(settings)
+        check_method(settings.federation, (settings.task,))
 
 
 def test_comparators_have_no_exchange_and_no_faults():
-    base = dataclasses.replace(
+    base = changed(
         SETTINGS,
         fault="nan:client0",
         server_optimizer="adam",
@@ -204,9 +209,7 @@ def test_comparators_have_no_exchange_and_no_faults():
         base, ["fedavg", "local_only", "centralized"], {name: () for name in (*algorithms(), "reduce")}
     )
     assert planned["fedavg"] == base
-    kept = TrainSettings(
-        **{**dataclasses.asdict(TrainSettings()), "rate_schedule": "cosine", "algorithm": "centralized"}
-    )
+    kept = changed(FederationSettings(), rate_schedule="cosine", algorithm="centralized")
     for field in (
         "fault",
         "server_optimizer",
@@ -216,15 +219,15 @@ def test_comparators_have_no_exchange_and_no_faults():
         "stream",
         "rate_schedule",
     ):
-        assert getattr(planned["centralized"], field) == getattr(kept, field)
-    assert planned["local_only"].stream == 10 and planned["local_only"].fault == ""
+        assert getattr(planned["centralized"].federation, field) == getattr(kept, field)
+    assert planned["local_only"].federation.stream == 10 and planned["local_only"].federation.fault == ""
 
 
 def test_a_reducer_that_would_apply_no_round_is_refused():
-    settings = dataclasses.replace(SETTINGS, clients=6, reduce="bulyan")
+    settings = changed(SETTINGS, clients=6, reduce="bulyan")
     data = load_data(settings)
     task = make_task(settings, data.train)
     with pytest.raises(ValueError, match=r"--reduce.byzantine: expected at most 0, since bulyan .* 4 f \+ 3"):
-        make_algorithm(settings, task, data.train)
-    settings = dataclasses.replace(settings, reduce="krum")
-    assert make_algorithm(settings, task, data.train).reduce is not None
+        make_algorithm(settings.federation, budget_of(settings), task, data.train)
+    settings = changed(settings, reduce="krum")
+    assert make_algorithm(settings.federation, budget_of(settings), task, data.train).reduce is not None

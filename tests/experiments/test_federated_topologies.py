@@ -1,6 +1,5 @@
 """Topologies, streaming and fine-tuning by flags."""
 
-import dataclasses
 import json
 import math
 
@@ -10,8 +9,11 @@ import optax
 import pytest
 
 from experiments.pipeline import federated_streaming
+from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_streaming import open_clients, store_clients
-from experiments.pipeline.federated_topologies import fine_tuned, open_plan, plan_mesh, resolve_parallel
+from experiments.pipeline.federated_topologies import mesh_of, open_rounds
+from experiments.pipeline.options import changed
+from experiments.pipeline.training import Execution, Stage, choose_parallel, fine_tuned, resolve_parallel
 from fedrecon import federated as fl
 from fedrecon.types import Variables
 from tests.experiments import quadratics
@@ -33,19 +35,20 @@ def options_of(monkeypatch, maker, settings):
         fl.topologies, maker, lambda algorithm, *positional, **options: given.update(options, more=positional)
     )
     data = quadratics.clients().train
-    with open_plan(settings, averaging(), START, data, None, mesh=ONE, parallel=2, epochs=1):
+    given_rounds = (settings.federation, budget_of(settings), averaging(), START, data, None)
+    with open_rounds(*given_rounds, mesh=ONE, parallel=2, batch_size=1, epochs=1):
         return given
 
 
 def test_flags_of_topologies_reach_the_engine(monkeypatch):
     base = quadratics.SETTINGS
-    ring = dataclasses.replace(base, topology="ring", visits="shuffled", handover="optimizer")
+    ring = changed(base, topology="ring", visits="shuffled", handover="optimizer")
     expected = {"order": "shuffled", "carry_optimizer": True, "batch_size": 1, "epochs": 1, "more": ()}
     assert options_of(monkeypatch, "make_ring_round", ring) == expected
-    gossip = dataclasses.replace(base, topology="gossip", mixing="matching")
+    gossip = changed(base, topology="gossip", mixing="matching")
     found = options_of(monkeypatch, "make_gossip_round", gossip)
     assert found["more"] == ("matching",) and found["parallel"] == 2 and found["mesh"] is ONE
-    late = dataclasses.replace(
+    late = changed(
         base,
         topology="asynchronous",
         concurrency=3,
@@ -63,7 +66,7 @@ def test_flags_of_topologies_reach_the_engine(monkeypatch):
 @pytest.mark.slow
 def test_a_single_pass_visits_everybody_once(tmp_path, monkeypatch):
     """In closed form: gradient descent at one client after the other."""
-    settings = dataclasses.replace(quadratics.SETTINGS, topology="single_pass", rounds=1)
+    settings = changed(quadratics.SETTINGS, topology="single_pass", rounds=1)
     results, _, log = quadratics.run(monkeypatch, tmp_path, settings)
     w = quadratics.START
     for a, b, steps in zip(A, B, TAU, strict=True):
@@ -76,12 +79,12 @@ def test_a_single_pass_visits_everybody_once(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_gossip_and_fine_tuning_give_everybody_a_model(tmp_path, monkeypatch):
     """Fine-tuned for so long that everybody arrives at its own optimum, where gossip does not."""
-    settings = dataclasses.replace(quadratics.SETTINGS, topology="gossip", mixing="complete", rounds=2)
+    settings = changed(quadratics.SETTINGS, topology="gossip", mixing="complete", rounds=2)
     own, _, _ = quadratics.run(monkeypatch, tmp_path / "gossip", settings)
     for name in "abcd":
         # Everybody mixed with all: the models are the released one.
         assert own.own[name]["objective"] == pytest.approx(own.released[name]["objective"], rel=1e-5)
-    tuned = dataclasses.replace(settings, topology="star", mixing="ring", fine_tune=300)
+    tuned = changed(settings, topology="star", mixing="ring", fine_tune=300)
     results, _, _ = quadratics.run(monkeypatch, tmp_path / "tuned", tuned)
     assert max(scores["objective"] for scores in results.own.values()) < 1e-4
     assert min(scores["objective"] for scores in results.released.values()) > 0.01
@@ -90,7 +93,7 @@ def test_gossip_and_fine_tuning_give_everybody_a_model(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_asynchronous_clients_arrive_as_they_finish(tmp_path, monkeypatch):
     """Constant delays: nobody is stale but the straggler, which arrives at ten times the others' time."""
-    settings = dataclasses.replace(
+    settings = changed(
         quadratics.SETTINGS,
         topology="asynchronous",
         concurrency=4,
@@ -110,7 +113,7 @@ def test_asynchronous_clients_arrive_as_they_finish(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_streamed_run_is_the_run_and_tells_its_time(tmp_path, monkeypatch):
     """With models of their own at clients, two of four on the device at a time, resumed in the middle."""
-    settings = dataclasses.replace(
+    settings = changed(
         quadratics.SETTINGS,
         algorithm="ditto",
         stream=2,
@@ -119,7 +122,7 @@ def test_a_streamed_run_is_the_run_and_tells_its_time(tmp_path, monkeypatch):
         clients_per_round=2,
     )
     expected, cost, log = quadratics.run(
-        monkeypatch, tmp_path / "device", dataclasses.replace(settings, stream=0, stream_from="memory")
+        monkeypatch, tmp_path / "device", changed(settings, stream=0, stream_from="memory")
     )
     assert cost.clients_per_second == pytest.approx(2 * cost.rounds_per_second)
     record, seen = federated_streaming.full_record, []
@@ -173,42 +176,51 @@ def test_topologies_name_the_flag_that_does_not_fit(tmp_path):
     ]
     data = quadratics.clients().train
     for changes, algorithm, message in cases:
-        settings = dataclasses.replace(quadratics.SETTINGS, **changes)
+        settings = changed(quadratics.SETTINGS, **changes)
         with (
             pytest.raises(ValueError, match=message),
-            open_plan(
-                settings, algorithm, START, data, tmp_path, mesh=ONE, parallel="scan", epochs=1
-            ) as plan,
+            open_rounds(
+                settings.federation,
+                budget_of(settings),
+                algorithm,
+                START,
+                data,
+                tmp_path,
+                mesh=ONE,
+                parallel="scan",
+                batch_size=1,
+                epochs=1,
+            ) as rounds,
         ):
-            plan.compile(1, KEY)
-    settings = dataclasses.replace(quadratics.SETTINGS, fine_tune=1)
+            rounds.compile(1, KEY)
+    settings = changed(quadratics.SETTINGS, fine_tune=1)
+    stage = Stage("tuned", quadratics.TASK, START, data, KEY, KEY)
     for changes, message in [
         ({"fine_tune_head": "nose"}, "--fine_tune_head: .*nose"),
         ({"stream": 4}, "--fine_tune: expected 0 with --stream"),
     ]:
         with pytest.raises(ValueError, match=message):
-            fine_tuned(
-                dataclasses.replace(settings, **changes), quadratics.TASK, averaging(), None, data, KEY
-            )
+            fine_tuned(changed(settings.federation, **changes), budget_of(settings), stage, averaging(), None)
 
 
 @pytest.mark.slow
 def test_the_way_of_a_run_is_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDRECON_CACHE", str(tmp_path / "cache"))
-    settings = quadratics.SETTINGS
-    given = (settings, averaging(), START, quadratics.clients().train, tmp_path, plan_mesh(settings))
-    assert resolve_parallel("2", *given) == 2
+    settings, auto = quadratics.SETTINGS, Execution()
+    federation, data = settings.federation, quadratics.clients().train
+    given = (federation, budget_of(settings), averaging(), START, data, tmp_path, mesh_of(federation))
+    assert resolve_parallel(Execution("2"), *given) == 2
     with pytest.raises(ValueError, match="--parallel: expected auto"):
-        resolve_parallel("often", *given)
+        choose_parallel("often")
     # As many devices as clients leave nothing to choose.
-    assert resolve_parallel("auto", *given) == "scan"
+    assert resolve_parallel(auto, *given) == "scan"
     assert not (tmp_path / "parallel.json").exists()
-    chosen = resolve_parallel("auto", *given[:-1], ONE)
+    chosen = resolve_parallel(auto, *given[:-1], ONE)
     assert chosen in ("scan", "vmap")
     assert json.loads((tmp_path / "parallel.json").read_text()) == {"parallel": chosen}
     (tmp_path / "parallel.json").write_text('{"parallel": 3}')
-    assert resolve_parallel("auto", *given[:-1], ONE) == 3
+    assert resolve_parallel(auto, *given[:-1], ONE) == 3
     # Another run finds the choice in the user's cache.
     (tmp_path / "parallel.json").unlink()
     monkeypatch.setattr("fedrecon.federated.parallelism.measure_parallel", None)
-    assert resolve_parallel("auto", *given[:-1], ONE) == chosen
+    assert resolve_parallel(auto, *given[:-1], ONE) == chosen

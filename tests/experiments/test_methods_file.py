@@ -1,6 +1,5 @@
 """Methods from a file outside the package: the example of CONTRIBUTING.md, and files that are wrong."""
 
-import dataclasses
 import json
 import re
 import textwrap
@@ -11,9 +10,10 @@ import pytest
 
 from experiments import methods
 from experiments.compare import plan
-from experiments.pipeline.federated_methods import algorithms, check_method
+from experiments.pipeline.algorithms import algorithms, check_method
 from experiments.pipeline.methods_file import load_methods
-from experiments.train_federated import read_methods
+from experiments.pipeline.options import changed, flat
+from experiments.pipeline.programs import read_methods
 from fedrecon import catalog
 from fedrecon.runtime import WorkdirError
 from tests.experiments import quadratics
@@ -43,10 +43,10 @@ def line_of(words):
 
 
 def settings_of(path, **options):
-    settings = dataclasses.replace(
+    settings = changed(
         quadratics.SETTINGS, algorithm="fedcm", methods_from=path, methods_sha256=load_methods(path)
     )
-    return dataclasses.replace(settings, algorithm_options=tuple(options.items()))
+    return changed(settings, algorithm_options=tuple(options.items()))
 
 
 def client_level_momentum(mixing, rounds=3):
@@ -83,7 +83,7 @@ def test_the_example_of_the_guide_runs(monkeypatch, tmp_path):
 
 
 def test_without_a_file_the_config_is_as_before():
-    assert not any("methods" in name for name in quadratics.SETTINGS.config())
+    assert not any("methods" in name for name in flat(quadratics.SETTINGS))
 
 
 def test_flags_know_the_methods_of_the_file(tmp_path):
@@ -97,10 +97,10 @@ def test_flags_know_the_methods_of_the_file(tmp_path):
         assert "fedcm" in algorithms()
         assert load_methods(path) == load_methods(path)
     with pytest.raises(ValueError, match=r"--algorithm.strength: .*fedcm's options .*mixing \(float\)"):
-        check_method(settings_of(path, strength="0.3"))
+        check_method(settings_of(path, strength="0.3").federation)
     dotted = {name: () for name in (*algorithms(), "reduce")} | {"fedcm": (("mixing", "0.3"),)}
     planned = plan(quadratics.SETTINGS, ["fedavg", "fedcm"], dotted)
-    assert planned["fedcm"].algorithm_options == (("mixing", "0.3"),)
+    assert planned["fedcm"].federation.algorithm_options == (("mixing", "0.3"),)
     row = methods.document(catalog.lookup("fedcm"))
     assert row["module"] == "methods_from_fedcm" and row["bytes_up"] == 8_000_004
     for argv in (["p", "--methods_from=absent.py"], ["p", "--methods_from"]):
@@ -146,7 +146,7 @@ def test_a_method_that_fails_is_named_with_its_line(old, new, where, message, mo
     assert EXAMPLE.count(old) == 1
     settings = settings_of(written(tmp_path, EXAMPLE.replace(old, new)))
     if where:
-        message = f"^--methods_from: {settings.methods_from}, {line_of(where)}: {message}"
+        message = f"^--methods_from: {settings.federation.methods_from}, {line_of(where)}: {message}"
     with pytest.raises(ValueError, match=message) as found:
         quadratics.run(monkeypatch, tmp_path / "run", settings)
     assert "\n" not in str(found.value)

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.pipeline import privacy
-from experiments.pipeline.federation import Budget
+from experiments.pipeline.budgets import Budget
+from experiments.pipeline.options import changed
+from experiments.pipeline.run import plan_stages
+from experiments.pipeline.settings import Settings
 
 ROUNDS = {"reconstruction": 3, "segmentation": 10, "classification": 4}
-# Steps a round of the clients of each stage.
+# Steps a round of the clients of each stage: batches of 8.
 STEPS = {"reconstruction": 2, "segmentation": 5, "classification": 7}
 
 
@@ -31,21 +34,18 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
         )
 
     monkeypatch.setattr(privacy, "calibrate_noise_multiplier", calibrate)
+    counts = {stage: [8 * steps - 7, 5] for stage, steps in STEPS.items()}
     data = {
-        stage: SimpleNamespace(counts=[9, 5], names=[f"{stage} a", f"{stage} b"], steps=steps)
-        for stage, steps in STEPS.items()
+        stage: SimpleNamespace(counts=counts[stage], names=[f"{stage} a", f"{stage} b"]) for stage in STEPS
     }
     cohorts = SimpleNamespace(
         shared_images=shared, **{stage: SimpleNamespace(train=clients) for stage, clients in data.items()}
     )
-    settings = SimpleNamespace(
-        dp_epsilon=4.0, dp_batch_size=8, dp_delta=0.0, dp_clipping_norm=1.0, comparators=False
-    )
-    federation = SimpleNamespace(steps_per_round=lambda clients, budget: clients.steps)
+    settings = changed(Settings(), dp_epsilon=4.0, dp_clipping_norm=1.0, comparators=False)
     budgets = {stage: Budget(rounds, 1, 8, 0.1) for stage, rounds in ROUNDS.items()}
-    plan = privacy.plan_privacy(settings, cohorts, budgets, federation)
+    plan = plan_stages(settings, cohorts, budgets)
     assert [call["steps"] for call in calls] == list(expected.values())
-    assert all(call["examples"] == [9, 5] for call in calls)
+    assert [call["examples"] for call in calls] == list(counts.values())[: len(calls)]
     assert plan.report["noise_multiplier"] == {name: i + 1 for i, name in enumerate(expected)}
-    multipliers = [plan.noise[stage].noise_multiplier for stage in ROUNDS]
+    multipliers = [plan.noise[stage].multiplier for stage in ROUNDS]
     assert multipliers == ([1, 1, 1] if shared else [1, 2, 3])

@@ -257,8 +257,17 @@ def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
     path = measured_data("mri/brain_cimax3t_16ch.h5")
     psnr = {}
     for method in ("rss", "cg-sense"):
-        run(Options(str(path), str(tmp_path / "o.h5"), method=method, coil_maps="walsh", acceleration=4.0,
-                    mask="equispaced", center_fraction=0.2))  # fmt: skip
+        run(
+            Options(
+                str(path),
+                str(tmp_path / "o.h5"),
+                method=method,
+                coil_maps="walsh",
+                acceleration=4.0,
+                mask="equispaced",
+                center_fraction=0.2,
+            )
+        )
         with h5py.File(tmp_path / "o.h5") as file:
             psnr[method] = file.attrs["psnr"]
     assert psnr["cg-sense"] > psnr["rss"] + 1.5

@@ -1,7 +1,6 @@
 """Federated training by name: flags, every algorithm, resuming, interruption."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -13,18 +12,14 @@ import time
 import numpy as np
 import pytest
 
+from experiments.pipeline.algorithms import algorithms, check_method, make_algorithm, options_of
+from experiments.pipeline.components import REDUCERS, make_reducer
+from experiments.pipeline.dotted import split_dotted
 from experiments.pipeline.federated_data import load_data, make_task, pad_examples, simulate_image_classes
-from experiments.pipeline.federated_methods import (
-    REDUCERS,
-    algorithms,
-    check_method,
-    make_algorithm,
-    make_reducer,
-    options_of,
-)
-from experiments.pipeline.federated_run import read_results, run, summary
-from experiments.pipeline.federated_settings import CHOICES, HELP, TrainSettings, check_settings
-from experiments.train_federated import split_dotted
+from experiments.pipeline.federated_run import budget_of, read_results, run
+from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.pipeline.options import changed, fields, flat
+from experiments.pipeline.scores import summary
 from fedrecon.runtime import Workdir, read_log
 
 TINY = TrainSettings(
@@ -37,7 +32,7 @@ TINY_FLAGS = [
 
 
 def train(path, settings, **way):
-    with Workdir(path, settings.config()) as workdir:
+    with Workdir(path, flat(settings)) as workdir:
         return run(settings, workdir, **way)
 
 
@@ -46,13 +41,13 @@ def check(results, settings):
     for scores in (results.own, results.released or results.own):
         value, worst = summary(scores, "loss")
         assert math.isfinite(value) and worst >= value
-    assert (results.bytes_up > 0) == (settings.algorithm not in ("local_only", "centralized"))
+    assert (results.bytes_up > 0) == (settings.federation.algorithm not in ("local_only", "centralized"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", algorithms())
 def test_every_algorithm_runs(name, tmp_path):
-    settings = dataclasses.replace(TINY, algorithm=name)
+    settings = changed(TINY, algorithm=name)
     results, cost = train(tmp_path, settings)
     check(results, settings)
     assert cost.compile_seconds > 0 and cost.rounds_per_second > 0
@@ -63,7 +58,7 @@ def test_every_algorithm_runs(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_path, monkeypatch):
-    settings = dataclasses.replace(
+    settings = changed(
         TINY,
         algorithm="scaffold",
         algorithm_options=(("learning_rate", "0.02"),),
@@ -102,12 +97,10 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
         for d in ("whole", "halves")
     ]
     assert logs[0] == logs[1] and len(logs[0]) == 3
-    with Workdir(tmp_path / "whole", settings.config()) as workdir:
+    with Workdir(tmp_path / "whole", flat(settings)) as workdir:
         assert read_results(workdir).counts == results.counts
     with pytest.raises(ValueError, match=r"--algorithm.learning_rate: was '0.02', now '0.03'"):
-        train(
-            tmp_path / "whole", dataclasses.replace(settings, algorithm_options=(("learning_rate", "0.03"),))
-        )
+        train(tmp_path / "whole", changed(settings, algorithm_options=(("learning_rate", "0.03"),)))
 
 
 @pytest.mark.slow
@@ -116,11 +109,21 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
     [
         {"partition": "dirichlet", "minimum_examples": 4, "optimizer": "adam", "norm": "batch"},
         {"partition": "dirichlet_balanced", "minimum_examples": 4, "optimizer": "momentum"},
-        {"partition": "quantity", "minimum_examples": 4, "reduce": "krum", "reduce_options": (("keep", "2"),),
-         "clients": 5},
+        {
+            "partition": "quantity",
+            "minimum_examples": 4,
+            "reduce": "krum",
+            "reduce_options": (("keep", "2"),),
+            "clients": 5,
+        },
         {"partition": "shards", "reduce": "median", "sampler": "poisson", "clients_per_round": 3},
-        {"feature_shift": 0.5, "algorithm": "fedbn", "norm": "group", "channels": 4,
-         "reduce": "geometric_median"},
+        {
+            "feature_shift": 0.5,
+            "algorithm": "fedbn",
+            "norm": "group",
+            "channels": 4,
+            "reduce": "geometric_median",
+        },
         {"reduce": "trimmed_mean", "sampler": "weighted", "clients_per_round": 3, "weighting": "equal"},
         {"sampler": "longest_absent", "clients_per_round": 2},
         {"sampler": "highest_loss", "clients_per_round": 2, "epochs": 2},
@@ -131,9 +134,9 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
         {"algorithm": "local_only", "sampler": "uniform", "clients_per_round": 2},
     ],
     ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()),
-)  # fmt: skip
+)
 def test_tasks_partitions_samplers_and_reducers(changes, tmp_path):
-    settings = dataclasses.replace(TINY, **changes)
+    settings = changed(TINY, **changes)
     results, _ = train(tmp_path, settings)
     assert len(results.own) == settings.clients
     assert math.isfinite(summary(results.own, "loss")[0])
@@ -158,14 +161,14 @@ def test_tasks_partitions_samplers_and_reducers(changes, tmp_path):
 )
 def test_measured_cohorts(changes, tmp_path, measured_data):
     base = {"clients": 0, "data_dir": str(measured_data("multisite").parent), "rounds": 1}
-    settings = dataclasses.replace(TINY, **{**base, **changes})
+    settings = changed(TINY, **{**base, **changes})
     results, _ = train(tmp_path, settings)
     assert len(results.own) >= 3 and math.isfinite(summary(results.own, "loss")[0])
 
 
 @pytest.mark.slow
 def test_room_for_more_examples_changes_no_result(tmp_path):
-    settings = dataclasses.replace(TINY, rounds=1)
+    settings = changed(TINY, rounds=1)
     data = load_data(settings)
     results, _ = train(tmp_path / "as it is", settings)
     padded = pad_examples(data, data.train.valid.shape[1] + 3, data.test.valid.shape[1] + 2)
@@ -183,11 +186,11 @@ def test_simulated_classes_are_balanced_learnable_and_drawn_from_the_seed():
 
 
 def test_natural_clients_are_alike_and_dirichlet_ones_are_not():
-    alike = load_data(dataclasses.replace(TINY, examples_per_client=40))
+    alike = load_data(changed(TINY, examples_per_client=40))
     assert alike.train.names == ("client0", "client1", "client2", "client3")
     assert alike.counts.sum(1).tolist() == [40] * 4
     assert (alike.train.counts + alike.test.counts).tolist() == [40] * 4
-    settings = dataclasses.replace(TINY, examples_per_client=40, partition="dirichlet", concentration=0.05)
+    settings = changed(TINY, examples_per_client=40, partition="dirichlet", concentration=0.05)
     skewed = load_data(settings)
     assert skewed.counts.sum() == 160 and skewed.counts.sum(1).min() >= 10
     assert (skewed.counts.max(1) / skewed.counts.sum(1)).mean() > 0.8
@@ -229,7 +232,8 @@ def test_every_option_of_every_algorithm_is_a_number_or_a_name():
 )
 def test_options_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        check_method(dataclasses.replace(TINY, **changes))
+        settings = changed(TINY, **changes)
+        check_method(settings.federation, (settings.task,))
 
 
 @pytest.mark.parametrize(
@@ -247,10 +251,11 @@ def test_options_that_do_not_fit_are_named(changes, message):
     ],
 )
 def test_values_that_recipes_refuse_name_the_flag(changes, message):
-    settings = dataclasses.replace(TINY, **changes)
+    settings = changed(TINY, **changes)
     data = load_data(settings)
     with pytest.raises(ValueError, match=message):
-        make_algorithm(settings, make_task(settings, data.train), data.train)
+        task = make_task(settings, data.train)
+        make_algorithm(settings.federation, budget_of(settings), task, data.train)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +266,10 @@ def test_values_that_recipes_refuse_name_the_flag(changes, message):
         ({"classes": 1}, "--classes"),
         ({"norm": "group"}, "--channels: expected a multiple of 4"),
         ({"task": "guess"}, "--task: expected one of classification"),
-        ({"cohort": "retina", "data_dir": "x"}, "--task=classification: expected segmentation"),
+        (
+            {"cohort": "retina", "data_dir": "x"},
+            "--task: expected segmentation with --cohort=retina, found classification",
+        ),
         ({"cohort": "xray"}, "--data_dir: expected the folder"),
         ({"data_dir": "x"}, "--data_dir: expected no folder"),
         ({"sampler": "uniform"}, "--clients_per_round: expected a positive number"),
@@ -272,16 +280,16 @@ def test_values_that_recipes_refuse_name_the_flag(changes, message):
 )
 def test_settings_out_of_range_name_the_flag(changes, message):
     with pytest.raises(ValueError, match=message):
-        check_settings(dataclasses.replace(TINY, **changes))
+        check_settings(changed(TINY, **changes))
 
 
 def test_reducers_have_the_defaults_they_need():
     for name in REDUCERS:
-        assert make_reducer(dataclasses.replace(TINY, reduce=name)) is not None
+        assert make_reducer(changed(TINY, reduce=name).federation) is not None
 
 
 def test_too_few_patients_name_the_flags():
-    settings = dataclasses.replace(TINY, partition="dirichlet", concentration=1e-3, minimum_examples=1)
+    settings = changed(TINY, partition="dirichlet", concentration=1e-3, minimum_examples=1)
     with pytest.raises(ValueError, match="raise --minimum_examples"):
         load_data(settings)
 
@@ -307,12 +315,19 @@ def command(*arguments):
 
 def test_help_lists_every_flag_and_algorithm():
     process = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
-    for name in (*HELP, "algorithm", "workdir", "resume", "parallel", "devices"):
+    settings = [field for field, _ in fields(TrainSettings) if field.metadata]
+    for name in (
+        *(field.name for field in settings),
+        "algorithm",
+        "workdir",
+        "resume",
+        "parallel",
+        "devices",
+    ):
         assert f"--{name}:" in process.stdout or f"--[no]{name}:" in process.stdout, name
     words = process.stdout.replace("\n", " ")
-    assert all(
-        name in words for name in (*algorithms(), *(c for choices in CHOICES.values() for c in choices))
-    )
+    choices = [choice for field in settings for choice in field.metadata["choices"]]
+    assert len(choices) > 50 and all(name in words for name in (*algorithms(), *choices))
 
 
 @pytest.mark.parametrize(

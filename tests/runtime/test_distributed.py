@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.options import fields
 from fedrecon.runtime import DistributedError, PeerError, Watchdog, last_words, read_log, start, watchdog
 from fedrecon.runtime.distributed import check_same
 
@@ -359,7 +361,8 @@ def commands():
 
 def test_the_page_names_flags_that_exist():
     source = (ROOT / "experiments/train_federated.py").read_text()
-    source += (ROOT / "experiments/pipeline/federated_settings.py").read_text()
+    source += (ROOT / "experiments/pipeline/programs.py").read_text()
+    source += "".join(f'"{field.name}"' for field, _ in fields(TrainSettings))
     assert len(commands()) >= 6
     flags = {flag for _, arguments in commands() for flag in re.findall(r"--(\w+)\b(?!-)", arguments)}
     assert {"devices", "coordinator", "processes", "process_id", "distributed"} <= flags

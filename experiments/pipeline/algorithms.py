@@ -1,0 +1,316 @@
+"""Federated algorithms of the catalog, built from settings."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.components import (
+    check_reducer,
+    full_steps,
+    make_optimizer,
+    make_reducer,
+    make_sampler,
+    make_schedule,
+    make_server_optimizer,
+)
+from experiments.pipeline.dotted import parse_options
+from experiments.pipeline.federated_faults import inject, parse_faults
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.methods_file import naming_the_line
+from experiments.pipeline.options import FlagError, as_flag_error
+from fedrecon import Task, Variables, catalog
+from fedrecon import federated as fl
+from fedrecon.catalog import Entry
+from fedrecon.data import ClientData
+
+TASKS = ("classification", "segmentation", "reconstruction")
+# Flags of what is exchanged, which concern no comparator.
+_EXCHANGE = (
+    "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
+    "clip_norm", "stragglers", "fault", "fine_tune", "fine_tune_head", "topology", "mixing", "visits",
+    "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing", "dp_epsilon",
+    "dp_delta", "dp_clipping_norm", "dp_batch_size",
+)  # fmt: skip
+# Option of `federated` -> the flags that set it.
+_FLAGS = {
+    "server_optimizer": ("server_optimizer", "server_learning_rate"),
+    "weighting": ("weighting",),
+    "sampler": ("sampler",),
+    "channel": ("clip_norm",),
+    "reduce": ("reduce", "screen_norm", "screen_cosine"),
+}
+# What an experiment can give a method.
+_GIVEN = ("clients", "head", "head_steps", "represent", *TASKS)
+
+
+def algorithms() -> tuple[str, ...]:
+    """Names of the methods that ``--algorithm`` may be."""
+    return tuple(entry.name for entry in catalog.entries() if set(entry.needs) <= set(_GIVEN))
+
+
+def method(name: str) -> Entry:
+    """The row of the catalog of this name.
+
+    Raises:
+      FlagError: there is none, or it needs what experiments do not give.
+    """
+    if catalog.ALIASES.get(name, name) not in algorithms():
+        raise FlagError("algorithm", f"one of {', '.join(algorithms())}", repr(name))
+    return catalog.lookup(name)
+
+
+def fixed_flags(entry: Entry) -> tuple[str, ...]:
+    """Flags that the method's definition leaves no choice of."""
+    if not entry.exchanges:
+        return (*_EXCHANGE, *(("stream", "stream_from") if entry.pooled else ()))
+    return tuple(flag for option in entry.fixes for flag in _FLAGS[option])
+
+
+def comparator(settings: FederationSettings, name: str) -> FederationSettings:
+    """The settings of a comparator, without what concerns an exchange."""
+    defaults = FederationSettings()
+    kept = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
+    return dataclasses.replace(settings, **kept, algorithm=name, algorithm_options=(), reduce_options=())
+
+
+def fitted(settings: FederationSettings) -> FederationSettings:
+    """The settings with the optimizer that fits the algorithm, in place of adam_cosine, which is kept.
+
+    Algorithms that presume plain gradient descent get sgd; those that start their optimizers afresh each
+    round adam at rates that fall by a cosine from round to round.
+    """
+    if settings.optimizer != "adam_cosine" or settings.rate_schedule != "constant":
+        return settings
+    entry = method(settings.algorithm)
+    if entry.rate != "optimizer":
+        return dataclasses.replace(settings, optimizer="sgd")
+    if _keeps_optimizer(entry):
+        return settings
+    return dataclasses.replace(settings, optimizer="adam", rate_schedule="cosine", final_rate=0.02)
+
+
+def has_own_models(settings: FederationSettings) -> bool:
+    """Whether clients evaluate with models of their own, besides the one that is released."""
+    return method(settings.algorithm).personal or settings.topology == "gossip" or settings.fine_tune > 0
+
+
+def options_of(name: str) -> dict[str, type]:
+    """Names and types of what ``--algorithm.NAME=VALUE`` may set."""
+    chosen = method(name)
+    return chosen.options | ({"head": str} if "head" in chosen.needs else {})
+
+
+def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> dict[str, Any]:
+    """The algorithm's options, converted.
+
+    Args:
+      settings: of the federation.
+      tasks: what is trained, some of `TASKS`.
+
+    Raises:
+      ValueError: the algorithm, one of its options or of the reducer's is unknown, has another type, or does
+        not go together with other flags.
+    """
+    chosen, name = method(settings.algorithm), settings.algorithm
+    defaults = FederationSettings()
+    fixed = fixed_flags(chosen)
+    for flag in fixed:
+        if (found := getattr(settings, flag)) != (expected := getattr(defaults, flag)):
+            raise FlagError(flag, f"{expected}, which {name} implies", found)
+    if chosen.rate != "optimizer" and settings.optimizer != "sgd":
+        raise FlagError("optimizer", f"sgd, which {name} presumes", settings.optimizer)
+    if settings.optimizer == "adam_cosine" and not _keeps_optimizer(chosen):
+        expected = f"sgd, momentum or adam, since clients of --algorithm={name} keep no optimizer"
+        raise FlagError("optimizer", expected, settings.optimizer)
+    if settings.handover == "optimizer" and not _keeps_optimizer(chosen):
+        expected = f"model, since clients of --algorithm={name} keep no optimizer"
+        raise FlagError("handover", expected, "optimizer")
+    kinds = [need for need in chosen.needs if need in TASKS]
+    unfit = [task for task in tasks if kinds and task not in kinds]
+    unfit += [task for task in tasks if "represent" in chosen.needs and task != "classification"]
+    if unfit:
+        expected = ", ".join(kinds) or "classification, whose network has a representation to contrast,"
+        raise ValueError(
+            f"--algorithm={name}: expected --task={expected} alone, found the task {', '.join(unfit)}"
+        )
+    if settings.reduce == "mean" and settings.reduce_options:
+        raise FlagError("reduce", "a robust reducer for --reduce.NAME", "mean")
+    if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
+        raise FlagError(
+            "topology",
+            "one with a server, which the algorithm presumes",
+            f"{settings.topology} with --algorithm={name}",
+        )
+    make_reducer(settings)
+    options = parse_options("algorithm", options_of(name), dict(settings.algorithm_options), name)
+    with naming_the_line(settings.methods_from):
+        _check_recipe(settings, chosen, options)
+    return options
+
+
+def unprotected(settings: FederationSettings) -> bool:
+    """Whether clients evaluate with models that they train without noise under ``--dp_epsilon``.
+
+    These never leave a client, but what is made with them depends on its examples.
+    """
+    entry = method(settings.algorithm)
+    algorithm = _stub(entry, settings, {})
+    return settings.fine_tune > 0 or (entry.personal and all(jax.tree.leaves(algorithm.share_mask)))
+
+
+def make_algorithm(
+    settings: FederationSettings,
+    budget: Budget,
+    task: Task,
+    train: ClientData,
+    *,
+    noise: Noise | None = None,
+    represent: Callable | None = None,
+) -> fl.FederatedAlgorithm:
+    """The algorithm that the settings name, for these clients.
+
+    Args:
+      settings: of the federation.
+      budget: of the training.
+      task: what is learned.
+      train: the clients (for a pooling comparator the pooled one).
+      noise: of DP-SGD; None trains without.
+      represent: the network's representation, where the algorithm needs one.
+
+    Raises:
+      ValueError: as `check_method`, or from the recipe; names the flag.
+    """
+    chosen, options = method(settings.algorithm), check_method(settings, ())
+    arguments = _optimizers(settings, chosen, options, budget, train)
+    arguments |= _needed(settings, chosen, options, budget, task, train)
+    if "represent" in chosen.needs:
+        arguments["represent"] = represent
+    if not chosen.pooled and "sampler" not in chosen.fixes:
+        arguments["sampler"] = make_sampler(settings, train)
+    if "weighting" not in fixed_flags(chosen) and settings.weighting != "default":
+        arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
+    if (reduce := make_reducer(settings)) is not None:
+        check_reducer(settings, train.clients)
+        arguments["reduce"] = reduce
+    if settings.clip_norm:
+        arguments["channel"] = fl.chain(fl.clip(settings.clip_norm))
+    if settings.server_optimizer != "default":
+        arguments["server_optimizer"] = make_server_optimizer(settings)
+    if noise is not None:
+        arguments["method"] = private_method(budget, train, noise)
+    options = {name: value for name, value in options.items() if name != "head"}
+    algorithm = _call(settings, chosen, task, {**arguments, **options})
+    faults = parse_faults(settings.fault, train.names)
+    return inject(algorithm._replace(schedule=make_schedule(settings, budget, train, faults)), faults)
+
+
+def private_method(budget: Budget, train: ClientData, noise: Noise) -> fl.Method:
+    """DP-SGD in batches of the budget's expected size, with the steps of the largest client."""
+    return fl.private_gradients(
+        clipping_norm=noise.clipping_norm,
+        noise_multiplier=noise.multiplier,
+        expected_batch_size=budget.batch_size,
+        padded_batch_size=padded_batch_size(budget.batch_size),
+        steps=int(full_steps(budget, train).max()),
+    )
+
+
+def padded_batch_size(expected: int) -> int:
+    """Room for Poisson-sampled batches: they are truncated beyond it, which the accountant knows."""
+    return 2 * expected + 4
+
+
+def _optimizers(settings, chosen: Entry, options, budget: Budget, train) -> dict[str, Any]:
+    if chosen.rate == "optimizer":
+        arguments = {"optimizer": make_optimizer(settings, budget, train)}
+        if settings.optimizer == "adam_cosine" or settings.handover == "optimizer":
+            arguments["keep_optimizer"] = True
+        return arguments
+    arguments = {"learning_rate": budget.learning_rate}
+    if chosen.rate == "both":
+        arguments["optimizer"] = optax.sgd(options.get("learning_rate", budget.learning_rate))
+    return arguments
+
+
+def _needed(settings, chosen: Entry, options, budget: Budget, task: Task, train) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if "clients" in chosen.needs:
+        arguments["clients"] = train.clients
+    if "head" in chosen.needs:
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
+        try:
+            arguments["head"] = fl.leaves_under(shapes, (options.get("head", "head"),))
+        except ValueError as error:
+            raise ValueError(f"--algorithm.head: {str(error)[:300]}") from error
+    if "head_steps" in chosen.needs:
+        # Half of the steps of the smallest client, so that everybody trains the body, too.
+        smallest = int(np.min(np.asarray(train.counts)))
+        arguments["head_steps"] = max(1, budget.epochs * math.ceil(smallest / budget.batch_size) // 2)
+    return arguments
+
+
+def _keeps_optimizer(entry: Entry) -> bool:
+    """Whether the recipe lets clients keep their optimizer's state."""
+    if entry.rate != "optimizer":
+        return False
+    try:
+        entry.recipe(_STUB, **_arguments(entry), keep_optimizer=True)
+    except TypeError as error:
+        if "keep_optimizer" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[str, Any]) -> None:
+    """Builds the algorithm of a task that is nobody's: what it refuses is refused before data are read."""
+    if settings.dp_epsilon and entry.name == "pfedme":
+        raise FlagError(
+            "dp_epsilon",
+            "0 with --algorithm=pfedme, whose own models come from single examples",
+            settings.dp_epsilon,
+        )
+    private = {"method": fl.Method(hides=True)} if settings.dp_epsilon else {}
+    _stub(entry, settings, {**options, **private})
+
+
+def _stub(entry: Entry, settings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
+    options = {name: value for name, value in options.items() if name != "head"}
+    return _call(settings, entry, _STUB, _arguments(entry) | options)
+
+
+_STUB = Task(
+    init=lambda key: Variables({"body": jnp.zeros(1), "head": jnp.zeros(1)}, {}),
+    loss=lambda params, stats, batch, key: (params["body"].sum(), (stats, {})),
+    metrics=lambda params, stats, batch: {},
+    predict=lambda params, stats, batch: params["body"],
+    normalisation=Variables({"body": True, "head": False}, {}),
+)
+
+
+def _arguments(entry: Entry) -> dict[str, Any]:
+    known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
+    known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
+    names = (*catalog.RATES[entry.rate], *entry.needs)
+    return {name: known[name] for name in names if name in known}
+
+
+def _call(settings, entry: Entry, task: Task, arguments: Mapping[str, Any]) -> fl.FederatedAlgorithm:
+    try:
+        return entry.recipe(task, **arguments)
+    except ValueError as error:
+        if str(error).startswith("methods:") and settings.dp_epsilon:
+            reason = str(error).partition(", found ")[2]
+            expected = f"0 with --algorithm={settings.algorithm}, of which it was found: {reason};"
+            raise FlagError("dp_epsilon", expected, settings.dp_epsilon) from error
+        if not re.match(r"\w+(, \w+)*: ", str(error)):
+            raise
+        raise as_flag_error(error, {"reduce": "reduce"}, "algorithm.") from error

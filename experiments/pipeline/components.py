@@ -1,0 +1,172 @@
+"""Parts of an algorithm that settings name: optimizers, schedules, samplers, reducers."""
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.pipeline.budgets import Budget
+from experiments.pipeline.dotted import parse_options
+from experiments.pipeline.federated_faults import Faults
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.options import FlagError, as_flag_error
+from fedrecon import catalog
+from fedrecon import federated as fl
+from fedrecon.data import ClientData
+
+REDUCERS = {
+    "median": (fl.reducers.median, {}),
+    "trimmed_mean": (fl.reducers.trimmed_mean, {"fraction": 0.2}),
+    "krum": (fl.reducers.krum, {"byzantine": 1}),
+    "bulyan": (fl.reducers.bulyan, {"byzantine": 1}),
+    "geometric_median": (fl.reducers.geometric_median, {}),
+}
+
+# To withstand f clients, reducers need a f + b in a round: (a, b).
+_CLIENTS_NEEDED = {"krum": (2, 3), "bulyan": (4, 3)}
+
+
+def make_optimizer(
+    settings: FederationSettings, budget: Budget, train: ClientData
+) -> optax.GradientTransformation:
+    """The clients' optimizer.
+
+    adam_cosine warms up over a twentieth of the steps that the largest client takes in all rounds, and decays
+    by a cosine to a fiftieth over the others.
+    """
+    rate = budget.learning_rate
+    if settings.optimizer == "adam":
+        return optax.adam(rate)
+    if settings.optimizer == "adam_cosine":
+        steps = budget.rounds * int(full_steps(budget, train).max())
+        schedule = optax.warmup_cosine_decay_schedule(rate / 10, rate, max(1, steps // 20), steps, rate / 50)
+        # On one vector: kernels for each leaf would take nearly half as long to compile as the gradient.
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
+    return optax.sgd(rate, 0.9 if settings.optimizer == "momentum" else None)
+
+
+def make_server_optimizer(settings: FederationSettings) -> optax.GradientTransformation:
+    """The server's optimizer, at the defaults of optax except for its rate; momentum is 0.9."""
+    rate = settings.server_learning_rate
+    if settings.server_optimizer == "momentum":
+        return optax.sgd(rate, 0.9)
+    return getattr(optax, settings.server_optimizer)(rate)
+
+
+def make_schedule(
+    settings: FederationSettings,
+    budget: Budget,
+    train: ClientData,
+    faults: Faults = types.MappingProxyType({}),
+) -> Callable | None:
+    """How far and how fast clients work in each round, or None for full work.
+
+    The learning rate falls from its value in the first round to ``final_rate`` of it in the last. With
+    probability ``stragglers`` a client takes a number of its steps that is uniform from 1 to all (Li et al.,
+    MLSys 2020); one with the fault "straggler" takes a single step in every round.
+    """
+    slow = np.asarray([faults.get(client) == "straggler" for client in range(train.clients)])
+    if settings.rate_schedule == "constant" and not settings.stragglers and not slow.any():
+        return None
+    last, final = max(budget.rounds - 1, 1), settings.final_rate
+    rate = {
+        "constant": optax.constant_schedule(1.0),
+        "linear": optax.linear_schedule(1.0, final, last),
+        "cosine": optax.cosine_decay_schedule(1.0, last, final),
+        "exponential": optax.exponential_decay(1.0, last, final, end_value=final),
+    }[settings.rate_schedule]
+    limited, everything = bool(settings.stragglers or slow.any()), np.iinfo(np.int32).max
+    steps = np.where(slow, 1, full_steps(budget, train)).astype(np.int32)
+
+    def schedule(context):
+        most = jnp.int32(everything)
+        if limited:
+            all_steps = jnp.asarray(steps)[context.client]
+            late_key, part_key = jax.random.split(context.key)
+            part = jax.random.randint(part_key, (), 1, jnp.maximum(all_steps, 1) + 1)
+            most = jnp.where(jax.random.bernoulli(late_key, settings.stragglers), part, all_steps)
+        return fl.Work(jnp.asarray(rate(context.round), jnp.float32), most)
+
+    return schedule
+
+
+def full_steps(budget: Budget, train: ClientData) -> np.ndarray:
+    """Local steps of each client in a round without stragglers, (clients,)."""
+    return budget.epochs * -(-np.asarray(train.counts) // budget.batch_size)
+
+
+def make_sampler(settings: FederationSettings, train: ClientData) -> Callable:
+    """Who takes part.
+
+    Raises:
+      FlagError: more clients a round than there are.
+    """
+    count = settings.clients_per_round
+    if count > train.clients:
+        raise FlagError("clients_per_round", f"at most the {train.clients} clients", count)
+    if settings.sampler == "all":
+        return fl.all_clients()
+    if settings.sampler == "poisson":
+        return fl.sampling.poisson_clients(count / train.clients)
+    if settings.sampler == "weighted":
+        return fl.sampling.weighted_clients(count, np.asarray(train.counts))
+    if settings.sampler == "highest_loss":
+        return fl.sampling.highest_loss(count, min(2 * count, train.clients))
+    return {"uniform": fl.uniform_clients, "longest_absent": fl.sampling.longest_absent}[settings.sampler](
+        count
+    )
+
+
+def make_reducer(settings: FederationSettings) -> fl.Reducer | Callable | None:
+    """The robust reducer, behind the screen where there is one, or None for the mean of all.
+
+    Raises:
+      FlagError: an option is unknown or out of range.
+    """
+    reduce = _robust(settings)
+    if not settings.screen_norm and settings.screen_cosine == -1:
+        return reduce
+    return fl.reducers.screen(
+        reduce,
+        norm_factor=settings.screen_norm or None,
+        min_cosine=None if settings.screen_cosine == -1 else settings.screen_cosine,
+    )
+
+
+def check_reducer(settings: FederationSettings, clients: int) -> None:
+    """Refuses a reducer that would apply no round.
+
+    Raises:
+      FlagError: it withstands no client, or fewer than it shall, among these.
+    """
+    if settings.reduce not in _CLIENTS_NEEDED or settings.sampler == "poisson":
+        return
+    slope, intercept = _CLIENTS_NEEDED[settings.reduce]
+    byzantine, count = _reduce_options(settings)["byzantine"], settings.clients_per_round or clients
+    if count < slope * byzantine + intercept:
+        raise FlagError(
+            "reduce.byzantine",
+            f"at most {max((count - intercept) // slope, -1)}, since {settings.reduce} withstands f among "
+            f"{slope} f + {intercept} clients, of which a round has {count}",
+            byzantine,
+        )
+
+
+def _robust(settings: FederationSettings):
+    if settings.reduce == "mean":
+        return None
+    recipe = REDUCERS[settings.reduce][0]
+    try:
+        return recipe(**_reduce_options(settings))
+    except ValueError as error:
+        raise as_flag_error(error, {}, "reduce.") from error
+
+
+def _reduce_options(settings: FederationSettings) -> dict[str, Any]:
+    recipe, defaults = REDUCERS[settings.reduce]
+    given = dict(settings.reduce_options)
+    return {**defaults, **parse_options("reduce", catalog.options_of(recipe), given, settings.reduce)}

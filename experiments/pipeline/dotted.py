@@ -1,0 +1,68 @@
+"""Options in text: ``--GROUP.NAME=VALUE``."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from experiments.pipeline.options import FlagError
+
+Dotted = dict[str, tuple[tuple[str, str], ...]]
+
+
+def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str], Dotted]:
+    """Takes ``--GROUP.NAME=VALUE`` out of the arguments.
+
+    Raises:
+      FlagError: the group is unknown, the value is missing, or a name is given twice.
+    """
+    rest, found = [], {group: {} for group in groups}
+    for argument in argv:
+        name, equals, value = argument.lstrip("-").partition("=")
+        group, dot, option = name.partition(".")
+        if not argument.startswith("-") or not dot:
+            rest.append(argument)
+            continue
+        if group not in found:
+            raise FlagError(name, f"one of {', '.join(groups)} before the dot", repr(group))
+        if not equals or not option:
+            raise FlagError(name, f"--{group}.NAME=VALUE", repr(argument))
+        if option in found[group]:
+            raise FlagError(name, "once", "twice")
+        found[group][option] = value
+    return rest, {group: tuple(sorted(options.items())) for group, options in found.items()}
+
+
+def parse_options(
+    flag: str, known: Mapping[str, type], given: Mapping[str, str], owner: str
+) -> dict[str, Any]:
+    """Converts the texts of dotted flags.
+
+    Args:
+      flag: the part before the dot.
+      known: names and types.
+      given: names and texts.
+      owner: whose options they are, for messages.
+
+    Raises:
+      FlagError: a name is unknown or a text no value of its type.
+    """
+    values = {}
+    for name, text in given.items():
+        if name not in known:
+            listed = ", ".join(f"{n} ({t.__name__})" for n, t in known.items()) or "none"
+            raise FlagError(f"{flag}.{name}", f"one of {owner}'s options ({listed})", repr(name))
+        values[name] = _convert(f"{flag}.{name}", known[name], text)
+    return values
+
+
+def _convert(flag: str, kind: type, text: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError(text)
+    except (ValueError, KeyError) as error:
+        expected = {bool: "true or false", int: "an integer", float: "a finite number"}[kind]
+        raise FlagError(flag, expected, repr(text)) from error
+    return value

@@ -1,0 +1,194 @@
+"""Settings as fields of frozen dataclasses, each with its flag's help text, choices and range."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+
+Settings = TypeVar("Settings")
+# Flags belong to the program that calls for them, whose --help lists them.
+flags.disclaim_key_flags()
+
+
+class FlagError(ValueError):
+    """A flag's value does not fit.
+
+    Attributes:
+      flag: its name, without dashes.
+      expected: what would fit.
+      found: what was found, as it is printed.
+    """
+
+    def __init__(self, flag: str, expected: str, found: Any) -> None:
+        self.flag, self.expected, self.found = flag, expected, found
+        super().__init__(f"--{flag}: expected {expected}, found {found}")
+
+    def renamed(self, old: str, new: str) -> "FlagError":
+        """The same of the flags whose dotted name begins with ``new`` instead of ``old``."""
+        group, dot, name = self.flag.partition(".")
+        return FlagError(new + dot + name, self.expected, self.found) if dot and group == old else self
+
+
+def as_flag_error(error: ValueError, names: Mapping[str, str], prefix: str = "") -> ValueError:
+    """An error ``NAME: expected X, found Y`` of the library, as one of the flag that sets the argument.
+
+    Args:
+      error: from the library.
+      names: argument -> flag.
+      prefix: what the names of all other arguments get, for instance "algorithm."; without one, errors about
+        these are returned as they are.
+    """
+    if isinstance(error, FlagError):
+        return error
+    name, _, rest = str(error).partition(": ")
+    expected, comma, found = rest.removeprefix("expected ").rpartition(", found ")
+    if name not in names and not (prefix and rest):
+        return error
+    flag = names.get(name, prefix + name)
+    return FlagError(flag, expected, found) if comma else ValueError(f"--{flag}: {rest}")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Collection[str] = (),
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A field of a settings class that a flag of its name sets.
+
+    Args:
+      default: also gives the flag its type.
+      help: without a full stop.
+      choices: of text.
+      above, least, most: bounds of a number; the first is exclusive. Numbers must be finite.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "above": above, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """The fields of settings (or of their class) with their values, those of a nested group in its place."""
+    for field in dataclasses.fields(settings):
+        value = field.default if isinstance(settings, type) else getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value)
+        else:
+            yield field, value
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """JSON-able dict of all fields, for config.json.
+
+    ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` is there only if there is such a file.
+    """
+    values = {}
+    for field, value in fields(settings):
+        if field.name.endswith("_options"):
+            group = field.name.removesuffix("_options")
+            values |= {f"{group}.{name}": text for name, text in value}
+        elif field.name == "methods_sha256":
+            values |= {"methods_from.sha256": value} if value else {}
+        elif field.name != "methods_from" or value:
+            values[field.name] = value
+    return values
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    """The settings with other values of some fields, which may be those of a nested group.
+
+    Raises:
+      TypeError: there is no such field.
+    """
+    own = {field.name for field in dataclasses.fields(settings)}
+    inner = {name: value for name, value in changes.items() if name not in own}
+    outer = {name: value for name, value in changes.items() if name in own}
+    if inner:
+        groups = [name for name in own if dataclasses.is_dataclass(getattr(settings, name))]
+        if len(groups) != 1:
+            raise TypeError(f"{type(settings).__name__} has no field {next(iter(inner))!r}")
+        outer[groups[0]] = changed(outer.get(groups[0], getattr(settings, groups[0])), **inner)
+    return dataclasses.replace(settings, **outer)
+
+
+def define_flags(
+    settings: type, *, without: Collection[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Defines the flags of a settings class. They are None unless given: presets come below what is given."""
+    options = {"flag_values": flag_values}
+    for field, default in fields(settings):
+        if field.name in without or not field.metadata:
+            continue
+        shown = f"{field.metadata['help']} (default {default!r})." if default != "" else ""
+        text = shown or f"{field.metadata['help']}."
+        if field.metadata["choices"]:
+            flags.DEFINE_enum(field.name, None, list(field.metadata["choices"]), text, **options)
+        elif isinstance(default, bool):
+            flags.DEFINE_bool(field.name, None, text, **options)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(field.name, None, text, **options)
+        elif isinstance(default, float):
+            flags.DEFINE_float(field.name, None, text, **options)
+        else:
+            flags.DEFINE_string(field.name, None, text, **options)
+
+
+def given_flags(settings: type) -> dict[str, Any]:
+    """The values of the flags of a settings class that were given."""
+    names = [field.name for field, _ in fields(settings) if field.name in flags.FLAGS]
+    return {name: value for name in names if (value := flags.FLAGS[name].value) is not None}
+
+
+def check_ranges(settings: Any) -> None:
+    """Checks every field by itself.
+
+    Raises:
+      FlagError: a value is none of its choices or outside its range.
+    """
+    for field, value in fields(settings):
+        bounds = field.metadata
+        if bounds and bounds["choices"] and value not in bounds["choices"]:
+            raise FlagError(field.name, f"one of {', '.join(bounds['choices'])}", repr(value))
+        if isinstance(value, int | float) and not isinstance(value, bool) and bounds:
+            _check_number(field.name, value, bounds)
+
+
+def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
+    above, least, most = bounds["above"], bounds["least"], bounds["most"]
+    low = -math.inf if least is None else least
+    high = math.inf if most is None else most
+    if math.isfinite(value) and low <= value <= high and (above is None or value > above):
+        return
+    if most is not None:
+        expected = f"a number from {least if above is None else above} to {most}"
+        expected += "" if above is None else f", not {above}"
+    elif above is not None:
+        expected = "a positive number" if above == 0 else f"a number above {above}"
+    else:
+        expected = "a finite number" if least is None else f"at least {least}"
+    raise FlagError(name, expected, value)
+
+
+def check_needs(
+    settings: Any, base: Any, needs: Collection[tuple[str, str, Any]], *, given: Any = None
+) -> None:
+    """Refuses flags without an effect.
+
+    Args:
+      settings: the group that the fields belong to.
+      base: the same without what was given: fields equal to it were not changed.
+      needs: (field, the flags it needs, ``holds(given)``), whether these are there.
+      given: argument of ``holds``; ``settings`` by default.
+
+    Raises:
+      FlagError: a changed field lacks what it needs.
+    """
+    given = settings if given is None else given
+    for name, other, holds in needs:
+        value = getattr(settings, name)
+        if value != getattr(base, name) and not holds(given):
+            raise FlagError(name, f"{other} with it", f"{value!r} alone")

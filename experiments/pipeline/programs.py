@@ -1,0 +1,112 @@
+"""What the mains of the federated experiments share: flags of a run, their parsing, and ways to end."""
+
+import sys
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+import jax
+from absl import flags
+
+from experiments.pipeline.algorithms import algorithms
+from experiments.pipeline.dotted import Dotted, split_dotted
+from experiments.pipeline.methods_file import load_methods
+from experiments.pipeline.options import define_flags, given_flags
+from fedrecon.catalog import ALIASES
+from fedrecon.runtime import leave
+
+# Flags belong to the program that calls for them, whose --help lists them.
+flags.disclaim_key_flags()
+
+
+def define_run_flags(
+    settings: type, *, without: Collection[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Defines the flags of a program; not on import, so that other programs may use their names."""
+    options = {"flag_values": flag_values}
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run; created when absent.", required=True, **options
+    )
+    flags.DEFINE_bool("resume", True, "Continue what is in --workdir; --noresume refuses instead.", **options)
+    text = "CPU devices the clients are spread over; accelerators are all used."
+    flags.DEFINE_integer("devices", 1, text, lower_bound=1, **options)
+    text = "How clients run on one device: scan, vmap, a chunk size, or auto for the best."
+    flags.DEFINE_string("parallel", "auto", text, **options)
+    text = "Rounds compiled into one call; a kill loses at most one."
+    flags.DEFINE_integer("rounds_per_dispatch", 1, text, lower_bound=1, **options)
+    if "algorithm" not in without:
+        text = f"Federated algorithm, one of {', '.join(algorithms())} (default 'fedavg')."
+        flags.DEFINE_string("algorithm", None, text, flag_values=flag_values)
+    define_flags(settings, without=("algorithm", *without), flag_values=flag_values)
+
+
+def define_process_flags() -> None:
+    """Defines the flags that make several processes one run."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 listens; empty is one process.")
+    flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
+    flags.DEFINE_integer("process_id", -1, "Number of this process, from 0, with --coordinator.")
+    flags.DEFINE_bool("distributed", False, "Take these three from Slurm, Open MPI, Cloud TPU or Kubernetes.")
+    flags.DEFINE_integer("start_seconds", 120, "How long to wait for the other processes at the start.")
+    flags.DEFINE_float(
+        "stall_seconds",
+        300,
+        "Report a round (or compiling) of several processes that takes longer, with stacks.",
+        lower_bound=1,
+    )
+
+
+def read_methods(argv: list[str]) -> None:
+    """Runs the file of ``--methods_from``, before other flags are checked; ends as `fail` if it is wrong."""
+    for number, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--methods_from", "-methods_from"):
+            try:
+                load_methods(value if equals else "".join(argv[number + 1 : number + 2]))
+            except ValueError as error:
+                fail(str(error))
+
+
+def parse_flags(argv: list[str]) -> Dotted:
+    """Parses all flags of a program with one algorithm."""
+    read_methods(argv)
+    return parse(argv, ("algorithm", "reduce"))
+
+
+def parse(argv: list[str], groups: Collection[str]) -> Dotted:
+    """Parses all flags; one line and status 1 for a wrong one."""
+    try:
+        rest, dotted = split_dotted(argv, groups)
+        positional = flags.FLAGS(rest)[1:]
+        if positional:
+            raise ValueError(f"expected only flags, found {positional}")
+    except (flags.Error, ValueError) as error:
+        fail(str(error))
+    return dotted
+
+
+def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
+    """The fields that flags set, with the algorithm by its name in the catalog."""
+    given = given_flags(settings)
+    if given.get("methods_from"):
+        given["methods_sha256"] = load_methods(given["methods_from"])
+    if "algorithm" in given:
+        given["algorithm"] = ALIASES.get(given["algorithm"], given["algorithm"])
+    options = {f"{group}_options": dotted.get(group, ()) for group in ("algorithm", "reduce")}
+    return given | {name: texts for name, texts in options.items() if texts}
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line and status 1."""
+    program = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
+    if jax.distributed.is_initialized():
+        line = f"{program}, process {jax.process_index()}: {' '.join(message.split())}"
+        print(line, file=sys.stderr)
+        leave(1)
+    sys.exit(f"{program}: {' '.join(message.split())}")
+
+
+def interrupted(workdir: str) -> NoReturn:
+    """Ends the program after Ctrl-C."""
+    print(f"\nInterrupted. The same command with --workdir={workdir} continues.", file=sys.stderr)
+    if jax.distributed.is_initialized():
+        leave(130)
+    sys.exit(130)

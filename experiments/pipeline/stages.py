@@ -1,0 +1,86 @@
+"""The trainings of one stage of the full stack: federated, and its comparators."""
+
+import dataclasses
+import zlib
+from typing import NamedTuple
+
+import jax
+
+from experiments.pipeline.algorithms import comparator
+from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.settings import Settings
+from experiments.pipeline.training import Execution, Stage, Trained, train_stage
+from fedrecon import Task, Variables
+from fedrecon.data import ClientData
+from fedrecon.runtime import Workdir, read_log
+
+_COMPARATORS = {"local": "local_only", "centralized": "centralized"}
+# Keys are folded from these words; others would change every result.
+_WORDS = {"centralized": "centralised"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One stage of the full stack.
+
+    Attributes:
+      settings: of the experiment.
+      workdir: of the run.
+      execution: how trainings are carried out.
+      budget: of each training of the stage.
+      noise: of DP-SGD in the federated training; None without.
+    """
+
+    settings: Settings
+    workdir: Workdir
+    execution: Execution
+    budget: Budget
+    noise: Noise | None
+
+    def train(self, stage: str, kind: str, task: Task, variables: Variables, clients: ClientData) -> Trained:
+        """Trains one network, or finishes what an interrupted run left.
+
+        Args:
+          stage: its name in the log and among the checkpoints, with the kind.
+          kind: "federated", "local" (each site alone) or "centralized" (the sites' data pooled).
+          task: what is learned.
+          variables: the initial model of every site.
+          clients: the training data.
+        """
+        settings = self.settings.federation
+        if kind != "federated":
+            settings = comparator(settings, _COMPARATORS[kind])
+        key = jax.random.fold_in(
+            jax.random.key(self.settings.seed), zlib.crc32(f"{stage}/{_WORDS.get(kind, kind)}".encode())
+        )
+        return train_stage(
+            Stage(f"{stage}/{kind}", task, variables, clients, key, jax.random.fold_in(key, 3)),
+            _within(settings, clients),
+            self.budget,
+            self.workdir,
+            self.execution,
+            self.noise if kind == "federated" else None,
+        )
+
+
+class Traffic(NamedTuple):
+    """Bytes that one training exchanged, over all sites and rounds."""
+
+    stage: str
+    rounds: int
+    bytes_up: int
+    bytes_down: int
+
+
+def traffic(workdir: Workdir, stage: str) -> Traffic:
+    """What a training exchanged, as its log says."""
+    records = [r for r in read_log(workdir / "metrics.jsonl") if r["stage"] == stage]
+    up, down = (sum(r[name] for r in records) for name in ("bytes_up", "bytes_down"))
+    return Traffic(stage, len(records), up, down)
+
+
+def _within(settings: FederationSettings, clients: ClientData) -> FederationSettings:
+    """Measured cohorts have other numbers of sites in each stage."""
+    count = min(settings.clients_per_round, clients.clients)
+    return dataclasses.replace(settings, clients_per_round=count)

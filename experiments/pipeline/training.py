@@ -1,0 +1,295 @@
+"""The training stage of every experiment: one task, by one federated algorithm or comparator."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.pipeline.algorithms import has_own_models, make_algorithm, method
+from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.components import make_optimizer
+from experiments.pipeline.federated_topologies import evaluation, mesh_of, open_rounds
+from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.options import FlagError
+from experiments.pipeline.scores import Scores, cross_site_scores, site_scores
+from fedrecon import Task, Variables
+from fedrecon import federated as fl
+from fedrecon.data import ClientData, pool, select_clients
+from fedrecon.federated import FederatedAlgorithm, RoundState
+from fedrecon.files import write_atomically
+from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, train
+
+
+class Stage(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      name: in the log and among the checkpoints.
+      task: what is learned.
+      variables: the initial model of every client.
+      clients: the training data.
+      key: of the rounds.
+      tuning_key: of fine-tuning after them.
+      represent: the network's representation, for algorithms that contrast it; None without one.
+    """
+
+    name: str
+    task: Task
+    variables: Variables
+    clients: ClientData
+    key: jax.Array
+    tuning_key: jax.Array
+    represent: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How trainings are carried out; it changes results by rounding at most.
+
+    Attributes:
+      parallel: how clients run on a device: "scan", "vmap", a chunk size, or "auto", the fastest by a
+        measured step.
+      rounds_per_dispatch: rounds compiled into one call.
+      arrive: is told what begins, as of `Watchdog`.
+    """
+
+    parallel: str = "auto"
+    rounds_per_dispatch: int = 1
+    arrive: Callable[[str], None] = lambda place: None
+
+
+class Trained(NamedTuple):
+    """What a training stage leaves.
+
+    Attributes:
+      algorithm: whose models the state holds; that of fine-tuning where there was some.
+      state: afterwards.
+      released: the one model that is handed out; None where nothing is shared.
+      own: whether clients evaluate with models of their own.
+      evaluate: as of `federated_topologies.Rounds`.
+      mesh: the devices.
+      compile_seconds: spent compiling.
+    """
+
+    algorithm: FederatedAlgorithm
+    state: RoundState
+    released: Variables | None
+    own: bool
+    evaluate: Callable
+    mesh: Mesh
+    compile_seconds: float
+
+    def models(self, count: int) -> list[Variables]:
+        """The model that each of ``count`` clients evaluates with."""
+        if not self.own:
+            return [self.released] * count
+        return [fl.client_variables(self.algorithm, self.state, i) for i in range(count)]
+
+    def scores(self, task: Task, test: ClientData) -> tuple[Scores, Scores]:
+        """Metrics of each client's own model, and of the released one ({} where there is none)."""
+
+        def score(model):
+            return site_scores(host_copy(self.evaluate(task.metrics, model, test)), test.names)
+
+        released = {} if self.released is None else score(self.released)
+        return (score(self.state) if self.own else released), released
+
+    def scores_across(self, task: Task, test: ClientData) -> tuple[Scores, Scores]:
+        """Metrics of each client's own model at home, and the mean of the others' models there."""
+        evaluate = fl.make_cross_evaluate(self.algorithm, task.metrics, mesh=self.mesh)
+        return cross_site_scores(evaluate(self.state, fl.place(test, self.mesh)), test.names)
+
+
+def train_stage(
+    stage: Stage,
+    settings: FederationSettings,
+    budget: Budget,
+    workdir: Workdir,
+    execution: Execution,
+    noise: Noise | None = None,
+) -> Trained:
+    """Trains one stage, or finishes what an interrupted run left of it.
+
+    Args:
+      stage: what is trained.
+      settings: how clients train together; checked by `check_federation` and `check_method`.
+      budget: rounds and steps, the same for every algorithm and comparator.
+      workdir: of the run.
+      execution: how.
+      noise: of DP-SGD, from `plan_privacy`; None trains without.
+
+    Raises:
+      ValueError: the settings or the data do not go together; names the flag.
+    """
+    entry, mesh = method(settings.algorithm), mesh_of(settings)
+    clients = pool(stage.clients) if entry.pooled else stage.clients
+    algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
+    work = local_work(settings, budget, stage.clients, algorithm)
+    execution.arrive("compiling")
+    given = (settings, budget, algorithm, stage.variables, clients, workdir.path)
+    parallel = resolve_parallel(execution, *given, mesh)
+    with open_rounds(*given, mesh=mesh, parallel=parallel, **work) as rounds:
+        dispatch = CompiledRounds(rounds.compile, stage.key)
+        # Compiled before the first round, so that its time is not in the log.
+        dispatch(min(execution.rounds_per_dispatch, budget.rounds))
+        state = train(
+            workdir,
+            stage.name,
+            rounds.state,
+            rounds.data,
+            stage.key,
+            rounds=budget.rounds,
+            dispatch=dispatch,
+            rounds_per_dispatch=execution.rounds_per_dispatch,
+            summarise=rounds.records,
+            arrive=execution.arrive,
+        )
+        execution.arrive("the scores")
+        algorithm, state = rounds.algorithm, rounds.federation(state)
+        released = rounds.average(state) if entry.exchanges else None
+        if entry.pooled:
+            released = fl.client_variables(algorithm, state, 0)
+        evaluate = rounds.evaluate
+        if settings.fine_tune:
+            algorithm, state = fine_tuned(
+                settings, budget, stage, algorithm, state, mesh=mesh, parallel=parallel
+            )
+            evaluate = evaluation(algorithm, mesh)
+    own = has_own_models(settings)
+    return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds)
+
+
+class CompiledRounds:
+    """``dispatch(count)`` for `fedrecon.runtime.train`: each number of rounds is compiled once.
+
+    Attributes:
+      seconds: spent compiling.
+    """
+
+    def __init__(self, compile: Callable[[int, jax.Array], Callable], key: jax.Array) -> None:
+        self._compile, self._key, self._compiled = compile, key, {}
+        self.seconds = 0.0
+
+    def __call__(self, count: int) -> Callable:
+        if count not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[count] = self._compile(count, self._key)
+            self.seconds += time.perf_counter() - start
+        return self._compiled[count]
+
+
+def local_work(
+    settings: FederationSettings, budget: Budget, sites: ClientData, algorithm: FederatedAlgorithm
+) -> dict[str, int]:
+    """What `make_round` is told of a client's steps in a round.
+
+    A pooling comparator sees as many examples a round as the sampled clients have on average.
+    """
+    if algorithm.client.batching is not None:
+        return {}
+    if method(settings.algorithm).pooled and settings.clients_per_round:
+        examples = settings.clients_per_round / sites.clients * int(np.sum(sites.counts))
+        steps = max(1, round(budget.epochs * examples / budget.batch_size))
+        return {"batch_size": budget.batch_size, "steps": steps}
+    return {"batch_size": budget.batch_size, "epochs": budget.epochs}
+
+
+def fine_tuned(
+    settings: FederationSettings,
+    budget: Budget,
+    stage: Stage,
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    **execution: Any,
+) -> tuple[FederatedAlgorithm, RoundState]:
+    """What `fine_tune` makes of a state, by the flags --fine_tune and --fine_tune_head.
+
+    Raises:
+      ValueError: the network has no such part, or the clients are streamed.
+    """
+    if settings.stream:
+        raise FlagError("fine_tune", "0 with --stream", settings.fine_tune)
+    head = None
+    if settings.fine_tune_head:
+        shapes = jax.eval_shape(stage.task.init, jax.random.key(0))
+        try:
+            head = fl.leaves_under(shapes, (settings.fine_tune_head,))
+        except ValueError as error:
+            raise ValueError(f"--fine_tune_head: {str(error)[:300]}") from error
+    return fl.fine_tune(
+        algorithm,
+        state,
+        stage.task,
+        make_optimizer(settings, budget, stage.clients),
+        stage.clients,
+        stage.tuning_key,
+        batch_size=budget.batch_size,
+        epochs=settings.fine_tune,
+        head=head,
+        **execution,
+    )
+
+
+def resolve_parallel(
+    execution: Execution,
+    settings: FederationSettings,
+    budget: Budget,
+    algorithm: FederatedAlgorithm,
+    variables: Variables,
+    clients: ClientData,
+    folder: Path,
+    mesh: Mesh,
+) -> str | int:
+    """The ``parallel`` of `make_round` that --parallel names.
+
+    A measured choice is kept in ``parallel.json`` of the run, so that it resumes bit for bit, and in the
+    user's cache (`fedrecon.federated.SavedChoices`): a machine measures each backend, model and shapes once.
+
+    Raises:
+      FlagError: the flag names nothing.
+    """
+    if execution.parallel != "auto":
+        return choose_parallel(execution.parallel)
+    file = folder / "parallel.json"
+    if agreed(file.exists()):
+        return json.loads(file.read_text())["parallel"]
+    if settings.topology in ("ring", "single_pass", "asynchronous") or clients.clients <= mesh.size:
+        return "scan"
+    if settings.stream:
+        clients = select_clients(clients, clients.names[: settings.stream])
+        algorithm = algorithm._replace(sampler=fl.all_clients())
+    chosen = fl.choose_parallel(
+        algorithm,
+        fl.init_state(algorithm, variables, clients, mesh),
+        fl.place(clients, mesh),
+        batch_size=None if algorithm.client.batching is not None else budget.batch_size,
+        mesh=mesh,
+        cache=fl.parallelism.SavedChoices(),
+    )
+    if is_lead():
+        write_atomically(file, json.dumps({"parallel": chosen}).encode())
+    return chosen
+
+
+def choose_parallel(parallel: str) -> str | int:
+    """The ``parallel`` of `make_round` that a flag names.
+
+    "auto" is the backend's usual best: scan on CPU, where convolutions of stacked clients are slow, vmap
+    elsewhere.
+
+    Raises:
+      FlagError: the flag names nothing.
+    """
+    if parallel == "auto":
+        return "scan" if jax.default_backend() == "cpu" else "vmap"
+    if parallel in ("scan", "vmap"):
+        return parallel
+    if parallel.isdigit() and int(parallel) > 0:
+        return int(parallel)
+    raise FlagError("parallel", "auto, scan, vmap or a chunk size", repr(parallel))

@@ -1,0 +1,266 @@
+"""One stack for every program: which algorithm settings build, with privacy, and flags without an effect."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.pipeline.algorithms import algorithms, check_method, fitted, make_algorithm
+from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.federated_settings import PRESETS, TrainSettings, check_settings
+from experiments.pipeline.federated_settings import resolve as resolve_training
+from experiments.pipeline.federation_settings import FederationSettings, check_federation
+from experiments.pipeline.options import FlagError, as_flag_error, changed, flat
+from experiments.pipeline.privacy import most_participations, plan_privacy
+from experiments.pipeline.run import stage_budgets
+from experiments.pipeline.settings import resolve
+from experiments.pipeline.training import Execution, Stage, train_stage
+from fedrecon import Task, Variables
+from fedrecon.data import stack_clients
+from fedrecon.runtime import Workdir, read_log
+
+WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5)
+NOISE = Noise(multiplier=2.0, clipping_norm=0.1)
+LEAKING = {"qfedavg", "afl", "pfedme", "local_only", "centralized"}
+
+
+def loss(params, stats, batch, key):
+    """Pulls "w" and "head" nowhere, and "norm" to the mean of the examples."""
+    seen = jnp.where(batch["valid"], (params["norm"].sum() - batch["x"]) ** 2, 0).sum()
+    return seen / jnp.maximum(batch["valid"].sum(), 1) + 0 * (params["w"].sum() + params["head"].sum()), (
+        stats,
+        {},
+    )
+
+
+def metrics(params, stats, batch):
+    return {"loss": (loss(params, stats, batch, None)[0], jnp.float32(1))}
+
+
+TASK = Task(
+    init=lambda key: Variables({"w": jnp.zeros(WIDTH), "head": jnp.zeros(3), "norm": jnp.zeros(2)}, {}),
+    loss=loss,
+    metrics=metrics,
+    predict=lambda params, stats, batch: batch["x"],
+    normalisation=Variables({"w": False, "head": False, "norm": True}, {}),
+)
+CLIENTS = stack_clients([{"x": np.full(n, float(n), np.float32)} for n in (6, 8, 5)], ("a", "b", "c"))
+
+
+def represent(params, stats, batch):
+    return params["w"][:2] + batch["x"][:, None]
+
+
+def trained(folder, federation, noise=NOISE, budget=BUDGET):
+    stage = Stage("stage", TASK, TASK.init(None), CLIENTS, jax.random.key(1), jax.random.key(2), represent)
+    with Workdir(folder, {}) as workdir:
+        result = train_stage(stage, federation, budget, workdir, Execution("scan"), noise)
+    return result, read_log(folder / "metrics.jsonl")
+
+
+def test_the_full_stack_builds_the_algorithm_that_flags_name():
+    """FedBN under DP-SGD keeps normalization private, samples by Poisson and reports no loss."""
+    settings = resolve({"preset": "smoke", "algorithm": "fedbn", "dp_epsilon": 8.0})
+    budget = stage_budgets(settings)["reconstruction"]
+    assert budget.batch_size == settings.federation.dp_batch_size
+    build = partial(make_algorithm, settings.federation, budget, TASK, CLIENTS)
+    private, plain = build(noise=NOISE), build()
+    for algorithm in (private, plain):
+        assert algorithm.share_mask.params == {"w": True, "head": True, "norm": False}
+    assert private.client.batching is not None and plain.client.batching is None
+    examples, valid = jax.tree.map(lambda x: x[1], (CLIENTS.examples, CLIENTS.valid))
+    index, _ = private.client.batching(examples, jnp.asarray(valid), jax.random.key(0))
+    assert index.shape == (1, 2 * 8 + 4)
+    # Clients keep Adam's state from round to round.
+    assert jax.tree.leaves(private.client.init(TASK.init(None)).optimizer)
+
+
+def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):
+    """Where the gradient is zero, weights move by the noise alone: Z C / B in each of the steps."""
+    federation = FederationSettings(algorithm="fedbn", dp_epsilon=1.0, weighting="equal")
+    result, log = trained(tmp_path, federation)
+    moved = np.asarray(result.released.params["w"])
+    steps = 3 * 2
+    expected = 0.5 * 2.0 * 0.1 / 4 * np.sqrt(steps / 3)
+    assert np.std(moved) == pytest.approx(expected, rel=0.05) and abs(np.mean(moved)) < 4 * expected / 60
+    norms = [np.asarray(model.params["norm"]) for model in result.models(3)]
+    assert not np.allclose(norms[0], norms[1]) and result.own
+    assert set(log[0]) == {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds"}
+    # One step moves "norm" by half the clipped gradient of an expected batch, and the noise.
+    assert max(np.abs(n).max() for n in norms) < 0.5 * steps * (0.1 * 3 + 5 * 0.05)
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_algorithms_that_send_more_than_noised_gradients_are_refused_under_privacy(name):
+    private = FederationSettings(algorithm=name, dp_epsilon=8.0)
+    if name not in LEAKING:
+        check_method(private, ("classification",))
+        return
+    with pytest.raises(FlagError, match=r"^--dp_epsilon: expected 0") as found:
+        check_method(private, ("classification",))
+    assert found.value.flag == "dp_epsilon" and name in str(found.value)
+
+
+def test_other_pairs_that_would_leak_or_have_no_effect_are_refused():
+    cases = [
+        (
+            {"algorithm": "scaffold", "algorithm_options": (("option", "1"),)},
+            "--dp_epsilon: .*gradient of all",
+        ),
+        ({"sampler": "highest_loss", "clients_per_round": 1}, "--sampler: expected one that needs no loss"),
+    ]
+    for changes, message in cases:
+        settings = FederationSettings(dp_epsilon=8.0, **changes)
+        with pytest.raises(ValueError, match=message):
+            check_federation(settings, FederationSettings())
+            check_method(settings)
+    for given, message in [
+        ({"algorithm": "ditto"}, "--algorithm: expected one without models that sites train without noise"),
+        ({"fine_tune": 1}, "--fine_tune: expected one without models"),
+        ({"algorithm": "moon", "dp_epsilon": 0.0}, "--algorithm=moon: expected --task=classification"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            resolve({"dp_epsilon": 8.0, **given})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(algorithms()) - LEAKING))
+def test_every_other_algorithm_trains_under_privacy(name, tmp_path):
+    federation = FederationSettings(algorithm=name, dp_epsilon=1.0)
+    options = (("strength", "0.1"),) if name == "fedprox" else ()
+    result, log = trained(tmp_path, changed(federation, algorithm_options=options))
+    own, released = result.scores(TASK, CLIENTS)
+    assert all(np.isfinite(scores["loss"]) for scores in (*own.values(), *released.values()))
+    assert np.asarray(result.released.params["w"]).std() > 0 and "loss" not in log[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topology": "ring"},
+        {"topology": "gossip", "mixing": "complete"},
+        {"topology": "asynchronous", "buffer_size": 2},
+        {"stream": 2, "sampler": "uniform", "clients_per_round": 2},
+        {"reduce": "median", "screen_norm": 20.0, "clip_norm": 1.0, "stragglers": 0.5},
+        {"fine_tune": 1},
+    ],
+)
+def test_topologies_and_reducers_train_under_privacy(changes, tmp_path):
+    result, _ = trained(tmp_path, FederationSettings(dp_epsilon=1.0, **changes))
+    assert np.asarray(result.released.params["w"]).std() > 0
+    assert np.isfinite([scores["loss"] for scores in result.scores(TASK, CLIENTS)[0].values()]).all()
+
+
+def test_privacy_counts_every_turn_that_a_client_may_take(monkeypatch):
+    """Sampling of clients and absence lower nothing; an asynchronous client may send every update."""
+    calls = []
+
+    def calibrate(epsilon, **options):
+        calls.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("experiments.pipeline.privacy.calibrate_noise_multiplier", calibrate)
+    budget = Budget(rounds=5, epochs=3, batch_size=4, learning_rate=0.1)
+    for changes, turns in [
+        ({}, 5),
+        ({"sampler": "uniform", "clients_per_round": 1, "stragglers": 0.9}, 5),
+        ({"topology": "asynchronous", "buffer_size": 4}, 20),
+    ]:
+        settings = FederationSettings(dp_epsilon=2.0, dp_batch_size=4, **changes)
+        assert most_participations(settings, 5) == turns
+        with pytest.raises(FlagError, match="--dp_epsilon: expected a budget that noise can meet"):
+            plan_privacy(settings, [(CLIENTS, {"one": budget, "two": budget})])
+        assert calls[-1]["steps"] == 2 * turns * 3 * 2 and calls[-1]["examples"] == [6, 8, 5]
+
+
+def test_optimizers_fit_the_algorithm():
+    for name, expected in {
+        "fedavg": ("adam_cosine", "constant"),
+        "fedbn": ("adam_cosine", "constant"),
+        "scaffold": ("sgd", "constant"),
+        "fednova": ("sgd", "constant"),
+        "feddyn": ("adam", "cosine"),
+        "fedrep": ("adam", "cosine"),
+    }.items():
+        found = resolve({"algorithm": name}).federation
+        assert (found.optimizer, found.rate_schedule) == expected, name
+    assert fitted(FederationSettings()) == FederationSettings()
+    assert resolve({"algorithm": "scaffold", "optimizer": "sgd"}).federation.optimizer == "sgd"
+    with pytest.raises(FlagError, match="--optimizer: expected sgd, which scaffold presumes"):
+        resolve({"algorithm": "scaffold", "optimizer": "adam"})
+    with pytest.raises(FlagError, match="--optimizer: expected sgd, momentum or adam, since clients"):
+        resolve({"algorithm": "feddyn", "optimizer": "adam_cosine"})
+
+
+def test_scaffold_is_what_the_full_stack_trains():
+    """Control variates travel: an update is twice as large as FedAvg's, and the weight."""
+    settings = resolve({"algorithm": "scaffold"})
+    algorithm = make_algorithm(settings.federation, BUDGET, TASK, CLIENTS)
+    control = algorithm.exchange.broadcast(algorithm.exchange.init(TASK.init(None)))
+    assert jax.tree.map(jnp.shape, control) == jax.tree.map(jnp.shape, TASK.init(None).params)
+
+
+def silent(**changes):
+    return changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        (silent(concentration=0.05), "concentration"),
+        (silent(shards_per_client=1), "shards_per_client"),
+        (silent(minimum_examples=50), "minimum_examples"),
+        (silent(partition="shards", concentration=0.01), "concentration"),
+        (silent(partition="shards", minimum_examples=500), "minimum_examples"),
+        (silent(partition="dirichlet", shards_per_client=5), "shards_per_client"),
+        (silent(task="segmentation", classes=5), "classes"),
+        (silent(task="segmentation", examples_per_client=500), "examples_per_client"),
+        (silent(cascades=12), "cascades"),
+        (silent(patients_per_site=50), "patients_per_site"),
+        (silent(cohort="xray", data_dir="x", classes=7), "classes"),
+        (
+            silent(cohort="retina", task="segmentation", data_dir="x", patients_per_site=9),
+            "patients_per_site",
+        ),
+        (silent(dp_clipping_norm=1.0), "dp_clipping_norm"),
+        (silent(dp_epsilon=8.0, batch_size=7), "batch_size"),
+        (silent(stream_from="hdf5"), "stream_from"),
+    ],
+)
+def test_flags_without_an_effect_are_refused(changes, flag):
+    with pytest.raises(FlagError, match="alone") as found:
+        check_settings(changed(TrainSettings(), **changes))
+    assert found.value.flag == flag
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_of_trainings_come_below_what_is_given(preset):
+    for task in ("classification", "segmentation", "reconstruction"):
+        settings = check_settings(resolve_training({"preset": preset, "task": task, "rounds": 7}))
+        assert settings.rounds == 7
+        for name in set(PRESETS[preset]) - {"rounds"}:
+            assert getattr(settings, name) == PRESETS[preset][name]
+
+
+def test_settings_change_by_name_and_are_flat_in_files():
+    settings = changed(TrainSettings(), rounds=3, algorithm="fedprox", algorithm_options=(("strength", "2"),))
+    assert settings.rounds == 3 and settings.federation.algorithm == "fedprox"
+    values = json.loads(json.dumps(flat(settings)))
+    assert values["rounds"] == 3 and values["algorithm.strength"] == "2" and "federation" not in values
+    with pytest.raises(TypeError):
+        changed(settings, nothing=1)
+
+
+def test_errors_of_the_library_get_the_names_of_flags():
+    error = as_flag_error(ValueError("cohort: expected at least 3, found 2"), {"cohort": "stream"})
+    assert str(error) == "--stream: expected at least 3, found 2"
+    assert (error.flag, error.expected, error.found) == ("stream", "at least 3", "2")
+    other = ValueError("data: expected 3 clients, found 2")
+    assert as_flag_error(other, {"cohort": "stream"}) is other
+    renamed = FlagError("algorithm.strength", "more", 1).renamed("algorithm", "fedprox")
+    assert str(renamed) == "--fedprox.strength: expected more, found 1"
+    assert FlagError("rounds", "more", 1).renamed("algorithm", "fedprox").flag == "rounds"
