@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedrecon.federated.trees import along, vary_with
+from fedrecon.federated.trees import along, pack, unpack, vary_with
 from fedrecon.types import Batch, PyTree, Variables
 
 AXIS = "clients"
@@ -219,8 +219,16 @@ def map_clients(
 
     def on_device(shared, states, rows, active):
         shared = jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), shared)
-        total, states, records = _map_local(functools.partial(one, shared), states, rows, active, parallel)
-        return _sum_over_devices(total), states, records
+        packing = None
+
+        def packed_one(state, row):
+            nonlocal packing
+            contribution, state, record = one(shared, state, row)
+            vectors, packing = pack(contribution)
+            return vectors, state, record
+
+        total, states, records = _map_local(packed_one, states, rows, active, parallel)
+        return unpack(jax.lax.psum(total, AXIS), packing), states, records
 
     total, states, records = jax.shard_map(
         on_device,
@@ -230,23 +238,6 @@ def map_clients(
     )(shared, states, rows, active_rows)
     states, records = jax.tree.map(lambda x: x[:clients], (states, records))
     return total, states, records
-
-
-def _sum_over_devices(tree: PyTree) -> PyTree:
-    """`jax.lax.psum` over clients, with all small leaves of a dtype in one message."""
-    leaves, structure = jax.tree.flatten(tree)
-    small: dict[Any, list[int]] = {}
-    for number, leaf in enumerate(leaves):
-        if leaf.size <= _SMALL:
-            small.setdefault(leaf.dtype, []).append(number)
-        else:
-            leaves[number] = jax.lax.psum(leaf, AXIS)
-    for numbers in small.values():
-        total = jax.lax.psum(jnp.concatenate([leaves[n].ravel() for n in numbers]), AXIS)
-        ends = np.cumsum([leaves[n].size for n in numbers])[:-1]
-        for n, part in zip(numbers, jnp.split(total, ends), strict=True):
-            leaves[n] = part.reshape(leaves[n].shape)
-    return jax.tree.unflatten(structure, leaves)
 
 
 def _pad(x: jax.Array, clients: int) -> jax.Array:

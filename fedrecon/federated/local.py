@@ -10,13 +10,13 @@ import optax
 from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Evaluation, LocalContext, Method, ValueAndGrad, begin, finish
-from fedrecon.federated.trees import expand_mask, fill, keep_like, select, vary_with
+from fedrecon.federated.trees import expand_mask, fill, keep_like, packed, select, vary_with
 from fedrecon.types import Batch, Metrics, PyTree, Variables
 
 
 def difference(new: Variables, old: Variables) -> Variables:
     """Leafwise ``new - old``."""
-    return jax.tree.map(jnp.subtract, new, old)
+    return packed(jnp.subtract, new, old)
 
 
 class LocalState(NamedTuple):

@@ -1,5 +1,9 @@
 """Small helpers of the engine: shared and private leaves, masking, sizes."""
 
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -52,9 +56,67 @@ def merge(shared: PyTree, private: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: b if a is None else a, shared, private, is_leaf=lambda x: x is None)
 
 
+class Packing(NamedTuple):
+    """How the leaves of a pytree lie in vectors: for each leaf its vector's name, its shape and dtype."""
+
+    structure: Any
+    places: tuple[tuple[str, tuple[int, ...], Any], ...]
+
+
+# Leaves from which on copying them into one vector takes less than compiling kernels for each.
+_MANY = 24
+
+
+def pack(tree: PyTree) -> tuple[dict[str, jax.Array], Packing]:
+    """A pytree of arrays as one vector per dtype, and what `unpack` needs.
+
+    XLA compiles kernels for every leaf of what it computes leaf by leaf; of a packed tree it compiles one.
+    A tree of few leaves is only flattened to a dict.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if len(leaves) < _MANY:
+        names = [f"{number:02}" for number in range(len(leaves))]
+        vectors = dict(zip(names, leaves, strict=True))
+    else:
+        names = [str(leaf.dtype) for leaf in leaves]
+        groups: dict[str, list[jax.Array]] = {name: [] for name in names}
+        for name, leaf in zip(names, leaves, strict=True):
+            groups[name].append(jnp.ravel(leaf))
+        vectors = {name: jnp.concatenate(group) for name, group in groups.items()}
+    places = tuple((name, x.shape, x.dtype) for name, x in zip(names, leaves, strict=True))
+    return vectors, Packing(structure, places)
+
+
+def unpack(vectors: dict[str, jax.Array], packing: Packing) -> PyTree:
+    """Inverse of `pack`, also of vectors whose dtype has changed."""
+    if len(packing.places) < _MANY:
+        return jax.tree.unflatten(packing.structure, [vectors[name] for name, *_ in packing.places])
+    starts = dict.fromkeys(vectors, 0)
+    leaves = []
+    for name, shape, _ in packing.places:
+        start, end = starts[name], starts[name] + math.prod(shape)
+        starts[name] = end
+        leaves.append(jax.lax.slice(vectors[name], (start,), (end,)).reshape(shape))
+    return jax.tree.unflatten(packing.structure, leaves)
+
+
+def packed(function: Callable, *trees: PyTree) -> PyTree:
+    """``jax.tree.map(function, *trees)`` of an elementwise function, on packed vectors."""
+    vectors, packings = zip(*(pack(tree) for tree in trees), strict=True)
+    if any(packing != packings[0] for packing in packings):
+        return jax.tree.map(function, *trees)
+    return unpack({name: function(*(v[name] for v in vectors)) for name in vectors[0]}, packings[0])
+
+
 def fill(own: PyTree, others: PyTree) -> PyTree:
     """``own`` with its None places filled from ``others``; unchanged if ``others`` is None."""
     return own if others is None else merge(own, others)
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """Global l2 norm of all leaves, float32 () if there are none."""
+    vectors, _ = pack(tree)
+    return optax.tree.norm(vectors) if vectors else jnp.float32(0)
 
 
 def keep_like(tree: PyTree, like: PyTree) -> PyTree:
@@ -66,14 +128,14 @@ def keep_like(tree: PyTree, like: PyTree) -> PyTree:
 
 def scale(weight: PyTree, tree: PyTree) -> PyTree:
     """``tree`` times a weight (), or times each leaf of a prefix pytree of weights."""
-    return jax.tree.map(lambda w, inner: jax.tree.map(lambda x: x * w, inner), weight, tree)
+    return jax.tree.map(lambda w, inner: packed(lambda x: x * w, inner), weight, tree)
 
 
 def divide(tree: PyTree, weight: PyTree) -> PyTree:
     """Inverse of `scale`; leaves of weight 0 stay as they are."""
 
     def one(w, inner):
-        return jax.tree.map(lambda x: x / jnp.where(w > 0, w, 1), inner)
+        return packed(lambda x: x / jnp.where(w > 0, w, 1), inner)
 
     return jax.tree.map(one, weight, tree)
 
@@ -86,7 +148,7 @@ def largest(weight: PyTree) -> jax.Array:
 
 def select(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
     """Leafwise choice by a scalar; nothing of what is not chosen gets through, not even as NaN."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+    return packed(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
 def along(flags: jax.Array, x: jax.Array) -> jax.Array:
@@ -96,8 +158,9 @@ def along(flags: jax.Array, x: jax.Array) -> jax.Array:
 
 def all_finite(tree: PyTree) -> jax.Array:
     """bool (): no NaN and no infinity in any inexact leaf."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all() if leaves else jnp.bool_(True)
+    vectors, _ = pack([x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)])
+    checks = [jnp.isfinite(x).all() for x in vectors.values()]
+    return jnp.stack(checks).all() if checks else jnp.bool_(True)
 
 
 def finite_after_weighting(
@@ -122,7 +185,7 @@ def finite_after_weighting(
 
 
 def _look(sure, shared, own, weight):
-    weighted = jax.tree.map(lambda x: x * weight, shared)
+    weighted = scale(weight, shared)
     return sure | all_finite((weighted, own, weight))
 
 

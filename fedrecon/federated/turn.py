@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fedrecon.federated.algorithm import Batches, Batching, ClientResult, FederatedAlgorithm
 from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
@@ -18,6 +17,7 @@ from fedrecon.federated.trees import (
     largest,
     merge,
     nbytes,
+    norm,
     partition,
     scale,
     select,
@@ -124,7 +124,7 @@ def client_turn(
     shared, private = partition(result.delta, algorithm.share_mask)
     most = largest(weight)
     upload = Upload(scale(weight, shared), Message(message.summed, scale(most, message.scalars)), weight)
-    delta_norm = jnp.asarray(optax.tree.norm(shared), jnp.float32)
+    delta_norm = jnp.asarray(norm(shared), jnp.float32)
     # What is shared is finite if it is so after weighting, be the weight 0.
     finite = finite_after_weighting(delta_norm, shared, message, private, most)
     return Turn(result, upload, message.gathered, delta_norm, finite, finite & (most > 0))
