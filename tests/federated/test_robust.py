@@ -145,6 +145,18 @@ def test_too_few_clients_reduce_to_nothing(name, least):
         assert float(result.weight) == (count == least)
 
 
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+def test_who_has_no_weight_in_a_group_of_leaves_has_no_part_in_it(name):
+    """Of leaf b only the first five clients count, and in the end nobody."""
+    updates, inside = updates_of(8), np.arange(CLIENTS) < 5
+    for part, expected in ((inside, directly(name, updates[:5])), (0 * inside, np.zeros(5))):
+        whole = uploads_of(np.where(np.arange(5) < 2, updates, updates * part[:, None]))
+        weight = Variables({"a": whole.weight, "b": jnp.asarray(part, jnp.float32)}, whole.weight)
+        found = compiled(name)(whole._replace(weight=weight), jnp.ones(CLIENTS, bool))
+        np.testing.assert_allclose(found.delta.params["a"], directly(name, updates)[:2], rtol=1e-5)
+        np.testing.assert_allclose(found.delta.params["b"][:, 0], expected[2:], rtol=1e-5)
+
+
 def test_nothing_trimmed_is_the_plain_mean():
     updates = updates_of(5)
     found, _ = reduced(fl.reducers.trimmed_mean(0.0), updates)

@@ -4,7 +4,9 @@ Each is a `Reducer` for the ``reduce`` of an algorithm. They ignore the sizes of
 geometric median. What they return is the reduced update with weight 1. What comes with the update is reduced
 in the same way: coordinate by coordinate where the update is (`median`, `trimmed_mean`, `bulyan`), from the
 same clients where clients are chosen or weighed (`krum`, `geometric_median`); ``summed`` messages are given
-back as that mean times the number of included clients. `fedrecon.federated.clip` bounds norms beforehand.
+back as that mean times the number of included clients. Of a group of leaves with weights of its own, `median`
+and `trimmed_mean` see only the clients that have a weight in it; the others take their changes as 0.
+`fedrecon.federated.clip` bounds norms beforehand.
 """
 
 from collections.abc import Callable
@@ -214,11 +216,20 @@ def _between(ordered: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array
 
 def _elementwise(reduce_sorted: Callable[[jax.Array, jax.Array], jax.Array]) -> Reducer:
     def reduce(uploads, included):
-        def coordinate(x):
-            ordered = jnp.sort(jnp.where(along(included, x), x, jnp.inf), axis=0)
-            return reduce_sorted(ordered, included.sum()).astype(x.dtype)
+        def coordinates(included, tree):
+            def one(x):
+                ordered = jnp.sort(jnp.where(along(included, x), x, jnp.inf), axis=0)
+                reduced = reduce_sorted(ordered, included.sum()).astype(x.dtype)
+                return jnp.where(included.any(), reduced, 0)
 
-        return _result(jax.tree.map(coordinate, unweighted(uploads, included)), included, included.any())
+            return jax.tree.map(one, tree)
+
+        sent = unweighted(uploads, included)
+        delta = jax.tree.map(
+            lambda w, tree: coordinates(included & (w > 0), tree), uploads.weight, sent.delta
+        )
+        reduced = sent._replace(delta=delta, message=coordinates(included, sent.message))
+        return _result(reduced, included, included.any())
 
     return stateless(reduce)
 
