@@ -135,9 +135,13 @@ def test_every_update_counts_once_with_its_discount(fx, discount, weigh):
 
 
 def test_fedasync_mixes_the_clients_model_into_the_servers(fx):
-    """w <- (1 - 0.6 s) w + 0.6 s w_i, w_i being trained from the version that was downloaded."""
+    """w <- (1 - 0.6 s) w + 0.6 s w_i, w_i being trained from the version that was downloaded.
+
+    Weights of groups of leaves cancel like those of whole models.
+    """
+    groups = fx.averaging._replace(weighting=lambda weight, context: Variables({"w": weight}, 1.0))
     states, info = simulate(
-        fx.averaging,
+        groups,
         fx.quad_data(),
         START,
         9,

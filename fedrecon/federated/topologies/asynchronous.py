@@ -17,7 +17,7 @@ from fedrecon.federated.keys import random_order
 from fedrecon.federated.messages import Context, Gathered, Upload
 from fedrecon.federated.server import server_step
 from fedrecon.federated.topologies.delays import half_normal_durations, polynomial_discount
-from fedrecon.federated.trees import nbytes, partition, select
+from fedrecon.federated.trees import nbytes, partition, scale, select
 from fedrecon.federated.turn import choose_batching, star_turn
 from fedrecon.types import Metrics, PyTree, Variables
 
@@ -299,14 +299,15 @@ def _refill(state, download, nonempty, durations, key):
 
 
 def _discounted(
-    received: PyTree, current: PyTree, scale: jax.Array, mixing: jax.Array | float | None, upload: Upload
+    received: PyTree, current: PyTree, discount: jax.Array, mixing: jax.Array | float | None, upload: Upload
 ) -> Upload:
     delta = upload.delta
     if mixing is not None:
         # Relative to the server's model of now, which the client's replaces in part.
-        scale = scale * mixing
-        delta = jax.tree.map(lambda d, old, now: d + upload.weight * (old - now), delta, received, current)
-    return upload._replace(delta=jax.tree.map(lambda d: (scale * d).astype(d.dtype), delta))
+        discount = discount * mixing
+        behind = scale(upload.weight, jax.tree.map(jnp.subtract, received, current))
+        delta = jax.tree.map(jnp.add, delta, behind)
+    return upload._replace(delta=jax.tree.map(lambda d: (discount * d).astype(d.dtype), delta))
 
 
 def _arrival(algorithm, batching, adjust, federation, received, row, origin):
