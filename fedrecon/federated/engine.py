@@ -30,7 +30,6 @@ from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
 from fedrecon.federated.server import channel_broadcast, remember, server_step
 from fedrecon.federated.trees import (
-    FROZEN,
     along,
     partition,
     select,
@@ -179,7 +178,6 @@ def make_round(
         sampled = algorithm.sampler(keys.sampler, state.round, state.history)
         size = largest_cohort(algorithm.sampler, clients, mesh)
         rows, before = client_rows(data), client_states(state)
-        _check_frozen(algorithm, rows)
         if size is None:
             cohort, placed = Cohort(None, sampled, sampled), before
         else:
@@ -234,14 +232,6 @@ class RoundKeys(NamedTuple):
 def round_keys(key: jax.Array, round: jax.Array) -> RoundKeys:
     """The keys of a round, from the key of the run."""
     return RoundKeys(*fold(fold(key, round), jnp.arange(4)))
-
-
-def _check_frozen(algorithm: FederatedAlgorithm, rows: ClientRow) -> None:
-    if rows.frozen is None and FROZEN in jax.tree.leaves(algorithm.share_mask):
-        raise ValueError(
-            "data: expected the frozen leaves of the share mask with it, from place(data, frozen=variables), "
-            "found none"
-        )
 
 
 def check_clients(state: RoundState, data: Any) -> int:

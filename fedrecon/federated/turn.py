@@ -12,6 +12,7 @@ from fedrecon.federated.clients import ClientRow
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Channel, Context, Message, Upload
 from fedrecon.federated.trees import (
+    FROZEN,
     fill,
     finite_after_weighting,
     largest,
@@ -95,9 +96,17 @@ def client_turn(
       own: what stays at the client.
       row: its data.
       context: ``key`` is that of all clients of the round.
+
+    Raises:
+      ValueError: if the share mask has frozen leaves and the row does not.
     """
     client = context.client
     assert client is not None, "the context of a client"
+    if row.frozen is None and FROZEN in jax.tree.leaves(algorithm.share_mask):
+        raise ValueError(
+            "data: expected the frozen leaves of the share mask with it, from place(data, frozen=variables), "
+            "found none"
+        )
     variables, payload = received
     batch_key, update_key, _, work_key = client_keys(context)
     context = context._replace(key=work_key)

@@ -9,6 +9,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
+from fedrecon.federated.local import LocalState
+from fedrecon.federated.topologies import make_gossip_round, make_ring_round, peer_to_peer
 from fedrecon.types import Variables
 
 RATE, KEY = 0.05, jax.random.key(3)
@@ -93,8 +95,25 @@ def test_fine_tuning_keeps_frozen_leaves(fx):
         fx.assert_equal(own.params["h"], H)
 
 
+def test_frozen_leaves_are_those_of_every_peer(fx):
+    """Local training of w alone with h filled in, then the mean of three neighbors on a ring."""
+    algorithm = fl.fedavg(fx.pair, optax.sgd(RATE), share_mask=MASK)
+    data, alone = fl.place(fx.quad_data(), frozen=MODEL), peer_to_peer(algorithm)
+    state = fl.init_state(alone, MODEL, data)
+    assert state.private.params["h"] is None
+    state, info = make_gossip_round(algorithm, **WORK)(state, data, KEY)
+    local = fx.b - H + (1 - RATE * fx.a[:, None]) ** fx.tau[:, None] * (W - fx.b + H)
+    mixed = sum(np.roll(local, shift, axis=0) for shift in (-1, 0, 1)) / 3
+    np.testing.assert_allclose(state.private.params["w"], mixed, rtol=1e-5)
+    fx.assert_equal(fl.client_variables(alone, state, 2, frozen=MODEL).params["h"], H)
+    np.testing.assert_array_equal(info.bytes_up, 2 * 8)
+
+
 def test_missing_frozen_leaves_are_named(fx):
     algorithm, _, states, _ = frozen_run(fx)
+    ring = make_ring_round(fl.fedavg(fx.pair, optax.sgd(RATE), share_mask=MASK), **WORK)
+    with pytest.raises(ValueError, match="expected the frozen leaves of the share mask"):
+        ring(states[-1]._replace(client=LocalState()), fx.quad_data(), KEY)
     round = fl.make_round(algorithm, **WORK)
     with pytest.raises(ValueError, match=r"frozen leaves of the share mask .* place\(data, frozen="):
         round(states[-1], fl.place(fx.quad_data()), KEY)

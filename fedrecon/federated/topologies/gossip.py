@@ -14,18 +14,18 @@ from fedrecon.federated.clients import client_sharding, default_mesh
 from fedrecon.federated.engine import check_clients, make_round, round_keys
 from fedrecon.federated.keys import random_order
 from fedrecon.federated.topologies.serverless import check_serverless, one_client
-from fedrecon.federated.trees import along, merge, nbytes, partition
+from fedrecon.federated.trees import FROZEN, along, merge, nbytes, partition
 from fedrecon.federated.turn import choose_batching
-from fedrecon.types import Variables
 
 
 def peer_to_peer(algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
-    """The algorithm with every leaf kept at the client, for the state and evaluation of `make_gossip_round`.
+    """The algorithm with every leaf that is trained kept at its client, as `make_gossip_round` has it.
 
     ``init_state(peer_to_peer(algorithm), ...)`` gives every client a model of its own, `make_evaluate` and
     `client_variables` take it from there, and `average_variables` is the mean model.
     """
-    return algorithm._replace(share_mask=Variables(False, False))
+    kept = jax.tree.map(lambda kind: FROZEN if isinstance(kind, str) else False, algorithm.share_mask)
+    return algorithm._replace(share_mask=kept)
 
 
 def metropolis_weights(adjacency: Any) -> np.ndarray:
