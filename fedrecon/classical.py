@@ -26,7 +26,7 @@ class Problem(NamedTuple):
       density: density compensation (samples,); ones of shape () for Cartesian sampling.
       mask: (ny, nx) bool, concrete; None for non-Cartesian sampling.
       calibration: fully sampled k-space block (coils, cy, cx) of a separate scan; None without one.
-      weight: of the regularisation, None where the method has none.
+      weight: of the regularization, None where the method has none.
       iterations: None where the method has none.
     """
 
@@ -121,8 +121,8 @@ class Settings:
       method: a key of `METHODS`.
       coil_maps: one of `COIL_MAPS`: low-resolution coil images over their root sum of squares,
         eigenvectors of their local covariance (Walsh), or ESPIRiT.
-      calibration_size: largest edge of the k-space centre they come from, clipped to what is fully sampled.
-      weight: of the regularisation, for images of order one; None: the method's.
+      calibration_size: largest edge of the k-space center they come from, clipped to what is fully sampled.
+      weight: of the regularization, for images of order one; None: the method's.
       iterations: None: the method's.
     """
 
@@ -226,7 +226,7 @@ def reconstruct(
       under orthonormal transforms.
 
     Raises:
-      ValueError: the method needs Cartesian sampling, or the centre of k-space is not sampled well enough.
+      ValueError: the method needs Cartesian sampling, or the center of k-space is not sampled well enough.
     """
     measurement = prepared.measurement
     if METHODS[settings.method].cartesian and measurement.mask is None:
@@ -277,7 +277,7 @@ def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> 
     block = calibration_block(sampled, settings.calibration_size)
     if method.maps and not min(block):
         raise ValueError(
-            "coil_maps: expected a fully sampled centre of k-space, found a mask without its middle sample"
+            "coil_maps: expected a fully sampled center of k-space, found a mask without its middle sample"
         )
     place = (center_slice(n, c) for n, c in zip(shape, calibration_block(sampled, max(shape)), strict=True))
     kernel = (slice(None), *place)

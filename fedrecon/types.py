@@ -16,7 +16,7 @@ class Variables(NamedTuple):
     Attributes:
       params: pytree of float arrays that are trained.
       stats: pytree of arrays that are not trained but change in training (running statistics of batch
-        normalisation); an empty dict when the model has none.
+        normalization); an empty dict when the model has none.
     """
 
     params: PyTree
@@ -36,8 +36,8 @@ class Task(NamedTuple):
       metrics: ``metrics(params, stats, batch) -> {name: (sum, count)}``: sums over one client's whole
         evaluation split (so that volumes are complete), which add over clients and devices.
       predict: ``predict(params, stats, batch) -> pytree`` with a leading example axis.
-      normalisation: ``Variables`` of bools, in the structure that ``init`` returns: True at the leaves of
-        normalisation layers (scale and bias in ``params``, running statistics in ``stats``), which
+      normalization: ``Variables`` of bools, in the structure that ``init`` returns: True at the leaves of
+        normalization layers (scale and bias in ``params``, running statistics in ``stats``), which
         FedBN-type algorithms keep at the client.
     """
 
@@ -45,4 +45,4 @@ class Task(NamedTuple):
     loss: Callable[[PyTree, PyTree, Batch, jax.Array], tuple[jax.Array, tuple[PyTree, Metrics]]]
     metrics: Callable[[PyTree, PyTree, Batch], Metrics]
     predict: Callable[[PyTree, PyTree, Batch], PyTree]
-    normalisation: Variables
+    normalization: Variables

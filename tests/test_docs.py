@@ -75,13 +75,13 @@ def test_the_figure_shows_every_trajectory(tmp_path):
     }
     assert shown == public
     path = tmp_path / "trajectories.png"
-    operator_figures.save(figure, path, grey=False)
+    operator_figures.save(figure, path, gray=False)
     assert path.read_bytes()[1:4] == b"PNG" and path.stat().st_size <= 150_000
 
 
 def test_the_coordinates_are_drawn_and_small(tmp_path):
     path = tmp_path / "ct_coordinates.png"
-    operator_figures.save(tomography_figures.coordinate_figure(), path, grey=False)
+    operator_figures.save(tomography_figures.coordinate_figure(), path, gray=False)
     assert path.read_bytes()[1:4] == b"PNG" and path.stat().st_size <= 150_000
 
 

@@ -16,7 +16,7 @@ _PIXEL_POINTS = {2: 8, 3: 4}
 
 
 class Ellipsoid(NamedTuple):
-    """A uniform ellipsoid (an ellipse in the plane): value, centre and semi-axes (x, y, z), angle about z."""
+    """A uniform ellipsoid (an ellipse in the plane): value, center and semi-axes (x, y, z), angle about z."""
 
     value: float
     center: np.ndarray
@@ -41,7 +41,7 @@ class Scan:
       pixel_size: width of pixels or voxels.
       angles: (views,) float32, radians. At angle t the columns of the detector run along (cos t, sin t) and
         rays along (-sin t, cos t); the source is at ``source_distance * (sin t, -cos t)``.
-      detectors: (columns,) or (rows, columns), centred on the central ray; rows run along z.
+      detectors: (columns,) or (rows, columns), centered on the central ray; rows run along z.
       spacing: of rows and of columns.
       source_distance, detector_distance: from the rotation axis; 0 for parallel beams.
     """
@@ -65,7 +65,7 @@ class Scan:
 
         Args:
           angle: of the view.
-          positions: (columns,), or (rows,) and (columns,): lengths on the detector from its centre.
+          positions: (columns,), or (rows,) and (columns,): lengths on the detector from its center.
         """
         u, forward = np.array([math.cos(angle), math.sin(angle)]), [-math.sin(angle), math.cos(angle)]
         if self.kind == "parallel":
@@ -191,7 +191,7 @@ def rasterize(phantom: list[Ellipsoid], shape: tuple[int, ...], pixel_size: floa
     """The image of a phantom: each pixel the mean over a grid of points.
 
     Args:
-      phantom: its ellipsoids; in the plane their sections through the centres.
+      phantom: its ellipsoids; in the plane their sections through the centers.
       shape: (ny, nx) or (nz, ny, nx), around the origin.
       pixel_size: width of the pixels.
 

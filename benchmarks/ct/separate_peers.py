@@ -195,7 +195,7 @@ def rtk(problem: Problem) -> Prepared:
     itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(os.cpu_count())
     kind = itk.Image[itk.F, 3]
 
-    def centred(array, spacing):
+    def centered(array, spacing):
         image = itk.image_from_array(np.ascontiguousarray(array, np.float32))
         steps = [spacing, spacing, 1.0] if array.shape == scan.shape else [spacing] * 3
         image.SetSpacing(steps)
@@ -203,10 +203,10 @@ def rtk(problem: Problem) -> Prepared:
         return image
 
     def volume(array):
-        return centred(array.transpose(1, 0, 2), scan.pixel_size)
+        return centered(array.transpose(1, 0, 2), scan.pixel_size)
 
     def views(array):
-        return centred(array, scan.spacing)
+        return centered(array, scan.spacing)
 
     nothing = volume(np.zeros_like(problem.image[0])), views(np.zeros_like(problem.sinogram[0]))
 

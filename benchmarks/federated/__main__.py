@@ -3,7 +3,7 @@
 Workloads, federated averaging of plain SGD, one local pass and all clients in each round:
   cnn     the network of the paper on federated averaging, 28 x 28, 64 clients x 100 examples, batch 20
   unet    U-Net of 4 pools and 16 channels, 96 x 96 regression, 8 clients x 16, batch 4
-  resnet  residual network with group normalisation, 64 x 64, 16 clients x 32, batch 8
+  resnet  residual network with group normalization, 64 x 64, 16 clients x 32, batch 8
   tiny    one hidden layer, 32-64-10, 256 clients x 10, batch 10: the overhead of the engine
 
 Engines: fedrecon; fedrecon-sgd (the same SGD steps by the same layers in one compiled scan, nothing else);

@@ -69,7 +69,7 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual network of three stages (He et al. 2016, section 4.2) with group normalisation."""
+    """Residual network of three stages (He et al. 2016, section 4.2) with group normalization."""
 
     channels: int = 16
     blocks: int = 2

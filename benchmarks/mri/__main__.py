@@ -5,7 +5,7 @@ Workloads, all in single precision with coil maps:
   b  320 x 320, 64 spokes x 640 samples, 8 coils
   d  96 x 96 x 96, 4000 spokes x 192 samples, 1 coil
   e  b for 16 images: with one trajectory, and with 16 different ones
-  f  320 x 320 Cartesian, every fourth column and the centre, 16 coils
+  f  320 x 320 Cartesian, every fourth column and the center, 16 coils
 
 Operations: forward (image to samples), adjoint, gram (A^H A x by the library's fastest route) and the
 gradient of ||A x - y||^2 in the image by automatic differentiation. Every library runs at its cheapest

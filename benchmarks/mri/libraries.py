@@ -4,7 +4,7 @@ An adapter takes a problem and an accuracy setting, converts the inputs to the l
 what the library lets one plan, and returns by operation (``forward``, ``adjoint``, ``gram`` and
 ``gradient``) its routes, of which the benchmark takes the fastest. Operations a library does not offer are
 left out. What is expensive and not needed for the forward operation is made at the first call, outside the
-timing. Libraries with a normalisation of their own have it folded into the coil maps: it costs nothing.
+timing. Libraries with a normalization of their own have it folded into the coil maps: it costs nothing.
 """
 
 import dataclasses

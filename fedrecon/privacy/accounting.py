@@ -65,7 +65,7 @@ def example_level_epsilon(
 ) -> float:
     """Epsilon of one site's DP-SGD (`fedrecon.federated.dp_sgd`) with respect to one of its examples.
 
-    The neighbouring relation is zero-out: data sets of the same, public size that differ in one example's
+    The neighboring relation is zero-out: data sets of the same, public size that differ in one example's
     being replaced by nothing. Numerically it is an upper bound (pessimistic rounding of the privacy loss).
 
     Args:

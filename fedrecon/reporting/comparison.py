@@ -164,15 +164,15 @@ def plot_comparison(rows: Sequence[ComparisonRow], metric: str, baseline: str) -
     left, right = figure.subplots(1, 2, sharey=True)
     for number, model in enumerate(models):
         shift = (number - (len(models) - 1) / 2) * 0.3
-        colour = f"C{number}"
+        color = f"C{number}"
         for row in (row for row in rows if row.model == model):
             y = methods.index(row.method) + shift
             seeds = list(row.values.values())
-            left.plot(seeds, [y] * len(seeds), ".", color=colour, alpha=0.3, markersize=4)
+            left.plot(seeds, [y] * len(seeds), ".", color=color, alpha=0.3, markersize=4)
             first = row.method == next(r.method for r in rows if r.model == model)
-            _point(left, row.interval, y, colour, f"{model} model" if first else None)
+            _point(left, row.interval, y, color, f"{model} model" if first else None)
             if row.difference is not None:
-                _point(right, row.difference, y, colour, None)
+                _point(right, row.difference, y, color, None)
     right.axvline(0, color="0.6", linewidth=0.8)
     left.set_yticks(range(len(methods)), methods, fontsize=8)
     left.set_ylim(len(methods) - 0.5, -0.5)
@@ -191,14 +191,14 @@ def save_comparison_plot(
         figure.savefig(temporary, dpi=150, format="png")
 
 
-def _point(axis: Axes, interval: Interval, y: float, colour: str, label: str | None) -> None:
+def _point(axis: Axes, interval: Interval, y: float, color: str, label: str | None) -> None:
     width = None if math.isnan(interval.half_width) else interval.half_width
     axis.errorbar(
         interval.mean,
         y,
         xerr=width,
         fmt="o",
-        color=colour,
+        color=color,
         markersize=4,
         capsize=2,
         linewidth=1.2,

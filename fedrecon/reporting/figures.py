@@ -9,7 +9,7 @@ import matplotlib.patches
 import numpy as np
 from matplotlib.figure import Figure
 
-_COLOURS = matplotlib.color_sequences["tab10"]
+_COLORS = matplotlib.color_sequences["tab10"]
 _ERROR_GAIN = 5.0
 
 
@@ -78,9 +78,9 @@ def plot_segmentations(panels: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         axis.imshow(panel["image"], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        for name, colour in (("reference", "#31d843"), ("prediction", "#ff4040")):
+        for name, color in (("reference", "#31d843"), ("prediction", "#ff4040")):
             if np.ptp(panel[name]) > 0:
-                axis.contour(panel[name], levels=[0.5], colors=[colour], linewidths=0.9)
+                axis.contour(panel[name], levels=[0.5], colors=[color], linewidths=0.9)
         axis.set_title(panel["site"], fontsize=8)
         axis.set(xticks=[], yticks=[])
     figure.supxlabel("green: reference   red: prediction", fontsize=8)
@@ -91,8 +91,8 @@ def plot_classification(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     """Receiver operating characteristic: name to (false positive rate, true positive rate) arrays."""
     figure = Figure(figsize=(3.6, 3.4), layout="constrained")
     axis = figure.subplots()
-    for (name, (false_rate, true_rate)), colour in zip(curves.items(), itertools.cycle(_COLOURS)):
-        axis.plot(false_rate, true_rate, label=name, color=colour, linewidth=1.3)
+    for (name, (false_rate, true_rate)), color in zip(curves.items(), itertools.cycle(_COLORS)):
+        axis.plot(false_rate, true_rate, label=name, color=color, linewidth=1.3)
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
     axis.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01))
     axis.legend(fontsize=7, loc="lower right")
@@ -115,7 +115,7 @@ def plot_site_bars(
             values,
             width,
             label=method,
-            color=_COLOURS[j % len(_COLOURS)],
+            color=_COLORS[j % len(_COLORS)],
         )
     axis.set_xticks(range(len(sites)), sites, fontsize=8)
     axis.set_ylabel(label)
@@ -129,10 +129,10 @@ def plot_training(records: Sequence[Mapping[str, Any]], stages: Sequence[str]) -
     """Training loss by round, one line a stage, from the records of the run log."""
     figure = Figure(figsize=(6.4, 3.0), layout="constrained")
     axis = figure.subplots()
-    for stage, colour in zip(stages, itertools.cycle(_COLOURS)):
+    for stage, color in zip(stages, itertools.cycle(_COLORS)):
         points = [(r["round"], r["loss"]) for r in records if r.get("stage") == stage and "loss" in r]
         if points:
-            axis.plot(*zip(*points, strict=True), label=stage, color=colour, linewidth=1.3)
+            axis.plot(*zip(*points, strict=True), label=stage, color=color, linewidth=1.3)
     axis.set(xlabel="round", ylabel="training loss")
     axis.set_yscale("log")
     if axis.get_legend_handles_labels()[0]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fedrecon.files import replacing
 
-_COLOURS = matplotlib.color_sequences["tab20"]
+_COLORS = matplotlib.color_sequences["tab20"]
 _MOST_NAMED = 20
 _MOST_BARS = 60
 
@@ -18,7 +18,7 @@ _MOST_BARS = 60
 def plot_partition(
     counts: np.ndarray, clients: Sequence[str], labels: Sequence[str], *, title: str = ""
 ) -> Figure:
-    """Stacked bars: one bar a client, its length the number of examples, its colours their labels.
+    """Stacked bars: one bar a client, its length the number of examples, its colors their labels.
 
     Args:
       counts: (clients, labels), numbers of examples.
@@ -44,7 +44,7 @@ def plot_partition(
     for index, label in enumerate(labels):
         right = left + counts[:, index]
         style: dict[str, Any] = {
-            "color": _COLOURS[index % len(_COLOURS)],
+            "color": _COLORS[index % len(_COLORS)],
             "label": label if index < _MOST_NAMED else None,
         }
         if named:

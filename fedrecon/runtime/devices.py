@@ -26,7 +26,7 @@ def set_cpu_devices(count: int) -> None:
         found = jax.device_count()
         if jax.default_backend() == "cpu" and found != count:
             raise ValueError(
-                f"--devices: expected {count} CPU devices, found {found}: JAX was initialised earlier"
+                f"--devices: expected {count} CPU devices, found {found}: JAX was initialized earlier"
             ) from error
 
 

@@ -80,7 +80,7 @@ def start(
     except (RuntimeError, ValueError) as error:
         if not coordinator:
             raise DistributedError(
-                f"--distributed: expected a cluster that JAX recognises, found: {error}"
+                f"--distributed: expected a cluster that JAX recognizes, found: {error}"
             ) from error
         raise DistributedError(
             f"--coordinator={coordinator}: expected {processes} processes within {start_seconds} s "

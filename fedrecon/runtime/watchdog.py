@@ -66,7 +66,7 @@ class Watchdog:
         self._beats, self._ended = 0, ""
         # Of each other process: the last content of its file, and when that was new.
         self._heard: dict[int, tuple[dict[str, Any], float]] = {}
-        self._signalled: float | None = None
+        self._signaled: float | None = None
         self._lock = threading.Lock()
         self._left = False
         # Process 0 follows all the others, they follow it.
@@ -143,11 +143,11 @@ class Watchdog:
             numbers = os.read(self._stop[0], 64) if ready else b""
             if 0 in numbers:
                 return
-            if self._signalled is None and {signal.SIGINT, signal.SIGTERM} & set(numbers):
-                self._signalled = time.monotonic()
+            if self._signaled is None and {signal.SIGINT, signal.SIGTERM} & set(numbers):
+                self._signaled = time.monotonic()
             self._beat()
             self._listen(self._followed)
-            if self._signalled is not None and time.monotonic() > self._signalled + 5:
+            if self._signaled is not None and time.monotonic() > self._signaled + 5:
                 line = f"\nInterrupted. The same command with --workdir={self._directory} continues."
                 self._end(130, line, "was interrupted", stacks=False)
             if gone := self._gone(self._followed, self._silent):

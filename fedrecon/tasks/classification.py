@@ -63,4 +63,4 @@ def classification_task(
         evaluated = total(losses(logits, batch), batch["valid"])
         return {"loss": evaluated, **classification_metrics(logits, batch, specificity)}
 
-    return Task(net.init, loss, metrics, predict, net.normalisation)
+    return Task(net.init, loss, metrics, predict, net.normalization)

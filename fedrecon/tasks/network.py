@@ -18,20 +18,20 @@ class Network(NamedTuple):
       init: ``init(key) -> Variables``.
       train: ``train(params, stats, batch) -> (output, stats)``.
       evaluate: ``evaluate(params, stats, batch) -> output``.
-      normalisation: ``Variables`` of bools, see ``fedrecon.types.Task``.
+      normalization: ``Variables`` of bools, see ``fedrecon.types.Task``.
     """
 
     init: Callable[[jax.Array], Variables]
     train: Callable[[PyTree, PyTree, Batch], tuple[jax.Array, PyTree]]
     evaluate: Callable[[PyTree, PyTree, Batch], jax.Array]
-    normalisation: Variables
+    normalization: Variables
 
 
 def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping) -> Network:
     """Wraps a model called as ``model(*inputs(batch), train=..., valid=...)``.
 
     Args:
-      model: linen module with collections "params" and, with batch normalisation, "batch_stats".
+      model: linen module with collections "params" and, with batch normalization, "batch_stats".
       inputs: the model's array arguments from a batch.
       example: a batch of arrays or ``jax.ShapeDtypeStruct``, of which only shapes and dtypes are used.
 
@@ -39,13 +39,13 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
       The model's functions; ``init`` is compiled.
     """
 
-    def initialise(key: jax.Array) -> Mapping:
+    def initialize(key: jax.Array) -> Mapping:
         # One example of zeros: parameters do not depend on the batch.
         batch = {name: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in example.items()}
         return model.init(key, *inputs(batch))
 
     def init(key: jax.Array) -> Variables:
-        variables = initialise(key)
+        variables = initialize(key)
         return Variables(variables["params"], variables.get("batch_stats", {}))
 
     def train(params: PyTree, stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
@@ -59,15 +59,15 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
         output: Any = model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
         return output
 
-    normalisation = Variables(*normalization_leaves(initialise, jax.random.key(0)))
-    # Drawing weights takes milliseconds, optimising the program that draws them many seconds.
+    normalization = Variables(*normalization_leaves(initialize, jax.random.key(0)))
+    # Drawing weights takes milliseconds, optimizing the program that draws them many seconds.
     compiled = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
 
     def init_anywhere(key: jax.Array) -> Variables:
         # Compiler options are for the outermost program only.
         return (init if isinstance(key, jax.core.Tracer) else compiled)(key)
 
-    return Network(init_anywhere, train, evaluate, normalisation)
+    return Network(init_anywhere, train, evaluate, normalization)
 
 
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:

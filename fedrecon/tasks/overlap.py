@@ -19,7 +19,7 @@ def distance_transform(mask: jax.Array) -> jax.Array:
     """Exact Euclidean distance, in pixels, of every pixel to the nearest True pixel of its image.
 
     Separable: nearest True pixel along y by running extrema, then the lower envelope of parabolas along x
-    by direct minimisation.
+    by direct minimization.
 
     Args:
       mask: (ny, nx) bool.
@@ -57,7 +57,7 @@ def hausdorff95(prediction: jax.Array, reference: jax.Array) -> jax.Array:
     """95th percentile Hausdorff distance of two masks, in pixels.
 
     The larger of the two directed 95th percentiles (linear interpolation) of the distances from the border
-    pixels of one mask to the nearest border pixel of the other; borders in the 4-neighbourhood, where the
+    pixels of one mask to the nearest border pixel of the other; borders in the 4-neighborhood, where the
     outside of the image is background. One empty mask: the diagonal of the image, sqrt(ny^2 + nx^2), more
     than any distance. Two empty masks: 0.
 

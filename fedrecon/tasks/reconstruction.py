@@ -66,7 +66,7 @@ def reconstruction_task(
         evaluated = total(losses(images, batch), batch["valid"])
         return {"loss": evaluated, **reconstruction_metrics(images, batch)}
 
-    return Task(net.init, loss, metrics, predict, net.normalisation)
+    return Task(net.init, loss, metrics, predict, net.normalization)
 
 
 def mri_measure(batch: Batch) -> tuple[LinearOperator, jax.Array, None]:

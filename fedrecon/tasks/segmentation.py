@@ -62,7 +62,7 @@ def segmentation_task(model: nn.Module, example: Mapping, *, flip: bool = False,
         each, labels = map_chunks(evaluate, batch, chunk)
         return {"loss": total(each, batch["valid"]), **segmentation_metrics(labels, batch, classes)}
 
-    return Task(net.init, loss, metrics, predict, net.normalisation)
+    return Task(net.init, loss, metrics, predict, net.normalization)
 
 
 def _two_sided(logits: jax.Array) -> jax.Array:

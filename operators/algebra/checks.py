@@ -60,7 +60,7 @@ def check_gradients(A: LinearOperator, key: jax.Array, tolerance: float = 1e-5) 
     Derivatives are taken with respect to the vector and every floating leaf of the operator (coil maps,
     masks, angles), one after another, of a random linear functional of the output, and in double precision
     whatever the operator's own. Differences say nothing where the operator is not differentiable: Radon in
-    its angles where rays pass exactly through pixel centres, as at angle 0 with equal pixels and detector
+    its angles where rays pass exactly through pixel centers, as at angle 0 with equal pixels and detector
     elements. Runs on concrete values, not under ``jit``.
 
     Args:

@@ -15,7 +15,7 @@ _WAVELETS = ("haar", *(f"db{p}" for p in range(1, 11)))
 
 @functools.cache
 def daubechies_filter(vanishing_moments: int) -> np.ndarray:
-    """The orthonormal low-pass filter of Daubechies with extremal phase, by spectral factorisation.
+    """The orthonormal low-pass filter of Daubechies with extremal phase, by spectral factorization.
 
     Args:
       vanishing_moments: p from 1 (Haar) to 10; details of polynomials of degree below p vanish.

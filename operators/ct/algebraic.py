@@ -43,7 +43,7 @@ def sirt(
 ) -> tuple[jax.Array, SolverInfo]:
     """Simultaneous iterative reconstruction: ``x <- x + relaxation * C A.H(R (y - A x))``.
 
-    R and C are the inverses of the row and the column sums of A. It converges to the minimiser of the
+    R and C are the inverses of the row and the column sums of A. It converges to the minimizer of the
     residual weighted by R, the one nearest to ``x0`` in the norm weighted by 1 / C.
 
     Args:
@@ -165,7 +165,7 @@ def cgls(
     """Least squares ``argmin |A x - y|^2`` by conjugate gradients on the normal equations.
 
     The residual is updated in the space of measurements, which loses less precision than
-    :func:`operators.cg` on ``A.gram``; the number of iterations regularises. ``change`` is the largest
+    :func:`operators.cg` on ``A.gram``; the number of iterations regularizes. ``change`` is the largest
     ``|A.H(y - A x)| / |A.H(y)|`` of the batch, which is what ``tolerance`` bounds.
 
     Args:

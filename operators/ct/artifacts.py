@@ -1,4 +1,4 @@
-"""Artefacts of computed tomography and their correction: beam hardening, scatter, rings, metal.
+"""Artifacts of computed tomography and their correction: beam hardening, scatter, rings, metal.
 
 Sinograms are line integrals (..., views, detectors).
 """
@@ -60,7 +60,7 @@ def polychromatic_integrals(lengths: jax.Array, attenuation: jax.Array, spectrum
       attenuation: (materials, energies) in the inverse unit of the lengths, see
         :func:`material_attenuation`.
       spectrum: (energies,) non-negative weights of the detected spectrum (photons times the detector's
-        response); they are normalised to one.
+        response); they are normalized to one.
 
     Returns:
       Line integrals of the shape of ``lengths`` without its first axis. Differentiable.

@@ -1,4 +1,4 @@
-"""Statistical reconstruction: MLEM and OSEM, penalised weighted least squares, total variation.
+"""Statistical reconstruction: MLEM and OSEM, penalized weighted least squares, total variation.
 
 How runs stop, batches, differentiation, callbacks and errors are as ``operators.ct.algebraic`` says.
 """
@@ -44,7 +44,7 @@ def mlem(
     objective: Objective | None = None,
     callback: Callback | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
-    """Maximum likelihood for Poisson data of mean ``A x + background`` by expectation maximisation.
+    """Maximum likelihood for Poisson data of mean ``A x + background`` by expectation maximization.
 
     ``x <- x * A.H(y / (A x + background)) / A.H(1)``: never negative, the likelihood never falls, and
     without background every step makes the counts of A x those of y (of the rays that meet x). Pixels that
@@ -63,7 +63,7 @@ def mlem(
     Source: Shepp and Vardi, IEEE Trans. Med. Imaging 1:113, 1982; Lange and Carson, J. Comput. Assist.
     Tomogr. 8:306, 1984.
     """
-    return _expectation_maximisation(
+    return _expectation_maximization(
         "mlem", [A], [y], x0, [background], iterations, tolerance, objective, callback
     )
 
@@ -99,12 +99,12 @@ def osem(
             f"osem: background must have one entry for each of the {len(subsets)} subsets, found "
             f"{len(background)}"
         )
-    return _expectation_maximisation(
+    return _expectation_maximization(
         "osem", subsets, y, x0, background, iterations, tolerance, objective, callback
     )
 
 
-def _expectation_maximisation(name, subsets, y, x0, background, iterations, tolerance, objective, callback):
+def _expectation_maximization(name, subsets, y, x0, background, iterations, tolerance, objective, callback):
     y = [jnp.maximum(part, 0) for part in check_subsets(name, subsets, y)]
     sensitivities = [column_sums(A) for A in subsets]
     axes = tuple(range(-len(subsets[0].in_shape), 0))
@@ -147,9 +147,9 @@ def pwls(
     objective: Objective | None = None,
     callback: Callback | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
-    """Penalised weighted least squares by the optimised gradient method.
+    """Penalized weighted least squares by the optimized gradient method.
 
-    Minimises ``1/2 sum w (y - A x)^2 + beta * sum psi(D x)``, D the differences of neighbouring pixels along
+    Minimizes ``1/2 sum w (y - A x)^2 + beta * sum psi(D x)``, D the differences of neighboring pixels along
     the axes, ``psi(t) = t^2 / 2``, or with ``huber`` the function that is this up to ``|t| = huber`` and
     linear beyond.
 

@@ -1,4 +1,4 @@
-"""Centred orthonormal Fourier transforms and the Cartesian measurement operator of MRI."""
+"""Centered orthonormal Fourier transforms and the Cartesian measurement operator of MRI."""
 
 import math
 
@@ -22,7 +22,7 @@ from operators.fourier.centered_fft import fft2c, ifft2c
 
 
 def centered_resize(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Crops or zero-pads the trailing axes to ``shape``, element N // 2 staying at the centre."""
+    """Crops or zero-pads the trailing axes to ``shape``, element N // 2 staying at the center."""
     slices, padding = [slice(None)] * (array.ndim - len(shape)), [(0, 0)] * (array.ndim - len(shape))
     for old, new in zip(array.shape[array.ndim - len(shape) :], shape, strict=True):
         start = max(old // 2 - new // 2, 0)
@@ -60,7 +60,7 @@ def fourier_resize(image: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 @frozen_pytree
 class CartesianFourier(LinearOperator):
-    """Centred, orthonormal Fourier transform, sampled: image (..., ny, nx) -> k-space (..., ny, nx).
+    """Centered, orthonormal Fourier transform, sampled: image (..., ny, nx) -> k-space (..., ny, nx).
 
     ``A(x) = mask * fft2c(x)``: samples that are not measured are zero in the output, so ``out_shape`` is
     ``image_shape``. With a mask of zeros and ones, ``A.H(A(x))`` is the zero-filled reconstruction.

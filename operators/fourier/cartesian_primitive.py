@@ -3,7 +3,7 @@
     forward:  y[t, b, c] = mask[t] * F(maps[t, c] * u[t, b])
     adjoint:  u[t, b] = sum_c maps[t, c] * F(mask[t] * y[t, b, c])
 
-F is the centred orthonormal transform with the given sign in the exponent, a symmetric matrix. Both are
+F is the centered orthonormal transform with the given sign in the exponent, a symmetric matrix. Both are
 linear in every operand. An operand whose axis t has length one is shared by all masks.
 """
 

@@ -1,4 +1,4 @@
-"""Centred orthonormal Fourier transforms of images."""
+"""Centered orthonormal Fourier transforms of images."""
 
 import math
 
@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 
 def fft2c(image: ArrayLike) -> jax.Array:
-    """Centred, orthonormal Fourier transform over the last two axes.
+    """Centered, orthonormal Fourier transform over the last two axes.
 
     ``k[m] = N^(-1/2) sum_n x[n] exp(-2 pi i m (n - N // 2) / N)`` along each axis, frequency m running from
     ``-(N // 2)`` upwards, as in fastMRI.

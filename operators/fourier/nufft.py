@@ -112,7 +112,7 @@ class NUFFT(LinearOperator):
         lags = type1(
             points, None, values[:, :, None], shape=twice, sign=1, eps=self.eps, backend=self.backend
         )
-        # The transform onto twice the image is normalised by the root of its own number of pixels.
+        # The transform onto twice the image is normalized by the root of its own number of pixels.
         lags = _unalign(lags, lead) * (math.sqrt(math.prod(twice)) / math.prod(self.image_shape))
         return toeplitz.spectrum(lags, self.image_shape)
 

@@ -12,7 +12,7 @@ from operators.fourier.nufft_kernel import Layout
 
 
 def type2(points: jax.Array, images: jax.Array, layout: Layout, sign: int) -> jax.Array:
-    """``y[p, m] = sum_n scale[n] images[p, n] exp(sign 2 pi i points[m] . n)``, n centred.
+    """``y[p, m] = sum_n scale[n] images[p, n] exp(sign 2 pi i points[m] . n)``, n centered.
 
     Args:
       points: (samples, ndim) real, cycles per pixel.

@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def design_kernel(width: int, oversampling: float) -> Kernel:
-    """The kernel, and pixel scaling, of least mean square error (both optimised in turn).
+    """The kernel, and pixel scaling, of least mean square error (both optimized in turn).
 
     For fixed scaling s the best taps of a position solve a small least-squares problem (Fessler and Sutton,
     IEEE Trans. Signal Process. 51:560, 2003, in the mean instead of the maximum); for fixed taps the best
@@ -81,7 +81,7 @@ class Axis(NamedTuple):
     """One axis of an image on its grid.
 
     Attributes:
-      scale: best scaling of the centred pixels, (pixels,) float64.
+      scale: best scaling of the centered pixels, (pixels,) float64.
       error: root mean square of the relative error over positions and pixels.
       gain: root mean square by which the scaling amplifies rounding errors made on the grid.
     """

@@ -5,7 +5,7 @@ Both take a batch of trajectories, images and coils at once, so that ``vmap`` en
     type 2:  y[t, b, c, m] = N^(-1/2) sum_n maps[t, c, n] u[t, b, n] exp(sign 2 pi i points[t, m] . n)
     type 1:  u[t, b, n] = N^(-1/2) sum_c maps[t, c, n] sum_m y[t, b, c, m] exp(sign 2 pi i points[t, m] . n)
 
-An operand whose axis t has length one is shared by all trajectories. Pixels n are centred.
+An operand whose axis t has length one is shared by all trajectories. Pixels n are centered.
 """
 
 import functools

@@ -21,7 +21,7 @@ def spectrum(lags: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
     each parity then needs only FFTs of size h, of the image times a modulation, instead of padding.
 
     Args:
-      lags: complex (..., 2 ny, 2 nx), centred: element n is at lag (n - ny). Hermitian, so that the spectrum
+      lags: complex (..., 2 ny, 2 nx), centered: element n is at lag (n - ny). Hermitian, so that the spectrum
         is real.
       image_shape: (ny, nx), or of any number of axes.
 

@@ -1,9 +1,9 @@
 """Units of k-space trajectories, and the check of the one unit this library computes in: cycles/pixel.
 
 A trajectory is (..., samples, ndim), its columns in the order of the image axes: (ky, kx) or (kz, ky, kx).
-An image of N pixels along an axis over a field of view of L metres has pixels of L / N, so one k-space
+An image of N pixels along an axis over a field of view of L meters has pixels of L / N, so one k-space
 position reads ``k`` cycles/pixel, ``2 pi k`` radians/pixel, ``k N`` per field of view (the index of the
-discrete Fourier transform, counted from DC) and ``k N / L`` per metre.
+discrete Fourier transform, counted from DC) and ``k N / L`` per meter.
 """
 
 import math
@@ -58,12 +58,12 @@ def to_per_fov(trajectory: jax.Array, image_shape: tuple[int, ...]) -> jax.Array
 def from_per_meter(
     trajectory: jax.Array, image_shape: tuple[int, ...], field_of_view: float | tuple[float, ...]
 ) -> jax.Array:
-    """Cycles per metre to cycles/pixel: ``k L / N`` along each axis.
+    """Cycles per meter to cycles/pixel: ``k L / N`` along each axis.
 
     Args:
       trajectory: (..., ndim), columns in the order of ``image_shape``.
       image_shape: (ny, nx) or (nz, ny, nx), the matrix that covers the field of view.
-      field_of_view: its extent L in metres, one number or one per axis.
+      field_of_view: its extent L in meters, one number or one per axis.
 
     Returns:
       Array of the same shape.
@@ -78,7 +78,7 @@ def from_per_meter(
 def to_per_meter(
     trajectory: jax.Array, image_shape: tuple[int, ...], field_of_view: float | tuple[float, ...]
 ) -> jax.Array:
-    """Cycles/pixel to cycles per metre: ``k N / L``; arguments as :func:`from_per_meter`."""
+    """Cycles/pixel to cycles per meter: ``k N / L``; arguments as :func:`from_per_meter`."""
     fov = _lengths(field_of_view, len(tuple(image_shape)), "to_per_meter: field_of_view")
     return _scaled(trajectory, image_shape, "to_per_meter", lambda shape: shape / fov)
 
@@ -95,7 +95,7 @@ def gradient_waveform(
 
     Args:
       trajectory: (..., samples, ndim) in cycles/pixel.
-      pixel_size: in metres, one number or one per axis.
+      pixel_size: in meters, one number or one per axis.
       dwell_time: time between samples, in seconds.
       gamma: gyromagnetic ratio over 2 pi, in Hz/T.
 
@@ -124,7 +124,7 @@ def check_trajectory(
     The Fourier transform of pixels has period 1 in cycles/pixel, so no value is illegal as such; the bounds
     tell the unit. The largest magnitude m of all coordinates decides: up to 0.6 is cycles/pixel (half a
     cycle, and room for the corners of rotated blades or for delays); up to 1.05 pi it looks like
-    radians/pixel; beyond that, like cycles per field of view or per metre. Values are checked where they are
+    radians/pixel; beyond that, like cycles per field of view or per meter. Values are checked where they are
     concrete; tracers pass.
 
     Args:
@@ -158,7 +158,7 @@ def check_trajectory(
             found = "which looks like radians/pixel: convert with operators.fourier.from_radians"
         else:
             found = (
-                "which looks like cycles per field of view or per metre: convert with "
+                "which looks like cycles per field of view or per meter: convert with "
                 "operators.fourier.from_per_fov or operators.fourier.from_per_meter"
             )
         raise ValueError(

@@ -1,4 +1,4 @@
-"""GRAPPA: missing k-space samples as linear combinations of their measured neighbours in all coils."""
+"""GRAPPA: missing k-space samples as linear combinations of their measured neighbors in all coils."""
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,11 @@ def grappa(
     kernel_shape: tuple[int, int] = (5, 5),
     l2: float | jax.Array = 0.01,
 ) -> jax.Array:
-    """Fills Cartesian k-space by weights learnt from fully sampled parts of it.
+    """Fills Cartesian k-space by weights learned from fully sampled parts of it.
 
     Every missing sample is a linear combination, over all coils, of the measured samples in the window of
     ``kernel_shape`` around it, so any mask will do: regular in one or both directions, or irregular. One set
-    of weights is solved for every arrangement of measured samples in the window, by regularised least
+    of weights is solved for every arrangement of measured samples in the window, by regularized least
     squares on all fully sampled windows. The window ends at the edges of k-space. It should reach a measured
     sample on either side: ``2 R - 1`` samples along an axis undersampled R times. A sample without a
     measured one in its window stays zero. Differentiable in ``kspace``, ``calibration`` and ``l2``.
@@ -75,7 +75,7 @@ def grappa(
             weights = _weights(gram, group, l2)
             values = _interpolate(padded, weights, group)
             filled = filled.at[:, group["targets"].ravel()].set(values)
-            # One group after another: on CPU, batched factorisations running side by side can deadlock (jax
+            # One group after another: on CPU, batched factorizations running side by side can deadlock (jax
             # 0.10), and an optimization barrier does not order them.
             gram = gram + 0 * weights[0, 0, 0]
         return filled.reshape(samples.shape)
@@ -98,7 +98,7 @@ def _local_patterns(measured: np.ndarray, kernel_shape: tuple[int, int]) -> list
       valid: (patterns, s) which of them are measured;
       pattern: (chunks,) the pattern of each chunk of missing samples;
       targets: (chunks, size) flat indices of the missing samples, each chunk filled up by repetition;
-      neighbours: (chunks, size, s) flat indices of the sources in the padded array.
+      neighbors: (chunks, size, s) flat indices of the sources in the padded array.
     The chunk size is the mean number of samples of a pattern: at most twice as many chunks as patterns.
     """
     (ny, nx), (ky, kx) = measured.shape, kernel_shape
@@ -132,7 +132,7 @@ def _local_patterns(measured: np.ndarray, kernel_shape: tuple[int, int]) -> list
                 "valid": np.arange(s) < counts[chosen, None],
                 "pattern": pattern,
                 "targets": targets,
-                "neighbours": first + offsets[pattern][:, None],
+                "neighbors": first + offsets[pattern][:, None],
             }
         )
     return groups
@@ -160,12 +160,12 @@ def _interpolate(samples: jax.Array, weights: jax.Array, group: dict[str, np.nda
     coils = samples.shape[0]
 
     def apply(chunk):
-        pattern, neighbours = chunk
-        values = samples[:, neighbours].swapaxes(0, 1).reshape(neighbours.shape[0], -1)
+        pattern, neighbors = chunk
+        values = samples[:, neighbors].swapaxes(0, 1).reshape(neighbors.shape[0], -1)
         return jnp.matmul(values, weights[pattern], precision="highest")
 
-    chunks = jnp.asarray(group["pattern"]), jnp.asarray(group["neighbours"])
-    elements = coils * group["neighbours"][0].size + weights[0].size
+    chunks = jnp.asarray(group["pattern"]), jnp.asarray(group["neighbors"])
+    elements = coils * group["neighbors"][0].size + weights[0].size
     filled = jax.lax.map(apply, chunks, batch_size=_batch_size(elements, len(group["pattern"])))
     return filled.reshape(-1, coils).T
 

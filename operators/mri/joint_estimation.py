@@ -30,10 +30,10 @@ def nlinv(
     cg_iterations: int = 30,
     cg_tolerance: float = 1e-3,
 ) -> tuple[jax.Array, jax.Array]:
-    """Image and sensitivities by regularised nonlinear inversion: no calibration region is needed.
+    """Image and sensitivities by regularized nonlinear inversion: no calibration region is needed.
 
-    ``fourier(maps[c] * image) = kspace[c]`` is solved for both by the iteratively regularised Gauss-Newton
-    method: from x_0, an image of ones and maps of zeros, each step minimises
+    ``fourier(maps[c] * image) = kspace[c]`` is solved for both by the iteratively regularized Gauss-Newton
+    method: from x_0, an image of ones and maps of zeros, each step minimizes
     ``|F(x) + F'(x) dx - y|^2 + a_n |x + dx - x_0|^2`` by conjugate gradients, with
     ``a_n = regularization * reduction ** n``. Maps are smooth: they are the inverse Fourier transform of
     coefficients times ``(1 + smoothness * |q|^2) ** (-order / 2)``, q in cycles per field of view, and x

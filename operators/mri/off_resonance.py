@@ -301,7 +301,7 @@ def _fit_problem(
 
 
 def _bins(values: jax.Array, count: int, margin: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """Bin of every value (values.size,) and centres (count,) over the values' range and a margin."""
+    """Bin of every value (values.size,) and centers (count,) over the values' range and a margin."""
     low, high = jnp.min(values) - margin, jnp.max(values) + margin
     width = (high - low) / count
     index = jnp.floor((values.ravel() - low) / jnp.where(width > 0, width, 1)).astype(int)

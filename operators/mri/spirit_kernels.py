@@ -1,4 +1,4 @@
-"""SPIRiT: coil images that agree with a linear relation between neighbouring k-space samples of all coils."""
+"""SPIRiT: coil images that agree with a linear relation between neighboring k-space samples of all coils."""
 
 import math
 
@@ -38,7 +38,7 @@ class SPIRiT(LinearOperator):
     """Inconsistency of coil images with a SPIRiT kernel: x -> G x - x on (..., coils, ny, nx).
 
     G is the convolution of k-space with the kernel, ``(G x)[c, k] = sum_{d, r} kernel[c, d, r] x[d, k + r]``
-    with r counted from the kernel's centre and k periodic, applied to images as one coils by coils matrix per
+    with r counted from the kernel's center and k periodic, applied to images as one coils by coils matrix per
     pixel. ``A.gram(x)`` is ``(G - I)^H (G - I) x``.
 
     Args:
@@ -86,10 +86,10 @@ class SPIRiT(LinearOperator):
 def spirit_kernel(
     calibration: jax.Array, kernel_shape: tuple[int, int] = (5, 5), l2: float | jax.Array = 0.01
 ) -> jax.Array:
-    """The weights that best predict each sample of a calibration block from its neighbours in all coils.
+    """The weights that best predict each sample of a calibration block from its neighbors in all coils.
 
-    ``x[c, k] ~ sum_{d, r} kernel[c, d, r] x[d, k + r]`` in the regularised least-squares sense over all
-    windows of the block; the sample itself is left out: ``kernel[c, c, centre] = 0``. Differentiable.
+    ``x[c, k] ~ sum_{d, r} kernel[c, d, r] x[d, k + r]`` in the regularized least-squares sense over all
+    windows of the block; the sample itself is left out: ``kernel[c, c, center] = 0``. Differentiable.
 
     Args:
       calibration: fully sampled k-space block (..., coils, cy, cx), of any scale.
@@ -126,7 +126,7 @@ def spirit(
 ) -> jax.Array:
     """Fills Cartesian k-space with the samples most consistent with the kernel of its calibration.
 
-    Minimises ``|(G - I) x|^2`` over the samples that are not measured, the measured ones being kept, by
+    Minimizes ``|(G - I) x|^2`` over the samples that are not measured, the measured ones being kept, by
     conjugate gradients from zeros; every mask is allowed. Differentiable as :func:`cg` and
     :func:`spirit_kernel` are.
 

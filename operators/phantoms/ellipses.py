@@ -1,6 +1,6 @@
 """Phantoms made of ellipses, with their exact image, k-space and sinogram.
 
-One world for all three: x to the right, y up, the field of view centred on the origin, row 0 at the top,
+One world for all three: x to the right, y up, the field of view centered on the origin, row 0 at the top,
 pixel (i, c) of an (ny, nx) image at ``x = (c - (nx - 1) / 2) * width / nx`` and
 ``y = ((ny - 1) / 2 - i) * height / ny``. So :func:`rasterize` followed by CartesianFourier or Radon
 approximates :func:`ellipse_kspace` or :func:`ellipse_sinogram`.
@@ -59,7 +59,7 @@ class Ellipses:
         assign(self, **values)
 
 
-# Value, semi-axes, centre and degrees of the ten ellipses of Shepp and Logan; modified values after Toft.
+# Value, semi-axes, center and degrees of the ten ellipses of Shepp and Logan; modified values after Toft.
 _SHEPP_LOGAN = (
     (2.0, 1.0, 0.69, 0.92, 0.0, 0.0, 0.0),
     (-0.98, -0.8, 0.6624, 0.874, 0.0, -0.0184, 0.0),
@@ -149,7 +149,7 @@ def ellipse_kspace(
     Its samples are those of the continuous phantom, free of the rasterised image's aliasing; ``ifft2c`` of
     them approximates ``rasterize(ellipses, image_shape, field_of_view)`` up to Gibbs ringing, pixel by pixel
     on the same grid. (CartesianFourier counts pixels from ``N // 2``; for even N that is half a pixel from
-    the centre of the field of view, and the samples carry the phase of this half pixel.)
+    the center of the field of view, and the samples carry the phase of this half pixel.)
 
     Args:
       ellipses: the phantom.

@@ -88,7 +88,7 @@ def project_phantom(phantom: Ellipses | Ellipsoids, geometry: Geometry, bins: in
     Args:
       phantom: ellipses for a geometry in two dimensions, ellipsoids in three.
       geometry: any geometry.
-      bins: Gauss-Legendre points across each element, along each axis of the detector; 1 is its centre.
+      bins: Gauss-Legendre points across each element, along each axis of the detector; 1 is its center.
 
     Returns:
       ``geometry.shape`` floats: attenuation times length.
@@ -171,7 +171,7 @@ def rasterize_phantom(
     return jax.lax.scan(add, jnp.zeros((nz, ny, nx), dtype), phantom)[0]
 
 
-# Modified and original value, semi-axes, centre and degrees of the ten ellipsoids.
+# Modified and original value, semi-axes, center and degrees of the ten ellipsoids.
 _SHEPP_LOGAN_3D = (
     (1.0, 2.0, 0.69, 0.92, 0.9, 0.0, 0.0, 0.0, 0.0),
     (-0.8, -0.98, 0.6624, 0.874, 0.88, 0.0, 0.0, 0.0, 0.0),
@@ -207,7 +207,7 @@ def shepp_logan_3d(modified: bool = True) -> Ellipsoids:
     )
 
 
-# Value relative to water, semi-axes, centre (cm) and degrees.
+# Value relative to water, semi-axes, center (cm) and degrees.
 _HEAD = (
     (1.8, 9.6, 12.0, 0.0, 0.0, 0.0),
     (-0.75, 9.0, 11.4, 0.0, 0.0, 0.0),
@@ -251,7 +251,7 @@ def forbild_like_head(water: float = 0.2) -> Ellipses:
 def random_ellipses(key: jax.Array, count: int, radius: float = 1.0, attenuation: float = 1.0) -> Ellipses:
     """Random ellipses to train reconstruction networks on, as many as ``count``, which is static.
 
-    In a field of half-width ``radius``: centres uniform over its inner half along each axis, semi-axes
+    In a field of half-width ``radius``: centers uniform over its inner half along each axis, semi-axes
     exponential with mean 0.2 radius, rotations uniform, values (U - 0.3) E with U uniform on [0, 1] and E
     exponential with mean 0.3, times ``attenuation``. Adler and Oktem draw the count from Poisson(100).
 

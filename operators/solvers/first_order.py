@@ -58,7 +58,7 @@ def fista(
     objective: Callable[[jax.Array], jax.Array] | None = None,
     callback: Callable[[Any, Any], None] | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
-    """Minimises ``f(x) + g(x)``, f smooth and g with a proximal map, by accelerated proximal gradients.
+    """Minimizes ``f(x) + g(x)``, f smooth and g with a proximal map, by accelerated proximal gradients.
 
     For least squares ``f(x) = 1/2 |A x - y|^2`` the gradient is ``lambda x: A.gram(x) - A.H(y)``, with
     ``A.H(y)`` computed once outside. The module's docstring says how runs stop and are differentiated.
@@ -120,7 +120,7 @@ def pogm(
     objective: Callable[[jax.Array], jax.Array] | None = None,
     callback: Callable[[Any, Any], None] | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
-    """Minimises ``f(x) + g(x)`` by the proximal optimised gradient method.
+    """Minimizes ``f(x) + g(x)`` by the proximal optimized gradient method.
 
     As :func:`fista`, with half its worst-case error for the same gradients; its last step (the one of index
     ``iterations``) is longer than the others, as the method prescribes.
@@ -200,7 +200,7 @@ def admm(
     objective: Callable[[jax.Array], jax.Array] | None = None,
     callback: Callable[[Any, Any], None] | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
-    """Minimises ``1/2 <x, gram(x)> - <b, x> + g(T x)`` by the alternating direction method of multipliers.
+    """Minimizes ``1/2 <x, gram(x)> - <b, x> + g(T x)`` by the alternating direction method of multipliers.
 
     With ``gram = A.gram`` and ``b = A.H(y)`` this is least squares plus ``g(T x)``. The quadratic step is
     solved by :func:`operators.cg` from the last x, and differentiated implicitly: gradients are as accurate
@@ -288,7 +288,7 @@ def pdhg(
     objective: Callable[[Any], jax.Array] | None = None,
     callback: Callable[[Any, Any], None] | None = None,
 ) -> tuple[Any, SolverInfo]:
-    """Minimises ``g(x) + f(K x)``, K linear, by the primal-dual hybrid gradient method.
+    """Minimizes ``g(x) + f(K x)``, K linear, by the primal-dual hybrid gradient method.
 
     x and K x may be pytrees of arrays, so that several terms ``f_i(K_i x)`` are one f of the tuple
     ``(K_1 x, K_2 x, ...)``.

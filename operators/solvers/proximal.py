@@ -274,7 +274,7 @@ def prox_wavelet(
 ) -> jax.Array:
     """Proximal map of ``threshold * |W x|_1`` over the details of an orthogonal wavelet transform.
 
-    The approximations of the last level are not penalised. With a key the transform is that of the image
+    The approximations of the last level are not penalized. With a key the transform is that of the image
     shifted cyclically by random numbers of pixels below ``2 ** levels`` along every axis, the same for a
     whole batch: over many calls this approaches the translation-invariant transform (cycle spinning).
 

@@ -132,7 +132,7 @@ def l1_wavelet(
       levels: number of levels; default: that of :class:`operators.Wavelet`.
       iterations: number of steps.
       key: typed PRNG key of cycle spinning, a random shift of the transform in every step. It removes the
-        traces of the wavelet grid from the image, which then approaches a neighbourhood of the minimiser for
+        traces of the wavelet grid from the image, which then approaches a neighborhood of the minimizer for
         the mean of the term over shifts; None: the problem as it is written.
 
     Returns:
@@ -156,7 +156,7 @@ def l1_wavelet(
     def prox(v, step, key=None):
         return prox_wavelet(v, step * weight, W, key)
 
-    return _regularised("l1_wavelet", A, y, prox, iterations, key)
+    return _regularized("l1_wavelet", A, y, prox, iterations, key)
 
 
 def locally_low_rank(
@@ -207,7 +207,7 @@ def locally_low_rank(
         shift = (0, 0) if key is None else jax.random.randint(key, (2,), 0, jnp.array(block_shape))
         return prox_locally_low_rank(v, step * weight, block_shape, shift)
 
-    return _regularised("locally_low_rank", A, y, prox, iterations, key, size)
+    return _regularized("locally_low_rank", A, y, prox, iterations, key, size)
 
 
 def total_variation(
@@ -272,10 +272,10 @@ def total_generalized_variation(
     ratio: float | jax.Array = 2.0,
     iterations: int = 400,
 ) -> jax.Array:
-    """``argmin_x 1/2 |A x - y|^2 + weight * TGV(x)``, the total generalised variation of second order.
+    """``argmin_x 1/2 |A x - y|^2 + weight * TGV(x)``, the total generalized variation of second order.
 
     ``TGV(x) = min_w |grad x - w|_1 + ratio * |sym w|_1`` with forward differences in ``grad``, the
-    symmetrised backward differences in ``sym``, and the sums over pixels of Euclidean (Frobenius) lengths. It
+    symmetrized backward differences in ``sym``, and the sums over pixels of Euclidean (Frobenius) lengths. It
     is zero for images that are linear in the position and never above the total variation, so that smooth
     shading does not become steps. By PDHG with a fixed number of iterations.
 
@@ -308,11 +308,11 @@ def total_generalized_variation(
 
         def forward(state):
             x, w = state
-            return A(x), (D(x) - inside * w) / size, _symmetrised(w) / size
+            return A(x), (D(x) - inside * w) / size, _symmetrized(w) / size
 
         def adjoint(dual):
             residual, slope, bend = dual
-            field = _symmetrised_adjoint(bend) - inside * slope
+            field = _symmetrized_adjoint(bend) - inside * slope
             return A.H(residual) + D.H(slope) / size, field / size
 
         (x, _), _ = pdhg(
@@ -339,14 +339,14 @@ def difference_mask(shape: tuple[int, ...]) -> jax.Array:
     return ones < jnp.array(shape).reshape(-1, *(1,) * len(shape)) - 1
 
 
-def _symmetrised(w):
+def _symmetrized(w):
     """(..., 2, ny, nx) -> (..., 3, ny, nx): d_y w_y, d_x w_x and the mixed part, for Frobenius lengths."""
     wy, wx = w[..., 0, :, :], w[..., 1, :, :]
     mixed = (backward_difference(wy, -1) + backward_difference(wx, -2)) / 2**0.5
     return jnp.stack([backward_difference(wy, -2), backward_difference(wx, -1), mixed], axis=-3)
 
 
-def _symmetrised_adjoint(q):
+def _symmetrized_adjoint(q):
     yy, xx, mixed = q[..., 0, :, :], q[..., 1, :, :], q[..., 2, :, :] / 2**0.5
     wy = backward_difference_adjoint(yy, -2) + backward_difference_adjoint(mixed, -1)
     wx = backward_difference_adjoint(xx, -1) + backward_difference_adjoint(mixed, -2)
@@ -358,7 +358,7 @@ def _check_image(name: str, A: LinearOperator) -> None:
         raise ValueError(f"{name}: A must act on images (ny, nx), found in_shape {A.in_shape}")
 
 
-def _regularised(name, A, y, prox, iterations, key, size=lambda back: jnp.max(jnp.abs(back))):
+def _regularized(name, A, y, prox, iterations, key, size=lambda back: jnp.max(jnp.abs(back))):
     """Least squares plus the term of ``prox``, whose weight is relative to ``size(A.H(y))``."""
 
     def solve(A, data, back, unit):

@@ -55,7 +55,7 @@ def test_every_view_holds_the_mass_of_the_image_where_the_beam_is_parallel(probl
 
 
 def test_a_turned_ellipse_is_where_it_should_be():
-    # A long ellipse at 45 degrees, up and to the right of the centre: row 0 is at the top.
+    # A long ellipse at 45 degrees, up and to the right of the center: row 0 is at the top.
     image = rasterize(
         [Ellipsoid(1.0, np.array([3.0, 3, 0]), np.array([4.0, 1, 1]), math.pi / 4)], (16, 16), 1.0
     )

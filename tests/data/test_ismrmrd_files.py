@@ -118,7 +118,7 @@ def test_the_components_of_a_trajectory_belong_to_the_axes_of_the_image(tmp_path
 
 
 def test_lines_go_where_counters_and_limits_put_them(tmp_path):
-    """Partial Fourier: the centre of k-space has counter 1 and goes to column 3 of 6; slices in any order."""
+    """Partial Fourier: the center of k-space has counter 1 and goes to column 3 of 6; slices in any order."""
     lines = {(s, e): values((2, 8), 10 * s + e) for s in (4, 2) for e in (3, 0, 1)}
     path = write(
         tmp_path / "a.h5", [acquisition(d, e, slice=s) for (s, e), d in lines.items()], header(center=1)
@@ -132,7 +132,7 @@ def test_lines_go_where_counters_and_limits_put_them(tmp_path):
     np.testing.assert_array_equal(read.mask, [[0, 0, 1, 1, 0, 1]] * 2)
 
 
-def test_a_short_readout_has_its_centre_in_the_middle(tmp_path):
+def test_a_short_readout_has_its_center_in_the_middle(tmp_path):
     data = values((1, 5))
     read = read_ismrmrd(write(tmp_path / "a.h5", [acquisition(data, center_sample=1)]))
     np.testing.assert_array_equal(read.kspace[0, 0, 3:8, 0], data[0])
@@ -216,7 +216,7 @@ UNSUPPORTED = {
     "column": ([acquisition(LINE, 6)], {}, r"data\[0\].*step_1 from 0 to 5, found 6"),
     "second step": ([acquisition(LINE, step_2=1)], {}, r"step_2 from 0 to 0, found 1"),
     "long readout": ([acquisition(LINE)], {"readout": 6}, "6 samples of the encoded matrix, found 8"),
-    "off centre": ([acquisition(LINE[:, :5], center_sample=5)], {}, "center_sample 5"),
+    "off center": ([acquisition(LINE[:, :5], center_sample=5)], {}, "center_sample 5"),
     "no trajectory": ([acquisition(LINE)], {"trajectory": "radial"}, "header calls 'radial'"),
     "some trajectory": ([acquisition(LINE), acquisition(LINE, trajectory=PATH2)], {}, r"\[0, 2\] components"),
     "third component": ([acquisition(LINE, trajectory=PATH3)], {}, "third component of zeros"),

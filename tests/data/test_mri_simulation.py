@@ -77,7 +77,7 @@ def test_unmeasured_samples_and_padded_coils_are_zero(cohort):
         np.testing.assert_allclose(power, 1, atol=1e-4)
 
 
-def test_normalisation_comes_from_the_measurement_and_is_undone_by_scale(cohort):
+def test_normalization_comes_from_the_measurement_and_is_undone_by_scale(cohort):
     for e in clients(cohort.test):
         combined = np.abs(np.sum(np.conj(e["coil_maps"]) * ifft2c(e["kspace"]), axis=1))
         for volume in set(e["volume"].tolist()):
@@ -157,7 +157,7 @@ def test_a_site_does_not_depend_on_the_other_sites():
 
 
 @given(st.integers(1, 8), st.integers(3, 12), st.floats(0, 0.99))
-def test_size_skew_is_realised_and_keeps_the_total(sites, mean, skew):
+def test_size_skew_is_realized_and_keeps_the_total(sites, mean, skew):
     sizes = site_sizes(sites * mean, sites, skew)
     assert sum(sizes) == sites * mean and min(sizes) >= 3
     assert list(sizes) == sorted(sizes, reverse=True)
@@ -165,7 +165,7 @@ def test_size_skew_is_realised_and_keeps_the_total(sites, mean, skew):
         assert abs(sizes[0] - (1 + skew) * mean) <= 1 and abs(sizes[-1] - (1 - skew) * mean) <= 1
 
 
-def test_label_skew_is_realised():
+def test_label_skew_is_realized():
     for skew, low, high in ((0.0, 0.5, 0.5), (1.0, 0.1, 0.9)):
         sites = simulated_mri_sites(5, 40, size_skew=0.0, label_skew=skew)
         prevalences = [site.prevalence for site in sites]
@@ -229,7 +229,7 @@ def test_anatomies_are_fractions_with_lesions_inside_plausible_tissue(kind, seed
 
 
 @pytest.mark.slow
-def test_neighbouring_slices_resemble_each_other_more_than_patients_do():
+def test_neighboring_slices_resemble_each_other_more_than_patients_do():
     volumes = [patient(HEAD, index=i, slices=4).reconstruction_rss.reshape(4, -1) for i in range(3)]
     within = [np.corrcoef(v)[0, 1] for v in volumes]
     between = [np.corrcoef(a[0], b[0])[0, 1] for a in volumes for b in volumes if a is not b]
@@ -294,13 +294,13 @@ def test_coil_fields_follow_the_field_of_a_loop_on_its_axis():
 
 
 def test_contrasts_are_those_of_the_sequences():
-    t1 = {name: tissue_signal(TISSUES[name], HEAD) for name in ("fat", "white", "grey", "csf", "air", "bone")}
-    assert t1["fat"] > t1["white"] > t1["grey"] > t1["csf"] > t1["air"] == 0
+    t1 = {name: tissue_signal(TISSUES[name], HEAD) for name in ("fat", "white", "gray", "csf", "air", "bone")}
+    assert t1["fat"] > t1["white"] > t1["gray"] > t1["csf"] > t1["air"] == 0
     t2_site = dataclasses.replace(HEAD, repetition_time=4500, echo_time=95)
     t2 = {name: tissue_signal(TISSUES[name], t2_site) for name in t1}
-    assert t2["csf"] > t2["grey"] > t2["white"] > t2["bone"]
+    assert t2["csf"] > t2["gray"] > t2["white"] > t2["bone"]
     flair = dataclasses.replace(HEAD, repetition_time=9000, echo_time=110, inversion_time=2500)
-    assert tissue_signal(TISSUES["csf"], flair) < 0.3 * tissue_signal(TISSUES["grey"], flair)
+    assert tissue_signal(TISSUES["csf"], flair) < 0.3 * tissue_signal(TISSUES["gray"], flair)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Tiny models as pure functions: quadratics with closed forms, and a regression with batch normalisation."""
+"""Tiny models as pure functions: quadratics with closed forms, and a regression with batch normalization."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ QUAD = Task(
     loss=_quad_loss,
     metrics=_quad_metrics,
     predict=lambda params, stats, batch: jnp.broadcast_to(params["w"], batch["b"].shape),
-    normalisation=Variables({"w": False}, {}),
+    normalization=Variables({"w": False}, {}),
 )
 
 
@@ -90,7 +90,7 @@ REGRESSION = Task(
     loss=_regression_loss,
     metrics=_regression_metrics,
     predict=lambda params, stats, batch: _regress(params, stats, batch, train=False)[0],
-    normalisation=Variables(
+    normalization=Variables(
         {"dense": False, "norm": {"scale": True, "bias": True}},
         {"mean": True, "var": True, "count": True},
     ),
@@ -125,7 +125,7 @@ PAIR = QUAD._replace(
     loss=_pair_loss,
     metrics=_pair_metrics,
     predict=lambda params, stats, batch: jnp.broadcast_to(params["w"] + params["h"], batch["b"].shape),
-    normalisation=Variables({"w": False, "h": False}, {}),
+    normalization=Variables({"w": False, "h": False}, {}),
 )
 
 A = np.array([1.0, 2.0, 0.5, 3.0], np.float32)

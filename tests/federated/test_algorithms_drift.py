@@ -123,7 +123,7 @@ def test_feddyn_converges_to_the_uniform_optimum(fx):
 
 @pytest.mark.slow
 def test_feddyn_solves_its_local_problem(fx):
-    """theta_i = (a_i b_i + g_i + alpha w) / (a_i + alpha), and with a small alpha the local minimiser."""
+    """theta_i = (a_i b_i + g_i + alpha w) / (a_i + alpha), and with a small alpha the local minimizer."""
     drift = np.array([[0.5, -1.0], [0.0, 2.0], [1.0, 1.0], [-2.0, 0.3]], np.float32)
     for strength, own in ((0.5, drift), (1e-4, np.zeros_like(drift))):
         client = fl.feddyn(fx.quad, optax.sgd(0.25), strength=strength).client
@@ -170,7 +170,7 @@ def simulated_weight(steps, rate, momentum, strength):
 
 
 @pytest.mark.parametrize(("momentum", "strength"), [(0.0, 0.0), (0.9, 0.0), (0.0, 2.0), (0.0, 1e-3)])
-def test_fednova_normaliser_is_that_of_steps_one_by_one(momentum, strength):
+def test_fednova_normalizer_is_that_of_steps_one_by_one(momentum, strength):
     steps = np.arange(9)
     found = gradient_weight(steps.astype(np.float32), RATE, momentum, strength)
     expected = simulated_weight(steps, RATE, momentum, strength)

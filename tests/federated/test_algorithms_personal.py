@@ -123,7 +123,7 @@ def test_leaves_under_names_leaves(fx):
 
 
 def test_fedrep_trains_the_head_and_then_the_body(fx):
-    """Decaying weights and clipping the norm, the optimiser still leaves the frozen leaves bitwise alone."""
+    """Decaying weights and clipping the norm, the optimizer still leaves the frozen leaves bitwise alone."""
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.add_decayed_weights(0.1), optax.sgd(0.5))
     client = fl.fedrep(fx.regression, optimizer, head=HEAD, head_steps=2).client
     data, variables = fx.regression_data(COUNTS), fx.regression.init(jax.random.key(0))

@@ -223,7 +223,7 @@ def private(**changes):
 
 def test_norm_leaves_stay_private_next_to_noise(fx):
     """FedBN and DP-SGD: only w is sent, and both leaves together move by no more than the bound."""
-    task = fx.pair._replace(normalisation=Variables({"w": False, "h": True}, {}))
+    task = fx.pair._replace(normalization=Variables({"w": False, "h": True}, {}))
     data = fx.quad_data(1e6 * fx.a, fx.b, np.full(4, 8))
     for noise in (0.0, 3.0):
         method = private(noise_multiplier=noise, expected_batch_size=8.0)

@@ -1,4 +1,4 @@
-"""Peer-to-peer mixing: means are preserved, distances contract, and only neighbours talk."""
+"""Peer-to-peer mixing: means are preserved, distances contract, and only neighbors talk."""
 
 import itertools
 
@@ -87,8 +87,8 @@ def test_mixing_preserves_the_mean_and_contracts_the_distance(fx, mixing):
         assert after <= second * before * (1 + 1e-5)
     for before, after in itertools.pairwise(found):
         np.testing.assert_allclose(after, matrix @ before, atol=1e-6)
-    neighbours = (matrix > 0).sum(0) - 1
-    np.testing.assert_array_equal(info.bytes_up, 8 * neighbours)
+    neighbors = (matrix > 0).sum(0) - 1
+    np.testing.assert_array_equal(info.bytes_up, 8 * neighbors)
 
 
 def test_an_eigenvector_contracts_exactly_by_its_eigenvalue():

@@ -21,7 +21,7 @@ def train(fx, task, algorithm, data, rounds=5, variables=None, **options):
 
 
 @pytest.mark.slow
-def test_fedbn_without_normalisation_is_fedavg(fx):
+def test_fedbn_without_normalization_is_fedavg(fx):
     variables = Variables({"w": jnp.array([0.3, -0.7])}, {})
     results = [
         train(fx, fx.quad, recipe(fx.quad, optax.sgd(0.05)), fx.quad_data(), variables=variables)
@@ -30,7 +30,7 @@ def test_fedbn_without_normalisation_is_fedavg(fx):
     fx.assert_equal(*results)
 
 
-def test_fedbn_shares_all_but_normalisation(fx):
+def test_fedbn_shares_all_but_normalization(fx):
     data = fx.regression_data(COUNTS)
     algorithm = fl.fedbn(fx.regression, optax.sgd(0.1))
     state, _ = train(fx, fx.regression, algorithm, data, rounds=1)
@@ -64,7 +64,7 @@ def test_unseen_clients_average_only_those_that_trained(fx):
 
 @pytest.mark.slow
 def test_fedbn_beats_fedavg_under_feature_shift(fx):
-    """Two clients with inputs x and 5 x + 3: each with its own normalisation fits both better."""
+    """Two clients with inputs x and 5 x + 3: each with its own normalization fits both better."""
     data = fx.regression_data([32, 32], shift=False)
     x = data.examples["x"]
     data = data._replace(examples={**data.examples, "x": x.at[1].set(5 * x[1] + 3)})

@@ -37,8 +37,8 @@ def pooled_batches(data, rounds, batch_size, epochs):
     return jnp.concatenate(indices), jnp.concatenate(masks)
 
 
-def test_equals_centralised_training_over_the_concatenated_batches(fx, compiled):
-    """Bit for bit, when the optimiser's state travels: two cycles are one run of Adam on pooled data."""
+def test_equals_centralized_training_over_the_concatenated_batches(fx, compiled):
+    """Bit for bit, when the optimizer's state travels: two cycles are one run of Adam on pooled data."""
     task, data, optimizer, variables = fx.quad, varied(fx, COUNTS), optax.adam(0.05), START
     algorithm = fl.fedavg(task, optimizer, keep_optimizer=True)
     round = make_ring_round(algorithm, batch_size=2, epochs=2, carry_optimizer=True)
@@ -99,7 +99,7 @@ CLASSIFICATION = Task(
     loss=_classify,
     metrics=lambda params, stats, batch: {},
     predict=lambda params, stats, batch: _logits(params, batch),
-    normalisation=Variables({"w": False}, {}),
+    normalization=Variables({"w": False}, {}),
 )
 
 

@@ -42,7 +42,7 @@ def test_rates_and_steps_of_each_client_and_round(fx):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["quad", pytest.param("regression", marks=pytest.mark.slow)])
 def test_a_schedule_of_full_work_is_none(fx, name):
-    """Bitwise, with a stateful optimiser and ragged clients."""
+    """Bitwise, with a stateful optimizer and ragged clients."""
     results = []
     task = getattr(fx, name)
     data = fx.regression_data([5, 3, 1]) if name == "regression" else fx.quad_data()

@@ -36,9 +36,9 @@ def with_fault(data, fault):
 
 @functools.cache
 def program(fx, parallel="scan", devices=1):
-    """Three rounds of SCAFFOLD with private normalisation."""
+    """Three rounds of SCAFFOLD with private normalization."""
     algorithm = fl.scaffold(fx.regression, 0.02, reduce=fl.reducers.screen(norm_factor=5.0, min_cosine=0.0))
-    shared = jax.tree.map(lambda own: not own, fx.regression.normalisation)
+    shared = jax.tree.map(lambda own: not own, fx.regression.normalization)
     algorithm = faulty(algorithm._replace(share_mask=shared))
     mesh = fl.client_mesh(jax.devices()[:devices])
     return fx.trajectory(fx.regression, algorithm, 3, mesh=mesh, parallel=parallel, batch_size=4, epochs=1)

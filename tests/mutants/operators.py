@@ -12,9 +12,9 @@ _NUFFT_GRADIENTS = _T + "test_nufft.py::test_gradients_are_those_of_the_direct_s
 _TOEPLITZ = _T + "test_nufft.py::test_toeplitz_of_weights_is_the_weighted_gram"
 _WAVELETS = _T + "test_wavelets.py::test_volumes_are_transformed_along_every_axis"
 _CONVOLUTION = "tests/models/test_convolution.py::test_primitives_equal_plain_jax_in_single"
-_CG = _T + "test_solvers.py::test_cg_solves_the_regularised_system"
+_CG = _T + "test_solvers.py::test_cg_solves_the_regularized_system"
 _LASSO = _T + "test_first_order.py::test_lasso_is_solved"
-_PROX = _T + "test_proximal.py::test_prox_agrees_with_numerical_minimisation"
+_PROX = _T + "test_proximal.py::test_prox_agrees_with_numerical_minimization"
 _TV = _T + "test_reconstruction.py::test_total_variation_denoises_as_chambolle"
 
 _ALGEBRA_PACKAGE = (
@@ -125,12 +125,12 @@ _FOURIER_PACKAGE = (
         (
             "shifted = jnp.fft.ifftshift(image, (-2, -1))",
             "shifted = jnp.fft.fftshift(image, (-2, -1))",
-            _T + "test_fourier.py::test_fft2c_is_the_centred_orthonormal_dft",
+            _T + "test_fourier.py::test_fft2c_is_the_centered_orthonormal_dft",
         ),
         (
             "scale = math.sqrt(math.prod(shifted",
             "scale = 1 / math.sqrt(math.prod(shifted",
-            _T + "test_fourier.py::test_fft2c_is_the_centred_orthonormal_dft",
+            _T + "test_fourier.py::test_fft2c_is_the_centered_orthonormal_dft",
         ),
     ),
     *in_file(

@@ -134,7 +134,7 @@ def test_geometric_compression_is_the_best_at_every_position(scan, readout_axis)
     assert error(compressed) < 0.02 and error(compressed) < error(common)
 
 
-def test_neighbouring_positions_are_aligned(scan):
+def test_neighboring_positions_are_aligned(scan):
     """Over all unitary P, |P A - B|^2 of matrices of v rows is at least 2 v - 2 |A B^H|_nuclear."""
     matrices = np.asarray(gcc(scan, 3)).astype(complex)
     principal = np.linalg.svd(np.moveaxis(np.asarray(ifft2c(scan)), 1, 0)[14])[0][:, :3].conj().T

@@ -139,7 +139,7 @@ def test_loops_have_unit_sensitivity_at_the_origin():
 @given(
     ny=st.integers(1, 6), nx=st.integers(1, 6), coils=st.integers(1, 3), radius=st.sampled_from([0.5, 1.0])
 )
-def test_birdcage_maps_are_normalised_wherever_the_elements_are(ny, nx, coils, radius):
+def test_birdcage_maps_are_normalized_wherever_the_elements_are(ny, nx, coils, radius):
     maps = birdcage((ny, nx), coils, radius)
     assert maps.shape == (coils, ny, nx) and maps.dtype == jnp.complex64
     np.testing.assert_allclose(rss(maps), 1, rtol=1e-5)

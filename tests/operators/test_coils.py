@@ -92,7 +92,7 @@ def test_estimated_maps_are_those_of_the_scanner(coils):
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
 @settings(max_examples=2)
 @given(ny=st.integers(1, 9), nx=st.integers(1, 9), data=st.data())
-def test_maps_are_normalised_and_finite_for_any_data(normal, scale, ny, nx, data):
+def test_maps_are_normalized_and_finite_for_any_data(normal, scale, ny, nx, data):
     block = data.draw(st.integers(1, ny)), data.draw(st.integers(1, nx))
     kspace = np.complex64(scale) * normal((2, 3, ny, nx), np.complex64)
     kspace[:, 2] = 0  # a padded coil
@@ -102,7 +102,7 @@ def test_maps_are_normalised_and_finite_for_any_data(normal, scale, ny, nx, data
         np.testing.assert_array_equal(maps[:, 2], 0)
 
 
-def test_maps_read_only_the_centre(normal):
+def test_maps_read_only_the_center(normal):
     kspace = normal((2, 12, 10), jnp.complex64)
     outside = np.ones((12, 10), bool)
     outside[4:8, 3:7] = False
@@ -110,7 +110,7 @@ def test_maps_read_only_the_centre(normal):
     np.testing.assert_array_equal(estimate_coil_maps(kspace, (4, 4)), estimate_coil_maps(spoiled, (4, 4)))
 
 
-def test_rss_and_combination_agree_on_normalised_maps(normal):
+def test_rss_and_combination_agree_on_normalized_maps(normal):
     maps = smooth_maps(4, (6, 5))
     image = np.abs(normal((3, 1, 6, 5)))
     np.testing.assert_allclose(rss(maps * image), image[:, 0], rtol=1e-5)

@@ -95,7 +95,7 @@ def test_inconsistent_data_give_the_weighted_least_squares_solution(x64, normal)
 
 
 @given(st.integers(0, 1000))
-def test_expectation_maximisation_keeps_counts_and_never_loses_likelihood(seed):
+def test_expectation_maximization_keeps_counts_and_never_loses_likelihood(seed):
     with jax.enable_x64(True):
         A, truth = system(seed)
         mean = flat(A) @ np.ravel(truth)
@@ -120,7 +120,7 @@ def _em_path(A, y):
 
 
 @pytest.mark.slow
-def test_expectation_maximisation_with_background_and_one_subset(x64):
+def test_expectation_maximization_with_background_and_one_subset(x64):
     A, truth = system()
     y = A(truth) + 0.7
     x, _ = run(mlem, A, y, background=0.7, iterations=20_000)
@@ -145,7 +145,7 @@ def test_subsets_of_unequal_structure_give_the_same_as_scanned_ones(x64):
 
 
 @pytest.mark.parametrize("huber", [None, 0.02])
-def test_penalised_weighted_least_squares_is_stationary(huber, x64, normal):
+def test_penalized_weighted_least_squares_is_stationary(huber, x64, normal):
     A, truth = system(2)
     y = A(truth) + 0.1 * normal((6, 8), np.float64)
     weights = jnp.asarray(np.random.default_rng(3).random((6, 8)))

@@ -142,7 +142,7 @@ def test_derivatives_are_right_and_finite_at_tangency(x64):
 
     touching = slope(e, jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([[0.0, 1.0], [0.0, 1.0]]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(touching))
-    # Chord 2 sqrt(r^2 - x^2) at x = 0.6: the derivative along the centre is 2 x / 0.8.
+    # Chord 2 sqrt(r^2 - x^2) at x = 0.6: the derivative along the center is 2 x / 0.8.
     found = slope(e, jnp.array([[0.6, 0.0]]), jnp.array([[0.0, 3.0]]))
     np.testing.assert_allclose(found.center, [[1.5, 0.0]], atol=1e-12)
     np.testing.assert_allclose(found.value, [1.6])

@@ -1,4 +1,4 @@
-"""CT physics and artefacts against closed forms, sampled moments and direct sums."""
+"""CT physics and artifacts against closed forms, sampled moments and direct sums."""
 
 import jax
 import jax.numpy as jnp

@@ -136,8 +136,8 @@ def test_pipe_menon_of_spokes_is_the_ramp(samples):
     assert np.sqrt(np.mean((weights / ramp - 1)[inner] ** 2)) < 0.015
     np.testing.assert_allclose(weights.sum(), np.pi / 4 * N**2, rtol=0.05)
     # Scale: the whole disc around DC has its area.
-    centre = radii(k) < 3.01 / N
-    np.testing.assert_allclose(weights[centre].sum(), ramp[centre].sum(), rtol=0.03)
+    center = radii(k) < 3.01 / N
+    np.testing.assert_allclose(weights[center].sum(), ramp[center].sum(), rtol=0.03)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def problem(x64, normal):
 
 
 def lasso(matrix, y, solver, weight=WEIGHT, **options):
-    """Minimises 1/2 |M x - y|^2 + weight |x|_1 by any solver."""
+    """Minimizes 1/2 |M x - y|^2 + weight |x|_1 by any solver."""
     back, zero = matrix.conj().T @ y, jnp.zeros(matrix.shape[1], matrix.dtype)
 
     def shrink(v, step):

@@ -14,14 +14,14 @@ sizes = st.integers(1, 9)
 
 
 def dft(n):
-    """The centred orthonormal DFT matrix from its definition."""
+    """The centered orthonormal DFT matrix from its definition."""
     k = np.arange(n) - n // 2
     return np.exp(-2j * np.pi * np.outer(k, k) / n) / np.sqrt(n)
 
 
 @settings(max_examples=8)
 @given(ny=sizes, nx=sizes, seed=st.integers(0, 99))
-def test_fft2c_is_the_centred_orthonormal_dft(normal, ny, nx, seed):
+def test_fft2c_is_the_centered_orthonormal_dft(normal, ny, nx, seed):
     x = normal((2, ny, nx), np.complex64, seed)
     expected = dft(ny) @ np.asarray(x) @ dft(nx).T
     kspace, back = jax.jit(lambda x: (fft2c(x), ifft2c(fft2c(x))))(x)

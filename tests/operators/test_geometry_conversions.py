@@ -77,7 +77,7 @@ def test_astra_cylinder(x64):
     assert converted["type"] == "cyl_cone_vec"
     source, center, u, v, radius = np.split(converted["Vectors"], [3, 6, 9, 12], axis=1)
     np.testing.assert_allclose(radius, 16)
-    # Element (i, j): the centre turned about the axis through the source, by arc length over radius.
+    # Element (i, j): the center turned about the axis through the source, by arc length over radius.
     points, directions = geometry.rays(np.arange(6), np.arange(9))
     radial = (center - source) * [1, 1, 0]
     for i, j in ((0, 0), (5, 3), (2, 8)):
@@ -127,7 +127,7 @@ def test_tigre_places_source_and_detector_there(x64, kind):
         same(back, geometry)
 
 
-def test_tigre_parallel_offsets_become_the_centre_of_rotation(x64):
+def test_tigre_parallel_offsets_become_the_center_of_rotation(x64):
     geometry = ParallelBeam3D(ANGLES, (6, 9), (1.2, 0.8), **SHIFT)
     geo = to_tigre(geometry)
     assert geo["COR"] == pytest.approx(1.0) and not geo["offDetector"].any()
@@ -198,7 +198,7 @@ def test_dicom_ct_pd(x64):
     mirror = np.array([-1, 1, 1])
     source = np.stack([-595 * np.sin(PHI), 595 * np.cos(PHI), SCAN["DetectorFocalCenterAxialPosition"]], -1)
     np.testing.assert_allclose(points[:, 0, 0] * mirror, source, atol=1e-6)
-    # The central element sees the isocentre at the distance of the detector.
+    # The central element sees the isocenter at the distance of the detector.
     central, next_one = np.asarray(directions[:, 0, 0] * mirror), np.asarray(directions[:, 0, 1] * mirror)
     np.testing.assert_allclose(central, -source * [1, 1, 0] * 1085.6 / 595, atol=1e-6)
     along = np.stack([np.cos(PHI), np.sin(PHI), 0 * PHI], -1)

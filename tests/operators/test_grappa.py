@@ -32,7 +32,7 @@ def error(found, expected):
 
 
 def reference(kspace, mask, kernel_shape, l2):
-    """One dense regularised least-squares problem per missing sample, by loops."""
+    """One dense regularized least-squares problem per missing sample, by loops."""
     coils, ny, nx = kspace.shape
     (ky, kx), filled = kernel_shape, kspace * mask
     ry, rx = ky // 2, kx // 2

@@ -37,7 +37,7 @@ invert = jax.jit(nlinv, static_argnums=2)
 
 @functools.cache
 def scan():
-    """Exact k-space, image and maps (sum |S|^2 = 1); odd sizes have a pixel in the centre."""
+    """Exact k-space, image and maps (sum |S|^2 = 1); odd sizes have a pixel in the center."""
     rng = np.random.default_rng(3)
     coefficients = rng.normal(size=(COILS, 3, 3)) + 1j * rng.normal(size=(COILS, 3, 3))
     coefficients[:, 1, 1] *= 2
@@ -97,7 +97,7 @@ def map_errors(maps):
 
 
 @pytest.mark.slow
-def test_cartesian_undersampling_with_a_narrow_centre():
+def test_cartesian_undersampling_with_a_narrow_center():
     kspace, _, truth = scan()
     mask = np.asarray(equispaced_mask(SHAPE[1], 3, 0.22))
     assert mask.sum() < 20
@@ -107,7 +107,7 @@ def test_cartesian_undersampling_with_a_narrow_centre():
     assert np.median(map_errors(maps)) < 0.03 and np.quantile(map_errors(maps), 0.95) < 0.12
     error = image_error(image)
     assert error < 0.04 and error < 0.25 * image_error(rss(F.H(measured)))
-    # Maps from the same centre leave aliases; the true maps are what an estimate strives for.
+    # Maps from the same center leave aliases; the true maps are what an estimate strives for.
     sense = jax.jit(lambda maps: cg_sense(SENSE(F, maps), measured, l2=1e-3))
     assert error < 0.5 * image_error(sense(estimate_coil_maps(measured, (8, 8))))
     assert error < 3 * image_error(sense(truth.astype(np.complex64)))

@@ -14,7 +14,7 @@ ACCELERATIONS = [(4, 0.08), (8, 0.04)]
 
 
 def fastmri_center(columns, fraction):
-    """The centre columns as fastMRI places them."""
+    """The center columns as fastMRI places them."""
     count = round(columns * fraction)
     start = (columns - count + 1) // 2
     return np.arange(start, start + count)
@@ -41,7 +41,7 @@ def test_random_mask_meets_the_acceleration_on_average(columns, choice):
     masks = np.asarray(jax.vmap(lambda k: random_mask(k, columns, acceleration, fraction))(keys))
     center = fastmri_center(columns, fraction)
     assert masks[:, center].all()
-    # Lines off the centre are independent, of equal probability: a binomial count.
+    # Lines off the center are independent, of equal probability: a binomial count.
     free = np.delete(masks, center, axis=1)
     probability = (columns / acceleration - len(center)) / (columns - len(center))
     spread = np.sqrt(probability * (1 - probability))
@@ -66,7 +66,7 @@ def test_poisson_disc(shape, acceleration, block, seed):
     outside[np.ix_(*center)] = 0
     points = np.argwhere(outside)
     squared = ((points[:, None] - points[None]) ** 2).sum(-1) + 10**6 * np.eye(len(points), dtype=int)
-    # Random points of this density would have neighbours at distance one; the density is uniform.
+    # Random points of this density would have neighbors at distance one; the density is uniform.
     free = mask.size - len(center[0]) * len(center[1])
     # Saturated random discs cover 0.547 of the plane; the last ones that fit may stay unused.
     assert squared.min() >= 0.4 * free / len(points)

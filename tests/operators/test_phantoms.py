@@ -31,7 +31,7 @@ def test_bessel_j1(double):
 
 
 def test_rasterize_areas_and_orientation():
-    # The mass of an image is the area of the ellipse times its value; its centroid is the centre.
+    # The mass of an image is the area of the ellipse times its value; its centroid is the center.
     image = np.asarray(rasterize(Ellipses(*ONE), (120, 90), (2.0, 1.8), supersample=6))
     height, width = 2.0 / 120, 1.8 / 90
     np.testing.assert_allclose(image.sum() * height * width, 1.7 * np.pi * 0.4 * 0.15, rtol=2e-3)

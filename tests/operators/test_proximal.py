@@ -1,4 +1,4 @@
-"""Proximal maps against closed forms, optimality conditions and numerical minimisation."""
+"""Proximal maps against closed forms, optimality conditions and numerical minimization."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ MAPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPS)
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-def test_prox_is_the_minimiser(kind, dtype, x64, normal):
+def test_prox_is_the_minimizer(kind, dtype, x64, normal):
     """No point is better, near or far; and for the subgradient p = v - x: g(z) >= g(x) + <p, z - x>."""
     prox, g = MAPS[kind]
     v, threshold = normal((4, 3), dtype), 0.6
@@ -88,7 +88,7 @@ def test_prox_is_the_minimiser(kind, dtype, x64, normal):
 
 
 @pytest.mark.parametrize("kind", MAPS)
-def test_prox_agrees_with_numerical_minimisation(kind, x64, normal):
+def test_prox_agrees_with_numerical_minimization(kind, x64, normal):
     prox, g = MAPS[kind]
     v, threshold = normal((4, 3), np.float64, seed=5), 0.4
 

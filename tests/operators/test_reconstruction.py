@@ -1,4 +1,4 @@
-"""Reconstructions against closed forms, optimality conditions and independent minimisers."""
+"""Reconstructions against closed forms, optimality conditions and independent minimizers."""
 
 import functools
 
@@ -313,7 +313,7 @@ def test_total_variation_denoises_as_chambolle(normal):
     noisy = image + 0.1 * normal(image.shape)
     A, weight = Identity(image.shape), 0.05
     x = jax.jit(total_variation, static_argnames="iterations")(A, noisy, weight, iterations=300)
-    # skimage minimises 1/2 |x - y|^2 + weight * TV(x) as well.
+    # skimage minimizes 1/2 |x - y|^2 + weight * TV(x) as well.
     reference = denoise_tv_chambolle(noisy, weight=weight, eps=1e-9, max_num_iter=3000)
     ours, theirs = objective(A, noisy, weight, x), objective(A, noisy, weight, reference)
     assert ours <= theirs * (1 + 1e-4)

@@ -33,7 +33,7 @@ def coefficients():
 
 
 def maps_at(y, x):
-    """The maps at positions in fields of view from the centre: (coils, *positions)."""
+    """The maps at positions in fields of view from the center: (coils, *positions)."""
     waves = [np.exp(2j * np.pi * np.multiply.outer(np.arange(-1, 2), t)) for t in (y, x)]
     maps = np.einsum("cpq,p...,q...->c...", coefficients(), *waves)
     return maps / np.sqrt((np.abs(maps) ** 2).sum(0))
@@ -53,7 +53,7 @@ def textured_body(details=40):
 
 @functools.cache
 def scan(body=BODY, shape=SHAPE):
-    """Exact k-space of a body seen by the unnormalised maps; odd sizes have a pixel in the centre."""
+    """Exact k-space of a body seen by the unnormalized maps; odd sizes have a pixel in the center."""
     large = tuple(n + 2 for n in shape)
     body = np.asarray(ellipse_kspace(body, large)) * math.sqrt(math.prod(shape) / math.prod(large))
     kspace = sum(
@@ -248,7 +248,7 @@ def test_any_scale_and_padded_coils_are_finite(normal, scale):
         np.testing.assert_array_equal(sensitivities, 0)
 
 
-def test_espirit_reads_only_the_centre(normal):
+def test_espirit_reads_only_the_center(normal):
     kspace = normal((3, 8, 7), np.complex64)
     spoiled = np.full_like(kspace, 100)
     spoiled[:, 1:7, 1:6] = kspace[:, 1:7, 1:6]

@@ -63,9 +63,9 @@ def test_slabs_on_two_devices(mesh, normal, model):
     volume, target = normal(shape, np.float32), normal(geometry.shape, np.float32)
 
     def one_slab(planes, target):
-        centre = ((jax.lax.axis_index("parts") + 0.5) * slab[0] - shape[0] / 2) * pixel
+        center = ((jax.lax.axis_index("parts") + 0.5) * slab[0] - shape[0] / 2) * pixel
         A = Radon(
-            dataclasses.replace(geometry, axial_offset=geometry.axial_offset - centre),
+            dataclasses.replace(geometry, axial_offset=geometry.axial_offset - center),
             slab,
             pixel,
             model=model,

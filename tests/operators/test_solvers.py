@@ -15,7 +15,7 @@ def sense(normal, dtype=np.complex64, shape=(6, 5)):
 
 
 @pytest.mark.parametrize("dtype", [np.complex128, np.float64])
-def test_cg_solves_the_regularised_system(dtype, x64, normal, dense_matrix):
+def test_cg_solves_the_regularized_system(dtype, x64, normal, dense_matrix):
     matrix = normal((12, 8), dtype)
     b = normal((8,), dtype, seed=1)
     expected = np.linalg.solve(matrix.conj().T @ matrix + 0.3 * np.eye(8), b)

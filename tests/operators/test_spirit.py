@@ -51,7 +51,7 @@ def test_spirit_is_a_convolution_of_kspace(normal, assert_linear_operator, doubl
 
 
 @pytest.mark.parametrize("l2", [1e-6, 0.1])
-def test_kernel_is_the_regularised_regression_on_all_neighbours(l2, x64, normal):
+def test_kernel_is_the_regularized_regression_on_all_neighbors(l2, x64, normal):
     block = normal((2, 3, 7, 8), complex)
     found = spirit_kernel(block, (3, 3), l2)
     for calibration, kernel in zip(block, found, strict=True):

@@ -264,7 +264,7 @@ def test_spirals_keep_the_limits_and_use_them(interleaves, matrix, fov, gradient
 @pytest.mark.slow
 @pytest.mark.parametrize("density", [(1.0, 1.0), (2.0, 0.5)])
 def test_distance_of_spiral_turns(density):
-    """Along a ray, neighbouring turns of all interleaves are 1 / (density(|k|) matrix) apart."""
+    """Along a ray, neighboring turns of all interleaves are 1 / (density(|k|) matrix) apart."""
     interleaves, matrix = 4, 32
     k = np.asarray(
         spiral_trajectory(interleaves, matrix, field_of_view=0.2, density=density, **SYSTEM), np.float64

@@ -71,7 +71,7 @@ def topologies(fx, mesh):
 
 
 def scores(fx, mesh):
-    """Name -> what evaluation finds of clients that keep their own normalisation."""
+    """Name -> what evaluation finds of clients that keep their own normalization."""
     algorithm, data = make(fx, "fedbn"), clients(fx)
     placed = fl.place(data, mesh)
     state = fl.init_state(algorithm, fx.regression.init(jax.random.key(0)), data, mesh)

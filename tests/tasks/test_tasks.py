@@ -99,7 +99,7 @@ TASKS = {
 
 
 def filled(task, seed=0):
-    """Random parameters and positive statistics; no initialiser to compile."""
+    """Random parameters and positive statistics; no initializer to compile."""
     rng, shapes = np.random.default_rng(seed), jax.eval_shape(task.init, jax.random.key(0))
     draw = [
         jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype) * 0.3, part) for part in shapes
@@ -155,9 +155,9 @@ def test_structure_of_the_task(name):
     task, batch = TASKS[name]
     task, batch = task(), batch()
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    assert jax.tree.structure(task.normalisation) == jax.tree.structure(shapes)
-    assert all(jax.tree.leaves(task.normalisation.stats)) and jax.tree.leaves(shapes.stats)
-    marked = jax.tree.leaves(task.normalisation.params)
+    assert jax.tree.structure(task.normalization) == jax.tree.structure(shapes)
+    assert all(jax.tree.leaves(task.normalization.stats)) and jax.tree.leaves(shapes.stats)
+    marked = jax.tree.leaves(task.normalization.params)
     assert any(marked) and not all(marked)
     prediction = jax.eval_shape(task.predict, *shapes, batch)
     assert prediction.shape[0] == 3 and prediction.dtype == np.float32
@@ -181,10 +181,10 @@ def test_missing_keys_are_named():
         jax.eval_shape(task.loss, *filled(task), image_batch(), jax.random.key(0))
 
 
-def test_statistics_are_empty_without_batch_normalisation():
+def test_statistics_are_empty_without_batch_normalization():
     task = segmentation_task(UNet(2, 1), image_batch())
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    assert shapes.stats == {} and task.normalisation.stats == {}
+    assert shapes.stats == {} and task.normalization.stats == {}
     assert jax.eval_shape(task.loss, *shapes, image_batch(), jax.random.key(0))[1][0] == {}
 
 

@@ -89,7 +89,7 @@ def stack_clients(clients: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
 
 
 def pool(data: ClientData, name: str = "pooled") -> ClientData:
-    """Puts the valid examples of all clients into one client, in client order (centralised training).
+    """Puts the valid examples of all clients into one client, in client order (centralized training).
 
     The entry ``"volume"``, where there is one, is renumbered so that volumes of different clients stay
     different. Nothing else changes.

@@ -22,7 +22,7 @@ def mri_examples(
     coils: int | None = None,
     segmentation: Array | None = None,
 ) -> dict[str, Array]:
-    """Examples of one volume, one for each slice, normalised.
+    """Examples of one volume, one for each slice, normalized.
 
     ``scale`` is the 99th percentile of the magnitude of the zero-filled coil combination over the whole
     volume: it is made of the measurement alone. Everything that is an image or k-space is divided by it.
@@ -38,7 +38,7 @@ def mri_examples(
     Returns:
       A dict of numpy arrays with a leading slice axis: ``kspace`` (coils, ny, nx) complex64; ``mask``
       (ny, nx) float32; ``coil_maps`` (coils, ny, nx) complex64, estimated from the calibration block of
-      ``kspace``; ``target`` (ny, nx) float32; ``scale`` () float32, physical = normalised * scale;
+      ``kspace``; ``target`` (ny, nx) float32; ``scale`` () float32, physical = normalized * scale;
       ``data_range`` () float32, the largest value of ``target`` in the volume; ``volume`` () int32, zero; and
       ``segmentation`` (ny, nx) float32 and ``label`` () int32 when there is a segmentation.
 
@@ -90,7 +90,7 @@ def _estimate(kspace: jax.Array, calibration_shape: tuple[int, int]) -> tuple[ja
 
 
 def center_columns(columns: int, center_fraction: float) -> int:
-    """Number of columns of the fully sampled centre, as the masks of `operators` round it; at least 1."""
+    """Number of columns of the fully sampled center, as the masks of `operators` round it; at least 1."""
     return max(round(columns * center_fraction), 1)
 
 
@@ -111,14 +111,14 @@ def resize_kspace(kspace: Array, matrix: tuple[int, int]) -> Array:
 
 
 def to_native(image: jax.Array, native_shape: tuple[int, int], scale: jax.Array | float) -> jax.Array:
-    """Takes a normalised image from the common grid back to the matrix and unit of its scanner.
+    """Takes a normalized image from the common grid back to the matrix and unit of its scanner.
 
     Exact for complex images whose k-space is zero outside the native matrix, as those of padded measurements
     are: the result is the orthonormal inverse transform of the native k-space. Magnitudes are not
     band-limited: take them afterwards.
 
     Args:
-      image: ``(..., ny, nx)`` on the common grid, normalised.
+      image: ``(..., ny, nx)`` on the common grid, normalized.
       native_shape: (ny, nx) of the scanner's k-space.
       scale: the example's ``scale``, ``()`` or broadcastable to ``image``.
 

@@ -13,7 +13,7 @@ text. Every dimension has its meaning; `DIMENSIONS` names them in order:
   BATCH              examples
 
 In fedrecon the rows of an image (ny) are READ and the columns (nx) PHS1: the layout of fastMRI, in which
-masks select columns. BART's centred unitary transforms, ``fft -u`` and ``nufft``, are then those of
+masks select columns. BART's centered unitary transforms, ``fft -u`` and ``nufft``, are then those of
 `operators`.
 
 Reference: Uecker et al., "Berkeley Advanced Reconstruction Toolbox", Proc. ISMRM 23:2486, 2015.

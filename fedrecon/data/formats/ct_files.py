@@ -24,7 +24,7 @@ class Sinogram:
     Attributes:
       values: float32 ``(..., views, detectors)``, dimensionless line integrals.
       angles: float64 ``(views,)`` in radians.
-      detector_spacing: distance of neighbouring detector elements, in ``unit``.
+      detector_spacing: distance of neighboring detector elements, in ``unit``.
       unit: of all lengths, ``"mm"`` or ``"pixel"``.
       axis_offset: position of the projected rotation axis along the detector, in ``unit``.
       source_distance: of the source from the rotation axis; None for parallel beams.
@@ -137,17 +137,17 @@ def read_tomography(path: str | os.PathLike) -> Sinogram:
             )
         attributes = read_attributes(file)
         spacing = _number(path, attributes, "detector_pixel", positive=True)
-        centre = _number(path, attributes, "rotation_centre_pixel")
-    if not 0 <= centre <= detectors - 1:
+        center = _number(path, attributes, "rotation_centre_pixel")
+    if not 0 <= center <= detectors - 1:
         raise DataError(
-            path, "@rotation_centre_pixel", f"an element from 0 to {detectors - 1}", f"{centre:.6g}"
+            path, "@rotation_centre_pixel", f"an element from 0 to {detectors - 1}", f"{center:.6g}"
         )
     return Sinogram(
         values=values,
         angles=angles,
         detector_spacing=spacing,
         unit="pixel",
-        axis_offset=(centre - (detectors - 1) / 2) * spacing,
+        axis_offset=(center - (detectors - 1) / 2) * spacing,
         raw=raw,
         white=white,
         dark=dark,

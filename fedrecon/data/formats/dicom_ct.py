@@ -22,7 +22,7 @@ class DicomSlices:
     Attributes:
       hounsfield: float32 ``(slices, ny, nx)``, values after rescaling.
       spacing: ``(z, y, x)`` in mm; z is the slice thickness where there is one slice.
-      positions: float64 ``(slices, 3)``, centre of the first pixel in the patient's coordinates, mm.
+      positions: float64 ``(slices, 3)``, center of the first pixel in the patient's coordinates, mm.
       orientation: float64 ``(2, 3)``, unit vectors along a row (x) and along a column (y).
       manufacturer: as the file states it, else empty.
     """
@@ -38,20 +38,20 @@ class DicomSlices:
 class DicomProjections:
     """Measured projections and their geometry, as the DICOM-CT-PD header states it.
 
-    The focal centre of view v lies at ``(-d sin a, d cos a)`` in the plane across the rotation axis, a being
+    The focal center of view v lies at ``(-d sin a, d cos a)`` in the plane across the rotation axis, a being
     ``angles[v]`` and d ``source_distance[v]``: the view's angle in the conventions of `operators` is
     ``a + pi``. Lengths are in mm, angles in radians.
 
     Attributes:
       values: float32 ``(views, rows, columns)`` line integrals, corrected by the scanner.
-      angles: float64 ``(views,)`` of the focal centre.
-      axial_positions: float64 ``(views,)`` of the focal centre along the rotation axis.
-      source_distance: float64 ``(views,)`` of the focal centre from the rotation axis.
-      source_detector_distance: float64 ``(views,)`` from the focal centre to the detector.
-      shifts: float64 ``(views, 3)``, by which the focal spot differs from its centre (flying focal spot):
+      angles: float64 ``(views,)`` of the focal center.
+      axial_positions: float64 ``(views,)`` of the focal center along the rotation axis.
+      source_distance: float64 ``(views,)`` of the focal center from the rotation axis.
+      source_detector_distance: float64 ``(views,)`` from the focal center to the detector.
+      shifts: float64 ``(views, 3)``, by which the focal spot differs from its center (flying focal spot):
         angle, axial position, distance from the axis.
       detector_shape: ``"CYLINDRICAL"``, ``"SPHERICAL"`` or ``"FLAT"``.
-      spacing: (row, column) distance of neighbouring elements on the detector.
+      spacing: (row, column) distance of neighboring elements on the detector.
       central_element: (row, column), the element, counted from 0 with a fraction, that the ray through the
         rotation axis meets.
       photons: float64 ``(views, columns)`` number of photons of a ray without object; None when not stated.

@@ -21,7 +21,7 @@ class FastMRIVolume:
     """One volume of multi-coil Cartesian k-space.
 
     Attributes:
-      kspace: complex64 ``(slices, coils, ny, nx)``, centred, orthonormal; samples not measured are zero.
+      kspace: complex64 ``(slices, coils, ny, nx)``, centered, orthonormal; samples not measured are zero.
       mask: bool ``(nx,)`` (columns) or ``(ny, nx)``, True where measured; None when all samples are.
       reconstruction_rss: float32 ``(slices, height, width)``, root-sum-of-squares reference, whose height and
         width may be a crop; None when there is none.

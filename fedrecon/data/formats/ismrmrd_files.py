@@ -20,7 +20,7 @@ from fedrecon.data.formats.hdf5 import DataError, open_hdf5
 from fedrecon.data.formats.ismrmrd import EncodingSpace, ISMRMRDHeader, parse_ismrmrd_header
 
 NOISE, CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
-# Navigators, phase correction, feedback, dummy and coil correction scans, phase stabilisation.
+# Navigators, phase correction, feedback, dummy and coil correction scans, phase stabilization.
 _OTHER = (23, 24, 26, 27, 28, 29, 30, 31)
 _COMPRESSED = (53, 54, 55, 56)
 _COUNTERS = ("contrast", "phase", "repetition", "set")
@@ -33,8 +33,8 @@ class RawMeasurement:
 
     Attributes:
       kspace: complex64. Cartesian: ``(slices, coils, ny, nx)``, or ``(slices, coils, nz, ny, nx)`` with a
-        second phase encoding; centred, zero where not measured, the mean where measured repeatedly. Otherwise
-        ``(slices, coils, spokes, samples)``, spokes in the order of measurement.
+        second phase encoding; centered, zero where not measured, the mean where measured repeatedly.
+        Otherwise ``(slices, coils, spokes, samples)``, spokes in the order of measurement.
       image_shape: ``(ny, nx)`` or ``(nz, ny, nx)`` of the images.
       mask: bool, ``(slices, nx)`` or ``(slices, nz, nx)``: which phase encodings were measured; None with a
         trajectory.
@@ -308,7 +308,7 @@ class _Grid:
 
 
 def _crop_readout(kspace: np.ndarray, kept: int) -> np.ndarray:
-    """Crops the image along the last axis of k-space around its centre N // 2."""
+    """Crops the image along the last axis of k-space around its center N // 2."""
     start = kspace.shape[-1] // 2 - kept // 2
     image = np.fft.ifft(np.fft.ifftshift(kspace, -1), norm="ortho")
     image = np.fft.ifftshift(np.fft.fftshift(image, -1)[..., start : start + kept], -1)

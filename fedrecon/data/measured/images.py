@@ -83,7 +83,7 @@ def load_measured_images(
 def load_measured_retina(
     data_dir: str | os.PathLike, *, size: int | None = None, fractions: tuple = FRACTIONS, seed: int = 0
 ) -> Cohort:
-    """Loads colour photographs of the retina with expert masks of the vessels from three sites.
+    """Loads color photographs of the retina with expert masks of the vessels from three sites.
 
     The manifest ``retina`` by `load_measured_images`: images of three channels and a ``segmentation``. Both
     eyes of a child are one patient. ``size`` None is 256 in the public file.

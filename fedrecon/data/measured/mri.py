@@ -64,13 +64,13 @@ def load_measured_mri_cohort(
     """Loads the scanners of the manifest ``mri`` as one cohort on a common grid.
 
     Every fully sampled slice is undersampled along its columns (phase encoding) with random masks drawn on
-    its own matrix. Measurement and reference are then brought to the common grid by centred zero-padding of
+    its own matrix. Measurement and reference are then brought to the common grid by centered zero-padding of
     k-space, which keeps the field of view and is undone by `to_native`; samples outside the native matrix are
     not measured (mask 0). Coils are padded with zeros. The reference is the root of the sum of squares of the
     fully sampled measurement; one volume is one slice under one mask.
 
     Examples are those of `mri_examples` without segmentation, and ``native_shape`` (2,) int32. Physical
-    values of images on the common grid are normalised * scale; those of the scanner's own matrix come from
+    values of images on the common grid are normalized * scale; those of the scanner's own matrix come from
     `to_native`.
 
     Args:
@@ -196,9 +196,9 @@ def _chest_coils(
     y, x = ((np.arange(n) - n // 2) * pixel for n in shape)
     angles = 2 * np.pi * (np.arange(coils) + rng.uniform(0.2, 0.3)) / coils
     reach = rng.uniform(0.97, 1.05, coils) * field_of_view
-    centres = np.stack([0.65 * reach * np.cos(angles), 0.65 * reach * np.sin(angles)], 1)
+    centers = np.stack([0.65 * reach * np.cos(angles), 0.65 * reach * np.sin(angles)], 1)
     radii = np.full(coils, min(0.75 * np.pi / coils, 0.35) * field_of_view)
-    return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centres, radii)))
+    return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centers, radii)))
 
 
 def _example(
@@ -222,7 +222,7 @@ def _example(
     common = resize_kspace(padded, matrix)
     reference = np.asarray(rss(ifft2c(common)))
     block = center_columns(native[1], center_fraction)
-    # Between an odd and an even matrix the centre block moves by one: the samples in both are fully sampled.
+    # Between an odd and an even matrix the center block moves by one: the samples in both are fully sampled.
     block = min(block - (native[1] - matrix[1]) % 2 * (1 - block % 2), matrix[1])
     rows = min(2 * block, native[0] - (native[0] - matrix[0]) % 2, matrix[0])
     example = mri_examples(common[None], mask, reference[None], (rows, max(block, 1)), coils)

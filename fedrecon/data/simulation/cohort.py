@@ -95,7 +95,7 @@ def simulate_mri_cohort(
       sites: number of sites, made by `simulated_mri_sites` from the arguments below, or the sites themselves
         (then ``patients_per_site``, ``acceleration``, ``center_fraction`` and the skews are not used).
       patients_per_site: on average.
-      slices: neighbouring slices of each patient.
+      slices: neighboring slices of each patient.
       image_shape: (ny, nx).
       acceleration: see `MRISite`.
       center_fraction: see `MRISite`.
@@ -196,7 +196,7 @@ def simulate_ct_cohort(
       sites: number of sites, made by `simulated_ct_sites` from the arguments below, or the sites themselves
         (then ``patients_per_site``, ``views``, ``dose`` and the skews are not used).
       patients_per_site: on average.
-      slices: neighbouring slices of each patient.
+      slices: neighboring slices of each patient.
       image_shape: (ny, nx).
       views: see `simulated_ct_sites`.
       dose: see `simulated_ct_sites`.

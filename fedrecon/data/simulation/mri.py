@@ -38,7 +38,7 @@ class MRISite:
       coils: number of receive loops around the body.
       mask: ``"random"`` or ``"equispaced"`` columns, or ``"poisson"`` samples in both directions.
       acceleration: nominal, see `operators.random_mask`, `equispaced_mask` and `poisson_disc_mask`.
-      center_fraction: fraction of the columns in the fully sampled centre.
+      center_fraction: fraction of the columns in the fully sampled center.
       snr: mean signal inside the body (root of the sum of squares over coils) over the standard deviation
         of the real (or imaginary) part of one coil's noise, in the fully sampled image.
       reference_averages: acquisitions averaged for the reference: its noise is smaller by the root of it.
@@ -79,27 +79,27 @@ def tissue_signal(tissue: Tissue, site: MRISite) -> float:
 
 @functools.partial(jax.jit, static_argnames="segments")
 def coil_fields(
-    x: jax.Array, y: jax.Array, centres: jax.Array, radii: jax.Array, segments: int = 24
+    x: jax.Array, y: jax.Array, centers: jax.Array, radii: jax.Array, segments: int = 24
 ) -> jax.Array:
     """Receive fields ``Bx - i By`` of circular loops that face the origin, by the law of Biot and Savart.
 
     Args:
       x: ``(nx,)`` mm.
       y: ``(ny,)`` mm.
-      centres: ``(coils, 2)`` (x, y) of the loops' centres, mm; the loops' axes point to the origin.
+      centers: ``(coils, 2)`` (x, y) of the loops' centers, mm; the loops' axes point to the origin.
       radii: ``(coils,)`` mm; a radius of 0 gives a coil of zeros.
       segments: straight pieces of each loop.
 
     Returns:
-      ``(coils, ny, nx)`` complex64, in the plane z = 0, of unit root-mean-square over the coils in the centre
+      ``(coils, ny, nx)`` complex64, in the plane z = 0, of unit root-mean-square over the coils in the center
       of the grid.
     """
     # Not `operators.mri.loop_field`: these loops cross the image, where a wire 5 mm thick bounds the field.
     turns = 2 * jnp.pi * jnp.arange(segments) / segments
-    distance = jnp.linalg.norm(centres, axis=1, keepdims=True)
-    tangent = jnp.stack([-centres[:, 1], centres[:, 0]], 1) / distance
+    distance = jnp.linalg.norm(centers, axis=1, keepdims=True)
+    tangent = jnp.stack([-centers[:, 1], centers[:, 0]], 1) / distance
     across, up = radii[:, None] * jnp.cos(turns), radii[:, None] * jnp.sin(turns)
-    wire = centres[:, None] + across[..., None] * tangent[:, None]
+    wire = centers[:, None] + across[..., None] * tangent[:, None]
     step_across, step_up = -up, across
 
     def add(total, piece):
@@ -113,7 +113,7 @@ def coil_fields(
         return total + cube * (bx - 1j * by), None
 
     pieces = (wire.swapaxes(0, 1), up.T, step_across.T, step_up.T)
-    start = jnp.zeros((len(centres), len(y), len(x)), jnp.complex64)
+    start = jnp.zeros((len(centers), len(y), len(x)), jnp.complex64)
     fields, _ = jax.lax.scan(add, start, pieces)
     middle = fields[:, len(y) // 2, len(x) // 2]
     return fields / jnp.sqrt(jnp.sum(jnp.abs(middle) ** 2))
@@ -222,7 +222,7 @@ def calibration_shape(site: MRISite, image_shape: tuple[int, int]) -> tuple[int,
 
 
 def fine_grid(image_shape: tuple[int, int], field_of_view: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres (x, y) in mm of the grid of the object, pixel N // 2 at the origin, y falling."""
+    """Pixel centers (x, y) in mm of the grid of the object, pixel N // 2 at the origin, y falling."""
     ny, nx = (OVERSAMPLING * n for n in image_shape)
     return (np.arange(nx) - nx // 2) * field_of_view / nx, (ny // 2 - np.arange(ny)) * field_of_view / ny
 
@@ -231,7 +231,7 @@ def lesion_mask(anatomy: Anatomy) -> np.ndarray:
     """Pixels at least half filled by a lesion, uint8 ``(slices, ny, nx)``, pixel N // 2 at the origin."""
     area = anatomy.fractions[anatomy.tissues.index("lesion")]
     for axis in (-2, -1):
-        # A pixel of the image spans one fine pixel and half of each of its neighbours.
+        # A pixel of the image spans one fine pixel and half of each of its neighbors.
         area = 0.5 * area + 0.25 * (np.roll(area, 1, axis) + np.roll(area, -1, axis))
         area = np.take(area, np.arange(0, area.shape[axis], OVERSAMPLING), axis)
     return (area >= 0.5).astype(np.uint8)
@@ -240,7 +240,7 @@ def lesion_mask(anatomy: Anatomy) -> np.ndarray:
 def _object(
     rng: np.random.Generator, site: MRISite, anatomy: Anatomy, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
-    """Transverse magnetisation (slices, ny, nx), complex64: contrast, texture, transmit field, phase."""
+    """Transverse magnetization (slices, ny, nx), complex64: contrast, texture, transmit field, phase."""
     signals = np.asarray([tissue_signal(t, site) for t in anatomy.properties()], np.float32)
     signals[anatomy.tissues.index("fat")] *= 1 - site.fat_suppression
     grid = Grid(x, y, site.slice_spacing * np.arange(len(anatomy.texture)), float(x[1] - x[0]))
@@ -253,11 +253,11 @@ def _object(
 
 
 def _loops(rng: np.random.Generator, site: MRISite, coils: int) -> tuple[jax.Array, jax.Array]:
-    """Centres (coils, 2) and radii (coils,) of the loops, placed a little differently for each patient."""
+    """Centers (coils, 2) and radii (coils,) of the loops, placed a little differently for each patient."""
     wide, high = (site.field_of_view * f for f in COIL_ELLIPSE[site.anatomy])
     angles = 2 * np.pi * (np.arange(coils) + 0.25) / site.coils + rng.uniform(-0.06, 0.06, coils)
     reach = rng.uniform(0.97, 1.05, coils)
-    centres = np.stack([wide * reach * np.cos(angles), high * reach * np.sin(angles)], 1)
+    centers = np.stack([wide * reach * np.cos(angles), high * reach * np.sin(angles)], 1)
     radius = min(1.15 * np.pi * (wide + high) / 2 / site.coils, 0.5 * high)
     radii = np.where(np.arange(coils) < site.coils, radius, 0.0)
-    return jnp.asarray(centres, jnp.float32), jnp.asarray(radii, jnp.float32)
+    return jnp.asarray(centers, jnp.float32), jnp.asarray(radii, jnp.float32)

@@ -111,7 +111,7 @@ def bulyan(byzantine: int) -> Reducer:
 def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: float = 1e-6) -> Reducer:
     """RFA (Pillutla, Kakade and Harchaoui 2022): smoothed Weiszfeld steps from the weighted mean.
 
-    Minimises ``sum_i p_i ||v - update_i||``, p_i the clients' weights, until the objective changes by less
+    Minimizes ``sum_i p_i ||v - update_i||``, p_i the clients' weights, until the objective changes by less
     than ``tolerance`` relatively, or ``iterations`` are done. Few iterations suffice for mild corruption
     only.
 

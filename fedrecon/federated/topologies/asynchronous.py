@@ -151,7 +151,7 @@ def make_asynchronous_round(
 
     FedBuff (Nguyen et al., AISTATS 2022): each arrival brings the change of the model that its client
     downloaded sigma server steps ago, and counts ``s(sigma)``; after K = ``buffer_size`` arrivals the
-    algorithm's server optimiser steps along ``sum_i w_i s(sigma_i) delta_i / sum_i w_i``, w_i being the
+    algorithm's server optimizer steps along ``sum_i w_i s(sigma_i) delta_i / sum_i w_i``, w_i being the
     algorithm's weights, which the paper has `equal`. Messages are averaged without discount. With ``mixing``
     alpha and one arrival per step it is FedAsync (Xie et al., 2019): ``w <- (1 - alpha s) w + alpha s w_i``.
 

@@ -1,4 +1,4 @@
-"""Peer-to-peer training: every client keeps a model of its own and mixes it with its neighbours'."""
+"""Peer-to-peer training: every client keeps a model of its own and mixes it with its neighbors'."""
 
 import functools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def peer_to_peer(algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
 def metropolis_weights(adjacency: Any) -> np.ndarray:
     """Mixing matrix of an undirected graph, float64 (clients, clients), symmetric and doubly stochastic.
 
-    ``W_ij = 1 / (1 + max(d_i, d_j))`` for neighbours, d being degrees, and the rest on the diagonal
+    ``W_ij = 1 / (1 + max(d_i, d_j))`` for neighbors, d being degrees, and the rest on the diagonal
     (Xiao and Boyd, Syst. Control Lett. 53:65, 2004).
 
     Args:
@@ -54,7 +54,7 @@ def mixing_matrix(mixing: str | Any, clients: int) -> np.ndarray:
     """The fixed matrix that ``mixing`` of `make_gossip_round` stands for, float64 (clients, clients).
 
     Args:
-      mixing: "ring" (each client and its two neighbours, in equal parts), "complete" (the mean of all), or a
+      mixing: "ring" (each client and its two neighbors, in equal parts), "complete" (the mean of all), or a
         matrix.
       clients: their number.
 
@@ -101,8 +101,8 @@ def make_gossip_round(
 ) -> Callable[[RoundState, Any, jax.Array], tuple[RoundState, RoundInfo]]:
     """Compiles ``round(state, data, key) -> (state, info)``: local training, then x_i <- sum_j W_ij x_j.
 
-    Decentralised averaging (Lian et al., NeurIPS 2017) without a server: the state's own model stays as it
-    was initially, and the algorithm's server optimiser and weighting have no part in it. Leaves that the
+    Decentralized averaging (Lian et al., NeurIPS 2017) without a server: the state's own model stays as it
+    was initially, and the algorithm's server optimizer and weighting have no part in it. Leaves that the
     algorithm's share mask makes private are not mixed. The mean of all models changes by local training only,
     and without it distances from the mean shrink each round at least by the second largest singular value of
     W.

@@ -35,25 +35,25 @@ def make_ring_round(
     Each client trains the model that the one before it handed on, and hands it on in turn, without averaging
     (cyclic weight transfer, Chang et al., J. Am. Med. Inform. Assoc. 25:945, 2018). A single cycle of many
     epochs is institutional incremental learning (Sheller et al., Sci. Rep. 10:12598, 2020). The algorithm's
-    server optimiser and weighting have no part in it; private leaves stay at their clients. Clients draw from
+    server optimizer and weighting have no part in it; private leaves stay at their clients. Clients draw from
     the same keys as in `make_round`. The cycle runs on one device: it has no parallelism.
 
     A client without examples, or with a model that training did not leave finite, hands on what it received
     and keeps its own state; the latter is reported as excluded. In the report, ``bytes_up`` and
-    ``bytes_down`` count one hop for each client that is visited: the shared leaves, and the optimiser's state
+    ``bytes_down`` count one hop for each client that is visited: the shared leaves, and the optimizer's state
     if it travels. ``applied`` is False if no client trained.
 
     Args:
       algorithm: the algorithm; its state is from `init_state`.
       batch_size, epochs, steps: as in `make_round`, for each visit.
       order: "fixed" is that of the clients' numbers, "shuffled" another one in each round.
-      carry_optimizer: the state of the local optimiser travels with the model, as if one optimiser trained
+      carry_optimizer: the state of the local optimizer travels with the model, as if one optimizer trained
         through; needs a client with ``keep_optimizer``. After the round it is in every client's row.
       donate: as in `make_round`.
 
     Raises:
       ValueError: for contradicting arguments; from the round, for an algorithm that does not work without a
-        server (a reducer, a channel, messages), a client without its optimiser's state although that should
+        server (a reducer, a channel, messages), a client without its optimizer's state although that should
         travel, or data of another number of clients than the state.
     """
     batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
@@ -72,23 +72,23 @@ def make_ring_round(
         if order == "shuffled":
             visits = random_order(keys.server, visits)
         shared, private = partition(state.variables, algorithm.share_mask)
-        travelling = (shared, one_client(state.client.optimizer) if carry_optimizer else ())
+        traveling = (shared, one_client(state.client.optimizer) if carry_optimizer else ())
         rows = (state.client, state.private)
 
         visit = functools.partial(
             _visit, algorithm, batching, state, keys.clients, carry_optimizer, client_rows(data)
         )
-        record = jax.eval_shape(visit, travelling, one_client(rows), visits[0])[2]
+        record = jax.eval_shape(visit, traveling, one_client(rows), visits[0])[2]
 
-        def skip(travelling, row, client):
-            return travelling, row, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), record)
+        def skip(traveling, row, client):
+            return traveling, row, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), record)
 
-        def body(travelling, client):
+        def body(traveling, client):
             row = jax.tree.map(lambda x: x[client], rows)
-            travelling, *outputs = jax.lax.cond(sampled[client], visit, skip, travelling, row, client)
-            return travelling, outputs
+            traveling, *outputs = jax.lax.cond(sampled[client], visit, skip, traveling, row, client)
+            return traveling, outputs
 
-        (shared, optimizer), outputs = jax.lax.scan(body, travelling, visits)
+        (shared, optimizer), outputs = jax.lax.scan(body, traveling, visits)
         if order == "shuffled":
             places = jnp.argsort(visits)
             outputs = jax.tree.map(lambda x: x[places], outputs)
@@ -101,7 +101,7 @@ def make_ring_round(
 
         included = record["included"]
         client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
-        hop = sampled * jnp.uint32(nbytes(travelling))
+        hop = sampled * jnp.uint32(nbytes(traveling))
         info = RoundInfo(
             metrics=jax.tree.map(jnp.sum, client_metrics),
             client_metrics=client_metrics,
@@ -125,9 +125,9 @@ def make_ring_round(
     return round
 
 
-def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, travelling, row, client):
+def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, traveling, row, client):
     """Training at one client: (what it hands on, what it keeps, what is reported)."""
-    received, optimizer = travelling
+    received, optimizer = traveling
     own, private = row
     started = own._replace(optimizer=optimizer) if carry_optimizer else own
     turn = client_turn(
@@ -149,13 +149,13 @@ def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, trave
         "excluded": ~finite,
         "delta_norm": turn.delta_norm,
     }
-    travelling = select(included, (shared, carried), travelling)
-    return travelling, select(included, (turn.result.client_state, trained), row), record
+    traveling = select(included, (shared, carried), traveling)
+    return traveling, select(included, (turn.result.client_state, trained), row), record
 
 
 def _check_optimizer(client_states: PyTree) -> None:
     if not isinstance(client_states, LocalState) or client_states.optimizer == ():
         raise ValueError(
-            "carry_optimizer: expected clients that keep their optimiser's state (keep_optimizer=True), "
+            "carry_optimizer: expected clients that keep their optimizer's state (keep_optimizer=True), "
             f"found {type(client_states).__name__} without it"
         )

@@ -27,7 +27,7 @@ class ConeBeam:
     ``s_j = (j - (columns - 1) / 2) * column_spacing + detector_offset`` and
     ``v_i = (i - (rows - 1) / 2) * row_spacing + row_offset``. These directions reach from the source to the
     element. A curved detector is a cylinder around the line through the source along z; lengths on it are
-    measured along the arc and along z. The rotation axis is the z axis, the origin the centre of the volume.
+    measured along the arc and along z. The rotation axis is the z axis, the origin the center of the volume.
 
     All but the detector's shape and spacing and ``curved`` are leaves; they may be traced and differentiated.
 
@@ -37,16 +37,16 @@ class ConeBeam:
       detector_spacing: (row_spacing, column_spacing), on the detector.
       source_distance: distance of the source from the rotation axis.
       detector_distance: distance of the detector from the rotation axis, on its other side.
-      curved: whether the detector is a cylinder centred on the source.
+      curved: whether the detector is a cylinder centered on the source.
       pitch: advance of source and detector along z per turn of 2 pi; 0 is a circle.
-      detector_offset: position of the centre of the detector along its columns' axis, from the central ray.
-      row_offset: position of the centre of the detector along z, from the source.
+      detector_offset: position of the center of the detector along its columns' axis, from the central ray.
+      row_offset: position of the center of the detector along z, from the source.
       axis_offset: position of the rotation axis along e, from the central ray, measured at the axis.
       axial_offset: z of the source at angle 0.
 
     Raises:
       ValueError: if ``angles`` is not one axis of at least one finite angle, or looks like degrees (magnitude
-        above 4 pi and, with a pitch, neighbours more than pi / 2 apart), a count, spacing or distance is not
+        above 4 pi and, with a pitch, neighbors more than pi / 2 apart), a count, spacing or distance is not
         positive, or another number is not finite or scalar. Values are checked where they are concrete.
       TypeError: if a number is not real.
 

@@ -262,7 +262,7 @@ def _moved(geometry: Geometry) -> bool:
 
 
 def _cylinder_vectors(geometry: ConeBeam) -> np.ndarray:
-    """Source, centre of the arc, tangent and axis of an element, radius: (views, 13)."""
+    """Source, center of the arc, tangent and axis of an element, radius: (views, 13)."""
     (rows, columns), (_, width) = geometry.detector_shape, geometry.detector_spacing
     points, directions = geometry.rays(jnp.array([(rows - 1) / 2]), jnp.array([(columns - 1) / 2]))
     source, reach = _double(points)[:, 0, 0], _double(directions)[:, 0, 0]

@@ -13,7 +13,7 @@ def view_axes(angles: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def positions(indices: ArrayLike, count: int, spacing: float, dtype: DTypeLike) -> jax.Array:
     """Detector indices (k,) as lengths from the middle of the detector: (k,)."""
-    # Centred before it is rounded: half-integers are exact where their products are not.
+    # Centered before it is rounded: half-integers are exact where their products are not.
     return (jnp.asarray(indices, dtype).reshape(-1) - (count - 1) / 2) * spacing
 
 

@@ -20,19 +20,19 @@ class FanBeam:
     ``-source_distance n - axis_offset e`` and the ray of element j runs along ``D n + s_j e`` (flat) or
     ``D (cos(s_j / D) n + sin(s_j / D) e)`` (curved), where ``D = source_distance + detector_distance`` and
     ``s_j = (j - (detector_count - 1) / 2) * detector_spacing + detector_offset``. These directions reach from
-    the source to the element. A curved detector is an arc centred on the source (equiangular), and lengths on
-    it are measured along the arc. The rotation axis is the origin and the centre of the image.
+    the source to the element. A curved detector is an arc centered on the source (equiangular); lengths on it
+    are measured along the arc. The rotation axis is the origin and the center of the image.
 
     All but the count, the spacing and ``curved`` are leaves, which may be traced and differentiated.
 
     Attributes:
       angles: (views,) in radians.
       detector_count: number of detector elements.
-      detector_spacing: distance of neighbouring elements on the detector.
+      detector_spacing: distance of neighboring elements on the detector.
       source_distance: distance of the source from the rotation axis.
       detector_distance: distance of the detector from the rotation axis, on its other side.
-      curved: whether the detector is an arc centred on the source.
-      detector_offset: position of the centre of the detector along it, from the ray along n, the central ray.
+      curved: whether the detector is an arc centered on the source.
+      detector_offset: position of the center of the detector along it, from the ray along n, the central ray.
       axis_offset: position of the rotation axis along e, from the central ray, measured at the axis.
 
     Raises:

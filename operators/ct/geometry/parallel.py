@@ -26,15 +26,15 @@ class ParallelBeam:
     At angle t the detector axis is ``(cos t, sin t)`` and rays run along ``(-sin t, cos t)``, x to the right
     and y up, as in ASTRA. The ray of element j is the line ``x cos t + y sin t = s_j`` with
     ``s_j = (j - (detector_count - 1) / 2) * detector_spacing + detector_offset - axis_offset``; the rotation
-    axis is the origin and the centre of the image.
+    axis is the origin and the center of the image.
 
     Offsets given as Python numbers are static; given as arrays they are leaves, and differentiable.
 
     Attributes:
       angles: (views,) in radians, a leaf; it may be traced and differentiated.
       detector_count: number of detector elements.
-      detector_spacing: distance of neighbouring elements, in the unit of the pixel size.
-      detector_offset: position of the centre of the detector along its axis.
+      detector_spacing: distance of neighboring elements, in the unit of the pixel size.
+      detector_offset: position of the center of the detector along its axis.
       axis_offset: position of the projected rotation axis along the detector axis.
 
     Raises:
@@ -118,8 +118,8 @@ class ParallelBeam3D:
       angles: (views,) in radians.
       detector_shape: (rows, columns), static.
       detector_spacing: (row_spacing, column_spacing), static.
-      detector_offset: position of the centre of the detector along its columns' axis e.
-      row_offset: position of the centre of the detector along z.
+      detector_offset: position of the center of the detector along its columns' axis e.
+      row_offset: position of the center of the detector along z.
       axis_offset: position of the rotation axis along e.
 
     Raises:

@@ -145,7 +145,7 @@ def _check_odl_axes(geometry: Any, ndim: int) -> None:
 def from_dicom_ct_pd(tags: Mapping) -> ConeBeam:
     """The geometry of a scan stored in DICOM-CT-PD, in mm.
 
-    The format puts the detector's focal centre, here the source, at ``(-rho sin phi, rho cos phi, z)``, and
+    The format puts the detector's focal center, here the source, at ``(-rho sin phi, rho cos phi, z)``, and
     its columns advance along ``(cos phi, sin phi)``. Seen in a mirror at the plane x = 0 this is ours, with
     angle ``-phi - pi``; so x is the negative of the format's, y and z are its own. Rows descend in z there:
     the view of the file's pixels p (columns, rows) is ``p.T[::-1]``, rescaled by its slope and intercept.

@@ -19,7 +19,7 @@ class VectorGeometry:
 
     Attributes:
       source: (views, 2 or 3), position of the source, or direction of the rays if not ``divergent``.
-      detector: (views, 2 or 3), centre of the detector.
+      detector: (views, 2 or 3), center of the detector.
       column_axis: (views, 2 or 3), from one column to the next.
       row_axis: (views, 3), from one row to the next; None in two dimensions.
       detector_shape: (columns,) in two dimensions, (rows, columns) in three.

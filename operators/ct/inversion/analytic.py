@@ -32,7 +32,7 @@ def fbp(
 ) -> jax.Array:
     """Filtered back-projection, in absolute units: a disc of attenuation mu comes back as mu.
 
-    Angles need be neither even nor in order: each view stands for half of the gaps to its neighbours, modulo
+    Angles need be neither even nor in order: each view stands for half of the gaps to its neighbors, modulo
     pi for parallel beams and 2 pi for fans. A gap of more than four times the mean counts as not measured; a
     limited arc gives what its views tell, without extrapolation. Fans of a full turn count every ray half;
     those of an arc are weighted after Parker with the virtual fan angle that the arc admits (Silver),

@@ -80,7 +80,7 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     # Cycles per unit of length.
     nu = jnp.asarray(np.arange(kept) / (length * spacing), real)
     kx, ky = (nu * (pixel_size * c[:, None]) for c in (jnp.cos(geometry.angles), -jnp.sin(geometry.angles)))
-    # From the first element to the centre of the image, and from there to pixel n // 2.
+    # From the first element to the center of the image, and from there to pixel n // 2.
     mx, my = (n // 2 - (n - 1) / 2 for n in shape[::-1])
     turn = kx * mx + ky * my - nu * geometry.ray_positions()[0]
     scales = weights[:, None] * jnp.asarray(response * (math.sqrt(math.prod(shape)) / length), real)

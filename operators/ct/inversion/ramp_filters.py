@@ -46,7 +46,7 @@ def ramp_response(
       spacing: distance of the samples, a number or a scalar array.
       filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
       cutoff: fraction of the Nyquist frequency, in (0, 1], to which the window is stretched; zero beyond.
-      arc_step: for samples at equal angles around the source, the angle between neighbours: the kernel at
+      arc_step: for samples at equal angles around the source, the angle between neighbors: the kernel at
         angle g is multiplied by ``(g / sin g)^2`` (ibid., section 3.4.1).
 
     Returns:

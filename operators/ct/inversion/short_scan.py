@@ -27,7 +27,7 @@ class Coverage(NamedTuple):
 
 
 def angular_coverage(angles: jax.Array, period: float) -> Coverage:
-    """The trapezoidal rule on a circle: each view stands for half of the gaps to its two neighbours.
+    """The trapezoidal rule on a circle: each view stands for half of the gaps to its two neighbors.
 
     Angles are taken modulo the period, in any order. A gap of more than four times ``period / views`` is
     taken as not measured, and the views beside it stand there for half of the mean of the other gaps, so that

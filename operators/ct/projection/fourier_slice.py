@@ -36,7 +36,7 @@ def fourier_slice(
     points = jnp.stack([ky, kx], -1).reshape(-1, 2)
     transform = NUFFT(points, image_shape, eps=_EPS, backend=backend, periodic=True, gram_by_toeplitz=False)
     spectrum = transform(images.astype(transform.in_dtype)).reshape(*images.shape[:-2], *kx.shape)
-    # From pixel n // 2 to the centre of the image, and from there to the first element.
+    # From pixel n // 2 to the center of the image, and from there to the first element.
     middle = (n // 2 - (n - 1) / 2 for n in (ny, nx))
     turn = -sum(k * m for k, m in zip((ky, kx), middle, strict=True))
     turn = turn + nu * geometry.ray_positions()[0]

@@ -19,9 +19,9 @@ def ray_lines(
 
     Args:
       geometry: in two dimensions.
-      image_shape: (ny, nx), centred on the origin, row 0 at the top.
+      image_shape: (ny, nx), centered on the origin, row 0 at the top.
       pixel_size: width of the pixels.
-      model: "joseph" (rays through the centres of the bins) or "distance-driven" (through their edges).
+      model: "joseph" (rays through the centers of the bins) or "distance-driven" (through their edges).
 
     Returns:
       (rays, lengths): (2, 2, views, knots) and (views, bins), differentiable in the geometry.

@@ -45,8 +45,8 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
 
       * 0: path in the plane of x and y from one plane of voxels to the next, negative if these are of
         constant x.
-      * 1, 2: x (or y, if negative) on plane 0 and its increase per plane, of the left edge or the centre.
-      * 3, 4: the same of the right edge or the centre.
+      * 1, 2: x (or y, if negative) on plane 0 and its increase per plane, of the left edge or the center.
+      * 3, 4: the same of the right edge or the center.
       * 5, 6: z of the middle row on plane 0 and its increase per plane.
       * 7, 8: distance of the rows along z on plane 0 and its increase per plane.
     """

@@ -137,7 +137,7 @@ def _gather(place, size, base, slope, rows, integrated):
     reach = 0.5 if integrated else 1.0
     (left, depth), (right, other) = place(line, along - reach), place(line, along + reach)
     low, high = jnp.minimum(left, right) - _MARGIN, jnp.maximum(left, right) + _MARGIN
-    if integrated:  # Bins whose intervals overlap, not those whose centres are inside.
+    if integrated:  # Bins whose intervals overlap, not those whose centers are inside.
         low, high = low - 0.5, high + 0.5
     # Beside the source, every ray may pass a pixel.
     all_bins = ~(depth * other > 0)

@@ -43,7 +43,7 @@ class Radon(LinearOperator):
     pixel (i, c) is at ``x = (c - (nx - 1) / 2) * pixel_size``, ``y = ((ny - 1) / 2 - i) * pixel_size``, and
     slice k of a volume at ``z = (k - (nz - 1) / 2) * pixel_size``, so that z ascends. The models:
 
-    * "joseph": along the ray through the centre of every element, interpolating linearly across the image
+    * "joseph": along the ray through the center of every element, interpolating linearly across the image
       axis nearest to the ray's normal, once per row or column, times the path length (Joseph, IEEE Trans.
       Med. Imaging 1:192, 1982). In a volume bilinearly on every plane of constant x or y, for a
       VectorGeometry also z.

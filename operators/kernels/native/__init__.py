@@ -119,7 +119,7 @@ def toeplitz(
     """Calls the native Toeplitz product: operands as in operators/fourier/toeplitz.py."""
     shape, half = images.shape[2:], spectrum.shape[2:]
     waves = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / h) for n, h in zip(shape, half, strict=True)]
-    # Half of the normalisation of both FFTs is applied on the way in and half on the way out.
+    # Half of the normalization of both FFTs is applied on the way in and half on the way out.
     scales = [np.full(n, (2 * h) ** -0.5) for n, h in zip(shape, half, strict=True)]
     return jax.ffi.ffi_call(
         f"fedrecon_nufft_toeplitz_{spectrum.dtype}", jax.ShapeDtypeStruct(out_shape, images.dtype)

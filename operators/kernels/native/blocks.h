@@ -26,7 +26,7 @@ struct Vector {
   typedef T type __attribute__((vector_size(bytes)));
 };
 
-// `vectors` neighbouring vectors of output features, from `first`.
+// `vectors` neighboring vectors of output features, from `first`.
 struct Features {
   int64_t first;
   int bytes, vectors;
@@ -99,7 +99,7 @@ inline void store_some(T* out, typename Vector<T, bytes>::type v, int64_t count)
 }
 
 // out[p * step + f] = sum over taps and channels of planes[tap + channel * pitch + p] * weights[tap + channel][f]
-// at `count` <= P neighbouring pixels p.
+// at `count` <= P neighboring pixels p.
 template <class T>
 struct Gather {
   const Tap *taps, *end;
@@ -138,7 +138,7 @@ void gather(const Gather<T>& a, int64_t count) {
   }
 }
 
-// out[j * row + f] (+)= sum over images, rows and pixels of x[j] * y[f], for `count` <= P neighbouring j.
+// out[j * row + f] (+)= sum over images, rows and pixels of x[j] * y[f], for `count` <= P neighboring j.
 template <class T>
 struct Outer {
   int64_t images, rows, pixels;

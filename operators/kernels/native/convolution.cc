@@ -57,7 +57,7 @@ void run(const Workers& pool, const Gathering<T>& g, const T* in, T* out) {
   const int64_t rows = over(g.out.ny, g.out_step.y), columns = over(g.out.nx, g.out_step.x);
   products *= g.batch * g.in.images * rows * columns * g.in.features * g.row;
 
-  // Rows of input lie as planes of one channel and one phase of in_step each, so that pixels of a block are neighbours.
+  // Rows of input lie as planes of one channel and one phase of in_step each, so that pixels of a block are neighbors.
   const int64_t pitch = columns + (most.x - least.x) / g.in_step.x, plane_row = g.in_step.x * g.in.features * pitch;
   std::vector<bool> used_row(g.in_step.y), used_column(g.in_step.x);
   std::vector<std::vector<Tap>> taps;

@@ -23,7 +23,7 @@ struct Sizes {
   int64_t pixel(int axis, int64_t line, int64_t i) const { return axis ? i * nx + line : line * nx + i; }
 };
 
-// Neighbouring bins of one view whose rays cross the same kind of lines.
+// Neighboring bins of one view whose rays cross the same kind of lines.
 struct Run {
   int axis, direction;  // 1 where knots follow each other from pixel to pixel on every line, -1 backwards, else 0
   int64_t first, last;  // bins

@@ -458,7 +458,7 @@ void toeplitz(const Workers& workers, const Geometry<T>& g, const Sizes& s, cons
     }
 }
 
-// Centred k-space: the cells of a grid of the size of the image, times a mask. Samples (t, b, c, ny, nx).
+// Centered k-space: the cells of a grid of the size of the image, times a mask. Samples (t, b, c, ny, nx).
 template <class T>
 struct CenteredRow {
   int64_t cells;

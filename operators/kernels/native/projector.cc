@@ -85,7 +85,7 @@ class Spread {
   }
 
  private:
-  // Neighbouring rays write to tables of their own, so that they do not wait for each other.
+  // Neighboring rays write to tables of their own, so that they do not wait for each other.
   static constexpr int copies = 4;
   // Sums of values, and of values times fractions.
   using Pair = Cell<T, 2>;
@@ -236,7 +236,7 @@ void back_project(const Workers& workers, const Scan<T>& scan, const T* sinogram
               }
               spread.add(c, value);
             } else {
-              // As above, neighbours write to tables of their own.
+              // As above, neighbors write to tables of their own.
               C* targets[2] = {table, odd.data()};
               C before{};
               for (int64_t k = 0; k < c.count; ++k) {

@@ -119,8 +119,8 @@ def gcc_compression(
     """Geometric coil compression: one matrix for every position along the fully sampled readout.
 
     K-space is transformed along the readout only; every position has principal components of its own, which
-    are then rotated to be nearest to those of their neighbour, so that the virtual coils vary smoothly; those
-    in the centre of the readout stay. The rows of each matrix are orthonormal. For the same number of
+    are then rotated to be nearest to those of their neighbor, so that the virtual coils vary smoothly; those
+    in the center of the readout stay. The rows of each matrix are orthonormal. For the same number of
     virtual coils more energy is kept than by :func:`svd_compression`. To differentiation the matrices are
     constants.
 
@@ -146,7 +146,7 @@ def gcc_compression(
     hybrid = jnp.moveaxis(_to_hybrid(kspace, readout_axis), (readout_axis, coil_axis), (0, 1))
     matrices = _principal(hybrid.reshape(readout, coils, -1), virtual_coils)
 
-    # The rotation nearest to each neighbour, then all of them in turn, less that of the centre.
+    # The rotation nearest to each neighbor, then all of them in turn, less that of the center.
     left, _, right = jnp.linalg.svd(_product(matrices[1:], matrices[:-1].conj().mT), full_matrices=False)
     first = jnp.zeros_like(matrices[:1, :, :virtual_coils]) + jnp.eye(virtual_coils, dtype=matrices.dtype)
     rotations = jnp.concatenate([first, _product(left, right).conj().mT])

@@ -93,8 +93,8 @@ def espirit_maps(
     crop 0 they are nowhere zero, and may be weighted by the eigenvalues instead.
 
     Args:
-      kspace: (..., coils, ny, nx) or (..., coils, nz, ny, nx), centred, its noise alike in all coils
-        and independent (see :func:`operators.mri.whiten`); only its centre block is read.
+      kspace: (..., coils, ny, nx) or (..., coils, nz, ny, nx), centered, its noise alike in all coils
+        and independent (see :func:`operators.mri.whiten`); only its center block is read.
       calibration_shape: shape of the fully sampled block around DC; its length, 2 or 3, tells slices from
         volumes.
       kernel_shape: shape of the patches, at most that of the block.
@@ -256,16 +256,16 @@ def _two_or_three(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def estimate_coil_maps(kspace: jax.Array, calibration_shape: tuple[int, int]) -> jax.Array:
-    """Coil sensitivities from the fully sampled centre of k-space.
+    """Coil sensitivities from the fully sampled center of k-space.
 
-    The centre block, weighted by a Hann window against ringing, is transformed to low-resolution coil images,
+    The center block, weighted by a Hann window against ringing, is transformed to low-resolution coil images,
     which are divided by their root of the sum of squares: ``sum |S|^2 = 1`` in every pixel, background
     included, and the phase of each map is the coil's times the image's own, so that a combined image is
     close to real and positive (McKenzie et al., Magn. Reson. Med. 47:529, 2002). Coils of zeros (padding) get
     zero maps; where all coils are zero the maps are the constant ``coils ** -0.5``.
 
     Args:
-      kspace: (..., coils, ny, nx), centred; only its centre block is read.
+      kspace: (..., coils, ny, nx), centered; only its center block is read.
       calibration_shape: (ny, nx) of the fully sampled block around DC.
 
     Returns:

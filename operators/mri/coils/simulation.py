@@ -1,6 +1,6 @@
 """Simulated receive sensitivities: the birdcage model, and loops by the law of Biot and Savart.
 
-The world is that of the phantoms: x to the right, y up, z up with the slice index, the field of view centred
+The world is that of the phantoms: x to the right, y up, z up with the slice index, the field of view centered
 on the origin, row 0 at the top. The static field is along +z and the receive sensitivity of a coil that
 carries a unit current is ``Bx - i By`` (Hoult, Concepts Magn. Reson. 12:173, 2000).
 """
@@ -16,7 +16,7 @@ from operators.algebra import as_inexact, default_dtype, positive_integer, posit
 
 # mu_0 / (4 pi), in T m / A.
 _BIOT_SAVART = 1e-7
-# Distance of neighbouring loops over their radius at which they share no flux (Roemer et al., 1990).
+# Distance of neighboring loops over their radius at which they share no flux (Roemer et al., 1990).
 _DECOUPLED = 1.5
 
 
@@ -24,7 +24,7 @@ def birdcage_maps(shape: tuple[int, ...], coils: int, radius: float = 1.5, rings
     """Sensitivities of an array of wires around the field of view: ``sum |S|^2 = 1`` in every pixel.
 
     Element c is a point at angle ``2 pi c / (coils / rings)`` on a circle of ``radius`` around z. Before
-    normalisation its magnitude is one over the distance, and its phase that of ``Bx - i By`` of a straight
+    normalization its magnitude is one over the distance, and its phase that of ``Bx - i By`` of a straight
     wire along z, turned to zero on the axis of the circle. Rings divide the extent along z evenly, and every
     second one is turned by half the spacing of its elements. A two-dimensional grid lies at z = 0. Nearer to
     an element than half a pixel of the finest axis the field stops growing.
@@ -70,8 +70,8 @@ def biot_savart_maps(
 ) -> jax.Array:
     """Sensitivities ``Bx - i By`` of circular loops on a cylinder around z, facing its axis.
 
-    Loop c is centred at angle ``2 pi c / (coils / rings)`` and distance ``radius`` from the axis, its normal
-    pointing to the axis. Rings are centred on z = 0 and 1.5 loop radii apart, and every second one is turned
+    Loop c is centered at angle ``2 pi c / (coils / rings)`` and distance ``radius`` from the axis, its normal
+    pointing to the axis. Rings are centered on z = 0 and 1.5 loop radii apart, and every second one is turned
     by half the spacing of its loops. A two-dimensional grid is the slice z = 0.
 
     Args:
@@ -79,7 +79,7 @@ def biot_savart_maps(
       coils: number of loops.
       field_of_view: extent of the grid, one number or one per axis of ``shape``.
       radius: of the cylinder, in the same unit of length as all others.
-      loop_radius: of the loops; default: that at which the neighbours of a ring are decoupled, their distance
+      loop_radius: of the loops; default: that at which the neighbors of a ring are decoupled, their distance
         along the circle being 1.5 loop radii, but at most ``radius``.
       rings: number of rings; it divides ``coils``.
       segments: number of current elements per loop, see :func:`loop_field`.
@@ -132,16 +132,16 @@ def loop_field(
 ) -> jax.Array:
     """Magnetic field of a circular loop that carries a unit current, by the law of Biot and Savart.
 
-    The current runs counter-clockwise seen from the tip of the normal, so that the field at the centre is
+    The current runs counter-clockwise seen from the tip of the normal, so that the field at the center is
     along the normal. The circle is integrated by the trapezoidal rule in its angle, whose error falls
     exponentially with the number of current elements at points farther from the wire than their spacing; on
     the axis it is exact. Within a thousandth of ``radius`` of an element its field stops growing.
 
     Args:
-      points: (..., 3), x, y and z in metres.
-      center: (3,) of the loop, in metres.
+      points: (..., 3), x, y and z in meters.
+      center: (3,) of the loop, in meters.
       normal: (3,), of any non-zero length.
-      radius: of the loop, in metres.
+      radius: of the loop, in meters.
       segments: number of current elements.
 
     Returns:
@@ -198,7 +198,7 @@ def _array(coils: int, rings: int, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _coordinates(shape: tuple[int, ...], extents: tuple[float, ...]) -> list[jax.Array]:
-    """z, y and x of the pixel centres, broadcastable to the grid; z = 0 without an axis of slices."""
+    """z, y and x of the pixel centers, broadcastable to the grid; z = 0 without an axis of slices."""
     axes = [(np.arange(n) - (n - 1) / 2) * (extent / n) for n, extent in zip(shape, extents, strict=True)]
     # Rows count downwards, y upwards.
     axes[-2] = -axes[-2]

@@ -70,7 +70,7 @@ def pipe_menon_density(
     """Weights by the iteration of Pipe and Menon, ``w <- w / (G S G^H w)`` from ones.
 
     ``G^H`` spreads samples by cubic B-splines onto a periodic grid of half the Nyquist distance, ``S``
-    averages neighbours by 1/4, 1/2, 1/4 along each axis and ``G`` interpolates back: a convolution by a
+    averages neighbors by 1/4, 1/2, 1/4 along each axis and ``G`` interpolates back: a convolution by a
     positive kernel of 2.5 Nyquist distances to either side, whose transform is positive up to one field of
     view and vanishes there. The fixed point is one for samples on any grid of the Nyquist distance and, to a
     few percent, the area they stand for where they are denser; each iteration contracts towards it.
@@ -141,7 +141,7 @@ def radial_density(trajectory: jax.Array, image_shape: tuple[int, ...]) -> jax.A
     """Analytic weights of radial spokes: the piece of a ring, or of a spherical shell, around each sample.
 
     Along a spoke a cell reaches half-way to the next samples, and at the ends as far beyond as within; DC is
-    a disc (ball) that all spokes share. In the plane each spoke has half of the angles to its neighbours, so
+    a disc (ball) that all spokes share. In the plane each spoke has half of the angles to its neighbors, so
     golden-angle and irregular spokes are weighted correctly; equal spokes, opposed ones included, share. In
     space all spokes are given the same solid angle, right for directions uniform on the sphere.
 

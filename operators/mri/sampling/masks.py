@@ -8,9 +8,9 @@ _SEARCH_FACTOR = 1.2
 
 
 def random_mask(key: jax.Array, columns: int, acceleration: float, center_fraction: float) -> jax.Array:
-    """Columns drawn independently, plus a fully sampled centre, as fastMRI's random mask.
+    """Columns drawn independently, plus a fully sampled center, as fastMRI's random mask.
 
-    The centre holds ``round(columns * center_fraction)`` columns; every other column is measured with the
+    The center holds ``round(columns * center_fraction)`` columns; every other column is measured with the
     probability that makes the *expected* number of columns ``columns / acceleration``. The number of a single
     mask varies around it: ask :func:`acceleration_of`.
 
@@ -18,13 +18,13 @@ def random_mask(key: jax.Array, columns: int, acceleration: float, center_fracti
       key: typed PRNG key.
       columns: number of columns nx.
       acceleration: expected acceleration, at least 1.
-      center_fraction: fraction of the columns in the centre block, in [0, 1].
+      center_fraction: fraction of the columns in the center block, in [0, 1].
 
     Returns:
       (columns,) float32.
 
     Raises:
-      ValueError: if an argument is out of range, or the centre alone exceeds ``columns / acceleration``.
+      ValueError: if an argument is out of range, or the center alone exceeds ``columns / acceleration``.
 
     Source: Zbontar et al., fastMRI, arXiv:1811.08839.
 
@@ -47,17 +47,17 @@ def random_mask(key: jax.Array, columns: int, acceleration: float, center_fracti
 def equispaced_mask(
     columns: int, acceleration: float, center_fraction: float, offset: int | jax.Array = 0
 ) -> jax.Array:
-    """Every ``acceleration``-th column from ``offset`` on, plus a fully sampled centre.
+    """Every ``acceleration``-th column from ``offset`` on, plus a fully sampled center.
 
-    The spacing is exactly ``acceleration``, as parallel imaging needs it, so the realised acceleration is
-    lower than its name: with f the fraction of columns in the centre it is close to
+    The spacing is exactly ``acceleration``, as parallel imaging needs it, so the realized acceleration is
+    lower than its name: with f the fraction of columns in the center it is close to
     ``acceleration / (1 + f (acceleration - 1))``: 4 and 0.08 give about 3.2, 8 and 0.04 about 6.2. (The mask
     of that name in fastMRI stretches and rounds the spacing instead and is not equispaced.)
 
     Args:
       columns: number of columns nx.
       acceleration: spacing of the columns, an integer of at least 1.
-      center_fraction: fraction of the columns in the centre block, in [0, 1].
+      center_fraction: fraction of the columns in the center block, in [0, 1].
       offset: first column measured, taken modulo ``acceleration``; may be traced.
 
     Returns:
@@ -83,24 +83,24 @@ def poisson_disc_mask(
     acceleration: float,
     calibration_shape: tuple[int, int] = (0, 0),
 ) -> jax.Array:
-    """Uniform-density Poisson-disc sampling of both phase-encoding axes, plus a fully sampled centre.
+    """Uniform-density Poisson-disc sampling of both phase-encoding axes, plus a fully sampled center.
 
     Random sequential sampling: samples are visited in random order and kept if no kept sample lies within a
     distance r; r is the largest that leaves enough of them, and the visit ends when
-    ``round(ny * nx / acceleration)`` are measured, centre included, so the acceleration is met up to that
+    ``round(ny * nx / acceleration)`` are measured, center included, so the acceleration is met up to that
     rounding. Distances are in samples. Drawn by numpy on the host, the same for the same seed everywhere.
 
     Args:
       key_or_seed: non-negative integer or concrete typed PRNG key.
       shape: (ny, nx).
       acceleration: number of samples over number measured, at least 1.
-      calibration_shape: (ny, nx) of the centre block.
+      calibration_shape: (ny, nx) of the center block.
 
     Returns:
       (ny, nx) float32.
 
     Raises:
-      ValueError: if an argument is out of range or the centre alone has more samples than are to be measured.
+      ValueError: if an argument is out of range or the center alone has more samples than are to be measured.
 
     Source: Bridson, Fast Poisson disk sampling in arbitrary dimensions, SIGGRAPH 2007.
 
@@ -141,7 +141,7 @@ def poisson_disc_mask(
 
 
 def acceleration_of(mask: jax.Array) -> jax.Array:
-    """The realised acceleration: number of samples over number of non-zero ones, a float32 scalar."""
+    """The realized acceleration: number of samples over number of non-zero ones, a float32 scalar."""
     mask = jnp.asarray(mask)
     return mask.size / jnp.count_nonzero(mask).astype(jnp.float32)
 
@@ -167,7 +167,7 @@ def _sequential_discs(priority: np.ndarray, squared_radius: int) -> np.ndarray:
         if 0 < dy * dy + dx * dx <= squared_radius
     ]
 
-    def neighbours(values, fill):
+    def neighbors(values, fill):
         padded = np.pad(values, reach, constant_values=fill)
         for dy, dx in shifts:
             yield padded[reach + dy : reach + dy + ny, reach + dx : reach + dx + nx]
@@ -176,12 +176,12 @@ def _sequential_discs(priority: np.ndarray, squared_radius: int) -> np.ndarray:
     kept = np.zeros(priority.shape, bool)
     while (undecided >= 0).any():
         highest = np.full(priority.shape, -1)
-        for other in neighbours(undecided, -1):
+        for other in neighbors(undecided, -1):
             np.maximum(highest, other, out=highest)
         new = (undecided >= 0) & (undecided > highest)
         kept |= new
         covered = new.copy()
-        for other in neighbours(new, False):
+        for other in neighbors(new, False):
             covered |= other
         undecided[covered] = -1
     return kept

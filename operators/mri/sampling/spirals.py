@@ -31,19 +31,19 @@ def spiral_trajectory(
     """Spirals from DC to the edge of k-space in the shortest time that the gradient system allows.
 
     The interleaves are rotated copies of one spiral, ``2 pi / interleaves`` apart. The distance between
-    neighbouring turns of all of them is the Nyquist distance ``1 / field_of_view`` over the density, which
+    neighboring turns of all of them is the Nyquist distance ``1 / field_of_view`` over the density, which
     runs linearly in |k| from its first value at DC to its second at the edge ``matrix / (2
-    field_of_view)``: (1, 1) is the Archimedean spiral, (1.5, 0.5) oversamples the centre and twofold
+    field_of_view)``: (1, 1) is the Archimedean spiral, (1.5, 0.5) oversamples the center and twofold
     undersamples the edge.
 
     The gradient starts at zero, and neither its length nor that of its slew rate ever exceeds the limits,
-    so the waveform may be rotated at will; nor do neighbouring samples lie further apart than
+    so the waveform may be rotated at will; nor do neighboring samples lie further apart than
     ``1 / field_of_view``. The spiral ends before the first sample beyond the edge, at full gradient.
 
     Args:
       interleaves: number of interleaves.
       matrix: pixels along each axis of the field of view.
-      field_of_view: its width in metres.
+      field_of_view: its width in meters.
       gradient_limit: in T/m.
       slew_limit: in T/m/s.
       dwell_time: time between samples, in seconds.
@@ -67,10 +67,10 @@ def spiral_trajectory(
     speed = gamma * positive_number(gradient_limit, "spiral_trajectory: gradient_limit")
     acceleration = gamma * positive_number(slew_limit, "spiral_trajectory: slew_limit")
     if len(tuple(density)) != 2:
-        raise ValueError(f"spiral_trajectory: density must be (centre, edge), found {density}")
+        raise ValueError(f"spiral_trajectory: density must be (center, edge), found {density}")
     center, edge = (positive_number(value, "spiral_trajectory: density") for value in density)
 
-    # kx + i ky = r exp(i angle(r)), angle(r) = linear r + quadratic r^2, in cycles per metre.
+    # kx + i ky = r exp(i angle(r)), angle(r) = linear r + quadratic r^2, in cycles per meter.
     largest = matrix / (2 * fov)
     linear = 2 * math.pi * fov * center / interleaves
     quadratic = math.pi * fov * (edge - center) / (interleaves * largest)

@@ -26,7 +26,7 @@ _ORDERS = ("linear", "golden", "tiny-golden")
 
 
 def cartesian_trajectory(image_shape: tuple[int, ...]) -> jax.Array:
-    """The grid of the centred discrete Fourier transform, row by row.
+    """The grid of the centered discrete Fourier transform, row by row.
 
     Index j of an axis of N samples is at ``(j - N // 2) / N``, so a non-uniform transform at these positions
     is :func:`operators.fft2c`, in the same order.

@@ -14,7 +14,7 @@ def voronoi_areas(points: np.ndarray) -> np.ndarray:
     """Areas of Voronoi cells inside the convex hull of the points, enlarged by 1/2 along each axis.
 
     Args:
-      points: (n, 2) float64, at least one; distances are in units of about that of neighbours.
+      points: (n, 2) float64, at least one; distances are in units of about that of neighbors.
 
     Returns:
       (n,) float64, positive; points closer than 0.001 share a cell equally.

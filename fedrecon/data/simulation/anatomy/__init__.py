@@ -36,9 +36,9 @@ def simulate_anatomy(
     Args:
       kind: ``"head"`` or ``"abdomen"``.
       rng: source of randomness.
-      x: pixel centres ``(nx,)`` in mm, increasing.
-      y: pixel centres ``(ny,)`` in mm, decreasing (row 0 is anterior).
-      slices: number of neighbouring slices.
+      x: pixel centers ``(nx,)`` in mm, increasing.
+      y: pixel centers ``(ny,)`` in mm, decreasing (row 0 is anterior).
+      slices: number of neighboring slices.
       spacing: between slices, mm.
       lesions: whether the patient has lesions: then 1 to 3, and one end slice of several is free of them.
       smallest_lesion: lower bound of the radius of lesions, mm (what the image can show).

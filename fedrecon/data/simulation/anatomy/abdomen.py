@@ -76,16 +76,16 @@ def _hollow(
     rng: np.random.Generator,
     x: Array,
     y: Array,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     axes: tuple[Array, Array],
     degrees: float,
     gas_level: float,
     opaque: Callable[[Array], Array],
 ) -> list[tuple[str, Array]]:
     """A hollow organ: wall, fluid, and gas above a level (patients lie on their back)."""
-    outline = ellipse(x, y, centre, axes, degrees)
+    outline = ellipse(x, y, center, axes, degrees)
     content = opaque(outline + np.float32(rng.uniform(2.5, 4)))
-    gas = content * opaque(centre[1] + gas_level - y)
+    gas = content * opaque(center[1] + gas_level - y)
     return [("wall", opaque(outline)), ("fluid", content), ("air", gas)]
 
 
@@ -101,11 +101,11 @@ def _organs(
     z, low = grid.z, spine[1]
     layers = []
     for _ in range(14):
-        centre = (rng.uniform(-55, 105), low + rng.uniform(38, 120))
+        center = (rng.uniform(-55, 105), low + rng.uniform(38, 120))
         size = rng.uniform(10, 17) * dome(z, rng.uniform(-45, 12), rng.uniform(22, 40))
         level = rng.choice([-5.0, 3.0, 8.0, 40.0], p=[0.1, 0.15, 0.25, 0.5])
         aspect, turn = rng.uniform(1.0, 1.8), rng.uniform(0, 180)
-        layers += _hollow(rng, x, y, centre, (size * aspect, size), turn, level, opaque)
+        layers += _hollow(rng, x, y, center, (size * aspect, size), turn, level, opaque)
     colon = dome(z, -20, 60) * rng.uniform(15, 20)
     layers += _hollow(rng, x, y, (112, low + 20), (colon, colon), 0, rng.uniform(-4, 10), opaque)
     stomach = dome(z, 32, 45)
@@ -118,8 +118,8 @@ def _organs(
     )
     layers.append(("pancreas", opaque(pancreas - 9 * dome(z, 8, 28) + lobes + 20 * (dome(z, 8, 28) == 0))))
     spleen = dome(z, 28, 52)
-    centre = (rng.uniform(108, 118), low + rng.uniform(22, 36))
-    spleen = ellipse(x, y, centre, (23 * spleen, rng.uniform(38, 48) * spleen), rng.uniform(8, 22))
+    center = (rng.uniform(108, 118), low + rng.uniform(22, 36))
+    spleen = ellipse(x, y, center, (23 * spleen, rng.uniform(38, 48) * spleen), rng.uniform(8, 22))
     layers.append(("spleen", opaque(np.maximum(spleen, cavity + 3))))
     layers += _liver(rng, grid, x, y, cavity, low, opaque)
     for side, height in ((-1, -8), (1, 2)):
@@ -150,8 +150,8 @@ def _liver(
     vein = np.abs(value) / np.maximum(slope / step, np.float32(0.02))
     vein = vein - np.clip((-liver - 8) / 12, 0, 1) * np.float32(2.6)
     bladder = dome(grid.z, rng.uniform(-12, 5), 26)
-    centre = (rng.uniform(-52, -40), low + rng.uniform(72, 84))
-    bladder = ellipse(x, y, centre, (12 * bladder, 19 * bladder), rng.uniform(-30, 10))
+    center = (rng.uniform(-52, -40), low + rng.uniform(72, 84))
+    bladder = ellipse(x, y, center, (12 * bladder, 19 * bladder), rng.uniform(-30, 10))
     return [
         ("liver", opaque(liver)),
         ("blood", opaque(np.maximum(vein, liver + 8))),
@@ -171,15 +171,15 @@ def _kidney(
     opaque: Callable[[Array], Array],
 ) -> list[tuple[str, Array]]:
     size = dome(grid.z, height + rng.uniform(-5, 5), rng.uniform(48, 58))
-    centre, turn = (side * rng.uniform(60, 68), low + rng.uniform(0, 10)), side * rng.uniform(18, 34)
+    center, turn = (side * rng.uniform(60, 68), low + rng.uniform(0, 10)), side * rng.uniform(18, 34)
     axes = (rng.uniform(21, 25), rng.uniform(27, 32))
-    outline = ellipse(x, y, centre, (axes[0] * size, axes[1] * size), turn)
-    sinus_centre = (centre[0] - side * 13, centre[1] + 7)
+    outline = ellipse(x, y, center, (axes[0] * size, axes[1] * size), turn)
+    sinus_center = (center[0] - side * 13, center[1] + 7)
     open_sinus = dome(grid.z, height, 26)
-    sinus = ellipse(x, y, sinus_centre, (13 * open_sinus, 10 * open_sinus), side * 20)
+    sinus = ellipse(x, y, sinus_center, (13 * open_sinus, 10 * open_sinus), side * 20)
     outline = np.maximum(
         outline,
-        -ellipse(x, y, (sinus_centre[0] - side * 12, sinus_centre[1] + 4), (10 * open_sinus, 8 * open_sinus)),
+        -ellipse(x, y, (sinus_center[0] - side * 12, sinus_center[1] + 4), (10 * open_sinus, 8 * open_sinus)),
     )
     pyramids = outline + 7 + 3.0 * random_field(rng, 17, 14)(grid)
     gerota = opaque(outline - 7)

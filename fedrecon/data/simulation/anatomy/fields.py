@@ -10,7 +10,7 @@ _ROWS = 16
 
 
 class Grid(NamedTuple):
-    """A regular grid of pixel centres.
+    """A regular grid of pixel centers.
 
     Attributes:
       x: ``(nx,)`` in mm, increasing to the right.
@@ -71,13 +71,13 @@ def coverage(distance: Array, width: float) -> Array:
     return np.clip(0.5 - distance / np.float32(width), 0, 1)
 
 
-def ellipse(x: Array, y: Array, centre: tuple, axes: tuple, degrees: float = 0.0) -> Array:
+def ellipse(x: Array, y: Array, center: tuple, axes: tuple, degrees: float = 0.0) -> Array:
     """Signed distance (first order) to an ellipse of semi-axes ``axes`` turned counter-clockwise.
 
     An axis that is not positive makes it empty. Axes may be arrays that broadcast, for example along z.
     """
     c, s = np.float32(np.cos(np.deg2rad(degrees))), np.float32(np.sin(np.deg2rad(degrees)))
-    dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
+    dx, dy = x - np.float32(center[0]), y - np.float32(center[1])
     a, b = (np.maximum(np.asarray(axis, np.float32), np.float32(1e-3)) for axis in axes)
     u, v = (c * dx + s * dy) / a, (c * dy - s * dx) / b
     norm = np.sqrt(u * u + v * v)
@@ -108,9 +108,9 @@ def smooth_union(first: Array, second: Array, radius: float) -> Array:
     return np.minimum(first, second) - blend * blend * np.float32(radius / 4)
 
 
-def dome(z: Array, centre: float, half_height: float) -> Array:
-    """Relative size ``(nz, 1, 1)`` at height z of an ellipsoid: 1 at its centre, 0 beyond its poles."""
-    relative = (np.asarray(z) - centre) / half_height
+def dome(z: Array, center: float, half_height: float) -> Array:
+    """Relative size ``(nz, 1, 1)`` at height z of an ellipsoid: 1 at its center, 0 beyond its poles."""
+    relative = (np.asarray(z) - center) / half_height
     return np.sqrt(np.clip(1 - relative**2, 0, 1)).astype(np.float32)[:, None, None]
 
 

@@ -16,7 +16,7 @@ from fedrecon.data.simulation.anatomy.fields import (
     warp,
 )
 
-HOSTS = ("white", "grey", "deep grey")
+HOSTS = ("white", "gray", "deep gray")
 LEVELS = (-8.0, 26.0)
 
 
@@ -81,7 +81,7 @@ def _brain(
     cleft = np.minimum(sulcus, fissure)
     thickness = np.float32(rng.uniform(2.8, 3.6)) * (1 + 0.12 * random_field(rng, 25, 20)(grid))
     layers = [
-        ("grey", opaque(np.maximum(-depth, -cleft))),
+        ("gray", opaque(np.maximum(-depth, -cleft))),
         ("white", opaque(np.maximum(thickness - depth, thickness - cleft))),
     ]
     return layers + _deep_structures(rng, grid, x, y, atrophy, opaque)
@@ -120,13 +120,13 @@ def _deep_structures(
         shift = rng.uniform(-1, 1, 2)
         place = lambda px, py, shift=shift, side=side: (side * px + shift[0], py + shift[1])  # noqa: E731
         layers += [
-            ("deep grey", opaque(ellipse(x, y, place(17, 21), (5.2 * nuclei, 9.5 * nuclei), side * -18))),
-            ("deep grey", opaque(ellipse(x, y, place(27, 5), (5.2 * nuclei, 14.5 * nuclei), side * -14))),
+            ("deep gray", opaque(ellipse(x, y, place(17, 21), (5.2 * nuclei, 9.5 * nuclei), side * -18))),
+            ("deep gray", opaque(ellipse(x, y, place(27, 5), (5.2 * nuclei, 14.5 * nuclei), side * -14))),
             (
-                "deep grey",
+                "deep gray",
                 0.55 * opaque(ellipse(x, y, place(21.5, 1), (3.4 * nuclei, 8 * nuclei), side * -28)),
             ),
-            ("deep grey", opaque(ellipse(x, y, place(10.5, -12), (8.5 * nuclei, 12.5 * nuclei), side * 22))),
+            ("deep gray", opaque(ellipse(x, y, place(10.5, -12), (8.5 * nuclei, 12.5 * nuclei), side * 22))),
         ]
         front = ellipse(x, y, place(8.5, 23), (3.9 * wide * body, 13 * body), side * -22)
         back = ellipse(x, y, place(20, -31), (4.6 * wide * body, 15 * body), side * 24)

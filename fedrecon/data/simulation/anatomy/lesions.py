@@ -44,7 +44,7 @@ def draw_lesions(
 
 
 def _place(rng: np.random.Generator, grid: Grid, host: Array, radius: float) -> tuple[float, float]:
-    """The centre, of random ones in plausible tissue, whose surroundings are plausible tissue the most."""
+    """The center, of random ones in plausible tissue, whose surroundings are plausible tissue the most."""
     rows, columns = np.nonzero(host > 0.8)
     if not len(rows):
         rows, columns = np.nonzero(host >= host.max())
