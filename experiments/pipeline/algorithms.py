@@ -292,7 +292,7 @@ _STUB = Task(
     loss=lambda params, stats, batch, key: (params["body"].sum(), (stats, {})),
     metrics=lambda params, stats, batch: {},
     predict=lambda params, stats, batch: params["body"],
-    normalisation=Variables({"body": True, "head": False}, {}),
+    normalization=Variables({"body": True, "head": False}, {}),
 )
 
 

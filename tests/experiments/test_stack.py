@@ -45,7 +45,7 @@ TASK = Task(
     loss=loss,
     metrics=metrics,
     predict=lambda params, stats, batch: batch["x"],
-    normalisation=Variables({"w": False, "head": False, "norm": True}, {}),
+    normalization=Variables({"w": False, "head": False, "norm": True}, {}),
 )
 CLIENTS = stack_clients([{"x": np.full(n, float(n), np.float32)} for n in (6, 8, 5)], ("a", "b", "c"))
 
