@@ -5,11 +5,8 @@ What these and the methods of ``operators.ct.statistical`` share:
 - A is any LinearOperator from images (..., *A.in_shape) to measurements (..., *A.out_shape); leading axes
   are a batch of independent images, stopped together. SIRT, OS-SART, MLEM and OSEM need an operator without
   negative entries.
-- Without ``tolerance`` they make exactly ``iterations`` steps and are differentiable by unrolling; with it
-  they stop as soon as the relative change ``|x_k - x_(k-1)| / |x_k|`` reaches it and have no reverse-mode
-  derivative.
-- ``callback(iteration, value)`` is called on the host after every step, counted from 1, the value being
-  ``objective(x)`` where that is given, whose values are also kept, and the relative change otherwise.
+- ``iterations``, ``tolerance``, ``objective`` and ``callback`` are those of
+  :class:`operators.solvers.Stopping`; the relative change is ``|x_k - x_(k-1)| / |x_k|``.
 - Rays that meet no pixel and pixels that no ray meets have no influence: nothing is divided by zero.
 - They return (x, :class:`operators.solvers.SolverInfo`), x of ``A.in_dtype``, and raise ValueError or
   TypeError where an argument does not fit A.
@@ -23,10 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import LinearOperator, check_array, squared
-from operators.solvers import SolverInfo, iterate, positive, relative_change
-
-Callback = Callable[[Any, Any], None]
-Objective = Callable[[jax.Array], jax.Array]
+from operators.solvers import Callback, Objective, SolverInfo, Stopping, positive, relative_change
 
 
 def sirt(
@@ -59,6 +53,7 @@ def sirt(
 
     Source: Gregor and Benson, IEEE Trans. Med. Imaging 27:918, 2008.
     """
+    stopping = Stopping("sirt", iterations, tolerance, objective, callback)
     y = check_array(y, A.out_shape, A.out_dtype, "sirt: y")
     rows, columns = inverse_sums(row_sums(A)), inverse_sums(column_sums(A))
 
@@ -68,7 +63,7 @@ def sirt(
         return (new,), relative_change(new, x)
 
     x = start_image("sirt", A, y, x0)
-    return iterate("sirt", step, (x,), iterations, tolerance, objective, callback)
+    return stopping.run(step, (x,))
 
 
 def view_subsets(
@@ -134,6 +129,7 @@ def os_sart(
     Source: Andersen and Kak, Ultrason. Imaging 6:81, 1984; Wang and Jiang, J. X-ray Sci. Technol. 12:169,
     2004.
     """
+    stopping = Stopping("os_sart", iterations, tolerance, objective, callback)
     y = check_subsets("os_sart", subsets, y)
     inverses = [(inverse_sums(row_sums(A)), inverse_sums(column_sums(A))) for A in subsets]
 
@@ -149,7 +145,7 @@ def os_sart(
         return (new,), relative_change(new, x)
 
     x = start_image("os_sart", subsets[0], y[0], x0)
-    return iterate("os_sart", step, (x,), iterations, tolerance, objective, callback)
+    return stopping.run(step, (x,))
 
 
 def cgls(
@@ -180,6 +176,7 @@ def cgls(
     Source: Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49:409, 1952; Björck, Numerical Methods for Least
     Squares Problems, SIAM, 1996, section 7.4.
     """
+    stopping = Stopping("cgls", iterations, tolerance, objective, callback)
     y = check_array(y, A.out_shape, A.out_dtype, "cgls: y")
     x = start_image("cgls", A, y, x0)
 
@@ -207,7 +204,7 @@ def cgls(
         return (x, residual, direction, new), jnp.sqrt(jnp.max(left))
 
     state = (x, residual, direction, power(direction, A.in_shape))
-    return iterate("cgls", step, state, iterations, tolerance, objective, callback)
+    return stopping.run(step, state)
 
 
 def row_sums(A: LinearOperator) -> jax.Array:

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from operators.algebra import FiniteDifferences, LinearOperator, check_array
 from operators.ct.algebraic import (
-    Callback,
-    Objective,
     check_subsets,
     clipped,
     column_sums,
@@ -21,9 +19,11 @@ from operators.ct.algebraic import (
 )
 from operators.ct.physics import as_broadcastable
 from operators.solvers import (
+    Callback,
+    Objective,
     SolverInfo,
+    Stopping,
     group_soft_threshold,
-    iterate,
     largest_eigenvalue,
     operator_norm,
     pdhg,
@@ -63,9 +63,8 @@ def mlem(
     Source: Shepp and Vardi, IEEE Trans. Med. Imaging 1:113, 1982; Lange and Carson, J. Comput. Assist.
     Tomogr. 8:306, 1984.
     """
-    return _expectation_maximization(
-        "mlem", [A], [y], x0, [background], iterations, tolerance, objective, callback
-    )
+    stopping = Stopping("mlem", iterations, tolerance, objective, callback)
+    return _expectation_maximization([A], [y], x0, [background], stopping)
 
 
 def osem(
@@ -93,19 +92,18 @@ def osem(
 
     Source: Hudson and Larkin, IEEE Trans. Med. Imaging 13:601, 1994.
     """
+    stopping = Stopping("osem", iterations, tolerance, objective, callback)
     background = [0.0] * len(subsets) if background is None else background
     if len(background) != len(subsets):
         raise ValueError(
             f"osem: background must have one entry for each of the {len(subsets)} subsets, found "
             f"{len(background)}"
         )
-    return _expectation_maximization(
-        "osem", subsets, y, x0, background, iterations, tolerance, objective, callback
-    )
+    return _expectation_maximization(subsets, y, x0, background, stopping)
 
 
-def _expectation_maximization(name, subsets, y, x0, background, iterations, tolerance, objective, callback):
-    y = [jnp.maximum(part, 0) for part in check_subsets(name, subsets, y)]
+def _expectation_maximization(subsets, y, x0, background, stopping):
+    y = [jnp.maximum(part, 0) for part in check_subsets(stopping.name, subsets, y)]
     sensitivities = [column_sums(A) for A in subsets]
     axes = tuple(range(-len(subsets[0].in_shape), 0))
     if x0 is None:
@@ -129,8 +127,8 @@ def _expectation_maximization(name, subsets, y, x0, background, iterations, tole
         new = sweep(x)
         return (new,), relative_change(new, x)
 
-    x = start_image(name, subsets[0], y[0], x0)
-    return iterate(name, step, (x,), iterations, tolerance, objective, callback)
+    x = start_image(stopping.name, subsets[0], y[0], x0)
+    return stopping.run(step, (x,))
 
 
 def pwls(
@@ -228,6 +226,8 @@ def tv(
     Source: Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011; Sidky et al., Phys. Med. Biol. 57:3065,
     2012.
     """
+    # Not operators.total_variation, which solves each image of a batch by itself, from zero and for a fixed
+    # number of steps: a batch is one run here, which can start anywhere, be constrained, and stop early.
     y = check_array(y, A.out_shape, A.out_dtype, "tv: y")
     x0 = start_image("tv", A, y, x0)
     ndim = len(A.in_shape)

@@ -1,6 +1,7 @@
 """Solvers of linear and convex problems, proximal maps and variational reconstruction."""
 
-from operators.solvers.first_order import SolverInfo, admm, fista, iterate, pdhg, pogm, relative_change
+from operators.solvers.difference_penalties import total_generalized_variation, total_variation
+from operators.solvers.first_order import admm, fista, pdhg, pogm
 from operators.solvers.linear import (
     CGInfo,
     cg,
@@ -20,18 +21,20 @@ from operators.solvers.proximal import (
     singular_value_threshold,
     soft_threshold,
 )
+from operators.solvers.stopping import Callback, Objective, SolverInfo, Stopping, relative_change
 from operators.solvers.variational import (
     cg_sense,
     gridding,
     l1_wavelet,
     locally_low_rank,
-    total_generalized_variation,
-    total_variation,
 )
 
 __all__ = [
     "CGInfo",
+    "Callback",
+    "Objective",
     "SolverInfo",
+    "Stopping",
     "admm",
     "cg",
     "cg_sense",
@@ -39,7 +42,6 @@ __all__ = [
     "gridding",
     "group_soft_threshold",
     "inner_product",
-    "iterate",
     "l1_wavelet",
     "largest_eigenvalue",
     "locally_low_rank",

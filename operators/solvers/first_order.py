@@ -3,46 +3,34 @@
 A term of the objective enters by its gradient or by its proximal map
 ``prox(v, step) = argmin_x step * g(x) + 1/2 |x - v|^2`` (see ``proximal.py``). What all solvers share:
 
-- Without ``tolerance`` they make exactly ``iterations`` steps in a ``lax.scan``, so that reverse-mode
-  derivatives of the result are those of the unrolled iteration. With ``tolerance`` they stop in a
-  ``lax.while_loop`` as soon as the relative change reaches it, ``iterations`` being the upper bound; such a
-  run has no reverse-mode derivative.
+- ``iterations``, ``tolerance``, ``objective`` and ``callback`` are those of
+  :class:`operators.solvers.Stopping`.
 - With ``key`` the proximal map is random: it is called as ``prox(v, step, key_k)``, ``key_k`` being ``key``
   folded with the index of the iteration, so that a run is reproducible.
-- With ``objective``, a function of x, its value after every step is kept in the result's ``objective``.
-- ``callback(iteration, value)`` is called on the host after every step, counted from 1, the value being the
-  objective where there is one and the relative change otherwise.
 - All axes of x are one vector (step sizes, restarts and stopping are common); for independent problems use
   ``jax.vmap``. Inside ``jax.shard_map`` the start must vary over the mesh axes over which the data vary:
   make it of them, as in ``jnp.zeros_like(A.H(y))``.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from operators.algebra import LinearOperator, as_inexact, real_dtype
 from operators.solvers.linear import cg, inner_product, largest_eigenvalue, positive, vector_norm
+from operators.solvers.stopping import (
+    Callback,
+    Objective,
+    SolverInfo,
+    Stopping,
+    relative_change,
+    relative_norm,
+)
 
 # Power iteration approaches the norm from below.
 _NORM_MARGIN = 1.04
-
-
-class SolverInfo(NamedTuple):
-    """How a run of a first-order solver ended.
-
-    Attributes:
-      iterations: number of steps made, an int32 scalar.
-      change: the solver's relative change in the last step, a real scalar.
-      objective: (iterations,) objective after every step, the last one repeated where the run stopped early;
-        None where no objective was given.
-    """
-
-    iterations: jax.Array
-    change: jax.Array
-    objective: jax.Array | None
 
 
 def fista(
@@ -55,8 +43,8 @@ def fista(
     tolerance: float | None = None,
     restart: bool = True,
     key: jax.Array | None = None,
-    objective: Callable[[jax.Array], jax.Array] | None = None,
-    callback: Callable[[Any, Any], None] | None = None,
+    objective: Objective | None = None,
+    callback: Callback | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
     """Minimizes ``f(x) + g(x)``, f smooth and g with a proximal map, by accelerated proximal gradients.
 
@@ -91,6 +79,7 @@ def fista(
       >>> print(np.asarray(x).round(3))
       [2. 0.]
     """
+    stopping = Stopping("fista", iterations, tolerance, objective, callback)
     x0 = as_inexact(x0)
     bound = _lipschitz(gradient, x0, lipschitz, "fista")
 
@@ -104,7 +93,7 @@ def fista(
             theta_new, momentum = jnp.where(uphill, 1, theta_new), jnp.where(uphill, 0, momentum)
         return (new, new + momentum * (new - x), theta_new), relative_change(new, x)
 
-    return iterate("fista", step, (x0, x0, _one(x0)), iterations, tolerance, objective, callback)
+    return stopping.run(step, (x0, x0, _one(x0)))
 
 
 def pogm(
@@ -117,8 +106,8 @@ def pogm(
     tolerance: float | None = None,
     restart: bool = True,
     key: jax.Array | None = None,
-    objective: Callable[[jax.Array], jax.Array] | None = None,
-    callback: Callable[[Any, Any], None] | None = None,
+    objective: Objective | None = None,
+    callback: Callback | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
     """Minimizes ``f(x) + g(x)`` by the proximal optimized gradient method.
 
@@ -153,6 +142,7 @@ def pogm(
       >>> print(np.asarray(x).round(3))
       [2. 0.]
     """
+    stopping = Stopping("pogm", iterations, tolerance, objective, callback)
     x0 = as_inexact(x0)
     bound = _lipschitz(gradient, x0, lipschitz, "pogm")
 
@@ -181,7 +171,7 @@ def pogm(
 
     one = _one(x0)
     state = (x0, x0, x0, one / bound, one, x0)
-    return iterate("pogm", step, state, iterations, tolerance, objective, callback)
+    return stopping.run(step, state)
 
 
 def admm(
@@ -197,8 +187,8 @@ def admm(
     iterations: int = 100,
     tolerance: float | None = None,
     key: jax.Array | None = None,
-    objective: Callable[[jax.Array], jax.Array] | None = None,
-    callback: Callable[[Any, Any], None] | None = None,
+    objective: Objective | None = None,
+    callback: Callback | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
     """Minimizes ``1/2 <x, gram(x)> - <b, x> + g(T x)`` by the alternating direction method of multipliers.
 
@@ -238,6 +228,7 @@ def admm(
       >>> print(np.asarray(x).round(3) + 0.0)
       [2. 0.]
     """
+    stopping = Stopping("admm", iterations, tolerance, objective, callback)
     b = as_inexact(b)
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
     if x0.shape != b.shape:
@@ -266,12 +257,12 @@ def admm(
         image = forward(x)
         new = _prox(prox, image + dual, 1 / penalty, key, iteration)
         dual = dual + image - new
-        primal = _ratio(image - new, image, new)
-        return (x, new, dual), jnp.maximum(primal, _ratio(adjoint(new - split), adjoint(dual)))
+        primal = relative_norm(image - new, image, new)
+        return (x, new, dual), jnp.maximum(primal, relative_norm(adjoint(new - split), adjoint(dual)))
 
     start = forward(x0)
     state = (x0, start, jnp.zeros_like(start))
-    return iterate("admm", step, state, iterations, tolerance, objective, callback)
+    return stopping.run(step, state)
 
 
 def pdhg(
@@ -285,8 +276,8 @@ def pdhg(
     iterations: int = 100,
     tolerance: float | None = None,
     key: jax.Array | None = None,
-    objective: Callable[[Any], jax.Array] | None = None,
-    callback: Callable[[Any, Any], None] | None = None,
+    objective: Objective | None = None,
+    callback: Callback | None = None,
 ) -> tuple[Any, SolverInfo]:
     """Minimizes ``g(x) + f(K x)``, K linear, by the primal-dual hybrid gradient method.
 
@@ -324,6 +315,7 @@ def pdhg(
       >>> print(np.asarray(x).round(3))
       [2. 0.]
     """
+    stopping = Stopping("pdhg", iterations, tolerance, objective, callback)
     x0 = jax.tree.map(as_inexact, x0)
     _check_like(lambda x: adjoint(forward(x)), x0, "pdhg: adjoint(forward(x0))")
     if steps is None:
@@ -344,45 +336,7 @@ def pdhg(
         return (new, _combine(2, new, -1, x), new_dual), change
 
     state = (x0, x0, jax.tree.map(jnp.zeros_like, forward(x0)))
-    return iterate("pdhg", step, state, iterations, tolerance, objective, callback)
-
-
-def iterate(
-    name: str,
-    step: Callable[..., Any],
-    state: tuple[Any, ...],
-    iterations: int,
-    tolerance: float | jax.Array | None,
-    objective: Callable[..., jax.Array] | None,
-    callback: Callable[..., Any] | None,
-) -> tuple[Any, SolverInfo]:
-    """Runs ``step(state, index) -> (state, change)``; the solution is the state's first element."""
-    if iterations < 1:
-        raise ValueError(f"{name}: iterations must be positive, found {iterations}")
-    # Zeros of the data's own kind vary over the mesh axes over which the data do.
-    zero = jax.lax.stop_gradient(jnp.zeros_like(vector_norm(state[0])))
-    history = None if objective is None else jnp.zeros(iterations, zero.dtype) + zero
-    carry = (state, zero.astype(jnp.int32), zero + jnp.inf, history)
-
-    def advance(carry):
-        state, index, _, history = carry
-        state, change = step(state, index)
-        value = change
-        if objective is not None:
-            value = jax.lax.stop_gradient(objective(state[0])).astype(zero.dtype)
-            history = history.at[index].set(value)
-        if callback is not None:
-            jax.debug.callback(callback, index + 1, value)
-        return state, index + 1, change, history
-
-    if tolerance is None:
-        carry, _ = jax.lax.scan(lambda carry, _: (advance(carry), None), carry, length=iterations)
-    else:
-        carry = jax.lax.while_loop(lambda c: (c[1] < iterations) & (c[2] > tolerance), advance, carry)
-    state, count, change, history = carry
-    if history is not None:
-        history = jnp.where(jnp.arange(iterations) < count, history, history[count - 1])
-    return state[0], SolverInfo(count, change, history)
+    return stopping.run(step, state)
 
 
 def _lipschitz(gradient, x0, lipschitz, name):
@@ -412,18 +366,3 @@ def _one(x):
 
 def _combine(a, x, b, y):
     return jax.tree.map(lambda u, v: a * u + b * v, x, y)
-
-
-def relative_change(new: Any, old: Any) -> jax.Array:
-    """Norm of ``new - old`` relative to that of ``new``, a constant to differentiation."""
-    return _ratio(_combine(1, new, -1, old), new)
-
-
-def _ratio(difference, *references):
-    # Norms are not differentiable at zero, and no derivative is wanted.
-    difference, *references = jax.lax.stop_gradient((difference, *references))
-    size = vector_norm(references[0])
-    for reference in references[1:]:
-        size = jnp.maximum(size, vector_norm(reference))
-    change = vector_norm(difference)
-    return jnp.where(size > 0, change / positive(size), change)

@@ -274,9 +274,15 @@ _SOLVERS_PACKAGE = (
         ),
     ),
     *in_file(
-        "operators/solvers/variational.py",
+        "operators/solvers/scaling.py",
         ("unit / norm**2 * solve(", "unit / norm * solve(", _TV),
+    ),
+    *in_file(
+        "operators/solvers/difference_penalties.py",
         ("group_soft_threshold(v[1], step * 8**0.5 * bound", "group_soft_threshold(v[1], step * bound", _TV),
+    ),
+    *in_file(
+        "operators/solvers/variational.py",
         (
             "return A.H(density.astype(y.real.dtype) * y)",
             "return A.H(y)",
