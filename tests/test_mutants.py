@@ -20,7 +20,7 @@ def test_every_text_occurs_once_and_its_replacement_is_another_program(file):
     for mutant in MUTANTS:
         if mutant.file == file:
             assert source.count(mutant.before) == 1, mutant
-            assert "\n" not in mutant.before, mutant
+            assert "\n" not in mutant.before and mutant.tests, mutant
             assert ast.dump(ast.parse(source.replace(mutant.before, mutant.after))) != program, mutant
 
 

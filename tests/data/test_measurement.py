@@ -22,8 +22,6 @@ from fedrecon.data.formats import (
     write_cfl,
 )
 
-pytestmark = pytest.mark.slow
-
 
 def values(shape, seed=0):
     rng = np.random.default_rng(seed)

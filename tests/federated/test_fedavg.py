@@ -216,6 +216,19 @@ def test_messages_and_broadcasts_carry_control_variates(fx):
     np.testing.assert_allclose(state.client["w"], fx.a[:, None] * (optimum - fx.b), atol=5e-3)
 
 
+def test_counters_take_the_rounded_mean_of_their_changes(fx):
+    """One client takes a step and one takes two, weighted by their examples: 5/3 steps on average."""
+
+    def loss(params, stats, batch, key):
+        value, (stats, metrics) = fx.quad.loss(params, stats, batch, key)
+        return value, ({"count": stats["count"] + 1}, metrics)
+
+    algorithm = fl.fedavg(fx.quad._replace(loss=loss), optax.sgd(RATE))
+    variables = Variables({"w": jnp.zeros(2)}, {"count": jnp.int32(3)})
+    state, _ = run(algorithm, variables, fx.quad_data(fx.a[:2], fx.b[:2], np.array([1, 2])))
+    assert state.variables.stats["count"] == 3 + 2
+
+
 def test_double_precision(fx, x64):
     """Under x64 the whole round computes in double precision: the closed form holds to 1e-12."""
     data = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float64), fx.quad_data())

@@ -3,7 +3,15 @@
 `python -m tests.mutants` applies them one by one to a copy of the project and runs their tests.
 """
 
-from tests.mutants import federated, operators
+from tests.mutants import data, federated, imaging, learning, methods, operators, runs
 from tests.mutants.mutant import Mutant
 
-MUTANTS: tuple[Mutant, ...] = (*operators.MUTANTS, *federated.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (
+    *operators.MUTANTS,
+    *imaging.MUTANTS,
+    *data.MUTANTS,
+    *learning.MUTANTS,
+    *federated.MUTANTS,
+    *methods.MUTANTS,
+    *runs.MUTANTS,
+)

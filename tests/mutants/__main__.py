@@ -4,12 +4,12 @@
 """
 
 import json
+import multiprocessing
 import os
 import queue
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +20,13 @@ from absl import app, flags
 
 from tests.mutants import MUTANTS
 from tests.mutants.mutant import Mutant
+from tests.mutants.process import PRELOADED, test_process
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Each process of tests begins as a copy of one that has imported the libraries, and none of the project.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(PRELOADED)
 
 _ONLY = flags.DEFINE_string("only", "", "Mutants whose file, texts or tests match this regular expression.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Mutants tested at once.", lower_bound=1)
@@ -51,20 +56,20 @@ def copy_tree(folder: Path) -> Path:
 
 
 def run_tests(tree: Path, tests: list[str], timeout: float | None = None) -> tuple[int | None, str]:
-    """(exit code of pytest, or None after a timeout; its last line)."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    command += ["-o", "addopts=--strict-markers --import-mode=importlib", "-m", "not slow", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    environment.setdefault("FEDRECON_DATA", str(ROOT.parent / "shared" / "data"))
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        return None, ""
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or [""]
+    """(exit code of pytest, or None after a timeout; what failed, or its last line)."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output"
+        process = _PROCESSES.Process(target=test_process, args=(str(tree), str(ROOT), tests, str(output)))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return None, ""
+        text = output.read_text(errors="replace") if output.exists() else ""
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
     failed = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1])
-    return done.returncode, failed
+    return process.exitcode, failed
 
 
 def try_mutant(mutant: Mutant, tree: Path, number: int, timeout: float) -> Result:

@@ -5,7 +5,8 @@ from tests.mutants.mutant import in_file
 _F = "tests/federated/"
 _CLOSED_FORM = _F + "test_fedavg.py::test_one_round_is_the_closed_form"
 _NOT_FINITE = _F + "test_engine.py::test_a_client_that_is_not_finite_is_excluded_and_leaves_no_trace"
-_STATISTICS = _F + "test_fedavg.py::test_statistics_are_averaged_and_counters_advance"
+_NOT_APPLIED = _F + "test_messages.py::test_a_round_that_is_not_applied_moves_nothing"
+_COUNTERS = _F + "test_fedavg.py::test_counters_take_the_rounded_mean_of_their_changes"
 _PARALLEL = _F + "test_engine.py::test_results_do_not_depend_on_parallelism"
 _STEPS = _F + "test_engine.py::test_fixed_number_of_steps"
 _PADDED = _F + "test_engine.py::test_padded_steps_touch_nothing"
@@ -24,23 +25,27 @@ MUTANTS = (
     *in_file(
         "fedrecon/federated/server.py",
         ("(-d).astype(p.dtype)", "d.astype(p.dtype)", _CLOSED_FORM),
-        ("mean_delta = divide(total.delta, total.weight)", "mean_delta = total.delta", _CLOSED_FORM),
+        (
+            "mean_delta = divide(total.delta, total.weight)",
+            "mean_delta = total.delta",
+            recorded("fedavg_clip"),
+        ),
         # Applied without looking at the new model.
-        ("all_finite((new, server, exchange))", "all_finite((server, exchange))", _NOT_FINITE),
+        ("all_finite((new, server, exchange))", "all_finite((server, exchange))", _NOT_APPLIED),
         # The exchange moves in a round that is not applied.
         (
             "exchange), (shared, state.server, state.exchange))",
             "exchange), (shared, state.server, exchange))",
-            _NOT_FINITE,
+            _NOT_APPLIED,
         ),
-        ("channel=select(applied, channel, undone)", "channel=channel", _NOT_FINITE),
-        ("change = jnp.round(change)", "change = jnp.floor(change)", _STATISTICS),
-        ("jnp.where(joined, round, history.last_round)", "round", recorded("fedavg")),
-        ("divide(total.message.scalars, most)", "total.message.scalars", recorded("fednova")),
+        ("channel=select(applied, channel, undone)", "channel=channel", _NOT_APPLIED),
+        ("change = jnp.round(change)", "change = jnp.floor(change)", _COUNTERS),
+        ("jnp.where(joined, round, history.last_round)", "round", recorded("fedavg_clip")),
+        ("divide(total.message.scalars, most)", "total.message.scalars", recorded("fednova_proximal")),
     ),
     *in_file(
         "fedrecon/federated/engine.py",
-        ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg")),
+        ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg_clip")),
         ("kept = included & applied", "kept = included", _NOT_FINITE),
         (
             'included = record["included"] & ~flagged',
@@ -58,7 +63,11 @@ MUTANTS = (
             "state.round, kept, info",
             _F + "test_sampling.py::test_the_longest_absent_take_turns",
         ),
-        ('record["excluded"] | (cohort.active & flagged)', 'record["excluded"]', recorded("screen")),
+        (
+            'record["excluded"] | (cohort.active & flagged)',
+            'record["excluded"]',
+            _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",
+        ),
     ),
     *in_file(
         "fedrecon/federated/turn.py",
@@ -74,7 +83,7 @@ MUTANTS = (
         ),
         ("mask.any(1)) <= work.steps)", "mask.any(1)) < work.steps)", _SCHEDULE),
         ("Upload(scale(weight, shared),", "Upload(shared,", _CLOSED_FORM),
-        ("scale(most, message.scalars)", "message.scalars", recorded("fednova")),
+        ("scale(most, message.scalars)", "message.scalars", recorded("fednova_proximal")),
         (
             "upload, own.channel, context._replace(key=client_keys(context)[2])",
             "upload, own.channel, context",
@@ -86,8 +95,8 @@ MUTANTS = (
         # One key for all local steps.
         ("jax.random.fold_in(context.key, step)", "context.key", _STEPS),
         (
-            "return jax.tree.map(jnp.subtract, new, old)",
-            "return jax.tree.map(jnp.subtract, old, new)",
+            "return packed(jnp.subtract, new, old)",
+            "return packed(jnp.subtract, old, new)",
             _CLOSED_FORM,
         ),
         ("weight=batches.count.astype", "weight=valid.sum().astype", _STEPS),
@@ -99,12 +108,21 @@ MUTANTS = (
             _F + "test_algorithms.py::test_same_seed_same_result_and_true_counts",
         ),
         ("(u * batches.rate).astype(u.dtype)", "u", _SCHEDULE),
-        ("jnp.where(seen > 0, g * seen, 0)", "jnp.where(seen > 0, g, 0)", recorded("scaffold_1")),
-        ("[0] * seen, 0)", "[0], 0)", recorded("qfedavg")),
+        (
+            "jnp.where(seen > 0, g * seen, 0)",
+            "jnp.where(seen > 0, g, 0)",
+            _F
+            + "test_algorithms_drift.py::test_scaffold_first_option_takes_the_gradient_at_the_received_model",
+        ),
+        (
+            "[0] * seen, 0)",
+            "[0], 0)",
+            _F + "test_algorithms_server.py::test_qfedavg_takes_each_clients_own_loss",
+        ),
         (
             "state = LocalState(own, opt_state if keep_optimizer else ())",
             "state = LocalState(own, start if keep_optimizer else ())",
-            recorded("fedavg_adam_kept"),
+            _F + "test_ring.py::test_equals_centralized_training_over_the_concatenated_batches",
         ),
     ),
     *in_file(
@@ -194,20 +212,28 @@ MUTANTS = (
     *in_file(
         "fedrecon/federated/evaluation.py",
         (
-            "jnp.where(along(joined, x), x, 0).sum(0) / jnp.maximum(count, 1)",
-            "x.mean(0)",
-            recorded("local_only"),
+            "model = algorithm.release(model)",
+            "model = model.variables",
+            _F + "test_algorithms_server.py::test_afl_finds_the_minimax_model",
         ),
-        ("model = algorithm.release(model)", "model = model.variables", recorded("afl")),
         (
             "fill(_personal(algorithm, algorithm.release(state), *pick), frozen)",
             "fill(_personal(algorithm, state.variables, *pick), frozen)",
-            recorded("afl"),
+            _F + "test_algorithms_server.py::test_afl_finds_the_minimax_model",
         ),
         (
             "return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)",
             "return result",
             _F + "test_personal.py::test_evaluation_of_other_clients_and_of_empty_ones",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/fine_tuning.py",
+        # The model that is handed out is not the one that clients train from.
+        (
+            "released = algorithm.release(state)",
+            "released = state.variables",
+            _F + "test_algorithms_personal.py::test_fine_tuning_begins_with_what_is_released",
         ),
     ),
 )

@@ -96,7 +96,6 @@ def test_birdcage_rings_fall_off_with_distance():
     np.testing.assert_allclose(np.abs(maps), expected, rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("turns", [0, 1])
 def test_turning_the_array_turns_the_maps(turns):
     """The next of four elements sees the image turned by a quarter; the transverse field turns with it."""

@@ -51,14 +51,16 @@ def test_sense_wraps_any_fourier_operator(normal, assert_linear_operator):
     assert_linear_operator(SENSE(CartesianFourier((5, 4)), maps) @ Identity((5, 4)))
 
 
-@pytest.mark.parametrize("kind", ["cartesian", "nufft", "toeplitz"])
+@pytest.mark.parametrize("kind", ["cartesian", "plain", "nufft", "toeplitz"])
 def test_products_with_maps_equal_the_plain_route(normal, kind):
     """Operators that multiply maps inside their transform agree with the default of `LinearOperator`."""
     shape, maps = (6, 5), smooth_maps(3, (6, 5))
     k = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 2)).astype(np.float32)
     A = (
-        CartesianFourier(shape, np.abs(normal(shape, float)))
-        if kind == "cartesian"
+        CartesianFourier(
+            shape, np.abs(normal(shape, float)), backend="auto" if kind == "cartesian" else "jax"
+        )
+        if kind in ("cartesian", "plain")
         else NUFFT(k, shape, eps=1e-5, gram_by_toeplitz=kind == "toeplitz")
     )
     x, y = normal((2, *shape), jnp.complex64), normal((2, 3, *A.out_shape), jnp.complex64, 1)

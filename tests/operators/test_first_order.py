@@ -139,6 +139,30 @@ def test_pogm_needs_fewer_iterations_than_fista_and_restarts_help(problem):
     assert steps["pogm", True] < steps["pogm", False]
 
 
+@pytest.mark.parametrize("solver", [fista, pogm])
+def test_steps_are_those_of_the_papers(solver, x64):
+    """Without a second term POGM is the optimized gradient method (Kim and Fessler 2016)."""
+    gram = 2 * np.eye(6) - np.eye(6, k=1) - np.eye(6, k=-1)
+    b, count = np.arange(6.0), 4
+    x, _ = solver(
+        lambda x: gram @ x - b,
+        lambda v, step: v,
+        jnp.zeros(6),
+        lipschitz=4.0,
+        iterations=count,
+        restart=False,
+    )
+    ahead = before = np.zeros(6)
+    theta = 1.0
+    for number in range(count):
+        after = ahead - (gram @ ahead - b) / 4
+        last = 8 if solver is pogm and number == count - 1 else 4
+        new = (1 + np.sqrt(1 + last * theta**2)) / 2
+        overshoot = theta / new * (after - ahead) if solver is pogm else 0
+        ahead, before, theta = after + (theta - 1) / new * (after - before) + overshoot, after, new
+    np.testing.assert_allclose(x, ahead if solver is pogm else before, rtol=1e-10)
+
+
 @pytest.mark.parametrize("solver, factor", [(fista, 2.0), (pogm, 1.0)])
 def test_the_worst_case_bounds_hold(solver, factor, x64):
     """L |x0 - x*|^2 times 2 / (k + 1)^2, and half of it for POGM, on a chain of differences."""

@@ -49,6 +49,12 @@ def test_unmeasured_samples_are_zero(normal):
     np.testing.assert_allclose(y[:, mask], fft2c(x)[:, mask], rtol=1e-6)
 
 
+def test_gradients_in_the_mask_are_those_of_the_product(normal):
+    x, probe, mask = normal((5, 6), np.complex64), normal((5, 6), np.complex64, 1), normal((5, 6))
+    gradient = jax.grad(lambda mask: jnp.sum((probe.conj() * CartesianFourier((5, 6), mask)(x)).real))(mask)
+    np.testing.assert_allclose(gradient, (probe.conj() * fft2c(x)).real, rtol=1e-4, atol=1e-5)
+
+
 @given(old=st.integers(2, 16), new=st.integers(1, 24))
 @settings(max_examples=8)
 def test_fourier_resize_keeps_band_limited_images(old, new):

@@ -44,6 +44,8 @@ def test_cg_stops_at_the_bound_and_at_zero():
         residual = np.linalg.norm(b - (gram(x) + l2 * x)) / np.linalg.norm(b)
         assert info.iterations == 3 and 0 < info.residual < 1
         np.testing.assert_allclose(info.residual, residual, rtol=1e-4)
+    _, info = cg(gram, b, l2=50.0, tolerance=1e-3)
+    assert 1e-5 < info.residual <= 1e-3
     x, info = cg(gram, 0 * b)
     assert info.iterations == 0 and not x.any() and info.residual == 0
     # An inconsistent system: finite, whatever the null space holds.

@@ -1,0 +1,325 @@
+"""Mutants of data: formats of files, clients, simulation, measured cohorts."""
+
+from tests.mutants.mutant import in_file
+
+_D = "tests/data/"
+_ISMRMRD = _D + "test_ismrmrd_files.py::test_"
+_BART = _D + "test_bart.py::test_"
+_CT_FILES = _D + "test_ct_files.py::test_"
+_FASTMRI = _D + "test_fastmri.py::test_"
+_MEASUREMENT = _D + "test_measurement.py::test_"
+_CLIENTS = _D + "test_clients.py::test_"
+_PARTITION = _D + "test_partition.py::test_"
+_MRI = _D + "test_mri_simulation.py::test_"
+_CT = _D + "test_ct_simulation.py::test_"
+_MEASURED = _D + "test_measured.py::test_"
+
+_FORMATS = (
+    *in_file(
+        "fedrecon/data/formats/ismrmrd_files.py",
+        # The center of k-space.
+        (
+            "index = step - center + n // 2",
+            "index = step",
+            _ISMRMRD + "lines_go_where_counters_and_limits_put_them",
+        ),
+        (
+            "else self.readout // 2 - line.center",
+            "else 0",
+            _ISMRMRD + "a_short_readout_has_its_center_in_the_middle",
+        ),
+        (
+            "center = acquisition.center_sample - first",
+            "center = acquisition.center_sample",
+            _ISMRMRD + "a_short_readout_has_its_center_in_the_middle",
+        ),
+        # Axes.
+        (
+            "return self.slices.index(line.slice), place[1], place[0]",
+            "return self.slices.index(line.slice), place[0], place[1]",
+            _ISMRMRD + "cartesian_arrays_come_back",
+        ),
+        (
+            "trajectory = trajectory[..., [2, 0, 1]]",
+            "trajectory = trajectory[..., [2, 1, 0]]",
+            _ISMRMRD + "spokes_and_their_trajectory_come_back",
+        ),
+        (
+            "return values[2], values[0], values[1]",
+            "return values[2], values[1], values[0]",
+            _ISMRMRD + "spokes_and_their_trajectory_come_back",
+        ),
+        (
+            "kspace /= np.maximum(counts, 1)[..., None, None]",
+            "kspace /= np.maximum(counts.max(), 1)",
+            _ISMRMRD + "repeated_lines_are_averaged",
+        ),
+        (
+            "start = kspace.shape[-1] // 2 - kept // 2",
+            "start = (kspace.shape[-1] - kept) // 2",
+            _ISMRMRD + "removing_oversampling_crops_the_image",
+        ),
+        (
+            "if not has(CALIBRATION) or has(_CALIBRATION_AND_IMAGING):",
+            "if not has(CALIBRATION):",
+            _ISMRMRD + "noise_and_calibration_are_apart_and_other_scans_left_out",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/bart.py",
+        (
+            "values.T.tofile(file)",
+            "values.tofile(file)",
+            _BART + "bytes_are_column_major_and_every_name_of_the_pair_works",
+        ),
+        (
+            "(values[..., components] / np.asarray(image_shape))",
+            "(values[..., components] * np.asarray(image_shape))",
+            _BART + "trajectories_in_cycles_per_field_of_view_become_cycles_per_pixel",
+        ),
+        (
+            "order = np.argsort(places)",
+            "order = np.argsort(places)[::-1]",
+            _BART + "axes_go_to_their_places_and_back",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/ct_files.py",
+        (
+            "(np.arange(views) + 0.5) * math.pi / views",
+            "np.arange(views) * math.pi / views",
+            _CT_FILES + "lodopab",
+        ),
+        ("np.rot90(image, axes=(1, 2))", "np.rot90(image, axes=(2, 1))", _CT_FILES + "lodopab"),
+        (
+            "(center - (detectors - 1) / 2) * spacing",
+            "(center - detectors / 2) * spacing",
+            _CT_FILES + "tomography",
+        ),
+        ("detector_distance=detector - source", "detector_distance=detector", _CT_FILES + "htc"),
+        ("return np.deg2rad(degrees)", "return degrees", _CT_FILES + "htc"),
+    ),
+    *in_file(
+        "fedrecon/data/formats/dicom_ct.py",
+        (
+            "(pixels * slope + intercept)",
+            "(pixels * slope - intercept)",
+            _CT_FILES + "dicom_slices_are_sorted_and_rescaled",
+        ),
+        (
+            'order = np.argsort(along, kind="stable")',
+            "order = np.arange(len(along))",
+            _CT_FILES + "dicom_slices_are_sorted_and_rescaled",
+        ),
+        (
+            "(float(central[1]) - 1, float(central[0]) - 1)",
+            "(float(central[0]) - 1, float(central[1]) - 1)",
+            _CT_FILES + "dicom_ct_pd",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/fastmri.py",
+        (
+            "kspace = kspace[:, None] if single_coil else kspace",
+            "kspace = kspace[None] if single_coil else kspace",
+            _FASTMRI + "single_coil_files_need_the_caller_to_say_so",
+        ),
+        (
+            "not np.isfinite(value).all():",
+            "np.isinf(value).any():",
+            _FASTMRI + "volumes_that_could_not_be_read_are_not_written",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/radial.py",
+        (
+            "trajectory=trajectory[..., ::-1].copy()",
+            "trajectory=trajectory",
+            _MEASUREMENT + "spokes_of_all_formats_agree",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/measurement.py",
+        (
+            "image.transpose(0, 3, 1, 4, 2)",
+            "image.transpose(0, 3, 1, 2, 4)",
+            _MEASUREMENT + "volumes_become_slices_along_the_readout",
+        ),
+        (
+            "view and (view[1] / readout, view[2], view[0])",
+            "view and (view[1], view[2], view[0])",
+            _MEASUREMENT + "volumes_become_slices_along_the_readout",
+        ),
+        (
+            "trajectory = trajectory / np.float32(2 * np.pi)",
+            "trajectory = trajectory / np.float32(np.pi)",
+            _MEASUREMENT + "spokes_of_all_formats_agree",
+        ),
+    ),
+)
+
+_CLIENT_DATA = (
+    *in_file(
+        "fedrecon/data/clients/client_data.py",
+        (
+            "np.arange(max(counts)) < np.asarray(counts)[:, None]",
+            "np.arange(max(counts)) <= np.asarray(counts)[:, None]",
+            _CLIENTS + "stacking_keeps_every_example_and_pads_with_zeros",
+        ),
+        (
+            "np.concatenate([[0], np.cumsum(used)[:-1]])",
+            "np.zeros(len(used), int)",
+            _CLIENTS + "pooling_holds_the_same_examples_and_separates_volumes",
+        ),
+        (
+            "part[index] = parts[patients[index]]",
+            "part[index] = index % len(counts)",
+            _CLIENTS + "split_is_a_partition_without_shared_patients",
+        ),
+        (
+            "members = sorted(set(patients[places == site]))",
+            "members = list(dict.fromkeys(patients[places == site]))",
+            _CLIENTS + "split_does_not_depend_on_example_order_or_other_sites",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/clients/examples.py",
+        (
+            '"target": np.asarray(target, np.float32) / scale',
+            '"target": np.asarray(target, np.float32)',
+            _MRI + "normalization_comes_from_the_measurement_and_is_undone_by_scale",
+        ),
+        (
+            "math.sqrt(math.prod(image.shape[-2:]) / (ny * nx))",
+            "math.prod(image.shape[-2:]) / (ny * nx)",
+            _MRI + "images_come_back_to_the_scanners_matrix_and_unit",
+        ),
+        (
+            "start = max(old // 2 - new // 2, 0)",
+            "start = max((old - new) // 2, 0)",
+            _MRI + "padding_kspace_is_undone_exactly",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/clients/partition.py",
+        (
+            "np.arange(1, clients + 1, dtype=float) ** -exponent",
+            "np.arange(1, clients + 1, dtype=float) ** exponent",
+            _PARTITION + "sizes_follow_the_power_law",
+        ),
+        (
+            "(np.cumsum(sizes) - sizes / 2)",
+            "np.cumsum(sizes)",
+            _PARTITION + "a_large_concentration_gives_the_proportions_of_the_whole",
+        ),
+        (
+            "np.log(rng.gamma(parameters + 1)) +",
+            "np.log(rng.gamma(parameters + 2)) +",
+            _PARTITION + "shares_have_the_moments_of_a_dirichlet",
+        ),
+        ("held.min() < self.minimum", "held.max() < self.minimum", _PARTITION + "the_minimum_is_kept"),
+    ),
+    *in_file(
+        "fedrecon/data/clients/feature_shift.py",
+        (
+            "np.exp(-2 * (np.pi * shift.blur) ** 2",
+            "np.exp(-((np.pi * shift.blur) ** 2)",
+            _PARTITION + "each_part_of_a_shift_does_what_it_says",
+        ),
+    ),
+)
+
+_SIMULATION = (
+    *in_file(
+        "fedrecon/data/simulation/mri.py",
+        (
+            "abs(1 - 2 * np.exp(-site.inversion_time / t1)",
+            "abs(1 - np.exp(-site.inversion_time / t1)",
+            _MRI + "contrasts_are_those_of_the_sequences",
+        ),
+        (
+            "reference / jnp.sqrt(averages)",
+            "reference / averages",
+            _MRI + "the_reference_has_the_noise_of_many_averages",
+        ),
+        (
+            "signal / site.snr, float(",
+            "signal / site.snr**2, float(",
+            _MRI + "noise_is_white_complex_gaussian_of_the_stated_size",
+        ),
+        (
+            "kspace=np.asarray(kspace) * mask *",
+            "kspace=np.asarray(kspace) *",
+            _MRI + "unmeasured_samples_and_padded_coils_are_zero",
+        ),
+        (
+            "cube * (bx - 1j * by)",
+            "cube * (bx + 1j * by)",
+            _MRI + "coil_fields_follow_the_field_of_a_loop_on_its_axis",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/simulation/ct.py",
+        (
+            "counts = rng.poisson(photons) + rng.normal(0, site.electronic_noise",
+            "counts = rng.poisson(photons) + rng.normal(0, site.electronic_noise**2",
+            _CT + "noise_is_that_of_the_photon_counts",
+        ),
+        (
+            "/ site.photons) / unit",
+            "/ site.photons)",
+            _CT + "filtered_back_projection_finds_the_attenuation_of_the_target",
+        ),
+        ("np.maximum(counts, 1) / site.photons", "counts / site.photons", _CT + "starved_rays_stay_finite"),
+        (
+            "np.pi * np.arange(site.views) / site.views",
+            "2 * np.pi * np.arange(site.views) / site.views",
+            _CT + "padded_views_are_zero_and_the_others_span_half_a_turn",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/simulation/planning.py",
+        (
+            "np.linspace(1 + skew, 1 - skew, sites)",
+            "np.linspace(1 + skew, 1, sites)",
+            _MRI + "size_skew_is_realized_and_keeps_the_total",
+        ),
+        ("0.5 + skew * spread[order]", "0.5 + spread[order]", _MRI + "label_skew_is_realized"),
+    ),
+)
+
+_MEASURED_DATA = (
+    *in_file(
+        "fedrecon/data/measured/images.py",
+        (
+            "(area > manifest.area)",
+            "(area >= 0)",
+            _MEASURED + "retina_keeps_patients_together_and_averages_areas",
+        ),
+        (
+            "numbers[site] < minimum_patients",
+            "numbers[site] <= minimum_patients",
+            _MEASURED + "chest_radiographs_merge_small_sites",
+        ),
+        (
+            'patients = [f"{site}/{patient}"',
+            'patients = [f"{patient}"',
+            _MEASURED + "chest_radiographs_merge_small_sites",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/measured/mri.py",
+        (
+            "if volume.mask is not None and not volume.mask.all():",
+            "if volume.mask is not None and not volume.mask.any():",
+            _MEASURED + "undersampled_files_cannot_be_a_reference",
+        ),
+        (
+            "common = resize_kspace(padded, matrix)",
+            "common = padded[..., : matrix[0], : matrix[1]]",
+            _MEASURED + "a_smaller_grid_is_taken_only_when_asked_for_and_crops_kspace",
+        ),
+    ),
+)
+
+MUTANTS = _FORMATS + _CLIENT_DATA + _SIMULATION + _MEASURED_DATA

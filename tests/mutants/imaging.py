@@ -1,0 +1,443 @@
+"""Mutants of operators for MRI and CT, and of phantoms."""
+
+from tests.mutants.mutant import in_file
+
+_T = "tests/operators/"
+_COMPRESSION = _T + "test_coil_compression.py::test_"
+_WHITENING = _COMPRESSION + "whitening_of_another_bandwidth_and_of_coils_without_noise"
+_SENSITIVITY = _T + "test_sensitivity.py::test_"
+_COIL_FIELDS = _T + "test_coil_simulation.py::test_"
+_SPIRIT = _T + "test_spirit.py::test_"
+_TRAJECTORIES = _T + "test_trajectories.py::test_"
+_DENSITY = _T + "test_density.py::test_"
+_PHYSICS = _T + "test_ct_physics.py::test_"
+_GEOMETRY = _T + "test_geometry.py::test_"
+_INVERSION = _T + "test_analytic_inversion.py::test_"
+_CONVERSIONS = _T + "test_geometry_conversions.py::test_"
+_ITERATIVE = _T + "test_ct_iterative.py::test_"
+_PHANTOMS = _T + "test_phantoms.py::test_"
+_ELLIPSOIDS = _T + "test_ct_phantoms.py::test_"
+
+_MRI = (
+    *in_file(
+        "operators/mri/coils/sense.py",
+        (
+            "jnp.sum(maps.conj() * images, axis=-3)",
+            "jnp.sum(maps * images, axis=-3)",
+            _T + "test_coils.py::test_rss_and_combination_agree_on_normalized_maps",
+        ),
+    ),
+    *in_file(
+        "operators/mri/coils/compression.py",
+        (
+            "samples.conj().T) / samples.shape[1]",
+            "samples.conj().T) / (2 * samples.shape[1])",
+            _COMPRESSION + "covariance_is_that_of_complex_samples",
+        ),
+        (
+            "/ jnp.sqrt(jnp.asarray(variance_ratio, values.dtype))",
+            "/ jnp.asarray(variance_ratio, values.dtype)",
+            _WHITENING,
+        ),
+        (
+            "vectors[..., ::-1][..., :count].conj().mT",
+            "vectors[..., :count].conj().mT",
+            _COMPRESSION + "svd_keeps_the_energy_of_the_largest_singular_values",
+        ),
+        (
+            "_product(left, right).conj().mT])",
+            "_product(left, right)])",
+            _COMPRESSION + "neighboring_positions_are_aligned",
+        ),
+    ),
+    *in_file(
+        "operators/mri/coils/sensitivity.py",
+        (
+            "projection.conj() / jnp.where(size",
+            "projection / jnp.where(size",
+            _SENSITIVITY + "the_reference_coil_is_real_and_positive",
+        ),
+        (
+            "coils, coils) / math.prod(kernel)",
+            "coils, coils)",
+            _SENSITIVITY + "espirit_is_the_projection_onto_patches",
+        ),
+    ),
+    *in_file(
+        "operators/mri/coils/simulation.py",
+        (
+            "field[..., 0], -field[..., 1])",
+            "field[..., 0], field[..., 1])",
+            _COIL_FIELDS + "turning_the_array_turns_the_maps",
+        ),
+        (
+            "jnp.cross(step, offset) / distance**3",
+            "jnp.cross(step, offset) / distance**2",
+            _COIL_FIELDS + "the_field_on_the_axis_has_its_closed_form",
+        ),
+        (
+            "offset.conj() / jnp.sqrt(across",
+            "offset / jnp.sqrt(across",
+            _COIL_FIELDS + "birdcage_elements_are_straight_wires",
+        ),
+        (
+            "axes[-2] = -axes[-2]",
+            "axes[-1] = -axes[-1]",
+            _COIL_FIELDS + "birdcage_elements_are_straight_wires",
+        ),
+    ),
+    *in_file(
+        "operators/mri/calibration.py",
+        (
+            "jnp.matmul(rows.conj(), rows.T",
+            "jnp.matmul(rows, rows.conj().T",
+            _SPIRIT + "kernel_is_the_regularized_regression_on_all_neighbors",
+        ),
+        (
+            "mean = jnp.trace(gram).real / count",
+            "mean = jnp.trace(gram).real",
+            _SPIRIT + "kernel_is_the_regularized_regression_on_all_neighbors",
+        ),
+    ),
+    *in_file(
+        "operators/mri/spirit_kernels.py",
+        (
+            "matrices = self.matrices.conj()",
+            "matrices = self.matrices",
+            _SPIRIT + "cg_spirit_is_the_weighted_least_squares_solution",
+        ),
+        (
+            "fourier.gram(x, density) + weight",
+            "fourier.gram(x) + weight",
+            _SPIRIT + "cg_spirit_is_the_weighted_least_squares_solution",
+        ),
+    ),
+    *in_file(
+        "operators/mri/grappa_interpolation.py",
+        (
+            "(targets // nx * width + targets % nx)",
+            "(targets // nx * nx + targets % nx)",
+            _T + "test_grappa.py::test_harmonic_coils_are_recovered_exactly",
+        ),
+    ),
+    *in_file(
+        "operators/mri/joint_estimation.py",
+        (
+            "misfit + weight * (start - x)",
+            "misfit - weight * x",
+            _T + "test_joint_estimation.py::test_complete_data_are_explained",
+        ),
+    ),
+    *in_file(
+        "operators/mri/off_resonance.py",
+        (
+            "first = -_angle(turns[0]) / gaps[0]",
+            "first = _angle(turns[0]) / gaps[0]",
+            _T + "test_off_resonance.py::test_field_map_from_echoes",
+        ),
+        (
+            "turns = 2 * math.pi * field_map",
+            "turns = math.pi * field_map",
+            _T + "test_off_resonance.py::test_constant_fields_are_a_phase",
+        ),
+        (
+            "t = t - jnp.sum(weights * t, axis=0)",
+            "t = t - jnp.mean(t, axis=0)",
+            _T + "test_off_resonance.py::test_field_map_from_echoes",
+        ),
+    ),
+    *in_file(
+        "operators/mri/sampling/masks.py",
+        (
+            "start = (length - count + 1) // 2",
+            "start = (length - count) // 2",
+            _T + "test_masks.py::test_equispaced_is_equispaced",
+        ),
+        (
+            "(columns / acceleration - count) / max(columns - count, 1)",
+            "(columns / acceleration) / max(columns - count, 1)",
+            _T + "test_masks.py::test_random_mask_meets_the_acceleration_on_average",
+        ),
+        (
+            "mask |= chosen & (priority >= first)",
+            "mask |= chosen",
+            _T + "test_masks.py::test_poisson_disc",
+        ),
+    ),
+    *in_file(
+        "operators/mri/sampling/trajectories.py",
+        (
+            "np.stack([np.sin(angles), np.cos(angles)], axis=-1)",
+            "np.stack([np.cos(angles), np.sin(angles)], axis=-1)",
+            _TRAJECTORIES + "radial_orientation",
+        ),
+        (
+            "return (np.arange(samples) - samples // 2) / samples",
+            "return (np.arange(samples) - (samples - 1) / 2) / samples",
+            _TRAJECTORIES + "spokes_are_straight_equidistant_and_through_dc",
+        ),
+        ("(tiny_index - 1 if order", "(tiny_index if order", _TRAJECTORIES + "angles"),
+        ("np.sqrt(1 - z**2), azimuth)", "1 - np.abs(z), azimuth)", _TRAJECTORIES + "kooshball_is_uniform"),
+    ),
+    *in_file(
+        "operators/mri/sampling/density.py",
+        (
+            "jnp.abs(edges) ** ndim, axis=-1) / ndim",
+            "jnp.abs(edges) ** ndim, axis=-1)",
+            _DENSITY + "radial_ramp",
+        ),
+        (
+            "4 * math.pi, 2 * math.pi) / spokes",
+            "4 * math.pi, 4 * math.pi) / spokes",
+            _DENSITY + "radial_shells",
+        ),
+        ("return 2**ndim * values", "return values", _DENSITY + "weights_of_a_cartesian_grid_are_ones"),
+    ),
+)
+
+_CT = (
+    *in_file(
+        "operators/ct/physics.py",
+        (
+            "1000 * (as_inexact(attenuation) / water - 1)",
+            "1000 * as_inexact(attenuation) / water - 1",
+            _PHYSICS + "hounsfield_units",
+        ),
+        (
+            "safe = jnp.maximum(counts, 0) + 0.5",
+            "safe = jnp.maximum(counts, 0.5)",
+            _PHYSICS + "the_modified_logarithm_is_unbiased_and_finite",
+        ),
+        (
+            "(counts / positive(counts + noise**2))",
+            "(counts / positive(counts + noise))",
+            _PHYSICS + "weights_are_inverse_variances",
+        ),
+        (
+            "fraction * (1 - fraction) * counts",
+            "(1 - fraction) * counts",
+            _PHYSICS + "lower_dose_is_a_scan_of_that_dose",
+        ),
+        ("drawn, fraction * photons)", "drawn, photons)", _PHYSICS + "lower_dose_is_a_scan_of_that_dose"),
+        (
+            "/ positive(white - dark)",
+            "/ positive(white)",
+            _PHYSICS + "flat_field_recovers_line_integrals_and_survives_zeros",
+        ),
+    ),
+    *in_file(
+        "operators/ct/artifacts.py",
+        (
+            "return 0.1 * density * np.exp(",
+            "return density * np.exp(",
+            _PHYSICS + "attenuation_of_water_and_bone",
+        ),
+        (
+            "share = (place - left) / jnp.maximum(right - left, 1)",
+            "share = (right - place) / jnp.maximum(right - left, 1)",
+            _PHYSICS + "interpolation_restores_linear_functions",
+        ),
+        (
+            "jnp.argsort(order, axis=-2), axis=-2)",
+            "order, axis=-2)",
+            _PHYSICS + "rings_are_removed_and_objects_are_kept",
+        ),
+    ),
+    *in_file(
+        "operators/ct/algebraic.py",
+        (
+            "alpha = jnp.where(curvature > 0, size / positive(curvature), 0)",
+            "alpha = jnp.where(curvature > 0, 0.5 * size / positive(curvature), 0)",
+            _ITERATIVE + "consistent_data_are_solved",
+        ),
+        (
+            "new = clipped(x + relaxation * columns * A.H(rows * (y - A(x))), nonnegative)",
+            "new = clipped(x + relaxation * columns * A.H(y - A(x)), nonnegative)",
+            _ITERATIVE + "inconsistent_data_give_the_weighted_least_squares_solution",
+        ),
+    ),
+    *in_file(
+        "operators/ct/statistical.py",
+        (
+            "return x * sensitivity * A.H(",
+            "return x * A.H(",
+            _ITERATIVE + "expectation_maximization_keeps_counts_and_never_loses_likelihood",
+        ),
+        (
+            "weighted(x) - back + beta * D.H(slope)",
+            "weighted(x) - back + D.H(slope)",
+            _ITERATIVE + "penalized_weighted_least_squares_is_stationary",
+        ),
+    ),
+    *in_file(
+        "operators/ct/inversion/short_scan.py",
+        (
+            "jnp.where(coverage.complete, 0.5, short)",
+            "jnp.where(coverage.complete, 1.0, short)",
+            _INVERSION + "a_full_turn_counts_every_ray_half",
+        ),
+        (
+            "t < 2 * rising, early",
+            "t < rising, early",
+            _INVERSION + "parker_weights_of_conjugate_rays_sum_to_one",
+        ),
+        (
+            "weights = (gaps + xp.roll(gaps, 1)) / 2",
+            "weights = gaps",
+            _INVERSION + "views_stand_for_the_gaps_beside_them",
+        ),
+    ),
+    *in_file(
+        "operators/ct/inversion/ramp_filters.py",
+        (
+            "kernel[0] = 0.25",
+            "kernel[0] = 0.0",
+            _T + "test_filtering.py::test_ramp_is_the_band_limited_kernel",
+        ),
+        (
+            "np.linspace(0, 1, length // 2 + 1) / cutoff",
+            "np.linspace(0, 1, length // 2 + 1) * cutoff",
+            _INVERSION + "cutoff_stretches_the_window",
+        ),
+    ),
+    *in_file(
+        "operators/ct/inversion/filtering.py",
+        (
+            "geometry.detector_spacing / self.radon.pixel_size**2",
+            "geometry.detector_spacing / self.radon.pixel_size",
+            _T + "test_filtering.py::test_adjoint_of_prepared_data_is_filtered_back_projection",
+        ),
+        (
+            "jnp.maximum(jnp.sum(mask), 1)))[:, None]",
+            "geometry.views))[:, None]",
+            _T + "test_filtering.py::test_padded_views_change_nothing",
+        ),
+    ),
+    *in_file(
+        "operators/ct/inversion/divergent.py",
+        (
+            "* (tilt * lever / geometry.source_distance**2)",
+            "* (tilt * lever / geometry.source_distance)",
+            _INVERSION + "fans_return_the_attenuation_of_a_disc",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/cone.py",
+        ("(self.angles / (2 * math.pi))", "self.angles", _GEOMETRY + "helix_climbs_by_its_pitch"),
+        (
+            "jnp.hypot(depth, side) if self.curved else depth",
+            "depth",
+            _GEOMETRY + "rays_and_detector_coordinates_are_inverse",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/fan.py",
+        (
+            "-source_distance * along - axis_offset * across",
+            "-source_distance * along + axis_offset * across",
+            _GEOMETRY + "rays_and_detector_coordinates_are_inverse",
+        ),
+        (
+            "jnp.arctan2(side, depth) if curved",
+            "jnp.arctan2(depth, side) if curved",
+            _GEOMETRY + "rays_and_detector_coordinates_are_inverse",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/parallel.py",
+        (
+            "s = s + (self.detector_offset - self.axis_offset)",
+            "s = s + (self.detector_offset + self.axis_offset)",
+            _GEOMETRY + "rays_and_detector_coordinates_are_inverse",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/conversions.py",
+        (
+            "jnp.asarray(angles, float) + math.pi / 2",
+            "jnp.asarray(angles, float) - math.pi / 2",
+            _CONVERSIONS + "tigre_places_source_and_detector_there",
+        ),
+        (
+            '"axis_offset": -center}',
+            '"axis_offset": center}',
+            _CONVERSIONS + "tigre_parallel_offsets_become_the_center_of_rotation",
+        ),
+        ('for axis in "YX")', 'for axis in "XY")', _CONVERSIONS + "astra_there_and_back"),
+    ),
+    *in_file(
+        "operators/ct/projection/joseph.py",
+        (
+            "return total * (grid.pixel_size * jnp.abs(inverse))[:, None]",
+            "return total * grid.pixel_size",
+            _T + "test_radon_properties.py::test_adjoints_are_exact_and_operators_linear",
+        ),
+        (
+            "width / grid.spacing, grid.pixel_size / width)",
+            "width / grid.spacing, grid.pixel_size)",
+            _T + "test_radon.py::test_the_gradient_is_the_adjoint_and_holds_no_scatter",
+        ),
+    ),
+    *in_file(
+        "operators/ct/projection/lines.py",
+        (
+            "length = pixel_size * jnp.sqrt(1 + slope**2)",
+            "length = pixel_size * (1 + slope**2)",
+            _T + "test_projectors.py::test_distance_driven_is_the_mean_over_elements",
+        ),
+    ),
+    *in_file(
+        "operators/ct/projection/planes.py",
+        (
+            "(height[:, 1] - height[:, 0]) / rows,",
+            "(height[:, 1] - height[:, 0]) / (rows - 1),",
+            _T + "test_volume_projectors.py::test_the_middle_row_is_the_fan",
+        ),
+    ),
+)
+
+_PHANTOM_PACKAGE = (
+    *in_file(
+        "operators/phantoms/ellipses.py",
+        (
+            "jnp.asarray(-rows / height, dtype)[:, None]",
+            "jnp.asarray(rows / height, dtype)[:, None]",
+            _PHANTOMS + "kspace_agrees_with_the_rasterised_image",
+        ),
+        (
+            "jnp.cos(phase), -jnp.sin(phase))",
+            "jnp.cos(phase), jnp.sin(phase))",
+            _PHANTOMS + "kspace_agrees_with_the_rasterised_image",
+        ),
+        (
+            "sinogram + 2 * ellipse.value",
+            "sinogram + ellipse.value",
+            _PHANTOMS + "sinogram_is_the_line_integral",
+        ),
+        (
+            "y = jnp.asarray(-_centers(",
+            "y = jnp.asarray(_centers(",
+            _PHANTOMS + "rasterize_areas_and_orientation",
+        ),
+        (
+            "scale = math.sqrt(ny * nx) / (height * width)",
+            "scale = 1 / (height * width)",
+            _PHANTOMS + "kspace_keeps_the_energy",
+        ),
+    ),
+    *in_file(
+        "operators/phantoms/ellipsoids.py",
+        (
+            "cos * x + sin * y, cos * y - sin * x, *z]",
+            "cos * x - sin * y, cos * y + sin * x, *z]",
+            _ELLIPSOIDS + "any_ellipse_by_quadrature",
+        ),
+        (
+            "(jax.random.uniform(signs, (count,)) - 0.3)",
+            "(jax.random.uniform(signs, (count,)) - 0.5)",
+            _ELLIPSOIDS + "random_ellipses_have_their_distribution",
+        ),
+    ),
+)
+
+MUTANTS = _MRI + _CT + _PHANTOM_PACKAGE

@@ -1,0 +1,229 @@
+"""Mutants of networks, tasks and classical reconstruction."""
+
+from tests.mutants.mutant import in_file
+
+_M = "tests/models/"
+_UNROLLED = _M + "test_unrolled.py::test_"
+_NORMALIZATION = _M + "test_normalization.py::test_"
+_UNET = _M + "test_unet.py::test_"
+_K = "tests/tasks/"
+_TASKS = _K + "test_tasks.py::test_"
+_QUALITY = _K + "test_image_quality.py::test_"
+_OVERLAP = _K + "test_overlap.py::test_"
+_DIAGNOSIS = _K + "test_diagnosis.py::test_"
+
+_MODELS = (
+    *in_file(
+        "fedrecon/models/data_steps.py",
+        (
+            "x - size * (inputs.gram(x) - inputs.back_projection)",
+            "x - size * (inputs.gram(x) + inputs.back_projection)",
+            _UNROLLED + "gradient_steps_are_a_loop",
+        ),
+        (
+            "residual = back - A.gram(x)",
+            "residual = back",
+            _UNROLLED + "proximal_steps_go_from_the_least_squares_solution_to_the_network",
+        ),
+        (
+            "inputs.forward(2 * image - previous)",
+            "inputs.forward(image)",
+            _UNROLLED + "primal_dual_steps_are_the_iteration_of_chambolle_and_pock",
+        ),
+        (
+            "jnp.where(_sampled(A), measured, kspace)",
+            "jnp.where(_sampled(A), kspace, measured)",
+            _UNROLLED + "projections_keep_measured_samples_exactly",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/normalization.py",
+        (
+            "inverse * _over_groups(scale * bias_gradient, groups) / pixels",
+            "inverse * _over_groups(bias_gradient, groups) / pixels",
+            _NORMALIZATION + "instance_and_group_norm_equal_flax",
+        ),
+        (
+            "_over_groups(variance + jnp.square(channel_mean - mean), groups)",
+            "_over_groups(variance, groups)",
+            _NORMALIZATION + "instance_and_group_norm_equal_flax",
+        ),
+        (
+            "if valid is None else valid.astype(x.dtype)",
+            "if True else valid.astype(x.dtype)",
+            _NORMALIZATION + "batch_norm_does_not_see_padding",
+        ),
+        (
+            "jnp.where(count > 0, 1 - self.momentum, 0.0)",
+            "jnp.where(count > 0, self.momentum, 0.0)",
+            _NORMALIZATION + "batch_norm_trains_and_evaluates_as_flax",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/regularizers.py",
+        (
+            'return corrected(new, new if order == "after" else state)',
+            "return corrected(new, new)",
+            _M + "test_unrolled_reference.py::test_results_equal_the_recorded_ones",
+        ),
+        (
+            "(network((u - mean) / deviation, train, valid) * deviation",
+            "(network((u - mean) / deviation, train, valid)",
+            _M + "test_varnet.py::test_images_scale_with_their_measurements",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/unrolled.py",
+        (
+            'split_rngs={"params": not shared}',
+            'split_rngs={"params": False}',
+            _M + "test_unrolled_reference.py::test_results_equal_the_recorded_ones",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/ista.py",
+        (
+            "v = v - jnp.clip(v,",
+            "v = jnp.clip(v,",
+            _UNROLLED + "sparse_transforms_threshold_what_a_convolution_finds",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/unet.py",
+        (
+            "jnp.concatenate([skips[level], x], -1)",
+            "jnp.concatenate([x, x], -1)",
+            _M + "test_unrolled_reference.py::test_results_equal_the_recorded_ones",
+        ),
+        (
+            "return head(x)[:, *crops]",
+            "return head(x)[:, : crops[0].stop, : crops[-1].stop]",
+            _UNET + "any_image_size_comes_back",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/transfer.py",
+        (
+            "len(other), len(path)) == best]",
+            "len(other), len(path)) >= 1]",
+            _UNET + "warm_start_matches_suffixes_shapes_and_whole_layers",
+        ),
+    ),
+)
+
+_TASK_PACKAGE = (
+    *in_file(
+        "fedrecon/tasks/reconstruction.py",
+        # A loss that forgets the range.
+        (
+            ".mean((1, 2)) / data_range",
+            ".mean((1, 2))",
+            _TASKS + "reconstruction_loss_is_relative_to_the_range_of_each_volume",
+        ),
+        (
+            "absolute + ssim_weight * (1 - ssim(",
+            "absolute + ssim_weight * (ssim(",
+            _TASKS + "reconstruction_loss_is_relative_to_the_range_of_each_volume",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/segmentation.py",
+        (
+            "p.sum((0, 1, 2)) + s.sum((0, 1, 2))",
+            "p.sum((0, 1, 2))",
+            _TASKS + "segmentation_loss_takes_dice_over_the_batch",
+        ),
+        (
+            "weight = valid[:, None, None, None].astype(logits.dtype)",
+            "weight = jnp.ones_like(logits[..., :1])",
+            _TASKS + "segmentation_loss_takes_dice_over_the_batch",
+        ),
+        (
+            'random_flips(key, batch["image"], batch["segmentation"])',
+            '(random_flips(key, batch["image"])[0], batch["segmentation"])',
+            _TASKS + "flips_mirror_training_images_with_their_references",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/network.py",
+        (
+            "x[:, :, ::-1], x)",
+            "x[:, ::-1], x)",
+            _TASKS + "flips_mirror_training_images_with_their_references",
+        ),
+        (
+            "/ jnp.maximum(where.sum(), 1)",
+            "/ where.size",
+            _TASKS + "reconstruction_loss_is_relative_to_the_range_of_each_volume",
+        ),
+        (
+            "[:examples], outputs)",
+            "[-examples:], outputs)",
+            _TASKS + "metrics_of_given_images_and_of_the_network_are_one_code",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/image_quality.py",
+        (
+            "unbiased = WINDOW**2 / (WINDOW**2 - 1)",
+            "unbiased = 1.0",
+            _QUALITY + "metrics_equal_skimage_per_volume",
+        ),
+        ("for k in (0.01, 0.03))", "for k in (0.03, 0.01))", _QUALITY + "metrics_equal_skimage_per_volume"),
+        (
+            "jnp.square(peak) / mse",
+            "peak / mse",
+            _QUALITY + "psnr_of_known_noise_and_metrics_of_a_perfect_image",
+        ),
+        ("jnp.where(valid, values, 0), volume,", "values, volume,", _QUALITY + "padding_does_not_count"),
+    ),
+    *in_file(
+        "fedrecon/tasks/overlap.py",
+        (
+            "jnp.where(size > 0, 2 * overlap / jnp.maximum(size, 1), 1.0)",
+            "jnp.where(size > 0, overlap / jnp.maximum(size, 1), 1.0)",
+            _OVERLAP + "dice_of_identical_disjoint_and_empty_masks",
+        ),
+        ("jnp.maximum(*distances)", "jnp.minimum(*distances)", _OVERLAP + "hd95_equals_scipy"),
+        ("& padded[1:-1, :-2] & padded[1:-1, 2:]", "& padded[1:-1, :-2]", _OVERLAP + "hd95_equals_scipy"),
+        (
+            "below = lax.cummin(jnp.where(mask, y, jnp.inf), axis=0, reverse=True)",
+            "below = lax.cummin(jnp.where(mask, y, jnp.inf), axis=0)",
+            _OVERLAP + "distance_transform_equals_scipy",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/diagnosis.py",
+        (
+            "+ 0.5 * (scores[:, None] == scores)",
+            "+ (scores[:, None] == scores)",
+            _DIAGNOSIS + "binary_metrics_equal_sklearn_with_ties_and_padding",
+        ),
+        (
+            "(1 - specificity) * count + 1e-4",
+            "(1 - specificity) * count",
+            _DIAGNOSIS + "ten_negatives_allow_one_false_positive",
+        ),
+        (
+            "groups = margin, valid & (label == c), valid & (label != c)",
+            "groups = margin, label == c, label != c",
+            _DIAGNOSIS + "binary_metrics_equal_sklearn_with_ties_and_padding",
+        ),
+    ),
+)
+
+_CLASSICAL = in_file(
+    "fedrecon/classical.py",
+    (
+        "key=lambda block: (min(block), block[0] * block[1]))",
+        "key=lambda block: block[0] * block[1])",
+        "tests/experiments/test_reconstruct.py::test_the_calibration_block_is_the_largest_sampled_centre",
+    ),
+    (
+        "measurement.kspace * mask[:, None], mask=mask)",
+        "measurement.kspace, mask=mask)",
+        "tests/experiments/test_reconstruct.py::test_undersampling_removes_the_samples_left_out",
+    ),
+)
+
+MUTANTS = _MODELS + _TASK_PACKAGE + _CLASSICAL

@@ -1,0 +1,166 @@
+"""Mutants of privacy, the runtime, reports and experiments."""
+
+from tests.mutants.mutant import in_file
+
+_PRIVACY = "tests/privacy/test_accounting.py::test_"
+_RUNTIME = "tests/runtime/test_runtime.py::test_"
+_REPORTING = "tests/reporting/test_reporting.py::test_"
+_COMPARE = "tests/experiments/test_compare.py::test_"
+_FAULTS = "tests/experiments/test_federated_faults.py::test_"
+
+MUTANTS = (
+    *in_file(
+        "fedrecon/privacy/accounting.py",
+        # Calibration that returns the multiplier that was rejected.
+        (
+            "(low, middle) if accept(middle) else (middle, high)",
+            "(middle, high) if accept(middle) else (low, middle)",
+            _PRIVACY + "calibration_returns_the_accepted_end_of_the_last_interval",
+        ),
+        (
+            "min(1.0, expected_batch_size / examples)",
+            "min(1.0, padded_batch_size / examples)",
+            _PRIVACY + "untruncated_equals_the_poisson_subsampled_gaussian",
+        ),
+        (
+            "dp_accounting.SelfComposedDpEvent(step, steps)",
+            "dp_accounting.SelfComposedDpEvent(step, 1)",
+            _PRIVACY + "untruncated_equals_the_poisson_subsampled_gaussian",
+        ),
+        (
+            "max(examples, 2) ** -1.1",
+            "max(examples, 2) ** -0.9",
+            _PRIVACY + "delta_defaults_to_the_size_of_the_site",
+        ),
+        (
+            "truncated_batch_size=padded_batch_size,",
+            "truncated_batch_size=examples,",
+            _PRIVACY + "event_is_that_of_jax_privacy",
+        ),
+    ),
+    *in_file(
+        "fedrecon/files.py",
+        (
+            "temporary.unlink(missing_ok=True)",
+            "temporary.replace(path)",
+            _RUNTIME + "write_atomically_leaves_the_old_file_on_failure",
+        ),
+    ),
+    *in_file(
+        "fedrecon/runtime/log.py",
+        # A torn last line.
+        (
+            "if number == len(lines):",
+            "if number == len(lines) + 1:",
+            _RUNTIME + "a_torn_last_line_is_ignored_and_repaired",
+        ),
+        (
+            "self._rewrite(read_log(self.path))",
+            "read_log(self.path)",
+            _RUNTIME + "a_torn_last_line_is_ignored_and_repaired",
+        ),
+        (
+            'r.get("round", 0) <= round]',
+            'r.get("round", 0) < round]',
+            _RUNTIME + "drop_after_touches_one_stage",
+        ),
+        ('if r.get("stage") != stage or r.get', "if r.get", _RUNTIME + "drop_after_touches_one_stage"),
+    ),
+    *in_file(
+        "fedrecon/runtime/training.py",
+        # A resume that leaves the records after the checkpoint.
+        (
+            "log.drop_after(stage, done)",
+            "log.drop_after(stage, rounds)",
+            _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
+        ),
+        (
+            "count = min(rounds_per_dispatch, rounds - done)",
+            "count = rounds_per_dispatch",
+            _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
+        ),
+        (
+            "done, state = restored if restored is not None else (0, state)",
+            "done, state = (restored[0], state) if restored is not None else (0, state)",
+            _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
+        ),
+    ),
+    *in_file(
+        "fedrecon/runtime/checkpoint.py",
+        (
+            "if expected_shape != found_shape:",
+            "if False:",
+            _RUNTIME + "checkpoint_restores_values_dtypes_and_structure",
+        ),
+    ),
+    *in_file(
+        "fedrecon/runtime/workdir.py",
+        ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", _RUNTIME + "workdir_is_exclusive"),
+        (
+            "if config.get(name) != found.get(name)",
+            "if name in config and name not in found",
+            _RUNTIME + "workdir_resumes_only_the_same_configuration",
+        ),
+    ),
+    *in_file(
+        "fedrecon/reporting/comparison.py",
+        (
+            "values.std(ddof=1) / math.sqrt(len(values))",
+            "values.std() / math.sqrt(len(values))",
+            _COMPARE + "intervals_are_those_of_scipy",
+        ),
+        (
+            "own[seed] - values[baseline][seed]",
+            "values[baseline][seed] - own[seed]",
+            _COMPARE + "differences_are_paired",
+        ),
+        (
+            "(difference.mean > 0) != lower_is_better",
+            "difference.mean > 0",
+            _COMPARE + "differences_are_paired",
+        ),
+        (
+            "for k in range(3 if odd else 2, freedom - 1, 2)",
+            "for k in range(3 if odd else 2, freedom, 2)",
+            _COMPARE + "quantiles_are_those_of_student",
+        ),
+    ),
+    *in_file(
+        "fedrecon/reporting/tables.py",
+        (
+            "mean = sum(known) / len(known) if known else None",
+            "mean = sum(known) / len(values) if known else None",
+            _REPORTING + "the_mean_is_over_the_sites_that_have_the_metric",
+        ),
+    ),
+    *in_file(
+        "fedrecon/reporting/report.py",
+        (
+            'f"<h1>{html.escape(title)}</h1>"',
+            'f"<h1>{title}</h1>"',
+            _REPORTING + "the_page_is_self_contained_and_escaped",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/privacy.py",
+        # Composed over the largest stage instead of the sum of all.
+        (
+            "steps = sum(",
+            "steps = max(",
+            "tests/experiments/test_privacy.py::test_stages_on_the_same_patients_compose",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/federated_faults.py",
+        (
+            "counted & (steps < expected)",
+            "steps < expected",
+            _FAULTS + "records_name_who_something_was_wrong_with",
+        ),
+        (
+            "if names.index(name) in faults:",
+            "if name in faults:",
+            _FAULTS + "faults_are_read_and_wrong_ones_named",
+        ),
+    ),
+)
