@@ -45,6 +45,29 @@ def random_order(key: jax.Array, numbers: jax.Array, last: jax.Array | None = No
     return _order_of_few(criteria)
 
 
+def first_in_random_order(key: jax.Array, items: int, count: int) -> jax.Array:
+    """bool (items,): the first ``count`` of `random_order` of all numbers, without sorting them."""
+    if items <= FEW or not _is_threefry(key):
+        order = random_order(key, jnp.arange(items))
+        return jnp.zeros(items, bool).at[order[:count]].set(True)
+    # Of one key no two numbers have the same words, so that two thresholds decide.
+    first, second = _words(key, jnp.arange(items))
+    most = _smallest(first, count)
+    below, level = first < most, first == most
+    left = _smallest(jnp.where(level, second, jnp.uint32(0xFFFFFFFF)), count - below.sum())
+    return below | (level & (second <= left))
+
+
+def _smallest(words: jax.Array, count: int | jax.Array) -> jax.Array:
+    """The ``count``-th smallest of uint32 (items,), bit by bit: counting takes less time than sorting."""
+
+    def add_bit(number, threshold):
+        candidate = threshold | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))
+        return jnp.where((words < candidate).sum() < count, candidate, threshold)
+
+    return lax.fori_loop(0, 32, add_bit, jnp.uint32(0))
+
+
 def _is_threefry(key: jax.Array) -> bool:
     return str(jax.random.key_impl(key)) == "threefry2x32"
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from fedrecon.federated.algorithm import History
-from fedrecon.federated.keys import random_order
+from fedrecon.federated.keys import first_in_random_order, random_order
 from fedrecon.federated.messages import Context
 
 
@@ -47,8 +47,7 @@ def uniform_clients(count: int) -> Sampler:
     _check_count(count, "count")
 
     def sampler(key, round, history):
-        clients = _clients(history, count)
-        return _first(random_order(key, jnp.arange(clients)), count)
+        return first_in_random_order(key, _clients(history, count), count)
 
     return Sampler(sampler, count)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrecon.federated.keys import FEW, fold, random_order
+from fedrecon.federated.keys import FEW, first_in_random_order, fold, random_order
 from fedrecon.federated.trees import finite_after_weighting
 
 SIZES = (1, 6, FEW, FEW + 3)
@@ -73,3 +73,12 @@ def test_what_is_finite_after_weighting_is_found_with_and_without_looking(client
         )
     np.testing.assert_array_equal(TOGETHER(*columns), expected)
     np.testing.assert_array_equal([ALONE(*client) for client in columns.T], expected)
+
+
+@pytest.mark.parametrize(("items", "count"), [(1, 1), (FEW, 3), (FEW + 1, FEW + 1), (500, 7), (500, 499)])
+def test_the_first_in_random_order_are_those_of_the_whole_order(items, count):
+    for seed in range(5):
+        key = jax.random.key(seed)
+        expected = np.zeros(items, bool)
+        expected[np.asarray(random_order(key, jnp.arange(items)))[:count]] = True
+        np.testing.assert_array_equal(first_in_random_order(key, items, count), expected)
