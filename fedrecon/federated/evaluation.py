@@ -44,7 +44,12 @@ def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Varia
     values. Taking it reveals the private leaves' sum: it is an extra exchange that training itself never
     makes.
     """
-    shared, initial = partition(algorithm.release(state), algorithm.share_mask)
+    return average_private(algorithm, state, algorithm.release(state))
+
+
+def average_private(algorithm: FederatedAlgorithm, state: RoundState, model: Variables) -> Variables:
+    """``model`` with its private leaves replaced by the mean of the clients', as `average_variables` says."""
+    shared, initial = partition(model, algorithm.share_mask)
     joined = state.history.participations > 0
     count = joined.sum()
 
