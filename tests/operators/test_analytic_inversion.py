@@ -112,7 +112,6 @@ def test_methods_agree_where_the_detector_sees_the_object():
     assert np.linalg.norm(fourier - other) < 0.005 * np.linalg.norm(other)
 
 
-@pytest.mark.slow
 def test_fourier_is_at_least_as_close_to_the_phantom():
     phantom = shepp_logan()
     phantom = Ellipses(32 * phantom.center, 32 * phantom.axes, phantom.angle, phantom.value)
@@ -194,7 +193,6 @@ def test_cutoff_stretches_the_window():
     assert np.abs(np.diff(smooth)).max() < 0.7 * np.abs(np.diff(sharp)).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pixel", [0.6, 3.0])
 @pytest.mark.parametrize(
     "geometry", [ParallelBeam(even(180, np.pi), 101, 1.5), fan_of(even(240))], ids=["parallel", "fan"]
@@ -266,7 +264,6 @@ def test_a_helix_keeps_the_scale_of_a_long_ellipsoid(curved, pitch):
     assert_ball(volume, range(VOLUME[0]), (3.0, -2.0), 8.0, 1e-2)
 
 
-@pytest.mark.slow
 def test_upright_parallel_beams_are_inverted_slice_by_slice():
     geometry = ParallelBeam3D(even(120, np.pi), (16, 61), (1.0, 0.8), 0.2, 0.0, 0.1)
     volume = fdk(project_phantom(ball(), geometry, bins=2), geometry, VOLUME)
@@ -276,7 +273,6 @@ def test_upright_parallel_beams_are_inverted_slice_by_slice():
     np.testing.assert_allclose(fdk(y, geometry, VOLUME)[3], fbp(y[:, 5], planar, VOLUME[1:]), atol=2e-3 * MU)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pitch", [0.0, 8.0])
 def test_a_traced_scan_gives_the_same_volume(pitch, normal):
     geometry = ConeBeam(even(120, 4 * np.pi), (20, 31), (1.5, 2.6), 110.0, 60.0, pitch=pitch)
@@ -330,7 +326,6 @@ def test_gradients_in_the_sinogram_are_the_transpose(backend, normal):
         np.testing.assert_allclose(np.vdot(gradient, y), value, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_axis_is_differentiable():
     with jax.enable_x64(True):
         angles = even(40)

@@ -38,14 +38,12 @@ def test_weights_of_a_cartesian_grid_are_ones(method, shift, shape):
     np.testing.assert_allclose(weights, 1, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_pipe_menon_of_a_cartesian_volume_is_ones():
     shape = (3, 4, 5)
     weights = pipe_menon_density(cartesian_trajectory(shape), shape)
     np.testing.assert_allclose(weights, np.ones((12, 5)), rtol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pipe-menon", "voronoi"])
 def test_weights_are_areas_times_pixels(method):
     """A grid denser than Nyquist by 5/4 x 3/2 weighs the inverse."""
@@ -56,7 +54,6 @@ def test_weights_are_areas_times_pixels(method):
     assert abs(inner.mean() - 1) < 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -99,7 +96,6 @@ def test_radial_shells(center_out):
     np.testing.assert_allclose(weights, np.broadcast_to(shell * (N * spacing) ** 3, weights.shape), rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_equal_spokes_share():
     k = radial_trajectory(8, 16)
     single = np.asarray(radial_density(k, (N, N)))
@@ -112,7 +108,6 @@ def test_equal_spokes_share():
     np.testing.assert_allclose(weights[[1, 2, 3, 4, 6, 7]], single[[1, 2, 3, 4, 6, 7]], rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("density", [(1.0, 1.0), (2.0, 0.8)])
 def test_spiral_weights_are_voronoi_cells(density):
     k = spiral_trajectory(8, N, density=density, **SPIRAL)
@@ -126,7 +121,6 @@ def test_spiral_weights_are_voronoi_cells(density):
     np.testing.assert_allclose(analytic.sum(), np.pi / 4 * N**2, rtol=0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("samples", [32, 64])
 def test_pipe_menon_of_spokes_is_the_ramp(samples):
     k = radial_trajectory(52, samples)
@@ -140,7 +134,6 @@ def test_pipe_menon_of_spokes_is_the_ramp(samples):
     np.testing.assert_allclose(weights[center].sum(), ramp[center].sum(), rtol=0.03)
 
 
-@pytest.mark.slow
 def test_pipe_menon_of_a_kooshball_is_the_ramp():
     k = kooshball_trajectory(160, 16)
     weights, ramp = (np.asarray(f(k, (8, 8, 8))) for f in (pipe_menon_density, radial_density))
@@ -150,7 +143,6 @@ def test_pipe_menon_of_a_kooshball_is_the_ramp():
         np.testing.assert_allclose(mean, ramp[:, rings == ring].mean(), rtol=0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_point_spread_is_that_of_a_disc(method):
     """A.H(w * A(delta)) by direct sums: the jinc of a disc of k-space, of height pi / 4, near the point."""
@@ -169,7 +161,6 @@ def test_point_spread_is_that_of_a_disc(method):
     assert np.unravel_index(np.abs(spread).argmax(), spread.shape) == (8, 8)
 
 
-@pytest.mark.slow
 @settings(max_examples=8)
 @given(count=st.integers(1, 60), seed=st.integers(0, 99), copies=st.integers(1, 3))
 def test_voronoi_of_any_points(count, seed, copies):
@@ -207,7 +198,6 @@ def cross(o, a, b):
     return (a[0] - o[0]) * (b[1] - o[1]) - (a[1] - o[1]) * (b[0] - o[0])
 
 
-@pytest.mark.slow
 def test_under_jit_and_vmap():
     frames = jnp.stack([radial_trajectory(7, 16), radial_trajectory(7, 16, "golden")])
     for method in (pipe_menon_density, radial_density):
@@ -235,7 +225,6 @@ def test_gradients():
 SPOKES = np.zeros((3, 8, 2))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, error, words",
     [

@@ -62,7 +62,6 @@ def test_lasso_is_solved(solver, problem):
     assert np.abs(slope[~support]).max() <= WEIGHT * (1 + 1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("solver", [fista, pogm, admm, pdhg])
 def test_lasso_of_an_orthogonal_operator_is_a_soft_threshold(solver, x64, normal):
     matrix = jnp.asarray(np.linalg.qr(normal((9, 9), np.complex128))[0])
@@ -71,7 +70,6 @@ def test_lasso_of_an_orthogonal_operator_is_a_soft_threshold(solver, x64, normal
     np.testing.assert_allclose(x, soft_threshold(matrix.conj().T @ y, WEIGHT), atol=1e-8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("solver", [fista, pogm, admm, pdhg])
 def test_without_a_term_it_is_least_squares(solver, x64, normal):
     matrix, y = jnp.asarray(normal((12, 5), np.float64)), normal((12,), np.float64, seed=1)
@@ -79,7 +77,6 @@ def test_without_a_term_it_is_least_squares(solver, x64, normal):
     np.testing.assert_allclose(x, np.linalg.lstsq(matrix, y, rcond=None)[0], rtol=1e-7)
 
 
-@pytest.mark.slow
 def test_transforms_of_admm_and_pdhg_agree(x64, normal):
     """Total variation of a signal behind a matrix: a term whose proximal map has no closed form."""
     matrix, y = jnp.asarray(normal((14, 10), np.float64)), normal((14,), np.float64, seed=1)
@@ -115,7 +112,6 @@ def test_transforms_of_admm_and_pdhg_agree(x64, normal):
     assert 0 < np.sum(jumps < 1e-8) < 9
 
 
-@pytest.mark.slow
 def test_pogm_needs_fewer_iterations_than_fista_and_restarts_help(problem):
     matrix, y = problem
     best, _ = lasso(matrix, y, pogm, iterations=5000)
@@ -210,7 +206,6 @@ def test_gradients_through_fixed_iterations(solver, problem, normal):
     np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_gradients_at_a_zero_solution_are_zero():
     def loss(y):
         results = [lasso(jnp.eye(3, dtype=complex), y, s, iterations=3)[0] for s in (fista, pogm, pdhg)]
@@ -262,7 +257,6 @@ def test_callback_history_and_compilation(solver, normal):
     assert "callback" not in program
 
 
-@pytest.mark.slow
 def test_vmapped_problems_are_independent(normal):
     matrix, y = jnp.asarray(normal((6, 4), np.float32)), normal((3, 6), np.float32, seed=1)
     y[1] = 0
@@ -295,7 +289,6 @@ def test_random_proximal_maps_get_one_key_per_iteration(solver):
     np.testing.assert_allclose(sorted(seen), sorted(expected))
 
 
-@pytest.mark.slow
 def test_zero_problems_stay_finite():
     zero = Diagonal(jnp.zeros(3))
     for solver in (fista, pogm):
@@ -308,7 +301,6 @@ def test_zero_problems_stay_finite():
     np.testing.assert_array_equal(x, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, words",
     [

@@ -136,7 +136,6 @@ def test_radial_undersampling():
     assert np.median(map_errors(found)) < 0.03
 
 
-@pytest.mark.slow
 def test_scale_of_operator_and_data_batches_and_padded_coils():
     kspace, _, _ = scan()
     F = CartesianFourier(SHAPE)
@@ -150,7 +149,6 @@ def test_scale_of_operator_and_data_batches_and_padded_coils():
     np.testing.assert_allclose(more[1], (COILS + 1) ** -0.5, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_double_precision_and_gradients(x64, normal):
     """Central differences confirm the gradient through the steps when each is solved to the end."""
     F = CartesianFourier((5, 4), np.ones(4))
@@ -185,7 +183,6 @@ def test_a_measured_head(measured_data):
     assert found < 0.5 * error(cg_sense(SENSE(F, maps), measured, l2=1e-3))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, error, words",
     [

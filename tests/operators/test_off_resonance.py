@@ -67,7 +67,6 @@ def test_error_against_the_direct_sum_falls_quickly(method, x64, normal):
     assert errors[2] > 0.1 and errors[5] < 0.03 and errors[7] < 1e-3 and errors[11] < 1e-6
 
 
-@pytest.mark.slow
 def test_single_precision(normal):
     trajectory, times = spiral()
     field, x = smooth_field(), normal(SHAPE, np.complex64)
@@ -78,7 +77,6 @@ def test_single_precision(normal):
         assert found.dtype == np.complex64 and error(found, expected) < 5e-5
 
 
-@pytest.mark.slow
 def test_lines_of_a_cartesian_readout(x64, normal):
     trajectory, times = cartesian()
     field, x = smooth_field(), normal(SHAPE, complex)
@@ -124,7 +122,6 @@ def test_constant_fields_are_a_phase(hertz, method, x64, normal):
     np.testing.assert_allclose(at_once, F(np.exp(-2j * np.pi * smooth_field() * 0.01) * x), atol=1e-6)
 
 
-@pytest.mark.slow
 def test_coils_inside_and_outside(normal):
     maps, times = normal((3, *SHAPE), np.complex64), np.linspace(0, DURATION, SHAPE[1])
     F, x = CartesianFourier(SHAPE), normal(SHAPE, np.complex64)
@@ -255,7 +252,6 @@ def test_field_map_from_echoes(normal):
     assert not gradient.any()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, kind, words",
     [

@@ -66,7 +66,6 @@ MAPS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPS)
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 def test_prox_is_the_minimizer(kind, dtype, x64, normal):
@@ -95,7 +94,7 @@ def test_prox_agrees_with_numerical_minimization(kind, x64, normal):
     def objective(x):
         return threshold * g(x.reshape(4, 3)) + 0.5 * np.sum((x - v.ravel()) ** 2)
 
-    found = objective(np.asarray(prox(v, threshold)).ravel())
+    found = objective(np.asarray(jax.jit(prox)(v, threshold)).ravel())
     best = minimize(objective, v.ravel(), method="Powell", options={"maxiter": 4000, "ftol": 1e-10}).fun
     # Powell stops short of the kinks: it is never better, and not far off.
     assert found <= best * (1 + 1e-7)
@@ -129,7 +128,6 @@ def test_projections(normal):
     np.testing.assert_array_equal(project_l2_ball(v, 0.0, center), center)
 
 
-@pytest.mark.slow
 def test_total_variation_images_of_a_batch_are_independent(normal):
     v = normal((3, 6, 5), np.complex64)
     solve = jax.jit(lambda v, t: prox_total_variation(v, t, iterations=30))
@@ -139,7 +137,6 @@ def test_total_variation_images_of_a_batch_are_independent(normal):
     np.testing.assert_allclose(solve(v, 0.0), v, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_total_variation_of_volumes_and_signals(x64, normal):
     flat = prox_total_variation(normal((3, 4, 5), np.float64), 50.0, ndim=3, iterations=400)
     np.testing.assert_allclose(flat, normal((3, 4, 5), np.float64).mean() * np.ones((3, 4, 5)), atol=1e-3)
@@ -158,11 +155,11 @@ def test_singular_values_are_shrunk(shape, x64, normal):
         np.testing.assert_allclose(x[i], u @ np.diag(np.maximum(s - threshold, 0)) @ vh, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_gradients_of_the_singular_value_threshold(x64, normal):
     def loss(matrix, threshold, weights):
         return jnp.sum((weights.conj() * singular_value_threshold(matrix, threshold)).real)
 
+    loss = jax.jit(loss)
     gradient = jax.jit(jax.grad(loss, (0, 1)))
     for shape in ((5, 3), (3, 5)):
         for dtype in (np.float64, np.complex128):
@@ -178,7 +175,6 @@ def test_gradients_of_the_singular_value_threshold(x64, normal):
             np.testing.assert_allclose(by_threshold, (ahead - behind) / (2 * step), rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_gradients_where_singular_values_coincide_or_vanish(x64):
     # For equal singular values s the derivative along a symmetric matrix is f'(s) times it, along a skew one
     # f(s) / s times it.
@@ -186,14 +182,15 @@ def test_gradients_where_singular_values_coincide_or_vanish(x64):
     symmetric = jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
     skew = jnp.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 
+    @jax.jit
     def along(matrix, direction):
         return jax.jvp(lambda m: singular_value_threshold(m, threshold), (matrix,), (direction,))[1]
 
     np.testing.assert_allclose(along(matrix, symmetric), symmetric, atol=1e-12)
     np.testing.assert_allclose(along(matrix, skew), 0.75 * skew, atol=1e-12)
     assert not along(0.1 * matrix, symmetric).any() and not along(0 * matrix, symmetric).any()
-    gradient = jax.grad(lambda v: jnp.sum(prox_locally_low_rank(v, 0.5, (2, 2)) ** 2))(jnp.zeros((3, 4, 4)))
-    assert not gradient.any()
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(prox_locally_low_rank(v, 0.5, (2, 2)) ** 2)))
+    assert not gradient(jnp.zeros((3, 4, 4))).any()
 
 
 @settings(max_examples=6)
@@ -219,17 +216,20 @@ def test_blocks_tile_the_image(ny, nx, block, shift, normal):
     np.testing.assert_allclose(found, np.roll(expected, shift, (-2, -1)), atol=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPS)
 def test_gradients_at_zero_are_finite(kind):
     prox, _ = MAPS[kind]
-    gradient = jax.grad(lambda v: jnp.sum(jnp.abs(prox(v, 0.5)) ** 2 + prox(v, 0.5).real))(
-        jnp.zeros((4, 3), jnp.complex64)
-    )
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(v):
+        x = prox(v, 0.5)
+        return jnp.sum(jnp.abs(x) ** 2 + x.real)
+
+    gradient = gradient_of(jnp.zeros((4, 3), jnp.complex64))
     assert bool(jnp.all(jnp.isfinite(gradient)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, error, words",
     [

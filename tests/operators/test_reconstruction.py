@@ -88,7 +88,6 @@ def test_l1_wavelet_satisfies_the_subgradient_conditions(scale, x64, normal):
     assert np.abs(slope[~support]).max() <= weight * (1 + 1e-6)
 
 
-@pytest.mark.slow
 def test_cycle_spinning_improves_a_denoised_image(normal):
     image = np.asarray(rasterize(shepp_logan(), (32, 32)))
     noisy = (image + 0.1 * normal((32, 32))).astype(np.float32)
@@ -139,7 +138,6 @@ def test_total_generalized_variation_is_the_minimum_of_its_definition(x64, norma
     np.testing.assert_allclose(x, best.x[: ny * nx].reshape(ny, nx), atol=5e-3)
 
 
-@pytest.mark.slow
 def test_linear_images_have_no_generalized_variation():
     ramp = 1 + 0.5 * jnp.linspace(-1, 1, 12)[:, None] - jnp.linspace(0, 1, 9)
     A = Identity((12, 9))
@@ -160,7 +158,6 @@ def series(normal, frames=8, shape=(12, 10), dtype=np.complex64):
     return A, (image * (1 + time) + 1j * time**2 * other).astype(dtype)
 
 
-@pytest.mark.slow
 def test_locally_low_rank_of_a_full_measurement_is_a_threshold(x64, normal):
     A = BlockDiagonal([Identity((6, 7), np.complex128)] * 4)
     y = normal((4, 6, 7), np.complex128)
@@ -223,7 +220,6 @@ def test_batches_over_devices_are_the_images_one_by_one(kind, normal):
         np.testing.assert_allclose(image, alone(A, measured), atol=2e-4 * np.abs(image).max())
 
 
-@pytest.mark.slow
 def test_gradients_in_data_and_coil_maps(x64, normal):
     A = sense(normal, np.complex128)
     y, probe = normal(A.out_shape, np.complex128, 1), normal(A.in_shape, np.complex128, 2)
@@ -340,7 +336,6 @@ def test_total_variation_reaches_a_minimum_at_any_scale(kind, scale, normal):
     assert objective(A, y, weight, 1.003 * x) > best and objective(A, y, weight, 0.997 * x) > best
 
 
-@pytest.mark.slow
 def test_total_variation_batches_and_limits(normal):
     A = sense(normal, shape=(8, 8))
     y = normal((2, *A.out_shape), np.complex64)
@@ -358,7 +353,6 @@ def ones(*shape):
     return jnp.ones(shape, complex)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, error, words",
     [

@@ -54,7 +54,6 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_range_and_dtype(name):
     k = EXAMPLES[name]()
@@ -66,7 +65,6 @@ def test_range_and_dtype(name):
     np.testing.assert_allclose(double, k, atol=1e-6)
 
 
-@pytest.mark.slow
 @settings(max_examples=6)
 @given(ny=st.integers(1, 9), nx=st.integers(1, 9))
 def test_cartesian_and_epi_sample_the_fourier_transform(normal, ny, nx):
@@ -80,14 +78,12 @@ def test_cartesian_and_epi_sample_the_fourier_transform(normal, ny, nx):
     np.testing.assert_allclose(dense_ndft(image, k[0]).reshape(ny, nx), expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_cartesian_volume_counts_like_the_arrays():
     k = np.asarray(cartesian_trajectory((2, 3, 4))).reshape(2, 3, 4, 3)
     z, y, x = np.meshgrid([-0.5, 0], [-1 / 3, 0, 1 / 3], [-0.5, -0.25, 0, 0.25], indexing="ij")
     np.testing.assert_allclose(k, np.stack([z, y, x], -1), rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_epi_shots_and_ramps():
     ny, nx, samples, ramp = 12, 16, 400, 0.5
     with jax.enable_x64(True):
@@ -118,7 +114,6 @@ def test_angles():
     )
 
 
-@pytest.mark.slow
 @settings(max_examples=10)
 @given(start=st.integers(0, 99), count=st.integers(2, 60), index=st.integers(1, 8))
 def test_golden_angles_cover_the_circle(start, count, index):
@@ -162,7 +157,6 @@ def test_kooshball_is_uniform():
     np.testing.assert_allclose(whole.mean(0), 0, atol=0.01)
 
 
-@pytest.mark.slow
 def test_phyllotaxis():
     interleaves, spokes = 13, 20
     n = np.asarray(phyllotaxis_trajectory(interleaves, spokes, 2), np.float64)[:, 0] / -0.5
@@ -192,7 +186,6 @@ def test_propeller_blades_are_rotated_strips(blades, lines, samples):
         np.testing.assert_allclose(blade[..., 0] * cos - blade[..., 1] * sin, y[:, None] + 0 * x, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_rosette():
     k = np.asarray(rosette_trajectory(3, 400, oscillations=5, rotations=2), np.float64)
     radius = np.linalg.norm(k, axis=-1)
@@ -218,7 +211,6 @@ def test_stacks():
     np.testing.assert_array_equal(stack[12:24, :, 1:], spiral)
 
 
-@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     interleaves=st.sampled_from([1, 3, 16, 48]),
@@ -261,7 +253,6 @@ def test_spirals_keep_the_limits_and_use_them(interleaves, matrix, fov, gradient
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("density", [(1.0, 1.0), (2.0, 0.5)])
 def test_distance_of_spiral_turns(density):
     """Along a ray, neighboring turns of all interleaves are 1 / (density(|k|) matrix) apart."""
@@ -282,7 +273,6 @@ def test_distance_of_spiral_turns(density):
     np.testing.assert_allclose(np.diff(crossings), expected, rtol=0.02)
 
 
-@pytest.mark.slow
 def test_spirals_take_less_time_on_better_gradients():
     limits = itertools.product((0.01, 0.04), (50.0, 200.0))
     samples = [
@@ -292,7 +282,6 @@ def test_spirals_take_less_time_on_better_gradients():
     assert samples[3] < samples[2] < samples[0] and samples[3] < samples[1] < samples[0]
 
 
-@pytest.mark.slow
 def test_delay_of_spokes_is_exact():
     k = radial_trajectory(6, 9)
     delays = np.array([0.7, -1.3])
@@ -316,7 +305,6 @@ def test_delay_of_polynomials_is_exact(samples, delay):
         np.testing.assert_allclose(delayed, np.stack([shifted**degree, 1 - t], -1), atol=1e-10)
 
 
-@pytest.mark.slow
 def test_delay_of_a_spiral():
     """Delayed by two samples it is two samples behind; halves of a sample lie in between to third order."""
     k = spiral_trajectory(12, 24, field_of_view=0.2, **SYSTEM)
@@ -327,7 +315,6 @@ def test_delay_of_a_spiral():
     np.testing.assert_allclose(twice[:, 4:], k[:, 3:-1], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_delays_are_found_by_gradient_descent():
     """The derivative in the delays is that of the trajectory in time, and leads to the true delays."""
     with jax.enable_x64(True):
@@ -346,7 +333,6 @@ def test_delays_are_found_by_gradient_descent():
         np.testing.assert_allclose(delays, truth, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spokes", [24, 33])
 @pytest.mark.parametrize("delays", [(0.0, 0.0), (0.3, -0.5), (1.4, 0.62)])
 def test_delays_are_estimated(normal, spokes, delays):
@@ -367,7 +353,6 @@ PLANE = np.zeros((3, 8, 2))
 GOOD = {"field_of_view": 0.2, **SYSTEM}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, error, words",
     [
