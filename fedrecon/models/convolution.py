@@ -110,7 +110,7 @@ def transposed_convolution(
         )
         size = [n - low - high for n, (low, high) in zip(whole, pads, strict=True)]
     if min(size) < 1:
-        raise ValueError(f"padding must leave pixels of {tuple(whole)}; found {padding}")
+        raise ValueError(f"padding: expected to leave pixels of {tuple(whole)}, found {padding}")
     x, kernel = vary_together(x, kernel)
     if x.ndim == 4:
         return _transposed(x, kernel, strides, pads, tuple(size))
@@ -154,15 +154,15 @@ def _check(
         names = ["features_out", "features_out"]
         names[features_in - kernel.ndim] = "features"
         raise ValueError(
-            f"x must be (examples, [nz,] ny, nx, features) and kernel ([kz,] ky, kx, {', '.join(names)}); "
+            f"x: expected (examples, [nz,] ny, nx, features) and kernel ([kz,] ky, kx, {', '.join(names)}), "
             f"found x {x.shape} and kernel {kernel.shape}"
         )
     if x.dtype != kernel.dtype:
-        raise TypeError(f"x and kernel must have one dtype; found {x.dtype} and {kernel.dtype}")
+        raise TypeError(f"x and kernel: expected one dtype, found {x.dtype} and {kernel.dtype}")
     axes = x.ndim - 2
     strides = (strides,) * axes if isinstance(strides, int) else tuple(strides)
     if len(strides) != axes or min(strides) < 1:
-        raise ValueError(f"strides must be one int or {axes} ints >= 1; found {strides}")
+        raise ValueError(f"strides: expected one int or {axes} ints >= 1, found {strides}")
     return strides
 
 
@@ -175,7 +175,7 @@ def _explicit_padding(
     pads: Pads = tuple((int(low), int(high)) for low, high in pairs)
     if len(pads) != len(window) or min(min(pair) for pair in pads) < 0:
         raise ValueError(
-            f"padding must be 'SAME', 'VALID' or {len(window)} pairs of ints >= 0; found {padding}"
+            f"padding: expected 'SAME', 'VALID' or {len(window)} pairs of ints >= 0, found {padding}"
         )
     for size, k, (low, high) in zip(shape, window, pads, strict=True):
         if size + low + high < k:

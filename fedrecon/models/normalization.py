@@ -106,9 +106,7 @@ class GroupNorm(nn.Module):
         """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
         channels = x.shape[-1]
         if channels % self.groups:
-            raise ValueError(
-                f"groups must divide the channels: found {self.groups} groups, {channels} channels"
-            )
+            raise ValueError(f"groups: expected a divisor of the {channels} channels, found {self.groups}")
         scale, bias = _scale_and_bias(self, channels)
         return _normalize(*_alike(x, scale, bias), self.groups, self.epsilon)
 

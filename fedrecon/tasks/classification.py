@@ -42,7 +42,7 @@ def classification_task(
 
     def losses(logits: jax.Array, batch: Batch) -> jax.Array:
         if logits.ndim != 2 or logits.shape[1] < 2:
-            raise ValueError(f"model must return logits (examples, classes >= 2); found {logits.shape}")
+            raise ValueError(f"model: expected logits (examples, classes >= 2), found {logits.shape}")
         reference = jax.nn.one_hot(batch["label"], logits.shape[1], dtype=logits.dtype)
         return -(reference * jax.nn.log_softmax(logits)).sum(-1)
 

@@ -36,7 +36,9 @@ def ssim(images: jax.Array, targets: jax.Array, data_range: jax.Array) -> jax.Ar
       ValueError: an image is smaller than the window.
     """
     if min(images.shape[-2:]) < WINDOW:
-        raise ValueError(f"ssim needs images of at least {WINDOW} x {WINDOW} pixels; found {images.shape}")
+        raise ValueError(
+            f"ssim: expected images of at least {WINDOW} x {WINDOW} pixels, found {images.shape}"
+        )
     mean_x, mean_y = _window_mean(images), _window_mean(targets)
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
     variance_x = unbiased * (_window_mean(images * images) - mean_x * mean_x)

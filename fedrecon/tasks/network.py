@@ -72,8 +72,8 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
 
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:
     """Raises ValueError unless the example batch has all these keys."""
-    if missing := [name for name in names if name not in example]:
-        raise ValueError(f"example must have the keys {list(names)}; {missing} not among {sorted(example)}")
+    if any(name not in example for name in names):
+        raise ValueError(f"example: expected the keys {list(names)}, found {sorted(example)}")
 
 
 def map_chunks(f: Callable[[Batch], PyTree], batch: Batch, chunk: int) -> PyTree:

@@ -41,7 +41,7 @@ class BlockDiagonal(LinearOperator):
     def __post_init__(self) -> None:
         blocks = list(self.operators)
         if not blocks:
-            raise ValueError("BlockDiagonal: operators must not be empty")
+            raise ValueError("BlockDiagonal: operators: expected at least one, found none")
         for block in blocks:
             if not isinstance(block, LinearOperator):
                 raise TypeError(f"BlockDiagonal: expected LinearOperators, found {type(block).__name__}")
@@ -96,4 +96,4 @@ class BlockDiagonal(LinearOperator):
 
 def _check_equal(what, expected, found, error):
     if expected != found:
-        raise error(f"BlockDiagonal: {what} must agree, found {expected} and {found}")
+        raise error(f"BlockDiagonal: {what}: expected the same for all, found {expected} and {found}")

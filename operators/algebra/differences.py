@@ -35,7 +35,7 @@ class FiniteDifferences(LinearOperator):
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.image_shape)
         if not shape or min(shape) < 1:
-            raise ValueError(f"FiniteDifferences: image_shape must be positive integers, found {shape}")
+            raise ValueError(f"FiniteDifferences: image_shape: expected positive integers, found {shape}")
         dtype = default_dtype(complex) if self.dtype is None else jnp.dtype(self.dtype)
         assign(self, image_shape=shape, dtype=dtype)
 

@@ -110,11 +110,11 @@ class LinearOperator:
             weights = jnp.asarray(weights)
             if not _broadcasts(weights.shape, self.out_shape):
                 raise ValueError(
-                    f"{self._name}.gram: weights must be broadcastable to out_shape {self.out_shape}, "
-                    f"found shape {weights.shape}"
+                    f"{self._name}.gram: weights: expected a shape broadcastable to out_shape "
+                    f"{self.out_shape}, found shape {weights.shape}"
                 )
             if is_complex(weights.dtype):
-                raise TypeError(f"{self._name}.gram: weights must be real, found {weights.dtype}")
+                raise TypeError(f"{self._name}.gram: weights: expected a real dtype, found {weights.dtype}")
             weights = weights.astype(real_dtype(self.out_dtype))
         return self._gram(x, weights)
 
@@ -267,13 +267,13 @@ class Sum(LinearOperator):
         shapes = [(op.in_shape, op.out_shape) for op in (first, second)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{first._name} + {second._name}: (in_shape, out_shape) must agree, found {shapes[0]} and "
-                f"{shapes[1]}"
+                f"{first._name} + {second._name}: (in_shape, out_shape): expected the same of both, "
+                f"found {shapes[0]} and {shapes[1]}"
             )
         if first.in_dtype != second.in_dtype:
             raise TypeError(
-                f"{first._name} + {second._name}: in_dtype must agree, found {first.in_dtype} and "
-                f"{second.in_dtype}"
+                f"{first._name} + {second._name}: in_dtype: expected the same of both, "
+                f"found {first.in_dtype} and {second.in_dtype}"
             )
 
     in_shape = property(lambda self: self.first.in_shape)

@@ -1,4 +1,4 @@
-"""Whether measured data may be what they are said to be."""
+"""Validation of measured data."""
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,14 @@ def check_measured(data: ArrayLike, dtype: DTypeLike, where: str, finite: bool =
     data = jnp.asarray(data)
     if is_complex(dtype) and not is_complex(data.dtype):
         raise ValueError(
-            f"{where} must be complex k-space, found {data.dtype}; magnitudes have lost the phase, and real "
-            "and imaginary parts on an axis are joined by re + 1j * im"
+            f"{where}: expected complex k-space, found {data.dtype}; magnitudes have lost the phase, and "
+            "real and imaginary parts on an axis are joined by re + 1j * im"
         )
     if finite and not isinstance(data, jax.core.Tracer):
         with jax.ensure_compile_time_eval():
             wrong = int(data.size - jnp.isfinite(data).sum())
         if wrong:
-            raise ValueError(f"{where} must be finite, found {wrong} of {data.size} samples NaN or infinite")
+            raise ValueError(
+                f"{where}: expected finite values, found {wrong} of {data.size} samples NaN or infinite"
+            )
     return data

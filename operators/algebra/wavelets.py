@@ -30,7 +30,9 @@ def daubechies_filter(vanishing_moments: int) -> np.ndarray:
     """
     p = vanishing_moments
     if not 1 <= p <= 10:
-        raise ValueError(f"daubechies_filter: vanishing_moments must be between 1 and 10, found {p}")
+        raise ValueError(
+            f"daubechies_filter: vanishing_moments: expected a number between 1 and 10, found {p}"
+        )
     # |H|^2 = 2 cos^(2p) P(sin^2): each root y of P gives z + 1/z = 2 - 4 y, of which one lies in the circle.
     half = 1 - 2 * np.roots([math.comb(p - 1 + k, k) for k in range(p)][::-1]).astype(complex)
     far = np.sqrt(half * half - 1)
@@ -79,11 +81,11 @@ class Wavelet(LinearOperator):
         shape = tuple(int(n) for n in self.image_shape)
         if not shape or min(shape) < 1 or max(shape) < 2:
             raise ValueError(
-                f"Wavelet: image_shape must be positive integers, one of them at least 2, found {shape}"
+                f"Wavelet: image_shape: expected positive integers, one of them at least 2, found {shape}"
             )
         if self.wavelet not in _WAVELETS:
             raise ValueError(
-                f"Wavelet: wavelet must be one of {', '.join(_WAVELETS)}, found {self.wavelet!r}"
+                f"Wavelet: wavelet: expected one of {', '.join(_WAVELETS)}, found {self.wavelet!r}"
             )
         levels, most = self.levels, (max(shape) - 1).bit_length()
         if levels is None:
@@ -91,7 +93,7 @@ class Wavelet(LinearOperator):
             levels = max(1, (shortest // len(_low_pass(self.wavelet))).bit_length())
         if not 1 <= levels <= most:
             raise ValueError(
-                f"Wavelet: levels must be between 1 and {most} for shape {shape}, found {levels}"
+                f"Wavelet: levels: expected a number between 1 and {most} for shape {shape}, found {levels}"
             )
         dtype = default_dtype(complex) if self.dtype is None else jnp.dtype(self.dtype)
         assign(self, image_shape=shape, levels=int(levels), dtype=dtype)

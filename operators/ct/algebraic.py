@@ -89,12 +89,12 @@ def view_subsets(
     angles, y = jnp.asarray(angles), jnp.asarray(y)
     views = len(angles)
     if count < 1 or views % count:
-        raise ValueError(f"view_subsets: count must divide the {views} views, found {count}")
+        raise ValueError(f"view_subsets: count: expected a divisor of the {views} views, found {count}")
     order = np.argsort(np.arange(count) * (5**0.5 - 1) / 2 % 1)
     subsets = [projector(angles[k::count]) for k in order]
     axis = y.ndim - len(subsets[0].out_shape)
     if axis < 0 or y.shape[axis] != views:
-        raise ValueError(f"view_subsets: y must have {views} views as angles, found shape {y.shape}")
+        raise ValueError(f"view_subsets: y: expected {views} views as angles, found shape {y.shape}")
     return subsets, [y[(slice(None),) * axis + (slice(k, None, count),)] for k in order]
 
 
@@ -240,10 +240,13 @@ def check_subsets(name: str, subsets: Sequence[LinearOperator], y: Sequence[jax.
     """The measurements of all subsets, in the dtypes of their operators; raises where they do not fit."""
     if not subsets or len(subsets) != len(y):
         raise ValueError(
-            f"{name}: subsets and y must be equally long and not empty, found {len(subsets)} and {len(y)}"
+            f"{name}: subsets and y: expected equal lengths of at least one, "
+            f"found {len(subsets)} and {len(y)}"
         )
     if any(A.in_shape != subsets[0].in_shape for A in subsets):
-        raise ValueError(f"{name}: in_shape of all subsets must agree, found {[A.in_shape for A in subsets]}")
+        raise ValueError(
+            f"{name}: subsets: expected the same in_shape of all, found {[A.in_shape for A in subsets]}"
+        )
     return [
         check_array(part, A.out_shape, A.out_dtype, f"{name}: y[{i}]" if len(y) > 1 else f"{name}: y")
         for i, (A, part) in enumerate(zip(subsets, y, strict=True))

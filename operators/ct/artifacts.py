@@ -40,13 +40,13 @@ def material_attenuation(material: str, energies: np.ndarray) -> np.ndarray:
     """
     if material not in _MATERIALS:
         raise ValueError(
-            f"material_attenuation: material must be one of {sorted(_MATERIALS)}, found {material!r}"
+            f"material_attenuation: material: expected one of {sorted(_MATERIALS)}, found {material!r}"
         )
     energies = np.asarray(energies, float)
     if not energies.size or not (energies.min() >= 10 and energies.max() <= 200):
         raise ValueError(
-            f"material_attenuation: energies must be from 10 to 200 keV, found {energies.min(initial=np.inf)}"
-            f" to {energies.max(initial=-np.inf)}"
+            f"material_attenuation: energies: expected numbers from 10 to 200 keV, "
+            f"found {energies.min(initial=np.inf)} to {energies.max(initial=-np.inf)}"
         )
     density, table = _MATERIALS[material]
     return 0.1 * density * np.exp(np.interp(np.log(energies), np.log(_ENERGIES), np.log(table)))
@@ -73,7 +73,7 @@ def polychromatic_integrals(lengths: jax.Array, attenuation: jax.Array, spectrum
     _check_spectrum("polychromatic_integrals", attenuation.shape, spectrum.shape)
     if not lengths.ndim or len(lengths) != len(attenuation):
         raise ValueError(
-            f"polychromatic_integrals: lengths must be (materials, ...) with the {len(attenuation)} "
+            f"polychromatic_integrals: lengths: expected (materials, ...) with the {len(attenuation)} "
             f"materials of attenuation, found {lengths.shape}"
         )
     exponent = sum(
@@ -119,12 +119,12 @@ def fit_beam_hardening(
     materials = len(attenuation)
     if materials > 2 or reference.shape != (materials,) or len(longest) != materials:
         raise ValueError(
-            f"fit_beam_hardening: attenuation, reference and longest must be of the same one or two "
+            "fit_beam_hardening: attenuation, reference and longest: expected the same one or two "
             f"materials, found {materials}, shape {reference.shape} and {len(longest)}"
         )
     if min(longest) <= 0 or degree < 1:
         raise ValueError(
-            f"fit_beam_hardening: longest and degree must be positive, found {longest} and {degree}"
+            f"fit_beam_hardening: longest and degree: expected positive numbers, found {longest} and {degree}"
         )
     axes = [np.linspace(0, end, 200 if materials == 1 else 40) for end in longest]
     lengths = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")])
@@ -166,7 +166,7 @@ def correct_beam_hardening(
     coefficients = jnp.asarray(coefficients, integrals.dtype)
     if coefficients.ndim != (1 if second is None else 2):
         raise ValueError(
-            f"correct_beam_hardening: coefficients must have {1 if second is None else 2} axes "
+            f"correct_beam_hardening: coefficients: expected {1 if second is None else 2} axes "
             f"{'without' if second is None else 'with'} second, found shape {coefficients.shape}"
         )
     if second is None:
@@ -174,7 +174,7 @@ def correct_beam_hardening(
     second = jnp.asarray(second, integrals.dtype)
     if second.shape != integrals.shape:
         raise ValueError(
-            f"correct_beam_hardening: second must have the shape of integrals, {integrals.shape}, found "
+            f"correct_beam_hardening: second: expected the shape of integrals, {integrals.shape}, found "
             f"{second.shape}"
         )
     return _horner([_horner(row, second) for row in coefficients], integrals)
@@ -226,7 +226,9 @@ def correct_scatter(
       ValueError: if ``largest_share`` is out of range.
     """
     if not 0 <= largest_share < 1:
-        raise ValueError(f"correct_scatter: largest_share must be in [0, 1), found {largest_share}")
+        raise ValueError(
+            f"correct_scatter: largest_share: expected a number in [0, 1), found {largest_share}"
+        )
     integrals = as_inexact(integrals)
     share = _scatter(integrals, fraction, width) * jnp.exp(integrals)
     return integrals - jnp.log1p(-jnp.minimum(share, largest_share))
@@ -267,12 +269,14 @@ def remove_rings(integrals: jax.Array, size: int = 21) -> jax.Array:
     """
     integrals = as_inexact(integrals)
     if integrals.ndim < 2:
-        raise ValueError(f"remove_rings: integrals must be (..., views, detectors), found {integrals.shape}")
+        raise ValueError(
+            f"remove_rings: integrals: expected (..., views, detectors), found {integrals.shape}"
+        )
     detectors = integrals.shape[-1]
     if size < 1 or size % 2 == 0 or size // 2 >= detectors:
         raise ValueError(
-            f"remove_rings: size must be odd and positive, at most {2 * detectors - 1} for {detectors} "
-            f"detectors, found {size}"
+            f"remove_rings: size: expected an odd positive number of at most {2 * detectors - 1} for "
+            f"{detectors} detectors, found {size}"
         )
     order = jnp.argsort(integrals, axis=-2)
     ranked = jnp.take_along_axis(integrals, order, axis=-2)
@@ -328,7 +332,8 @@ def interpolate_trace(integrals: jax.Array, trace: jax.Array) -> jax.Array:
         trace = jnp.broadcast_to(trace, integrals.shape)
     except ValueError:
         raise ValueError(
-            f"interpolate_trace: trace must be broadcastable to {integrals.shape}, found {trace.shape}"
+            f"interpolate_trace: trace: expected a shape broadcastable to {integrals.shape}, "
+            f"found {trace.shape}"
         ) from None
     n, last = integrals.shape[-1], integrals.ndim - 1
     place = jnp.arange(n)
@@ -359,6 +364,6 @@ def _horner(coefficients, x):
 def _check_spectrum(name, attenuation, spectrum):
     if len(attenuation) != 2 or spectrum != attenuation[1:]:
         raise ValueError(
-            f"{name}: attenuation and spectrum must be (materials, energies) and (energies,), found "
+            f"{name}: attenuation and spectrum: expected (materials, energies) and (energies,), found "
             f"{attenuation} and {spectrum}"
         )

@@ -96,7 +96,7 @@ def osem(
     background = [0.0] * len(subsets) if background is None else background
     if len(background) != len(subsets):
         raise ValueError(
-            f"osem: background must have one entry for each of the {len(subsets)} subsets, found "
+            f"osem: background: expected one entry for each of the {len(subsets)} subsets, found "
             f"{len(background)}"
         )
     return _expectation_maximization(subsets, y, x0, background, stopping)

@@ -49,10 +49,10 @@ def fourier_resize(image: jax.Array, shape: tuple[int, int]) -> jax.Array:
       ValueError: if ``shape`` is not two positive integers, or the image has fewer than two axes.
     """
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"fourier_resize: shape must be two positive integers, found {shape}")
+        raise ValueError(f"fourier_resize: shape: expected two positive integers, found {shape}")
     image = as_inexact(image)
     if image.ndim < 2:
-        raise ValueError(f"fourier_resize: image must be (..., ny, nx), found shape {image.shape}")
+        raise ValueError(f"fourier_resize: image: expected (..., ny, nx), found shape {image.shape}")
     scale = math.sqrt(math.prod(shape) / math.prod(image.shape[-2:]))
     resized = ifft2c(scale * centered_resize(fft2c(image), tuple(shape)))
     return resized if is_complex(image.dtype) else resized.real
@@ -91,20 +91,20 @@ class CartesianFourier(LinearOperator):
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "jax"):
-            raise ValueError(f"CartesianFourier: backend must be 'auto' or 'jax', found {self.backend!r}")
+            raise ValueError(f"CartesianFourier: backend: expected 'auto' or 'jax', found {self.backend!r}")
         shape = tuple(int(n) for n in self.image_shape)
         if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"CartesianFourier: image_shape must be two positive integers, found {shape}")
+            raise ValueError(f"CartesianFourier: image_shape: expected two positive integers, found {shape}")
         mask, dtype = self.mask, self.dtype
         if mask is not None:
             mask = as_inexact(mask)
             if is_complex(mask.dtype):
-                raise TypeError(f"CartesianFourier: mask must be real, found {mask.dtype}")
+                raise TypeError(f"CartesianFourier: mask: expected a real dtype, found {mask.dtype}")
             if mask.ndim > 2 or any(
                 m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)
             ):
                 raise ValueError(
-                    f"CartesianFourier: mask must be broadcastable to image_shape {shape}, "
+                    f"CartesianFourier: mask: expected a shape broadcastable to image_shape {shape}, "
                     f"found shape {mask.shape}"
                 )
             mask = mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
@@ -112,7 +112,7 @@ class CartesianFourier(LinearOperator):
             dtype = default_dtype(complex) if mask is None else complex_dtype(mask.dtype)
         dtype = jnp.dtype(dtype)
         if not is_complex(dtype):
-            raise TypeError(f"CartesianFourier: dtype must be complex, found {dtype}")
+            raise TypeError(f"CartesianFourier: dtype: expected a complex dtype, found {dtype}")
         assign(self, image_shape=shape, mask=mask, dtype=dtype)
 
     in_shape = out_shape = property(lambda self: self.image_shape)

@@ -66,18 +66,18 @@ class NUFFT(LinearOperator):
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in np.atleast_1d(self.image_shape))
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
-            raise ValueError(f"NUFFT: image_shape must be one to three positive integers, found {shape}")
+            raise ValueError(f"NUFFT: image_shape: expected one to three positive integers, found {shape}")
         trajectory = as_inexact(self.trajectory)
         if is_complex(trajectory.dtype):
-            raise TypeError(f"NUFFT: trajectory must be real, found {trajectory.dtype}")
+            raise TypeError(f"NUFFT: trajectory: expected a real dtype, found {trajectory.dtype}")
         if trajectory.dtype not in (jnp.float32, jnp.float64):
             trajectory = trajectory.astype(jnp.float32)
         check_trajectory(trajectory, len(shape), periodic=self.periodic)
         if self.backend not in ("auto", "jax"):
-            raise ValueError(f"NUFFT: backend must be 'auto' or 'jax', found {self.backend!r}")
+            raise ValueError(f"NUFFT: backend: expected 'auto' or 'jax', found {self.backend!r}")
         eps = float(self.eps)
         if not 0 < eps < 1:
-            raise ValueError(f"NUFFT: eps must lie between 0 and 1, found {self.eps}")
+            raise ValueError(f"NUFFT: eps: expected a value between 0 and 1, found {self.eps}")
         # Raises when no kernel is that accurate.
         layout = choose_layout(shape, trajectory.shape[-2], eps, trajectory.dtype == np.float64)
         embed = self.gram_by_toeplitz

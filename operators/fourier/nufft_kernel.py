@@ -136,7 +136,7 @@ def choose_layout(image_shape: tuple[int, ...], samples: int, eps: float, double
                 break
     if best is None:
         precision = "double" if double else "single"
-        raise ValueError(f"NUFFT: eps must be at least {reached:.1e} in {precision} precision, found {eps}")
+        raise ValueError(f"NUFFT: eps: expected at least {reached:.1e} in {precision} precision, found {eps}")
     _, grid, kernel_of, axes = best
     scales = tuple(axis.scale / math.sqrt(len(axis.scale)) for axis in axes)
     return Layout(grid, design_kernel(*kernel_of), scales)

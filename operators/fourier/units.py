@@ -108,7 +108,7 @@ def gradient_waveform(
     trajectory = as_inexact(trajectory)
     if trajectory.ndim < 2:
         raise ValueError(
-            f"gradient_waveform: trajectory must be (..., samples, ndim), found {trajectory.shape}"
+            f"gradient_waveform: trajectory: expected (..., samples, ndim), found {trajectory.shape}"
         )
     size = _lengths(pixel_size, trajectory.shape[-1], "gradient_waveform: pixel_size")
     time = positive_number(dwell_time, "gradient_waveform: dwell_time")
@@ -143,16 +143,16 @@ def check_trajectory(
     """
     trajectory = as_inexact(trajectory)
     if is_complex(trajectory.dtype):
-        raise TypeError(f"{name} must be real with columns (ky, kx), found {trajectory.dtype}")
+        raise TypeError(f"{name}: expected a real dtype with columns (ky, kx), found {trajectory.dtype}")
     shape = trajectory.shape
     if trajectory.ndim < 2 or shape[-1] != ndim:
         hint = "; move its first axis last" if trajectory.ndim >= 2 and shape[0] == ndim else ""
-        raise ValueError(f"{name} must have shape (..., samples, {ndim}), found {shape}{hint}")
+        raise ValueError(f"{name}: expected shape (..., samples, {ndim}), found {shape}{hint}")
     if isinstance(trajectory, jax.core.Tracer) or not trajectory.size:
         return trajectory
     largest = float(np.abs(np.asarray(trajectory)).max())
     if not math.isfinite(largest):
-        raise ValueError(f"{name} must be finite, found NaN or infinity")
+        raise ValueError(f"{name}: expected finite values, found NaN or infinity")
     if largest > _LARGEST and not periodic:
         if largest <= _LARGEST_RADIANS:
             found = "which looks like radians/pixel: convert with operators.fourier.from_radians"
@@ -162,7 +162,7 @@ def check_trajectory(
                 "operators.fourier.from_per_fov or operators.fourier.from_per_meter"
             )
         raise ValueError(
-            f"{name} must be in cycles/pixel, within [-1/2, 1/2) up to small excesses; found a coordinate of "
+            f"{name}: expected cycles/pixel, within [-1/2, 1/2) up to small excesses, found a coordinate of "
             f"magnitude {largest:.6g}, {found}, or pass periodic=True if values beyond the period are meant"
         )
     return trajectory
@@ -173,7 +173,7 @@ def _scaled(trajectory, image_shape, where, scale):
     shape = tuple(positive_integer(n, f"{where}: image_shape") for n in image_shape)
     if not trajectory.ndim or trajectory.shape[-1] != len(shape):
         raise ValueError(
-            f"{where}: trajectory must have shape (..., {len(shape)}) to go with image_shape {shape}, found "
+            f"{where}: trajectory: expected shape (..., {len(shape)}) to go with image_shape {shape}, found "
             f"{trajectory.shape}"
         )
     return trajectory * jnp.asarray(scale(np.array(shape, float)), trajectory.dtype)
@@ -184,5 +184,5 @@ def _lengths(value: Any, ndim: int, name: str) -> np.ndarray:
         value = (value,) * ndim
     value = tuple(value)
     if len(value) != ndim:
-        raise ValueError(f"{name} must be a number or {ndim} numbers, found {value}")
+        raise ValueError(f"{name}: expected a number or {ndim} numbers, found {value}")
     return np.array([positive_number(length, name) for length in value])

@@ -67,17 +67,17 @@ def nlinv(
     """
     if not isinstance(fourier, LinearOperator) or not is_complex(fourier.in_dtype):
         found = getattr(fourier, "in_dtype", type(fourier).__name__)
-        raise TypeError(f"nlinv: fourier must be a LinearOperator on complex images, found {found}")
+        raise TypeError(f"nlinv: fourier: expected a LinearOperator on complex images, found {found}")
     kspace = as_inexact(check_measured(kspace, fourier.out_dtype, "nlinv: kspace"))
     shape, samples = fourier.in_shape, fourier.out_shape
     axes = 1 + len(samples)
     if kspace.ndim < axes or kspace.shape[kspace.ndim - axes + 1 :] != samples or not kspace.size:
         expected = ", ".join(str(n) for n in samples)
-        raise ValueError(f"nlinv: kspace must be (..., coils, {expected}), found {kspace.shape}")
+        raise ValueError(f"nlinv: kspace: expected (..., coils, {expected}), found {kspace.shape}")
     iterations = positive_integer(iterations, "nlinv: iterations")
     cg_iterations = positive_integer(cg_iterations, "nlinv: cg_iterations")
     if positive_number(reduction, "nlinv: reduction") >= 1:
-        raise ValueError(f"nlinv: reduction must be less than 1, found {reduction}")
+        raise ValueError(f"nlinv: reduction: expected a number less than 1, found {reduction}")
     weights = positive_number(regularization, "nlinv: regularization") * reduction ** np.arange(iterations)
     decay = _sobolev_decay(
         shape, positive_number(smoothness, "nlinv: smoothness"), positive_number(order, "nlinv: order")

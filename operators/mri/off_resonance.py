@@ -89,23 +89,29 @@ class OffResonance(LinearOperator):
         method: str = "svd",
     ) -> None:
         if not isinstance(fourier, LinearOperator):
-            raise TypeError(f"OffResonance: fourier must be a LinearOperator, found {type(fourier).__name__}")
+            raise TypeError(
+                f"OffResonance: fourier: expected a LinearOperator, found {type(fourier).__name__}"
+            )
         if not is_complex(fourier.in_dtype):
-            raise TypeError(f"OffResonance: fourier must act on complex images, found {fourier.in_dtype}")
+            raise TypeError(
+                f"OffResonance: fourier: expected an operator on complex images, found {fourier.in_dtype}"
+            )
         segments = positive_integer(segments, "OffResonance: segments")
         if method not in _METHODS:
-            raise ValueError(f"OffResonance: method must be one of {_METHODS}, found {method!r}")
+            raise ValueError(f"OffResonance: method: expected one of {_METHODS}, found {method!r}")
         field_map, times, r2_map = _check_maps(field_map, times, r2_map, "OffResonance")
         if field_map.shape != fourier.in_shape:
             raise ValueError(
-                f"OffResonance: field_map must have the shape {fourier.in_shape} of the image, found "
+                f"OffResonance: field_map: expected the shape {fourier.in_shape} of the image, found "
                 f"{field_map.shape}"
             )
         out = fourier.out_shape
         if times.ndim > len(out) or any(
             t not in (1, n) for t, n in zip(times.shape[::-1], out[::-1], strict=False)
         ):
-            raise ValueError(f"OffResonance: times must be broadcastable to {out}, found shape {times.shape}")
+            raise ValueError(
+                f"OffResonance: times: expected a shape broadcastable to {out}, found shape {times.shape}"
+            )
         nodes, projection, temporal = _interpolators(field_map, times, r2_map, segments, method)
         exponentials = _decay(_rates(field_map, r2_map)[..., None], nodes)
         spatial = jnp.einsum("...k,lk->l...", exponentials, projection, precision="highest")
@@ -152,7 +158,9 @@ def off_resonance_segments(
       TypeError: if a map or the times are complex.
     """
     if not 1e-10 <= tolerance < 1:
-        raise ValueError(f"off_resonance_segments: tolerance must be in [1e-10, 1), found {tolerance}")
+        raise ValueError(
+            f"off_resonance_segments: tolerance: expected a number in [1e-10, 1), found {tolerance}"
+        )
     with jax.enable_x64(True):
         field_map, times = np.asarray(field_map, np.float64), np.asarray(times, np.float64)
         r2_map = None if r2_map is None else np.asarray(r2_map, np.float64)
@@ -187,14 +195,15 @@ def field_map_from_echoes(images: jax.Array, echo_times: jax.Array) -> jax.Array
     """
     images, times = jnp.asarray(images), np.asarray(echo_times, float)
     if not is_complex(images.dtype):
-        raise TypeError(f"field_map_from_echoes: images must be complex, found {images.dtype}")
+        raise TypeError(f"field_map_from_echoes: images: expected a complex dtype, found {images.dtype}")
     if times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
         raise ValueError(
-            f"field_map_from_echoes: echo_times must be at least two and increase, found {times}"
+            f"field_map_from_echoes: echo_times: expected at least two that increase, found {times}"
         )
     if images.ndim < 4 or images.shape[-4] != times.size:
         raise ValueError(
-            f"field_map_from_echoes: images must be (..., {times.size}, coils, ny, nx), found {images.shape}"
+            f"field_map_from_echoes: images: expected (..., {times.size}, coils, ny, nx), "
+            f"found {images.shape}"
         )
     scale = jnp.max(jnp.abs(images), initial=0)
     images = images / jnp.where(scale > 0, scale, 1)
@@ -223,12 +232,12 @@ def _check_maps(
         arrays["r2_map"] = as_inexact(r2_map)
     for name, array in arrays.items():
         if is_complex(array.dtype):
-            raise TypeError(f"{where}: {name} must be real, found {array.dtype}")
+            raise TypeError(f"{where}: {name}: expected a real dtype, found {array.dtype}")
         if not array.size:
-            raise ValueError(f"{where}: {name} must not be empty, found shape {array.shape}")
+            raise ValueError(f"{where}: {name}: expected at least one element, found shape {array.shape}")
     if r2_map is not None and arrays["r2_map"].shape != arrays["field_map"].shape:
         raise ValueError(
-            f"{where}: r2_map must have the shape {arrays['field_map'].shape} of field_map, found "
+            f"{where}: r2_map: expected the shape {arrays['field_map'].shape} of field_map, found "
             f"{arrays['r2_map'].shape}"
         )
     dtype = jnp.result_type(*arrays.values())

@@ -65,10 +65,12 @@ class SPIRiT(LinearOperator):
             or any(k % 2 == 0 for k in kernel.shape[2:])
         ):
             raise ValueError(
-                f"SPIRiT: kernel must be (coils, coils, ky, kx) with odd ky and kx, found {kernel.shape}"
+                f"SPIRiT: kernel: expected (coils, coils, ky, kx) with odd ky and kx, found {kernel.shape}"
             )
         if any(k > n for k, n in zip(kernel.shape[2:], shape, strict=True)):
-            raise ValueError(f"SPIRiT: kernel {kernel.shape[2:]} must lie within image_shape {shape}")
+            raise ValueError(
+                f"SPIRiT: kernel: expected at most image_shape {shape}, found {kernel.shape[2:]}"
+            )
         kernel = kernel.astype(complex_dtype(kernel.dtype))
         assign(self, matrices=math.sqrt(math.prod(shape)) * fft2c(centered_resize(kernel, shape)))
 
@@ -155,7 +157,7 @@ def spirit(
     check_l2(l2, "spirit")
     shape, batch = kspace.shape[-2:], kspace.shape[:-3]
     if any(k > n for k, n in zip(kernel_shape, shape, strict=True)):
-        raise ValueError(f"spirit: kernel_shape {kernel_shape} must lie within (ny, nx) = {shape}")
+        raise ValueError(f"spirit: kernel_shape: expected at most (ny, nx) = {shape}, found {kernel_shape}")
     if calibration is None or not isinstance(mask, jax.core.Tracer):
         mask = concrete_mask(mask, shape, "spirit")
     known = np.asarray(mask) if calibration is None else np.ones(calibration.shape[-2:], bool)
@@ -210,7 +212,7 @@ def cg_spirit(
     """
     if not is_complex(fourier.in_dtype) or fourier.in_shape != G.in_shape[1:]:
         raise ValueError(
-            f"cg_spirit: fourier must act on complex images of shape {G.in_shape[1:]}, found "
+            f"cg_spirit: fourier: expected an operator on complex images of shape {G.in_shape[1:]}, found "
             f"{fourier.in_dtype} {fourier.in_shape}"
         )
     y = check_measured(y, fourier.out_dtype, "cg_spirit: y")

@@ -50,12 +50,12 @@ class Ellipses:
     def __post_init__(self) -> None:
         n = np.shape(self.value)
         if len(n) != 1:
-            raise ValueError(f"Ellipses: value must have shape (n,), found {n}")
+            raise ValueError(f"Ellipses: value: expected shape (n,), found {n}")
         shapes = {"center": (*n, 2), "axes": (*n, 2), "angle": n, "value": n}
         values = {name: jnp.asarray(getattr(self, name), float) for name in shapes}
         for name, shape in shapes.items():
             if values[name].shape != shape:
-                raise ValueError(f"Ellipses: {name} must have shape {shape}, found {values[name].shape}")
+                raise ValueError(f"Ellipses: {name}: expected shape {shape}, found {values[name].shape}")
         assign(self, **values)
 
 
@@ -227,6 +227,6 @@ def _field(field_of_view: Any, name: str) -> tuple[float, float]:
     if isinstance(field_of_view, numbers.Real):
         field_of_view = (field_of_view, field_of_view)
     if len(tuple(field_of_view)) != 2:
-        raise ValueError(f"{name} must be a number or (height, width), found {field_of_view}")
+        raise ValueError(f"{name}: expected a number or (height, width), found {field_of_view}")
     height, width = (positive_number(length, name) for length in field_of_view)
     return height, width

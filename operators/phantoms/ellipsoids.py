@@ -37,12 +37,12 @@ class Ellipsoids:
     def __post_init__(self) -> None:
         n = np.shape(self.value)
         if len(n) != 1:
-            raise ValueError(f"Ellipsoids: value must have shape (n,), found {n}")
+            raise ValueError(f"Ellipsoids: value: expected shape (n,), found {n}")
         shapes = {"center": (*n, 3), "axes": (*n, 3), "angle": n, "value": n}
         values = {name: jnp.asarray(getattr(self, name), float) for name in shapes}
         for name, shape in shapes.items():
             if values[name].shape != shape:
-                raise ValueError(f"Ellipsoids: {name} must have shape {shape}, found {values[name].shape}")
+                raise ValueError(f"Ellipsoids: {name}: expected shape {shape}, found {values[name].shape}")
         assign(self, **values)
 
 
@@ -66,7 +66,7 @@ def line_integrals(phantom: Ellipses | Ellipsoids, points: jax.Array, directions
     ndim = phantom.center.shape[-1]
     for name, array in (("points", points), ("directions", directions)):
         if not array.ndim or array.shape[-1] != ndim:
-            raise ValueError(f"line_integrals: {name} must have shape (..., {ndim}), found {array.shape}")
+            raise ValueError(f"line_integrals: {name}: expected shape (..., {ndim}), found {array.shape}")
     shape = jnp.broadcast_shapes(points.shape, directions.shape)[:-1]
     dtype = jnp.result_type(points, directions, phantom.value)
     lengths = jnp.sqrt(jnp.sum(directions * directions, axis=-1))
@@ -100,7 +100,7 @@ def project_phantom(phantom: Ellipses | Ellipsoids, geometry: Geometry, bins: in
     ndim = phantom.center.shape[-1]
     if ndim != geometry.ndim:
         raise ValueError(
-            f"project_phantom: geometry must have the phantom's {ndim} dimensions, found {geometry.ndim}"
+            f"project_phantom: geometry: expected the phantom's {ndim} dimensions, found {geometry.ndim}"
         )
     nodes, weights = np.polynomial.legendre.leggauss(bins)
     grids = np.meshgrid(*[nodes / 2] * (ndim - 1), indexing="ij")
@@ -143,7 +143,7 @@ def rasterize_phantom(
     """
     shape, ndim = tuple(image_shape), phantom.center.shape[-1]
     if len(shape) != ndim:
-        raise ValueError(f"rasterize_phantom: image_shape must have {ndim} axes, found {shape}")
+        raise ValueError(f"rasterize_phantom: image_shape: expected {ndim} axes, found {shape}")
     size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
     if isinstance(phantom, Ellipses):
         height, width = shape

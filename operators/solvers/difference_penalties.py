@@ -162,4 +162,4 @@ def _symmetrized_adjoint(q):
 
 def _check_image(name: str, A: LinearOperator) -> None:
     if len(A.in_shape) != 2:
-        raise ValueError(f"{name}: A must act on images (ny, nx), found in_shape {A.in_shape}")
+        raise ValueError(f"{name}: A: expected an operator on images (ny, nx), found in_shape {A.in_shape}")

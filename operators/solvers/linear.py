@@ -63,9 +63,9 @@ def cg(
     b = as_inexact(b)
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
     if x0.shape != b.shape:
-        raise ValueError(f"cg: x0 must have the shape of b, {b.shape}, found {x0.shape}")
+        raise ValueError(f"cg: x0: expected the shape of b, {b.shape}, found {x0.shape}")
     if max_iterations < 0:
-        raise ValueError(f"cg: max_iterations must not be negative, found {max_iterations}")
+        raise ValueError(f"cg: max_iterations: expected a number of at least 0, found {max_iterations}")
 
     # Compiled as units: the linear solve below cannot otherwise mix replicated and sharded arrays.
     @jax.jit

@@ -76,7 +76,7 @@ def project_box(
     """
     v = as_inexact(v)
     if is_complex(v.dtype):
-        raise TypeError(f"project_box: v must be real, found {v.dtype}")
+        raise TypeError(f"project_box: v: expected a real dtype, found {v.dtype}")
     return jnp.clip(v, jnp.asarray(lower, v.dtype), jnp.asarray(upper, v.dtype))
 
 
@@ -130,7 +130,7 @@ def prox_total_variation(
     """
     v = as_inexact(v)
     if not 1 <= ndim <= v.ndim:
-        raise ValueError(f"prox_total_variation: v must have ndim = {ndim} >= 1 axes, found {v.shape}")
+        raise ValueError(f"prox_total_variation: v: expected ndim = {ndim} >= 1 axes, found {v.shape}")
     D = FiniteDifferences(v.shape[v.ndim - ndim :], v.dtype)
     threshold = jnp.asarray(threshold, real_dtype(v.dtype))
     if threshold.ndim:
@@ -245,7 +245,7 @@ def check_blocks(name: str, shape: tuple[int, ...], block_shape: tuple[int, int]
     if len(shape) < 3:
         raise ValueError(f"{name}: expected a series (..., frames, ny, nx), found shape {shape}")
     if len(block_shape) != 2 or min(block_shape) < 1:
-        raise ValueError(f"{name}: block_shape must be two positive integers, found {tuple(block_shape)}")
+        raise ValueError(f"{name}: block_shape: expected two positive integers, found {tuple(block_shape)}")
 
 
 def split_blocks(v: jax.Array, block_shape: tuple[int, int]) -> jax.Array:

@@ -50,13 +50,14 @@ def gridding(A: LinearOperator, y: jax.Array, density: jax.Array | None = None) 
         return A.H(y)
     density = as_inexact(density)
     if is_complex(density.dtype):
-        raise TypeError(f"gridding: density must be real, found {density.dtype}")
+        raise TypeError(f"gridding: density: expected a real dtype, found {density.dtype}")
     shape = (1,) * (len(A.out_shape) - density.ndim) + density.shape
     if len(shape) != len(A.out_shape) or any(
         m not in (1, n) for m, n in zip(shape, A.out_shape, strict=True)
     ):
         raise ValueError(
-            f"gridding: density must be broadcastable to A.out_shape {A.out_shape}, found {density.shape}"
+            f"gridding: density: expected a shape broadcastable to A.out_shape {A.out_shape}, "
+            f"found {density.shape}"
         )
     return A.H(density.astype(y.real.dtype) * y)
 
@@ -185,7 +186,8 @@ def locally_low_rank(
     """
     if len(A.in_shape) != 3:
         raise ValueError(
-            f"locally_low_rank: A must act on series (frames, ny, nx), found in_shape {A.in_shape}"
+            f"locally_low_rank: A: expected an operator on series (frames, ny, nx), "
+            f"found in_shape {A.in_shape}"
         )
     check_blocks("locally_low_rank", A.in_shape, block_shape)
 

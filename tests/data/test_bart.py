@@ -189,7 +189,7 @@ def test_axes_go_to_their_places_and_back(names, data):
 
 
 def test_axes_that_would_be_lost_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"5 \(TE\) must have length 1, found 2"):
+    with pytest.raises(ValueError, match=r"5 \(TE\): expected length 1, found 2"):
         from_bart(np.ones((3, 3, 1, 1, 1, 2)), ("READ", "PHS1"))
     with pytest.raises(ValueError, match="16 axes"):
         from_bart(np.ones([1] * 17), ("READ",))
@@ -227,7 +227,7 @@ def test_trajectories_in_cycles_per_field_of_view_become_cycles_per_pixel(shape,
         (np.zeros((3, 4, 4, 2)), (8, 8), "COIL"),
         (np.full((3, 4, 4), np.nan), (8, 8), "finite"),
         (np.full((3, 4, 4), 1j), (8, 8), "real"),
-        (np.ones((3, 4, 4)), (8, 8), "PHS2 must be zero"),
+        (np.ones((3, 4, 4)), (8, 8), "PHS2: expected zero"),
         (np.zeros((3, 4, 4)), (8,), "image_shape"),
         (np.zeros((3, 4, 4)), (8, 0), "image_shape"),
     ],

@@ -140,11 +140,11 @@ def test_what_does_not_fit_is_named():
         transposed_convolution(x, kernel)
     with pytest.raises(ValueError, match=r"features, features_out.*\(3, 3, 3, 2\)"):
         convolution(x, kernel[0])
-    with pytest.raises(ValueError, match=r"3 ints >= 1; found \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"3 ints >= 1, found \(1, 1\)"):
         convolution(x, kernel, (1, 1))
     with pytest.raises(ValueError, match="3 pairs"):
         convolution(x, kernel, 1, ((1, 1), (1, 1)))
-    with pytest.raises(ValueError, match="must leave pixels"):
+    with pytest.raises(ValueError, match="expected to leave pixels"):
         transposed_convolution(x, kernel.swapaxes(-1, -2), 1, ((3, 3), (1, 1), (1, 1)))
     with pytest.raises(TypeError, match="one dtype"):
         transposed_convolution(x, kernel.swapaxes(-1, -2).astype(jnp.bfloat16))

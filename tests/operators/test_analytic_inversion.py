@@ -212,9 +212,9 @@ def test_no_images_at_once_are_none():
 
 def test_shapes_that_are_no_shapes_are_named():
     cone = ConeBeam(even(4), (8, 9), (3.0, 3.0), 40.0, 20.0)
-    with pytest.raises(ValueError, match=r"fbp: image_shape must be \(ny, nx\), found 12"):
+    with pytest.raises(ValueError, match=r"fbp: image_shape: expected \(ny, nx\), found 12"):
         fbp(jnp.zeros((8, 17)), ParallelBeam(even(8, np.pi), 17), 12)
-    with pytest.raises(ValueError, match=r"fdk: volume_shape must be \(nz, ny, nx\), found 12"):
+    with pytest.raises(ValueError, match=r"fdk: volume_shape: expected \(nz, ny, nx\), found 12"):
         fdk(jnp.zeros((4, 8, 9)), cone, 12)
 
 

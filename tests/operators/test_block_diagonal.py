@@ -46,7 +46,7 @@ def test_series_of_angles(normal):
 @pytest.mark.parametrize(
     "blocks, error, words",
     [
-        ([], ValueError, ["operators", "empty"]),
+        ([], ValueError, ["operators", "at least one"]),
         ([np.eye(2)], TypeError, ["LinearOperator", "ndarray"]),
         ([Identity((2,)), Identity((3,))], ValueError, ["structure"]),
         ([Identity((2,)), Identity((2,), np.complex64)], ValueError, ["structure", "complex64"]),

@@ -267,7 +267,7 @@ A32, IMAGE32 = system(dtype=np.float32)
         (lambda: osem([A32, A32], [A32(IMAGE32), jnp.ones(3)]), ["osem: y[1]", "(3,)"]),
         (lambda: osem([A32], [A32(IMAGE32)], background=[]), ["background", "1 subsets", "0"]),
         (lambda: subsets_of(A32, A32(IMAGE32), 4), ["count", "6 views", "4"]),
-        (lambda: subsets_of(A32, jnp.ones((5, 8)), 3), ["y must have 6 views", "(5, 8)"]),
+        (lambda: subsets_of(A32, jnp.ones((5, 8)), 3), ["y: expected 6 views", "(5, 8)"]),
     ],
 )
 def test_errors(call, words):

@@ -62,7 +62,7 @@ def test_what_does_not_follow_the_protocol_is_refused():
         def rays(self, columns):
             return columns, columns
 
-    with pytest.raises(TypeError, match=r"Radon: geometry must be one of .*, found RaysAlone"):
+    with pytest.raises(TypeError, match=r"Radon: geometry: expected one of .*, found RaysAlone"):
         Radon(RaysAlone(), (4, 4))
 
 
@@ -233,12 +233,12 @@ def cone(**changes):
         (
             lambda: check_object(make("fan", offset=200.0), (8, 8), 1.0, "Radon"),
             ValueError,
-            ["Radon", "detector must see the object", "9"],
+            ["Radon", "detector: expected to see the object", "9"],
         ),
         (
             lambda: check_object(cone(row_offset=500.0), (4, 8, 8), 1.0, "Radon"),
             ValueError,
-            ["detector must see the object", "[6, 9]"],
+            ["detector: expected to see the object", "[6, 9]"],
         ),
     ],
 )
@@ -261,7 +261,7 @@ def test_helices_of_many_turns_and_sound_objects_pass():
 
 def test_concrete_geometries_are_checked_inside_compiled_functions():
     fan = make("fan")
-    with pytest.raises(ValueError, match="source must be outside"):
+    with pytest.raises(ValueError, match="source: expected outside"):
         jax.jit(lambda x: (check_object(fan, (30, 30), 1.0, "Radon"), x)[1])(1.0)
     jax.jit(lambda x: (check_object(fan, (8, 8), 1.0, "Radon"), x)[1])(1.0)
 

@@ -29,12 +29,12 @@ RECONSTRUCTIONS = {
 @pytest.mark.parametrize("name", RECONSTRUCTIONS)
 def test_real_or_not_finite_kspace_is_named(name, normal):
     kspace = normal((2, *SHAPE), np.complex64)
-    with pytest.raises(ValueError, match=f"{name} must be complex k-space, found float32"):
+    with pytest.raises(ValueError, match=f"{name}: expected complex k-space, found float32"):
         RECONSTRUCTIONS[name](kspace.real)
     if name.startswith(("grappa", "spirit")):
         return  # Their masks say which samples were measured.
     kspace[1, 2, 3] = np.nan
-    with pytest.raises(ValueError, match=f"{name} must be finite, found 1 of 128 samples"):
+    with pytest.raises(ValueError, match=f"{name}: expected finite values, found 1 of 128 samples"):
         RECONSTRUCTIONS[name](kspace)
 
 

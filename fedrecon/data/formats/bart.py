@@ -167,12 +167,12 @@ def from_bart(array: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     """
     places = _places(axes, "from_bart")
     if array.ndim > len(DIMENSIONS):
-        raise ValueError(f"from_bart: array must have at most 16 axes, found shape {array.shape}")
+        raise ValueError(f"from_bart: array: expected at most 16 axes, found shape {array.shape}")
     shape: tuple[int, ...] = array.shape + (1,) * (len(DIMENSIONS) - array.ndim)
     array = array.reshape(shape, order="F")
     for place, (name, length) in enumerate(zip(DIMENSIONS, shape, strict=True)):
         if length > 1 and place not in places:
-            raise ValueError(f"from_bart: dimension {place} ({name}) must have length 1, found {length}")
+            raise ValueError(f"from_bart: dimension {place} ({name}): expected length 1, found {length}")
     rest = [place for place in range(len(DIMENSIONS)) if place not in places]
     return np.squeeze(array.transpose(*places, *rest), tuple(range(len(places), len(DIMENSIONS))))
 
@@ -185,7 +185,9 @@ def to_bart(array: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     """
     places = _places(axes, "to_bart")
     if len(places) != array.ndim:
-        raise ValueError(f"to_bart: axes must name {array.ndim} axes of shape {array.shape}, found {axes}")
+        raise ValueError(
+            f"to_bart: axes: expected names of {array.ndim} axes of shape {array.shape}, found {axes}"
+        )
     order = np.argsort(places)
     lengths = [1] * len(DIMENSIONS)
     for place, length in zip(places, array.shape, strict=True):
@@ -211,14 +213,14 @@ def trajectory_from_bart(trajectory: np.ndarray, image_shape: Sequence[int]) -> 
     components = _image_components(image_shape, "trajectory_from_bart")
     if trajectory.ndim < 2 or len(trajectory) != 3:
         shape = tuple(trajectory.shape)
-        raise ValueError(f"trajectory_from_bart: trajectory must be (3, samples, spokes), found {shape}")
+        raise ValueError(f"trajectory_from_bart: trajectory: expected (3, samples, spokes), found {shape}")
     values = from_bart(trajectory, ("PHS2", "PHS1", "READ"))
     if not np.isfinite(values).all() or np.imag(values).any():
-        raise ValueError("trajectory_from_bart: trajectory must be finite and real, found other values")
+        raise ValueError("trajectory_from_bart: trajectory: expected finite real values, found other values")
     values = np.real(values)
     if len(components) == 2 and values[..., 2].any():
         raise ValueError(
-            "trajectory_from_bart: component PHS2 must be zero for a two-dimensional image, "
+            "trajectory_from_bart: component PHS2: expected zero for a two-dimensional image, "
             f"found values up to {np.abs(values[..., 2]).max():.4g}"
         )
     return (values[..., components] / np.asarray(image_shape)).astype(np.float32)
@@ -234,7 +236,7 @@ def trajectory_to_bart(trajectory: np.ndarray, image_shape: Sequence[int]) -> np
     trajectory = np.asarray(trajectory)
     if trajectory.ndim != 3 or trajectory.shape[-1] != len(components):
         expected = f"(spokes, samples, {len(components)})"
-        raise ValueError(f"trajectory_to_bart: trajectory must be {expected}, found {trajectory.shape}")
+        raise ValueError(f"trajectory_to_bart: trajectory: expected {expected}, found {trajectory.shape}")
     result = np.zeros((3, *trajectory.shape[1::-1]), np.complex64)
     result[list(components)] = (trajectory * np.asarray(image_shape)).T
     return result
@@ -266,12 +268,12 @@ def _trimmed(dimensions: tuple[int, ...]) -> tuple[int, ...]:
 def _places(axes: Sequence[str], where: str) -> list[int]:
     unknown = [name for name in axes if name not in DIMENSIONS]
     if unknown or len(set(axes)) != len(axes):
-        raise ValueError(f"{where}: axes must be distinct names of {DIMENSIONS}, found {tuple(axes)}")
+        raise ValueError(f"{where}: axes: expected distinct names of {DIMENSIONS}, found {tuple(axes)}")
     return [DIMENSIONS.index(name) for name in axes]
 
 
 def _image_components(image_shape: Sequence[int], where: str) -> tuple[int, ...]:
     if len(image_shape) not in _COMPONENTS or min(image_shape) < 1:
         expected = "two or three positive integers"
-        raise ValueError(f"{where}: image_shape must be {expected}, found {tuple(image_shape)}")
+        raise ValueError(f"{where}: image_shape: expected {expected}, found {tuple(image_shape)}")
     return _COMPONENTS[len(image_shape)]

@@ -65,7 +65,7 @@ def plan_patients(name: str, patients: int, prevalence: float, seed: int) -> dic
       ValueError: fewer than three patients, or a prevalence outside [0, 1].
     """
     if not 0 <= prevalence <= 1:
-        raise ValueError(f"site {name!r}: prevalence must be in [0, 1], found {prevalence}")
+        raise ValueError(f"site {name!r}: prevalence: expected a number in [0, 1], found {prevalence}")
     names = [f"{name}-{index:03d}" for index in range(patients)]
     parts = dict(zip(PARTS, split_patients(names, FRACTIONS, seed, [name] * patients), strict=True))
     ill = {part: round(prevalence * len(members)) for part, members in parts.items()}

@@ -29,7 +29,7 @@ def world_points(points: ArrayLike, ndim: int, dtype: DTypeLike) -> jax.Array:
     """``points`` as (..., ndim) of ``dtype``; raises ValueError otherwise."""
     points = jnp.asarray(points, dtype)
     if not points.ndim or points.shape[-1] != ndim:
-        raise ValueError(f"points must have shape (..., {ndim}), found {points.shape}")
+        raise ValueError(f"points: expected shape (..., {ndim}), found {points.shape}")
     return points
 
 

@@ -46,14 +46,14 @@ class VectorGeometry:
     def __post_init__(self) -> None:
         source = np.shape(self.source)
         if len(source) != 2 or source[1] not in (2, 3) or not source[0]:
-            raise ValueError(f"VectorGeometry: source must have shape (views, 2 or 3), found {source}")
+            raise ValueError(f"VectorGeometry: source: expected shape (views, 2 or 3), found {source}")
         counts = tuple(self.detector_shape) if np.ndim(self.detector_shape) else (self.detector_shape,)
         if len(counts) != source[1] - 1:
             expected = "(columns,)" if source[1] == 2 else "(rows, columns)"
-            raise ValueError(f"VectorGeometry: detector_shape must be {expected}, found {counts}")
+            raise ValueError(f"VectorGeometry: detector_shape: expected {expected}, found {counts}")
         if (self.row_axis is None) != (source[1] == 2):
             expected = "None in two dimensions" if source[1] == 2 else "an array in three dimensions"
-            raise ValueError(f"VectorGeometry: row_axis must be {expected}, found {self.row_axis}")
+            raise ValueError(f"VectorGeometry: row_axis: expected {expected}, found {self.row_axis}")
         dtype = jnp.result_type(float, jnp.asarray(self.source).dtype)
         names = ("source", "detector", "column_axis", *(("row_axis",) if source[1] == 3 else ()))
         leaves = {n: real_leaf(getattr(self, n), dtype, f"VectorGeometry: {n}", source) for n in names}

@@ -1,4 +1,4 @@
-"""Whether a geometry can measure an object."""
+"""Checks that a geometry can measure an object."""
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: f
     if len(image_shape) != geometry.ndim:
         expected = "(ny, nx)" if geometry.ndim == 2 else "(nz, ny, nx)"
         raise ValueError(
-            f"{name}: image_shape must be {expected} for {type(geometry).__name__}, "
+            f"{name}: image_shape: expected {expected} for {type(geometry).__name__}, "
             f"found {tuple(image_shape)}"
         )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(geometry)):
@@ -49,7 +49,7 @@ def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: f
             view = int(inside.argmax())
             place = tuple(float(f"{x:.6g}") for x in source[view])
             raise ValueError(
-                f"{name}: the source must be outside of the object, the ellipse of semi-axes "
+                f"{name}: source: expected outside of the object, the ellipse of semi-axes "
                 f"{half[0]:.6g} and {half[1]:.6g} inscribed in the image, found it at "
                 f"{place} in view {view}; increase source_distance or reduce pixel_size"
             )
@@ -65,7 +65,7 @@ def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: f
     if not np.any(np.all((high >= -0.5) & (low <= counts - 0.5), axis=-1)):
         axes = "column" if geometry.ndim == 2 else "row, column"
         raise ValueError(
-            f"{name}: the detector must see the object, found its shadow at {axes} "
+            f"{name}: detector: expected to see the object, found its shadow at {axes} "
             f"{low[0].round(1).tolist()} to {high[0].round(1).tolist()} in view 0 of a detector of "
-            f"{counts.tolist()} elements, and beside it in every other view; check offsets and pixel_size"
+            f"{counts.tolist()} elements, and outside of it in every other view; check offsets and pixel_size"
         )

@@ -87,7 +87,7 @@ def fbp(
     """
     if not isinstance(geometry, ParallelBeam | FanBeam):
         raise TypeError(
-            f"fbp: geometry must be ParallelBeam or FanBeam, found {type(geometry).__name__}; volumes are "
+            f"fbp: geometry: expected ParallelBeam or FanBeam, found {type(geometry).__name__}; volumes are "
             "reconstructed by fdk, views of arbitrary poses by the iterative methods (cgls, sirt)"
         )
     shape = image_shape_2d(image_shape, "fbp: image_shape")
@@ -95,7 +95,7 @@ def fbp(
     method = methods[0] if method is None else method
     if method not in methods:
         raise ValueError(
-            f"fbp: method must be one of {methods} for {type(geometry).__name__}, found {method!r}"
+            f"fbp: method: expected one of {methods} for {type(geometry).__name__}, found {method!r}"
         )
     options = _options("fbp", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fbp: sinogram")
@@ -151,11 +151,11 @@ def fdk(
     """
     if not isinstance(geometry, ConeBeam | ParallelBeam3D):
         raise TypeError(
-            f"fdk: geometry must be ConeBeam or ParallelBeam3D, found {type(geometry).__name__}; images are "
-            "reconstructed by fbp, views of arbitrary poses by the iterative methods (cgls, sirt)"
+            f"fdk: geometry: expected ConeBeam or ParallelBeam3D, found {type(geometry).__name__}; images "
+            "are reconstructed by fbp, views of arbitrary poses by the iterative methods (cgls, sirt)"
         )
     if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
-        raise ValueError(f"fdk: volume_shape must be (nz, ny, nx), found {volume_shape}")
+        raise ValueError(f"fdk: volume_shape: expected (nz, ny, nx), found {volume_shape}")
     shape = tuple(positive_integer(n, "fdk: volume_shape") for n in volume_shape)
     options = _options("fdk", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fdk: sinogram")
@@ -170,7 +170,7 @@ def _options(name, geometry, shape, pixel_size, filter, cutoff, backend):
     pixel_size = positive_number(pixel_size, f"{name}: pixel_size")
     filter, cutoff = check_filter(filter, cutoff, name)
     if backend not in ("auto", "jax"):
-        raise ValueError(f"{name}: backend must be 'auto' or 'jax', found {backend!r}")
+        raise ValueError(f"{name}: backend: expected 'auto' or 'jax', found {backend!r}")
     check_object(geometry, shape, pixel_size, name)
     return {"shape": shape, "pixel_size": pixel_size, "filter": filter, "cutoff": cutoff, "backend": backend}
 
@@ -189,7 +189,7 @@ def _cone_coverage(geometry: ConeBeam) -> Coverage:
     coverage = helical_coverage(angles)
     if not isinstance(angles, jax.core.Tracer) and coverage.weights.sum() < 2 * math.pi * (1 - 1e-5):
         raise ValueError(
-            "fdk: the angles of a helix must span a full turn, 2 pi, found "
+            "fdk: angles of a helix: expected a full turn, 2 pi, found "
             f"{coverage.weights.sum():.6g}; for less, use pitch=0 or an iterative method"
         )
     return coverage

@@ -48,7 +48,7 @@ def back_project(
     rows, columns = sinograms.shape[-2:]
     if columns < 2 or (rows < 2 and shape[0] > 1):
         raise ValueError(
-            f"back_project: sinograms must have two rows and columns, found {rows} and {columns}"
+            f"back_project: sinograms: expected two rows and columns, found {rows} and {columns}"
         )
     params = {"shape": tuple(shape), "tail": (rows, columns), "curved": bool(curved), "backend": backend}
     return call(back_project_p, (poses, sinograms, detector, weights), params)

@@ -81,9 +81,9 @@ def view_weights(weights: ArrayLike | None, geometry: ParallelBeam, name: str) -
         return None
     weights = as_inexact(weights)
     if is_complex(weights.dtype):
-        raise TypeError(f"{name} must be real, found {weights.dtype}")
+        raise TypeError(f"{name}: expected a real dtype, found {weights.dtype}")
     if weights.shape != (geometry.views,):
-        raise ValueError(f"{name} must have shape ({geometry.views},), found {weights.shape}")
+        raise ValueError(f"{name}: expected shape ({geometry.views},), found {weights.shape}")
     return weights
 
 

@@ -21,10 +21,10 @@ _WINDOWS = {
 def check_filter(filter: str, cutoff: float, name: str) -> tuple[str, float]:
     """The filter and its cutoff; raises ValueError or TypeError naming ``name`` if there is none such."""
     if not isinstance(filter, str) or filter not in _WINDOWS:
-        raise ValueError(f"{name}: filter must be one of {sorted(_WINDOWS)}, found {filter!r}")
+        raise ValueError(f"{name}: filter: expected one of {sorted(_WINDOWS)}, found {filter!r}")
     value = positive_number(cutoff, f"{name}: cutoff")
     if value > 1:
-        raise ValueError(f"{name}: cutoff must lie in (0, 1], found {cutoff}")
+        raise ValueError(f"{name}: cutoff: expected a number in (0, 1], found {cutoff}")
     return filter, value
 
 

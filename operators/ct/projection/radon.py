@@ -87,19 +87,19 @@ class Radon(LinearOperator):
     def __post_init__(self) -> None:
         if not isinstance(self.geometry, Geometry) or self.geometry.ndim not in (2, 3):
             raise TypeError(
-                "Radon: geometry must be one of ParallelBeam, FanBeam, ParallelBeam3D, ConeBeam and "
+                "Radon: geometry: expected one of ParallelBeam, FanBeam, ParallelBeam3D, ConeBeam and "
                 f"VectorGeometry, found {type(self.geometry).__name__}"
             )
         if self.model not in radon_models(self.geometry):
             raise ValueError(
-                f"Radon: model must be one of {radon_models(self.geometry)} for "
+                f"Radon: model: expected one of {radon_models(self.geometry)} for "
                 f"{type(self.geometry).__name__}, found {self.model!r}"
             )
         if self.backend not in ("auto", "jax"):
-            raise ValueError(f"Radon: backend must be 'auto' or 'jax', found {self.backend!r}")
+            raise ValueError(f"Radon: backend: expected 'auto' or 'jax', found {self.backend!r}")
         if np.ndim(self.image_shape) != 1:
             axes = "(ny, nx)" if self.geometry.ndim == 2 else "(nz, ny, nx)"
-            raise ValueError(f"Radon: image_shape must be {axes}, found {self.image_shape}")
+            raise ValueError(f"Radon: image_shape: expected {axes}, found {self.image_shape}")
         assign(
             self,
             image_shape=tuple(positive_integer(n, "Radon: image_shape") for n in self.image_shape),

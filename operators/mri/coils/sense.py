@@ -40,13 +40,15 @@ class SENSE(LinearOperator):
 
     def __post_init__(self) -> None:
         if not isinstance(self.fourier, LinearOperator):
-            raise TypeError(f"SENSE: fourier must be a LinearOperator, found {type(self.fourier).__name__}")
+            raise TypeError(f"SENSE: fourier: expected a LinearOperator, found {type(self.fourier).__name__}")
         if not is_complex(self.fourier.in_dtype):
-            raise TypeError(f"SENSE: fourier must act on complex images, found {self.fourier.in_dtype}")
+            raise TypeError(
+                f"SENSE: fourier: expected an operator on complex images, found {self.fourier.in_dtype}"
+            )
         maps, shape = as_inexact(self.coil_maps), self.fourier.in_shape
         if maps.ndim != 1 + len(shape) or maps.shape[1:] != shape or maps.shape[0] < 1:
             expected = ("coils", *shape)
-            raise ValueError(f"SENSE: coil_maps must have shape {expected}, found {maps.shape}")
+            raise ValueError(f"SENSE: coil_maps: expected shape {expected}, found {maps.shape}")
         assign(self, coil_maps=maps)
 
     # Counted from the end, so that they hold for stacked operators too.
@@ -105,7 +107,7 @@ def coil_combine(images: jax.Array, maps: jax.Array) -> jax.Array:
     images, maps = jnp.asarray(images), jnp.asarray(maps)
     if images.shape[-3:] != maps.shape[-3:]:
         raise ValueError(
-            f"coil_combine: images and maps must agree in (coils, ny, nx), found {images.shape[-3:]} and "
-            f"{maps.shape[-3:]}"
+            f"coil_combine: images and maps: expected the same (coils, ny, nx), "
+            f"found {images.shape[-3:]} and {maps.shape[-3:]}"
         )
     return jnp.sum(maps.conj() * images, axis=-3)

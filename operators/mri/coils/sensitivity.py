@@ -47,7 +47,7 @@ def walsh_maps(images: jax.Array, window_shape: tuple[int, ...] = (7, 7)) -> jax
     """
     window = _two_or_three(window_shape, "walsh_maps: window_shape")
     if any(n % 2 == 0 for n in window):
-        raise ValueError(f"walsh_maps: window_shape must be odd, found {window}")
+        raise ValueError(f"walsh_maps: window_shape: expected odd sizes, found {window}")
     images = _coil_array(images, len(window), "walsh_maps: images", jnp.float32)
     shape, coils = images.shape[-len(window) :], images.shape[-1 - len(window)]
     lead = shape[:-1]
@@ -123,12 +123,12 @@ def espirit_maps(
     kspace = _coil_array(kspace, len(block), "espirit_maps: kspace")
     shape, coils = kspace.shape[-len(block) :], kspace.shape[-1 - len(block)]
     if any(c > n for c, n in zip(block, shape, strict=True)):
-        raise ValueError(f"espirit_maps: calibration_shape must lie within {shape}, found {block}")
+        raise ValueError(f"espirit_maps: calibration_shape: expected at most {shape}, found {block}")
     if len(kernel) != len(block) or any(k > c for k, c in zip(kernel, block, strict=True)):
-        raise ValueError(f"espirit_maps: kernel_shape must lie within {block}, found {kernel}")
+        raise ValueError(f"espirit_maps: kernel_shape: expected at most {block}, found {kernel}")
     sets = positive_integer(sets, "espirit_maps: sets")
     if sets > coils:
-        raise ValueError(f"espirit_maps: sets must not exceed the {coils} coils, found {sets}")
+        raise ValueError(f"espirit_maps: sets: expected at most the {coils} coils, found {sets}")
     center = tuple(center_slice(n, c) for n, c in zip(shape, block, strict=True))
 
     def one(calibration):
@@ -244,14 +244,14 @@ def _coil_array(data: ArrayLike, ndim: int, name: str, dtype: DTypeLike = jnp.co
     data = as_inexact(check_measured(data, dtype, name))
     if data.ndim < ndim + 1 or not math.prod(data.shape[data.ndim - ndim - 1 :]):
         axes = ", ".join(("nz", "ny", "nx")[3 - ndim :])
-        raise ValueError(f"{name} must be (..., coils, {axes}), none of them empty, found {data.shape}")
+        raise ValueError(f"{name}: expected (..., coils, {axes}), none of them empty, found {data.shape}")
     return data.astype(complex_dtype(data.dtype))
 
 
 def _two_or_three(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) not in (2, 3):
-        raise ValueError(f"{name} must have two or three axes, found {shape}")
+        raise ValueError(f"{name}: expected two or three axes, found {shape}")
     return tuple(positive_integer(n, name) for n in shape)
 
 
@@ -276,11 +276,11 @@ def estimate_coil_maps(kspace: jax.Array, calibration_shape: tuple[int, int]) ->
     """
     kspace = as_inexact(kspace)
     if kspace.ndim < 3:
-        raise ValueError(f"estimate_coil_maps: kspace must be (..., coils, ny, nx), found {kspace.shape}")
+        raise ValueError(f"estimate_coil_maps: kspace: expected (..., coils, ny, nx), found {kspace.shape}")
     shape, block = kspace.shape[-2:], tuple(calibration_shape)
     if len(block) != 2 or any(not 1 <= c <= n for c, n in zip(block, shape, strict=True)):
         raise ValueError(
-            f"estimate_coil_maps: calibration_shape must lie between (1, 1) and {shape}, found {block}"
+            f"estimate_coil_maps: calibration_shape: expected between (1, 1) and {shape}, found {block}"
         )
     window = np.outer(*(_hann(n, c) for n, c in zip(shape, block, strict=True)))
     images = ifft2c(jnp.asarray(window, kspace.real.dtype) * kspace)

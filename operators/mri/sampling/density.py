@@ -60,7 +60,7 @@ def density_compensation(
         "analytic-spiral": spiral_density,
     }
     if method not in methods:
-        raise ValueError(f"density_compensation: method must be one of {tuple(methods)}, found {method!r}")
+        raise ValueError(f"density_compensation: method: expected one of {tuple(methods)}, found {method!r}")
     return methods[method](trajectory, image_shape)
 
 
@@ -238,7 +238,7 @@ def voronoi_density(trajectory: jax.Array, image_shape: tuple[int, int]) -> jax.
     trajectory, shape = _checked(trajectory, image_shape, "voronoi_density", axes=2)
     if isinstance(trajectory, jax.core.Tracer):
         raise TypeError(
-            "voronoi_density: trajectory must be concrete, found a tracer; call it outside of jit"
+            "voronoi_density: trajectory: expected concrete values, found a tracer; call it outside of jit"
         )
     # In units of the Nyquist distance along each axis a cell of area one weighs one.
     points = np.asarray(trajectory, np.float64).reshape(-1, 2) * shape
@@ -250,17 +250,17 @@ def _checked(
 ) -> tuple[jax.Array, tuple[int, ...]]:
     shape = tuple(positive_integer(n, f"{where}: image_shape") for n in image_shape)
     if len(shape) not in ((2, 3) if axes is None else (axes,)):
-        raise ValueError(f"{where}: image_shape must have {axes or '2 or 3'} axes, found {shape}")
+        raise ValueError(f"{where}: image_shape: expected {axes or '2 or 3'} axes, found {shape}")
     trajectory = check_trajectory(trajectory, len(shape), name=f"{where}: trajectory")
     if not trajectory.size:
-        raise ValueError(f"{where}: trajectory must have at least one sample, found {trajectory.shape}")
+        raise ValueError(f"{where}: trajectory: expected at least one sample, found {trajectory.shape}")
     return trajectory, shape
 
 
 def _readouts(trajectory: jax.Array, where: str) -> None:
     if trajectory.ndim != 3 or trajectory.shape[1] < 2:
         raise ValueError(
-            f"{where}: trajectory must have shape (readouts, samples, ndim) with at least two samples, found "
+            f"{where}: trajectory: expected shape (readouts, samples, ndim) with at least two samples, found "
             f"{trajectory.shape}"
         )
 

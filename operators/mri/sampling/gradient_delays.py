@@ -31,13 +31,13 @@ def gradient_delay(trajectory: jax.Array, delays: jax.Array) -> jax.Array:
     trajectory = as_inexact(trajectory)
     if trajectory.ndim < 2 or trajectory.shape[-2] < 2:
         raise ValueError(
-            f"gradient_delay: trajectory must be (..., samples, ndim) with at least two samples, found "
+            f"gradient_delay: trajectory: expected (..., samples, ndim) with at least two samples, found "
             f"{trajectory.shape}"
         )
     delays = jnp.asarray(delays, trajectory.dtype)
     if delays.shape != trajectory.shape[-1:]:
         raise ValueError(
-            f"gradient_delay: delays must have shape {trajectory.shape[-1:]}, found {delays.shape}"
+            f"gradient_delay: delays: expected shape {trajectory.shape[-1:]}, found {delays.shape}"
         )
     samples = trajectory.shape[-2]
     nodes = min(4, samples)
@@ -83,12 +83,12 @@ def estimate_gradient_delays(
     """
     where = "estimate_gradient_delays"
     if isinstance(kspace, jax.core.Tracer) or isinstance(trajectory, jax.core.Tracer):
-        raise TypeError(f"{where}: kspace and trajectory must be concrete, found a tracer")
+        raise TypeError(f"{where}: kspace and trajectory: expected concrete values, found a tracer")
     trajectory = check_trajectory(trajectory, 2, name=f"{where}: trajectory")
     kspace, shape = as_inexact(kspace), trajectory.shape[:-1]
     if trajectory.ndim != 3 or shape[1] < 4 or kspace.shape[-2:] != shape:
         raise ValueError(
-            f"{where}: trajectory (spokes, samples, 2) with at least four samples must go with kspace (..., "
+            f"{where}: expected trajectory (spokes, samples, 2) with at least four samples and kspace (..., "
             f"spokes, samples), found {trajectory.shape} and {kspace.shape}"
         )
     search_range = positive_number(search_range, f"{where}: search_range")
@@ -99,7 +99,7 @@ def estimate_gradient_delays(
     first, rank = np.nonzero(np.sort(cosines, axis=1)[:, :_PARTNERS] < math.sqrt(0.5))
     second = np.argsort(cosines, axis=1)[first, rank]
     if not first.size:
-        raise ValueError(f"{where}: trajectory must have spokes that are perpendicular to within 45 degrees")
+        raise ValueError(f"{where}: trajectory: expected spokes that are perpendicular to within 45 degrees")
 
     # Intersections of such pairs lie within 2.62 times the delays.
     count = math.ceil(2.62 * search_range / _STEP) + 1

@@ -60,14 +60,14 @@ def spiral_trajectory(
     """
     interleaves = positive_integer(interleaves, "spiral_trajectory: interleaves")
     if positive_integer(matrix, "spiral_trajectory: matrix") < 2:
-        raise ValueError(f"spiral_trajectory: matrix must be at least 2, found {matrix}")
+        raise ValueError(f"spiral_trajectory: matrix: expected at least 2, found {matrix}")
     fov = positive_number(field_of_view, "spiral_trajectory: field_of_view")
     gamma = positive_number(gamma, "spiral_trajectory: gamma")
     dwell = positive_number(dwell_time, "spiral_trajectory: dwell_time")
     speed = gamma * positive_number(gradient_limit, "spiral_trajectory: gradient_limit")
     acceleration = gamma * positive_number(slew_limit, "spiral_trajectory: slew_limit")
     if len(tuple(density)) != 2:
-        raise ValueError(f"spiral_trajectory: density must be (center, edge), found {density}")
+        raise ValueError(f"spiral_trajectory: density: expected (center, edge), found {density}")
     center, edge = (positive_number(value, "spiral_trajectory: density") for value in density)
 
     # kx + i ky = r exp(i angle(r)), angle(r) = linear r + quadratic r^2, in cycles per meter.
