@@ -1,7 +1,7 @@
 """Convolution layers of the networks: native kernels, plain JAX and torch, forward and both gradients.
 
 Every layer is timed as it stands in training: several evaluations in a loop, on CPU with all threads.
-"native" is ``fedrecon.models.convolution`` by the native kernels, "lax" the same by XLA's convolutions (its
+"native" is ``fedrecon.models.convolutions`` by the native kernels, "lax" the same by XLA's convolutions (its
 gradients written as forward convolutions), "torch" the faster of its two memory formats. Libraries take
 turns, and medians are given, in ms: forward, gradient of the input ("-" in first layers, which need none),
 gradient of the kernel, and all in one. The rate in GFLOP/s, and as a part of the fastest product of large

@@ -2,7 +2,8 @@
 
 `federated` makes an algorithm of a `Method`, or of several by `combine`; recipes such as `fedavg` and
 `scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, the
-batches of local steps in `batching`, other topologies than the star in `topologies`.
+batches of local steps in `batching`, other topologies than the star in `topologies`, bytes of a round in
+`traffic`.
 """
 
 from fedrecon.federated import batching as batching
@@ -10,6 +11,7 @@ from fedrecon.federated import parallelism as parallelism
 from fedrecon.federated import reducers as reducers
 from fedrecon.federated import sampling as sampling
 from fedrecon.federated import topologies as topologies
+from fedrecon.federated import traffic as traffic
 from fedrecon.federated.algorithm import (
     Batches,
     ClientResult,

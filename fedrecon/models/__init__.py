@@ -1,6 +1,6 @@
 """Networks: flax modules on one convolution, channels last inside."""
 
-from fedrecon.models.convolution import Conv, Upsample, convolution, transposed_convolution
+from fedrecon.models.convolutions import Conv, Upsample, convolution, transposed_convolution
 from fedrecon.models.data_steps import (
     PrimalDual,
     gradient_step,

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedrecon.models.convolution import Conv
+from fedrecon.models.convolutions import Conv
 from fedrecon.models.data_steps import gradient_step
 from fedrecon.models.regularizers import from_channels, regularized, to_channels
 from fedrecon.models.unrolled import Unrolled

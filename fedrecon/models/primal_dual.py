@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedrecon.models.convolution import Conv
+from fedrecon.models.convolutions import Conv
 from fedrecon.models.regularizers import bind
 from fedrecon.models.unrolled import CascadeInputs, Unrolled, start_image
 

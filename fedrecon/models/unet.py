@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedrecon.models.convolution import Conv, Upsample
+from fedrecon.models.convolutions import Conv, Upsample
 from fedrecon.models.normalization import InstanceNorm
 
 

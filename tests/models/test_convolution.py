@@ -14,7 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
 from fedrecon.models import Conv, Upsample, convolution
-from fedrecon.models.convolution import _native
+from fedrecon.models.convolutions import _native
 from operators.kernels import convolution as primitives
 from operators.kernels import native
 

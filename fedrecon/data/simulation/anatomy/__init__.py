@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from fedrecon.data.simulation.anatomy.abdomen import HOSTS as ABDOMEN_HOSTS
-from fedrecon.data.simulation.anatomy.abdomen import LEVELS as ABDOMEN_LEVELS
-from fedrecon.data.simulation.anatomy.abdomen import abdomen
+from fedrecon.data.simulation.anatomy.abdomens import HOSTS as ABDOMEN_HOSTS
+from fedrecon.data.simulation.anatomy.abdomens import LEVELS as ABDOMEN_LEVELS
+from fedrecon.data.simulation.anatomy.abdomens import abdomen
 from fedrecon.data.simulation.anatomy.fields import Grid, random_field
-from fedrecon.data.simulation.anatomy.head import HOSTS as HEAD_HOSTS
-from fedrecon.data.simulation.anatomy.head import LEVELS as HEAD_LEVELS
-from fedrecon.data.simulation.anatomy.head import head
+from fedrecon.data.simulation.anatomy.heads import HOSTS as HEAD_HOSTS
+from fedrecon.data.simulation.anatomy.heads import LEVELS as HEAD_LEVELS
+from fedrecon.data.simulation.anatomy.heads import head
 from fedrecon.data.simulation.anatomy.lesions import draw_lesions, lesion_tissue
 from fedrecon.data.simulation.anatomy.tissues import TISSUES, Anatomy, Tissue, compose
 
