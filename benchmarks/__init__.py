@@ -1,1 +1,1 @@
-"""Benchmarks beside other libraries: ``python -m benchmarks.{mri,ct,federated,convolution}``."""
+"""Comparisons with other libraries: ``python -m benchmarks.{mri,ct,federated,convolution}``."""

@@ -1,4 +1,4 @@
-"""What the main modules share: flags handed over as options, errors as one line, checks of the options."""
+"""Helpers of the main modules: flags handed over as options, errors as one line, checks of the options."""
 
 import dataclasses
 import functools

@@ -147,7 +147,7 @@ def in_processes(
       problem: written to FILE for all of them, by pickle.
       jobs: by NAME, what is handed over as JSON.
       pythons: by NAME, another interpreter than this one.
-      environments: by NAME, environment variables beside those of this process.
+      environments: by NAME, environment variables in addition to those of this process.
 
     Returns:
       The objects by NAME, or ``{"error": one line}``.

@@ -115,7 +115,7 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the reconstruction depends on beside the measurement.
+    """Everything a reconstruction depends on except the measurement.
 
     Attributes:
       method: a key of `METHODS`.

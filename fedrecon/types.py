@@ -1,4 +1,4 @@
-"""The two types every room of fedrecon shares: model variables and the task that trains them."""
+"""The two types every package of fedrecon shares: model variables and the task that trains them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What a native library must compute rightly, in a process of its own, before it is trusted."""
+"""Self-test of a native library, in a process of its own, before it is used."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""The page of the operators: its blocks print what stands below them, its commands and images exist."""
+"""The page of the operators: its blocks print what is stated below them, its commands and images exist."""
 
 import contextlib
 import importlib

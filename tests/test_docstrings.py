@@ -1,4 +1,4 @@
-"""Examples in the docstrings of what everybody uses: each is there, and gives what it says."""
+"""Examples in the docstrings of the names at the top: each is there, and gives what it says."""
 
 import doctest
 import inspect

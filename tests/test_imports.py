@@ -1,4 +1,4 @@
-"""Who may import whom: the table of docs/architecture.md, enforced on the source."""
+"""Which package may import which: the table of docs/architecture.md, enforced on the source."""
 
 import ast
 import configparser
@@ -18,8 +18,8 @@ import operators
 ROOT = Path(__file__).resolve().parents[1]
 STANDARD = set(sys.stdlib_module_names)
 
-# Room -> project rooms it may import, and third-party packages it may import.
-ROOMS = {
+# Package or module -> project packages it may import, and third-party packages it may import.
+ALLOWED = {
     "operators/__init__.py": ({"operators"}, set()),
     "operators/algebra": ({"operators.algebra"}, {"jax", "numpy"}),
     "operators/kernels": ({"operators.kernels", "operators.algebra"}, {"jax", "numpy"}),
@@ -88,7 +88,7 @@ ROOMS = {
     "experiments": ({"experiments", "fedrecon", "operators"}, None),
     "benchmarks": ({"benchmarks", "fedrecon", "operators"}, None),
 }
-# Packages whose modules only they import; everybody else imports from the package.
+# Packages whose modules only they import; all others import from the package.
 DATA = ("clients", "formats", "measured", "simulation")
 FACES = (
     "fedrecon.data",
@@ -104,17 +104,17 @@ FACES = (
 OPERATORS = ("algebra", "kernels", "fourier", "solvers", "mri", "ct", "phantoms")
 FACES += tuple(f"operators.{package}" for package in OPERATORS)
 MOST_NAMES = 60
-# The self-test of the compiled kernels calls primitives that are nobody else's business.
+# The self-test of the compiled kernels calls primitives that nothing else may use.
 INSIDERS = {"operators/trials.py"}
 # Imports from inside a package, and why: the benchmark draws the same orders of examples as the engine does.
 EXCEPTIONS = {"benchmarks/federated/models.py": {"fedrecon.federated.engine.round_keys"}}
 PROJECT = {"operators", "fedrecon", "experiments", "data_scripts", "benchmarks"}
 
 
-def room_of(path: Path) -> str:
+def entry_of(path: Path) -> str:
     relative = path.relative_to(ROOT).as_posix()
-    matches = [room for room in ROOMS if relative == room or relative.startswith(room + "/")]
-    assert matches, f"{relative} is in no room of tests/test_imports.py and docs/architecture.md"
+    matches = [entry for entry in ALLOWED if relative == entry or relative.startswith(entry + "/")]
+    assert matches, f"{relative} is in no entry of tests/test_imports.py and docs/architecture.md"
     return max(matches, key=len)
 
 
@@ -130,18 +130,18 @@ def imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-FILES = sorted(p for room in PROJECT for p in (ROOT / room).rglob("*.py") if "__pycache__" not in p.parts)
+FILES = sorted(p for top in PROJECT for p in (ROOT / top).rglob("*.py") if "__pycache__" not in p.parts)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_follow_the_table(path):
-    rooms, packages = ROOMS[room_of(path)]
+    own, packages = ALLOWED[entry_of(path)]
     for line, name in imports(path):
         top = name.split(".")[0]
         where = f"{path.relative_to(ROOT)}:{line} imports {name}"
         assert "._src" not in name, where
         if top in PROJECT:
-            allowed = rooms is None or any(name == r or name.startswith(r + ".") for r in rooms)
+            allowed = own is None or any(name == r or name.startswith(r + ".") for r in own)
             assert allowed, where
         elif top not in STANDARD:
             assert packages is None or top in packages, where
@@ -197,10 +197,10 @@ def qualified(path: Path) -> list[tuple[int, str]]:
 def test_operators_are_layers():
     below = set()
     for package in OPERATORS:
-        allowed, _ = ROOMS[f"operators/{package}"]
+        allowed, _ = ALLOWED[f"operators/{package}"]
         assert allowed <= below | {f"operators.{package}"}
         below.add(f"operators.{package}")
-    assert not any("operators.mri" in ROOMS[f"operators/{p}"][0] for p in OPERATORS if p != "mri")
+    assert not any("operators.mri" in ALLOWED[f"operators/{p}"][0] for p in OPERATORS if p != "mri")
     packages = {p.parent.name for p in (ROOT / "operators").glob("*/__init__.py")}
     assert packages == set(OPERATORS)
 

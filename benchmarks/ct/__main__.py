@@ -22,8 +22,8 @@ sinogram pass the memory once, at the speed of a copy measured in the same run.
 
 The other libraries are optional; those that are not installed are skipped:
   pip install astra-toolbox odl scikit-image mbirjax scipy
-Those that need environments of their own run there, beside numpy (itk-rtk; scico; torch and deepinv; LEAP,
-of whose source the library is compiled for the CPU, beside its module leapctype):
+Some need environments of their own, which also need numpy (itk-rtk; scico; torch and deepinv; LEAP, whose
+library is compiled from source for the CPU, next to its module leapctype):
 
   python -m benchmarks.ct --json=ct.json
   python -m benchmarks.ct --workloads=a,bs --libraries=fedrecon,astra-matrix --repeats=7

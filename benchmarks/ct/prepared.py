@@ -1,4 +1,4 @@
-"""What the adapters of the CT benchmark return."""
+"""The result of an adapter of the CT benchmark."""
 
 import dataclasses
 

@@ -57,7 +57,7 @@ class Scan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sinogram: (views, columns) or (views, rows, columns)."""
+        """Shape of a sinogram: (views, columns) or (views, rows, columns)."""
         return len(self.angles), *self.detectors
 
     def rays(self, angle: float, *positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +205,7 @@ def rasterize(phantom: list[Ellipsoid], shape: tuple[int, ...], pixel_size: floa
         fine = (np.arange(n * points) - (n * points - 1) / 2) * (pixel_size / points)
         return fine.reshape(n, points)
 
-    # Of the axes (z,) y, x of the array; rows count downwards, y upwards.
+    # Positions along the axes (z,) y, x of the array; rows count downwards, y upwards.
     axes = [positions(n) for n in shape]
     axes[-2] = -axes[-2]
     for one in phantom:

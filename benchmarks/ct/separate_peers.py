@@ -13,7 +13,7 @@ from benchmarks.ct.prepared import Prepared
 from benchmarks.ct.problems import Problem, rasterize
 from benchmarks.measure import Operation
 
-# Libraries that hold a number for every view and pixel would take several gigabytes beyond so many.
+# Beyond this, libraries that hold a number for every pair of view and pixel take several gigabytes.
 _MOST_PAIRS = 10**8
 
 

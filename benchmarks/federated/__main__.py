@@ -21,7 +21,7 @@ a product of large matrices reaches. fedrecon tries each number of host devices 
 parallelism it chooses there, and the fastest is compared; the time this takes is not part of the cold start.
 
 The other engines are optional; those that are not installed are skipped. Each may have an environment of its
-own, which needs numpy beside the engine:
+own, which needs numpy and the engine:
 
   python -m benchmarks.federated --json=federated.json
   python -m benchmarks.federated --workloads=tiny --engines=fedrecon,fedrecon-sgd,torch

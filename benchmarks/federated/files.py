@@ -1,4 +1,4 @@
-"""What the engines of the federated benchmark are given and give back, in files.
+"""Inputs and outputs of the engines of the federated benchmark, in files.
 
 Imported in every engine's environment: numpy and the standard library only.
 """

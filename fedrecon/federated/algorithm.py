@@ -147,7 +147,7 @@ class FederatedAlgorithm(NamedTuple):
         with, given shared and private leaves together, its state, and the unlabeled batch that is to be
         evaluated (None where there is none).
       exchange: extra broadcast and message.
-      schedule: ``schedule(context) -> Work`` of a client in a round; None lets everybody work fully.
+      schedule: ``schedule(context) -> Work`` of a client in a round; None lets all clients work fully.
       release: ``release(state) -> Variables``: the server's model that is evaluated and handed out, where
         that is not the one that clients train from.
     """

@@ -1,4 +1,4 @@
-"""Which examples a client's steps visit.
+"""Batching: the examples of each of a client's steps.
 
 Each function here returns ``batching(valid, key) -> (index, mask)``: ``valid`` (examples,) bool, ``index``
 int32 and ``mask`` bool, both (steps, batch). The order depends on the key and on the valid examples only, not

@@ -97,7 +97,7 @@ class ClientRow(NamedTuple):
 
 
 def client_rows(data: Any) -> ClientRow:
-    """The rows of client data as of `place`, or of anything with ``examples`` and ``valid``."""
+    """The rows of client data as from `place`, or of anything with ``examples`` and ``valid``."""
     optional = {name: getattr(data, name, default) for name, default in ClientRow._field_defaults.items()}
     return ClientRow(dict(data.examples), data.valid, **optional)
 

@@ -50,7 +50,7 @@ def first_in_random_order(key: jax.Array, items: int, count: int) -> jax.Array:
     if items <= FEW or not _is_threefry(key):
         order = random_order(key, jnp.arange(items))
         return jnp.zeros(items, bool).at[order[:count]].set(True)
-    # Of one key no two numbers have the same words, so that two thresholds decide.
+    # No two numbers of one key have the same words, so that two thresholds decide.
     first, second = _words(key, jnp.arange(items))
     most = _smallest(first, count)
     below, level = first < most, first == most

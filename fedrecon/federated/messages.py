@@ -1,4 +1,4 @@
-"""What travels between clients and server: messages, uploads, and the stages they pass through."""
+"""Messages and uploads between clients and server, and the stages they pass through."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -156,7 +156,7 @@ def begin(method: Method, state: PyTree, context: LocalContext) -> PyTree:
 def finish(
     method: Method, result: ClientResult, state: PyTree, memory: PyTree, context: LocalContext
 ) -> tuple[ClientResult, Message, PyTree]:
-    """The method's last word on a client's result, its message and its new state."""
+    """Applies the method's `finish` to a client's result, its message and its new state."""
     return (result, Message(), state) if method.finish is None else method.finish(result, memory, context)
 
 

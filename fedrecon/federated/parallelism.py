@@ -1,4 +1,4 @@
-"""How each device runs its clients, chosen by measurement."""
+"""Choice by measurement of how each device runs its clients."""
 
 import hashlib
 import json

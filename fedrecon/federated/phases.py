@@ -1,4 +1,4 @@
-"""What happens around rounds: one-off exchanges, and several algorithms one after another on one state."""
+"""Phases: one-off exchanges around rounds, and several algorithms one after another on one state."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and with which weight.
+"""Samplers: which clients take part in a round, and with which weight.
 
 A sampler is ``sampler(key, round, history) -> (clients,) bool``; see `fedrecon.federated.History`. Draws
 depend on the round's key, the number of clients and what the sampler reads of the history, on nothing else.

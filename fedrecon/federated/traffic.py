@@ -57,9 +57,9 @@ def _of_one_client(
         row = row._replace(frozen=split_frozen(variables, algorithm.share_mask)[1])
     payload = algorithm.exchange.broadcast(state.exchange)
     channel_payload = channel_broadcast(algorithm.channel, state.channel)
-    everybody = jnp.ones(clients, bool)
+    everyone = jnp.ones(clients, bool)
     key = jax.random.key(0)
-    context = Context(jnp.int32(0), key, jnp.int32(0), common=key, invited=everybody)
+    context = Context(jnp.int32(0), key, jnp.int32(0), common=key, invited=everyone)
     own = ClientRows(state.client, state.client_channel, state.private)
     turn = client_turn(algorithm, batching, (state.variables, payload), own, row, context)
     encoded, _, _ = algorithm.channel.encode(

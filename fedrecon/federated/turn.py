@@ -1,4 +1,4 @@
-"""A client's turn: what every topology does at one client, and the turn around a server."""
+"""A client's turn: the part that every topology shares, and the turn with a server."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -153,7 +153,7 @@ def star_turn(
     own: ClientRows,
     row: tuple,
 ) -> tuple[PyTree, ClientRows, dict]:
-    """One client's turn around a server: (what is summed, what stays at the client, what is reported)."""
+    """One client's turn with a server: (what is summed, what stays at the client, what is reported)."""
     variables, payload, context, common = shared
     data, client = row
     row = ClientRow(*data, *common)

@@ -156,7 +156,7 @@ def open_workdir(
     """`Workdir` for all processes of a run: process 0 holds the lock and writes, the others read.
 
     Args:
-      path, config, environment, resume: as of `Workdir`.
+      path, config, environment, resume: as in `Workdir`.
       way: further JSON-able settings by flag that must be the same on all processes.
       visible_seconds: how long a file of process 0 may take to be seen by the others.
 

@@ -29,7 +29,7 @@ class Progress:
         self._task = self._bar.add_task(title, total=total, completed=done, figures="")
 
     def advance(self, rounds: int, **figures: float) -> None:
-        """Adds ``rounds`` finished rounds and shows ``figures`` beside the bar."""
+        """Adds ``rounds`` finished rounds and shows ``figures`` next to the bar."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._bar.update(self._task, advance=rounds, figures=text)
 

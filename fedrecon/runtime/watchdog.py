@@ -1,4 +1,4 @@
-"""Watching over the processes of one run: who died, who is stuck, and ending the job then."""
+"""Watchdog over the processes of one run: names dead and stuck ones, and ends the job."""
 
 import contextlib
 import faulthandler
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jax
 
 _DONE = "done"
-# A file that has not changed for this many periods is worth a word.
+# A file that has not changed for this many periods is reported.
 _MISSED_BEATS = 2.5
 
 
@@ -37,7 +37,7 @@ class Watchdog:
     machines are not compared.
 
     JAX aborts the others at once when process 0, its coordinator, dies; `last_words` then says that it did.
-    Also makes SIGTERM a KeyboardInterrupt, and ends a process that waits for others in vain 5 s after SIGTERM
+    Also makes SIGTERM a KeyboardInterrupt, and ends a process that still waits for others 5 s after SIGTERM
     or Ctrl-C. With one process it does nothing at all.
 
     Use as a context manager, in the main thread, after all processes have opened the working directory.
@@ -64,7 +64,7 @@ class Watchdog:
         self._place, self._arrivals, self._arrived = "the start", 0, time.monotonic()
         self._reported = self._arrived
         self._beats, self._ended = 0, ""
-        # Of each other process: the last content of its file, and when that was new.
+        # The last content of every other process's file, and when that was new.
         self._heard: dict[int, tuple[dict[str, Any], float]] = {}
         self._signaled: float | None = None
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What every task shares: a flax model as pure functions, and sums over valid examples."""
+"""Helpers of every task: a flax model as pure functions, and sums over valid examples."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

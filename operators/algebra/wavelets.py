@@ -55,7 +55,7 @@ class Wavelet(LinearOperator):
 
     Attributes:
       image_shape: (ny, nx), (nz, ny, nx) or any other.
-      wavelet: "haar" or "db1" to "db10", Daubechies' filters of so many vanishing moments.
+      wavelet: "haar" or "db1" to "db10", Daubechies' filters; the number is that of vanishing moments.
       levels: number of levels; default: as many as find the shortest axis (of more than one sample) at
         least as long as the filter, and at least one.
       dtype: dtype of images and coefficients; default complex64.

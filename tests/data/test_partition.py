@@ -1,4 +1,4 @@
-"""Partitions: nobody is lost, doubled or torn apart, and the skew is the one that was asked for."""
+"""Partitions: every example once, patients whole, and the skew is the one that was asked for."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def test_the_shares_of_balanced_clients_have_the_moments_of_a_dirichlet():
     labels = np.repeat([0, 1], [240, 560])
     first = []
     for seed in range(120):
-        # Of few clients and many examples, the first draw hardly meets an empty stock.
+        # With few clients and many examples, the first draw hardly meets an empty stock.
         counts, _ = label_counts(labels, dirichlet_partition(labels, 20, 4.0, balanced=True, seed=seed))
         first.append(counts[0, 0] / counts[0].sum())
     variance = 0.3 * 0.7 / 5

@@ -119,7 +119,7 @@ def _pair_metrics(params, stats, batch):
     return {"objective": (values.sum(), batch["valid"].sum().astype(jnp.float32))}
 
 
-# Of two leaves: F_i(w, h) = a_i / 2 (|w + h - b_i|^2 + |h|^2).
+# Two leaves: F_i(w, h) = a_i / 2 (|w + h - b_i|^2 + |h|^2).
 PAIR = QUAD._replace(
     init=lambda key: Variables({"w": jnp.zeros(2), "h": jnp.array([0.5, -0.25])}, {}),
     loss=_pair_loss,

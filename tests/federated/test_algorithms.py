@@ -27,7 +27,7 @@ def everywhere(params, stats, batch):
     return params["w"] - batch["b"]
 
 
-# Of every algorithm: how it is made, the scalars it sends up and down beside the model (P: of parameters).
+# For every algorithm: how it is made, the scalars it sends up and down besides the model (P: parameters).
 RECIPES = {
     "fedavg": (lambda task, sgd, **o: fl.fedavg(task, sgd, **o), "0", "0"),
     "fedbn": (lambda task, sgd, **o: fl.fedbn(task, sgd, **o), "0", "0"),

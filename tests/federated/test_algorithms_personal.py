@@ -230,7 +230,7 @@ def test_moon_remembers_its_former_models(fx):
     np.testing.assert_array_equal(states.client.method.filled, [[1] * 3, [2] * 3, [2] * 3])
     pool = states.client.method.models.params["dense"]
     fx.assert_equal(pool[1:, :, 1], pool[:-1, :, 0])
-    # Of the newest models the mean is the server's model.
+    # The mean of the newest models is the server's model.
     p = np.array(COUNTS) / sum(COUNTS)
     mean = np.einsum("c,rcj->rj", p, pool[:, :, 0])
     np.testing.assert_allclose(states.variables.params["dense"], mean, rtol=1e-4, atol=1e-5)
@@ -285,7 +285,7 @@ def test_fine_tuning_goes_on_from_the_released_model(fx):
 
 
 def test_fine_tuning_begins_with_what_is_released(fx):
-    """Of AFL the mean of the server's models, which is not the one that clients train from."""
+    """For AFL that is the mean of the server's models, not the one that clients train from."""
     algorithm = fl.afl(fx.quad, optax.sgd(RATE), clients=4)
     states, _ = fx.trajectory(fx.quad, algorithm, 3)(fx.quad_data())
     state = last(states)

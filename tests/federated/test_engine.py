@@ -1,4 +1,4 @@
-"""The compiled round: the same numbers however it is run, and no trace of padding, absence or failure."""
+"""The compiled round: the same numbers however it is run, and no effect of padding, absence or failure."""
 
 import functools
 

@@ -147,7 +147,7 @@ def test_too_few_clients_reduce_to_nothing(name, least):
 
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])
 def test_who_has_no_weight_in_a_group_of_leaves_has_no_part_in_it(name):
-    """Of leaf b only the first five clients count, and in the end nobody."""
+    """Only the first five clients count in leaf b, and in the end none."""
     updates, inside = updates_of(8), np.arange(CLIENTS) < 5
     for part, expected in ((inside, directly(name, updates[:5])), (0 * inside, np.zeros(5))):
         whole = uploads_of(np.where(np.arange(5) < 2, updates, updates * part[:, None]))
@@ -164,7 +164,7 @@ def test_nothing_trimmed_is_the_plain_mean():
 
 
 def test_geometric_median():
-    """The middle of three collinear points; weights as so many copies; an objective that never grows."""
+    """The middle of three collinear points; weights as numbers of copies; an objective that never grows."""
     line = np.zeros((CLIENTS, 5))
     line[:3] = np.array([[0.0], [1.0], [5.0]])
     found, _ = reduced("geometric_median", line, np.arange(CLIENTS) < 3)
@@ -181,8 +181,8 @@ def test_geometric_median():
         found, _ = reduced(fl.reducers.geometric_median(iterations), updates)
         values.append(np.linalg.norm(updates - found, axis=1).sum())
     assert (np.diff(values) <= 1e-4).all() and values[-1] < 0.9 * values[0], values
-    beside = np.concatenate([found + 0.05 * np.eye(5), found - 0.05 * np.eye(5)])
-    assert values[-1] < min(np.linalg.norm(updates - x, axis=1).sum() for x in beside)
+    nearby = np.concatenate([found + 0.05 * np.eye(5), found - 0.05 * np.eye(5)])
+    assert values[-1] < min(np.linalg.norm(updates - x, axis=1).sum() for x in nearby)
 
 
 @pytest.mark.slow

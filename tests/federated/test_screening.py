@@ -1,4 +1,4 @@
-"""Faulty clients are left out by name; honest ones never."""
+"""Faulty clients are left out by name; honest ones are kept."""
 
 import functools
 
@@ -93,7 +93,7 @@ def compiled(reduce, norm_factor, min_cosine):
 
 
 def screened(updates, weights=None, reduce=None, norm_factor=10.0, min_cosine=None):
-    """Of up to nine clients; three more that are not included have large values."""
+    """Screens up to nine clients; three more that are not included have large values."""
     updates, count = np.asarray(updates, np.float32), len(updates)
     weights = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
     updates = np.concatenate([updates * weights[:, None], np.full((12 - count, 2), 1e6, np.float32)])
@@ -116,7 +116,7 @@ def test_who_is_flagged():
     # Clients that stand still do not move the median of the norms.
     still = np.concatenate([np.zeros((4, 2)), base, [[100.0, 100.0]]])
     assert screened(still)[1] == [False] * 8 + [True]
-    # Of two, the larger one; alone, nobody; nobody at all.
+    # The larger one of two; none of one; none of none.
     assert screened([[1.0, 0.0], [1e4, 0.0]])[1] == [False, True]
     assert screened([[1e4, 0.0]], min_cosine=0.5)[1] == [False]
     total, flagged = screened(np.zeros((0, 2)), min_cosine=0.5)

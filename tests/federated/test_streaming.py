@@ -86,7 +86,7 @@ def test_an_empty_round_changes_nothing(fx):
 
 @pytest.mark.parametrize("source", ["memory", pytest.param("hdf5", marks=pytest.mark.slow)])
 def test_evaluation_is_that_on_the_device(fx, tmp_path, source):
-    """Of models of clients' own and of one model, two of seven clients at a time, the last cohort padded."""
+    """Clients' own models and one model, two of seven clients at a time, the last cohort padded."""
     data = fx.regression_data(COUNTS)
     algorithm = algorithm_of(fx, fl.all_clients())
     state = fl.init_state(algorithm, fx.regression.init(jax.random.key(0)), data)
@@ -139,7 +139,7 @@ def test_loading_goes_on_during_the_computation_and_time_is_told(fx):
         state, first = stream(state, KEY)
         state, second = stream(state, KEY)
     assert [info.prefetched for info in (first, second)] == [False, True]
-    # The first cohort is waited for, the others are loaded aside, the last of them in vain.
+    # The first cohort is waited for, the others are loaded aside, the last of them without use.
     assert len({thread for thread, _ in threads} | {threading.main_thread()}) == 2
     assert [numbers for _, numbers in threads[:2]] == [first.clients.tolist(), second.clients.tolist()]
     assert (first.compile_seconds, first.data_seconds, first.compute_seconds) == (2, 2, 2)

@@ -249,8 +249,8 @@ def test_steps_keep_shapes_and_dtypes():
         last(lambda cascade, state, inputs: {**state, "k": state["k"][:, :1]})
     with pytest.raises(ValueError, match=r"expected a state .*real \(2, 2, 4, 6\).*found .*complex"):
         last(lambda cascade, state, inputs: {**state, "weight": state["k"]})
-    with pytest.raises(ValueError, match=r"order: expected .*, found 'beside'"):
-        regularized(gradient_step(), nothing, "beside")
+    with pytest.raises(ValueError, match=r"order: expected .*, found 'behind'"):
+        regularized(gradient_step(), nothing, "behind")
 
 
 def test_clients_on_devices_train_as_one_by_one(x64):
@@ -283,7 +283,7 @@ def filled(shapes, seed=0):
 
 
 def test_sparse_transforms_threshold_what_a_convolution_finds():
-    """Of volumes; and above the largest coefficient the network is gradient descent."""
+    """For volumes; above the largest coefficient the network is gradient descent."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, 5)), jnp.float32)
     layer = SparseTransform(3, threshold=0.4)
     params = {**filled(jax.eval_shape(layer.init, jax.random.key(0), x))["params"]}

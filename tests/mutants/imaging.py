@@ -284,7 +284,7 @@ _CT = (
         (
             "weights = (gaps + xp.roll(gaps, 1)) / 2",
             "weights = gaps",
-            _INVERSION + "views_stand_for_the_gaps_beside_them",
+            _INVERSION + "views_stand_for_the_gaps_next_to_them",
         ),
     ),
     *in_file(

@@ -1,4 +1,4 @@
-"""What every operator must satisfy, and a dense reference."""
+"""Checks that every operator must pass, and a dense reference."""
 
 import jax
 import jax.numpy as jnp

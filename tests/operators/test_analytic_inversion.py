@@ -20,7 +20,7 @@ project_phantom = jax.jit(operators.phantoms.project_phantom, static_argnames="b
 MU = 0.019
 SHAPE, PIXEL = (60, 64), 1.5
 CENTER, RADIUS = (7.0, -9.0), 28.0
-# Of the rays through the detector of ``fan_of`` the steepest lies 0.29 from the central one.
+# The steepest ray through the detector of ``fan_of`` lies 0.29 from the central one.
 SHORT = np.pi + 2 * 0.31
 
 
@@ -156,7 +156,7 @@ def test_parker_weights_of_conjugate_rays_sum_to_one(start, arc, fan, part):
             np.testing.assert_allclose(weight + (other if measured else 0), 1, atol=1e-6)
 
 
-def test_views_stand_for_the_gaps_beside_them():
+def test_views_stand_for_the_gaps_next_to_them():
     whole = angular_coverage(np.array([0.1, 0.3, 0.7, 1.5, 2.5]), np.pi)
     assert whole.complete
     np.testing.assert_allclose(whole.weights[1:4], [0.3, 0.6, 0.9])

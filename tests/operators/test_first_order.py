@@ -252,7 +252,7 @@ def test_callback_history_and_compilation(solver, normal):
     jax.effects_barrier()
     assert sorted(i for i, _ in calls) == [1, 2, 3, 4, 5, 6] and info.iterations == 6
     np.testing.assert_allclose(max(calls)[1], info.change)
-    # And no callback leaves no trace in the program.
+    # Without a callback the program holds no call.
     program = str(jax.make_jaxpr(lambda y: lasso(matrix, y, solver, iterations=6))(y))
     assert "callback" not in program
 

@@ -207,7 +207,7 @@ def test_cartesian_samples_are_those_of_the_fft(normal):
     ],
 )
 def test_gradients_are_those_of_the_direct_sum(shape, coils, backend):
-    """Of every argument, forwards and backwards, of transform, adjoint and gram, in double precision."""
+    """In every argument, forwards and backwards, for transform, adjoint and gram, in double precision."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         trajectory = rng.uniform(-0.5, 0.5, (8, len(shape)))

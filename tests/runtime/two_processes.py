@@ -14,9 +14,9 @@ from fedrecon.runtime import host_copy, set_cpu_devices, start
 from tests.federated.conftest import Fixtures
 from tests.federated.test_algorithms import RECIPES, clients, make
 
-# Of these the structure of the model matters, or what is kept at clients; for others the simpler one will do.
+# Here the structure of the model matters, or what is kept at clients; a simpler model will do for others.
 STRUCTURED = ("fedavg", "fedbn", "scaffold", "ditto", "fedper", "fedrep", "median", "screen")
-VECTORISED = ("scaffold", "screen")
+VECTORIZED = ("scaffold", "screen")
 WORK = {"batch_size": 2, "epochs": 2}
 
 
@@ -29,7 +29,7 @@ def rounds(fx, meshes):
         algorithm = make(fx, name, task)
         run = fx.trajectory(getattr(fx, task), algorithm, 3, mesh=meshes["all"], **WORK)
         found[name] = run(data)
-        if name in VECTORISED:
+        if name in VECTORIZED:
             run = fx.trajectory(fx.regression, algorithm, 3, mesh=meshes["two"], parallel="vmap", **WORK)
             found[f"{name}, vectorised"] = run(data)
     five = fx.quad_data(np.append(fx.a, 1.0), np.append(fx.b, [[1.0, 1.0]], 0), [1, 5, 3, 8, 2])

@@ -58,7 +58,7 @@ def dirichlet_partition(
       clients: number of clients.
       concentration: positive.
       balanced: which of the two.
-      minimum: examples that each client has at least: whoever has fewer gets examples (patients), drawn at
+      minimum: least number of examples per client: a client with fewer gets examples (patients), drawn at
         random, from the largest client.
       patients: one identifier for each example; a patient counts with its most frequent label.
       seed: non-negative integer.

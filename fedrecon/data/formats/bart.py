@@ -43,7 +43,7 @@ _COMPONENTS = {2: (0, 1), 3: (2, 0, 1)}
 
 
 class CflHeader(NamedTuple):
-    """The text beside an array.
+    """The header of an array.
 
     Attributes:
       dimensions: the 16 lengths, in the order of `DIMENSIONS`.

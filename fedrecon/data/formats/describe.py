@@ -1,4 +1,4 @@
-"""What a data file holds, in words."""
+"""Descriptions of the contents of data files."""
 
 import os
 

@@ -73,7 +73,7 @@ def read_dicom_slices(path: str | os.PathLike) -> DicomSlices:
     """Reads the slices of one series.
 
     Args:
-      path: a file, or a folder all of whose files (but for hidden ones and ``DICOMDIR``) are of the series.
+      path: a file, or a folder all of whose files (except hidden ones and ``DICOMDIR``) are of the series.
 
     Raises:
       DataError: there is no file, one is damaged, not DICOM or has several frames, an element is missing or
@@ -118,7 +118,7 @@ def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
     """Reads projections in the DICOM-CT-PD format, one file per view, in the order of ``InstanceNumber``.
 
     Args:
-      path: a file, or a folder all of whose files (but for hidden ones and ``DICOMDIR``) are views.
+      path: a file, or a folder all of whose files (except hidden ones and ``DICOMDIR``) are views.
 
     Raises:
       DataError: there is no file, one is damaged or not DICOM, an element is missing or not a number, or the

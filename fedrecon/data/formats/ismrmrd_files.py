@@ -124,7 +124,7 @@ def read_ismrmrd(
             header_xml=xml,
         )
     if lines.calibration:
-        raise DataError(path, f"{group}/data", "no separate calibration beside a trajectory", "some")
+        raise DataError(path, f"{group}/data", "no separate calibration with a trajectory", "some")
     kspace, trajectory = _spokes(path, f"{group}/data", imaging, header.recon.matrix[2] > 1)
     view = header.recon.field_of_view
     return RawMeasurement(

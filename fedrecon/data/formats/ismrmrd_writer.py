@@ -57,11 +57,11 @@ def _check(path: str | os.PathLike, measurement: RawMeasurement) -> None:
         if value is None:
             continue
         if wanted is None:
-            raise DataError(path, name, "none beside a trajectory", f"shape {value.shape}")
+            raise DataError(path, name, "none with a trajectory", f"shape {value.shape}")
         if len(value.shape) != len(wanted) or any(
             n is not None and n != m for n, m in zip(wanted, value.shape, strict=True)
         ):
-            raise DataError(path, name, f"shape {wanted} beside k-space {kspace.shape}", f"{value.shape}")
+            raise DataError(path, name, f"shape {wanted} to go with k-space {kspace.shape}", f"{value.shape}")
     for name in ("kspace", "calibration", "noise", "trajectory"):
         value = getattr(measurement, name)
         if value is not None and not np.isfinite(value).all():

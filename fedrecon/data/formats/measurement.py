@@ -70,12 +70,12 @@ def read_measurement(
     """
     format = _format(path)
     if trajectory is not None and format != "BART":
-        raise ValueError(f"trajectory: expected none beside the {format} file {path}, found {trajectory}")
+        raise ValueError(f"trajectory: expected none with the {format} file {path}, found {trajectory}")
     if image_shape is not None and trajectory is None:
         raise ValueError(f"image_shape: expected none without a BART trajectory, found {tuple(image_shape)}")
     if trajectory_unit is not None and format != "ISMRMRD":
         raise ValueError(
-            f"trajectory_unit: expected none beside the {format} file {path}, found {trajectory_unit}"
+            f"trajectory_unit: expected none with the {format} file {path}, found {trajectory_unit}"
         )
     if format == "fastMRI":
         return _fastmri(path)

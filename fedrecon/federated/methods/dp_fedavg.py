@@ -42,7 +42,7 @@ def private_gradients(
       - One round is ``steps`` compositions of the truncated Poisson-subsampled Gaussian mechanism at the
         sites that take part; `fedrecon.privacy` turns them into epsilon.
       - The unit is one example: a patient with k slices is protected k times more weakly.
-      - Randomness comes from the run's key, so whoever knows that key can subtract the noise.
+      - Randomness comes from the run's key, so anyone who knows that key can subtract the noise.
       - Losses and batch sizes are not private and are not reported: the only metric is ``steps``. The weight,
         the number of valid examples, is taken to be public.
       - Corrections of the gradient by other methods come after the noise and cost no privacy. A method that
@@ -127,7 +127,7 @@ def dp_fedavg(
 ) -> FederatedAlgorithm:
     """FedAvg with DP-SGD (Abadi et al. 2016) at every client.
 
-    What leaves a client is differentially private with respect to each of its examples, whoever sees it. The
+    What leaves a client is differentially private with respect to each of its examples. The
     clients' numbers of examples are public. `make_round` takes no batch size and no number of steps: they
     belong to the guarantee and are given here.
 

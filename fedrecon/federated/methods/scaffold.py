@@ -22,7 +22,7 @@ def control_variates(learning_rate: float, *, option: int = 2) -> Method:
     A local step goes along ``grad F_i(y) + c - c_i``. Afterwards the client's control variate becomes
     ``c_i - c + (w - y) / (tau_i eta)`` (option 2, no extra cost) or the gradient of all its data at w (option
     1, one more pass over them), and the server's one ``c + (1/N) sum of the changes``, N being the number of
-    all clients, so that c stays the mean of all c_i whoever takes part and whatever the weighting of models.
+    all clients, so that c stays the mean of all c_i for every participation and weighting of models.
     Messages are as large as the parameters, both ways. Private leaves have control variates, too, and these
     are sent: combine it with sharing everything.
 

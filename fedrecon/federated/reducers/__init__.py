@@ -1,4 +1,4 @@
-"""What a server does with single updates instead of adding them: robust statistics, and screens."""
+"""Reducers, which see single updates instead of their sum: robust statistics, and screens."""
 
 from fedrecon.federated.reducers.robust import bulyan, geometric_median, krum, median, trimmed_mean
 from fedrecon.federated.reducers.screening import screen

@@ -1,4 +1,4 @@
-"""Rounds around no server, without waiting, or over more clients than the device holds."""
+"""Rounds without a server, without waiting, or over more clients than the device holds."""
 
 from fedrecon.federated.topologies.asynchronous import (
     AsynchronousInfo,

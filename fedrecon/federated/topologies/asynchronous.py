@@ -47,7 +47,7 @@ class AsynchronousState(NamedTuple):
     """Everything that changes; a pytree of arrays, the same between any two rounds.
 
     Attributes:
-      federation: the state of the server and the clients, as of `make_round`; its round is the version.
+      federation: the state of the server and the clients, as in `make_round`; its round is the version.
       slots: who is in flight.
       clock: float32 (), simulated time of the last arrival.
       arrivals: int32 (), number of them.

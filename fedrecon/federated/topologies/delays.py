@@ -1,4 +1,4 @@
-"""How long clients of an asynchronous federation take, and how much late updates count."""
+"""Delays of asynchronous clients, and the weights of late updates."""
 
 from collections.abc import Callable
 from typing import Any

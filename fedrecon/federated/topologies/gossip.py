@@ -107,7 +107,7 @@ def make_gossip_round(
     and without it distances from the mean shrink each round at least by the second largest singular value of
     W.
 
-    The sampler says who trains; everybody mixes, also clients without examples and those whose training did
+    The sampler says which clients train; all mix, also clients without examples and those whose training did
     not leave their model finite, which bring the model they had before; ``applied`` is False if nobody's
     training counted. Each client sends its model to every
     other j with W_ji > 0, which is what ``bytes_up`` and ``bytes_down`` count.

@@ -80,7 +80,7 @@ def load_from(data: Any) -> Load:
 def init_streaming(
     algorithm: FederatedAlgorithm, variables: Variables, load: Load, clients: int, mesh: Mesh | None = None
 ) -> RoundState:
-    """State before the first round: as of `init_state`, but what stays at clients is in NumPy arrays.
+    """State before the first round: as in `init_state`, but what stays at clients is in NumPy arrays.
 
     Args:
       algorithm: the algorithm.
@@ -109,7 +109,7 @@ def init_streaming(
 
 
 class StreamingRound:
-    """``round(state, key) -> (state, StreamingInfo)``: rounds as of `make_round`, clients in host memory.
+    """``round(state, key) -> (state, StreamingInfo)``: rounds as in `make_round`, clients in host memory.
 
     The same numbers: clients draw from the same keys, and on one device the sampled clients' updates are
     summed in the same order, so that the next state is the same bit for bit. On the device are the server's
@@ -292,7 +292,7 @@ def make_streaming_evaluate(
     mesh: Mesh | None = None,
     parallel: str | int = "scan",
 ) -> Callable[[RoundState | Variables], Metrics]:
-    """Compiles ``evaluate(model) -> {name: (sum, count)}``, NumPy arrays (clients,), as of `make_evaluate`.
+    """Compiles ``evaluate(model) -> {name: (sum, count)}``, NumPy arrays (clients,), as in `make_evaluate`.
 
     Clients go through the device ``cohort`` at a time, in the order of their numbers; the next ones are
     loaded while these compute, so that at most two cohorts are there at once.

@@ -33,7 +33,7 @@ def view_angles(angles: ArrayLike, name: str, helical: bool = False) -> jax.Arra
     angles = as_inexact(angles)
     if is_complex(angles.dtype):
         raise TypeError(f"{name}: expected a real dtype, found {angles.dtype}")
-    # Half precision would place rays elements beside where they are.
+    # Half precision would misplace rays by whole elements.
     angles = angles.astype(jnp.promote_types(angles.dtype, jnp.float32))
     if angles.ndim != 1 or not angles.size:
         raise ValueError(f"{name}: expected shape (views,), found {angles.shape}")

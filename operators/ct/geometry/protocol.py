@@ -1,4 +1,4 @@
-"""What every geometry of computed tomography gives."""
+"""The protocol of geometries of computed tomography."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable

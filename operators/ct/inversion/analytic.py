@@ -117,7 +117,7 @@ def fdk(
     """Reconstruction from cone beams after Feldkamp, Davis and Kress, in absolute units.
 
     On a circle it is exact in the plane of the source, and approximate away from it; short scans and limited
-    arcs are weighted as by :func:`fbp`, the fan angle being that of the column. Voxels beside a view get
+    arcs are weighted as by :func:`fbp`, the fan angle being that of the column. Voxels outside of a view get
     nothing from it.
 
     On a helix every slice is made from the turn of views around it, fading in and out over a fifth of a turn
@@ -216,7 +216,7 @@ def _invert_slices(sinogram, geometry, coverage, shape, pixel_size, **options):
     (rows, columns), (row_spacing, spacing) = geometry.detector_shape, geometry.detector_spacing
     z = jnp.asarray((np.arange(shape[0]) - (shape[0] - 1) / 2) * pixel_size, sinogram.dtype)
     position = (z - geometry.row_offset) / row_spacing + (rows - 1) / 2
-    # Hat functions: slices beside the detector are zero.
+    # Hat functions: slices outside of the detector are zero.
     shares = jnp.maximum(1 - jnp.abs(position[:, None] - jnp.arange(rows)), 0).astype(sinogram.dtype)
     slices = jnp.einsum("zr,...vrc->...zvc", shares, sinogram, precision=jax.lax.Precision.HIGHEST)
     offset, axis = geometry.detector_offset, geometry.axis_offset

@@ -7,7 +7,7 @@ view v is sampled by linear interpolation at
     column = detector[0] (t or arctan t) + detector[1]
     row = detector[2] (z + pose[6]) / (depth (1 or sqrt(1 + t^2))) + detector[3]
 
-(the latter of each pair on a curved detector), times ``weights[v, k] / depth^2``; positions beside the
+(the latter of each pair on a curved detector), times ``weights[v, k] / depth^2``; positions outside of the
 detector are moved to its edge, and pixels of no positive depth are left out.
 
     poses (t, views, 7), detector (t, 4), weights (t, views, nz)

@@ -89,7 +89,7 @@ def view_weights(weights: ArrayLike | None, geometry: ParallelBeam, name: str) -
 
 @frozen_pytree
 class FilteredRadon(LinearOperator):
-    """The operator of :func:`filtered_radon`, which see.
+    """The operator that :func:`filtered_radon` returns.
 
     Attributes:
       radon: the Radon transform.

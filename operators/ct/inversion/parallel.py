@@ -43,7 +43,7 @@ def _by_interpolation(sinogram, geometry, weights, shape, pixel_size, filter, cu
     count, spacing = geometry.detector_count, geometry.detector_spacing
     length = padded_length(count)
     rows = filter_rows(sinogram, ramp_response(length, spacing, filter, cutoff), length, count)
-    # A zero at either end, which positions beside the detector are moved to.
+    # A zero at either end, to which positions outside of the detector are moved.
     rows = jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)])
     across = jnp.cos(geometry.angles), jnp.sin(geometry.angles)
     zero, one = jnp.zeros_like(across[0]), jnp.ones_like(across[0])
@@ -94,7 +94,7 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
 
 
 def _period(geometry: ParallelBeam, shape: tuple[int, int], pixel_size: float) -> int:
-    """An even number of elements, so many that the tails of the filter do not wrap around onto the image."""
+    """An even number of elements, large enough that the tails of the filter do not wrap onto the image."""
     radius = math.hypot(*shape) * pixel_size / geometry.detector_spacing / 2
     positions, count = geometry.ray_positions(), geometry.detector_count
     if isinstance(positions, np.ndarray):

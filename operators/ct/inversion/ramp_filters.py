@@ -76,8 +76,8 @@ def footprint(angles: jax.Array, pixel: jax.Array | float) -> jax.Array:
     """Width of a pixel on the detector, (views,) in elements, as lines of pixels across the rays see it.
 
     Such lines lie ``max(|cos t|, |sin t|)`` pixels apart on the detector: the footprint of the
-    distance-driven model. Pixels narrower than an element count as of its width: a finer image shows nothing
-    new.
+    distance-driven model. Pixels narrower than an element count as one element wide: a finer image shows
+    nothing new.
 
     Args:
       angles: (views,) in radians.
@@ -145,7 +145,7 @@ def highest_frequency(filter: str, cutoff: float, sampling: float = 1.0) -> floa
     leaves fewer streaks.
 
     Args:
-      filter, cutoff: as of :func:`ramp_response`.
+      filter, cutoff: as in :func:`ramp_response`.
       sampling: views by the pi / 2 for every element that all frequencies take (Crowther, DeRosier and Klug,
         Proc. R. Soc. Lond. A 317:319, 1970).
     """

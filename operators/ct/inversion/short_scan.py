@@ -30,8 +30,8 @@ def angular_coverage(angles: jax.Array, period: float) -> Coverage:
     """The trapezoidal rule on a circle: each view stands for half of the gaps to its two neighbors.
 
     Angles are taken modulo the period, in any order. A gap of more than four times ``period / views`` is
-    taken as not measured, and the views beside it stand there for half of the mean of the other gaps, so that
-    weights are even on a limited arc of even angles.
+    taken as not measured, and the views next to it stand there for half of the mean of the other gaps, so
+    that weights are even on a limited arc of even angles.
 
     Args:
       angles: (views,) in radians; in float64 numpy wherever they are concrete.

@@ -61,7 +61,7 @@ def fourier_slice_adjoint(
 
 
 def _period(geometry: ParallelBeam, image_shape: tuple[int, ...], pixel_size: float) -> int:
-    """An even number of elements, so many that the repeated images of the object stay off the detector."""
+    """An even number of elements, large enough that repeated images of the object stay off the detector."""
     diagonal = math.hypot(*image_shape) * pixel_size / geometry.detector_spacing
     positions, bins = geometry.ray_positions(), geometry.detector_count
     if isinstance(positions, np.ndarray):

@@ -1,4 +1,4 @@
-"""Where the rays of a geometry cross the rows and columns of an image, and where its pixels are seen."""
+"""Crossings of a geometry's rays with rows and columns of an image, and shadows of its pixels."""
 
 import jax
 import jax.numpy as jnp

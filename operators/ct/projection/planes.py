@@ -1,4 +1,4 @@
-"""Where the rays of a geometry in space cross the planes of voxels: small tables for the projectors.
+"""Crossings of a geometry's rays with planes of voxels: small tables for the projectors.
 
 Lengths in the tables are in voxels from the middle of the volume, x to the right, y downwards (as rows of
 slices are stored) and z up.
@@ -69,7 +69,7 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
 
     def path(part):
         (across, along), (speed, drift) = own(points[:, 0, part]), own(directions[:, 0, part])
-        # An edge along the planes crosses them nowhere; so does its column, but for those through the source.
+        # An edge along the planes crosses them nowhere; so does its column, unless through the source.
         flat = jnp.abs(speed) < 1e-4 * jnp.abs(drift)
         slope = jnp.where(flat, 0, drift / jnp.where(flat, 1, speed))
         return along - across * slope, slope

@@ -55,7 +55,7 @@ def _own(lengths, axis):
 
 
 def _positions(base, slope, line, pixels, integrated):
-    """Where knots cross lines of so many pixels, in entries of their tables."""
+    """Crossings of knots with lines of ``pixels`` pixels, in entries of their tables."""
     offset, last = (0.5, pixels) if integrated else (1, pixels + 1)
     return jnp.clip(base + slope * line + offset, 0, last)
 

@@ -127,7 +127,7 @@ def _across(layout, table, number, pixels):
         return [(1, *_locate(left + 1, pixels + 1)[:2])], None
     ends = [_locate(end + 0.5, pixels) for end in (left, right)]
     width = (table[3] - table[1]) + (table[4] - table[2]) * number
-    # Columns beside the volume; on a plane through the source they have no width.
+    # Columns outside of the volume; on a plane through the source they have no width.
     width = jnp.where(ends[0][2] == ends[1][2], jnp.inf, width)
     return [(sign, *end[:2]) for sign, end in zip((-1, 1), ends, strict=True)], width
 

@@ -1,6 +1,6 @@
 """Native CPU kernels: compiled once per machine where there is a C++ compiler, never needed.
 
-The sources beside this file are compiled at first use against the FFI header that JAX ships, into
+The sources next to this file are compiled at first use against the FFI header that JAX ships, into
 ``$FEDRECON_CACHE`` (default ``~/.cache/fedrecon``), and tried in a process of their own before they are
 trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND=jax`` asks for that.
 ``python -m operators.kernels.native`` compiles ahead of time and reports.
@@ -40,7 +40,7 @@ def backends() -> dict[str, str]:
 
 
 def prepare(*names: str, precision: str = "float32") -> None:
-    """Starts compiling libraries side by side, in the background; whoever needs one waits for it only.
+    """Starts compiling libraries side by side, in the background; a caller waits only for the one it needs.
 
     Does nothing for libraries that are compiled, or in a process that does not compute on CPUs.
 
@@ -50,7 +50,7 @@ def prepare(*names: str, precision: str = "float32") -> None:
     """
     if jax.default_backend() == "cpu":
         for name in names:
-            # A thread that ends with the process: compiling is left to whoever needs it next.
+            # A thread that ends with the process: compiling is left to the next process that needs it.
             threading.Thread(target=_load, args=(name, precision), daemon=True).start()
 
 

@@ -52,7 +52,7 @@ _TIMEOUT = 300
 
 
 class UnavailableError(Exception):
-    """Native kernels cannot be had here; the message says why."""
+    """Native kernels cannot be compiled or loaded here; the message says why."""
 
 
 def load(name: str, precision: str) -> str:
@@ -112,8 +112,8 @@ def _run(command: list[str], what: str) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         # Compilers say what is wrong first and draw it below; Python says it last.
-        telling = next((line for line in lines if "error: " in line), lines[-1])
-        raise UnavailableError(f"{what} failed: {telling}")
+        message = next((line for line in lines if "error: " in line), lines[-1])
+        raise UnavailableError(f"{what} failed: {message}")
 
 
 def _cache_folder() -> pathlib.Path:

@@ -345,7 +345,7 @@ struct Columns {
         const T* y = weighted + (view - first) * view_span + column * span;
         for (int64_t plane = from; plane < to; ++plane) {
           if (!cross(p, plane, c, weights)) continue;
-          // What rows beside the volume add falls on entries that are padding.
+          // What rows outside of the volume add falls on entries that are padding.
           const T* knots = y + c.row_from;
           const int64_t count = c.row_to - c.row_from + integrated;
           if (integrated) differences(c, y, edges), knots = edges;

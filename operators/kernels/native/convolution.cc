@@ -20,7 +20,7 @@ namespace ffi = xla::ffi;
 namespace fedrecon {
 namespace {
 
-// A tap before it is placed in memory: input pixel beside output pixel, and number in the window.
+// A tap before it is placed in memory: input pixel relative to output pixel, and number in the window.
 struct Offset {
   int64_t y, x, tap;
 };

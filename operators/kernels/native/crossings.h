@@ -77,7 +77,7 @@ struct Crossings {
 
   explicit Crossings(int64_t knots) : entry(knots), fraction(knots), value(knots), inverse(knots) {}
 
-  // Entries and fractions of all knots that are not beside the line and, where bins are integrated, of the next on
+  // Entries and fractions of all knots within the line and, where bins are integrated, of the next on
   // either side, with the inverse widths of the bins between. `span` is of a line nearby, then of this one.
   void locate(const Scan<T>& scan, const Run& run, int64_t v, T line, Span& span) {
     const bool integrated = scan.s.integrated();

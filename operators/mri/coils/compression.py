@@ -166,7 +166,7 @@ def compress(kspace: jax.Array, matrix: jax.Array, coil_axis: int = -3, readout_
       readout_axis: the readout; it is read only where the matrix has three axes.
 
     Returns:
-      Array of the shape of ``kspace`` but for the coils, (..., virtual_coils, ny, nx) by default.
+      Array of the shape of ``kspace`` except for the coils, (..., virtual_coils, ny, nx) by default.
 
     Raises:
       ValueError: if the shapes do not fit.

@@ -287,5 +287,5 @@ def _shares(angles: jax.Array, period: jax.Array) -> jax.Array:
     return jnp.zeros_like(angles).at[order].set((sums / jnp.maximum(sizes, 1))[group])
 
 
-# Of the mean gap; single precision resolves it up to some thousand spokes.
+# As a part of the mean gap; single precision resolves it up to some thousand spokes.
 _SAME_ANGLE = 1e-3

@@ -91,13 +91,13 @@ def _sulci(rng: np.random.Generator, grid: Grid, x: Array, y: Array, depth: Arra
     """Signed distance to the sulci: zero lines of waves around the brain, which close with depth."""
     modes = 20
     angle, radius = np.arctan2(y, x), np.maximum(np.hypot(x, y), 15)
-    around = rng.integers(9, 24, modes)
+    waves = rng.integers(9, 24, modes)
     inward, upward = rng.normal(size=modes) * 0.07, rng.normal(size=modes) * 0.09
     phases = rng.uniform(0, 2 * np.pi, modes)
     wander = 0.05 * random_field(rng, 38, 25)(grid)
     value = slope_around = slope_inward = np.float32(0)
     heights = np.asarray(grid.z, np.float32)[:, None, None]
-    for m, k, kz, phase in zip(around, inward, upward, phases, strict=True):
+    for m, k, kz, phase in zip(waves, inward, upward, phases, strict=True):
         argument = np.float32(m) * (angle + wander) + np.float32(k) * depth + np.float32(kz) * heights
         sine, cosine = np.sin(argument + np.float32(phase)), np.cos(argument + np.float32(phase))
         value = value + cosine
