@@ -118,7 +118,7 @@ WORKLOADS: dict[str, list[Layer]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ConvolutionOptions:
     """The flags; see `define_flags`."""
 
     workloads: list[str] = dataclasses.field(default_factory=lambda: list(WORKLOADS))
@@ -129,7 +129,7 @@ class Options:
 
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    default = Options()
+    default = ConvolutionOptions()
     flags.DEFINE_list("workloads", default.workloads, f"Networks, of {', '.join(WORKLOADS)}.")
     flags.DEFINE_string("json", default.json, "File for all results, every single time included.")
     flags.DEFINE_integer("repeats", default.repeats, "Calls of every part of every layer.", lower_bound=1)
@@ -138,7 +138,7 @@ def define_flags() -> None:
     )
 
 
-def run(options: Options) -> dict:
+def run(options: ConvolutionOptions) -> dict:
     """Runs the workloads, prints the tables and returns (and writes) everything measured.
 
     Raises:
@@ -188,7 +188,7 @@ def _libraries(has_native: bool) -> dict[str, Callable]:
     return found
 
 
-def _measure(layer: Layer, libraries: dict[str, Callable], options: Options) -> dict:
+def _measure(layer: Layer, libraries: dict[str, Callable], options: ConvolutionOptions) -> dict:
     rng = np.random.default_rng(0)
     shapes = (
         (layer.batch, layer.size, layer.size, layer.features_in),
@@ -299,4 +299,4 @@ def _describe(measured: list, libraries: list[str], peak: float) -> str:
 
 
 if __name__ == "__main__":
-    start("benchmarks.convolution", define_flags, Options, run)
+    start("benchmarks.convolution", define_flags, ConvolutionOptions, run)

@@ -29,8 +29,8 @@ import operators
 from fedrecon.classical import (
     COIL_MAPS,
     METHODS,
-    Prepared,
-    Settings,
+    ClassicalSettings,
+    PreparedMeasurement,
     prepare,
     reconstruct,
     undersample,
@@ -54,7 +54,7 @@ _FLAGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ReconstructOptions:
     """The flags; see `define_flags`."""
 
     input: str
@@ -76,7 +76,7 @@ class Options:
 
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    default = {field.name: field.default for field in dataclasses.fields(Options)}
+    default = {field.name: field.default for field in dataclasses.fields(ReconstructOptions)}
     flags.DEFINE_string("input", None, "File of the measurement.", required=True)
     suffixes = ", ".join(_SUFFIXES)
     flags.DEFINE_string("output", None, f"File of the images; its name ends in {suffixes}.", required=True)
@@ -221,7 +221,7 @@ def _image_shape(words: list[str] | None) -> tuple[int, int] | None:
     return ny, nx
 
 
-def run(options: Options) -> None:
+def run(options: ReconstructOptions) -> None:
     """Reads, reconstructs, compares and writes.
 
     Raises:
@@ -232,7 +232,7 @@ def run(options: Options) -> None:
     output = Path(options.output)
     _check_output(output, options.input)
     with _naming_flags():
-        settings = Settings(
+        settings = ClassicalSettings(
             options.method, options.coil_maps, options.calibration_size, options.weight, options.iterations
         )
     measurement = read_measurement(
@@ -256,7 +256,7 @@ def run(options: Options) -> None:
     if options.acceleration > 1:
         full = prepared
         prepared = _undersampled(full, options)
-        reference = crop(reconstruct(full, Settings("rss")), measurement.crop_shape)
+        reference = crop(reconstruct(full, ClassicalSettings("rss")), measurement.crop_shape)
     with Progress(settings.method, len(measurement.kspace)) as bar, _naming_flags():
         images = crop(reconstruct(prepared, settings, bar.advance), measurement.crop_shape)
     if reference is not None:
@@ -281,7 +281,7 @@ def _naming_flags(**flags_of):
         raise ValueError((_FLAGS | flags_of).get(name, name) + colon + rest) from error
 
 
-def _undersampled(prepared: Prepared, options: Options) -> Prepared:
+def _undersampled(prepared: PreparedMeasurement, options: ReconstructOptions) -> PreparedMeasurement:
     shape = prepared.measurement.image_shape
     try:
         mask = sampling_mask(options.mask, shape, options.acceleration, options.center_fraction, options.seed)
@@ -293,7 +293,7 @@ def _undersampled(prepared: Prepared, options: Options) -> Prepared:
     return result
 
 
-def _acceleration(prepared: Prepared) -> float:
+def _acceleration(prepared: PreparedMeasurement) -> float:
     return float(operators.mri.acceleration_of(prepared.measurement.mask[0]))
 
 
@@ -312,7 +312,14 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"expected only flags, found {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     try:
-        run(Options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Options)}))
+        run(
+            ReconstructOptions(
+                **{
+                    field.name: flags.FLAGS[field.name].value
+                    for field in dataclasses.fields(ReconstructOptions)
+                }
+            )
+        )
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"reconstruct: {' '.join(str(error).split())}")
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from operators.mri import center_slice
 COIL_MAPS = ("calibration", "walsh", "espirit")
 
 
-class Problem(NamedTuple):
+class ClassicalProblem(NamedTuple):
     """One slice, its coil images of order one.
 
     Attributes:
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A reconstruction: a function of a `Problem` that returns a real or complex image (ny, nx).
+    """A reconstruction: a function of a `ClassicalProblem` that returns a real or complex image (ny, nx).
 
     Attributes:
       run: the function.
@@ -56,14 +56,14 @@ class Method(NamedTuple):
       cartesian: whether it needs Cartesian sampling.
     """
 
-    run: Callable[[Problem], jax.Array]
+    run: Callable[[ClassicalProblem], jax.Array]
     weight: float | None = None
     iterations: int | None = None
     maps: bool = True
     cartesian: bool = False
 
 
-def _coil_images(p: Problem) -> jax.Array:
+def _coil_images(p: ClassicalProblem) -> jax.Array:
     return p.fourier.H(p.density * p.y)
 
 
@@ -114,7 +114,7 @@ METHODS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ClassicalSettings:
     """Everything a reconstruction depends on except the measurement.
 
     Attributes:
@@ -145,7 +145,7 @@ class Settings:
             object.__setattr__(self, name, default if value is None else value)
 
 
-class Prepared(NamedTuple):
+class PreparedMeasurement(NamedTuple):
     """A measurement ready for `reconstruct`.
 
     Attributes:
@@ -159,7 +159,7 @@ class Prepared(NamedTuple):
     scale: float
 
 
-def prepare(measurement: Measurement, whiten: bool = True) -> Prepared:
+def prepare(measurement: Measurement, whiten: bool = True) -> PreparedMeasurement:
     """Brings a measurement of any scanner to coil images of order one.
 
     Args:
@@ -191,10 +191,10 @@ def prepare(measurement: Measurement, whiten: bool = True) -> Prepared:
         kspace=kspace / np.float32(scale),
         calibration=None if calibration is None else calibration / np.float32(scale),
     )
-    return Prepared(scaled, density, scale)
+    return PreparedMeasurement(scaled, density, scale)
 
 
-def undersample(prepared: Prepared, mask: np.ndarray) -> Prepared:
+def undersample(prepared: PreparedMeasurement, mask: np.ndarray) -> PreparedMeasurement:
     """Keeps the samples of every slice where ``mask``, (nx,) or (ny, nx), is 1.
 
     Raises:
@@ -212,7 +212,9 @@ def undersample(prepared: Prepared, mask: np.ndarray) -> Prepared:
 
 
 def reconstruct(
-    prepared: Prepared, settings: Settings, progress: Callable[[int], None] = lambda count: None
+    prepared: PreparedMeasurement,
+    settings: ClassicalSettings,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """Images of all slices.
 
@@ -265,7 +267,7 @@ def _fourier(measurement: Measurement, mask: np.ndarray | None) -> LinearOperato
     return operators.CartesianFourier(measurement.image_shape, jnp.asarray(mask, jnp.float32))
 
 
-def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> Callable:
+def _solver(prepared: PreparedMeasurement, mask: np.ndarray | None, settings: ClassicalSettings) -> Callable:
     """A compiled function of one slice's measurements and those of its calibration."""
     measurement, density = prepared.measurement, prepared.density
     method, shape = METHODS[settings.method], measurement.image_shape
@@ -286,7 +288,7 @@ def _solver(prepared: Prepared, mask: np.ndarray | None, settings: Settings) -> 
     def solve(y, calibration):
         gridded = calibration if mask is not None else operators.fft2c(fourier.H(density * y))
         maps = _coil_maps(gridded, block, settings.coil_maps) if method.maps else None
-        problem = Problem(
+        problem = ClassicalProblem(
             fourier=fourier,
             y=y,
             maps=maps,

@@ -46,7 +46,7 @@ from fedrecon.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class CTOptions:
     """The flags; see `define_flags`."""
 
     workloads: list[str] = dataclasses.field(default_factory=lambda: ["a", "bs", "b", "c", "d", "e"])
@@ -59,7 +59,7 @@ class Options:
 
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    default = Options()
+    default = CTOptions()
     known = list(dict.fromkeys(name.split("-")[0] for name in WORKLOADS))
     flags.DEFINE_list("workloads", default.workloads, f"Workloads, of {', '.join(known)}.")
     flags.DEFINE_list("libraries", default.libraries, "Libraries, in the order of the tables.")
@@ -76,7 +76,7 @@ def define_flags() -> None:
     )
 
 
-def run(options: Options) -> dict:
+def run(options: CTOptions) -> dict:
     """Runs the workloads, prints the tables and returns (and writes) everything measured.
 
     Raises:
@@ -127,4 +127,4 @@ def _installed_libraries(names: list[str], pythons: dict[str, str]) -> list[str]
 
 
 if __name__ == "__main__":
-    start("benchmarks.ct", define_flags, Options, run)
+    start("benchmarks.ct", define_flags, CTOptions, run)

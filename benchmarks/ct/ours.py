@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 import operators
-from benchmarks.ct.prepared import Prepared
-from benchmarks.ct.problems import Problem, Scan
+from benchmarks.ct.prepared import PreparedLibrary
+from benchmarks.ct.problems import CTProblem, Scan
 from benchmarks.measure import Operation
 
 
@@ -25,7 +25,7 @@ def models(scan: Scan) -> tuple[str, ...]:
     return tuple(operators.ct.radon_models(geometry_of(scan)))
 
 
-def fedrecon(problem: Problem, model: str | None = None) -> Prepared:
+def fedrecon(problem: CTProblem, model: str | None = None) -> PreparedLibrary:
     """``Radon``; with no model named, its fastest for the geometry, and ``fbp`` or ``fdk``."""
     scan = problem.scan
     geometry = geometry_of(scan)
@@ -51,4 +51,4 @@ def fedrecon(problem: Problem, model: str | None = None) -> Prepared:
         made["fbp"] = jitted(
             lambda y: reconstruct(y, geometry, scan.image_shape, scan.pixel_size, filter="ram-lak"), sinogram
         )
-    return Prepared(made)
+    return PreparedLibrary(made)

@@ -9,15 +9,15 @@ import math
 
 import numpy as np
 
-from benchmarks.ct.prepared import Prepared
-from benchmarks.ct.problems import Problem, rasterize
+from benchmarks.ct.prepared import PreparedLibrary
+from benchmarks.ct.problems import CTProblem, rasterize
 from benchmarks.measure import Operation
 
 # A matrix with more elements than this is not made: it would take several gigabytes.
 _MOST_ELEMENTS = 10**8
 
 
-def astra(problem: Problem, model: str) -> Prepared:
+def astra(problem: CTProblem, model: str) -> PreparedLibrary:
     """The native algorithms FP, BP and FBP on arrays of ours, linked and not copied."""
     import astra as library
 
@@ -51,10 +51,10 @@ def astra(problem: Problem, model: str) -> Prepared:
 
         return [Operation(call, lambda _: np.stack([out for _, out in planned]))]
 
-    return Prepared({name: operation(*kind) for name, kind in kinds.items()})
+    return PreparedLibrary({name: operation(*kind) for name, kind in kinds.items()})
 
 
-def astra_matrix(problem: Problem) -> Prepared:
+def astra_matrix(problem: CTProblem) -> PreparedLibrary:
     """The projector's matrix, exported once, as scipy's sparse products; by rows and by columns."""
     import astra as library
 
@@ -72,7 +72,7 @@ def astra_matrix(problem: Problem) -> Prepared:
         np.ascontiguousarray(a.reshape(len(a), -1).T) if len(a) > 1 else a.ravel()
         for a in (problem.image, problem.samples)
     )
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": [Operation(lambda: A @ x, np.transpose)],
             "adjoint": [
@@ -100,7 +100,7 @@ def _astra_projector(scan, model):
     return library.create_projector(model, projections, volume), projections, volume
 
 
-def odl(problem: Problem) -> Prepared:
+def odl(problem: CTProblem) -> PreparedLibrary:
     """``RayTransform`` by native ASTRA, ``fbp_op``, and the adjoint, freed of the weights of its spaces."""
     import odl as library
 
@@ -135,7 +135,7 @@ def odl(problem: Problem) -> Prepared:
     samples, sinograms = (
         [A.range.element(array) for array in arrays] for arrays in (problem.samples, problem.sinogram)
     )
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": operation(A, images, np.asarray),
             "adjoint": operation(A.adjoint, samples, lambda array: weight * upright(array)),
@@ -144,7 +144,7 @@ def odl(problem: Problem) -> Prepared:
     )
 
 
-def scikit_image(problem: Problem) -> Prepared:
+def scikit_image(problem: CTProblem) -> PreparedLibrary:
     """``radon`` and ``iradon``, which is an approximate adjoint where it does not filter.
 
     It turns images about a pixel: it gets the phantom on a grid of its own, as wide as the detector, with an
@@ -176,7 +176,7 @@ def scikit_image(problem: Problem) -> Prepared:
         return [Operation(call, lambda found: np.stack([result(array) for array in found]))]
 
     factor = 2 * len(degrees) / math.pi * scan.pixel_size
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": operation(lambda image: radon(image, degrees, circle=True), arrays, np.transpose),
             "adjoint": operation(
@@ -192,7 +192,7 @@ def scikit_image(problem: Problem) -> Prepared:
     )
 
 
-def mbirjax(problem: Problem) -> Prepared:
+def mbirjax(problem: CTProblem) -> PreparedLibrary:
     """``ParallelBeamModel``, whose slices are the images, or ``ConeBeamModel``."""
     import jax
     import jax.numpy as jnp
@@ -236,7 +236,7 @@ def mbirjax(problem: Problem) -> Prepared:
     def operation(function, argument, result):
         return [Operation(lambda: jax.block_until_ready(function(argument)), result)]
 
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": operation(model.forward_project, x, sinograms),
             "adjoint": operation(model.back_project, y, images),

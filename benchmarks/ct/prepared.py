@@ -8,7 +8,7 @@ from benchmarks.measure import Operation
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedLibrary:
     """What an adapter returns.
 
     Attributes:

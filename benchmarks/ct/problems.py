@@ -82,7 +82,7 @@ class Scan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class CTProblem:
     """The inputs of a workload.
 
     Attributes:
@@ -105,7 +105,7 @@ class Problem:
         """The axis of images, where there are several."""
         return (len(self.image),) if len(self.image) > 1 else ()
 
-    def with_noise_for_image(self, seed: int = 0) -> "Problem":
+    def with_noise_for_image(self, seed: int = 0) -> "CTProblem":
         """The problem of an image that is white noise inside the object."""
         noise = np.random.default_rng(seed).standard_normal(self.image.shape, np.float32)
         return dataclasses.replace(self, phantoms=[], image=np.where(self.image > 0, noise, 0))
@@ -157,7 +157,7 @@ WORKLOADS = {
 }
 
 
-def make_problem(workload: Workload, seed: int = 0) -> Problem:
+def make_problem(workload: Workload, seed: int = 0) -> CTProblem:
     """The inputs of a workload: the head phantom in the field of view, turned from image to image.
 
     In space the ellipses are ellipsoids, whose third semi-axis is the longer of the two, and which are half
@@ -170,7 +170,7 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
     sinogram = np.stack([project(p, scan) for p in phantoms])
     noise = np.random.default_rng(seed).standard_normal(sinogram.shape)
     samples = sinogram + noise * math.sqrt(np.mean(sinogram**2))
-    return Problem(scan, phantoms, *(a.astype(np.float32) for a in (image, sinogram, samples)))
+    return CTProblem(scan, phantoms, *(a.astype(np.float32) for a in (image, sinogram, samples)))
 
 
 def _head(half_width, turn):

@@ -1,8 +1,8 @@
 """The libraries of the CT benchmark by name.
 
-An adapter takes a :class:`~benchmarks.ct.problems.Problem`, converts the inputs to the library's own arrays,
-plans what the library lets one plan, and returns a :class:`~benchmarks.ct.prepared.Prepared`. It is imported
-when it is used: an environment made for one library need not have what the others need.
+An adapter takes a :class:`~benchmarks.ct.problems.CTProblem`, converts the inputs to the library's own
+arrays, plans what the library lets one plan, and returns a :class:`~benchmarks.ct.prepared.PreparedLibrary`.
+It is imported when it is used: an environment made for one library need not have what the others need.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import importlib.util
 import os
 from typing import Any
 
-from benchmarks.ct.prepared import Prepared
-from benchmarks.ct.problems import WORKLOADS, Problem
+from benchmarks.ct.prepared import PreparedLibrary
+from benchmarks.ct.problems import WORKLOADS, CTProblem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Library:
         """The modules that are not installed."""
         return [name for name in self.modules if importlib.util.find_spec(name) is None]
 
-    def prepare(self, problem: Problem) -> Prepared:
+    def prepare(self, problem: CTProblem) -> PreparedLibrary:
         """Imports the adapter and applies it; raises what the library raises."""
         module = importlib.import_module(f"benchmarks.ct.{self.module}")
         return getattr(module, self.function)(problem, **self.options)

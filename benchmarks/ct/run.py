@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.ct.problems import Problem
+from benchmarks.ct.problems import CTProblem
 from benchmarks.ct.registry import libraries
 from benchmarks.ct.worker import Remote, fresh_process
 from benchmarks.measure import (
@@ -33,7 +33,12 @@ _PSNR_SLACK = 3.0
 
 
 def compare(
-    problem: Problem, names: list[str], repeats: int, limit: float, pythons: dict[str, str], bandwidth: float
+    problem: CTProblem,
+    names: list[str],
+    repeats: int,
+    limit: float,
+    pythons: dict[str, str],
+    bandwidth: float,
 ) -> dict[str, Any]:
     """Measures the libraries on a problem.
 
@@ -116,7 +121,7 @@ def _prepare(name, problem, pythons, remotes):
     return remotes[-1].prepared()
 
 
-def _check(problem: Problem, prepare, entry: dict, failed: dict) -> dict[str, tuple]:
+def _check(problem: CTProblem, prepare, entry: dict, failed: dict) -> dict[str, tuple]:
     """Fills in the errors of an entry and what failed; by operation index and call of the fastest route."""
     prepared, chosen = prepare(problem), {}
     x, y, exact = (

@@ -9,15 +9,15 @@ import os
 
 import numpy as np
 
-from benchmarks.ct.prepared import Prepared
-from benchmarks.ct.problems import Problem, rasterize
+from benchmarks.ct.prepared import PreparedLibrary
+from benchmarks.ct.problems import CTProblem, rasterize
 from benchmarks.measure import Operation
 
 # Beyond this, libraries that hold a number for every pair of view and pixel take several gigabytes.
 _MOST_PAIRS = 10**8
 
 
-def leap(problem: Problem) -> Prepared:
+def leap(problem: CTProblem) -> PreparedLibrary:
     """``tomographicModels`` on the CPU: separable footprints, and ``FBP`` with the Ram-Lak filter.
 
     The rows of its images go upwards, its angles are in degrees. Several images are slices of one volume.
@@ -60,7 +60,7 @@ def leap(problem: Problem) -> Prepared:
         return [Operation(lambda: function(argument, target), lambda _: result(target))]
 
     x, y, exact = volume(problem.image), views(problem.samples), views(problem.sinogram)
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": operation(lambda f, g: model.project(g, f), x, np.zeros_like(y), sinograms),
             "adjoint": operation(model.backproject, y, np.zeros_like(x), images),
@@ -69,7 +69,7 @@ def leap(problem: Problem) -> Prepared:
     )
 
 
-def scico(problem: Problem) -> Prepared:
+def scico(problem: CTProblem) -> PreparedLibrary:
     """``XRayTransform2D`` of images one by one, compiled; lengths in widths of an element.
 
     It projects onto directions that it counts from the axis of the rows, which point downwards.
@@ -112,10 +112,10 @@ def scico(problem: Problem) -> Prepared:
     }
     if area == 1:
         made["gradient"] = operation(jax.grad(misfit), images, samples)
-    return Prepared(made)
+    return PreparedLibrary(made)
 
 
-def deepinv(problem: Problem) -> Prepared:
+def deepinv(problem: CTProblem) -> PreparedLibrary:
     """``Tomography`` with the exact adjoint, which is differentiated, and with its own for ``fbp``.
 
     Its detector is as wide as its image: it gets the phantom on a grid of its own.
@@ -159,7 +159,7 @@ def deepinv(problem: Problem) -> Prepared:
     def operation(call, result):
         return [Operation(call, lambda found: result(found.detach().numpy()[:, 0]))]
 
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": operation(
                 without_gradient(exactly.A, x), lambda found: length * np.swapaxes(found, -1, -2)
@@ -178,7 +178,7 @@ def _check_pairs(shape, views):
         raise ValueError(f"it would hold several numbers for each of {pairs:.0e} pairs of view and pixel")
 
 
-def rtk(problem: Problem) -> Prepared:
+def rtk(problem: CTProblem) -> PreparedLibrary:
     """Joseph's projector and its transpose, and the FDK filter, in all threads.
 
     Its world has the rotation axis along y and z towards the source of the first view. ITK loads its modules
@@ -230,7 +230,7 @@ def rtk(problem: Problem) -> Prepared:
     project = library.JosephForwardProjectionImageFilter[kind, kind].New()
     back_project = library.JosephBackProjectionImageFilter[kind, kind].New()
     reconstruct = library.FDKConeBeamReconstructionFilter[kind].New()
-    return Prepared(
+    return PreparedLibrary(
         {
             "forward": operation(project, nothing[1], x, np.asarray),
             "adjoint": operation(back_project, nothing[0], y, upright),

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ct.prepared import Prepared
-from benchmarks.ct.problems import Problem
+from benchmarks.ct.prepared import PreparedLibrary
+from benchmarks.ct.problems import CTProblem
 from benchmarks.ct.registry import library
 from benchmarks.measure import (
     REPOSITORY,
@@ -33,7 +33,7 @@ from benchmarks.measure import (
 
 
 def fresh_process(
-    problem: Problem, jobs: dict[str, dict[str, int]], pythons: dict[str, str]
+    problem: CTProblem, jobs: dict[str, dict[str, int]], pythons: dict[str, str]
 ) -> dict[str, dict]:
     """Runs libraries one after the other, each in a new process.
 
@@ -62,7 +62,7 @@ class Remote:
       RuntimeError: if the process ends, or the library raises there.
     """
 
-    def __init__(self, name: str, problem: Problem, python: str):
+    def __init__(self, name: str, problem: CTProblem, python: str):
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name, "problem")
         path.write_bytes(pickle.dumps(problem))
@@ -82,13 +82,13 @@ class Remote:
             self.close()
             raise
 
-    def prepared(self) -> Prepared:
+    def prepared(self) -> PreparedLibrary:
         """The library's operations, each call of which is one in the other process."""
         made = {
             operation: [self._operation(operation, *route) for route in enumerate(routes)]
             for operation, routes in self._started["routes"].items()
         }
-        return Prepared(made, np.load(self._started["image"]) if self._started["image"] else None)
+        return PreparedLibrary(made, np.load(self._started["image"]) if self._started["image"] else None)
 
     def close(self) -> None:
         """Ends the process."""
@@ -126,7 +126,7 @@ class Remote:
         return answer
 
 
-def _load(path: str, name: str) -> Problem:
+def _load(path: str, name: str) -> CTProblem:
     for module in library(name).modules:
         importlib.import_module(module)
     return pickle.loads(Path(path).read_bytes())

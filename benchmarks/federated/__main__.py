@@ -45,7 +45,7 @@ from fedrecon.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class FederatedOptions:
     """The flags; see `define_flags`."""
 
     workloads: list[str] = dataclasses.field(default_factory=lambda: ["cnn", "unet", "resnet", "tiny"])
@@ -59,7 +59,7 @@ class Options:
 
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    default = Options()
+    default = FederatedOptions()
     flags.DEFINE_list("workloads", default.workloads, f"Workloads, of {', '.join(WORKLOADS)}.")
     flags.DEFINE_list("engines", default.engines, "Engines, in the order of the tables.")
     flags.DEFINE_list("pythons", default.pythons, "engine=interpreter of engines that have their own.")
@@ -69,7 +69,7 @@ def define_flags() -> None:
     flags.DEFINE_string("json", default.json, "File for all results, every single time included.")
 
 
-def run(options: Options) -> dict:
+def run(options: FederatedOptions) -> dict:
     """Runs the workloads, prints the tables and returns (and writes) everything measured.
 
     Raises:
@@ -138,4 +138,4 @@ def _installed(names: list[str], pythons: dict[str, str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    start("benchmarks.federated", define_flags, Options, run, passive_openmp=False)
+    start("benchmarks.federated", define_flags, FederatedOptions, run, passive_openmp=False)

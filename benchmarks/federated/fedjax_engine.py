@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.files import FederatedProblem, Recorder
 
 
 def _conv(params, name, x, stride=1):
@@ -92,7 +92,7 @@ def _loss(batch, output):
 
 
 def main(path: str, folder: str, job: str) -> None:
-    problem, recorder = Problem.load(path), Recorder(folder)
+    problem, recorder = FederatedProblem.load(path), Recorder(folder)
     network = _NETWORKS[problem.workload]
     start = {name: jnp.asarray(value) for name, value in problem.weights.items()}
     problem.check_output(np.asarray(jax.jit(network)(start, problem.x[0, : problem.batch_size])))

@@ -18,7 +18,7 @@ _OUTPUT_BOUND = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class FederatedProblem:
     """One workload: federated averaging of plain SGD over all clients, who hold equally many examples.
 
     Attributes:
@@ -78,7 +78,7 @@ class Problem:
         np.savez(path, settings=np.array(json.dumps(settings)), **arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Problem":
+    def load(cls, path: str | Path) -> "FederatedProblem":
         with np.load(path, allow_pickle=False) as file:
             settings = json.loads(str(file["settings"]))
             arrays = {name: file[name] for name in ("x", "y", "orders", "output")}
@@ -111,7 +111,7 @@ class Recorder:
         return len(self._stamps) <= stamps and self._stamps[-1] - self._stamps[1] < seconds
 
     def write(self, weights: dict[str, np.ndarray], **facts: Any) -> None:
-        """Writes the weights after ``Problem.rounds`` rounds, the stamps, the memory and further facts."""
+        """Writes the weights after the last round, the stamps, the memory and further facts."""
         np.savez(self._folder / "weights.npz", **weights)
         result = {"stamps": self._stamps, "rounds_per_stamp": self._per_stamp, "peak_mb": peak_memory()}
         (self._folder / "result.json").write_text(json.dumps(result | facts))

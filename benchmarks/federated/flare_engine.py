@@ -12,12 +12,12 @@ import torch
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe import SimEnv
 
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.torch_models import as_tensor, build, get_weights, train
 
 
 def main(path: str, folder: str, job: str) -> None:
-    problem = Problem.load(path)
+    problem = FederatedProblem.load(path)
     network = build(problem)
     recipe = FedAvgRecipe(
         name="benchmark",
@@ -34,7 +34,7 @@ def main(path: str, folder: str, job: str) -> None:
 
 def client(path: str, folder: str) -> None:
     """What runs at each client; the first one notes when it receives the model of a round."""
-    problem, recorder = Problem.load(path), Recorder(folder)
+    problem, recorder = FederatedProblem.load(path), Recorder(folder)
     torch.set_num_threads(1)
     network = build(problem)
     flare.init()

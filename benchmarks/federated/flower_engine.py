@@ -9,14 +9,14 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.torch_models import as_tensor, build, get_weights, train
 
 
 @functools.lru_cache(1)
 def _loaded(path: str):
     """Once in every process that simulates clients."""
-    problem = Problem.load(path)
+    problem = FederatedProblem.load(path)
     return problem, build(problem)
 
 
@@ -56,7 +56,7 @@ class _Stamped(FedAvg):
 
 
 def main(path: str, folder: str, job: str) -> None:
-    problem, recorder = Problem.load(path), Recorder(folder)
+    problem, recorder = FederatedProblem.load(path), Recorder(folder)
     network = build(problem)
     client_app, server_app = ClientApp(), ServerApp()
     client_app.train()(functools.partial(_train, path))

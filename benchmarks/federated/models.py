@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.federated.files import Problem
+from benchmarks.federated.files import FederatedProblem
 from fedrecon.federated.batching import shuffled_epochs
 from fedrecon.federated.engine import round_keys
 from fedrecon.models import Conv, GroupNorm, UNet
@@ -156,7 +156,7 @@ def _regression_task(model: nn.Module, image: jax.ShapeDtypeStruct) -> Task:
     return Task(jax.jit(init), loss, metrics, predict, Variables(False, False))
 
 
-def make_problem(name: str, rounds: int) -> Problem:
+def make_problem(name: str, rounds: int) -> FederatedProblem:
     """Simulated data, initial weights, the orders that fedrecon's rounds draw, and an output to check."""
     workload = WORKLOADS[name]
     x, y = _data(workload)
@@ -164,7 +164,7 @@ def make_problem(name: str, rounds: int) -> Problem:
     variables = task.init(jax.random.key(SEED))
     first = {"image": jnp.asarray(x[0, : workload.batch_size])}
     output = jax.jit(lambda v, i: workload.model.apply({"params": v.params}, i))(variables, first["image"])
-    return Problem(
+    return FederatedProblem(
         workload=name,
         batch_size=workload.batch_size,
         learning_rate=workload.learning_rate,
@@ -225,7 +225,7 @@ def unflatten(weights: dict[str, np.ndarray]) -> dict:
     return params
 
 
-def make_loss(problem: Problem) -> Callable[[dict[str, np.ndarray]], float]:
+def make_loss(problem: FederatedProblem) -> Callable[[dict[str, np.ndarray]], float]:
     """``loss(weights)``: the mean over all training examples."""
     task = task_of(WORKLOADS[problem.workload])
 

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.models import SEED, WORKLOADS, Workload, flatten, task_of, unflatten
 from fedrecon.data import ClientData
 from fedrecon.federated import (
@@ -38,10 +38,10 @@ from fedrecon.types import Variables
 def main(path: str, folder: str, job: str) -> None:
     job = json.loads(job)
     set_cpu_devices(job["devices"])
-    measure(Problem.load(path), folder, job)
+    measure(FederatedProblem.load(path), folder, job)
 
 
-def measure(problem: Problem, folder: str | Path, job: Mapping[str, Any]) -> None:
+def measure(problem: FederatedProblem, folder: str | Path, job: Mapping[str, Any]) -> None:
     """Runs a job on the first of the devices there are, and writes its results.
 
     Raises:
@@ -55,7 +55,9 @@ def measure(problem: Problem, folder: str | Path, job: Mapping[str, Any]) -> Non
     run(problem, workload, mesh, job["parallel"], Recorder(folder, workload.dispatch))
 
 
-def _run_round(problem: Problem, workload: Workload, mesh: Mesh, parallel: Any, recorder: Recorder) -> None:
+def _run_round(
+    problem: FederatedProblem, workload: Workload, mesh: Mesh, parallel: Any, recorder: Recorder
+) -> None:
     task = task_of(workload)
     algorithm = fedavg(task, optax.sgd(problem.learning_rate))
     valid = np.ones(problem.x.shape[:2], bool)
@@ -84,7 +86,7 @@ def _run_round(problem: Problem, workload: Workload, mesh: Mesh, parallel: Any, 
 
 
 def make_sgd(
-    problem: Problem, workload: Workload, mesh: Mesh, parallel: str | int
+    problem: FederatedProblem, workload: Workload, mesh: Mesh, parallel: str | int
 ) -> tuple[Callable[[Any, Any], Any], Any, Any]:
     """The SGD steps of ``workload.dispatch`` rounds as a compiled scan: (steps, initial weights, batches).
 
@@ -132,7 +134,9 @@ def make_sgd(
     return jax.jit(spread(on_device), donate_argnums=0), start, batches
 
 
-def _run_sgd(problem: Problem, workload: Workload, mesh: Mesh, parallel: Any, recorder: Recorder) -> None:
+def _run_sgd(
+    problem: FederatedProblem, workload: Workload, mesh: Mesh, parallel: Any, recorder: Recorder
+) -> None:
     steps, params, batches = make_sgd(problem, workload, mesh, parallel)
     recorder.stamp()
     for _ in range(problem.rounds // workload.dispatch):

@@ -15,12 +15,12 @@ from pfl.hyperparam.base import NNTrainHyperParams
 from pfl.metrics import Metrics
 from pfl.model.pytorch import PyTorchModel
 
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.torch_models import build, data_of, get_weights, loss_of
 
 
 class _Stamps(TrainingProcessCallback):
-    def __init__(self, recorder: Recorder, problem: Problem, network: torch.nn.Module):
+    def __init__(self, recorder: Recorder, problem: FederatedProblem, network: torch.nn.Module):
         self._recorder, self._problem, self._network = recorder, problem, network
         self.weights = None
 
@@ -37,7 +37,7 @@ class _Stamps(TrainingProcessCallback):
 
 
 def main(path: str, folder: str, job: str) -> None:
-    problem, recorder = Problem.load(path), Recorder(folder)
+    problem, recorder = FederatedProblem.load(path), Recorder(folder)
     network, (x, y) = build(problem), data_of(problem)
     network.loss = lambda images, labels: loss_of(problem, network(images), labels)
     network.metrics = lambda images, labels: {}

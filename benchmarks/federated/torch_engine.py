@@ -4,12 +4,12 @@ import sys
 
 import torch
 
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.torch_models import build, data_of, get_weights, train
 
 
 def main(path: str, folder: str, job: str) -> None:
-    problem, recorder = Problem.load(path), Recorder(folder)
+    problem, recorder = FederatedProblem.load(path), Recorder(folder)
     network, (x, y) = build(problem), data_of(problem)
     parameters, weights = list(network.parameters()), None
     received = [p.detach().clone() for p in parameters]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.federated.files import Problem
+from benchmarks.federated.files import FederatedProblem
 
 
 class CNN(nn.Module):
@@ -131,7 +131,7 @@ _NETWORKS = {"cnn": CNN, "resnet": ResNet, "unet": UNet, "tiny": MLP, "small": M
 _NORMS = (nn.GroupNorm, nn.InstanceNorm2d)
 
 
-def build(problem: Problem) -> nn.Module:
+def build(problem: FederatedProblem) -> nn.Module:
     """The network with the initial weights, checked to compute the same as ours.
 
     Raises:
@@ -153,17 +153,19 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
     return tensor.movedim(-1, -3).contiguous() if array.ndim >= 4 else tensor
 
 
-def loss_of(problem: Problem, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def loss_of(problem: FederatedProblem, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The mean over a batch."""
     return F.mse_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y)
 
 
-def data_of(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+def data_of(problem: FederatedProblem) -> tuple[torch.Tensor, torch.Tensor]:
     """x and y of all clients."""
     return as_tensor(problem.x), as_tensor(problem.y)
 
 
-def train(network: nn.Module, problem: Problem, x: torch.Tensor, y: torch.Tensor, order: np.ndarray) -> None:
+def train(
+    network: nn.Module, problem: FederatedProblem, x: torch.Tensor, y: torch.Tensor, order: np.ndarray
+) -> None:
     """One pass of plain SGD over a client's examples."""
     optimizer = torch.optim.SGD(network.parameters(), lr=problem.learning_rate)
     for places in torch.from_numpy(order.astype(np.int64)).split(problem.batch_size):

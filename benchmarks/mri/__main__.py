@@ -40,7 +40,7 @@ _DEFAULT_WORKLOADS = ["a", "b", "d", "e", "f"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class MRIOptions:
     """The flags; see `define_flags`."""
 
     workloads: list[str] = dataclasses.field(default_factory=lambda: list(_DEFAULT_WORKLOADS))
@@ -52,7 +52,7 @@ class Options:
 
 def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    default = Options()
+    default = MRIOptions()
     known = sorted({name.split("-")[0] for name in WORKLOADS})
     flags.DEFINE_list("workloads", default.workloads, f"Workloads, of {', '.join(known)}.")
     flags.DEFINE_list("libraries", default.libraries, "Libraries, in the order of the tables.")
@@ -66,7 +66,7 @@ def define_flags() -> None:
     )
 
 
-def run(options: Options) -> dict:
+def run(options: MRIOptions) -> dict:
     """Runs the workloads, prints the tables and returns (and writes) everything measured.
 
     Raises:
@@ -113,4 +113,4 @@ def _installed_libraries(names: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    start("benchmarks.mri", define_flags, Options, run)
+    start("benchmarks.mri", define_flags, MRIOptions, run)

@@ -22,7 +22,7 @@ import numpy as np
 
 import operators
 from benchmarks.measure import Operation
-from benchmarks.mri.problems import Problem
+from benchmarks.mri.problems import MRIProblem
 
 Operations = dict[str, list[Operation]]
 
@@ -83,7 +83,7 @@ def _jax_operations(forward, adjoint, constants, image, samples) -> Operations:
     }
 
 
-def fedrecon(problem: Problem, eps: float = 1e-3, backend: str = "auto") -> Operations:
+def fedrecon(problem: MRIProblem, eps: float = 1e-3, backend: str = "auto") -> Operations:
     """``SENSE`` of ``NUFFT`` or ``CartesianFourier``; the gram directly and by Toeplitz embedding."""
     maps, shape = jnp.asarray(problem.maps), problem.shape
     x = problem.image.reshape(*problem.lead, *shape)
@@ -123,7 +123,7 @@ def fedrecon(problem: Problem, eps: float = 1e-3, backend: str = "auto") -> Oper
     return made
 
 
-def jax_finufft(problem: Problem, eps: float) -> Operations:
+def jax_finufft(problem: MRIProblem, eps: float) -> Operations:
     """All images and coils in one call; trajectories broadcast by the library itself."""
     from jax_finufft import nufft1, nufft2
 
@@ -146,7 +146,7 @@ def jax_finufft(problem: Problem, eps: float) -> Operations:
     return _jax_operations(forward, adjoint, (tuple(points), _scaled_maps(problem)), *_squeezed(problem))
 
 
-def nufftax(problem: Problem, eps: float, upsampfac: float) -> Operations:
+def nufftax(problem: MRIProblem, eps: float, upsampfac: float) -> Operations:
     """All images and coils in one call, axes in its order (kx, ky); ``vmap`` over trajectories."""
     import nufftax as library
 
@@ -201,7 +201,7 @@ def _planned_operations(problem, transforms) -> Operations:
     }
 
 
-def finufft(problem: Problem, eps: float) -> Operations:
+def finufft(problem: MRIProblem, eps: float) -> Operations:
     """One plan per trajectory and direction, all images and coils in one call; all threads by default."""
     import finufft as library
 
@@ -223,7 +223,7 @@ def finufft(problem: Problem, eps: float) -> Operations:
     return _planned_operations(problem, [transforms(points) for points in _radians(problem)])
 
 
-def ducc0(problem: Problem, eps: float) -> Operations:
+def ducc0(problem: MRIProblem, eps: float) -> Operations:
     """One plan per trajectory and direction, with the period of the positions set to one."""
     import ducc0.nufft
 
@@ -246,7 +246,7 @@ def ducc0(problem: Problem, eps: float) -> Operations:
     return _planned_operations(problem, [transforms(points) for points in problem.trajectory])
 
 
-def sigpy(problem: Problem, oversamp: float = 1.25, width: int = 4) -> Operations:
+def sigpy(problem: MRIProblem, oversamp: float = 1.25, width: int = 4) -> Operations:
     """Linops; the normal operator both composed and by the Toeplitz option."""
     import sigpy as library
 
@@ -282,7 +282,7 @@ def sigpy(problem: Problem, oversamp: float = 1.25, width: int = 4) -> Operation
     }
 
 
-def mri_nufft(problem: Problem, eps: float) -> Operations:
+def mri_nufft(problem: MRIProblem, eps: float) -> Operations:
     """The finufft backend with all coils in one plan; the gram also as ``data_consistency`` with zeros."""
     import mrinufft
 
@@ -323,7 +323,7 @@ def mri_nufft(problem: Problem, eps: float) -> Operations:
     }
 
 
-def scipy(problem: Problem) -> Operations:
+def scipy(problem: MRIProblem) -> Operations:
     """By hand: scipy's FFT of all coils in all threads, shifts as in the definition."""
     import scipy.fft
 
@@ -347,7 +347,7 @@ def scipy(problem: Problem) -> Operations:
     }
 
 
-def plain_jnp(problem: Problem) -> Operations:
+def plain_jnp(problem: MRIProblem) -> Operations:
     """By hand: jnp's FFT and shifts, compiled."""
     axes, scale = (-2, -1), 1 / math.sqrt(math.prod(problem.shape))
 

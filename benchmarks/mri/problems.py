@@ -16,7 +16,7 @@ _CHECKED_ERROR = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class MRIProblem:
     """Inputs of ``y[t, b, c] = F_t(maps[c] * image[t, b])``: T trajectories with B images each, T or B is 1.
 
     Attributes:
@@ -44,7 +44,7 @@ class Problem:
         """The axes of the image before ``shape`` that are longer than one."""
         return tuple(n for n in self.image.shape[:2] if n > 1)
 
-    def first(self) -> "Problem":
+    def first(self) -> "MRIProblem":
         """The problem of the first image of the first trajectory alone."""
         return dataclasses.replace(
             self,
@@ -96,7 +96,7 @@ WORKLOADS = {
 }
 
 
-def make_problem(workload: Workload, seed: int = 0) -> tuple[Problem, dict[str, np.ndarray]]:
+def make_problem(workload: Workload, seed: int = 0) -> tuple[MRIProblem, dict[str, np.ndarray]]:
     """The inputs of a workload and its results in double precision.
 
     The image is the head phantom (of ellipsoids in space) times a smooth phase, the coils are a birdcage. The
@@ -130,7 +130,7 @@ def make_problem(workload: Workload, seed: int = 0) -> tuple[Problem, dict[str, 
         y = jnp.asarray(samples, np.complex128).reshape(_lead(image) + A.out_shape)
         gram, adjoint = (np.asarray(v).reshape(image.shape) for v in (A.H(A(x)), A.H(y)))
     reference = {"forward": clean, "adjoint": adjoint, "gram": gram, "gradient": 2 * (gram - adjoint)}
-    return Problem(image, maps, samples, trajectory, mask), reference
+    return MRIProblem(image, maps, samples, trajectory, mask), reference
 
 
 def _lead(image):

@@ -20,7 +20,7 @@ from benchmarks.measure import (
     relative_error,
     round_robin,
 )
-from benchmarks.mri.problems import Problem
+from benchmarks.mri.problems import MRIProblem
 from benchmarks.mri.registry import LIBRARIES
 from benchmarks.mri.worker import fresh_process
 
@@ -36,7 +36,7 @@ _TRANSFORMS = {"forward": 1, "adjoint": 1, "gram": 2, "gradient": 2}
 
 
 def compare(
-    problem: Problem, reference: dict[str, np.ndarray], names: list[str], repeats: int, limit: float
+    problem: MRIProblem, reference: dict[str, np.ndarray], names: list[str], repeats: int, limit: float
 ) -> list[dict[str, Any]]:
     """Measures the libraries on a problem, tier by tier.
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from benchmarks.measure import Operation
-from benchmarks.mri.problems import Problem
+from benchmarks.mri.problems import MRIProblem
 
 
 def _torch():
@@ -46,7 +46,7 @@ def _torch_operations(forward, adjoint, x, y, toeplitz) -> dict[str, list[Operat
     }
 
 
-def pytorch_finufft(problem: Problem, eps: float) -> dict[str, list[Operation]]:
+def pytorch_finufft(problem: MRIProblem, eps: float) -> dict[str, list[Operation]]:
     """``finufft_type2`` and ``finufft_type1`` by trajectory; the Toeplitz gram by torch's FFTs."""
     torch = _torch()
     from pytorch_finufft.functional import finufft_type1, finufft_type2
@@ -88,7 +88,7 @@ def pytorch_finufft(problem: Problem, eps: float) -> dict[str, list[Operation]]:
 
 
 def torchkbnufft(
-    problem: Problem, numpoints: int, oversampling: float, table: int, sparse: bool = False
+    problem: MRIProblem, numpoints: int, oversampling: float, table: int, sparse: bool = False
 ) -> dict[str, list[Operation]]:
     """The modules with coil maps, by table or by sparse matrix, and ``ToepNufft``."""
     torch = _torch()

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import in_processes, peak_memory, reset_peak_memory, seconds
-from benchmarks.mri.problems import Problem
+from benchmarks.mri.problems import MRIProblem
 from benchmarks.mri.registry import LIBRARIES
 
 
-def fresh_process(problem: Problem, jobs: dict[str, dict]) -> dict[str, dict]:
+def fresh_process(problem: MRIProblem, jobs: dict[str, dict]) -> dict[str, dict]:
     """Runs libraries one after the other, each in a new process.
 
     Args:

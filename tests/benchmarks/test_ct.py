@@ -12,9 +12,9 @@ import benchmarks.ct.__main__ as program
 from benchmarks.command import chosen_workloads
 from benchmarks.ct import ours
 from benchmarks.ct import run as ct_run
-from benchmarks.ct.__main__ import Options, run
+from benchmarks.ct.__main__ import CTOptions, run
 from benchmarks.ct.problems import WORKLOADS, Ellipsoid, line_integrals, make_problem, rasterize
-from benchmarks.ct.registry import PEERS, Library, Prepared, libraries
+from benchmarks.ct.registry import PEERS, Library, PreparedLibrary, libraries
 from benchmarks.ct.run import compare, describe, psnr_in_disc
 from benchmarks.ct.worker import Remote
 from benchmarks.measure import REPOSITORY, Operation, relative_error
@@ -115,7 +115,7 @@ def test_a_failing_library_leaves_a_reason_and_not_a_number(problems, monkeypatc
         made["adjoint"] = [Operation(lambda: 1.1 * adjoint.call())]
         made["fbp"] = [Operation(lambda: 1 / 0)]
         del made["gradient"]
-        return Prepared(made)
+        return PreparedLibrary(made)
 
     monkeypatch.setattr(ours, "never", never, raising=False)
     monkeypatch.setattr(ours, "broken", broken, raising=False)
@@ -149,7 +149,7 @@ def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeyp
     known = libraries() | {"elsewhere": Library("peers", "astra", modules=("no_such_module",))}
     monkeypatch.setattr(program, "libraries", lambda: known)
     path = tmp_path / "r.json"
-    run(Options(["tiny-e", "tiny-c"], ["fedrecon", "elsewhere"], str(path), repeats=3))
+    run(CTOptions(["tiny-e", "tiny-c"], ["fedrecon", "elsewhere"], str(path), repeats=3))
     printed = capsys.readouterr().out
     assert printed.count("skipped elsewhere: no_such_module not installed\n") == 1
     report = json.loads(path.read_text())
@@ -169,10 +169,10 @@ def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeyp
 
 def test_wrong_options_are_refused_by_name(tmp_path):
     for options, found in (
-        (Options(workloads=["z"]), "--workloads: expected some of a, .* found 'z'"),
-        (Options(libraries=["fftw"]), "--libraries: expected some of fedrecon, .* found 'fftw'"),
-        (Options(pythons=["rtk=no/python"]), "--pythons: expected library=interpreter, .*'rtk=no/python'"),
-        (Options(["tiny"], ["fedrecon"], str(tmp_path / "no" / "r.json")), "--json: .*existing folder"),
+        (CTOptions(workloads=["z"]), "--workloads: expected some of a, .* found 'z'"),
+        (CTOptions(libraries=["fftw"]), "--libraries: expected some of fedrecon, .* found 'fftw'"),
+        (CTOptions(pythons=["rtk=no/python"]), "--pythons: expected library=interpreter, .*'rtk=no/python'"),
+        (CTOptions(["tiny"], ["fedrecon"], str(tmp_path / "no" / "r.json")), "--json: .*existing folder"),
     ):
         with pytest.raises(ValueError, match=found):
             run(options)

@@ -12,8 +12,8 @@ import pytest
 
 import benchmarks.federated.__main__ as program
 from benchmarks.federated import run as federated_run
-from benchmarks.federated.__main__ import Options, run
-from benchmarks.federated.files import Problem, Recorder
+from benchmarks.federated.__main__ import FederatedOptions, run
+from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.models import (
     WORKLOADS,
     flatten,
@@ -66,8 +66,8 @@ def reference(problem, federated=True):
 
 def test_a_problem_survives_its_file(problem, tmp_path):
     problem.save(tmp_path / "p.npz")
-    found = Problem.load(tmp_path / "p.npz")
-    for field in dataclasses.fields(Problem):
+    found = FederatedProblem.load(tmp_path / "p.npz")
+    for field in dataclasses.fields(FederatedProblem):
         jax.tree.map(np.testing.assert_array_equal, getattr(found, field.name), getattr(problem, field.name))
     assert [len(x) for x, _ in found.batches(ROUNDS, 1)] == [5, 5]
     assert np.array_equal(flatten(unflatten(found.weights))["dense1/bias"], found.weights["dense1/bias"])
@@ -193,7 +193,7 @@ def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeyp
     absent = dataclasses.replace(ENGINES["torch"], modules=("no_such_module",))
     monkeypatch.setitem(ENGINES, "elsewhere", absent)
     path = tmp_path / "r.json"
-    run(Options(["small"], [OURS, SGD, "elsewhere"], devices=["1"], rounds=3, json=str(path)))
+    run(FederatedOptions(["small"], [OURS, SGD, "elsewhere"], devices=["1"], rounds=3, json=str(path)))
     printed = capsys.readouterr().out
     assert "skipped elsewhere: no_such_module not installed; pip install torch numpy\n" in printed
     report = json.loads(path.read_text())
@@ -220,12 +220,21 @@ def test_peers_take_the_same_steps(problem, tmp_path, name):
 
 def test_wrong_options_are_refused_by_name(tmp_path):
     for options, found in (
-        (Options(workloads=["z"]), "--workloads: expected some of cnn, .* found 'z'"),
-        (Options(engines=["fate"]), "--engines: expected some of fedrecon, .* found 'fate'"),
-        (Options(pythons=["torch=no/python"]), "--pythons: expected engine=interpreter, .*'torch=no/python'"),
-        (Options(devices=["0"]), "--devices: expected positive numbers, found '0'"),
-        (Options(parallel="all"), "--parallel: expected auto, scan, vmap or a chunk size, found 'all'"),
-        (Options(["small"], [OURS], json=str(tmp_path / "no" / "r.json")), "--json: .*existing folder"),
+        (FederatedOptions(workloads=["z"]), "--workloads: expected some of cnn, .* found 'z'"),
+        (FederatedOptions(engines=["fate"]), "--engines: expected some of fedrecon, .* found 'fate'"),
+        (
+            FederatedOptions(pythons=["torch=no/python"]),
+            "--pythons: expected engine=interpreter, .*'torch=no/python'",
+        ),
+        (FederatedOptions(devices=["0"]), "--devices: expected positive numbers, found '0'"),
+        (
+            FederatedOptions(parallel="all"),
+            "--parallel: expected auto, scan, vmap or a chunk size, found 'all'",
+        ),
+        (
+            FederatedOptions(["small"], [OURS], json=str(tmp_path / "no" / "r.json")),
+            "--json: .*existing folder",
+        ),
     ):
         with pytest.raises(ValueError, match=found):
             run(options)

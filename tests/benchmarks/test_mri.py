@@ -14,7 +14,7 @@ from benchmarks import measure
 from benchmarks.command import chosen_workloads
 from benchmarks.measure import Operation, format_table, relative_error, round_robin
 from benchmarks.mri import problems as mri_problems
-from benchmarks.mri.__main__ import Options, run
+from benchmarks.mri.__main__ import MRIOptions, run
 from benchmarks.mri.problems import WORKLOADS, Workload, make_problem
 from benchmarks.mri.registry import LIBRARIES, Library
 from benchmarks.mri.run import compare, describe
@@ -170,7 +170,7 @@ def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeyp
     few = tuple({"eps": eps} for eps in (2e-3, 1e-5))
     monkeypatch.setitem(LIBRARIES, "fedrecon", dataclasses.replace(LIBRARIES["fedrecon"], settings=few))
     path = tmp_path / "r.json"
-    run(Options(["tiny"], ["fedrecon", "elsewhere", "jnp"], str(path), repeats=3))
+    run(MRIOptions(["tiny"], ["fedrecon", "elsewhere", "jnp"], str(path), repeats=3))
     printed = capsys.readouterr().out
     assert printed.count("skipped elsewhere: no_such_module not installed\n") == 1
     report = json.loads(path.read_text())
@@ -191,9 +191,9 @@ def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeyp
 
 def test_wrong_options_are_refused_by_name(tmp_path):
     for options, found in (
-        (Options(workloads=["z"]), "--workloads: expected some of a, .* found 'z'"),
-        (Options(libraries=["fftw"]), "--libraries: expected some of fedrecon, .* found 'fftw'"),
-        (Options(["tiny"], ["fedrecon"], str(tmp_path / "no" / "r.json")), "--json: .*existing folder"),
+        (MRIOptions(workloads=["z"]), "--workloads: expected some of a, .* found 'z'"),
+        (MRIOptions(libraries=["fftw"]), "--libraries: expected some of fedrecon, .* found 'fftw'"),
+        (MRIOptions(["tiny"], ["fedrecon"], str(tmp_path / "no" / "r.json")), "--json: .*existing folder"),
     ):
         with pytest.raises(ValueError, match=found):
             run(options)

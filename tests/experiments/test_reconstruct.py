@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 import operators
 from experiments import reconstruct as program
-from experiments.reconstruct import Options, run
+from experiments.reconstruct import ReconstructOptions, run
 from fedrecon.classical import METHODS, calibration_block, prepare, undersample
 from fedrecon.data import FastMRIVolume, RawMeasurement, read_measurement, write_fastmri, write_ismrmrd
 
@@ -52,7 +52,7 @@ def write_spokes(path):
 
 def images(path, **options):
     output = path.parent / f"{path.name}.out.h5"
-    run(Options(str(path), str(output), **options))
+    run(ReconstructOptions(str(path), str(output), **options))
     with h5py.File(output) as file:
         return file["image"][()], dict(file.attrs)
 
@@ -165,7 +165,7 @@ def test_images_are_written_as_nifti_and_png(tmp_path):
     raw = RawMeasurement(stack, SHAPE, mask=mask, field_of_view=(5.0, 64.0, 96.0))
     write_ismrmrd(tmp_path / "m.mrd", raw)
     for name in ("a.nii", "a.nii.gz", "a.png"):
-        run(Options(str(tmp_path / "m.mrd"), str(tmp_path / name), method="rss"))
+        run(ReconstructOptions(str(tmp_path / "m.mrd"), str(tmp_path / name), method="rss"))
     for name in ("a.nii", "a.nii.gz"):
         volume = nibabel.load(tmp_path / name)
         assert volume.shape == (32, 32, 3) and volume.header.get_zooms() == (3.0, 2.0, 5.0)
@@ -186,19 +186,31 @@ def test_wrong_options_are_refused_by_name(tmp_path):
     spokes = write_spokes(tmp_path / "r.h5")
     half = write_phantom(tmp_path / "half.h5", mask=np.arange(32) % 2 == 0)
     for options, found in (
-        (Options(source, str(tmp_path / "o.jpg")), r"--output: .*ending in .*found 'o\.jpg'"),
-        (Options(source, str(tmp_path / "absent" / "o.h5")), "--output: .*existing folder"),
-        (Options(source, source), "--output: .*another file"),
-        (Options(source, output, method="magic"), "--method: .*cg-sense.*found 'magic'"),
-        (Options(source, output, coil_maps="magic"), "--coil_maps: .*espirit.*found 'magic'"),
-        (Options(source, output, method="rss", weight=1.0), "--weight: expected none, rss has none"),
-        (Options(source, output, acceleration=8.0, center_fraction=0.5), "--acceleration: .*center_fraction"),
-        (Options(half, output, acceleration=2.0), "--acceleration: expected fully sampled .* found 50.0%"),
-        (Options(spokes, output, acceleration=2.0), "--acceleration: .*found a trajectory"),
-        (Options(spokes, output, method="grappa"), "--method: grappa needs Cartesian sampling"),
-        (Options(source, output, image_shape=["8"]), "--image_shape: expected rows,columns, found 8"),
-        (Options(source, output, trajectory="t.cfl"), "trajectory: expected none"),
-        (Options(write_phantom(tmp_path / "zero.h5", 0.0), output), "--input: expected a signal"),
+        (ReconstructOptions(source, str(tmp_path / "o.jpg")), r"--output: .*ending in .*found 'o\.jpg'"),
+        (ReconstructOptions(source, str(tmp_path / "absent" / "o.h5")), "--output: .*existing folder"),
+        (ReconstructOptions(source, source), "--output: .*another file"),
+        (ReconstructOptions(source, output, method="magic"), "--method: .*cg-sense.*found 'magic'"),
+        (ReconstructOptions(source, output, coil_maps="magic"), "--coil_maps: .*espirit.*found 'magic'"),
+        (
+            ReconstructOptions(source, output, method="rss", weight=1.0),
+            "--weight: expected none, rss has none",
+        ),
+        (
+            ReconstructOptions(source, output, acceleration=8.0, center_fraction=0.5),
+            "--acceleration: .*center_fraction",
+        ),
+        (
+            ReconstructOptions(half, output, acceleration=2.0),
+            "--acceleration: expected fully sampled .* found 50.0%",
+        ),
+        (ReconstructOptions(spokes, output, acceleration=2.0), "--acceleration: .*found a trajectory"),
+        (ReconstructOptions(spokes, output, method="grappa"), "--method: grappa needs Cartesian sampling"),
+        (
+            ReconstructOptions(source, output, image_shape=["8"]),
+            "--image_shape: expected rows,columns, found 8",
+        ),
+        (ReconstructOptions(source, output, trajectory="t.cfl"), "trajectory: expected none"),
+        (ReconstructOptions(write_phantom(tmp_path / "zero.h5", 0.0), output), "--input: expected a signal"),
     ):
         with pytest.raises(ValueError, match=found):
             run(options)
@@ -265,7 +277,7 @@ def test_undersampling_removes_the_samples_left_out(tmp_path):
 @pytest.mark.slow
 def test_measured_samples_become_the_published_image(tmp_path, measured_data):
     path = measured_data("mri/brain_8ch_poisson.h5")
-    run(Options(str(path), str(tmp_path / "o.h5"), method="rss"))
+    run(ReconstructOptions(str(path), str(tmp_path / "o.h5"), method="rss"))
     with h5py.File(tmp_path / "o.h5") as found, h5py.File(path) as published:
         np.testing.assert_allclose(found["image"][()], published["reconstruction_rss"][()], atol=1e-4)
 
@@ -276,7 +288,7 @@ def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
     psnr = {}
     for method in ("rss", "cg-sense"):
         run(
-            Options(
+            ReconstructOptions(
                 str(path),
                 str(tmp_path / "o.h5"),
                 method=method,
@@ -293,7 +305,11 @@ def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
 
 @pytest.mark.slow
 def test_measured_spokes_show_the_object_in_the_middle_of_the_oversampled_view(tmp_path, measured_data):
-    run(Options(str(measured_data("mri/phantom_radial33_17ch.h5")), str(tmp_path / "o.h5"), method="rss"))
+    run(
+        ReconstructOptions(
+            str(measured_data("mri/phantom_radial33_17ch.h5")), str(tmp_path / "o.h5"), method="rss"
+        )
+    )
     with h5py.File(tmp_path / "o.h5") as file:
         image = file["image"][()]
     assert image.shape == (3, 256, 256) and np.isfinite(image).all()
