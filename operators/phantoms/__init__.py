@@ -4,16 +4,16 @@ from operators.phantoms.ellipses import Ellipses, ellipse_kspace, ellipse_sinogr
 from operators.phantoms.ellipsoids import (
     Ellipsoids,
     forbild_like_head,
-    line_integrals,
-    project_phantom,
     random_ellipses,
-    rasterize_phantom,
     shepp_logan_3d,
 )
+from operators.phantoms.parts import line_integrals
+from operators.phantoms.protocol import Phantom, project_phantom, rasterize_phantom
 
 __all__ = [
     "Ellipses",
     "Ellipsoids",
+    "Phantom",
     "ellipse_kspace",
     "ellipse_sinogram",
     "forbild_like_head",

@@ -24,8 +24,9 @@ from operators.algebra import (
     positive_number,
     safe_sqrt,
 )
-from operators.ct import ParallelBeam
+from operators.ct import Geometry, ParallelBeam
 from operators.fourier import jinc
+from operators.phantoms.parts import parts_kspace, project_parts
 
 
 @frozen_pytree
@@ -57,6 +58,30 @@ class Ellipses:
             if values[name].shape != shape:
                 raise ValueError(f"Ellipses: {name}: expected shape {shape}, found {values[name].shape}")
         assign(self, **values)
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    def rasterize(
+        self, image_shape: tuple[int, ...], pixel_size: float = 1.0, supersampling: int = 4
+    ) -> jax.Array:
+        """The image, see :func:`operators.phantoms.rasterize_phantom`."""
+        shape = tuple(image_shape)
+        if len(shape) != 2:
+            raise ValueError(f"rasterize_phantom: image_shape: expected 2 axes, found {shape}")
+        size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
+        height, width = shape
+        return rasterize(self, (height, width), (height * size, width * size), supersampling)
+
+    def project(self, geometry: Geometry, bins: int = 1) -> jax.Array:
+        """The exact sinogram, see :func:`operators.phantoms.project_phantom`."""
+        return project_parts(self, geometry, bins)
+
+    def kspace(self, frequencies: jax.Array) -> jax.Array:
+        """The exact Fourier transform at any frequencies, see :class:`operators.phantoms.Phantom`."""
+        return parts_kspace(self, frequencies)
 
 
 # Value, semi-axes, center and degrees of the ten ellipses of Shepp and Logan; modified values after Toft.

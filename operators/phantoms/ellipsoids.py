@@ -1,18 +1,18 @@
-"""Ellipses and ellipsoids with their exact line integrals along the rays of any geometry.
+"""Phantoms made of ellipsoids, and phantoms of ellipses for tomography.
 
 Lengths are in the geometry's unit; values are attenuation in 1/length, so that line integrals have no unit.
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import Leaf, assign, frozen_pytree, positive_integer, positive_number, safe_sqrt
+from operators.algebra import Leaf, assign, frozen_pytree, positive_integer, positive_number
 from operators.ct import Geometry
-from operators.phantoms.ellipses import Ellipses, rasterize
+from operators.phantoms.ellipses import Ellipses
+from operators.phantoms.parts import parts_kspace, project_parts
 
 
 @frozen_pytree
@@ -45,109 +45,33 @@ class Ellipsoids:
                 raise ValueError(f"Ellipsoids: {name}: expected shape {shape}, found {values[name].shape}")
         assign(self, **values)
 
+    @property
+    def ndim(self) -> int:
+        """3."""
+        return 3
 
-def line_integrals(phantom: Ellipses | Ellipsoids, points: jax.Array, directions: jax.Array) -> jax.Array:
-    """Exact integrals of a phantom along lines ``points + s * directions``, s from minus to plus infinity.
+    def rasterize(
+        self, image_shape: tuple[int, ...], pixel_size: float = 1.0, supersampling: int = 4
+    ) -> jax.Array:
+        """The image, see :func:`operators.phantoms.rasterize_phantom`."""
+        shape = tuple(image_shape)
+        if len(shape) != 3:
+            raise ValueError(f"rasterize_phantom: image_shape: expected 3 axes, found {shape}")
+        size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
+        return _rasterize_volume(self, shape, size, supersampling)
 
-    Differentiable in phantom and lines; where a line touches an ellipse its derivative is taken as zero.
+    def project(self, geometry: Geometry, bins: int = 1) -> jax.Array:
+        """The exact sinogram, see :func:`operators.phantoms.project_phantom`."""
+        return project_parts(self, geometry, bins)
 
-    Args:
-      phantom: ellipses, or ellipsoids.
-      points: (..., 2) or (..., 3), as (x, y) or (x, y, z).
-      directions: of the same shape, of any length but zero.
-
-    Returns:
-      (...) value times length.
-
-    Raises:
-      ValueError: if the lines have not the phantom's dimensions.
-    """
-    points, directions = jnp.asarray(points), jnp.asarray(directions)
-    ndim = phantom.center.shape[-1]
-    for name, array in (("points", points), ("directions", directions)):
-        if not array.ndim or array.shape[-1] != ndim:
-            raise ValueError(f"line_integrals: {name}: expected shape (..., {ndim}), found {array.shape}")
-    shape = jnp.broadcast_shapes(points.shape, directions.shape)[:-1]
-    dtype = jnp.result_type(points, directions, phantom.value)
-    lengths = jnp.sqrt(jnp.sum(directions * directions, axis=-1))
-
-    def add(total, part):
-        # In the frame where the ellipse is the unit ball, the chord at distance h has length 2 sqrt(1 - h^2).
-        p, d = _unit_frame(points - part.center, part), _unit_frame(directions, part)
-        norm = jnp.sum(d * d, axis=-1)
-        moment = _cross_squared(p, d)
-        chord = safe_sqrt(jnp.maximum(1 - moment / norm, 0)) / jnp.sqrt(norm)
-        return total + 2 * part.value * lengths * chord, None
-
-    return jax.lax.scan(add, jnp.zeros(shape, dtype), phantom)[0]
+    def kspace(self, frequencies: jax.Array) -> jax.Array:
+        """The exact Fourier transform at any frequencies, see :class:`operators.phantoms.Phantom`."""
+        return parts_kspace(self, frequencies)
 
 
-def project_phantom(phantom: Ellipses | Ellipsoids, geometry: Geometry, bins: int = 1) -> jax.Array:
-    """The exact sinogram of a phantom, or its mean over each detector element.
-
-    Args:
-      phantom: ellipses for a geometry in two dimensions, ellipsoids in three.
-      geometry: any geometry.
-      bins: Gauss-Legendre points across each element, along each axis of the detector; 1 is its center.
-
-    Returns:
-      ``geometry.shape`` floats: attenuation times length.
-
-    Raises:
-      ValueError, TypeError: if the dimensions do not fit or ``bins`` is no positive integer.
-    """
-    bins = positive_integer(bins, "project_phantom: bins")
-    ndim = phantom.center.shape[-1]
-    if ndim != geometry.ndim:
-        raise ValueError(
-            f"project_phantom: geometry: expected the phantom's {ndim} dimensions, found {geometry.ndim}"
-        )
-    nodes, weights = np.polynomial.legendre.leggauss(bins)
-    grids = np.meshgrid(*[nodes / 2] * (ndim - 1), indexing="ij")
-    shifts = np.stack([grid.ravel() for grid in grids], axis=-1)
-    shares = np.prod(np.meshgrid(*[weights / 2] * (ndim - 1), indexing="ij"), axis=0).ravel()
-    counts = geometry.shape[1:]
-
-    def add(total, node):
-        shift, share = node
-        indices = [jnp.arange(n, dtype=geometry.dtype) + shift[axis] for axis, n in enumerate(counts)]
-        return total + share * line_integrals(phantom, *geometry.rays(*indices)), None
-
-    dtype = jnp.result_type(geometry.dtype, phantom.value)
-    data = jnp.asarray(shifts, geometry.dtype), jnp.asarray(shares, dtype)
-    return jax.lax.scan(add, jnp.zeros(geometry.shape, dtype), data)[0]
-
-
-def rasterize_phantom(
-    phantom: Ellipses | Ellipsoids,
-    image_shape: tuple[int, ...],
-    pixel_size: float = 1.0,
-    supersampling: int = 4,
+def _rasterize_volume(
+    phantom: Ellipsoids, shape: tuple[int, ...], size: float, supersampling: int
 ) -> jax.Array:
-    """The image of a phantom as the projectors see images: the mean over each pixel.
-
-    Pixel (i, c) is at ``x = (c - (nx - 1) / 2) * pixel_size``, ``y = ((ny - 1) / 2 - i) * pixel_size``, and
-    slice k at ``z = (k - (nz - 1) / 2) * pixel_size``.
-
-    Args:
-      phantom: ellipses, or ellipsoids.
-      image_shape: (ny, nx), or (nz, ny, nx).
-      pixel_size: width of the pixels.
-      supersampling: points per pixel along each axis.
-
-    Returns:
-      ``image_shape`` floats, in 1/length.
-
-    Raises:
-      ValueError, TypeError: if a shape, size or number is out of range.
-    """
-    shape, ndim = tuple(image_shape), phantom.center.shape[-1]
-    if len(shape) != ndim:
-        raise ValueError(f"rasterize_phantom: image_shape: expected {ndim} axes, found {shape}")
-    size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
-    if isinstance(phantom, Ellipses):
-        height, width = shape
-        return rasterize(phantom, (height, width), (height * size, width * size), supersampling)
     nz, ny, nx = (positive_integer(n, "rasterize_phantom: image_shape") for n in shape)
     fine = positive_integer(supersampling, "rasterize_phantom: supersampling")
     dtype = phantom.value.dtype
@@ -280,16 +204,3 @@ def random_ellipses(key: jax.Array, count: int, radius: float = 1.0, attenuation
         angle=jax.random.uniform(turns, (count,), maxval=2 * math.pi),
         value=attenuation * (jax.random.uniform(signs, (count,)) - 0.3) * magnitude,
     )
-
-
-def _unit_frame(vectors: jax.Array, part: Any) -> jax.Array:
-    cos, sin = jnp.cos(part.angle), jnp.sin(part.angle)
-    x, y, *z = jnp.moveaxis(vectors, -1, 0)
-    own = [cos * x + sin * y, cos * y - sin * x, *z]
-    return jnp.stack([component / axis for component, axis in zip(own, part.axes, strict=True)], axis=-1)
-
-
-def _cross_squared(a: jax.Array, b: jax.Array) -> jax.Array:
-    if a.shape[-1] == 2:
-        return (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]) ** 2
-    return jnp.sum(jnp.cross(a, b) ** 2, axis=-1)
