@@ -156,7 +156,11 @@ _NEEDS = (
     ("server_learning_rate", "a --server_optimizer", lambda s: s.server_optimizer != "default"),
     ("final_rate", "a --rate_schedule", lambda s: s.rate_schedule != "constant"),
     ("fine_tune_head", "--fine_tune", lambda s: s.fine_tune > 0),
+    # The other reducers look at updates without their weights.
+    ("weighting", "--reduce=mean or geometric_median",
+     lambda s: s.reduce in ("mean", "geometric_median")),
     ("mixing", "--topology=gossip", lambda s: s.topology == "gossip"),
+    ("handover", "an --optimizer with a state", lambda s: s.optimizer != "sgd"),
     *((name, "--topology=ring or single_pass", lambda s: s.topology in _RINGS)
       for name in ("visits", "handover")),
     *((name, "--topology=asynchronous", lambda s: s.topology == "asynchronous") for name in _ASYNCHRONOUS),

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from experiments.pipeline.algorithms import check_method, fitted, unprotected
+from experiments.pipeline.algorithms import check_method, fitted, method, unprotected
 from experiments.pipeline.federation_settings import FederationSettings, check_federation
 from experiments.pipeline.options import FlagError, changed, check_ranges, setting
 
@@ -180,6 +180,10 @@ def _check(settings: Settings) -> None:
     if settings.cohort == "simulated" and settings.data_dir:
         raise FlagError("data_dir", "--cohort=measured with a data folder", "--cohort=simulated")
     federation = settings.federation
+    if not method(federation.algorithm).exchanges:
+        raise FlagError(
+            "algorithm", "one that exchanges something; --comparators trains the others", federation.algorithm
+        )
     if settings.cohort == "simulated" and federation.clients_per_round > settings.sites:
         raise FlagError(
             "clients_per_round", f"at most the {settings.sites} sites", federation.clients_per_round

@@ -113,12 +113,12 @@ def test_tables_and_figure(tmp_path):
 
 
 def test_plans_give_every_method_its_options_and_spare_comparators():
-    base = changed(TINY, reduce="median", weighting="equal")
+    base = changed(TINY, reduce="geometric_median", weighting="equal")
     dotted = {**NOTHING, "fedprox": (("strength", "1.0"),)}
     planned = plan(base, ["fedprox", "centralized", "local_only"], dotted)
     fedprox, centralized, local = (settings.federation for settings in planned.values())
     assert fedprox.algorithm_options == (("strength", "1.0"),)
-    assert fedprox.reduce == "median" and fedprox.weighting == "equal"
+    assert fedprox.reduce == "geometric_median" and fedprox.weighting == "equal"
     assert centralized.reduce == "mean" and local.weighting == "default"
     for methods, options, message in [
         (["fedavg", "fedavg"], {}, "--methods: expected distinct"),

@@ -194,6 +194,8 @@ def test_optimizers_fit_the_algorithm():
         resolve({"algorithm": "scaffold", "optimizer": "adam"})
     with pytest.raises(FlagError, match="--optimizer: expected sgd, momentum or adam, since clients"):
         resolve({"algorithm": "feddyn", "optimizer": "adam_cosine"})
+    with pytest.raises(FlagError, match="--algorithm: expected one that exchanges something"):
+        resolve({"algorithm": "local_only"})
 
 
 def test_scaffold_is_what_the_full_stack_trains():
@@ -229,6 +231,8 @@ def silent(**changes):
         (silent(dp_clipping_norm=1.0), "dp_clipping_norm"),
         (silent(dp_epsilon=8.0, batch_size=7), "batch_size"),
         (silent(stream_from="hdf5"), "stream_from"),
+        (silent(reduce="median", weighting="examples"), "weighting"),
+        (silent(topology="ring", handover="optimizer"), "handover"),
     ],
 )
 def test_flags_without_an_effect_are_refused(changes, flag):
