@@ -187,6 +187,7 @@ def test_retina_keeps_patients_together_and_averages_areas(folder):
             assert len(set(a.examples["volume"][client][valid].tolist())) == len(whole.patients[part][client])
             blocks = image.reshape(-1, 4, 2, 4, 2, 3).mean((2, 4))
             np.testing.assert_allclose(b.examples["image"][client][valid], blocks, atol=1e-6)
+            assert not mask.size or 0 < mask.mean() < 1
             area = mask.reshape(-1, 4, 2, 4, 2).mean((2, 4))
             np.testing.assert_array_equal(b.examples["segmentation"][client][valid], area > 0.35)
     assert sum(getattr(whole, part).valid.sum() for part in PARTS) == 10
@@ -199,6 +200,8 @@ def test_chest_radiographs_merge_small_sites(folder):
     cohort = load_measured_chest_xray(folder, minimum_patients=4)
     assert cohort.train.names == ("A", "B", "other")
     assert cohort.sites[2].members == ("C", "D") and cohort.sites[2].images == 5
+    least = min(site.patients for site in cohort.sites[:2])
+    assert load_measured_chest_xray(folder, minimum_patients=least).train.names == ("A", "B", "other")
     assert cohort.train.examples["image"].shape[2:] == (8, 8, 1)
     assert cohort.train.examples["label"].dtype == np.int32
     total = sum(getattr(cohort, part).valid.sum() for part in PARTS)

@@ -168,6 +168,8 @@ def test_afl_finds_the_minimax_model(fx):
     w = np.asarray(states.variables.params["w"])
     np.testing.assert_allclose(released.params["w"][-1], 0.5, atol=0.02)
     np.testing.assert_allclose(released.params["w"][99], w[:100].mean(0), rtol=1e-4)
+    own = fl.client_variables(algorithm, jax.tree.map(lambda x: x[99], states), 2)
+    np.testing.assert_array_equal(own.params["w"], released.params["w"][99])
     mixture = np.asarray(states.exchange)
     np.testing.assert_allclose(mixture[2000:, 3].mean(), 0.5, atol=0.03)
     np.testing.assert_allclose(mixture.sum(1), 1, atol=1e-5)

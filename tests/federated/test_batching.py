@@ -40,6 +40,12 @@ def test_fixed_steps_run_through_whole_passes(valid, seed):
         assert sorted(index[rows][mask[rows]]) == np.flatnonzero(valid).tolist()
 
 
+def test_passes_of_fixed_steps_are_reshuffled():
+    index, _ = STEPS(np.ones(SIZE, bool), jax.random.key(0))
+    # Three steps are a pass.
+    assert (index[:3] != index[3:6]).any()
+
+
 def test_passes_are_reshuffled_and_every_order_is_as_likely():
     valid = np.array([True, False, True, True])
     batching = fl.batching.shuffled_epochs(4, 2)

@@ -40,13 +40,17 @@ MUTANTS = (
         ),
         ("channel=select(applied, channel, undone)", "channel=channel", _NOT_APPLIED),
         ("change = jnp.round(change)", "change = jnp.floor(change)", _COUNTERS),
-        ("jnp.where(joined, round, history.last_round)", "round", recorded("fedavg_clip")),
+        (
+            "jnp.where(joined, round, history.last_round)",
+            "round",
+            _F + "test_sampling.py::test_the_longest_absent_take_turns",
+        ),
         ("divide(total.message.scalars, most)", "total.message.scalars", recorded("fednova_proximal")),
     ),
     *in_file(
         "fedrecon/federated/engine.py",
         ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg_clip")),
-        ("kept = included & applied", "kept = included", _NOT_FINITE),
+        ("kept = included & applied", "kept = included", _NOT_APPLIED),
         (
             'included = record["included"] & ~flagged',
             'included = record["included"]',
@@ -93,13 +97,21 @@ MUTANTS = (
     *in_file(
         "fedrecon/federated/local.py",
         # One key for all local steps.
-        ("jax.random.fold_in(context.key, step)", "context.key", _STEPS),
+        (
+            "jax.random.fold_in(context.key, step)",
+            "context.key",
+            _F + "test_engine.py::test_every_step_has_a_key_of_its_own",
+        ),
         (
             "return packed(jnp.subtract, new, old)",
             "return packed(jnp.subtract, old, new)",
             _CLOSED_FORM,
         ),
-        ("weight=batches.count.astype", "weight=valid.sum().astype", _STEPS),
+        (
+            "weight=batches.count.astype(jnp.float32)",
+            "weight=(batches.count > 0).astype(jnp.float32)",
+            _CLOSED_FORM,
+        ),
         ("total = value + penalty", "total = value - penalty", recorded("moon")),
         ("jax.lax.cond(places[1].any(), take_step", "jax.lax.cond(True, take_step", _PADDED),
         (
@@ -146,7 +158,7 @@ MUTANTS = (
         (
             "jax.random.fold_in(key, step // per_epoch)",
             "key",
-            _F + "test_batching.py::test_passes_are_reshuffled_and_every_order_is_as_likely",
+            _F + "test_batching.py::test_passes_of_fixed_steps_are_reshuffled",
         ),
         (
             "probability = expected_batch_size / jnp.maximum(valid.sum(), 1)",
@@ -190,19 +202,18 @@ MUTANTS = (
     *in_file(
         "fedrecon/federated/cohorts.py",
         (
-            "jnp.where(places < flags.shape[0], places + first, clients)",
-            "jnp.where(places < flags.shape[0], places, clients)",
-            _PARALLEL,
+            'lambda x, rows: x.at[numbers].set(rows, mode="drop"), old',
+            'lambda x, rows: x.at[numbers].add(rows, mode="drop"), old',
+            recorded("scaffold"),
         ),
         (
-            "return count if count < clients // mesh.size else None",
-            "return count // mesh.size if count < clients else None",
-            _PARALLEL,
+            'x.dtype).at[numbers].set(x, mode="drop")',
+            "x.dtype).at[: len(numbers)].set(x)",
+            recorded("scaffold"),
         ),
     ),
     *in_file(
         "fedrecon/federated/trees.py",
-        ("jnp.where(w > 0, w, 1), inner)", "w, inner)", _NOT_FINITE),
         (
             "total * jnp.maximum(jnp.abs(weight), 1) < 1e30",
             "total < 1e30",
@@ -211,11 +222,6 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/federated/evaluation.py",
-        (
-            "model = algorithm.release(model)",
-            "model = model.variables",
-            _F + "test_algorithms_server.py::test_afl_finds_the_minimax_model",
-        ),
         (
             "fill(_personal(algorithm, algorithm.release(state), *pick), frozen)",
             "fill(_personal(algorithm, state.variables, *pick), frozen)",

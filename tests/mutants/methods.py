@@ -73,7 +73,7 @@ _METHODS = (
         (
             "weight = clients * context.broadcast[number]",
             "weight = context.broadcast[number]",
-            _F + "test_algorithms_server.py::test_afl_finds_the_minimax_model",
+            _F + "test_algorithms_server.py::test_afl_with_equal_losses_keeps_the_mixture_and_is_fedavg",
         ),
         (
             "(jnp.cumsum(u) - 1) / jnp.arange(1, len(v) + 1)",
@@ -207,11 +207,6 @@ _REDUCERS = (
     *in_file(
         "fedrecon/federated/reducers/screening.py",
         ("jnp.maximum(chosen.sum() - 1, 0) // 2", "chosen.sum() // 2", _SCREENING + "who_is_flagged"),
-        (
-            "_cosines(updates, norms, passed, context)",
-            "_cosines(updates, norms, included, context)",
-            _SCREENING + "who_is_flagged",
-        ),
         (
             "inner.reduce(uploads, passed, state, context)",
             "inner.reduce(uploads, included, state, context)",
