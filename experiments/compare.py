@@ -79,7 +79,7 @@ def compare(
     baseline: str,
     metric: str,
     worst: bool = False,
-    **way,
+    **execution,
 ) -> list[reporting.ComparisonRow]:
     """Runs what is not yet run, and writes the tables and the figure.
 
@@ -90,7 +90,7 @@ def compare(
       baseline: differences are taken to this method.
       metric: a figure of the task.
       worst: compares the worst client of each training, not the mean of the clients.
-      **way: ``parallel`` and ``rounds_per_dispatch`` as in `run`.
+      **execution: ``parallel`` and ``rounds_per_dispatch`` as in `run`.
     """
     own: dict[str, dict[int, float]] = {name: {} for name in planned}
     released: dict[str, dict[int, float]] = {name: {} for name in planned}
@@ -101,7 +101,7 @@ def compare(
             settings = with_seed(settings, seed)
             try:
                 with Workdir(_path(workdir, name, seed), flat(settings), environment) as directory:
-                    results, cost = run(settings, directory, data=data.get(seed), **way)
+                    results, cost = run(settings, directory, data=data.get(seed), **execution)
             except FlagError as error:
                 raise error.renamed("algorithm", name) from error
             mean, lowest = summary(results.own, metric)

@@ -31,7 +31,7 @@ _BRIGHTEST = 99.7
 
 
 def trajectory_figure() -> Figure:
-    """Every trajectory of the library with a few readouts, coloured in the order of acquisition."""
+    """Every trajectory of the library with a few readouts, colored in the order of acquisition."""
     design = {"field_of_view": 0.24, "gradient_limit": 0.03, "slew_limit": 120.0, "dwell_time": 4e-6}
     flat = {
         "cartesian_trajectory": operators.mri.cartesian_trajectory((16, 64)),
@@ -63,11 +63,11 @@ def trajectory_figure() -> Figure:
         if len(readouts) == 1:
             # Pieces of one long readout, each up to the first sample of the next.
             readouts = [readouts[0, start : start + 101] for start in range(0, readouts.shape[1], 100)]
-        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(readouts)))
-        for line, colour in zip(readouts, colours, strict=True):
-            axis.plot(*np.asarray(line)[:, ::-1].T, color=colour, linewidth=0.7)
+        colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(readouts)))
+        for line, color in zip(readouts, colors, strict=True):
+            axis.plot(*np.asarray(line)[:, ::-1].T, color=color, linewidth=0.7)
             if index < 7:
-                axis.plot(*np.asarray(line)[::4, ::-1].T, ".", color=colour, markersize=1.6)
+                axis.plot(*np.asarray(line)[::4, ::-1].T, ".", color=color, markersize=1.6)
         axis.set_title(name, fontsize=8.5, family="monospace")
         axis.set(xlim=(-0.56, 0.56), ylim=(-0.56, 0.56), xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
         axis.tick_params(labelsize=6.5, pad=1 if not space else -3)
@@ -157,13 +157,13 @@ def _comparison(
     return figure
 
 
-def save(figure: Figure, path: Path, *, grey: bool) -> None:
-    """Writes a small PNG in one step: 64 levels of grey, or a palette of 64 colours."""
+def save(figure: Figure, path: Path, *, gray: bool) -> None:
+    """Writes a small PNG in one step: 64 levels of gray, or a palette of 64 colors."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, dpi=100, facecolor=figure.get_facecolor(), format="png")
-    image = Image.open(buffer).convert("L" if grey else "RGB")
+    image = Image.open(buffer).convert("L" if gray else "RGB")
     image = (
-        image.point(lambda v: v // 4 * 255 // 63) if grey else image.quantize(64, dither=Image.Dither.NONE)
+        image.point(lambda v: v // 4 * 255 // 63) if gray else image.quantize(64, dither=Image.Dither.NONE)
     )
     image.save(small, "png", optimize=True)
     write_atomically(path, small.getvalue())
@@ -183,10 +183,10 @@ def main(argv: list[str]) -> None:
     try:
         if not output.is_dir():
             raise ValueError(f"--output_dir: expected an existing folder, found {output}")
-        save(trajectory_figure(), output / "trajectories.png", grey=False)
+        save(trajectory_figure(), output / "trajectories.png", gray=False)
         if data is not None:
-            save(radial_figure(Path(data) / RADIAL), output / "radial_phantom.png", grey=True)
-            save(brain_figure(Path(data) / BRAIN), output / "poisson_brain.png", grey=True)
+            save(radial_figure(Path(data) / RADIAL), output / "radial_phantom.png", gray=True)
+            save(brain_figure(Path(data) / BRAIN), output / "poisson_brain.png", gray=True)
     except (ValueError, OSError) as error:
         sys.exit(f"operator_figures: {' '.join(str(error).split())}")
 

@@ -82,7 +82,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, f"File of the images; its name ends in {suffixes}.", required=True)
     for name, values, text in (
         ("method", tuple(METHODS), "Reconstruction; gridding is zero-filling on a Cartesian grid."),
-        ("coil_maps", COIL_MAPS, "How coil sensitivities come from the centre of k-space."),
+        ("coil_maps", COIL_MAPS, "How coil sensitivities come from the center of k-space."),
         ("mask", MASKS, "Kind of the undersampling by --acceleration."),
         ("trajectory_unit", TRAJECTORY_UNITS, "Unit of an ISMRMRD trajectory; cycles/pixel when not given."),
     ):
@@ -91,16 +91,16 @@ def define_flags() -> None:
         (
             "calibration_size",
             1,
-            "Largest edge of the centre of k-space that coil maps come from, in samples.",
+            "Largest edge of the center of k-space that coil maps come from, in samples.",
         ),
         ("iterations", 1, "Number of iterations; the method's own when not given."),
         ("seed", 0, "Seed of the undersampling."),
     ):
         flags.DEFINE_integer(name, default[name], text, lower_bound=smallest)
     for name, smallest, largest, text in (
-        ("weight", 0.0, None, "Weight of the regularisation; the method's own when not given."),
+        ("weight", 0.0, None, "Weight of the regularization; the method's own when not given."),
         ("acceleration", 1.0, None, "Undersample a fully sampled measurement about this many times."),
-        ("center_fraction", 0.0, 1.0, "Fraction of each undersampled axis in the fully sampled centre."),
+        ("center_fraction", 0.0, 1.0, "Fraction of each undersampled axis in the fully sampled center."),
     ):
         flags.DEFINE_float(name, default[name], text, lower_bound=smallest, upper_bound=largest)
     flags.DEFINE_bool("whiten", default["whiten"], "Decorrelate the coils where the file has a noise scan.")

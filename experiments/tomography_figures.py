@@ -136,12 +136,12 @@ def coordinate_figure() -> Figure:
     return figure
 
 
-def _arrow(axis, start, end, colour, width=1.2) -> None:
+def _arrow(axis, start, end, color, width=1.2) -> None:
     axis.annotate(
         "",
         xy=end,
         xytext=start,
-        arrowprops={"arrowstyle": "->", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0},
+        arrowprops={"arrowstyle": "->", "color": color, "lw": width, "shrinkA": 0, "shrinkB": 0},
     )
 
 
@@ -313,11 +313,11 @@ def main(argv: list[str]) -> None:
     try:
         if not output.is_dir():
             raise ValueError(f"--output_dir: expected an existing folder, found {output}")
-        save(coordinate_figure(), output / "ct_coordinates.png", grey=False)
+        save(coordinate_figure(), output / "ct_coordinates.png", gray=False)
         if data is not None:
-            save(tooth_figure(Path(data) / TOOTH), output / "tooth.png", grey=True)
-            save(disc_figure(Path(data) / DISC), output / "helsinki_disc.png", grey=True)
-            save(low_dose_figure(Path(data) / CLINICAL), output / "low_dose_ct.png", grey=True)
+            save(tooth_figure(Path(data) / TOOTH), output / "tooth.png", gray=True)
+            save(disc_figure(Path(data) / DISC), output / "helsinki_disc.png", gray=True)
+            save(low_dose_figure(Path(data) / CLINICAL), output / "low_dose_ct.png", gray=True)
     except (ValueError, OSError) as error:
         sys.exit(f"tomography_figures: {' '.join(str(error).split())}")
 

@@ -64,14 +64,18 @@ def main(dotted: Dotted) -> None:
             automatic=values.distributed,
             start_seconds=values.start_seconds,
         )
-        way = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
+        execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
         with (
             open_workdir(
-                values.workdir, flat(settings), describe_environment(), resume=values.resume, way=way
+                values.workdir,
+                flat(settings),
+                describe_environment(),
+                resume=values.resume,
+                execution=execution,
             ) as workdir,
             Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,
         ):
-            outcome = run(settings, workdir, arrive=watchdog.arrive, **way)
+            outcome = run(settings, workdir, report_stage=watchdog.report_stage, **execution)
         if is_lead():
             print_results(settings, *outcome)
     except (ValueError, PeerError) as error:

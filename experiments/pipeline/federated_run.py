@@ -66,7 +66,7 @@ def run(
     parallel: str = "auto",
     rounds_per_dispatch: int = 1,
     data: FederatedData | None = None,
-    arrive: Callable[[str], None] = lambda place: None,
+    report_stage: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Results, Cost]:
     """Trains, or finishes what an interrupted run left, and scores; a finished run is only read.
 
@@ -78,7 +78,7 @@ def run(
       parallel: how clients run on one device; see `resolve_parallel`.
       rounds_per_dispatch: rounds compiled into one call.
       data: of these settings, if they were loaded before.
-      arrive: is told what begins, as of `Watchdog`.
+      report_stage: called with the name of each stage that begins, as in `Watchdog`.
 
     Raises:
       ValueError: a setting or the data do not fit; names the flag or the file.
@@ -94,7 +94,7 @@ def run(
         save_partition_plot(
             workdir / "partition.png", data.counts, data.train.names, data.labels, title=title
         )
-    execution = Execution(parallel, rounds_per_dispatch, arrive)
+    execution = Execution(parallel, rounds_per_dispatch, report_stage)
     with naming_the_line(settings.federation.methods_from):
         results, compile_seconds = _train_and_score(settings, workdir, data, execution)
     if is_lead():
@@ -167,7 +167,7 @@ def _train_and_score(settings, workdir, data: FederatedData, execution) -> tuple
         client: (int(a), int(b))
         for client, a, b in zip(data.train.names, data.train.counts, data.test.counts, strict=True)
     }
-    up, down = (sum(r[way] for r in log) for way in ("bytes_up", "bytes_down"))
+    up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
     # Streamed rounds compile in the first of them.
     seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
     return Results(own, released, counts, up, down, excluded, plan.report), seconds

@@ -29,10 +29,10 @@ class Reconstruction(NamedTuple):
 
     Attributes:
       scores: method -> site -> metric -> value on the test split; "reference" excluded.
-      images: method -> (sites, test examples, ny, nx) float32 magnitudes, normalised, for the figure.
+      images: method -> (sites, test examples, ny, nx) float32 magnitudes, normalized, for the figure.
       reconstruct: ``reconstruct(data) -> (clients, examples, ny, nx)`` magnitudes of the federated model.
       variables: the federated model, with averaged private leaves.
-      weights: regularisation weight chosen for each classical method on the validation split.
+      weights: regularization weight chosen for each classical method on the validation split.
     """
 
     scores: dict[str, Scores]
@@ -152,7 +152,7 @@ def _classical(
 
 
 def _best_weight(score: Callable[[float], float]) -> float:
-    """The weight of the highest score: of every second one, and then of the neighbours of the best."""
+    """The weight of the highest score: of every second one, and then of the neighbors of the best."""
     tried = {i: score(_WEIGHTS[i]) for i in range(0, len(_WEIGHTS), 2)}
     best = max(tried, key=tried.get)
     tried |= {i: score(_WEIGHTS[i]) for i in (best - 1, best + 1) if 0 <= i < len(_WEIGHTS)}

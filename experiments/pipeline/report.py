@@ -77,7 +77,7 @@ def write_results(workdir: Workdir, settings: Settings, outcome: Outcome) -> dic
         "sites": outcome.sites,
         "notes": outcome.notes,
         "reconstruction": outcome.reconstruction.scores,
-        "regularisation_weights": outcome.reconstruction.weights,
+        "regularization_weights": outcome.reconstruction.weights,
         "segmentation": outcome.segmentation.scores,
         "classification": outcome.classification.scores,
         "traffic": [t._asdict() for t in outcome.traffic],

@@ -56,12 +56,12 @@ class Execution:
       parallel: how clients run on a device: "scan", "vmap", a chunk size, or "auto", the fastest by a
         measured step.
       rounds_per_dispatch: rounds compiled into one call.
-      arrive: is told what begins, as of `Watchdog`.
+      report_stage: called with the name of each stage that begins, as in `Watchdog`.
     """
 
     parallel: str = "auto"
     rounds_per_dispatch: int = 1
-    arrive: Callable[[str], None] = lambda place: None
+    report_stage: Callable[[str], None] = lambda stage: None
 
 
 class Trained(NamedTuple):
@@ -131,7 +131,7 @@ def train_stage(
     clients = pool(stage.clients) if entry.pooled else stage.clients
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
     work = local_work(settings, budget, stage.clients, algorithm)
-    execution.arrive("compiling")
+    execution.report_stage("compiling")
     given = (settings, budget, algorithm, stage.variables, clients, workdir.path)
     parallel = resolve_parallel(execution, *given, mesh)
     with open_rounds(*given, mesh=mesh, parallel=parallel, **work) as rounds:
@@ -147,10 +147,10 @@ def train_stage(
             rounds=budget.rounds,
             dispatch=dispatch,
             rounds_per_dispatch=execution.rounds_per_dispatch,
-            summarise=rounds.records,
-            arrive=execution.arrive,
+            summarize=rounds.records,
+            report_stage=execution.report_stage,
         )
-        execution.arrive("the scores")
+        execution.report_stage("the scores")
         algorithm, state = rounds.algorithm, rounds.federation(state)
         released = rounds.average(state) if entry.exchanges else None
         if entry.pooled:

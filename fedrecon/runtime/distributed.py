@@ -150,14 +150,14 @@ def open_workdir(
     environment: dict[str, Any],
     *,
     resume: bool = True,
-    way: dict[str, Any] | None = None,
+    execution: dict[str, Any] | None = None,
     visible_seconds: float = 10,
 ) -> Workdir:
     """`Workdir` for all processes of a run: process 0 holds the lock and writes, the others read.
 
     Args:
       path, config, environment, resume: as in `Workdir`.
-      way: further JSON-able settings by flag that must be the same on all processes.
+      execution: further JSON-able settings by flag that must be the same on all processes.
       visible_seconds: how long a file of process 0 may take to be seen by the others.
 
     Raises:
@@ -167,7 +167,7 @@ def open_workdir(
     """
     if jax.process_count() == 1:
         return Workdir(path, config, environment, resume=resume)
-    check_same({**config, **(way or {}), "workdir": os.fspath(path), "resume": resume})
+    check_same({**config, **(execution or {}), "workdir": os.fspath(path), "resume": resume})
     workdir, refusal, token = None, "", secrets.token_hex(8)
     if is_lead():
         try:

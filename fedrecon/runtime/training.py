@@ -29,8 +29,8 @@ def train(
     rounds: int,
     dispatch: Callable[[int], Dispatch],
     rounds_per_dispatch: int = 1,
-    summarise: Callable[[PyTree], list[dict[str, Any]]],
-    arrive: Callable[[str], None] = lambda place: None,
+    summarize: Callable[[PyTree], list[dict[str, Any]]],
+    report_stage: Callable[[str], None] = lambda stage: None,
 ) -> PyTree:
     """Runs the rounds of one stage, from its newest checkpoint where there is one.
 
@@ -49,8 +49,8 @@ def train(
       dispatch: ``dispatch(n)`` returns the function ``(state, data, key) -> (state, info)`` that runs ``n``
         rounds, where every leaf of ``info`` has a leading axis of ``n`` rounds.
       rounds_per_dispatch: rounds compiled into one call.
-      summarise: turns the host copy of ``info`` into one JSON-able dict a round.
-      arrive: is told which round begins, as of `Watchdog`.
+      summarize: turns the host copy of ``info`` into one JSON-able dict a round.
+      report_stage: called with the name of each round that begins, as in `Watchdog`.
 
     Returns:
       The state after ``rounds`` rounds.
@@ -70,12 +70,12 @@ def train(
         ):
             while done < rounds:
                 count = min(rounds_per_dispatch, rounds - done)
-                arrive(f"{stage}, round {done + 1}")
+                report_stage(f"{stage}, round {done + 1}")
                 start = time.perf_counter()
                 state, info = dispatch(count)(state, data, key)
                 info = host_copy(info)
                 seconds = (time.perf_counter() - start) / count
-                for offset, record in enumerate(summarise(info)):
+                for offset, record in enumerate(summarize(info)):
                     log.append(stage, done + offset + 1, **record, seconds=round(seconds, 4))
                 done += count
                 checkpointer.save(done, state)
@@ -93,10 +93,10 @@ def train(
 @contextlib.contextmanager
 def _remembered_interrupts() -> Iterator[Callable[[], None]]:
     """Yields a function that raises KeyboardInterrupt if a signal had: Python drops what finalisers raise."""
-    came: list[int] = []
+    interrupts: list[int] = []
 
     def check() -> None:
-        if came:
+        if interrupts:
             raise KeyboardInterrupt
 
     def remembering(handler):
@@ -104,7 +104,7 @@ def _remembered_interrupts() -> Iterator[Callable[[], None]]:
             try:
                 handler(number, frame)
             except KeyboardInterrupt:
-                came.append(number)
+                interrupts.append(number)
                 raise
 
         return remember

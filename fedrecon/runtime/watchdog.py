@@ -32,11 +32,11 @@ class Watchdog:
     process 0's, so that nothing grows with the square of the number. A process whose file does not change
     for ``silent_seconds`` is dead or stopped, which ends this one with status 1, a line that names the other
     and the stacks of all threads. So does one that ended before the run was done. A process that does not
-    call `arrive` for ``stall_seconds`` is reported with the stacks, with the processes that have arrived less
-    often and those that have gone silent; that ends nothing, for it may be compiling. Clocks of different
-    machines are not compared.
+    call `report_stage` for ``stall_seconds`` is reported with the stacks, with the processes that have called
+    it less often and those that have gone silent; that ends nothing, for it may be compiling. Clocks of
+    different machines are not compared.
 
-    JAX aborts the others at once when process 0, its coordinator, dies; `last_words` then says that it did.
+    JAX aborts the others at once when process 0, its coordinator, dies; `crash_report` then says that it did.
     Also makes SIGTERM a KeyboardInterrupt, and ends a process that still waits for others 5 s after SIGTERM
     or Ctrl-C. With one process it does nothing at all.
 
@@ -73,9 +73,9 @@ class Watchdog:
         self._all = [i for i in range(self._count) if i != self._me]
         self._followed = self._all if self._me == 0 else [0]
 
-    def arrive(self, place: str) -> None:
-        """Says that this process begins with ``place``, as "round 7": everyone does so in the same order."""
-        self._place, self._arrived = place, time.monotonic()
+    def report_stage(self, stage: str) -> None:
+        """Says that this process begins ``stage``, as "round 7"; all processes do so in the same order."""
+        self._place, self._arrived = stage, time.monotonic()
         self._reported = self._arrived
         self._arrivals += 1
 
@@ -93,7 +93,7 @@ class Watchdog:
         self._old_handler = signal.signal(signal.SIGTERM, _interrupt)
         if self._me != 0:
             self._say = subprocess.Popen(
-                [sys.executable, "-S", "-E", str(Path(__file__).with_name("last_words.py")), self._name(),
+                [sys.executable, "-S", "-E", str(Path(__file__).with_name("crash_report.py")), self._name(),
                  str(self._file(self._me)), str(self._file(0)), str(4 * self._period)],
                 stdin=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
@@ -106,7 +106,7 @@ class Watchdog:
             return
         if isinstance(value, Exception):
             self._explain(value)
-        self._leave(_DONE if value is None else self._last_words(value))
+        self._leave(_DONE if value is None else self._reason(value))
         signal.set_wakeup_fd(self._old_wakeup)
         signal.signal(signal.SIGTERM, self._old_handler)
 
@@ -123,7 +123,7 @@ class Watchdog:
                 raise PeerError(f"{gone}; this was {self._name()} in {self._place}") from error
             time.sleep(self._period / 4)
 
-    def _last_words(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
         if isinstance(error, KeyboardInterrupt):
             return "was interrupted"
         return f"ended with {type(error).__name__}: {' '.join(str(error).split())[:300]}"

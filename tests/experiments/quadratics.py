@@ -25,12 +25,12 @@ def clients(**data) -> FederatedData:
     return FederatedData(both, both, arrays.valid.sum(1, keepdims=True), ("all",), "")
 
 
-def run(monkeypatch, folder, settings, data=None, **way):
+def run(monkeypatch, folder, settings, data=None, **execution):
     """``(results, cost, log)`` of `federated_run.run`."""
     monkeypatch.setattr(federated_run, "make_task", lambda settings, data: TASK)
     monkeypatch.setattr(federated_run, "save_partition_plot", lambda *arguments, **options: None)
     with Workdir(folder, flat(settings)) as workdir:
         results, cost = federated_run.run(
-            settings, workdir, data=data or clients(), **{"parallel": "scan", **way}
+            settings, workdir, data=data or clients(), **{"parallel": "scan", **execution}
         )
     return results, cost, read_log(folder / "metrics.jsonl")

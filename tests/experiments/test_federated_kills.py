@@ -47,7 +47,7 @@ def load_program(file: Path):
     return serialize_executable.deserialize_and_load(*program), *arrays
 
 
-def summarise(info):
+def summarize(info):
     total, count = info.metrics["loss"]
     return [{"loss": float(total[0] / count[0]), "who": np.flatnonzero(info.participated[0]).tolist()}]
 
@@ -65,7 +65,7 @@ def run(folder: Path, rounds: int, started: int) -> None:
             key,
             rounds=rounds,
             dispatch=lambda n: dispatch,
-            summarise=summarise,
+            summarize=summarize,
         )
     (folder / "killed.pickle").write_bytes(pickle.dumps(jax.device_get(state)))
 
@@ -76,7 +76,7 @@ def run_whole(folder: Path, rounds: int) -> None:
     records = []
     for _ in range(rounds):
         state, info = dispatch(state, data, key)
-        records += summarise(jax.device_get(info))
+        records += summarize(jax.device_get(info))
     (folder / "whole.pickle").write_bytes(pickle.dumps((jax.device_get(state), records)))
 
 

@@ -19,7 +19,7 @@ from fedrecon.classical import METHODS, calibration_block, prepare, undersample
 from fedrecon.data import FastMRIVolume, RawMeasurement, read_measurement, write_fastmri, write_ismrmrd
 
 SHAPE = (32, 32)
-# Off-centre and unlike its mirror images.
+# Off-center and unlike its mirror images.
 PHANTOM = np.asarray(operators.rasterize(operators.shepp_logan(), SHAPE)) * (1 + 0.3 * np.arange(32) / 32)
 MAPS = np.asarray(operators.mri.birdcage_maps(SHAPE, 4))
 MAPS = MAPS / np.linalg.norm(MAPS, axis=0)
@@ -140,7 +140,7 @@ def test_noise_scans_whiten_the_coils(tmp_path):
 
 @pytest.mark.slow
 def test_a_separate_calibration_scan_gives_the_maps(tmp_path):
-    """Every second line and no centre: what is measured alone could not tell the maps."""
+    """Every second line and no center: what is measured alone could not tell the maps."""
     pytest.importorskip("ismrmrd")
     kspace = np.asarray(operators.fft2c(MAPS * PHANTOM))[None].astype(np.complex64)
     center = np.abs(np.arange(32) - 15.5) < 8
@@ -151,7 +151,7 @@ def test_a_separate_calibration_scan_gives_the_maps(tmp_path):
         image, _ = images(tmp_path / "m.mrd", method=method, coil_maps="calibration")
         assert error(image[0], PHANTOM) < 0.15
     write_ismrmrd(tmp_path / "m.mrd", RawMeasurement(kspace * mask, SHAPE, mask=mask[None]))
-    with pytest.raises(ValueError, match="--coil_maps: expected a fully sampled centre"):
+    with pytest.raises(ValueError, match="--coil_maps: expected a fully sampled center"):
         images(tmp_path / "m.mrd", method="cg-sense")
 
 
@@ -254,7 +254,7 @@ def test_an_interrupted_command_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["k.h5"]
 
 
-def test_the_calibration_block_is_the_largest_sampled_centre():
+def test_the_calibration_block_is_the_largest_sampled_center():
     mask = np.zeros((16, 12), bool)
     assert calibration_block(mask, 24) == (0, 0)
     mask[:, 4:8] = True

@@ -43,9 +43,9 @@ def tiny(**changes):
     )
 
 
-def train(path, settings, **way):
+def train(path, settings, **execution):
     with Workdir(path, flat(settings)) as workdir:
-        return run(settings, workdir, **way)
+        return run(settings, workdir, **execution)
 
 
 def check(results, settings):

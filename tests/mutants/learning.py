@@ -217,7 +217,7 @@ _CLASSICAL = in_file(
     (
         "key=lambda block: (min(block), block[0] * block[1]))",
         "key=lambda block: block[0] * block[1])",
-        "tests/experiments/test_reconstruct.py::test_the_calibration_block_is_the_largest_sampled_centre",
+        "tests/experiments/test_reconstruct.py::test_the_calibration_block_is_the_largest_sampled_center",
     ),
     (
         "measurement.kspace * mask[:, None], mask=mask)",

@@ -17,7 +17,7 @@ import pytest
 
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.options import fields
-from fedrecon.runtime import DistributedError, PeerError, Watchdog, last_words, read_log, start, watchdog
+from fedrecon.runtime import DistributedError, PeerError, Watchdog, crash_report, read_log, start, watchdog
 from fedrecon.runtime.distributed import check_same
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def peer(tmp_path, monkeypatch):
 def test_a_stall_is_reported_with_stacks_and_who_is_behind(peer, tmp_path, capfd):
     peer.write()
     with Watchdog(tmp_path, stall_seconds=0.2, silent_seconds=60, period=0.02) as dog:
-        dog.arrive("round 7")
+        dog.report_stage("round 7")
         time.sleep(0.3)
     errors = capfd.readouterr().err
     assert "round 7 has been going on for 0 s (--stall_seconds)" in errors
@@ -111,7 +111,7 @@ def test_a_stall_is_reported_with_stacks_and_who_is_behind(peer, tmp_path, capfd
 def test_a_stall_names_who_arrived_and_went_silent(peer, tmp_path, capfd):
     peer.write(arrivals=1, place="round 7")
     with Watchdog(tmp_path, stall_seconds=0.3, silent_seconds=60, period=0.02) as dog:
-        dog.arrive("round 7")
+        dog.report_stage("round 7")
         time.sleep(0.5)
     errors = capfd.readouterr().err
     assert "not arrived: nobody; silent: process 1 (h, pid 7), for 0 s, in round 7\n" in errors
@@ -127,7 +127,7 @@ def test_a_failure_of_communication_names_who_is_gone(peer, tmp_path):
         ),
         dog,
     ):
-        dog.arrive("round 7")
+        dog.report_stage("round 7")
         raise RuntimeError("connection closed")
 
 
@@ -153,11 +153,11 @@ def test_silence_ends_the_process(peer, tmp_path, monkeypatch, capfd):
     ("said", "message"),
     [("farewell\n", ""), ("", "process 0 (h, pid 7) died, last in round 6; this was me")],
 )
-def test_last_words_name_a_dead_coordinator(said, message, tmp_path):
+def test_the_crash_report_names_a_dead_coordinator(said, message, tmp_path):
     (tmp_path / "0.json").write_text('{"host": "h", "pid": 7, "beat": 1, "place": "round 6", "ended": ""}')
     files = [str(tmp_path / "1.json"), str(tmp_path / "0.json")]
     process = subprocess.run(
-        [sys.executable, "-S", "-E", last_words.__file__, "me", *files, "0.1"],
+        [sys.executable, "-S", "-E", crash_report.__file__, "me", *files, "0.1"],
         input=said,
         capture_output=True,
         text=True,

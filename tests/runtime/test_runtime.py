@@ -125,7 +125,7 @@ def _train(path, rounds, rounds_per_dispatch=1, dispatch=_dispatch):
             rounds=rounds,
             dispatch=dispatch,
             rounds_per_dispatch=rounds_per_dispatch,
-            summarise=lambda info: [{"loss": float(value)} for value in info["loss"]],
+            summarize=lambda info: [{"loss": float(value)} for value in info["loss"]],
         )
 
 

@@ -1,4 +1,4 @@
-"""Says which process of a run died when JAX, having lost its coordinator, aborts the one that was asked.
+"""Crash report: names the process that died when JAX, having lost its coordinator, aborts another one.
 
 A program of its own, started by `Watchdog` and using the standard library alone: it outlives its parent.
 Arguments: the parent's name, the files of the parent and of process 0, and seconds of silence. On standard
