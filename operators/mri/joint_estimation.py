@@ -1,6 +1,8 @@
 """Image and coil sensitivities estimated together from the same measurement."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,56 +81,12 @@ def nlinv(
     if positive_number(reduction, "nlinv: reduction") >= 1:
         raise ValueError(f"nlinv: reduction: expected a number less than 1, found {reduction}")
     weights = positive_number(regularization, "nlinv: regularization") * reduction ** np.arange(iterations)
-    decay = _sobolev_decay(
+    smooth_maps = _SmoothMaps(
         shape, positive_number(smoothness, "nlinv: smoothness"), positive_number(order, "nlinv: order")
     )
-    grid = tuple(range(-len(shape), 0))
-
-    # Native order of the transform: the origin of the maps is a phase of their coefficients.
-    def smooth(coefficients):
-        weighted = jnp.asarray(decay, coefficients.real.dtype) * coefficients
-        return math.sqrt(decay.size) * jnp.fft.ifftn(weighted, axes=grid)
-
-    def smooth_adjoint(maps):
-        transformed = jnp.fft.fftn(maps, axes=grid) / math.sqrt(decay.size)
-        return jnp.asarray(decay, maps.real.dtype) * transformed
 
     def one(kspace):
-        measured = fourier.H(kspace)
-        energy = jnp.sum(squared(measured))
-        gain = jnp.sum((measured.conj() * fourier.gram(measured)).real) / jnp.where(energy > 0, energy, 1)
-        gain = jnp.where(gain > 0, gain, 1)
-        scale = jnp.sqrt(energy / decay.size) / gain
-        scale = jnp.where(scale > 0, scale, 1)
-        measured = measured / (gain * scale)
-        start = jnp.concatenate([jnp.ones_like(measured[:1]), jnp.zeros_like(measured)])
-
-        def step(x, weight):
-            image, maps = x[0], smooth(x[1:])
-
-            def adjoint(images):
-                combined = jnp.sum(maps.conj() * images, axis=0, keepdims=True)
-                return jnp.concatenate([combined, smooth_adjoint(image.conj() * images)])
-
-            def gram(dx):
-                return adjoint(fourier.gram(image * smooth(dx[1:]) + dx[0] * maps) / gain)
-
-            misfit = adjoint(measured - fourier.gram(image * maps) / gain)
-            update, _ = cg(
-                gram,
-                misfit + weight * (start - x),
-                l2=weight,
-                tolerance=cg_tolerance,
-                max_iterations=cg_iterations,
-            )
-            return x + update, None
-
-        x, _ = jax.lax.scan(step, start, jnp.asarray(weights, measured.real.dtype))
-        maps = smooth(x[1:])
-        power = jnp.sum(squared(maps), axis=0)
-        root = jnp.sqrt(jnp.where(power > 0, power, 1))
-        maps = jnp.where(power > 0, maps / root, len(maps) ** -0.5)
-        return jnp.where(power > 0, scale * root * x[0], 0), maps
+        return _estimate(fourier, kspace, smooth_maps, weights, (cg_tolerance, cg_iterations))
 
     batch = kspace.shape[: kspace.ndim - axes]
     if not batch:
@@ -137,6 +95,80 @@ def nlinv(
     return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), results)
 
 
-def _sobolev_decay(shape: tuple[int, ...], smoothness: float, order: float) -> np.ndarray:
-    frequencies = np.meshgrid(*(n * np.fft.fftfreq(n) for n in shape), indexing="ij")
-    return (1 + smoothness * sum(q**2 for q in frequencies)) ** (-order / 2)
+class _SmoothMaps:
+    """Maps of an image's shape from coefficients, decaying as a Sobolev norm demands, and the adjoint."""
+
+    def __init__(self, shape: tuple[int, ...], smoothness: float, order: float) -> None:
+        frequencies = np.meshgrid(*(n * np.fft.fftfreq(n) for n in shape), indexing="ij")
+        self.decay = (1 + smoothness * sum(q**2 for q in frequencies)) ** (-order / 2)
+        self.grid = tuple(range(-len(shape), 0))
+
+    # Native order of the transform: the origin of the maps is a phase of their coefficients.
+    def __call__(self, coefficients: jax.Array) -> jax.Array:
+        weighted = jnp.asarray(self.decay, coefficients.real.dtype) * coefficients
+        return math.sqrt(self.decay.size) * jnp.fft.ifftn(weighted, axes=self.grid)
+
+    def adjoint(self, maps: jax.Array) -> jax.Array:
+        transformed = jnp.fft.fftn(maps, axes=self.grid) / math.sqrt(self.decay.size)
+        return jnp.asarray(self.decay, maps.real.dtype) * transformed
+
+
+class _Problem(NamedTuple):
+    """What is solved: ``gram(maps * image) / gain = measured``, from the coefficients ``start``."""
+
+    gram: Callable[[jax.Array], jax.Array]
+    gain: jax.Array
+    measured: jax.Array
+    start: jax.Array
+    smooth_maps: _SmoothMaps
+
+
+def _estimate(fourier, kspace, smooth_maps, weights, limits):
+    """Image and maps of one measurement (coils, *fourier.out_shape)."""
+    measured = fourier.H(kspace)
+    energy = jnp.sum(squared(measured))
+    gain = jnp.sum((measured.conj() * fourier.gram(measured)).real) / jnp.where(energy > 0, energy, 1)
+    gain = jnp.where(gain > 0, gain, 1)
+    scale = jnp.sqrt(energy / smooth_maps.decay.size) / gain
+    scale = jnp.where(scale > 0, scale, 1)
+    measured = measured / (gain * scale)
+    start = jnp.concatenate([jnp.ones_like(measured[:1]), jnp.zeros_like(measured)])
+    problem = _Problem(fourier.gram, gain, measured, start, smooth_maps)
+
+    def step(x, weight):
+        return x + _gauss_newton_update(problem, x, weight, limits), None
+
+    x, _ = jax.lax.scan(step, start, jnp.asarray(weights, measured.real.dtype))
+    return _normalized(x[0], smooth_maps(x[1:]), scale)
+
+
+def _gauss_newton_update(problem, x, weight, limits):
+    """The step from x, the image and then the coefficients of the maps, by the linearized problem."""
+    gram, gain, measured, start, smooth_maps = problem
+    image, maps = x[0], smooth_maps(x[1:])
+
+    def adjoint(images):
+        combined = jnp.sum(maps.conj() * images, axis=0, keepdims=True)
+        return jnp.concatenate([combined, smooth_maps.adjoint(image.conj() * images)])
+
+    def normal(dx):
+        return adjoint(gram(image * smooth_maps(dx[1:]) + dx[0] * maps) / gain)
+
+    misfit = adjoint(measured - gram(image * maps) / gain)
+    tolerance, iterations = limits
+    update, _ = cg(
+        normal,
+        misfit + weight * (start - x),
+        l2=weight,
+        tolerance=tolerance,
+        max_iterations=iterations,
+    )
+    return update
+
+
+def _normalized(image, maps, scale):
+    """The image, and maps of unit norm in every pixel: constant where all of them are zero."""
+    power = jnp.sum(squared(maps), axis=0)
+    root = jnp.sqrt(jnp.where(power > 0, power, 1))
+    maps = jnp.where(power > 0, maps / root, len(maps) ** -0.5)
+    return jnp.where(power > 0, scale * root * image, 0), maps
