@@ -190,6 +190,9 @@ def test_a_failing_engine_leaves_a_reason(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_in_small_reports_everything_it_measured(tmp_path, capsys, monkeypatch):
+    # Compiling is most of the time.
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    monkeypatch.setenv("XLA_FLAGS", flags)
     absent = dataclasses.replace(ENGINES["torch"], modules=("no_such_module",))
     monkeypatch.setitem(ENGINES, "elsewhere", absent)
     path = tmp_path / "r.json"

@@ -57,7 +57,6 @@ def images(path, **options):
         return file["image"][()], dict(file.attrs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reconstructs_the_phantom(tmp_path, method):
     """Twice undersampled: closer to the truth than the zero-filled image."""
@@ -84,7 +83,6 @@ def test_every_method_reconstructs_the_phantom(tmp_path, method):
     assert record["nmse"] == pytest.approx(mse / np.mean(PHANTOM**2), rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("coil_maps", ["walsh", "espirit"])
 def test_coil_maps_of_every_kind_serve(tmp_path, coil_maps):
     write_phantom(tmp_path / "k.h5", mask=np.asarray(operators.equispaced_mask(32, 2, 0.5)) > 0)
@@ -93,7 +91,6 @@ def test_coil_maps_of_every_kind_serve(tmp_path, coil_maps):
     assert "psnr" not in record
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["gridding", "cg-sense"])
 def test_spokes_become_an_upright_image(tmp_path, method):
     write_spokes(tmp_path / "r.h5")
@@ -106,7 +103,6 @@ def test_spokes_become_an_upright_image(tmp_path, method):
         assert error(other, disc) > 0.2
 
 
-@pytest.mark.slow
 def test_the_unit_of_the_scanner_is_kept(tmp_path):
     found = []
     for scale in (1e-6, 1e4):
@@ -118,7 +114,6 @@ def test_the_unit_of_the_scanner_is_kept(tmp_path):
     assert error(found[0], PHANTOM) < 0.05
 
 
-@pytest.mark.slow
 def test_noise_scans_whiten_the_coils(tmp_path):
     """The image is the signal in standard deviations of the noise: sqrt(c^H C^-1 c) for coil images c."""
     pytest.importorskip("ismrmrd")
@@ -138,7 +133,6 @@ def test_noise_scans_whiten_the_coils(tmp_path):
     assert not record["whitened"]
 
 
-@pytest.mark.slow
 def test_a_separate_calibration_scan_gives_the_maps(tmp_path):
     """Every second line and no center: what is measured alone could not tell the maps."""
     pytest.importorskip("ismrmrd")
@@ -155,7 +149,6 @@ def test_a_separate_calibration_scan_gives_the_maps(tmp_path):
         images(tmp_path / "m.mrd", method="cg-sense")
 
 
-@pytest.mark.slow
 def test_images_are_written_as_nifti_and_png(tmp_path):
     nibabel = pytest.importorskip("nibabel")
     pytest.importorskip("ismrmrd")
@@ -180,7 +173,6 @@ def test_images_are_written_as_nifti_and_png(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.nii", "a.nii.gz", "a.png", "m.mrd"]
 
 
-@pytest.mark.slow
 def test_wrong_options_are_refused_by_name(tmp_path):
     source, output = write_phantom(tmp_path / "k.h5"), str(tmp_path / "o.h5")
     spokes = write_spokes(tmp_path / "r.h5")
@@ -245,7 +237,6 @@ def test_the_command_says_what_it_did_or_what_is_wrong_in_one_line(tmp_path):
     assert result.stderr.strip().count("\n") == 0 and "bad.h5: expected an HDF5 file" in result.stderr
 
 
-@pytest.mark.slow
 def test_an_interrupted_command_leaves_nothing(tmp_path):
     source = write_phantom(tmp_path / "k.h5")
     patch = "def stop(*_): raise KeyboardInterrupt\nr.h5py.File.attrs = property(stop)"
@@ -274,7 +265,6 @@ def test_undersampling_removes_the_samples_left_out(tmp_path):
     np.testing.assert_array_equal(kept.kspace[..., mask], prepared.measurement.kspace[..., mask])
 
 
-@pytest.mark.slow
 def test_measured_samples_become_the_published_image(tmp_path, measured_data):
     path = measured_data("mri/brain_8ch_poisson.h5")
     run(ReconstructOptions(str(path), str(tmp_path / "o.h5"), method="rss"))
@@ -282,7 +272,6 @@ def test_measured_samples_become_the_published_image(tmp_path, measured_data):
         np.testing.assert_allclose(found["image"][()], published["reconstruction_rss"][()], atol=1e-4)
 
 
-@pytest.mark.slow
 def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
     path = measured_data("mri/brain_cimax3t_16ch.h5")
     psnr = {}
@@ -303,7 +292,6 @@ def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
     assert psnr["cg-sense"] > psnr["rss"] + 1.5
 
 
-@pytest.mark.slow
 def test_measured_spokes_show_the_object_in_the_middle_of_the_oversampled_view(tmp_path, measured_data):
     run(
         ReconstructOptions(
