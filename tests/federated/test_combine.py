@@ -103,11 +103,11 @@ class Notes(NamedTuple):
 
 
 def recording(mu, scale=1.0):
-    """Every hook once: targets that move with each step, a penalty whose aux is summed and sent."""
+    """Every hook once: targets that move with each step, a growing penalty whose aux is summed and sent."""
 
     def penalty(params, stats, batch, memory, context, key):
         squared = optax.tree.norm(params, squared=True)
-        return 0.5 * mu * squared, scale * squared
+        return 0.5 * mu * (1 + memory.steps) * squared, scale * squared
 
     def prepare(batch, memory, context, key):
         return {**batch, "b": batch["b"] + 0.5 * memory.steps}
@@ -156,11 +156,12 @@ def test_every_hook_reaches_the_step_in_order(fx):
     y, total, loss = np.tile(START, (4, 1)).astype(np.float64), np.zeros(4), np.zeros(4)
     for step in range(steps):
         b = fx.b + 2 * 0.5 * step
-        gradient = fx.a[:, None] * (y - b) + sum(mus) * y
+        mu = sum(mus) * (1 + step)
+        gradient = fx.a[:, None] * (y - b) + mu * y
         up = y + radius * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
         total += (up**2).sum(1)
         loss += 0.5 * fx.a * ((up - b) ** 2).sum(1)
-        y = y - RATE * (fx.a[:, None] * (up - b) + sum(mus) * up)
+        y = y - RATE * (fx.a[:, None] * (up - b) + mu * up)
     np.testing.assert_allclose(result.variables.params["w"], y, rtol=1e-5)
     np.testing.assert_allclose(result.metrics["loss"][0], loss, rtol=1e-5)
     message, state = result.message, result.client_state.method
