@@ -137,14 +137,18 @@ def test_many_rounds_in_one_dispatch_are_bitwise_one_by_one(fx, parallel, device
     data = fx.regression_data(COUNTS)
     algorithm = algorithm_of(fx, sampler=fl.uniform_clients(3))
     mesh = fl.client_mesh(jax.devices()[:devices])
+    # Without optimizations, as tests are usually compiled, a loop's body may round otherwise.
+    compile = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     round = fl.make_round(algorithm, batch_size=2, epochs=1, parallel=parallel, mesh=mesh)
     variables = fx.regression.init(jax.random.key(0))
     state = fl.init_state(algorithm, variables, data, mesh)
-    infos = []
+    infos, single = [], compile(round)
     for _ in range(4):
-        state, info = round(state, data, KEY)
+        state, info = single(state, data, KEY)
         infos.append(info)
-    together, stacked = fl.run_rounds(round, 4)(fl.init_state(algorithm, variables, data, mesh), data, KEY)
+    together, stacked = compile(fl.run_rounds(round, 4))(
+        fl.init_state(algorithm, variables, data, mesh), data, KEY
+    )
     fx.assert_equal(together, state)
     fx.assert_equal(stacked, jax.tree.map(lambda *x: jnp.stack(x), *infos))
     assert int(state.round) == 4
