@@ -11,7 +11,7 @@ import pytest
 from fedrecon import federated as fl
 from fedrecon.federated.cohorts import largest_cohort
 
-CLIENTS, COUNT = 9, 3
+CLIENTS, COUNT = 12, 3
 
 
 def data_of(fx, clients):
@@ -47,8 +47,8 @@ def test_one_after_another_the_bits_are_those_of_all_clients(fx):
 @pytest.mark.parametrize(
     ("clients", "devices", "parallel"),
     [
-        (12, 3, "vmap"),
-        pytest.param(12, 3, "scan", marks=pytest.mark.slow),
+        (CLIENTS, 3, "vmap"),
+        pytest.param(CLIENTS, 3, "scan", marks=pytest.mark.slow),
         pytest.param(9, 1, "vmap", marks=pytest.mark.slow),
         pytest.param(9, 1, 2, marks=pytest.mark.slow),
     ],

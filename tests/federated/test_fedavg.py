@@ -31,20 +31,16 @@ def start(w=(0.3, -0.7)):
     return Variables({"w": jnp.asarray(w)}, {})
 
 
-def test_one_round_is_the_closed_form(fx):
+def test_every_round_is_the_closed_form_and_they_end_at_the_fixed_point(fx):
     algorithm = fl.fedavg(fx.quad, optax.sgd(RATE), weighting=fx.fixed_weights)
-    state, _ = run(algorithm, start(), fx.quad_data())
+    states, _ = fx.trajectory(fx.quad, algorithm, 400)(fx.quad_data())
     rho = (1 - RATE * fx.a[:, None]) ** fx.tau[:, None]
     w = np.array([0.3, -0.7])
-    local = fx.b + rho * (w - fx.b)
-    np.testing.assert_allclose(state.variables.params["w"], (fx.p[:, None] * local).sum(0), rtol=1e-5)
-
-
-def test_fixed_point(fx):
-    algorithm = fl.fedavg(fx.quad, optax.sgd(RATE), weighting=fx.fixed_weights)
-    state, _ = run(algorithm, start(), fx.quad_data(), rounds=400)
-    k = (fx.p * (1 - (1 - RATE * fx.a) ** fx.tau))[:, None]
-    np.testing.assert_allclose(state.variables.params["w"], (k * fx.b).sum(0) / k.sum(), rtol=1e-5)
+    for found in states.variables.params["w"][:3]:
+        w = (fx.p[:, None] * (fx.b + rho * (w - fx.b))).sum(0)
+        np.testing.assert_allclose(found, w, rtol=1e-5)
+    k = fx.p[:, None] * (1 - rho)
+    np.testing.assert_allclose(states.variables.params["w"][-1], (k * fx.b).sum(0) / k.sum(0)[0], rtol=1e-5)
 
 
 def test_one_full_batch_step_is_pooled_gradient_descent(fx):

@@ -71,7 +71,7 @@ def assert_received(received, times):
     assert int(received["participants"]) == times.sum()
 
 
-@pytest.mark.parametrize("gathered", [True, False])
+@pytest.mark.parametrize("gathered", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_kinds_of_messages_in_the_star(fx, gathered):
     """Three of five clients take part, one of them without a finite update; gathered or not as a cohort."""
     sampler = fl.uniform_clients(3)
@@ -121,7 +121,7 @@ def test_control_variates_have_no_weights(fx):
     np.testing.assert_allclose(states.exchange["w"], states.client.method["w"].mean(1), atol=1e-6)
 
 
-@pytest.mark.parametrize("factor", [1.0, 1e4])
+@pytest.mark.parametrize("factor", [1e4, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_fednova_and_the_median_withstand_a_false_message(fx, factor):
     """The normalizer of one client, times 1e4, moves the model by no more than to the next client's."""
     nova = normalized_averaging(RATE)
