@@ -2,10 +2,10 @@
 
 A seed sets the data (of simulated cohorts), the partition, the initial weights, the batches and the samples
 of clients; they are the same for all methods, so differences are taken seed by seed. Every training has a
-directory of its own, --workdir/METHOD/seed-N, as of train_federated: an interrupted comparison continues,
+directory of its own, --workdir/METHOD/seed-N, as in train_federated: an interrupted comparison continues,
 and a finished one is extended by more --methods or --seeds. The working directory gets comparison.csv, .tex,
 .md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
-comparators local_only and centralized take no notice of flags about what is exchanged (--reduce, --weighting,
+comparators local_only and centralized ignore flags about what is exchanged (--reduce, --weighting,
 --topology, --server_optimizer, --fault and the like), and centralized none of --sampler and --stream.
 --METHOD.NAME=VALUE sets a parameter of one method. --methods_from=FILE adds the methods of a Python file.
 

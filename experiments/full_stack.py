@@ -25,7 +25,7 @@ from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.options import flat
 from experiments.pipeline.programs import define_run_flags, fail, given_settings, interrupted, parse_flags
 from experiments.pipeline.run import run
-from experiments.pipeline.settings import Settings, resolve
+from experiments.pipeline.settings import FullStackSettings, resolve
 from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
 from operators.kernels import native
 
@@ -34,7 +34,7 @@ def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     try:
-        settings = resolve(given_settings(Settings, dotted))
+        settings = resolve(given_settings(FullStackSettings, dotted))
         set_cpu_devices(values.devices)
         native.prepare("convolution", "projector" if settings.modality == "ct" else "nufft")
         with (
@@ -49,5 +49,5 @@ def main(dotted: Dotted) -> None:
 
 
 if __name__ == "__main__":
-    define_run_flags(Settings)
+    define_run_flags(FullStackSettings)
     app.run(main, flags_parser=parse_flags)

@@ -90,7 +90,7 @@ def radial_figure(path: Path) -> Figure:
     """The second slice of the radial phantom by gridding, CG-SENSE and L1-wavelet, with a zoom."""
     raw = read_radial(path)
     kspace, shape = raw.kspace[1], (160, 160)
-    # The first excitations approach the steady state: every spoke has the same DC but for its amplitude.
+    # The first excitations approach the steady state: every spoke has the same DC except for its amplitude.
     kspace = kspace / _spoke_amplitudes(kspace[..., kspace.shape[-1] // 2])[:, None]
     delays = operators.mri.estimate_gradient_delays(kspace, raw.trajectory)
     trajectory = operators.mri.gradient_delay(raw.trajectory, delays)
@@ -105,7 +105,7 @@ def radial_figure(path: Path) -> Figure:
         "CG-SENSE": operators.cg_sense(S, y, l2=3e-3, max_iterations=50),
         "L1-wavelet": operators.l1_wavelet(S, y, 1e-3, key=jax.random.key(0)),
     }
-    # The object; the darker parts would vanish beside those under the coils.
+    # The object; the darker parts would vanish next to those under the coils.
     images = {name: np.asarray(image)[58:138, 28:132] for name, image in images.items()}
     return _comparison(images, zoom=(34, 30, 40, 52), gamma=0.7)
 

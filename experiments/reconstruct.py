@@ -1,9 +1,9 @@
 """Reconstructs the images of a raw measurement.
 
 Reads fastMRI HDF5, ISMRMRD, BART (.cfl) and radial HDF5 files, told apart by their content, and writes HDF5
-(complex images and how they came about), NIfTI or PNG (magnitudes). With --acceleration a fully sampled
-Cartesian measurement is undersampled first, and the result is compared with the root of the sum of squares of
-all of it.
+(complex images and the settings they were made with), NIfTI or PNG (magnitudes). With --acceleration a fully
+sampled Cartesian measurement is undersampled first, and the result is compared with the root of the sum of
+squares of all of it.
 
   python -m experiments.reconstruct --input=brain.h5 --output=brain.png --method=l1-wavelet --acceleration=4
   python -m experiments.reconstruct --input=scan.mrd --output=scan.nii.gz --coil_maps=walsh
@@ -82,7 +82,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, f"File of the images; its name ends in {suffixes}.", required=True)
     for name, values, text in (
         ("method", tuple(METHODS), "Reconstruction; gridding is zero-filling on a Cartesian grid."),
-        ("coil_maps", COIL_MAPS, "How coil sensitivities come from the center of k-space."),
+        ("coil_maps", COIL_MAPS, "Estimation of coil sensitivities from the center of k-space."),
         ("mask", MASKS, "Kind of the undersampling by --acceleration."),
         ("trajectory_unit", TRAJECTORY_UNITS, "Unit of an ISMRMRD trajectory; cycles/pixel when not given."),
     ):

@@ -212,7 +212,7 @@ def tooth_figure(path: Path) -> Figure:
 
 
 def disc_figure(path: Path) -> Figure:
-    """The Helsinki disc from arcs of 60, 30 and 30 degrees by FBP, SIRT and TV, beside the published mask."""
+    """The Helsinki disc from arcs of 60, 30 and 30 degrees by FBP, SIRT and TV, and the published mask."""
     rows, scores = {}, []
     for name, scan in read_htc(path).items():
         mask, shape = scan.image, scan.image.shape

@@ -7,8 +7,8 @@ fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, a
 --methods_from=FILE adds those of a Python file (CONTRIBUTING.md), and experiments.methods lists them all.
 --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer; an
 unknown NAME lists those that there are. docs/faults.md explains --fault, --screen_norm and --screen_cosine;
---topology is star, ring, single_pass, gossip or asynchronous; --stream keeps all but so many clients off the
-device.
+--topology is star, ring, single_pass, gossip or asynchronous; --stream bounds the number of clients on the
+device at a time.
 
   python -m experiments.train_federated --workdir=runs/first
   python -m experiments.train_federated --workdir=runs/prox --algorithm=fedprox --algorithm.strength=0.1

@@ -1,4 +1,4 @@
-"""What a training may spend, and the noise that a privacy budget demands."""
+"""Budgets of trainings, and the noise that a privacy budget demands."""
 
 from typing import NamedTuple
 

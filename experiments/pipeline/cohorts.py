@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.settings import FullStackSettings
 from fedrecon.data import (
     ClientData,
     Cohort,
@@ -48,7 +48,7 @@ class Cohorts(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_cohorts(settings: Settings) -> Cohorts:
+def load_cohorts(settings: FullStackSettings) -> Cohorts:
     """Simulates or reads the cohort that the settings name.
 
     Raises:
@@ -88,7 +88,7 @@ def load_cohorts(settings: Settings) -> Cohorts:
     return Cohorts(split, split, split, True, cohort.image_shape, table, (cohort.notes,))
 
 
-def _measured(settings: Settings) -> Cohorts:
+def _measured(settings: FullStackSettings) -> Cohorts:
     mri = load_measured_mri_cohort(
         settings.data_dir,
         acceleration=settings.acceleration,

@@ -38,7 +38,7 @@ class TrainSettings:
     preset: str = setting(
         "default", "Sizes: a minute or two, longer training, or a short trial", choices=PRESETS
     )
-    task: str = setting("classification", "What is learned", choices=TASKS)
+    task: str = setting("classification", "Task of the training", choices=TASKS)
     cohort: str = setting(
         "simulated",
         "Data: simulated, photographs of the retina (segmentation), chest radiographs (classification)",

@@ -1,4 +1,4 @@
-"""Who sends models to whom: rounds for each --topology, on the device or streamed."""
+"""Rounds for each --topology, on the device or streamed."""
 
 import contextlib
 import functools

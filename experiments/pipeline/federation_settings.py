@@ -21,7 +21,7 @@ WEIGHTINGS = ("default", "examples", "equal")
 
 @dataclasses.dataclass(frozen=True)
 class FederationSettings:
-    """How clients train together; the flag of the same name sets a field.
+    """Settings of federated training; the flag of the same name sets a field.
 
     ``algorithm_options`` and ``reduce_options`` hold the texts of the dotted flags, ``methods_sha256`` the
     SHA-256 of the file ``methods_from``.
@@ -39,12 +39,12 @@ class FederationSettings:
         "over all rounds, clips gradients to norm 1, and is kept from round to round",
         choices=OPTIMIZERS,
     )
-    sampler: str = setting("all", "Who takes part in a round", choices=SAMPLERS)
+    sampler: str = setting("all", "Choice of the clients of a round", choices=SAMPLERS)
     clients_per_round: int = setting(
         0, "Clients in a round (expected number, for poisson); 0 with --sampler=all", least=0
     )
     reduce: str = setting(
-        "mean", "What the server does with the updates; see --reduce.NAME=VALUE", choices=REDUCERS
+        "mean", "Reducer of the updates at the server; see --reduce.NAME=VALUE", choices=REDUCERS
     )
     reduce_options: tuple[tuple[str, str], ...] = ()
     screen_norm: float = setting(
@@ -71,7 +71,7 @@ class FederationSettings:
         1.0, "Learning rate of the server, for --server_optimizer other than default", above=0
     )
     rate_schedule: str = setting(
-        "constant", "How the clients' learning rate falls from round to round", choices=RATE_SCHEDULES
+        "constant", "Fall of the clients' learning rate from round to round", choices=RATE_SCHEDULES
     )
     final_rate: float = setting(
         0.1, "Part of the learning rate that is left in the last round, unless constant", above=0, most=1
@@ -80,7 +80,7 @@ class FederationSettings:
         0.0, "Probability that a client takes only a random part of its steps in a round", least=0, most=1
     )
     fault: str = setting(
-        "", "What goes wrong, KIND:CLIENT,...: nan, inf, exploding, flipped, crashed, empty or straggler"
+        "", "Faults of clients, KIND:CLIENT,...: nan, inf, exploding, flipped, crashed, empty or straggler"
     )
     fine_tune: int = setting(
         0, "Passes of each client over its data after training, for a released model of its own", least=0
@@ -89,17 +89,19 @@ class FederationSettings:
         "", "Part of the network that --fine_tune trains, such as head; all by default"
     )
     topology: str = setting(
-        "star", "Who sends models to whom; single_pass is one ring of one round", choices=TOPOLOGIES
+        "star",
+        "Paths of models between clients and server; single_pass is one ring of one round",
+        choices=TOPOLOGIES,
     )
     mixing: str = setting(
         "ring",
-        "Who averages with whom in --topology=gossip: two neighbors, all, or random pairs",
+        "Partners of a client in --topology=gossip: two neighbors, all, or random pairs",
         choices=MIXINGS,
     )
     visits: str = setting("fixed", "Order of the clients in --topology=ring or single_pass", choices=VISITS)
     handover: str = setting(
         "model",
-        "What travels in --topology=ring or single_pass: the model, or its optimizer's state, too",
+        "Handed on in --topology=ring or single_pass: the model, or its optimizer's state, too",
         choices=HANDOVERS,
     )
     concurrency: int = setting(
@@ -110,7 +112,7 @@ class FederationSettings:
     )
     delay: str = setting(
         "half_normal",
-        "How long an update takes in --topology=asynchronous; a straggler takes ten times as long",
+        "Distribution of the delays in --topology=asynchronous; a straggler takes ten times as long",
         choices=DELAYS,
     )
     discount: float = setting(
@@ -129,7 +131,7 @@ class FederationSettings:
     )
     stream_from: str = setting(
         "memory",
-        "Where the data of streamed clients are: memory, or an HDF5 file in --workdir",
+        "Place of the data of streamed clients: memory, or an HDF5 file in --workdir",
         choices=STREAM_SOURCES,
     )
     dp_epsilon: float = setting(

@@ -34,7 +34,7 @@ def plan_privacy(
     """Calibrates the noise so that all stages on a client's data together stay within ``--dp_epsilon``.
 
     Stages that train on the same patients compose: their steps are accounted as one run. Every client is
-    taken to join every round, whoever is sampled, absent or slow; asynchronous clients to send every update.
+    taken to join every round, even if absent or slow; asynchronous clients to send every update.
 
     Args:
       settings: of the federation.

@@ -1,4 +1,4 @@
-"""What the mains of the federated experiments share: flags of a run, their parsing, and ways to end."""
+"""Helpers of the mains of the federated experiments: flags of a run, their parsing, and ways to end."""
 
 import sys
 from collections.abc import Collection
@@ -29,7 +29,7 @@ def define_run_flags(
     flags.DEFINE_bool("resume", True, "Continue what is in --workdir; --noresume refuses instead.", **options)
     text = "CPU devices the clients are spread over; accelerators are all used."
     flags.DEFINE_integer("devices", 1, text, lower_bound=1, **options)
-    text = "How clients run on one device: scan, vmap, a chunk size, or auto for the best."
+    text = "Execution of clients on one device: scan, vmap, a chunk size, or auto for the best."
     flags.DEFINE_string("parallel", "auto", text, **options)
     text = "Rounds compiled into one call; a kill loses at most one."
     flags.DEFINE_integer("rounds_per_dispatch", 1, text, lower_bound=1, **options)
@@ -45,7 +45,7 @@ def define_process_flags() -> None:
     flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
     flags.DEFINE_integer("process_id", -1, "Number of this process, from 0, with --coordinator.")
     flags.DEFINE_bool("distributed", False, "Take these three from Slurm, Open MPI, Cloud TPU or Kubernetes.")
-    flags.DEFINE_integer("start_seconds", 120, "How long to wait for the other processes at the start.")
+    flags.DEFINE_integer("start_seconds", 120, "Seconds to wait for the other processes at the start.")
     flags.DEFINE_float(
         "stall_seconds",
         300,

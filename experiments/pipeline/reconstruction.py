@@ -11,7 +11,7 @@ import numpy as np
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
 from experiments.pipeline.scores import Scores, mean_score, site_scores
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from experiments.pipeline.training import Trained
 from fedrecon import Task, Variables
@@ -86,7 +86,7 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     )
 
 
-def _measure(image_shape: tuple[int, int], settings: Settings) -> Callable:
+def _measure(image_shape: tuple[int, int], settings: FullStackSettings) -> Callable:
     if settings.modality == "mri":
         return mri_measure
     return ct_measure(image_shape, ct_detector_count(image_shape))

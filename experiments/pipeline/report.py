@@ -12,7 +12,7 @@ from experiments.pipeline.downstream import Downstream
 from experiments.pipeline.options import flat
 from experiments.pipeline.reconstruction import Reconstruction
 from experiments.pipeline.scores import without_nan
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Traffic
 from fedrecon.data import ClientData
 from fedrecon.files import write_atomically
@@ -70,7 +70,7 @@ class Outcome:
     privacy: dict[str, Any]
 
 
-def write_results(workdir: Workdir, settings: Settings, outcome: Outcome) -> dict[str, Any]:
+def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) -> dict[str, Any]:
     """Writes ``results.json``: every score, free of times, so that equal runs give equal files."""
     results = {
         "settings": flat(settings),
@@ -117,7 +117,7 @@ def print_tables(outcome: Outcome) -> None:
         print(f"\nNote: {note}")
 
 
-def write_page(workdir: Workdir, settings: Settings, outcome: Outcome) -> Path:
+def write_page(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) -> Path:
     """Draws the figures and writes ``report.html``; returns its path."""
     records = read_log(workdir / "metrics.jsonl")
     stage_tables = tables(outcome)

@@ -8,7 +8,7 @@ from experiments.pipeline.downstream import run_downstream, with_images
 from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
 from experiments.pipeline.reconstruction import run_reconstruction
 from experiments.pipeline.report import Outcome, print_tables, write_page, write_results
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run, traffic
 from experiments.pipeline.training import Execution, choose_parallel
 from fedrecon.runtime import Workdir
@@ -17,7 +17,7 @@ STAGES = ("reconstruction", "segmentation", "classification")
 
 
 def run(
-    settings: Settings, workdir: Workdir, *, parallel: str = "auto", rounds_per_dispatch: int = 1
+    settings: FullStackSettings, workdir: Workdir, *, parallel: str = "auto", rounds_per_dispatch: int = 1
 ) -> Outcome:
     """Trains and evaluates everything, or what an interrupted run left to do, and writes the report.
 
@@ -69,7 +69,7 @@ def run(
     return outcome
 
 
-def stage_budgets(settings: Settings) -> dict[str, Budget]:
+def stage_budgets(settings: FullStackSettings) -> dict[str, Budget]:
     """What each stage may spend; under differential privacy all stages have one batch size, to compose."""
     federation = settings.federation
     private = federation.dp_batch_size if federation.dp_epsilon else None
@@ -85,7 +85,7 @@ def stage_budgets(settings: Settings) -> dict[str, Budget]:
     return {"reconstruction": reconstruction, "segmentation": fine_tuning, "classification": fine_tuning}
 
 
-def plan_stages(settings: Settings, cohorts: Cohorts, budgets: dict[str, Budget]) -> PrivacyPlan:
+def plan_stages(settings: FullStackSettings, cohorts: Cohorts, budgets: dict[str, Budget]) -> PrivacyPlan:
     """The privacy plan of all stages, composed where they train on the same patients."""
     groups = [STAGES] if cohorts.shared_images else [(stage,) for stage in STAGES]
     data = [

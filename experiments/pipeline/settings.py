@@ -9,7 +9,7 @@ from experiments.pipeline.options import FlagError, changed, check_ranges, setti
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FullStackSettings:
     """Everything that determines the results of a full-stack run; the flag of the same name sets a field.
 
     Sizes are in pixels, rates per optimizer step, rounds count federated rounds.
@@ -136,7 +136,7 @@ SIMULATED_MRI: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(given: dict[str, Any]) -> Settings:
+def resolve(given: dict[str, Any]) -> FullStackSettings:
     """Settings of the chosen cohort and preset with the ``given`` fields on top.
 
     Algorithms that presume an optimizer of their own get it where none is given, see `fitted`;
@@ -156,9 +156,9 @@ def resolve(given: dict[str, Any]) -> Settings:
         values = values | SIMULATED_MRI[preset]
     if given.get("clients_per_round") and "sampler" not in given:
         given = {**given, "sampler": "uniform"}
-    settings = changed(Settings(), **{**values, **given})
+    settings = changed(FullStackSettings(), **{**values, **given})
     check_ranges(settings)
-    base = changed(Settings(), **values)
+    base = changed(FullStackSettings(), **values)
     if "optimizer" not in given:
         federation = fitted(settings.federation)
         settings = dataclasses.replace(settings, federation=federation)
@@ -170,7 +170,7 @@ def resolve(given: dict[str, Any]) -> Settings:
     return settings
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: FullStackSettings) -> None:
     if settings.shrink not in (1, 2, 4):
         raise FlagError("shrink", "1, 2 or 4", settings.shrink)
     if settings.cohort == "measured" and not settings.data_dir:

@@ -9,7 +9,7 @@ import jax
 from experiments.pipeline.algorithms import comparator
 from experiments.pipeline.budgets import Budget, Noise
 from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.training import Execution, Stage, Trained, train_stage
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
@@ -32,7 +32,7 @@ class Run:
       noise: of DP-SGD in the federated training; None without.
     """
 
-    settings: Settings
+    settings: FullStackSettings
     workdir: Workdir
     execution: Execution
     budget: Budget

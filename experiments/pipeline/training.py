@@ -72,7 +72,7 @@ class Trained(NamedTuple):
       state: afterwards.
       released: the one model that is handed out; None where nothing is shared.
       own: whether clients evaluate with models of their own.
-      evaluate: as of `federated_topologies.Rounds`.
+      evaluate: as in `federated_topologies.Rounds`.
       mesh: the devices.
       compile_seconds: spent compiling.
     """

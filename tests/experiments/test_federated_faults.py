@@ -1,4 +1,4 @@
-"""Faults at clients, through the experiment: named in the log, and without a trace in the model."""
+"""Faults at clients, through the experiment: named in the log, and without effect on the model."""
 
 import math
 
@@ -35,7 +35,7 @@ SETTINGS = changed(
 
 @pytest.mark.slow
 def test_faulty_clients_are_named_and_the_model_is_as_if_they_were_not_there(tmp_path, monkeypatch):
-    """Of ten clients six send nothing or nonsense; the model is that of the other four alone.
+    """Six of ten clients send nothing or nonsense; the model is that of the other four alone.
 
     One of these is a straggler, which counts for the single step that it takes.
     """

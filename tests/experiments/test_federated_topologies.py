@@ -92,7 +92,7 @@ def test_gossip_and_fine_tuning_give_everybody_a_model(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_asynchronous_clients_arrive_as_they_finish(tmp_path, monkeypatch):
-    """Constant delays: nobody is stale but the straggler, which arrives at ten times the others' time."""
+    """Constant delays: only the straggler is stale, which arrives at ten times the others' time."""
     settings = changed(
         quadratics.SETTINGS,
         topology="asynchronous",

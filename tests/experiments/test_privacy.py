@@ -8,7 +8,7 @@ from experiments.pipeline import privacy
 from experiments.pipeline.budgets import Budget
 from experiments.pipeline.options import changed
 from experiments.pipeline.run import plan_stages
-from experiments.pipeline.settings import Settings
+from experiments.pipeline.settings import FullStackSettings
 
 ROUNDS = {"reconstruction": 3, "segmentation": 10, "classification": 4}
 # Steps a round of the clients of each stage: batches of 8.
@@ -41,7 +41,7 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
     cohorts = SimpleNamespace(
         shared_images=shared, **{stage: SimpleNamespace(train=clients) for stage, clients in data.items()}
     )
-    settings = changed(Settings(), dp_epsilon=4.0, dp_clipping_norm=1.0, comparators=False)
+    settings = changed(FullStackSettings(), dp_epsilon=4.0, dp_clipping_norm=1.0, comparators=False)
     budgets = {stage: Budget(rounds, 1, 8, 0.1) for stage, rounds in ROUNDS.items()}
     plan = plan_stages(settings, cohorts, budgets)
     assert [call["steps"] for call in calls] == list(expected.values())

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from experiments.pipeline.options import fields
-from experiments.pipeline.settings import PRESETS, SIMULATED_MRI, Settings, resolve
+from experiments.pipeline.settings import PRESETS, SIMULATED_MRI, FullStackSettings, resolve
 
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
@@ -63,7 +63,7 @@ def _main(*flags):
 
 def test_help_lists_every_setting():
     process = _main("--help")
-    for field, _ in fields(Settings):
+    for field, _ in fields(FullStackSettings):
         if not field.metadata:
             continue
         assert f"--{field.name}" in process.stdout or f"--[no]{field.name}" in process.stdout, field.name
