@@ -33,21 +33,21 @@ def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str
 
 
 def parse_options(
-    flag: str, known: Mapping[str, type], given: Mapping[str, str], owner: str
+    flag: str, known: Mapping[str, type], texts: Mapping[str, str], owner: str
 ) -> dict[str, Any]:
     """Converts the texts of dotted flags.
 
     Args:
       flag: the part before the dot.
       known: names and types.
-      given: names and texts.
+      texts: by name.
       owner: whose options they are, for messages.
 
     Raises:
       FlagError: a name is unknown or a text no value of its type.
     """
     values = {}
-    for name, text in given.items():
+    for name, text in texts.items():
         if name not in known:
             listed = ", ".join(f"{n} ({t.__name__})" for n, t in known.items()) or "none"
             raise FlagError(f"{flag}.{name}", f"one of {owner}'s options ({listed})", repr(name))

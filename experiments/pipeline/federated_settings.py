@@ -87,10 +87,10 @@ class TrainSettings:
     cascades: int = setting(3, "Cascades of the reconstruction network", above=0)
 
 
-def resolve(given: dict[str, Any]) -> TrainSettings:
-    """Settings of the chosen preset with the ``given`` fields on top; unchecked."""
-    preset = given.get("preset", "default")
-    return changed(TrainSettings(), **{**PRESETS.get(preset, {}), **given})
+def resolve(arguments: dict[str, Any]) -> TrainSettings:
+    """Settings of the chosen preset with the fields in ``arguments`` on top; unchecked."""
+    preset = arguments.get("preset", "default")
+    return changed(TrainSettings(), **{**PRESETS.get(preset, {}), **arguments})
 
 
 _SKEWED = ("dirichlet", "dirichlet_balanced", "quantity")

@@ -136,8 +136,8 @@ SIMULATED_MRI: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(given: dict[str, Any]) -> FullStackSettings:
-    """Settings of the chosen cohort and preset with the ``given`` fields on top.
+def resolve(arguments: dict[str, Any]) -> FullStackSettings:
+    """Settings of the chosen cohort and preset with the fields in ``arguments`` on top.
 
     Algorithms that presume an optimizer of their own get it where none is given, see `fitted`;
     ``clients_per_round`` without a sampler is drawn uniformly.
@@ -145,21 +145,21 @@ def resolve(given: dict[str, Any]) -> FullStackSettings:
     Raises:
       FlagError: a value is outside its range; the message names the flag, what was expected and found.
     """
-    if given.get("cohort") == "real":
-        given = {**given, "cohort": "measured"}
-    cohort, preset = given.get("cohort", "simulated"), given.get("preset", "default")
+    if arguments.get("cohort") == "real":
+        arguments = {**arguments, "cohort": "measured"}
+    cohort, preset = arguments.get("cohort", "simulated"), arguments.get("preset", "default")
     if (cohort, preset) not in PRESETS:
         choices = ", ".join(f"--cohort={c} --preset={p}" for c, p in PRESETS)
         raise ValueError(f"--cohort={cohort} --preset={preset}: expected one of {choices}")
     values = PRESETS[cohort, preset]
-    if cohort == "simulated" and given.get("modality", "mri") == "mri":
+    if cohort == "simulated" and arguments.get("modality", "mri") == "mri":
         values = values | SIMULATED_MRI[preset]
-    if given.get("clients_per_round") and "sampler" not in given:
-        given = {**given, "sampler": "uniform"}
-    settings = changed(FullStackSettings(), **{**values, **given})
+    if arguments.get("clients_per_round") and "sampler" not in arguments:
+        arguments = {**arguments, "sampler": "uniform"}
+    settings = changed(FullStackSettings(), **{**values, **arguments})
     check_ranges(settings)
     base = changed(FullStackSettings(), **values)
-    if "optimizer" not in given:
+    if "optimizer" not in arguments:
         federation = fitted(settings.federation)
         settings = dataclasses.replace(settings, federation=federation)
         kept = {name: getattr(federation, name) for name in ("rate_schedule", "final_rate")}

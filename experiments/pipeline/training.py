@@ -132,9 +132,9 @@ def train_stage(
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
     work = local_work(settings, budget, stage.clients, algorithm)
     execution.report_stage("compiling")
-    given = (settings, budget, algorithm, stage.variables, clients, workdir.path)
-    parallel = resolve_parallel(execution, *given, mesh)
-    with open_rounds(*given, mesh=mesh, parallel=parallel, **work) as rounds:
+    parts = (settings, budget, algorithm, stage.variables, clients, workdir.path)
+    parallel = resolve_parallel(execution, *parts, mesh)
+    with open_rounds(*parts, mesh=mesh, parallel=parallel, **work) as rounds:
         dispatch = CompiledRounds(rounds.compile, stage.key)
         # Compiled before the first round, so that its time is not in the log.
         dispatch(min(execution.rounds_per_dispatch, budget.rounds))

@@ -75,8 +75,8 @@ class SavedChoices(MutableMapping[Hashable, str | int]):
 
 
 def _cache_folder() -> pathlib.Path:
-    if given := os.environ.get("FEDRECON_CACHE"):
-        return pathlib.Path(given)
+    if folder := os.environ.get("FEDRECON_CACHE"):
+        return pathlib.Path(folder)
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "fedrecon"
 
 

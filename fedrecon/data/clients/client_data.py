@@ -167,15 +167,17 @@ def split_patients(
       ValueError: lengths differ, a patient is in two sites, or a site has too few patients.
     """
     patients = np.asarray([str(p) for p in patient_ids])
-    places = np.asarray(["" if sites is None else str(s) for s in (patient_ids if sites is None else sites)])
-    if len(patients) != len(places):
+    site_names = np.asarray(
+        ["" if sites is None else str(s) for s in (patient_ids if sites is None else sites)]
+    )
+    if len(patients) != len(site_names):
         raise ValueError(
-            f"sites: expected {len(patients)} entries, one for each example, found {len(places)}"
+            f"sites: expected {len(patients)} entries, one for each example, found {len(site_names)}"
         )
     part = np.zeros(len(patients), int)
     seen: dict[str, str] = {}
-    for site in sorted(set(places)):
-        members = sorted(set(patients[places == site]))
+    for site in sorted(set(site_names)):
+        members = sorted(set(patients[site_names == site]))
         for patient in members:
             if patient in seen:
                 raise ValueError(
@@ -188,6 +190,6 @@ def split_patients(
             raise ValueError(f"patients of site {str(site)!r}: {error}") from error
         order = np.random.default_rng([seed, zlib.crc32(site.encode())]).permutation(len(members))
         parts = dict(zip(np.asarray(members)[order], np.repeat(np.arange(len(counts)), counts), strict=True))
-        for index in np.flatnonzero(places == site):
+        for index in np.flatnonzero(site_names == site):
             part[index] = parts[patients[index]]
     return tuple(np.flatnonzero(part == index) for index in range(len(tuple(fractions))))

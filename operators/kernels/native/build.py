@@ -117,9 +117,9 @@ def _run(command: list[str], what: str) -> None:
 
 
 def _cache_folder() -> pathlib.Path:
-    given = os.environ.get("FEDRECON_CACHE")
-    if given:
-        return pathlib.Path(given)
+    folder = os.environ.get("FEDRECON_CACHE")
+    if folder:
+        return pathlib.Path(folder)
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "fedrecon"
 
