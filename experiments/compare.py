@@ -23,7 +23,7 @@ from experiments.pipeline.algorithms import algorithms, check_method, comparator
 from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
 from experiments.pipeline.federated_run import METRICS, run, with_seed
-from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
+from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.programs import (
     define_run_flags,
@@ -202,20 +202,17 @@ def parse_flags(argv: list[str]) -> Dotted:
     return parse(argv, (*algorithms(), *ALIASES, "reduce"))
 
 
-def define_flags() -> None:
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    define_run_flags(TrainSettings, without=("algorithm",))
-    flags.DEFINE_list(
-        "methods",
-        ["fedavg", "fedprox", "scaffold", "local_only", "centralized"],
-        f"Algorithms, some of {', '.join(algorithms())}.",
-    )
-    flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", lower_bound=1)
-    flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.")
-    flags.DEFINE_bool(
-        "worst", False, "Compare the worst client of each training, not the mean of the clients."
-    )
-    flags.DEFINE_string("metric", "", "Figure to compare; the task's first by default.")
+    options = {"flag_values": flag_values}
+    define_run_flags(TrainSettings, without=("algorithm",), by_preset=BY_PRESET, flag_values=flag_values)
+    methods = ["fedavg", "fedprox", "scaffold", "local_only", "centralized"]
+    flags.DEFINE_list("methods", methods, f"Algorithms, some of {', '.join(algorithms())}.", **options)
+    flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", lower_bound=1, **options)
+    flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.", **options)
+    text = "Compare the worst client of each training, not the mean of the clients."
+    flags.DEFINE_bool("worst", False, text, **options)
+    flags.DEFINE_string("metric", "", "Figure to compare; the task's first by default.", **options)
 
 
 if __name__ == "__main__":

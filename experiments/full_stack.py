@@ -25,7 +25,7 @@ from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.options import flat
 from experiments.pipeline.programs import define_run_flags, fail, given_settings, interrupted, parse_flags
 from experiments.pipeline.run import run
-from experiments.pipeline.settings import FullStackSettings, resolve
+from experiments.pipeline.settings import BY_PRESET, FullStackSettings, resolve
 from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
 from operators.kernels import native
 
@@ -49,5 +49,5 @@ def main(dotted: Dotted) -> None:
 
 
 if __name__ == "__main__":
-    define_run_flags(FullStackSettings)
+    define_run_flags(FullStackSettings, by_preset=BY_PRESET)
     app.run(main, flags_parser=parse_flags)

@@ -28,7 +28,7 @@ from absl import app, flags, logging
 from experiments.pipeline.algorithms import check_method
 from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_run import print_results, run
-from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
+from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.options import flat
 from experiments.pipeline.programs import (
     define_process_flags,
@@ -92,6 +92,6 @@ def main(dotted: Dotted) -> None:
 
 
 if __name__ == "__main__":
-    define_run_flags(TrainSettings)
+    define_run_flags(TrainSettings, by_preset=BY_PRESET)
     define_process_flags()
     app.run(main, flags_parser=parse_flags)

@@ -31,6 +31,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# Fields that some preset sets.
+BY_PRESET = frozenset(name for preset in PRESETS.values() for name in preset)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """Everything that determines the results of one training; the flag of the same name sets a field."""

@@ -116,15 +116,26 @@ def changed(settings: Settings, **changes: Any) -> Settings:
 
 
 def define_flags(
-    settings: type, *, without: Collection[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+    settings: type,
+    *,
+    without: Collection[str] = (),
+    by_preset: Collection[str] = (),
+    flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Defines the flags of a settings class. They are None unless given: presets come below what is given."""
+    """Defines the flags of a settings class. They are None unless given: presets come below what is given.
+
+    Args:
+      settings: the class.
+      without: fields that get no flag.
+      by_preset: fields that a preset sets; the others' help tells the default.
+      flag_values: where the flags are defined.
+    """
     options = {"flag_values": flag_values}
     for field, default in fields(settings):
         if field.name in without or not field.metadata:
             continue
-        shown = f"{field.metadata['help']} (default {default!r})." if default != "" else ""
-        text = shown or f"{field.metadata['help']}."
+        shown = "by --preset" if field.name in by_preset else f"default {default!r}"
+        text = field.metadata["help"] + (f" ({shown})." if shown != "default ''" else ".")
         if field.metadata["choices"]:
             flags.DEFINE_enum(field.name, None, list(field.metadata["choices"]), text, **options)
         elif isinstance(default, bool):

@@ -19,9 +19,16 @@ flags.disclaim_key_flags()
 
 
 def define_run_flags(
-    settings: type, *, without: Collection[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+    settings: type,
+    *,
+    without: Collection[str] = (),
+    by_preset: Collection[str] = (),
+    flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Defines the flags of a program; not on import, so that other programs may use their names."""
+    """Defines the flags of a program; not on import, so that other programs may use their names.
+
+    Args: as in `define_flags`.
+    """
     options = {"flag_values": flag_values}
     flags.DEFINE_string(
         "workdir", None, "Directory of the run; created when absent.", required=True, **options
@@ -36,7 +43,7 @@ def define_run_flags(
     if "algorithm" not in without:
         text = f"Federated algorithm, one of {', '.join(algorithms())} (default 'fedavg')."
         flags.DEFINE_string("algorithm", None, text, flag_values=flag_values)
-    define_flags(settings, without=("algorithm", *without), flag_values=flag_values)
+    define_flags(settings, without=("algorithm", *without), by_preset=by_preset, flag_values=flag_values)
 
 
 def define_process_flags() -> None:

@@ -136,6 +136,10 @@ SIMULATED_MRI: dict[str, dict[str, Any]] = {
 }
 
 
+# Fields that some preset sets.
+BY_PRESET = frozenset(name for preset in (*PRESETS.values(), *SIMULATED_MRI.values()) for name in preset)
+
+
 def resolve(arguments: dict[str, Any]) -> FullStackSettings:
     """Settings of the chosen cohort and preset with the fields in ``arguments`` on top.
 

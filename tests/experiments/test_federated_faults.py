@@ -156,7 +156,7 @@ def test_every_server_optimizer_and_the_bound_on_norms_reach_the_algorithm():
         algorithm = make_algorithm(settings.federation, budget_of(settings), task, data.train)
         update, _ = algorithm.server_optimizer.update(*(ones, algorithm.server_optimizer.init(ones), ones))
         assert (update["w"] < 0).all()
-        upload = fl.Upload({"w": np.full(4, 1.0, np.float32)}, (), np.float32(1))
+        upload = fl.Upload({"w": np.full(4, 1.0, np.float32)}, fl.Message(), np.float32(1))
         clipped, *_ = algorithm.channel.encode(
             upload, algorithm.channel.init(upload)[0], fl.Context(0, jax.random.key(0))
         )

@@ -8,28 +8,18 @@ import sys
 import time
 
 import h5py
-import jax
 import numpy as np
 import pytest
 
-from fedrecon.runtime import read_log
+from experiments.pipeline import run as pipeline
+from experiments.pipeline.settings import resolve
+from fedrecon.runtime import Workdir, read_log
 
-UNOPTIMIZED = (
-    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-    " --xla_cpu_parallel_codegen_split_count=1"
-)
 # A short trial of the smallest networks.
 TINY = (
     "--preset=smoke", "--image_size=16", "--cascades=1", "--channels=2", "--finetune_channels=2",
     "--finetune_pools=1",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Runs of one session share compiled programs, which run little: they are not optimized."""
-    flags = {} if jax.__version_info__ >= (0, 11) else {"XLA_FLAGS": UNOPTIMIZED}
-    return {**flags, **os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
 
 
 @pytest.fixture(scope="module")
@@ -201,22 +191,27 @@ def _empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _truncated,
-        _nan,
-        *(pytest.param(d, marks=pytest.mark.slow) for d in (_without_kspace, _real_kspace, _empty)),
-    ],
-)
-def test_a_malformed_file_ends_the_run_with_its_name_and_nothing_else(environment, tmp_path, damage):
-    folder = tmp_path / "data" / "mri"
-    folder.mkdir(parents=True)
-    path = folder / "brain_cimax3t_16ch.h5"
+def _malformed(folder, damage):
+    path = folder / "mri" / "brain_cimax3t_16ch.h5"
+    path.parent.mkdir(parents=True)
     with h5py.File(path, "w") as file:
         file["kspace"] = np.ones((1, 16, 8, 8), np.complex64)
         file["reconstruction_rss"] = np.ones((1, 8, 8), np.float32)
     damage(path)
+    return path
+
+
+@pytest.mark.parametrize("damage", [_truncated, _nan, _without_kspace, _real_kspace, _empty])
+def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, damage):
+    path = _malformed(tmp_path / "data", damage)
+    settings = resolve({"cohort": "measured", "preset": "smoke", "data_dir": str(tmp_path / "data")})
+    with Workdir(tmp_path / "run", {}) as workdir, pytest.raises(ValueError, match=path.name):
+        pipeline.run(settings, workdir)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "config.json"]
+
+
+def test_a_malformed_file_ends_the_run_with_one_line(environment, tmp_path):
+    path = _malformed(tmp_path / "data", _truncated)
     process = start(environment, tmp_path / "run", "--cohort=measured", f"--data_dir={tmp_path / 'data'}")
     assert process.wait(120) == 1
     errors = process.stderr.read()

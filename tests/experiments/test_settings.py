@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
 from experiments.pipeline.options import fields
-from experiments.pipeline.settings import PRESETS, SIMULATED_MRI, FullStackSettings, resolve
+from experiments.pipeline.programs import define_run_flags
+from experiments.pipeline.settings import BY_PRESET, PRESETS, SIMULATED_MRI, FullStackSettings, resolve
 
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
@@ -62,11 +64,14 @@ def _main(*flags):
 
 
 def test_help_lists_every_setting():
-    process = _main("--help")
+    values = flags.FlagValues()
+    define_run_flags(FullStackSettings, by_preset=BY_PRESET, flag_values=values)
+    text = values.get_help()
     for field, _ in fields(FullStackSettings):
         if not field.metadata:
             continue
-        assert f"--{field.name}" in process.stdout or f"--[no]{field.name}" in process.stdout, field.name
+        assert f"--{field.name}:" in text or f"--[no]{field.name}:" in text, field.name
+    assert "(by --preset)" in values["rounds"].help and "(default 0)" in values["stream"].help
 
 
 def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(tmp_path):

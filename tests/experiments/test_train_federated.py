@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -368,8 +367,7 @@ def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(flag, message, tm
 
 
 @pytest.mark.slow
-def test_control_c_leaves_a_run_that_continues(tmp_path):
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+def test_control_c_leaves_a_run_that_continues(environment, tmp_path):
     path = tmp_path / "run"
     flags = [*TINY_FLAGS, "--rounds=300", f"--workdir={path}"]
     process = subprocess.Popen(
