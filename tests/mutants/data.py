@@ -177,8 +177,8 @@ _CLIENT_DATA = (
             _CLIENTS + "split_is_a_partition_without_shared_patients",
         ),
         (
-            "members = sorted(set(patients[places == site]))",
-            "members = list(dict.fromkeys(patients[places == site]))",
+            "members = sorted(set(patients[site_names == site]))",
+            "members = list(dict.fromkeys(patients[site_names == site]))",
             _CLIENTS + "split_does_not_depend_on_example_order_or_other_sites",
         ),
     ),

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _F = "tests/federated/"
-_CLOSED_FORM = _F + "test_fedavg.py::test_one_round_is_the_closed_form"
+_CLOSED_FORM = _F + "test_reference.py::test_numbers_are_those_recorded[star-fedavg_clip]"
 _NOT_FINITE = _F + "test_engine.py::test_a_client_that_is_not_finite_is_excluded_and_leaves_no_trace"
 _NOT_APPLIED = _F + "test_messages.py::test_a_round_that_is_not_applied_moves_nothing"
 _COUNTERS = _F + "test_fedavg.py::test_counters_take_the_rounded_mean_of_their_changes"

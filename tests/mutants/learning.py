@@ -104,8 +104,8 @@ _MODELS = (
     *in_file(
         "fedrecon/models/transfer.py",
         (
-            "len(other), len(path)) == best]",
-            "len(other), len(path)) >= 1]",
+            "long[-len(short) :] == short",
+            "long[: len(short)] == short",
             _UNET + "warm_start_matches_suffixes_shapes_and_whole_layers",
         ),
     ),
@@ -154,12 +154,7 @@ _TASK_PACKAGE = (
         (
             "/ jnp.maximum(where.sum(), 1)",
             "/ where.size",
-            _TASKS + "reconstruction_loss_is_relative_to_the_range_of_each_volume",
-        ),
-        (
-            "[:examples], outputs)",
-            "[-examples:], outputs)",
-            _TASKS + "metrics_of_given_images_and_of_the_network_are_one_code",
+            _TASKS + "segmentation_loss_takes_dice_over_the_batch",
         ),
     ),
     *in_file(
@@ -200,9 +195,9 @@ _TASK_PACKAGE = (
             _DIAGNOSIS + "binary_metrics_equal_sklearn_with_ties_and_padding",
         ),
         (
-            "(1 - specificity) * count + 1e-4",
-            "(1 - specificity) * count",
-            _DIAGNOSIS + "ten_negatives_allow_one_false_positive",
+            "detected = scores > jnp.where",
+            "detected = scores >= jnp.where",
+            _DIAGNOSIS + "binary_metrics_equal_sklearn_with_ties_and_padding",
         ),
         (
             "groups = margin, valid & (label == c), valid & (label != c)",

@@ -228,11 +228,6 @@ _TOPOLOGIES = (
             "behind = jax.tree.map(jnp.subtract, received, current)",
             _ASYNCHRONOUS + "fedasync_mixes_the_clients_model_into_the_servers",
         ),
-        (
-            "select(included, after, before)",
-            "after",
-            _ASYNCHRONOUS + "who_fails_or_is_empty_leaves_no_trace_and_a_state_resumes",
-        ),
     ),
     *in_file(
         "fedrecon/federated/topologies/ring.py",

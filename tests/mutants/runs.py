@@ -120,8 +120,8 @@ MUTANTS = (
             _COMPARE + "differences_are_paired",
         ),
         (
-            "for k in range(3 if odd else 2, freedom - 1, 2)",
-            "for k in range(3 if odd else 2, freedom, 2)",
+            "term *= (k - 1) / k * cosine**2",
+            "term *= (k - 1) / k * cosine",
             _COMPARE + "quantiles_are_those_of_student",
         ),
     ),
@@ -136,8 +136,8 @@ MUTANTS = (
     *in_file(
         "fedrecon/reporting/report.py",
         (
-            'f"<h1>{html.escape(title)}</h1>"',
-            'f"<h1>{title}</h1>"',
+            "<td>{html.escape(str(cell))}</td>",
+            "<td>{cell}</td>",
             _REPORTING + "the_page_is_self_contained_and_escaped",
         ),
     ),

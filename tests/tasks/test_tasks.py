@@ -201,11 +201,13 @@ def test_segmentation_loss_takes_dice_over_the_batch(x64):
 
     got = jax.jit(task.loss)(*variables, batch, jax.random.key(0))[0]
     np.testing.assert_allclose(got, stated(slice(None)), rtol=1e-6)
+    got = jax.jit(task.loss)(*variables, pad(batch, 2), jax.random.key(0))[0]
+    np.testing.assert_allclose(got, stated(slice(None)), rtol=1e-6)
     evaluated = jax.jit(task.metrics)(*variables, batch)["loss"]
     np.testing.assert_allclose(evaluated, (sum(stated([i]) for i in range(3)), 3), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [pytest.param("segmentation", marks=pytest.mark.slow), "classification"])
+@pytest.mark.parametrize("name", ["segmentation", pytest.param("classification", marks=pytest.mark.slow)])
 def test_flips_mirror_training_images_with_their_references(name):
     task, batch = TASKS[name]
     batch, plain, flipping = batch(examples=1), task(), task(flip=True)
