@@ -15,6 +15,16 @@ def normal(shape, dtype=np.float32, seed=0):
     return values.astype(dtype)
 
 
+def complex_normal(rng, shape, dtype):
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+
+
+def relative(found, expected):
+    """Norm of the difference over that of what is expected, or absolute where that is zero."""
+    scale = np.linalg.norm(np.ravel(expected))
+    return np.linalg.norm(np.ravel(np.asarray(found) - expected)) / (scale if scale else 1)
+
+
 apply = jax.jit(lambda A, x: A(x))
 
 
