@@ -43,7 +43,7 @@ def cases():
         yield pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow, id="-".join(case))
 
 
-@pytest.mark.parametrize(("topology", "name"), cases())
+@pytest.mark.parametrize(("topology", "name"), list(cases()))
 def test_numbers_are_those_recorded(topology, name):
     found = flat(record.train(made()[name], topology))
     expected = flat(RECORDED[f"{topology}/{name}"])
