@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.federated.test_reference import QUICK
 from tests.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,12 @@ def quick_tests(path: Path) -> set[str]:
         if isinstance(node, ast.FunctionDef)
         and "pytest.mark.slow" not in [ast.unparse(decorator) for decorator in node.decorator_list]
     }
+
+
+def test_recorded_numbers_that_catch_mutants_are_compared_by_default():
+    pattern = r"test_numbers_are_those_recorded\[(.+?)\]"
+    cases = {case for mutant in MUTANTS for case in re.findall(pattern, mutant.tests)}
+    assert cases <= {"-".join(case) for case in QUICK} and cases
 
 
 def test_mutants_differ():

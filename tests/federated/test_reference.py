@@ -27,6 +27,9 @@ def flat(value, path=""):
 
 # Kinds of methods that few other quick tests see, and each topology, in the default selection.
 QUICK = {
+    ("star", "fedavg_clip"),
+    ("star", "scaffold"),
+    ("star", "feddyn"),
     ("star", "fednova_proximal"),
     ("star", "fedrep"),
     ("star", "moon"),

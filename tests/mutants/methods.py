@@ -71,11 +71,6 @@ _METHODS = (
     *in_file(
         "fedrecon/federated/methods/afl.py",
         (
-            "weight = clients * context.broadcast[number]",
-            "weight = context.broadcast[number]",
-            _F + "test_algorithms_server.py::test_afl_with_equal_losses_keeps_the_mixture_and_is_fedavg",
-        ),
-        (
             "(jnp.cumsum(u) - 1) / jnp.arange(1, len(v) + 1)",
             "(jnp.cumsum(u) - 1) / jnp.arange(len(v)).clip(1)",
             _SERVER + "projection_to_the_simplex",
