@@ -99,11 +99,6 @@ _KERNELS_PACKAGE = (
     *in_file(
         "operators/kernels/batched.py",
         (
-            "return array if array.shape[0] == length else jnp.sum(array, axis=0, keepdims=True)",
-            "return array[:length]",
-            "tests/models/test_convolution.py::test_gradients_of_shared_operands_add",
-        ),
-        (
             "images = jnp.moveaxis(moved[1], 0, 1)",
             "images = moved[1].swapaxes(0, 2).swapaxes(0, 1)",
             "tests/models/test_convolution.py::test_mapped_primitives_equal_a_loop",
