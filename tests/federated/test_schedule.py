@@ -103,7 +103,7 @@ def test_other_local_work_follows_the_schedule(fx, name):
     np.testing.assert_array_equal(states.variables.params["w"][0], START.astype(np.float32))
     if name == "ditto":
         np.testing.assert_array_equal(
-            states.client[1].params["w"][0], np.tile(START, (4, 1)).astype(np.float32)
+            states.client.method.params["w"][0], np.tile(START, (4, 1)).astype(np.float32)
         )
 
 
