@@ -308,8 +308,9 @@ def _call(settings, entry: Entry, task: Task, arguments: Mapping[str, Any]) -> f
         return entry.recipe(task, **arguments)
     except ValueError as error:
         if str(error).startswith("methods:") and settings.dp_epsilon:
-            reason = str(error).partition(", found ")[2]
-            expected = f"0 with --algorithm={settings.algorithm}, of which it was found: {reason};"
+            sent = str(error).partition("found one that ")[2].partition(", together")[0]
+            reason = f"{sent} without noise" if sent else "defines batches of its own"
+            expected = f"0 with --algorithm={settings.algorithm}, which {reason}"
             raise FlagError("dp_epsilon", expected, settings.dp_epsilon) from error
         if not re.match(r"\w+(, \w+)*: ", str(error)):
             raise
