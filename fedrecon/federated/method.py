@@ -115,7 +115,9 @@ def combine(*methods: Method | None) -> Method:
     is.
 
     Raises:
-      ValueError: if two methods define the batches, or one method discloses what another hides.
+      ValueError: if two methods define the batches; or if, together with one that ``hides``, another
+        discloses what it computes, prepares batches (which may mix examples), or wraps its oracle (which
+        would draw the same noise more than once): the method that hides comes after those with an oracle.
     """
     parts = tuple(method for method in methods if method is not None)
     if len(parts) == 1:
@@ -129,6 +131,7 @@ def combine(*methods: Method | None) -> Method:
             "methods: expected none that sends what it computes from examples without noise, found one that "
             f"sends {disclosed[0]}, together with differential privacy"
         )
+    _check_hidden(parts)
     return Method(
         init=functools.partial(_init, parts) if _any(parts, "init") else None,
         begin=functools.partial(_begin, parts),
@@ -146,6 +149,22 @@ def combine(*methods: Method | None) -> Method:
         hides=any(part.hides for part in parts),
         discloses=disclosed[0] if disclosed else "",
     )
+
+
+def _check_hidden(parts: tuple[Method, ...]) -> None:
+    hiding = [number for number, part in enumerate(parts) if part.hides]
+    if not hiding:
+        return
+    if _any(parts, "prepare"):
+        raise ValueError(
+            "methods: expected none that prepares batches, in which it may mix examples, found one that "
+            "prepares whole batches, together with differential privacy"
+        )
+    if _any(parts[hiding[0] + 1 :], "oracle"):
+        raise ValueError(
+            "methods: expected differential privacy after all methods with an oracle, found one that "
+            "evaluates private gradients again, together with differential privacy"
+        )
 
 
 def begin(method: Method, state: PyTree, context: LocalContext) -> PyTree:

@@ -255,4 +255,11 @@ def test_what_discloses_or_contradicts_is_refused(fx):
         )
     with pytest.raises(ValueError, match="at most one that defines the batches"):
         fl.combine(hidden, hidden)
+    mixing = fl.Method(prepare=lambda batch, memory, context, key: batch)
+    with pytest.raises(ValueError, match="expected none that prepares batches"):
+        fl.combine(mixing, hidden)
+    twice = fl.Method(oracle=lambda value_and_grad: value_and_grad)
+    with pytest.raises(ValueError, match="after all methods with an oracle"):
+        fl.combine(hidden, twice)
+    assert fl.combine(twice, hidden).hides
     fl.combine(VARIATES, hidden, personal_model(optax.sgd(RATE)), normalized_averaging(RATE))
