@@ -37,6 +37,7 @@ from fedrecon.classical import (
 )
 from fedrecon.data import Measurement, read_measurement
 from fedrecon.data.formats import TRAJECTORY_UNITS
+from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing, write_atomically
 from fedrecon.runtime import Progress
 from fedrecon.tasks import reconstruction_metrics
@@ -276,9 +277,9 @@ def _naming_flags(**flags_of):
     """Errors that begin with the name of an argument begin with that of its flag instead."""
     try:
         yield
-    except ValueError as error:
-        name, colon, rest = str(error).partition(":")
-        raise ValueError((_FLAGS | flags_of).get(name, name) + colon + rest) from error
+    except ArgumentError as error:
+        name = (_FLAGS | flags_of).get(error.name, error.name)
+        raise ArgumentError(name, error.expected, error.found) from error
 
 
 def _undersampled(prepared: PreparedMeasurement, options: ReconstructOptions) -> PreparedMeasurement:

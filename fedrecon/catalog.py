@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon import federated as fl
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.traffic import RoundBytes, round_bytes
 from fedrecon.types import Task, Variables
 
@@ -84,15 +85,15 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "reduce":
-            raise ValueError(f"name: expected lower case, digits and underscores, found {self.name!r}")
+            raise ArgumentError("name", "lower case, digits and underscores", repr(self.name))
         for field in ("reference", "changes"):
             if not isinstance(text := getattr(self, field), str) or not text:
-                raise ValueError(f"{field}: expected words, found {text!r}")
+                raise ArgumentError(field, "words", repr(text))
         if self.rate not in RATES:
-            raise ValueError(f"rate: expected one of {', '.join(RATES)}, found {self.rate!r}")
+            raise ArgumentError("rate", f"one of {', '.join(RATES)}", repr(self.rate))
         for field, known in (("needs", tuple(NEEDS)), ("fixes", _OPTIONS)):
             if unknown := [name for name in getattr(self, field) if name not in known]:
-                raise ValueError(f"{field}: expected some of {', '.join(known)}, found {unknown[0]!r}")
+                raise ArgumentError(field, f"some of {', '.join(known)}", repr(unknown[0]))
         _check_recipe(self)
 
     @property
@@ -120,25 +121,23 @@ def options_of(function: Callable) -> dict[str, type]:
 
 def _check_recipe(entry: Entry) -> None:
     if not callable(entry.recipe):
-        raise ValueError(f"recipe: expected a function, found {entry.recipe!r}")
+        raise ArgumentError("recipe", "a function", repr(entry.recipe))
     parameters = inspect.signature(entry.recipe).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = (*RATES[entry.rate], *(name for need in entry.needs for name in NEEDS[need][0]))
     if not parameters or next(iter(parameters)) != "task":
-        raise ValueError(
-            f"recipe: expected a first parameter 'task', found {', '.join(parameters) or 'none'}"
-        )
+        raise ArgumentError("recipe", "a first parameter 'task'", ", ".join(parameters) or "none")
     for name in given:
         if name not in parameters and not anything:
-            raise ValueError(f"recipe: expected a parameter {name!r}, found {', '.join(parameters)}")
+            raise ArgumentError("recipe", f"a parameter {name!r}", ", ".join(parameters))
     for name in _OPTIONS if entry.exchanges else ():
         if name not in parameters and not anything and name not in entry.fixes:
-            raise ValueError(f"recipe: expected **options or {name!r} among fixes, found neither")
+            raise ArgumentError("recipe", f"**options or {name!r} among fixes", "neither")
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         if required and name not in ("task", *given, *options_of(entry.recipe)):
-            raise ValueError(
-                f"recipe: expected a default of {name!r}, which nothing gives, among needs {entry.needs}"
+            raise ArgumentError(
+                "recipe", f"a default of {name!r}, which nothing gives, among needs {entry.needs}", "none"
             )
 
 
@@ -294,7 +293,7 @@ def lookup(name: str) -> Entry:
     """
     name = ALIASES.get(name, name)
     if name not in _entries:
-        raise ValueError(f"method: expected one of {', '.join(_entries)}, found {name!r}")
+        raise ArgumentError("method", f"one of {', '.join(_entries)}", repr(name))
     return _entries[name]
 
 
@@ -305,7 +304,7 @@ def register(entry: Entry) -> Entry:
       ValueError: if there is a method of this name.
     """
     if entry.name in _entries or entry.name in ALIASES:
-        raise ValueError(f"name: expected one that is not in the catalog, found {entry.name!r}")
+        raise ArgumentError("name", "one that is not in the catalog", repr(entry.name))
     _entries[entry.name] = entry
     return entry
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import operators
 from fedrecon.data import Measurement
+from fedrecon.errors import ArgumentError
 from operators import LinearOperator
 from operators.mri import center_slice
 
@@ -135,13 +136,13 @@ class ClassicalSettings:
     def __post_init__(self) -> None:
         method = METHODS.get(self.method)
         if method is None:
-            raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {self.method!r}")
+            raise ArgumentError("method", f"one of {', '.join(METHODS)}", repr(self.method))
         if self.coil_maps not in COIL_MAPS:
-            raise ValueError(f"coil_maps: expected one of {', '.join(COIL_MAPS)}, found {self.coil_maps!r}")
+            raise ArgumentError("coil_maps", f"one of {', '.join(COIL_MAPS)}", repr(self.coil_maps))
         for name in ("weight", "iterations"):
             value, default = getattr(self, name), getattr(method, name)
             if value is not None and default is None:
-                raise ValueError(f"{name}: expected none, {self.method} has none, found {value}")
+                raise ArgumentError(name, f"none, {self.method} has none", value)
             object.__setattr__(self, name, default if value is None else value)
 
 
@@ -182,7 +183,7 @@ def prepare(measurement: Measurement, whiten: bool = True) -> PreparedMeasuremen
     # Measurements as small as 1e-30 would otherwise vanish when squared.
     largest = np.abs(kspace).max()
     if not largest > 0:
-        raise ValueError("measurement: expected a signal, found k-space of zeros")
+        raise ArgumentError("measurement", "a signal", "k-space of zeros")
     fourier = _fourier(measurement, None if measurement.mask is None else np.ones((), bool))
     size = jax.jit(lambda y: operators.rss(fourier.H(density * y)).max())
     scale = float(largest) * max(float(size(jnp.asarray(one / largest))) for one in kspace)
@@ -205,7 +206,7 @@ def undersample(prepared: PreparedMeasurement, mask: np.ndarray) -> PreparedMeas
         found = (
             "a trajectory" if measurement.mask is None else f"{measurement.mask.mean():.1%} of the samples"
         )
-        raise ValueError(f"measurement: expected fully sampled Cartesian k-space, found {found}")
+        raise ArgumentError("measurement", "fully sampled Cartesian k-space", found)
     mask = np.broadcast_to(np.asarray(mask) > 0, measurement.mask.shape)
     kept = dataclasses.replace(measurement, kspace=measurement.kspace * mask[:, None], mask=mask)
     return prepared._replace(measurement=kept)
@@ -232,7 +233,7 @@ def reconstruct(
     """
     measurement = prepared.measurement
     if METHODS[settings.method].cartesian and measurement.mask is None:
-        raise ValueError(f"method: {settings.method} needs Cartesian sampling, found a trajectory")
+        raise ArgumentError("method", f"Cartesian sampling with {settings.method}", "a trajectory")
     solvers = {}
     images = []
     for i, y in enumerate(measurement.kspace):
@@ -278,8 +279,8 @@ def _solver(prepared: PreparedMeasurement, mask: np.ndarray | None, settings: Cl
         sampled = np.any(measurement.calibration, (0, 1))
     block = calibration_block(sampled, settings.calibration_size)
     if method.maps and not min(block):
-        raise ValueError(
-            "coil_maps: expected a fully sampled center of k-space, found a mask without its middle sample"
+        raise ArgumentError(
+            "coil_maps", "a fully sampled center of k-space", "a mask without its middle sample"
         )
     place = (center_slice(n, c) for n, c in zip(shape, calibration_block(sampled, max(shape)), strict=True))
     kernel = (slice(None), *place)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from fedrecon import Task, Variables, catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
 
 TASKS = ("classification", "segmentation", "reconstruction")
 # Flags of what is exchanged, which concern no comparator.
@@ -306,12 +306,10 @@ def _arguments(entry: Entry) -> dict[str, Any]:
 def _call(settings, entry: Entry, task: Task, arguments: Mapping[str, Any]) -> fl.FederatedAlgorithm:
     try:
         return entry.recipe(task, **arguments)
-    except ValueError as error:
-        if str(error).startswith("methods:") and settings.dp_epsilon:
-            sent = str(error).partition("found one that ")[2].partition(", together")[0]
+    except ArgumentError as error:
+        if error.name == "methods" and settings.dp_epsilon:
+            sent = str(error.found).partition("one that ")[2].partition(", together")[0]
             reason = f"{sent} without noise" if sent else "defines batches of its own"
             expected = f"0 with --algorithm={settings.algorithm}, which {reason}"
             raise FlagError("dp_epsilon", expected, settings.dp_epsilon) from error
-        if not re.match(r"\w+(, \w+)*: ", str(error)):
-            raise
         raise as_flag_error(error, {"reduce": "reduce"}, "algorithm.") from error

@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from operators.algebra import ArgumentError
+
 Settings = TypeVar("Settings")
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
 
 
-class FlagError(ValueError):
+class FlagError(ArgumentError):
     """A flag's value does not fit.
 
     Attributes:
@@ -22,8 +24,11 @@ class FlagError(ValueError):
     """
 
     def __init__(self, flag: str, expected: str, found: Any) -> None:
-        self.flag, self.expected, self.found = flag, expected, found
-        super().__init__(f"--{flag}: expected {expected}, found {found}")
+        super().__init__(f"--{flag}", expected, found)
+        self.flag = flag
+
+    def __reduce__(self) -> tuple:
+        return FlagError, (self.flag, self.expected, self.found)
 
     def renamed(self, old: str, new: str) -> "FlagError":
         """The same of the flags whose dotted name begins with ``new`` instead of ``old``."""
@@ -32,22 +37,19 @@ class FlagError(ValueError):
 
 
 def as_flag_error(error: ValueError, names: Mapping[str, str], prefix: str = "") -> ValueError:
-    """An error ``NAME: expected X, found Y`` of the library, as one of the flag that sets the argument.
+    """An error of the library about an argument, as one about the flag that sets the argument.
 
     Args:
       error: from the library.
       names: argument -> flag.
       prefix: what the names of all other arguments get, for instance "algorithm."; without one, errors about
-        these are returned as they are.
+        these are returned as they are, as are errors that are not about one argument.
     """
-    if isinstance(error, FlagError):
+    if isinstance(error, FlagError) or not isinstance(error, ArgumentError):
         return error
-    name, _, rest = str(error).partition(": ")
-    expected, comma, found = rest.removeprefix("expected ").rpartition(", found ")
-    if name not in names and not (prefix and rest):
+    if error.name not in names and not prefix:
         return error
-    flag = names.get(name, prefix + name)
-    return FlagError(flag, expected, found) if comma else ValueError(f"--{flag}: {rest}")
+    return FlagError(names.get(error.name, prefix + error.name), error.expected, error.found)
 
 
 def setting(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.keys import FEW, fold, random_order
 
 Batching = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -20,7 +21,7 @@ Batching = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
+            raise ArgumentError(name, "an integer of at least 1", repr(value))
 
 
 def _rank(valid: jax.Array) -> jax.Array:
@@ -95,7 +96,7 @@ def poisson_steps(expected_batch_size: float, padded_batch_size: int, steps: int
     """
     _check_positive(padded_batch_size=padded_batch_size, steps=steps)
     if not expected_batch_size > 0:
-        raise ValueError(f"expected_batch_size: expected a positive number, found {expected_batch_size!r}")
+        raise ArgumentError("expected_batch_size", "a positive number", repr(expected_batch_size))
 
     def batching(valid, key):
         probability = expected_batch_size / jnp.maximum(valid.sum(), 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.messages import Channel, Context
 from fedrecon.federated.trees import largest
 from fedrecon.types import PyTree
@@ -110,7 +111,7 @@ def clip(max_norm: float, message_norm: float | None = None) -> Channel:
     message_norm = max_norm if message_norm is None else message_norm
     for name, value in (("max_norm", max_norm), ("message_norm", message_norm)):
         if not value > 0:
-            raise ValueError(f"{name}: expected a positive number, found {value!r}")
+            raise ArgumentError(name, "a positive number", repr(value))
 
     def encode(upload, state, context):
         del context

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.trees import along, pack, unpack, vary_with
 from fedrecon.types import Batch, PyTree, Variables
 
@@ -35,7 +36,7 @@ def default_mesh(mesh: Mesh | None) -> Mesh:
     if mesh is None:
         return client_mesh(jax.local_devices()[:1])
     if mesh.axis_names != (AXIS,):
-        raise ValueError(f"mesh: expected the single axis {AXIS!r}, found {mesh.axis_names}")
+        raise ArgumentError("mesh", f"the single axis {AXIS!r}", mesh.axis_names)
     return mesh
 
 
@@ -145,9 +146,7 @@ def place(
     split = None
     if validation is not None:
         if number_of_clients(validation) != clients:
-            raise ValueError(
-                f"validation: expected {clients} clients as in data, found {number_of_clients(validation)}"
-            )
+            raise ArgumentError("validation", f"{clients} clients as in data", number_of_clients(validation))
         split = jax.tree.map(put, {**validation.examples, "valid": validation.valid})
     public, frozen = jax.tree.map(replicate, (public, frozen))
     examples = jax.tree.map(put, dict(data.examples))
@@ -162,10 +161,10 @@ def number_of_clients(data: Any) -> int:
     """
     expected = data.valid.shape
     if len(expected) != 2:
-        raise ValueError(f"data.valid: expected shape (clients, examples), found {expected}")
+        raise ArgumentError("data.valid", "shape (clients, examples)", expected)
     for name, x in data.examples.items():
         if x.shape[:2] != expected:
-            raise ValueError(f"data.examples[{name!r}]: expected leading axes {expected}, found {x.shape}")
+            raise ArgumentError(f"data.examples[{name!r}]", f"leading axes {expected}", x.shape)
     return data.clients if isinstance(data, PlacedData) else expected[0]
 
 
@@ -183,7 +182,7 @@ def check_parallel(parallel: str | int) -> None:
     """Raises ValueError unless ``parallel`` is "scan", "vmap" or a chunk size."""
     if parallel in ("scan", "vmap") or (isinstance(parallel, int) and parallel >= 1):
         return
-    raise ValueError(f'parallel: expected "scan", "vmap" or a chunk size of at least 1, found {parallel!r}')
+    raise ArgumentError("parallel", '"scan", "vmap" or a chunk size of at least 1', repr(parallel))
 
 
 def map_clients(

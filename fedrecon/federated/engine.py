@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import (
     Batching,
     FederatedAlgorithm,
@@ -242,7 +243,7 @@ def check_clients(state: RoundState, data: Any) -> int:
     """
     clients = state.history.participations.shape[0]
     if number_of_clients(data) != clients:
-        raise ValueError(f"data: expected {clients} clients as in the state, found {number_of_clients(data)}")
+        raise ArgumentError("data", f"{clients} clients as in the state", number_of_clients(data))
     return clients
 
 

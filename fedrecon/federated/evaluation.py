@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import (
     check_parallel,
@@ -164,4 +165,4 @@ def _personal(algorithm, variables, client_state, private, batch=None):
 def _check_clients(state, clients):
     expected = state.history.participations.shape[0]
     if expected != clients:
-        raise ValueError(f"data: expected {expected} clients as in the state, found {clients}")
+        raise ArgumentError("data", f"{expected} clients as in the state", clients)

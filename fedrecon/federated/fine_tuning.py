@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
 from fedrecon.federated.engine import init_state, make_round
 from fedrecon.federated.local import partial_training
@@ -57,7 +58,7 @@ def fine_tune(
         `init_state` or `make_round` refuse.
     """
     if not isinstance(epochs, int) or epochs < 0:
-        raise ValueError(f"epochs: expected an integer of at least 0, found {epochs!r}")
+        raise ArgumentError("epochs", "an integer of at least 0", repr(epochs))
     clients = state.history.participations.shape[0]
     released = algorithm.release(state)
     shared, _ = partition(released, algorithm.share_mask)
@@ -69,9 +70,7 @@ def fine_tune(
         alone = alone._replace(client=partial_training(task.loss, optimizer, head))
     own = init_state(alone, released, data, mesh)
     if own.history.participations.shape[0] != clients:
-        raise ValueError(
-            f"data: expected {clients} clients as in the state, found {own.history.participations.shape[0]}"
-        )
+        raise ArgumentError("data", f"{clients} clients as in the state", own.history.participations.shape[0])
     models = jax.tree.map(
         lambda x, like: jax.device_put(x, like.sharding), merge(shared, private), own.private
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import Batches, ClientResult, ClientUpdate
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Evaluation, LocalContext, Method, ValueAndGrad, begin, finish
@@ -65,9 +66,10 @@ def local_training(
 
     def update(variables, broadcast, client_state, batches, valid, key):
         if method.hides and jax.tree.leaves(variables.stats):
-            raise ValueError(
-                "variables.stats: expected none with differential privacy, since they mix examples, "
-                "found batch statistics"
+            raise ArgumentError(
+                "variables.stats",
+                "none with differential privacy, since they mix examples",
+                "batch statistics",
             )
         context = _context(loss, method, variables, broadcast, batches, valid, key)
         start = client_state.optimizer if keep_optimizer else optimizer.init(variables.params)

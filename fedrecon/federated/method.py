@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import Batches, Batching, ClientResult
 from fedrecon.federated.messages import Context, Exchange, Gathered, Message
 from fedrecon.types import Batch, Metrics, PyTree, Variables
@@ -124,12 +125,13 @@ def combine(*methods: Method | None) -> Method:
         return parts[0]
     batching = [part.batching for part in parts if part.batching is not None]
     if len(batching) > 1:
-        raise ValueError("methods: expected at most one that defines the batches, found two")
+        raise ArgumentError("methods", "at most one that defines the batches", "two")
     disclosed = [part.discloses for part in parts if part.discloses]
     if disclosed and any(part.hides for part in parts):
-        raise ValueError(
-            "methods: expected none that sends what it computes from examples without noise, found one that "
-            f"sends {disclosed[0]}, together with differential privacy"
+        raise ArgumentError(
+            "methods",
+            "none that sends what it computes from examples without noise",
+            f"one that sends {disclosed[0]}, together with differential privacy",
         )
     _check_hidden(parts)
     return Method(
@@ -156,14 +158,16 @@ def _check_hidden(parts: tuple[Method, ...]) -> None:
     if not hiding:
         return
     if _any(parts, "prepare"):
-        raise ValueError(
-            "methods: expected none that prepares batches, in which it may mix examples, found one that "
-            "prepares whole batches, together with differential privacy"
+        raise ArgumentError(
+            "methods",
+            "none that prepares batches, in which it may mix examples",
+            "one that prepares whole batches, together with differential privacy",
         )
     if _any(parts[hiding[0] + 1 :], "oracle"):
-        raise ValueError(
-            "methods: expected differential privacy after all methods with an oracle, found one that "
-            "evaluates private gradients again, together with differential privacy"
+        raise ArgumentError(
+            "methods",
+            "differential privacy after all methods with an oracle",
+            "one that evaluates private gradients again, together with differential privacy",
         )
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import check_parallel, default_mesh, number_of_clients
 from fedrecon.federated.engine import make_round
@@ -186,7 +187,7 @@ def measure_parallel(
       jax.errors.JaxRuntimeError: if no candidate fits into memory, or for any other failure.
     """
     if not candidates:
-        raise ValueError("candidates: expected at least one, found none")
+        raise ArgumentError("candidates", "at least one", "none")
     for candidate in candidates:
         check_parallel(candidate)
     steps = None if algorithm.client.batching else 1
@@ -224,7 +225,7 @@ def _distinct(candidates: Sequence[str | int], clients: int) -> list[str | int]:
         c for c in dict.fromkeys(candidates) if isinstance(c, str) or c < clients or "vmap" not in candidates
     ]
     if not kept:
-        raise ValueError("candidates: expected at least one, found none")
+        raise ArgumentError("candidates", "at least one", "none")
     return kept
 
 

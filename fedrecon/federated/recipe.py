@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import ClientUpdate, FederatedAlgorithm
 from fedrecon.federated.channels import chain
 from fedrecon.federated.local import local_training
@@ -58,9 +59,8 @@ def federated(
     if reduce is not None and not isinstance(reduce, Reducer):
         reduce = stateless(reduce)
     if reduce is not None and not reduce.linear and not channel.linear:
-        raise ValueError(
-            "reduce: expected the sum (None) with a channel whose encoded updates cannot be compared, "
-            "found a reducer"
+        raise ArgumentError(
+            "reduce", "the sum (None) with a channel whose encoded updates cannot be compared", "a reducer"
         )
     server_optimizer = server_optimizer or optax.sgd(1.0)
     if method.transform is not None:

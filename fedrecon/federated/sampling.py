@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import History
 from fedrecon.federated.keys import first_in_random_order, random_order
 from fedrecon.federated.messages import Context
@@ -61,7 +62,7 @@ def poisson_clients(rate: float) -> Callable[[jax.Array, jax.Array, History], ja
       ValueError: if ``rate`` is not in (0, 1].
     """
     if not 0 < rate <= 1:
-        raise ValueError(f"rate: expected a probability in (0, 1], found {rate!r}")
+        raise ArgumentError("rate", "a probability in (0, 1]", repr(rate))
     return lambda key, round, history: jax.random.bernoulli(key, rate, history.participations.shape)
 
 
@@ -82,14 +83,12 @@ def weighted_clients(count: int, weights: ArrayLike) -> Sampler:
     _check_count(count, "count")
     weights = np.asarray(weights, np.float64)
     if weights.ndim != 1 or not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
-        raise ValueError(
-            f"weights: expected one axis of non-negative finite numbers, some positive, found {weights}"
-        )
+        raise ArgumentError("weights", "one axis of non-negative finite numbers, some positive", weights)
 
     def sampler(key, round, history):
         clients = _clients(history, count)
         if clients != len(weights):
-            raise ValueError(f"weights: expected one for each of {clients} clients, found {len(weights)}")
+            raise ArgumentError("weights", f"one for each of {clients} clients", len(weights))
         positive = weights > 0
         rate = jnp.asarray(np.where(positive, weights, 1), jnp.float32)
         finish = jax.random.exponential(key, (clients,)) / rate
@@ -126,7 +125,7 @@ def highest_loss(count: int, candidates: int) -> Sampler:
     _check_count(count, "count")
     _check_count(candidates, "candidates")
     if candidates < count:
-        raise ValueError(f"candidates: expected at least count = {count}, found {candidates}")
+        raise ArgumentError("candidates", f"at least count = {count}", candidates)
 
     def sampler(key, round, history):
         order = random_order(key, jnp.arange(_clients(history, candidates, "candidates")))
@@ -139,13 +138,13 @@ def highest_loss(count: int, candidates: int) -> Sampler:
 
 def _check_count(count: Any, name: str) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, found {count!r}")
+        raise ArgumentError(name, "an integer of at least 1", repr(count))
 
 
 def _clients(history: History, count: int, name: str = "count") -> int:
     clients = history.participations.shape[0]
     if count > clients:
-        raise ValueError(f"{name}: expected at most the number of clients {clients}, found {count}")
+        raise ArgumentError(name, f"at most the number of clients {clients}", count)
     return clients
 
 

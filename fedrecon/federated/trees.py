@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.types import PyTree
 
 # In a share mask: leaves that are never trained and the same everywhere.
@@ -25,7 +26,7 @@ def expand_mask(mask: PyTree, tree: PyTree) -> PyTree:
         if isinstance(value, str) and value == FROZEN:
             return jax.tree.map(lambda _: FROZEN, subtree)
         if not (isinstance(value, bool) or getattr(value, "dtype", None) == jnp.bool_):
-            raise ValueError(f'share_mask: expected leaves of bool or "{FROZEN}", found {value!r}')
+            raise ArgumentError("share_mask", f'leaves of bool or "{FROZEN}"', repr(value))
         return jax.tree.map(lambda _: bool(value), subtree)
 
     return jax.tree.map(spread, mask, tree)
@@ -221,5 +222,5 @@ def nbytes(tree: PyTree) -> int:
     """
     total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
     if total >= 2**32:
-        raise ValueError(f"message of one client: expected less than 2**32 bytes, found {total}")
+        raise ArgumentError("message of one client", "less than 2**32 bytes", total)
     return total

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import Batches, Batching, ClientResult, FederatedAlgorithm
 from fedrecon.federated.batching import shuffled_epochs, shuffled_steps
 from fedrecon.federated.clients import ClientRow
@@ -44,18 +45,20 @@ def choose_batching(
     """
     if own is not None:
         if (batch_size, epochs, steps) != (None, None, None):
-            raise ValueError(
-                "batch_size, epochs, steps: expected none, since the client update samples its own batches"
+            raise ArgumentError(
+                "batch_size, epochs, steps",
+                "none, since the client update samples its own batches",
+                (batch_size, epochs, steps),
             )
         return own
     if batch_size is None:
-        raise ValueError("batch_size: expected a positive integer, found None")
+        raise ArgumentError("batch_size", "a positive integer", "None")
     if epochs is not None and steps is None:
         batching = shuffled_epochs(batch_size, epochs)
     elif steps is not None and epochs is None:
         batching = shuffled_steps(batch_size, steps)
     else:
-        raise ValueError(f"epochs, steps: expected exactly one of them, found epochs={epochs}, steps={steps}")
+        raise ArgumentError("epochs, steps", "exactly one of them", f"epochs={epochs}, steps={steps}")
     return lambda examples, valid, key: batching(valid, key)
 
 
@@ -103,9 +106,8 @@ def client_turn(
     client = context.client
     assert client is not None, "the context of a client"
     if row.frozen is None and FROZEN in jax.tree.leaves(algorithm.share_mask):
-        raise ValueError(
-            "data: expected the frozen leaves of the share mask with it, from place(data, frozen=variables), "
-            "found none"
+        raise ArgumentError(
+            "data", "the frozen leaves of the share mask with it, from place(data, frozen=variables)", "none"
         )
     variables, payload = received
     batch_key, update_key, _, work_key = client_keys(context)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fedrecon.errors import ArgumentError
 from operators.algebra import vary_together
 from operators.kernels import (
     Pads,
@@ -110,7 +111,7 @@ def transposed_convolution(
         )
         size = [n - low - high for n, (low, high) in zip(whole, pads, strict=True)]
     if min(size) < 1:
-        raise ValueError(f"padding: expected to leave pixels of {tuple(whole)}, found {padding}")
+        raise ArgumentError("padding", f"to leave pixels of {tuple(whole)}", padding)
     x, kernel = vary_together(x, kernel)
     if x.ndim == 4:
         return _transposed(x, kernel, strides, pads, tuple(size))
@@ -153,16 +154,17 @@ def _check(
     if x.ndim not in (4, 5) or kernel.ndim != x.ndim or x.shape[-1] != kernel.shape[features_in]:
         names = ["features_out", "features_out"]
         names[features_in - kernel.ndim] = "features"
-        raise ValueError(
-            f"x: expected (examples, [nz,] ny, nx, features) and kernel ([kz,] ky, kx, {', '.join(names)}), "
-            f"found x {x.shape} and kernel {kernel.shape}"
+        raise ArgumentError(
+            "x",
+            f"(examples, [nz,] ny, nx, features) and kernel ([kz,] ky, kx, {', '.join(names)})",
+            f"x {x.shape} and kernel {kernel.shape}",
         )
     if x.dtype != kernel.dtype:
         raise TypeError(f"x and kernel: expected one dtype, found {x.dtype} and {kernel.dtype}")
     axes = x.ndim - 2
     strides = (strides,) * axes if isinstance(strides, int) else tuple(strides)
     if len(strides) != axes or min(strides) < 1:
-        raise ValueError(f"strides: expected one int or {axes} ints >= 1, found {strides}")
+        raise ArgumentError("strides", f"one int or {axes} ints >= 1", strides)
     return strides
 
 
@@ -174,9 +176,7 @@ def _explicit_padding(
         pairs = lax.padtype_to_pads(shape, window, strides, padding)
     pads: Pads = tuple((int(low), int(high)) for low, high in pairs)
     if len(pads) != len(window) or min(min(pair) for pair in pads) < 0:
-        raise ValueError(
-            f"padding: expected 'SAME', 'VALID' or {len(window)} pairs of ints >= 0, found {padding}"
-        )
+        raise ArgumentError("padding", f"'SAME', 'VALID' or {len(window)} pairs of ints >= 0", padding)
     for size, k, (low, high) in zip(shape, window, pads, strict=True):
         if size + low + high < k:
             raise ValueError(

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from operators.algebra import vary_together
 
 PyTree = Any
@@ -106,7 +107,7 @@ class GroupNorm(nn.Module):
         """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
         channels = x.shape[-1]
         if channels % self.groups:
-            raise ValueError(f"groups: expected a divisor of the {channels} channels, found {self.groups}")
+            raise ArgumentError("groups", f"a divisor of the {channels} channels", self.groups)
         scale, bias = _scale_and_bias(self, channels)
         return _normalize(*_alike(x, scale, bias), self.groups, self.epsilon)
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.models.normalization import InstanceNorm
 from fedrecon.models.unet import UNet
 from fedrecon.models.unrolled import CascadeInputs, PyTree, Step
@@ -43,7 +44,7 @@ def regularized(
       ValueError: unknown ``order``.
     """
     if order not in ("after", "before", "parallel"):
-        raise ValueError(f'order: expected "after", "before" or "parallel", found {order!r}')
+        raise ArgumentError("order", '"after", "before" or "parallel"', repr(order))
 
     def step(cascade: nn.Module, state: PyTree, inputs: CascadeInputs) -> PyTree:
         network = bind(regularizer, cascade, "regularizer")
@@ -95,9 +96,7 @@ class UNetRegularizer(nn.Module):
           ValueError: x has another number of axes.
         """
         if x.ndim not in (3, 4):
-            raise ValueError(
-                f"in_shape: expected images (ny, nx) or volumes (nz, ny, nx), found {x.shape[1:]}"
-            )
+            raise ArgumentError("in_shape", "images (ny, nx) or volumes (nz, ny, nx)", x.shape[1:])
         u = to_channels(x)
         spatial = tuple(range(1, x.ndim))
         mean = u.mean(spatial, keepdims=True)

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from operators import LinearOperator
 
 PyTree = Any
@@ -63,7 +64,7 @@ class _Cascade(nn.Module):
         new = self.step(self, state, inputs)
         expected, found = jax.tree.map(_kind, state), jax.tree.map(_kind, new)
         if expected != found:
-            raise ValueError(f"step: expected a state {expected}, found {found}")
+            raise ArgumentError("step", f"a state {expected}", found)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), new, state), None
 
 
@@ -86,7 +87,7 @@ def start_image(inputs: CascadeInputs, initial: jax.Array | None) -> jax.Array:
     if initial is None:
         return inputs.back_projection
     if initial.shape != inputs.back_projection.shape:
-        raise ValueError(f"initial: expected shape {inputs.back_projection.shape}, found {initial.shape}")
+        raise ArgumentError("initial", f"shape {inputs.back_projection.shape}", initial.shape)
     return initial.astype(inputs.back_projection.dtype)
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from fedrecon.errors import ArgumentError
+
 
 class Calibration(NamedTuple):
     """One noise multiplier for all sites, and what it gives each.
@@ -41,9 +43,9 @@ def training_event(
     at_least["padded_batch_size"] = (padded_batch_size, 1)
     for name, (value, least) in at_least.items():
         if not value >= least:
-            raise ValueError(f"{name}: expected at least {least}, found {value!r}")
+            raise ArgumentError(name, f"at least {least}", repr(value))
     if not expected_batch_size > 0:
-        raise ValueError(f"expected_batch_size: expected a positive number, found {expected_batch_size!r}")
+        raise ArgumentError("expected_batch_size", "a positive number", repr(expected_batch_size))
     step = dp_accounting.TruncatedSubsampledGaussianDpEvent(
         dataset_size=examples,
         sampling_probability=min(1.0, expected_batch_size / examples),
@@ -128,13 +130,13 @@ def calibrate_noise_multiplier(
       ValueError: for arguments out of range.
     """
     if not target_epsilon > 0:
-        raise ValueError(f"target_epsilon: expected a positive number, found {target_epsilon!r}")
+        raise ArgumentError("target_epsilon", "a positive number", repr(target_epsilon))
     if not tolerance > 0:
-        raise ValueError(f"tolerance: expected a positive number, found {tolerance!r}")
+        raise ArgumentError("tolerance", "a positive number", repr(tolerance))
     if not examples:
-        raise ValueError("examples: expected at least one site, found none")
+        raise ArgumentError("examples", "at least one site", "none")
     if steps < 1:
-        raise ValueError(f"steps: expected at least 1, found {steps!r}")
+        raise ArgumentError("steps", "at least 1", repr(steps))
 
     def epsilon(multiplier: float, size: int) -> float:
         return example_level_epsilon(
@@ -168,7 +170,7 @@ def _delta(delta: float | None, examples: int) -> float:
     # The default would be 1, no guarantee at all, for a single example.
     delta = max(examples, 2) ** -1.1 if delta is None else delta
     if not 0 < delta < 1:
-        raise ValueError(f"delta: expected a number between 0 and 1, found {delta!r}")
+        raise ArgumentError("delta", "a number between 0 and 1", repr(delta))
     return delta
 
 
@@ -178,7 +180,9 @@ def _smallest(accept: Callable[[float], bool], low: float, tolerance: float) -> 
     while not accept(high):
         low, high = high, 2 * high
         if not math.isfinite(high) or high > 1e6:
-            raise ValueError("target_epsilon: expected a target that some noise multiplier below 1e6 reaches")
+            raise ArgumentError(
+                "target_epsilon", "a target that some noise multiplier below 1e6 reaches", "none"
+            )
     while high - low > tolerance:
         middle = 0.5 * (low + high)
         low, high = (low, middle) if accept(middle) else (middle, high)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing, write_atomically
 from fedrecon.reporting.tables import format_table
 
@@ -52,9 +53,9 @@ def t_quantile(probability: float, freedom: int) -> float:
       ValueError: ``probability`` is not in (0, 1), or ``freedom`` not a positive integer.
     """
     if not 0 < probability < 1:
-        raise ValueError(f"probability: expected a number in (0, 1), found {probability!r}")
+        raise ArgumentError("probability", "a number in (0, 1)", repr(probability))
     if isinstance(freedom, bool) or not isinstance(freedom, int) or freedom < 1:
-        raise ValueError(f"freedom: expected an integer of at least 1, found {freedom!r}")
+        raise ArgumentError("freedom", "an integer of at least 1", repr(freedom))
     if probability == 0.5:
         return 0.0
     if probability < 0.5:

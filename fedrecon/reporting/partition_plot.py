@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing
 
 _COLORS = matplotlib.color_sequences["tab20"]
@@ -31,9 +32,10 @@ def plot_partition(
     """
     counts = np.asarray(counts)
     if counts.shape != (len(clients), len(labels)) or not len(clients) or (counts < 0).any():
-        raise ValueError(
-            f"counts: expected non-negative numbers ({len(clients)} clients, {len(labels)} labels), "
-            f"found shape {counts.shape}"
+        raise ArgumentError(
+            "counts",
+            f"non-negative numbers ({len(clients)} clients, {len(labels)} labels)",
+            f"shape {counts.shape}",
         )
     named = len(clients) <= _MOST_BARS
     height = 1.2 + (0.22 * len(clients) if named else 8.0)

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from fedrecon.errors import ArgumentError
+
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -13,7 +15,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     for row in rows:
         if len(row) != len(header):
-            raise ValueError(f"rows: expected {len(header)} cells as in the header, found {list(row)}")
+            raise ArgumentError("rows", f"{len(header)} cells as in the header", list(row))
     widths = [max(len(str(row[column])) for row in [header, *rows]) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from fedrecon.errors import ArgumentError
+
 PyTree = Any
 
 
@@ -74,8 +76,8 @@ class Checkpointer:
             expected_shape = tuple(named[name].shape) if name in named else "no such leaf"
             found_shape = tuple(found[name].shape) if name in found else "no such leaf"
             if expected_shape != found_shape:
-                raise ValueError(
-                    f"{self.directory}/{step}: leaf {name!r}: expected {expected_shape}, found {found_shape}"
+                raise ArgumentError(
+                    f"{self.directory}/{step}: leaf {name!r}", f"{expected_shape}", found_shape
                 )
         abstract = {name: self._ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in named.items()}
         restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from fedrecon.errors import ArgumentError
+
 _RECORDED_PACKAGES = ("fedrecon", "jax", "jaxlib", "flax", "optax", "numpy", "jax-privacy", "dp-accounting")
 
 
@@ -19,14 +21,14 @@ def set_cpu_devices(count: int) -> None:
       ValueError: ``count`` is not positive, or JAX already started with another number of CPU devices.
     """
     if count < 1:
-        raise ValueError(f"--devices: expected a positive number of devices, found {count}")
+        raise ArgumentError("--devices", "a positive number of devices", count)
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         found = jax.device_count()
         if jax.default_backend() == "cpu" and found != count:
-            raise ValueError(
-                f"--devices: expected {count} CPU devices, found {found}: JAX was initialized earlier"
+            raise ArgumentError(
+                "--devices", f"{count} CPU devices", f"{found}: JAX was initialized earlier"
             ) from error
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 
 
@@ -29,7 +30,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}") from error
+            raise ArgumentError(f"{path}, line {number}", "a JSON object", repr(line[:60])) from error
         records.append(record)
     return records
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, random_flips, total
 from fedrecon.types import Batch, Metrics, PyTree, Task
@@ -42,7 +43,7 @@ def classification_task(
 
     def losses(logits: jax.Array, batch: Batch) -> jax.Array:
         if logits.ndim != 2 or logits.shape[1] < 2:
-            raise ValueError(f"model: expected logits (examples, classes >= 2), found {logits.shape}")
+            raise ArgumentError("model", "logits (examples, classes >= 2)", logits.shape)
         reference = jax.nn.one_hot(batch["label"], logits.shape[1], dtype=logits.dtype)
         return -(reference * jax.nn.log_softmax(logits)).sum(-1)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.tasks.network import total
 from fedrecon.types import Batch, Metrics
 
@@ -36,9 +37,7 @@ def ssim(images: jax.Array, targets: jax.Array, data_range: jax.Array) -> jax.Ar
       ValueError: an image is smaller than the window.
     """
     if min(images.shape[-2:]) < WINDOW:
-        raise ValueError(
-            f"ssim: expected images of at least {WINDOW} x {WINDOW} pixels, found {images.shape}"
-        )
+        raise ArgumentError("ssim", f"images of at least {WINDOW} x {WINDOW} pixels", images.shape)
     mean_x, mean_y = _window_mean(images), _window_mean(targets)
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
     variance_x = unbiased * (_window_mean(images * images) - mean_x * mean_x)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.models import normalization_leaves
 from fedrecon.types import Batch, PyTree, Variables
 
@@ -73,7 +74,7 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:
     """Raises ValueError unless the example batch has all these keys."""
     if any(name not in example for name in names):
-        raise ValueError(f"example: expected the keys {list(names)}, found {sorted(example)}")
+        raise ArgumentError("example", f"the keys {list(names)}", sorted(example))
 
 
 def map_chunks(f: Callable[[Batch], PyTree], batch: Batch, chunk: int) -> PyTree:

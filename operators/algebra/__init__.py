@@ -1,6 +1,12 @@
 """Linear operators, their algebra, checks of arguments and dtypes; no physics."""
 
-from operators.algebra.arguments import finite_number, image_shape_2d, positive_integer, positive_number
+from operators.algebra.arguments import (
+    ArgumentError,
+    finite_number,
+    image_shape_2d,
+    positive_integer,
+    positive_number,
+)
 from operators.algebra.block_diagonal import BlockDiagonal
 from operators.algebra.checks import check_adjoint, check_gradients
 from operators.algebra.differences import (
@@ -36,6 +42,7 @@ from operators.algebra.wavelets import Wavelet, daubechies_filter
 
 __all__ = [
     "Adjoint",
+    "ArgumentError",
     "BlockDiagonal",
     "Diagonal",
     "FiniteDifferences",

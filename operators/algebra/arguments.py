@@ -7,19 +7,36 @@ from typing import Any
 import numpy as np
 
 
+class ArgumentError(ValueError):
+    """An argument does not fit; printed as ``NAME: expected EXPECTED, found FOUND``.
+
+    Attributes:
+      name: of the argument, where needed after the function or class: "fbp: filter".
+      expected: what would fit.
+      found: what was found, as it is printed.
+    """
+
+    def __init__(self, name: str, expected: str, found: Any) -> None:
+        self.name, self.expected, self.found = name, expected, found
+        super().__init__(f"{name}: expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.name, self.expected, self.found)
+
+
 def finite_number(value: Any, name: str) -> float:
     """``value`` as a finite Python float; raises TypeError or ValueError naming ``name``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a plain number, found {type(value).__name__}")
     if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, found {value}")
+        raise ArgumentError(name, "a finite number", value)
     return float(value)
 
 
 def positive_number(value: Any, name: str) -> float:
     """``value`` as a positive Python float; raises TypeError or ValueError naming ``name``."""
     if finite_number(value, name) <= 0:
-        raise ValueError(f"{name}: expected a positive number, found {value}")
+        raise ArgumentError(name, "a positive number", value)
     return float(value)
 
 
@@ -28,13 +45,13 @@ def positive_integer(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, found {type(value).__name__}")
     if value < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {value}")
+        raise ArgumentError(name, "a positive integer", value)
     return int(value)
 
 
 def image_shape_2d(shape: Any, name: str) -> tuple[int, int]:
     """``shape`` as (ny, nx); raises ValueError or TypeError naming ``name``."""
     if np.ndim(shape) != 1 or len(shape) != 2:
-        raise ValueError(f"{name}: expected (ny, nx), found {shape}")
+        raise ArgumentError(name, "(ny, nx)", shape)
     ny, nx = (positive_integer(n, name) for n in shape)
     return ny, nx

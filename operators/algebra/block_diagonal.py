@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.algebra.arguments import ArgumentError
 from operators.algebra.linear_operator import LinearOperator
 from operators.algebra.pytree import assign, frozen_pytree, static
 
@@ -41,7 +42,7 @@ class BlockDiagonal(LinearOperator):
     def __post_init__(self) -> None:
         blocks = list(self.operators)
         if not blocks:
-            raise ValueError("BlockDiagonal: operators: expected at least one, found none")
+            raise ArgumentError("BlockDiagonal: operators", "at least one", "none")
         for block in blocks:
             if not isinstance(block, LinearOperator):
                 raise TypeError(f"BlockDiagonal: expected LinearOperators, found {type(block).__name__}")

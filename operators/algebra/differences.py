@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.algebra.arguments import ArgumentError
 from operators.algebra.dtypes import default_dtype
 from operators.algebra.linear_operator import LinearOperator
 from operators.algebra.pytree import assign, frozen_pytree, static
@@ -35,7 +36,7 @@ class FiniteDifferences(LinearOperator):
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.image_shape)
         if not shape or min(shape) < 1:
-            raise ValueError(f"FiniteDifferences: image_shape: expected positive integers, found {shape}")
+            raise ArgumentError("FiniteDifferences: image_shape", "positive integers", shape)
         dtype = default_dtype(complex) if self.dtype is None else jnp.dtype(self.dtype)
         assign(self, image_shape=shape, dtype=dtype)
 

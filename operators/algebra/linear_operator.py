@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from operators.algebra.arguments import ArgumentError
 from operators.algebra.dtypes import (
     as_inexact,
     complex_dtype,
@@ -109,9 +110,10 @@ class LinearOperator:
         if weights is not None:
             weights = jnp.asarray(weights)
             if not _broadcasts(weights.shape, self.out_shape):
-                raise ValueError(
-                    f"{self._name}.gram: weights: expected a shape broadcastable to out_shape "
-                    f"{self.out_shape}, found shape {weights.shape}"
+                raise ArgumentError(
+                    f"{self._name}.gram: weights",
+                    f"a shape broadcastable to out_shape {self.out_shape}",
+                    f"shape {weights.shape}",
                 )
             if is_complex(weights.dtype):
                 raise TypeError(f"{self._name}.gram: weights: expected a real dtype, found {weights.dtype}")
@@ -155,7 +157,7 @@ def check_array(x: ArrayLike, shape: tuple[int, ...], dtype: np.dtype, where: st
     """``x`` as an array of ``dtype`` whose trailing axes are ``shape``; raises as ``LinearOperator`` does."""
     x = jnp.asarray(x)
     if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
-        raise ValueError(f"{where}: expected an array of shape (..., {_joined(shape)}), found {x.shape}")
+        raise ArgumentError(where, f"an array of shape (..., {_joined(shape)})", x.shape)
     if not jnp.issubdtype(x.dtype, jnp.inexact) or jnp.promote_types(x.dtype, dtype) != dtype:
         raise TypeError(f"{where}: expected an array whose dtype promotes to {dtype}, found {x.dtype}")
     return x.astype(dtype)
@@ -266,9 +268,10 @@ class Sum(LinearOperator):
         first, second = self.first, self.second
         shapes = [(op.in_shape, op.out_shape) for op in (first, second)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"{first._name} + {second._name}: (in_shape, out_shape): expected the same of both, "
-                f"found {shapes[0]} and {shapes[1]}"
+            raise ArgumentError(
+                f"{first._name} + {second._name}: (in_shape, out_shape)",
+                "the same of both",
+                f"{shapes[0]} and {shapes[1]}",
             )
         if first.in_dtype != second.in_dtype:
             raise TypeError(
@@ -311,7 +314,7 @@ class Scaled(LinearOperator):
             if not jnp.issubdtype(scalar.dtype, jnp.inexact):
                 scalar = scalar.astype(real_dtype(dtype))
         if scalar.ndim:
-            raise ValueError(f"scalar * {self.operator._name}: expected a scalar, found shape {scalar.shape}")
+            raise ArgumentError(f"scalar * {self.operator._name}", "a scalar", f"shape {scalar.shape}")
         assign(self, scalar=scalar)
 
     in_shape = property(lambda self: self.operator.in_shape)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from operators.algebra.arguments import ArgumentError
 from operators.algebra.dtypes import is_complex
 
 
@@ -24,15 +25,15 @@ def check_measured(data: ArrayLike, dtype: DTypeLike, where: str, finite: bool =
     """
     data = jnp.asarray(data)
     if is_complex(dtype) and not is_complex(data.dtype):
-        raise ValueError(
-            f"{where}: expected complex k-space, found {data.dtype}; magnitudes have lost the phase, and "
-            "real and imaginary parts on an axis are joined by re + 1j * im"
+        raise ArgumentError(
+            where,
+            "complex k-space",
+            f"{data.dtype}; magnitudes have lost the phase, and real and imaginary parts on an axis "
+            "are joined by re + 1j * im",
         )
     if finite and not isinstance(data, jax.core.Tracer):
         with jax.ensure_compile_time_eval():
             wrong = int(data.size - jnp.isfinite(data).sum())
         if wrong:
-            raise ValueError(
-                f"{where}: expected finite values, found {wrong} of {data.size} samples NaN or infinite"
-            )
+            raise ArgumentError(where, "finite values", f"{wrong} of {data.size} samples NaN or infinite")
     return data

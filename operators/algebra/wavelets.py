@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from operators.algebra.arguments import ArgumentError
 from operators.algebra.dtypes import default_dtype
 from operators.algebra.linear_operator import LinearOperator
 from operators.algebra.pytree import assign, frozen_pytree, static
@@ -30,9 +31,7 @@ def daubechies_filter(vanishing_moments: int) -> np.ndarray:
     """
     p = vanishing_moments
     if not 1 <= p <= 10:
-        raise ValueError(
-            f"daubechies_filter: vanishing_moments: expected a number between 1 and 10, found {p}"
-        )
+        raise ArgumentError("daubechies_filter: vanishing_moments", "a number between 1 and 10", p)
     # |H|^2 = 2 cos^(2p) P(sin^2): each root y of P gives z + 1/z = 2 - 4 y, of which one lies in the circle.
     half = 1 - 2 * np.roots([math.comb(p - 1 + k, k) for k in range(p)][::-1]).astype(complex)
     far = np.sqrt(half * half - 1)
@@ -80,21 +79,15 @@ class Wavelet(LinearOperator):
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.image_shape)
         if not shape or min(shape) < 1 or max(shape) < 2:
-            raise ValueError(
-                f"Wavelet: image_shape: expected positive integers, one of them at least 2, found {shape}"
-            )
+            raise ArgumentError("Wavelet: image_shape", "positive integers, one of them at least 2", shape)
         if self.wavelet not in _WAVELETS:
-            raise ValueError(
-                f"Wavelet: wavelet: expected one of {', '.join(_WAVELETS)}, found {self.wavelet!r}"
-            )
+            raise ArgumentError("Wavelet: wavelet", f"one of {', '.join(_WAVELETS)}", repr(self.wavelet))
         levels, most = self.levels, (max(shape) - 1).bit_length()
         if levels is None:
             shortest = min(n for n in shape if n > 1)
             levels = max(1, (shortest // len(_low_pass(self.wavelet))).bit_length())
         if not 1 <= levels <= most:
-            raise ValueError(
-                f"Wavelet: levels: expected a number between 1 and {most} for shape {shape}, found {levels}"
-            )
+            raise ArgumentError("Wavelet: levels", f"a number between 1 and {most} for shape {shape}", levels)
         dtype = default_dtype(complex) if self.dtype is None else jnp.dtype(self.dtype)
         assign(self, image_shape=shape, levels=int(levels), dtype=dtype)
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import LinearOperator, check_array, squared
+from operators.algebra import ArgumentError, LinearOperator, check_array, squared
 from operators.solvers import Callback, Objective, SolverInfo, Stopping, positive, relative_change
 
 
@@ -89,12 +89,12 @@ def view_subsets(
     angles, y = jnp.asarray(angles), jnp.asarray(y)
     views = len(angles)
     if count < 1 or views % count:
-        raise ValueError(f"view_subsets: count: expected a divisor of the {views} views, found {count}")
+        raise ArgumentError("view_subsets: count", f"a divisor of the {views} views", count)
     order = np.argsort(np.arange(count) * (5**0.5 - 1) / 2 % 1)
     subsets = [projector(angles[k::count]) for k in order]
     axis = y.ndim - len(subsets[0].out_shape)
     if axis < 0 or y.shape[axis] != views:
-        raise ValueError(f"view_subsets: y: expected {views} views as angles, found shape {y.shape}")
+        raise ArgumentError("view_subsets: y", f"{views} views as angles", f"shape {y.shape}")
     return subsets, [y[(slice(None),) * axis + (slice(k, None, count),)] for k in order]
 
 
@@ -239,14 +239,11 @@ def start_image(name: str, A: LinearOperator, y: jax.Array, x0: jax.Array | None
 def check_subsets(name: str, subsets: Sequence[LinearOperator], y: Sequence[jax.Array]) -> list[jax.Array]:
     """The measurements of all subsets, in the dtypes of their operators; raises where they do not fit."""
     if not subsets or len(subsets) != len(y):
-        raise ValueError(
-            f"{name}: subsets and y: expected equal lengths of at least one, "
-            f"found {len(subsets)} and {len(y)}"
+        raise ArgumentError(
+            f"{name}: subsets and y", "equal lengths of at least one", f"{len(subsets)} and {len(y)}"
         )
     if any(A.in_shape != subsets[0].in_shape for A in subsets):
-        raise ValueError(
-            f"{name}: subsets: expected the same in_shape of all, found {[A.in_shape for A in subsets]}"
-        )
+        raise ArgumentError(f"{name}: subsets", "the same in_shape of all", [A.in_shape for A in subsets])
     return [
         check_array(part, A.out_shape, A.out_dtype, f"{name}: y[{i}]" if len(y) > 1 else f"{name}: y")
         for i, (A, part) in enumerate(zip(subsets, y, strict=True))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import LinearOperator, as_inexact
+from operators.algebra import ArgumentError, LinearOperator, as_inexact
 
 _ENERGIES = np.array([10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200.0])
 # Mass attenuation with coherent scattering, cm^2/g, and density, g/cm^3.
@@ -39,14 +39,13 @@ def material_attenuation(material: str, energies: np.ndarray) -> np.ndarray:
     Source: Hubbell and Seltzer, Tables of X-Ray Mass Attenuation Coefficients, NISTIR 5632, 1995.
     """
     if material not in _MATERIALS:
-        raise ValueError(
-            f"material_attenuation: material: expected one of {sorted(_MATERIALS)}, found {material!r}"
-        )
+        raise ArgumentError("material_attenuation: material", f"one of {sorted(_MATERIALS)}", repr(material))
     energies = np.asarray(energies, float)
     if not energies.size or not (energies.min() >= 10 and energies.max() <= 200):
-        raise ValueError(
-            f"material_attenuation: energies: expected numbers from 10 to 200 keV, "
-            f"found {energies.min(initial=np.inf)} to {energies.max(initial=-np.inf)}"
+        raise ArgumentError(
+            "material_attenuation: energies",
+            "numbers from 10 to 200 keV",
+            f"{energies.min(initial=np.inf)} to {energies.max(initial=-np.inf)}",
         )
     density, table = _MATERIALS[material]
     return 0.1 * density * np.exp(np.interp(np.log(energies), np.log(_ENERGIES), np.log(table)))
@@ -72,9 +71,10 @@ def polychromatic_integrals(lengths: jax.Array, attenuation: jax.Array, spectrum
     attenuation, spectrum = jnp.asarray(attenuation, lengths.dtype), jnp.asarray(spectrum, lengths.dtype)
     _check_spectrum("polychromatic_integrals", attenuation.shape, spectrum.shape)
     if not lengths.ndim or len(lengths) != len(attenuation):
-        raise ValueError(
-            f"polychromatic_integrals: lengths: expected (materials, ...) with the {len(attenuation)} "
-            f"materials of attenuation, found {lengths.shape}"
+        raise ArgumentError(
+            "polychromatic_integrals: lengths",
+            f"(materials, ...) with the {len(attenuation)} materials of attenuation",
+            lengths.shape,
         )
     exponent = sum(
         mu.reshape(-1, *(1,) * (lengths.ndim - 1)) * length
@@ -118,13 +118,14 @@ def fit_beam_hardening(
     _check_spectrum("fit_beam_hardening", attenuation.shape, spectrum.shape)
     materials = len(attenuation)
     if materials > 2 or reference.shape != (materials,) or len(longest) != materials:
-        raise ValueError(
-            "fit_beam_hardening: attenuation, reference and longest: expected the same one or two "
-            f"materials, found {materials}, shape {reference.shape} and {len(longest)}"
+        raise ArgumentError(
+            "fit_beam_hardening: attenuation, reference and longest",
+            "the same one or two materials",
+            f"{materials}, shape {reference.shape} and {len(longest)}",
         )
     if min(longest) <= 0 or degree < 1:
-        raise ValueError(
-            f"fit_beam_hardening: longest and degree: expected positive numbers, found {longest} and {degree}"
+        raise ArgumentError(
+            "fit_beam_hardening: longest and degree", "positive numbers", f"{longest} and {degree}"
         )
     axes = [np.linspace(0, end, 200 if materials == 1 else 40) for end in longest]
     lengths = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")])
@@ -165,17 +166,17 @@ def correct_beam_hardening(
     integrals = as_inexact(integrals)
     coefficients = jnp.asarray(coefficients, integrals.dtype)
     if coefficients.ndim != (1 if second is None else 2):
-        raise ValueError(
-            f"correct_beam_hardening: coefficients: expected {1 if second is None else 2} axes "
-            f"{'without' if second is None else 'with'} second, found shape {coefficients.shape}"
+        raise ArgumentError(
+            "correct_beam_hardening: coefficients",
+            f"{(1 if second is None else 2)} axes {('without' if second is None else 'with')} second",
+            f"shape {coefficients.shape}",
         )
     if second is None:
         return _horner(coefficients, integrals)
     second = jnp.asarray(second, integrals.dtype)
     if second.shape != integrals.shape:
-        raise ValueError(
-            f"correct_beam_hardening: second: expected the shape of integrals, {integrals.shape}, found "
-            f"{second.shape}"
+        raise ArgumentError(
+            "correct_beam_hardening: second", f"the shape of integrals, {integrals.shape}", second.shape
         )
     return _horner([_horner(row, second) for row in coefficients], integrals)
 
@@ -226,9 +227,7 @@ def correct_scatter(
       ValueError: if ``largest_share`` is out of range.
     """
     if not 0 <= largest_share < 1:
-        raise ValueError(
-            f"correct_scatter: largest_share: expected a number in [0, 1), found {largest_share}"
-        )
+        raise ArgumentError("correct_scatter: largest_share", "a number in [0, 1)", largest_share)
     integrals = as_inexact(integrals)
     share = _scatter(integrals, fraction, width) * jnp.exp(integrals)
     return integrals - jnp.log1p(-jnp.minimum(share, largest_share))
@@ -269,14 +268,13 @@ def remove_rings(integrals: jax.Array, size: int = 21) -> jax.Array:
     """
     integrals = as_inexact(integrals)
     if integrals.ndim < 2:
-        raise ValueError(
-            f"remove_rings: integrals: expected (..., views, detectors), found {integrals.shape}"
-        )
+        raise ArgumentError("remove_rings: integrals", "(..., views, detectors)", integrals.shape)
     detectors = integrals.shape[-1]
     if size < 1 or size % 2 == 0 or size // 2 >= detectors:
-        raise ValueError(
-            f"remove_rings: size: expected an odd positive number of at most {2 * detectors - 1} for "
-            f"{detectors} detectors, found {size}"
+        raise ArgumentError(
+            "remove_rings: size",
+            f"an odd positive number of at most {2 * detectors - 1} for {detectors} detectors",
+            size,
         )
     order = jnp.argsort(integrals, axis=-2)
     ranked = jnp.take_along_axis(integrals, order, axis=-2)
@@ -331,9 +329,8 @@ def interpolate_trace(integrals: jax.Array, trace: jax.Array) -> jax.Array:
     try:
         trace = jnp.broadcast_to(trace, integrals.shape)
     except ValueError:
-        raise ValueError(
-            f"interpolate_trace: trace: expected a shape broadcastable to {integrals.shape}, "
-            f"found {trace.shape}"
+        raise ArgumentError(
+            "interpolate_trace: trace", f"a shape broadcastable to {integrals.shape}", trace.shape
         ) from None
     n, last = integrals.shape[-1], integrals.ndim - 1
     place = jnp.arange(n)
@@ -363,7 +360,8 @@ def _horner(coefficients, x):
 
 def _check_spectrum(name, attenuation, spectrum):
     if len(attenuation) != 2 or spectrum != attenuation[1:]:
-        raise ValueError(
-            f"{name}: attenuation and spectrum: expected (materials, energies) and (energies,), found "
-            f"{attenuation} and {spectrum}"
+        raise ArgumentError(
+            f"{name}: attenuation and spectrum",
+            "(materials, energies) and (energies,)",
+            f"{attenuation} and {spectrum}",
         )

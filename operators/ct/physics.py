@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from operators.algebra import as_inexact, safe_sqrt
+from operators.algebra import ArgumentError, as_inexact, safe_sqrt
 from operators.solvers import positive
 
 
@@ -91,7 +91,7 @@ def counts_to_integrals(
     elif floor > 0:
         safe = jnp.maximum(counts, floor)
     else:
-        raise ValueError(f"counts_to_integrals: floor: expected a positive number, found {floor}")
+        raise ArgumentError("counts_to_integrals: floor", "a positive number", floor)
     return jnp.where(photons > 0, jnp.log(positive(photons)) - jnp.log(safe), 0)
 
 
@@ -150,7 +150,7 @@ def lower_dose(
     """
     integrals = as_inexact(integrals)
     if not isinstance(fraction, jax.core.Tracer) and not 0 < float(fraction) <= 1:
-        raise ValueError(f"lower_dose: fraction: expected a number in (0, 1], found {fraction}")
+        raise ArgumentError("lower_dose: fraction", "a number in (0, 1]", fraction)
     photons = as_broadcastable(photons, integrals, "lower_dose: photons")
     noise = as_broadcastable(electronic_noise, integrals, "lower_dose: electronic_noise")
     counts = jnp.maximum(photons, 0) * jnp.exp(-integrals)
@@ -177,7 +177,7 @@ def flat_field(
       ValueError: if ``white`` or ``dark`` does not broadcast to ``raw``, or ``minimum`` is not positive.
     """
     if minimum <= 0:
-        raise ValueError(f"flat_field: minimum: expected a positive number, found {minimum}")
+        raise ArgumentError("flat_field: minimum", "a positive number", minimum)
     raw = as_inexact(raw)
     white = as_broadcastable(white, raw, "flat_field: white")
     dark = as_broadcastable(dark, raw, "flat_field: dark")
@@ -193,7 +193,5 @@ def as_broadcastable(value: ArrayLike, reference: jax.Array, name: str) -> jax.A
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(
-            f"{name}: expected a shape broadcastable to shape {reference.shape}, found {value.shape}"
-        )
+        raise ArgumentError(name, f"a shape broadcastable to shape {reference.shape}", value.shape)
     return value

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from operators.algebra import FiniteDifferences, LinearOperator, check_array
+from operators.algebra import ArgumentError, FiniteDifferences, LinearOperator, check_array
 from operators.ct.algebraic import (
     check_subsets,
     clipped,
@@ -95,9 +95,8 @@ def osem(
     stopping = Stopping("osem", iterations, tolerance, objective, callback)
     background = [0.0] * len(subsets) if background is None else background
     if len(background) != len(subsets):
-        raise ValueError(
-            f"osem: background: expected one entry for each of the {len(subsets)} subsets, found "
-            f"{len(background)}"
+        raise ArgumentError(
+            "osem: background", f"one entry for each of the {len(subsets)} subsets", len(background)
         )
     return _expectation_maximization(subsets, y, x0, background, stopping)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    ArgumentError,
     LinearOperator,
     as_inexact,
     assign,
@@ -49,10 +50,10 @@ def fourier_resize(image: jax.Array, shape: tuple[int, int]) -> jax.Array:
       ValueError: if ``shape`` is not two positive integers, or the image has fewer than two axes.
     """
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"fourier_resize: shape: expected two positive integers, found {shape}")
+        raise ArgumentError("fourier_resize: shape", "two positive integers", shape)
     image = as_inexact(image)
     if image.ndim < 2:
-        raise ValueError(f"fourier_resize: image: expected (..., ny, nx), found shape {image.shape}")
+        raise ArgumentError("fourier_resize: image", "(..., ny, nx)", f"shape {image.shape}")
     scale = math.sqrt(math.prod(shape) / math.prod(image.shape[-2:]))
     resized = ifft2c(scale * centered_resize(fft2c(image), tuple(shape)))
     return resized if is_complex(image.dtype) else resized.real
@@ -91,10 +92,10 @@ class CartesianFourier(LinearOperator):
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "jax"):
-            raise ValueError(f"CartesianFourier: backend: expected 'auto' or 'jax', found {self.backend!r}")
+            raise ArgumentError("CartesianFourier: backend", "'auto' or 'jax'", repr(self.backend))
         shape = tuple(int(n) for n in self.image_shape)
         if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"CartesianFourier: image_shape: expected two positive integers, found {shape}")
+            raise ArgumentError("CartesianFourier: image_shape", "two positive integers", shape)
         mask, dtype = self.mask, self.dtype
         if mask is not None:
             mask = as_inexact(mask)
@@ -103,9 +104,10 @@ class CartesianFourier(LinearOperator):
             if mask.ndim > 2 or any(
                 m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)
             ):
-                raise ValueError(
-                    f"CartesianFourier: mask: expected a shape broadcastable to image_shape {shape}, "
-                    f"found shape {mask.shape}"
+                raise ArgumentError(
+                    "CartesianFourier: mask",
+                    f"a shape broadcastable to image_shape {shape}",
+                    f"shape {mask.shape}",
                 )
             mask = mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
         if dtype is None:

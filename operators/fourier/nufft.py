@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    ArgumentError,
     Leaf,
     LinearOperator,
     as_inexact,
@@ -66,7 +67,7 @@ class NUFFT(LinearOperator):
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in np.atleast_1d(self.image_shape))
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
-            raise ValueError(f"NUFFT: image_shape: expected one to three positive integers, found {shape}")
+            raise ArgumentError("NUFFT: image_shape", "one to three positive integers", shape)
         trajectory = as_inexact(self.trajectory)
         if is_complex(trajectory.dtype):
             raise TypeError(f"NUFFT: trajectory: expected a real dtype, found {trajectory.dtype}")
@@ -74,10 +75,10 @@ class NUFFT(LinearOperator):
             trajectory = trajectory.astype(jnp.float32)
         check_trajectory(trajectory, len(shape), periodic=self.periodic)
         if self.backend not in ("auto", "jax"):
-            raise ValueError(f"NUFFT: backend: expected 'auto' or 'jax', found {self.backend!r}")
+            raise ArgumentError("NUFFT: backend", "'auto' or 'jax'", repr(self.backend))
         eps = float(self.eps)
         if not 0 < eps < 1:
-            raise ValueError(f"NUFFT: eps: expected a value between 0 and 1, found {self.eps}")
+            raise ArgumentError("NUFFT: eps", "a value between 0 and 1", self.eps)
         # Raises when no kernel is that accurate.
         layout = choose_layout(shape, trajectory.shape[-2], eps, trajectory.dtype == np.float64)
         embed = self.gram_by_toeplitz

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from operators.algebra import ArgumentError
+
 MAX_WIDTH = 16
 # The native kernels hold the coefficients of one more power.
 _MAX_DEGREE = 30
@@ -136,7 +138,7 @@ def choose_layout(image_shape: tuple[int, ...], samples: int, eps: float, double
                 break
     if best is None:
         precision = "double" if double else "single"
-        raise ValueError(f"NUFFT: eps: expected at least {reached:.1e} in {precision} precision, found {eps}")
+        raise ArgumentError("NUFFT: eps", f"at least {reached:.1e} in {precision} precision", eps)
     _, grid, kernel_of, axes = best
     scales = tuple(axis.scale / math.sqrt(len(axis.scale)) for axis in axes)
     return Layout(grid, design_kernel(*kernel_of), scales)

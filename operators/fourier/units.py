@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import as_inexact, is_complex, positive_integer, positive_number
+from operators.algebra import ArgumentError, as_inexact, is_complex, positive_integer, positive_number
 
 # The gyromagnetic ratio of the proton over 2 pi, in Hz/T (CODATA 2018).
 PROTON_GAMMA = 42.577478518e6
@@ -107,9 +107,7 @@ def gradient_waveform(
     """
     trajectory = as_inexact(trajectory)
     if trajectory.ndim < 2:
-        raise ValueError(
-            f"gradient_waveform: trajectory: expected (..., samples, ndim), found {trajectory.shape}"
-        )
+        raise ArgumentError("gradient_waveform: trajectory", "(..., samples, ndim)", trajectory.shape)
     size = _lengths(pixel_size, trajectory.shape[-1], "gradient_waveform: pixel_size")
     time = positive_number(dwell_time, "gradient_waveform: dwell_time")
     scale = 1 / (size * time * positive_number(gamma, "gradient_waveform: gamma"))
@@ -147,12 +145,12 @@ def check_trajectory(
     shape = trajectory.shape
     if trajectory.ndim < 2 or shape[-1] != ndim:
         hint = "; move its first axis last" if trajectory.ndim >= 2 and shape[0] == ndim else ""
-        raise ValueError(f"{name}: expected shape (..., samples, {ndim}), found {shape}{hint}")
+        raise ArgumentError(name, f"shape (..., samples, {ndim})", f"{shape}{hint}")
     if isinstance(trajectory, jax.core.Tracer) or not trajectory.size:
         return trajectory
     largest = float(np.abs(np.asarray(trajectory)).max())
     if not math.isfinite(largest):
-        raise ValueError(f"{name}: expected finite values, found NaN or infinity")
+        raise ArgumentError(name, "finite values", "NaN or infinity")
     if largest > _LARGEST and not periodic:
         if largest <= _LARGEST_RADIANS:
             found = "which looks like radians/pixel: convert with operators.fourier.from_radians"
@@ -161,9 +159,11 @@ def check_trajectory(
                 "which looks like cycles per field of view or per meter: convert with "
                 "operators.fourier.from_per_fov or operators.fourier.from_per_meter"
             )
-        raise ValueError(
-            f"{name}: expected cycles/pixel, within [-1/2, 1/2) up to small excesses, found a coordinate of "
-            f"magnitude {largest:.6g}, {found}, or pass periodic=True if values beyond the period are meant"
+        raise ArgumentError(
+            name,
+            "cycles/pixel, within [-1/2, 1/2) up to small excesses",
+            f"a coordinate of magnitude {largest:.6g}, {found}, or pass periodic=True if values beyond the "
+            "period are meant",
         )
     return trajectory
 
@@ -172,9 +172,10 @@ def _scaled(trajectory, image_shape, where, scale):
     trajectory = as_inexact(trajectory)
     shape = tuple(positive_integer(n, f"{where}: image_shape") for n in image_shape)
     if not trajectory.ndim or trajectory.shape[-1] != len(shape):
-        raise ValueError(
-            f"{where}: trajectory: expected shape (..., {len(shape)}) to go with image_shape {shape}, found "
-            f"{trajectory.shape}"
+        raise ArgumentError(
+            f"{where}: trajectory",
+            f"shape (..., {len(shape)}) to go with image_shape {shape}",
+            trajectory.shape,
         )
     return trajectory * jnp.asarray(scale(np.array(shape, float)), trajectory.dtype)
 
@@ -184,5 +185,5 @@ def _lengths(value: Any, ndim: int, name: str) -> np.ndarray:
         value = (value,) * ndim
     value = tuple(value)
     if len(value) != ndim:
-        raise ValueError(f"{name}: expected a number or {ndim} numbers, found {value}")
+        raise ArgumentError(name, f"a number or {ndim} numbers", value)
     return np.array([positive_number(length, name) for length in value])

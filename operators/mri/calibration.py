@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from operators.algebra import as_inexact, check_measured, complex_dtype, positive_integer
+from operators.algebra import ArgumentError, as_inexact, check_measured, complex_dtype, positive_integer
 
 
 def check_kspace(
@@ -16,7 +16,7 @@ def check_kspace(
     """Complex k-space and calibration of one dtype whose axes agree; raises ValueError naming ``where``."""
     kspace = as_inexact(check_measured(kspace, jnp.complex64, f"{where}: kspace", finite=False))
     if kspace.ndim < 3 or not kspace.size:
-        raise ValueError(f"{where}: kspace: expected (..., coils, ny, nx), found shape {kspace.shape}")
+        raise ArgumentError(f"{where}: kspace", "(..., coils, ny, nx)", f"shape {kspace.shape}")
     kspace = kspace.astype(complex_dtype(kspace.dtype))
     if calibration is None:
         return kspace, None
@@ -24,9 +24,10 @@ def check_kspace(
     coils, batch = kspace.shape[-3], kspace.shape[:-3]
     shape = calibration.shape
     if len(shape) < 3 or shape[-3] != coils or shape[:-3] not in ((), batch):
-        raise ValueError(
-            f"{where}: calibration: expected ({coils}, cy, cx) or with the leading axes {batch} of kspace, "
-            f"found shape {shape}"
+        raise ArgumentError(
+            f"{where}: calibration",
+            f"({coils}, cy, cx) or with the leading axes {batch} of kspace",
+            f"shape {shape}",
         )
     return kspace, calibration.astype(kspace.dtype)
 
@@ -35,14 +36,14 @@ def check_kernel_shape(kernel_shape: tuple[int, ...], where: str) -> tuple[int, 
     """``kernel_shape`` as two odd integers; raises ValueError or TypeError naming ``where``."""
     shape = tuple(positive_integer(k, f"{where}: kernel_shape") for k in kernel_shape)
     if len(shape) != 2 or any(k % 2 == 0 for k in shape):
-        raise ValueError(f"{where}: kernel_shape: expected two odd integers, found {kernel_shape}")
+        raise ArgumentError(f"{where}: kernel_shape", "two odd integers", kernel_shape)
     return shape
 
 
 def check_l2(l2: Any, where: str) -> None:
     """Raises ValueError naming ``where`` unless ``l2`` is positive; a traced one passes."""
     if not isinstance(l2, jax.core.Tracer) and not (np.ndim(l2) == 0 and 0 < l2 < np.inf):
-        raise ValueError(f"{where}: l2: expected a positive number, found {l2}")
+        raise ArgumentError(f"{where}: l2", "a positive number", l2)
 
 
 def concrete_mask(mask: ArrayLike, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -55,8 +56,8 @@ def concrete_mask(mask: ArrayLike, shape: tuple[int, ...], where: str) -> np.nda
     try:
         return np.broadcast_to(mask, shape)
     except ValueError:
-        raise ValueError(
-            f"{where}: mask: expected a shape broadcastable to (ny, nx) = {shape}, found shape {mask.shape}"
+        raise ArgumentError(
+            f"{where}: mask", f"a shape broadcastable to (ny, nx) = {shape}", f"shape {mask.shape}"
         ) from None
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    ArgumentError,
     LinearOperator,
     as_inexact,
     check_measured,
@@ -75,11 +76,11 @@ def nlinv(
     axes = 1 + len(samples)
     if kspace.ndim < axes or kspace.shape[kspace.ndim - axes + 1 :] != samples or not kspace.size:
         expected = ", ".join(str(n) for n in samples)
-        raise ValueError(f"nlinv: kspace: expected (..., coils, {expected}), found {kspace.shape}")
+        raise ArgumentError("nlinv: kspace", f"(..., coils, {expected})", kspace.shape)
     iterations = positive_integer(iterations, "nlinv: iterations")
     cg_iterations = positive_integer(cg_iterations, "nlinv: cg_iterations")
     if positive_number(reduction, "nlinv: reduction") >= 1:
-        raise ValueError(f"nlinv: reduction: expected a number less than 1, found {reduction}")
+        raise ArgumentError("nlinv: reduction", "a number less than 1", reduction)
     weights = positive_number(regularization, "nlinv: regularization") * reduction ** np.arange(iterations)
     smooth_maps = _SmoothMaps(
         shape, positive_number(smoothness, "nlinv: smoothness"), positive_number(order, "nlinv: order")

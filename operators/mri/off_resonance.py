@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from operators.algebra import (
+    ArgumentError,
     LinearOperator,
     as_inexact,
     assign,
@@ -98,19 +99,18 @@ class OffResonance(LinearOperator):
             )
         segments = positive_integer(segments, "OffResonance: segments")
         if method not in _METHODS:
-            raise ValueError(f"OffResonance: method: expected one of {_METHODS}, found {method!r}")
+            raise ArgumentError("OffResonance: method", f"one of {_METHODS}", repr(method))
         field_map, times, r2_map = _check_maps(field_map, times, r2_map, "OffResonance")
         if field_map.shape != fourier.in_shape:
-            raise ValueError(
-                f"OffResonance: field_map: expected the shape {fourier.in_shape} of the image, found "
-                f"{field_map.shape}"
+            raise ArgumentError(
+                "OffResonance: field_map", f"the shape {fourier.in_shape} of the image", field_map.shape
             )
         out = fourier.out_shape
         if times.ndim > len(out) or any(
             t not in (1, n) for t, n in zip(times.shape[::-1], out[::-1], strict=False)
         ):
-            raise ValueError(
-                f"OffResonance: times: expected a shape broadcastable to {out}, found shape {times.shape}"
+            raise ArgumentError(
+                "OffResonance: times", f"a shape broadcastable to {out}", f"shape {times.shape}"
             )
         nodes, projection, temporal = _interpolators(field_map, times, r2_map, segments, method)
         exponentials = _decay(_rates(field_map, r2_map)[..., None], nodes)
@@ -158,9 +158,7 @@ def off_resonance_segments(
       TypeError: if a map or the times are complex.
     """
     if not 1e-10 <= tolerance < 1:
-        raise ValueError(
-            f"off_resonance_segments: tolerance: expected a number in [1e-10, 1), found {tolerance}"
-        )
+        raise ArgumentError("off_resonance_segments: tolerance", "a number in [1e-10, 1)", tolerance)
     with jax.enable_x64(True):
         field_map, times = np.asarray(field_map, np.float64), np.asarray(times, np.float64)
         r2_map = None if r2_map is None else np.asarray(r2_map, np.float64)
@@ -197,13 +195,10 @@ def field_map_from_echoes(images: jax.Array, echo_times: jax.Array) -> jax.Array
     if not is_complex(images.dtype):
         raise TypeError(f"field_map_from_echoes: images: expected a complex dtype, found {images.dtype}")
     if times.ndim != 1 or times.size < 2 or not (np.diff(times) > 0).all():
-        raise ValueError(
-            f"field_map_from_echoes: echo_times: expected at least two that increase, found {times}"
-        )
+        raise ArgumentError("field_map_from_echoes: echo_times", "at least two that increase", times)
     if images.ndim < 4 or images.shape[-4] != times.size:
-        raise ValueError(
-            f"field_map_from_echoes: images: expected (..., {times.size}, coils, ny, nx), "
-            f"found {images.shape}"
+        raise ArgumentError(
+            "field_map_from_echoes: images", f"(..., {times.size}, coils, ny, nx)", images.shape
         )
     scale = jnp.max(jnp.abs(images), initial=0)
     images = images / jnp.where(scale > 0, scale, 1)
@@ -234,11 +229,10 @@ def _check_maps(
         if is_complex(array.dtype):
             raise TypeError(f"{where}: {name}: expected a real dtype, found {array.dtype}")
         if not array.size:
-            raise ValueError(f"{where}: {name}: expected at least one element, found shape {array.shape}")
+            raise ArgumentError(f"{where}: {name}", "at least one element", f"shape {array.shape}")
     if r2_map is not None and arrays["r2_map"].shape != arrays["field_map"].shape:
-        raise ValueError(
-            f"{where}: r2_map: expected the shape {arrays['field_map'].shape} of field_map, found "
-            f"{arrays['r2_map'].shape}"
+        raise ArgumentError(
+            f"{where}: r2_map", f"the shape {arrays['field_map'].shape} of field_map", arrays["r2_map"].shape
         )
     dtype = jnp.result_type(*arrays.values())
     field_map, times, *r2_map = (array.astype(dtype) for array in arrays.values())

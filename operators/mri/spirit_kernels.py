@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    ArgumentError,
     Leaf,
     LinearOperator,
     as_inexact,
@@ -64,13 +65,9 @@ class SPIRiT(LinearOperator):
             or kernel.shape[0] != kernel.shape[1]
             or any(k % 2 == 0 for k in kernel.shape[2:])
         ):
-            raise ValueError(
-                f"SPIRiT: kernel: expected (coils, coils, ky, kx) with odd ky and kx, found {kernel.shape}"
-            )
+            raise ArgumentError("SPIRiT: kernel", "(coils, coils, ky, kx) with odd ky and kx", kernel.shape)
         if any(k > n for k, n in zip(kernel.shape[2:], shape, strict=True)):
-            raise ValueError(
-                f"SPIRiT: kernel: expected at most image_shape {shape}, found {kernel.shape[2:]}"
-            )
+            raise ArgumentError("SPIRiT: kernel", f"at most image_shape {shape}", kernel.shape[2:])
         kernel = kernel.astype(complex_dtype(kernel.dtype))
         assign(self, matrices=math.sqrt(math.prod(shape)) * fft2c(centered_resize(kernel, shape)))
 
@@ -157,7 +154,7 @@ def spirit(
     check_l2(l2, "spirit")
     shape, batch = kspace.shape[-2:], kspace.shape[:-3]
     if any(k > n for k, n in zip(kernel_shape, shape, strict=True)):
-        raise ValueError(f"spirit: kernel_shape: expected at most (ny, nx) = {shape}, found {kernel_shape}")
+        raise ArgumentError("spirit: kernel_shape", f"at most (ny, nx) = {shape}", kernel_shape)
     if calibration is None or not isinstance(mask, jax.core.Tracer):
         mask = concrete_mask(mask, shape, "spirit")
     known = np.asarray(mask) if calibration is None else np.ones(calibration.shape[-2:], bool)
@@ -211,9 +208,10 @@ def cg_spirit(
     Source: Lustig and Pauly, Magn. Reson. Med. 64:457, 2010.
     """
     if not is_complex(fourier.in_dtype) or fourier.in_shape != G.in_shape[1:]:
-        raise ValueError(
-            f"cg_spirit: fourier: expected an operator on complex images of shape {G.in_shape[1:]}, found "
-            f"{fourier.in_dtype} {fourier.in_shape}"
+        raise ArgumentError(
+            "cg_spirit: fourier",
+            f"an operator on complex images of shape {G.in_shape[1:]}",
+            f"{fourier.in_dtype} {fourier.in_shape}",
         )
     y = check_measured(y, fourier.out_dtype, "cg_spirit: y")
     y = check_array(y, (G.in_shape[0], *fourier.out_shape), fourier.out_dtype, "cg_spirit: y")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import (
+    ArgumentError,
     Leaf,
     assign,
     complex_dtype,
@@ -51,12 +52,12 @@ class Ellipses:
     def __post_init__(self) -> None:
         n = np.shape(self.value)
         if len(n) != 1:
-            raise ValueError(f"Ellipses: value: expected shape (n,), found {n}")
+            raise ArgumentError("Ellipses: value", "shape (n,)", n)
         shapes = {"center": (*n, 2), "axes": (*n, 2), "angle": n, "value": n}
         values = {name: jnp.asarray(getattr(self, name), float) for name in shapes}
         for name, shape in shapes.items():
             if values[name].shape != shape:
-                raise ValueError(f"Ellipses: {name}: expected shape {shape}, found {values[name].shape}")
+                raise ArgumentError(f"Ellipses: {name}", f"shape {shape}", values[name].shape)
         assign(self, **values)
 
     @property
@@ -70,7 +71,7 @@ class Ellipses:
         """The image, see :func:`operators.phantoms.rasterize_phantom`."""
         shape = tuple(image_shape)
         if len(shape) != 2:
-            raise ValueError(f"rasterize_phantom: image_shape: expected 2 axes, found {shape}")
+            raise ArgumentError("rasterize_phantom: image_shape", "2 axes", shape)
         size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
         height, width = shape
         return rasterize(self, (height, width), (height * size, width * size), supersampling)
@@ -252,6 +253,6 @@ def _field(field_of_view: Any, name: str) -> tuple[float, float]:
     if isinstance(field_of_view, numbers.Real):
         field_of_view = (field_of_view, field_of_view)
     if len(tuple(field_of_view)) != 2:
-        raise ValueError(f"{name}: expected a number or (height, width), found {field_of_view}")
+        raise ArgumentError(name, "a number or (height, width)", field_of_view)
     height, width = (positive_number(length, name) for length in field_of_view)
     return height, width

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import Leaf, assign, frozen_pytree, positive_integer, positive_number
+from operators.algebra import ArgumentError, Leaf, assign, frozen_pytree, positive_integer, positive_number
 from operators.ct import Geometry
 from operators.phantoms.ellipses import Ellipses
 from operators.phantoms.parts import parts_kspace, project_parts
@@ -37,12 +37,12 @@ class Ellipsoids:
     def __post_init__(self) -> None:
         n = np.shape(self.value)
         if len(n) != 1:
-            raise ValueError(f"Ellipsoids: value: expected shape (n,), found {n}")
+            raise ArgumentError("Ellipsoids: value", "shape (n,)", n)
         shapes = {"center": (*n, 3), "axes": (*n, 3), "angle": n, "value": n}
         values = {name: jnp.asarray(getattr(self, name), float) for name in shapes}
         for name, shape in shapes.items():
             if values[name].shape != shape:
-                raise ValueError(f"Ellipsoids: {name}: expected shape {shape}, found {values[name].shape}")
+                raise ArgumentError(f"Ellipsoids: {name}", f"shape {shape}", values[name].shape)
         assign(self, **values)
 
     @property
@@ -56,7 +56,7 @@ class Ellipsoids:
         """The image, see :func:`operators.phantoms.rasterize_phantom`."""
         shape = tuple(image_shape)
         if len(shape) != 3:
-            raise ValueError(f"rasterize_phantom: image_shape: expected 3 axes, found {shape}")
+            raise ArgumentError("rasterize_phantom: image_shape", "3 axes", shape)
         size = positive_number(pixel_size, "rasterize_phantom: pixel_size")
         return _rasterize_volume(self, shape, size, supersampling)
 

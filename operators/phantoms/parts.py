@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import complex_dtype, positive_integer, safe_sqrt
+from operators.algebra import ArgumentError, complex_dtype, positive_integer, safe_sqrt
 from operators.ct import Geometry
 from operators.fourier import jinc
 
@@ -38,7 +38,7 @@ def line_integrals(phantom: Any, points: jax.Array, directions: jax.Array) -> ja
     ndim = phantom.center.shape[-1]
     for name, array in (("points", points), ("directions", directions)):
         if not array.ndim or array.shape[-1] != ndim:
-            raise ValueError(f"line_integrals: {name}: expected shape (..., {ndim}), found {array.shape}")
+            raise ArgumentError(f"line_integrals: {name}", f"shape (..., {ndim})", array.shape)
     shape = jnp.broadcast_shapes(points.shape, directions.shape)[:-1]
     dtype = jnp.result_type(points, directions, phantom.value)
     lengths = jnp.sqrt(jnp.sum(directions * directions, axis=-1))
@@ -59,9 +59,7 @@ def project_parts(phantom: Any, geometry: Geometry, bins: int = 1) -> jax.Array:
     bins = positive_integer(bins, "project_phantom: bins")
     ndim = phantom.center.shape[-1]
     if ndim != geometry.ndim:
-        raise ValueError(
-            f"project_phantom: geometry: expected the phantom's {ndim} dimensions, found {geometry.ndim}"
-        )
+        raise ArgumentError("project_phantom: geometry", f"the phantom's {ndim} dimensions", geometry.ndim)
     nodes, weights = np.polynomial.legendre.leggauss(bins)
     grids = np.meshgrid(*[nodes / 2] * (ndim - 1), indexing="ij")
     shifts = np.stack([grid.ravel() for grid in grids], axis=-1)
@@ -83,7 +81,7 @@ def parts_kspace(phantom: Any, frequencies: jax.Array) -> jax.Array:
     frequencies = jnp.asarray(frequencies)
     ndim = phantom.center.shape[-1]
     if not frequencies.ndim or frequencies.shape[-1] != ndim:
-        raise ValueError(f"kspace: frequencies: expected shape (..., {ndim}), found {frequencies.shape}")
+        raise ArgumentError("kspace: frequencies", f"shape (..., {ndim})", frequencies.shape)
     dtype = jnp.result_type(frequencies, phantom.value)
     ball = _disc_spectrum if ndim == 2 else _ball_spectrum
 

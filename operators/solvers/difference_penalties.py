@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from operators.algebra import (
+    ArgumentError,
     FiniteDifferences,
     LinearOperator,
     backward_difference,
@@ -162,4 +163,4 @@ def _symmetrized_adjoint(q):
 
 def _check_image(name: str, A: LinearOperator) -> None:
     if len(A.in_shape) != 2:
-        raise ValueError(f"{name}: A: expected an operator on images (ny, nx), found in_shape {A.in_shape}")
+        raise ArgumentError(f"{name}: A", "an operator on images (ny, nx)", f"in_shape {A.in_shape}")

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from operators.algebra import LinearOperator, as_inexact, real_dtype
+from operators.algebra import ArgumentError, LinearOperator, as_inexact, real_dtype
 from operators.solvers.linear import cg, inner_product, largest_eigenvalue, positive, vector_norm
 from operators.solvers.stopping import (
     Callback,
@@ -232,7 +232,7 @@ def admm(
     b = as_inexact(b)
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
     if x0.shape != b.shape:
-        raise ValueError(f"admm: x0: expected the shape of b, {b.shape}, found {x0.shape}")
+        raise ArgumentError("admm: x0", f"the shape of b, {b.shape}", x0.shape)
     _check_like(gram, b, "admm: gram(b)")
     forward, adjoint = (lambda v: v, lambda v: v) if transform is None else (transform, transform.H)
 
@@ -353,7 +353,7 @@ def _check_like(function, x, what):
 
     expected, found = describe(x), describe(jax.eval_shape(function, x))
     if expected != found:
-        raise ValueError(f"{what}: expected {expected}, as its argument is, found {found}")
+        raise ArgumentError(what, f"{expected}, as its argument is", found)
 
 
 def _prox(prox, v, step, key, iteration):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from operators.algebra import LinearOperator, as_inexact, is_complex, real_dtype, squared
+from operators.algebra import ArgumentError, LinearOperator, as_inexact, is_complex, real_dtype, squared
 
 
 class CGInfo(NamedTuple):
@@ -63,9 +63,9 @@ def cg(
     b = as_inexact(b)
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
     if x0.shape != b.shape:
-        raise ValueError(f"cg: x0: expected the shape of b, {b.shape}, found {x0.shape}")
+        raise ArgumentError("cg: x0", f"the shape of b, {b.shape}", x0.shape)
     if max_iterations < 0:
-        raise ValueError(f"cg: max_iterations: expected a number of at least 0, found {max_iterations}")
+        raise ArgumentError("cg: max_iterations", "a number of at least 0", max_iterations)
 
     # Compiled as units: the linear solve below cannot otherwise mix replicated and sharded arrays.
     @jax.jit

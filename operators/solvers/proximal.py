@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from operators.algebra import (
+    ArgumentError,
     FiniteDifferences,
     Wavelet,
     as_inexact,
@@ -130,7 +131,7 @@ def prox_total_variation(
     """
     v = as_inexact(v)
     if not 1 <= ndim <= v.ndim:
-        raise ValueError(f"prox_total_variation: v: expected ndim = {ndim} >= 1 axes, found {v.shape}")
+        raise ArgumentError("prox_total_variation: v", f"ndim = {ndim} >= 1 axes", v.shape)
     D = FiniteDifferences(v.shape[v.ndim - ndim :], v.dtype)
     threshold = jnp.asarray(threshold, real_dtype(v.dtype))
     if threshold.ndim:
@@ -166,7 +167,7 @@ def singular_value_threshold(matrix: jax.Array, threshold: float | jax.Array) ->
     """
     matrix = as_inexact(matrix)
     if matrix.ndim < 2:
-        raise ValueError(f"singular_value_threshold: expected (..., rows, columns), found {matrix.shape}")
+        raise ArgumentError("singular_value_threshold", "(..., rows, columns)", matrix.shape)
     threshold = jnp.asarray(threshold, real_dtype(matrix.dtype))
     if matrix.shape[-2] < matrix.shape[-1]:
         return jnp.matrix_transpose(_shrink_tall(jnp.matrix_transpose(matrix), threshold))
@@ -243,9 +244,9 @@ def prox_locally_low_rank(
 def check_blocks(name: str, shape: tuple[int, ...], block_shape: tuple[int, int]) -> None:
     """Raises unless ``shape`` is (..., frames, ny, nx) and ``block_shape`` two positive integers."""
     if len(shape) < 3:
-        raise ValueError(f"{name}: expected a series (..., frames, ny, nx), found shape {shape}")
+        raise ArgumentError(name, "a series (..., frames, ny, nx)", f"shape {shape}")
     if len(block_shape) != 2 or min(block_shape) < 1:
-        raise ValueError(f"{name}: block_shape: expected two positive integers, found {tuple(block_shape)}")
+        raise ArgumentError(f"{name}: block_shape", "two positive integers", tuple(block_shape))
 
 
 def split_blocks(v: jax.Array, block_shape: tuple[int, int]) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from operators.algebra import (
+    ArgumentError,
     LinearOperator,
     Wavelet,
     as_inexact,
@@ -55,9 +56,8 @@ def gridding(A: LinearOperator, y: jax.Array, density: jax.Array | None = None) 
     if len(shape) != len(A.out_shape) or any(
         m not in (1, n) for m, n in zip(shape, A.out_shape, strict=True)
     ):
-        raise ValueError(
-            f"gridding: density: expected a shape broadcastable to A.out_shape {A.out_shape}, "
-            f"found {density.shape}"
+        raise ArgumentError(
+            "gridding: density", f"a shape broadcastable to A.out_shape {A.out_shape}", density.shape
         )
     return A.H(density.astype(y.real.dtype) * y)
 
@@ -185,9 +185,8 @@ def locally_low_rank(
     Source: Zhang, Pauly and Levesque, Magn. Reson. Med. 73:655, 2015.
     """
     if len(A.in_shape) != 3:
-        raise ValueError(
-            f"locally_low_rank: A: expected an operator on series (frames, ny, nx), "
-            f"found in_shape {A.in_shape}"
+        raise ArgumentError(
+            "locally_low_rank: A", "an operator on series (frames, ny, nx)", f"in_shape {A.in_shape}"
         )
     check_blocks("locally_low_rank", A.in_shape, block_shape)
 

@@ -196,7 +196,10 @@ def test_wrong_options_are_refused_by_name(tmp_path):
             "--acceleration: expected fully sampled .* found 50.0%",
         ),
         (ReconstructOptions(spokes, output, acceleration=2.0), "--acceleration: .*found a trajectory"),
-        (ReconstructOptions(spokes, output, method="grappa"), "--method: grappa needs Cartesian sampling"),
+        (
+            ReconstructOptions(spokes, output, method="grappa"),
+            "--method: expected Cartesian sampling with grappa",
+        ),
         (
             ReconstructOptions(source, output, image_shape=["8"]),
             "--image_shape: expected rows,columns, found 8",

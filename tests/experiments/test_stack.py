@@ -13,7 +13,7 @@ from experiments.pipeline.budgets import Budget, Noise
 from experiments.pipeline.federated_settings import PRESETS, TrainSettings, check_settings
 from experiments.pipeline.federated_settings import resolve as resolve_training
 from experiments.pipeline.federation_settings import FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, as_flag_error, changed, flat
+from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.privacy import most_participations, plan_privacy
 from experiments.pipeline.run import stage_budgets
 from experiments.pipeline.settings import resolve
@@ -259,12 +259,7 @@ def test_settings_change_by_name_and_are_flat_in_files():
         changed(settings, nothing=1)
 
 
-def test_errors_of_the_library_get_the_names_of_flags():
-    error = as_flag_error(ValueError("cohort: expected at least 3, found 2"), {"cohort": "stream"})
-    assert str(error) == "--stream: expected at least 3, found 2"
-    assert (error.flag, error.expected, error.found) == ("stream", "at least 3", "2")
-    other = ValueError("data: expected 3 clients, found 2")
-    assert as_flag_error(other, {"cohort": "stream"}) is other
+def test_errors_about_flags_of_an_algorithm_are_renamed():
     renamed = FlagError("algorithm.strength", "more", 1).renamed("algorithm", "fedprox")
     assert str(renamed) == "--fedprox.strength: expected more, found 1"
     assert FlagError("rounds", "more", 1).renamed("algorithm", "fedprox").flag == "rounds"

@@ -204,7 +204,7 @@ def test_errors_name_the_argument(fx):
         ("momentum", lambda: fl.fednova(fx.quad, 0.1, momentum=1.0)),
         ("strength", lambda: fl.fednova(fx.quad, 0.1, strength=-1.0)),
         ("less than 1 / learning_rate", lambda: fl.fednova(fx.quad, 0.1, strength=10.0)),
-        ("momentum, strength", lambda: fl.fednova(fx.quad, 0.1, strength=1.0, momentum=0.5)),
+        ("strength: expected 0 with momentum", lambda: fl.fednova(fx.quad, 0.1, strength=1.0, momentum=0.5)),
     ):
         with pytest.raises(ValueError, match=match):
             make()

@@ -118,7 +118,7 @@ def test_leaves_under_names_leaves(fx):
         {"dense": True, "norm": {"scale": False, "bias": False}},
         {"mean": True, "var": False, "count": False},
     )
-    with pytest.raises(ValueError, match=r"names: no leaf under \['head'\]"):
+    with pytest.raises(ValueError, match=r"names: expected names of leaves, not \['head'\]"):
         fl.leaves_under(variables, ("dense", "head"))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from fedrecon.errors import ArgumentError
+
 Array = np.ndarray | jax.Array
 
 
@@ -53,31 +55,30 @@ def stack_clients(clients: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
     """
     names = tuple(names)
     if not clients or len(names) != len(clients) or len(set(names)) != len(names):
-        raise ValueError(
-            f"names: expected one distinct name for each of {len(clients)} clients, found {names}"
-        )
+        raise ArgumentError("names", f"one distinct name for each of {len(clients)} clients", names)
     first = {key: np.asarray(value) for key, value in clients[0].items()}
     if not first:
-        raise ValueError(f"client {names[0]!r}: expected at least one array, found none")
+        raise ArgumentError(f"client {names[0]!r}", "at least one array", "none")
     counts = []
     for name, client in zip(names, clients, strict=True):
         if client.keys() != first.keys():
-            raise ValueError(f"client {name!r}: expected the keys {sorted(first)}, found {sorted(client)}")
+            raise ArgumentError(f"client {name!r}", f"the keys {sorted(first)}", sorted(client))
         lengths = {key: np.shape(value)[0] if np.ndim(value) else None for key, value in client.items()}
         length, *others = set(lengths.values())
         if length is None or others:
-            raise ValueError(f"client {name!r}: expected one number of examples in all keys, found {lengths}")
+            raise ArgumentError(f"client {name!r}", "one number of examples in all keys", lengths)
         counts.append(length)
         for key, value in client.items():
             found = (np.shape(value)[1:], np.asarray(value).dtype)
             expected = (first[key].shape[1:], first[key].dtype)
             if found != expected:
-                raise ValueError(
-                    f"client {name!r}, key {key!r}: expected example shape and dtype "
-                    f"{expected} as in client {names[0]!r}, found {found}"
+                raise ArgumentError(
+                    f"client {name!r}, key {key!r}",
+                    f"example shape and dtype {expected} as in client {names[0]!r}",
+                    found,
                 )
     if max(counts) == 0:
-        raise ValueError("clients: expected at least one example, found none")
+        raise ArgumentError("clients", "at least one example", "none")
     examples: dict[str, np.ndarray | jax.Array] = {}
     for key, value in first.items():
         stacked = np.zeros((len(clients), max(counts), *value.shape[1:]), value.dtype)
@@ -112,7 +113,7 @@ def select_clients(data: ClientData, names: Sequence[str]) -> ClientData:
     """
     names = tuple(names)
     if not names or len(set(names)) != len(names) or not set(names) <= set(data.names):
-        raise ValueError(f"names: expected distinct names among {data.names}, found {names}")
+        raise ArgumentError("names", f"distinct names among {data.names}", names)
     chosen = np.asarray([data.names.index(name) for name in names])
     used = max(int(np.asarray(data.counts)[chosen].max()), 1)
     return ClientData(
@@ -128,12 +129,10 @@ def split_counts(count: int, fractions: Sequence[float]) -> tuple[int, ...]:
     """
     shares = np.asarray(fractions, float)
     if shares.ndim != 1 or not np.all(shares >= 0) or not np.isclose(shares.sum(), 1.0):
-        raise ValueError(f"fractions: expected non-negative numbers that sum to 1, found {tuple(fractions)}")
+        raise ArgumentError("fractions", "non-negative numbers that sum to 1", tuple(fractions))
     minimum = (shares > 0).astype(int)
     if count < minimum.sum():
-        raise ValueError(
-            f"fractions={tuple(fractions)}: expected at least {minimum.sum()} to divide, found {count}"
-        )
+        raise ArgumentError(f"fractions={tuple(fractions)}", f"at least {minimum.sum()} to divide", count)
     result = np.maximum(np.floor(shares * count + 1e-9).astype(int), minimum)
     while result.sum() < count:
         result[np.argmax(np.where(shares > 0, shares * count - result, -np.inf))] += 1
@@ -171,17 +170,15 @@ def split_patients(
         ["" if sites is None else str(s) for s in (patient_ids if sites is None else sites)]
     )
     if len(patients) != len(site_names):
-        raise ValueError(
-            f"sites: expected {len(patients)} entries, one for each example, found {len(site_names)}"
-        )
+        raise ArgumentError("sites", f"{len(patients)} entries, one for each example", len(site_names))
     part = np.zeros(len(patients), int)
     seen: dict[str, str] = {}
     for site in sorted(set(site_names)):
         members = sorted(set(patients[site_names == site]))
         for patient in members:
             if patient in seen:
-                raise ValueError(
-                    f"patient {str(patient)!r}: expected one site, found {seen[patient]!r} and {str(site)!r}"
+                raise ArgumentError(
+                    f"patient {str(patient)!r}", "one site", f"{seen[patient]!r} and {str(site)!r}"
                 )
             seen[patient] = str(site)
         try:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.errors import ArgumentError
 from operators import ifft2c
 from operators.fourier import fourier_resize
 from operators.mri import coil_combine, estimate_coil_maps
@@ -47,19 +48,20 @@ def mri_examples(
     """
     slices, measured_coils, ny, nx = kspace.shape
     if target.shape != (slices, ny, nx) or mask.shape not in ((nx,), (ny, nx)):
-        raise ValueError(
-            f"target and mask: expected shapes {(slices, ny, nx)} and {(ny, nx)} or {(nx,)} for k-space "
-            f"{kspace.shape}, found {target.shape} and {mask.shape}"
+        raise ArgumentError(
+            "target and mask",
+            f"shapes {(slices, ny, nx)} and {(ny, nx)} or {(nx,)} for k-space {kspace.shape}",
+            f"{target.shape} and {mask.shape}",
         )
     if coils is not None and coils < measured_coils:
-        raise ValueError(f"coils: expected at least the measured {measured_coils}, found {coils}")
+        raise ArgumentError("coils", f"at least the measured {measured_coils}", coils)
     mask = np.array(np.broadcast_to(mask, (ny, nx)), np.float32)
     kspace = np.asarray(kspace, np.complex64) * mask
     kspace = np.pad(kspace, ((0, 0), (0, (coils or measured_coils) - measured_coils), (0, 0), (0, 0)))
     maps, combined = _estimate(kspace, calibration_shape)
     scale = np.float32(np.percentile(np.abs(combined), 99))
     if not scale > 0:
-        raise ValueError("kspace: expected a signal, found a zero-filled image of zeros")
+        raise ArgumentError("kspace", "a signal", "a zero-filled image of zeros")
     result = {
         "kspace": kspace / scale,
         "mask": np.repeat(mask[None], slices, axis=0),

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedrecon.data.clients.client_data import ClientData
 from fedrecon.data.clients.partition import check_clients, checked_seed
+from fedrecon.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,10 @@ class FeatureShift:
     def __post_init__(self) -> None:
         for name in ("gain", "gamma"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)!r}")
+                raise ArgumentError(name, "a positive number", repr(getattr(self, name)))
         for name in ("noise", "blur"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name}: expected a number of at least 0, found {getattr(self, name)!r}")
+                raise ArgumentError(name, "a number of at least 0", repr(getattr(self, name)))
 
 
 def draw_feature_shifts(clients: int, strength: float = 0.5, *, seed: int = 0) -> tuple[FeatureShift, ...]:
@@ -46,7 +47,7 @@ def draw_feature_shifts(clients: int, strength: float = 0.5, *, seed: int = 0) -
     """
     check_clients(clients)
     if not (np.isfinite(strength) and strength >= 0):
-        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+        raise ArgumentError("strength", "a number of at least 0", repr(strength))
     draws = [np.random.default_rng([checked_seed(seed), 14, k]).uniform(size=4) for k in range(clients)]
     return tuple(
         FeatureShift(
@@ -74,13 +75,11 @@ def shift_features(
       ValueError: lengths disagree, or there is no such entry of this shape.
     """
     if len(shifts) != data.clients:
-        raise ValueError(f"shifts: expected one for each of {data.clients} clients, found {len(shifts)}")
+        raise ArgumentError("shifts", f"one for each of {data.clients} clients", len(shifts))
     images = data.examples.get(key)
     if images is None or images.ndim != 5 or not np.issubdtype(images.dtype, np.floating):
         found = sorted(data.examples) if images is None else f"{images.dtype} {images.shape}"
-        raise ValueError(
-            f"key={key!r}: expected a float entry (clients, examples, ny, nx, channels), found {found}"
-        )
+        raise ArgumentError(f"key={key!r}", "a float entry (clients, examples, ny, nx, channels)", found)
     shifted = np.zeros_like(np.asarray(images))
     for index, (name, shift) in enumerate(zip(data.names, shifts, strict=True)):
         valid = np.asarray(data.valid[index])

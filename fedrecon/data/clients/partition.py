@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon.data.clients.client_data import ClientData, stack_clients
+from fedrecon.errors import ArgumentError
 
 Parts = tuple[np.ndarray, ...]
 
@@ -71,7 +72,7 @@ def dirichlet_partition(
     """
     labels = _one_axis(labels, "labels")
     if not (np.isfinite(concentration) and concentration > 0):
-        raise ValueError(f"concentration: expected a positive number, found {concentration!r}")
+        raise ArgumentError("concentration", "a positive number", repr(concentration))
     units = _Units(len(labels), clients, minimum, patients, np.random.default_rng([checked_seed(seed), 11]))
     kinds = units.most_frequent(labels)
     draw = _balanced_labels if balanced else _divided_labels
@@ -105,16 +106,17 @@ def quantity_partition(
       ValueError: as `dirichlet_partition`.
     """
     if isinstance(examples, bool) or not isinstance(examples, int | np.integer) or examples < 1:
-        raise ValueError(f"examples: expected an integer of at least 1, found {examples!r}")
+        raise ArgumentError("examples", "an integer of at least 1", repr(examples))
     if (concentration is None) == (exponent is None):
-        raise ValueError(
-            "concentration, exponent: expected exactly one of them, "
-            f"found concentration={concentration}, exponent={exponent}"
+        raise ArgumentError(
+            "concentration, exponent",
+            "exactly one of them",
+            f"concentration={concentration}, exponent={exponent}",
         )
     if concentration is not None and not (np.isfinite(concentration) and concentration > 0):
-        raise ValueError(f"concentration: expected a positive number, found {concentration!r}")
+        raise ArgumentError("concentration", "a positive number", repr(concentration))
     if exponent is not None and not (np.isfinite(exponent) and exponent >= 0):
-        raise ValueError(f"exponent: expected a number of at least 0, found {exponent!r}")
+        raise ArgumentError("exponent", "a number of at least 0", repr(exponent))
     units = _Units(examples, clients, minimum, patients, np.random.default_rng([checked_seed(seed), 12]))
     if exponent is not None:
         shares = np.arange(1, clients + 1, dtype=float) ** -exponent
@@ -149,13 +151,14 @@ def shard_partition(
     """
     labels = _one_axis(labels, "labels")
     if isinstance(shards_per_client, bool) or not isinstance(shards_per_client, int) or shards_per_client < 1:
-        raise ValueError(f"shards_per_client: expected an integer of at least 1, found {shards_per_client!r}")
+        raise ArgumentError("shards_per_client", "an integer of at least 1", repr(shards_per_client))
     units = _Units(len(labels), clients, 1, patients, np.random.default_rng([checked_seed(seed), 13]))
     shards = clients * shards_per_client
     if len(units.sizes) < shards:
-        raise ValueError(
-            f"shards_per_client: expected at most one shard for each of the {len(units.sizes)} {units.noun}, "
-            f"found {clients} x {shards_per_client}"
+        raise ArgumentError(
+            "shards_per_client",
+            f"at most one shard for each of the {len(units.sizes)} {units.noun}",
+            f"{clients} x {shards_per_client}",
         )
     order = units.rng.permutation(len(units.sizes))
     order = order[np.argsort(units.most_frequent(labels)[order], kind="stable")]
@@ -184,7 +187,7 @@ def partition_examples(
         np.concatenate([np.asarray(part, np.int64) for part in parts]) if len(parts) else np.empty(0, int)
     )
     if chosen.size and (chosen.min() < 0 or chosen.max() >= count or len(set(chosen.tolist())) < chosen.size):
-        raise ValueError(f"parts: expected distinct indices of {count} examples, found others")
+        raise ArgumentError("parts", f"distinct indices of {count} examples", "others")
     clients = []
     for part in parts:
         client = {key: np.asarray(value)[part] for key, value in examples.items()}
@@ -222,27 +225,24 @@ class _Units:
     ) -> None:
         check_clients(clients)
         if isinstance(minimum, bool) or not isinstance(minimum, int | np.integer) or minimum < 0:
-            raise ValueError(f"minimum: expected an integer of at least 0, found {minimum!r}")
+            raise ArgumentError("minimum", "an integer of at least 0", repr(minimum))
         if clients * minimum > examples:
-            raise ValueError(
-                f"minimum: expected at most {examples // clients}, for {examples} examples of {clients} "
-                f"clients, found {minimum}"
+            raise ArgumentError(
+                "minimum",
+                f"at most {examples // clients}, for {examples} examples of {clients} clients",
+                minimum,
             )
         if patients is None:
             self.of_example, self.noun = np.arange(examples), "examples"
         else:
             text = np.asarray([str(p) for p in patients])
             if len(text) != examples:
-                raise ValueError(
-                    f"patients: expected {examples} entries, one for each example, found {len(text)}"
-                )
+                raise ArgumentError("patients", f"{examples} entries, one for each example", len(text))
             self.of_example, self.noun = np.unique(text, return_inverse=True)[1].reshape(-1), "patients"
         self.sizes = np.bincount(self.of_example)
         self.clients, self.minimum, self.rng = clients, minimum, rng
         if minimum and len(self.sizes) < clients:
-            raise ValueError(
-                f"clients: expected at most the number of {self.noun} {len(self.sizes)}, found {clients}"
-            )
+            raise ArgumentError("clients", f"at most the number of {self.noun} {len(self.sizes)}", clients)
 
     def most_frequent(self, labels: np.ndarray) -> np.ndarray:
         """The label of each unit as a number from 0; of equally frequent ones the first."""
@@ -264,9 +264,11 @@ class _Units:
         while held.min() < self.minimum:
             able = smallest <= held - self.minimum
             if not able.any():
-                raise ValueError(
-                    f"minimum: expected fewer than {self.minimum} examples: patients are too large to give "
-                    f"each of {self.clients} clients as many"
+                raise ArgumentError(
+                    "minimum",
+                    f"fewer examples, since patients are too large to give each of {self.clients} clients "
+                    "as many",
+                    self.minimum,
                 )
             richest = held[able].max()
             units = np.sort(np.concatenate([members[c] for c in np.flatnonzero(able & (held == richest))]))
@@ -341,20 +343,18 @@ def _places(sizes: np.ndarray, shares: np.ndarray) -> np.ndarray:
 def _one_axis(values: Sequence, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or len(values) == 0 or values.dtype.kind not in "iubUSO":
-        raise ValueError(
-            f"{name}: expected one integer or text for each example, found {values.dtype} {values.shape}"
-        )
+        raise ArgumentError(name, "one integer or text for each example", f"{values.dtype} {values.shape}")
     return values
 
 
 def check_clients(clients: Any) -> None:
     """Raises ValueError unless ``clients`` is a positive integer."""
     if isinstance(clients, bool) or not isinstance(clients, int | np.integer) or clients < 1:
-        raise ValueError(f"clients: expected an integer of at least 1, found {clients!r}")
+        raise ArgumentError("clients", "an integer of at least 1", repr(clients))
 
 
 def checked_seed(seed: Any) -> int:
     """``seed`` as a non-negative integer; raises ValueError otherwise."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, found {seed!r}")
+        raise ArgumentError("seed", "a non-negative integer", repr(seed))
     return int(seed)

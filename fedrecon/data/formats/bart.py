@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrecon.data.formats.hdf5 import DataError
+from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing
 
 DIMENSIONS = (
@@ -167,12 +168,12 @@ def from_bart(array: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     """
     places = _places(axes, "from_bart")
     if array.ndim > len(DIMENSIONS):
-        raise ValueError(f"from_bart: array: expected at most 16 axes, found shape {array.shape}")
+        raise ArgumentError("from_bart: array", "at most 16 axes", f"shape {array.shape}")
     shape: tuple[int, ...] = array.shape + (1,) * (len(DIMENSIONS) - array.ndim)
     array = array.reshape(shape, order="F")
     for place, (name, length) in enumerate(zip(DIMENSIONS, shape, strict=True)):
         if length > 1 and place not in places:
-            raise ValueError(f"from_bart: dimension {place} ({name}): expected length 1, found {length}")
+            raise ArgumentError(f"from_bart: dimension {place} ({name})", "length 1", length)
     rest = [place for place in range(len(DIMENSIONS)) if place not in places]
     return np.squeeze(array.transpose(*places, *rest), tuple(range(len(places), len(DIMENSIONS))))
 
@@ -185,9 +186,7 @@ def to_bart(array: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     """
     places = _places(axes, "to_bart")
     if len(places) != array.ndim:
-        raise ValueError(
-            f"to_bart: axes: expected names of {array.ndim} axes of shape {array.shape}, found {axes}"
-        )
+        raise ArgumentError("to_bart: axes", f"names of {array.ndim} axes of shape {array.shape}", axes)
     order = np.argsort(places)
     lengths = [1] * len(DIMENSIONS)
     for place, length in zip(places, array.shape, strict=True):
@@ -213,15 +212,16 @@ def trajectory_from_bart(trajectory: np.ndarray, image_shape: Sequence[int]) -> 
     components = _image_components(image_shape, "trajectory_from_bart")
     if trajectory.ndim < 2 or len(trajectory) != 3:
         shape = tuple(trajectory.shape)
-        raise ValueError(f"trajectory_from_bart: trajectory: expected (3, samples, spokes), found {shape}")
+        raise ArgumentError("trajectory_from_bart: trajectory", "(3, samples, spokes)", shape)
     values = from_bart(trajectory, ("PHS2", "PHS1", "READ"))
     if not np.isfinite(values).all() or np.imag(values).any():
-        raise ValueError("trajectory_from_bart: trajectory: expected finite real values, found other values")
+        raise ArgumentError("trajectory_from_bart: trajectory", "finite real values", "other values")
     values = np.real(values)
     if len(components) == 2 and values[..., 2].any():
-        raise ValueError(
-            "trajectory_from_bart: component PHS2: expected zero for a two-dimensional image, "
-            f"found values up to {np.abs(values[..., 2]).max():.4g}"
+        raise ArgumentError(
+            "trajectory_from_bart: component PHS2",
+            "zero for a two-dimensional image",
+            f"values up to {np.abs(values[..., 2]).max():.4g}",
         )
     return (values[..., components] / np.asarray(image_shape)).astype(np.float32)
 
@@ -236,7 +236,7 @@ def trajectory_to_bart(trajectory: np.ndarray, image_shape: Sequence[int]) -> np
     trajectory = np.asarray(trajectory)
     if trajectory.ndim != 3 or trajectory.shape[-1] != len(components):
         expected = f"(spokes, samples, {len(components)})"
-        raise ValueError(f"trajectory_to_bart: trajectory: expected {expected}, found {trajectory.shape}")
+        raise ArgumentError("trajectory_to_bart: trajectory", f"{expected}", trajectory.shape)
     result = np.zeros((3, *trajectory.shape[1::-1]), np.complex64)
     result[list(components)] = (trajectory * np.asarray(image_shape)).T
     return result
@@ -268,12 +268,12 @@ def _trimmed(dimensions: tuple[int, ...]) -> tuple[int, ...]:
 def _places(axes: Sequence[str], where: str) -> list[int]:
     unknown = [name for name in axes if name not in DIMENSIONS]
     if unknown or len(set(axes)) != len(axes):
-        raise ValueError(f"{where}: axes: expected distinct names of {DIMENSIONS}, found {tuple(axes)}")
+        raise ArgumentError(f"{where}: axes", f"distinct names of {DIMENSIONS}", tuple(axes))
     return [DIMENSIONS.index(name) for name in axes]
 
 
 def _image_components(image_shape: Sequence[int], where: str) -> tuple[int, ...]:
     if len(image_shape) not in _COMPONENTS or min(image_shape) < 1:
         expected = "two or three positive integers"
-        raise ValueError(f"{where}: image_shape: expected {expected}, found {tuple(image_shape)}")
+        raise ArgumentError(f"{where}: image_shape", f"{expected}", tuple(image_shape))
     return _COMPONENTS[len(image_shape)]

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5
 from fedrecon.data.formats.ismrmrd import EncodingSpace, ISMRMRDHeader, parse_ismrmrd_header
+from fedrecon.errors import ArgumentError
 
 NOISE, CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
 # Navigators, phase correction, feedback, dummy and coil correction scans, phase stabilization.
@@ -87,7 +88,7 @@ def read_ismrmrd(
     """
     select = dict(select or {})
     if not select.keys() <= set(_COUNTERS):
-        raise ValueError(f"select: expected some of the counters {_COUNTERS}, found {sorted(select)}")
+        raise ArgumentError("select", f"some of the counters {_COUNTERS}", sorted(select))
     container_class = ismrmrd_package().file.Container
     with open_hdf5(path) as file:
         if group not in file or not {"xml", "data"} <= set(file[group]):

@@ -12,6 +12,7 @@ from fedrecon.data.formats.fastmri import read_fastmri
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.formats.radial import read_radial
+from fedrecon.errors import ArgumentError
 
 TRAJECTORY_UNITS = ("cycles/pixel", "radians/pixel", "cycles/fov")
 
@@ -70,13 +71,11 @@ def read_measurement(
     """
     format = _format(path)
     if trajectory is not None and format != "BART":
-        raise ValueError(f"trajectory: expected none with the {format} file {path}, found {trajectory}")
+        raise ArgumentError("trajectory", f"none with the {format} file {path}", trajectory)
     if image_shape is not None and trajectory is None:
-        raise ValueError(f"image_shape: expected none without a BART trajectory, found {tuple(image_shape)}")
+        raise ArgumentError("image_shape", "none without a BART trajectory", tuple(image_shape))
     if trajectory_unit is not None and format != "ISMRMRD":
-        raise ValueError(
-            f"trajectory_unit: expected none with the {format} file {path}, found {trajectory_unit}"
-        )
+        raise ArgumentError("trajectory_unit", f"none with the {format} file {path}", trajectory_unit)
     if format == "fastMRI":
         return _fastmri(path)
     if format == "BART":
@@ -172,7 +171,7 @@ def _non_cartesian(
         found = f"one of {len(shape)} components"
         raise DataError(path, None, "a trajectory in two dimensions", found)
     if unit not in (None, *TRAJECTORY_UNITS):
-        raise ValueError(f"trajectory_unit: expected one of {TRAJECTORY_UNITS}, found {unit!r}")
+        raise ArgumentError("trajectory_unit", f"one of {TRAJECTORY_UNITS}", repr(unit))
     if unit == "radians/pixel":
         trajectory = trajectory / np.float32(2 * np.pi)
     elif unit == "cycles/fov":

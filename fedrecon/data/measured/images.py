@@ -12,6 +12,7 @@ import numpy as np
 from fedrecon.data.clients import FRACTIONS, PARTS, Cohort, split_patients, stack_parts
 from fedrecon.data.formats import DataError, open_hdf5, read_array
 from fedrecon.data.measured.manifest import ImageManifest, read_image_manifest
+from fedrecon.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _shrink(images: np.ndarray, size: int | None, path: Path, key: str) -> np.nd
         raise DataError(path, key, "square images", f"shape {images.shape}")
     size = edge if size is None else size
     if size < 1 or edge % size:
-        raise ValueError(f"size: expected a divisor of {edge}, found {size}")
+        raise ArgumentError("size", f"a divisor of {edge}", size)
     block = edge // size
     return images.reshape(len(images), size, block, size, block, *images.shape[3:]).mean((2, 4))
 

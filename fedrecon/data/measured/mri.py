@@ -23,6 +23,7 @@ from fedrecon.data.clients import (
 from fedrecon.data.formats import DataError, open_hdf5, read_array, read_fastmri
 from fedrecon.data.measured.manifest import Scanner, read_mri_manifest
 from fedrecon.data.simulation import coil_fields
+from fedrecon.errors import ArgumentError
 from operators import fft2c, ifft2c, random_mask, rss
 
 
@@ -98,7 +99,7 @@ def load_measured_mri_cohort(
         ("echoes", echoes),
     ):
         if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
+            raise ArgumentError(name, "at least 1", value)
     manifest = read_mri_manifest(data_dir)
     masks = {"train": train_masks, "validation": evaluation_masks, "test": evaluation_masks}
     # Site -> part -> acquisitions (name, fully sampled k-space (coils, ny, nx), number of masks).

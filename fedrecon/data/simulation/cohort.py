@@ -10,6 +10,7 @@ from fedrecon.data.clients import PARTS, Cohort, mri_examples, stack_parts
 from fedrecon.data.simulation.ct import CTSite, simulate_ct_patient
 from fedrecon.data.simulation.mri import MRISite, calibration_shape, simulate_mri_patient
 from fedrecon.data.simulation.planning import plan_patients, site_prevalences, site_sizes
+from fedrecon.errors import ArgumentError
 
 # Scanners that differ as hospitals do: anatomy, field, sequence, coils, mask, noise and stored unit.
 MRI_SITES = (
@@ -153,9 +154,7 @@ def simulated_ct_sites(
       ValueError: an argument is out of its range.
     """
     if views < 2 or not dose > 0:
-        raise ValueError(
-            f"views and dose: expected at least 2 views and a positive dose, found {views}, {dose}"
-        )
+        raise ArgumentError("views and dose", "at least 2 views and a positive dose", f"{views}, {dose}")
     sizes = site_sizes(round(count * patients_per_site), count, size_skew)
     prevalences = site_prevalences(count, label_skew, seed)
     sites = []

@@ -10,6 +10,7 @@ from typing import Any
 from fedrecon.data.formats import write_fastmri
 from fedrecon.data.simulation.mri import MRISite, simulate_mri_patient
 from fedrecon.data.simulation.planning import plan_patients
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 
 
@@ -42,7 +43,7 @@ def write_mri_cohort(
     """
     output = Path(output)
     if (output / "cohort.json").exists():
-        raise ValueError(f"output {output}: expected a directory without a cohort, found cohort.json")
+        raise ArgumentError(f"output {output}", "a directory without a cohort", "cohort.json")
     plans = [plan_patients(s.name, s.patients, s.prevalence, seed) for s in sites]
     described: list[dict] = []
     document = {"seed": seed, "image_shape": list(image_shape), "slices": slices, "sites": described}

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedrecon.data.clients import common_entries
 from fedrecon.data.simulation.anatomy import Anatomy, simulate_anatomy
+from fedrecon.errors import ArgumentError
 from operators import ParallelBeam, Radon
 
 OVERSAMPLING = 2
@@ -102,7 +103,7 @@ def simulate_ct_patient(
     """
     views = site.views if padded_views is None else padded_views
     if views < site.views:
-        raise ValueError(f"padded_views: expected at least the {site.views} of {site.name!r}, found {views}")
+        raise ArgumentError("padded_views", f"at least the {site.views} of {site.name!r}", views)
     rng = np.random.default_rng([seed, zlib.crc32(site.name.encode()), patient])
     ny, nx = image_shape
     pixel = site.field_of_view / max(image_shape)

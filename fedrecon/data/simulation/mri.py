@@ -15,6 +15,7 @@ import numpy as np
 from fedrecon.data.clients import center_columns
 from fedrecon.data.formats import EncodingSpace, FastMRIVolume, ISMRMRDHeader, format_ismrmrd_header
 from fedrecon.data.simulation.anatomy import Anatomy, Grid, Tissue, random_field, simulate_anatomy
+from fedrecon.errors import ArgumentError
 from operators import equispaced_mask, fft2c, ifft2c, poisson_disc_mask, random_mask, rss
 
 OVERSAMPLING = 2
@@ -208,7 +209,7 @@ def draw_mask(site: MRISite, key: jax.Array, image_shape: tuple[int, int]) -> np
         mask = poisson_disc_mask(key, image_shape, site.acceleration, calibration_shape(site, image_shape))
     else:
         expected = "'random', 'equispaced' or 'poisson'"
-        raise ValueError(f"site {site.name!r}: expected mask {expected}, found {site.mask!r}")
+        raise ArgumentError(f"site {site.name!r}", f"mask {expected}", repr(site.mask))
     return np.array(np.broadcast_to(mask, image_shape), np.float32)
 
 

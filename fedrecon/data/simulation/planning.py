@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from fedrecon.data.clients import FRACTIONS, PARTS, split_patients
+from fedrecon.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,9 @@ def site_sizes(total: int, sites: int, skew: float, smallest: int = len(PARTS)) 
       ValueError: ``skew`` is outside [0, 1) or there are fewer than ``smallest`` patients for each site.
     """
     if not 0 <= skew < 1:
-        raise ValueError(f"size_skew: expected a number in [0, 1), found {skew}")
+        raise ArgumentError("size_skew", "a number in [0, 1)", skew)
     if sites < 1 or total < smallest * sites:
-        raise ValueError(f"patients: expected at least {smallest} for each of {sites} sites, found {total}")
+        raise ArgumentError("patients", f"at least {smallest} for each of {sites} sites", total)
     shares = np.linspace(1 + skew, 1 - skew, sites) if sites > 1 else np.ones(1)
     wanted = shares / shares.sum() * total
     counts = np.maximum(np.floor(wanted).astype(int), smallest)
@@ -49,7 +50,7 @@ def site_prevalences(sites: int, skew: float, seed: int) -> tuple[float, ...]:
       ValueError: ``skew`` is outside [0, 1].
     """
     if not 0 <= skew <= 1:
-        raise ValueError(f"label_skew: expected a number in [0, 1], found {skew}")
+        raise ArgumentError("label_skew", "a number in [0, 1]", skew)
     spread = np.linspace(-0.4, 0.4, sites) if sites > 1 else np.zeros(1)
     order = np.random.default_rng([seed, 1]).permutation(sites)
     return tuple(float(round(p, 6)) for p in 0.5 + skew * spread[order])
@@ -65,7 +66,7 @@ def plan_patients(name: str, patients: int, prevalence: float, seed: int) -> dic
       ValueError: fewer than three patients, or a prevalence outside [0, 1].
     """
     if not 0 <= prevalence <= 1:
-        raise ValueError(f"site {name!r}: prevalence: expected a number in [0, 1], found {prevalence}")
+        raise ArgumentError(f"site {name!r}: prevalence", "a number in [0, 1]", prevalence)
     names = [f"{name}-{index:03d}" for index in range(patients)]
     parts = dict(zip(PARTS, split_patients(names, FRACTIONS, seed, [name] * patients), strict=True))
     ill = {part: round(prevalence * len(members)) for part, members in parts.items()}

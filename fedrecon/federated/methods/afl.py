@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.local import mean_loss
 from fedrecon.federated.messages import Exchange, Message
@@ -38,11 +39,9 @@ def worst_mixture(clients: int, *, mixture_learning_rate: float = 0.1) -> Method
       ValueError: if a number is not positive.
     """
     if not isinstance(clients, int) or clients < 1:
-        raise ValueError(f"clients: expected an integer of at least 1, found {clients!r}")
+        raise ArgumentError("clients", "an integer of at least 1", repr(clients))
     if not mixture_learning_rate > 0:
-        raise ValueError(
-            f"mixture_learning_rate: expected a positive number, found {mixture_learning_rate!r}"
-        )
+        raise ArgumentError("mixture_learning_rate", "a positive number", repr(mixture_learning_rate))
 
     def finish(result, memory, context):
         number = context.batches.client

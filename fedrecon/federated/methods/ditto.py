@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Evaluation, LocalContext, Method, combine
@@ -37,7 +38,7 @@ def personal_model(optimizer: optax.GradientTransformation, strength: float = 0.
       ValueError: if ``strength`` is negative.
     """
     if not strength >= 0:
-        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+        raise ArgumentError("strength", "a number of at least 0", repr(strength))
 
     def init(variables):
         return jax.tree.map(jnp.asarray, variables)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import ClientUpdate, FederatedAlgorithm
 from fedrecon.federated.batching import poisson_steps
 from fedrecon.federated.local import local_training
@@ -65,9 +66,9 @@ def private_gradients(
     from jax_privacy.clipping import clipped_fun
 
     if not clipping_norm > 0:
-        raise ValueError(f"clipping_norm: expected a positive number, found {clipping_norm!r}")
+        raise ArgumentError("clipping_norm", "a positive number", repr(clipping_norm))
     if not noise_multiplier >= 0:
-        raise ValueError(f"noise_multiplier: expected a number of at least 0, found {noise_multiplier!r}")
+        raise ArgumentError("noise_multiplier", "a number of at least 0", repr(noise_multiplier))
     poisson = poisson_steps(expected_batch_size, padded_batch_size, steps)
 
     def oracle(value_and_grad):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
@@ -34,7 +35,7 @@ def dynamic_regularization(strength: float) -> Method:
       ValueError: if ``strength`` is not positive.
     """
     if not strength > 0:
-        raise ValueError(f"strength: expected a positive number, found {strength!r}")
+        raise ArgumentError("strength", "a positive number", repr(strength))
 
     def zeros(variables):
         return jax.tree.map(jnp.zeros_like, variables.params)

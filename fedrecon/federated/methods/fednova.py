@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
@@ -32,13 +33,15 @@ def normalized_averaging(learning_rate: float, *, momentum: float = 0.0, strengt
       ValueError: for arguments out of range, or momentum together with a proximal term.
     """
     if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: expected a number in [0, 1), found {momentum!r}")
+        raise ArgumentError("momentum", "a number in [0, 1)", repr(momentum))
     if not strength >= 0:
-        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+        raise ArgumentError("strength", "a number of at least 0", repr(strength))
     if momentum and strength:
-        raise ValueError("momentum, strength: expected at most one of them, their normalizer is not known")
+        raise ArgumentError(
+            "strength", "0 with momentum, since their normalizer is not known", repr(strength)
+        )
     if not learning_rate * strength < 1:
-        raise ValueError(f"strength: expected less than 1 / learning_rate, found {strength!r}")
+        raise ArgumentError("strength", "less than 1 / learning_rate", repr(strength))
 
     def finish(result, memory, context):
         rate = 1.0 if context.batches.rate is None else context.batches.rate

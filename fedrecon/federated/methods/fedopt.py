@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.recipe import federated
 from fedrecon.types import PyTree, Task
@@ -37,9 +38,9 @@ def fedavgm(
       ValueError: for arguments out of range.
     """
     if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: expected a number in [0, 1), found {momentum!r}")
+        raise ArgumentError("momentum", "a number in [0, 1)", repr(momentum))
     if not 0 <= dampening <= 1:
-        raise ValueError(f"dampening: expected a number in [0, 1], found {dampening!r}")
+        raise ArgumentError("dampening", "a number in [0, 1]", repr(dampening))
     parts = [optax.trace(momentum, nesterov)] if momentum else []
     if dampening:
         parts.insert(0, optax.scale(1 - dampening))
@@ -86,11 +87,11 @@ def adaptive_server(
     """
     rules = {"adagrad": _adagrad, "yogi": _yogi, "adam": _adam}
     if kind not in rules:
-        raise ValueError(f"kind: expected one of {tuple(rules)}, found {kind!r}")
+        raise ArgumentError("kind", f"one of {tuple(rules)}", repr(kind))
     if not (0 <= first_decay < 1 and 0 <= second_decay < 1):
-        raise ValueError(f"decays: expected numbers in [0, 1), found {first_decay!r} and {second_decay!r}")
+        raise ArgumentError("decays", "numbers in [0, 1)", f"{first_decay!r} and {second_decay!r}")
     if not floor > 0:
-        raise ValueError(f"floor: expected a positive number, found {floor!r}")
+        raise ArgumentError("floor", "a positive number", repr(floor))
     initial = 0.0 if bias_correction else floor**2
 
     def init(params):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.method import LocalContext, Method, combine
 from fedrecon.federated.recipe import federated
@@ -24,7 +25,7 @@ def proximal(strength: float) -> Method:
       ValueError: if ``strength`` is negative.
     """
     if not strength >= 0:
-        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+        raise ArgumentError("strength", "a number of at least 0", repr(strength))
     if not strength:
         return Method()
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
@@ -34,7 +35,7 @@ def leaves_under(variables: Variables, names: tuple[str, ...]) -> Variables:
     mask = jax.tree_util.tree_map_with_path(inside, variables)
     if missing := [name for name in names if name not in found]:
         paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
-        raise ValueError(f"names: no leaf under {missing}, found {paths}")
+        raise ArgumentError("names", f"names of leaves, not {missing}", paths)
     return mask
 
 
@@ -84,7 +85,7 @@ def fedrep(
       ValueError: if ``head_steps`` is negative.
     """
     if not isinstance(head_steps, int) or head_steps < 0:
-        raise ValueError(f"head_steps: expected an integer of at least 0, found {head_steps!r}")
+        raise ArgumentError("head_steps", "an integer of at least 0", repr(head_steps))
     return federated(
         task,
         _in_turn(optimizer, head, head_steps),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
@@ -52,11 +53,11 @@ def model_contrast(
       ValueError: for arguments out of range.
     """
     if not strength >= 0:
-        raise ValueError(f"strength: expected a number of at least 0, found {strength!r}")
+        raise ArgumentError("strength", "a number of at least 0", repr(strength))
     if not temperature > 0:
-        raise ValueError(f"temperature: expected a positive number, found {temperature!r}")
+        raise ArgumentError("temperature", "a positive number", repr(temperature))
     if not isinstance(pool, int) or pool < 1:
-        raise ValueError(f"pool: expected an integer of at least 1, found {pool!r}")
+        raise ArgumentError("pool", "an integer of at least 1", repr(pool))
     if strength == 0:
         return Method()
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
@@ -38,9 +39,9 @@ def moreau_envelope(
       ValueError: for arguments out of range.
     """
     if not strength > 0:
-        raise ValueError(f"strength: expected a positive number, found {strength!r}")
+        raise ArgumentError("strength", "a positive number", repr(strength))
     if not isinstance(inner_steps, int) or inner_steps < 1:
-        raise ValueError(f"inner_steps: expected an integer of at least 1, found {inner_steps!r}")
+        raise ArgumentError("inner_steps", "an integer of at least 1", repr(inner_steps))
 
     def init(variables):
         return jax.tree.map(jnp.asarray, variables)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.local import mean_loss
 from fedrecon.federated.messages import Message
@@ -32,9 +33,9 @@ def fair_averaging(learning_rate: float, *, fairness: float = 1.0) -> Method:
       ValueError: if ``fairness`` is negative or ``learning_rate`` not positive.
     """
     if not fairness >= 0:
-        raise ValueError(f"fairness: expected a number of at least 0, found {fairness!r}")
+        raise ArgumentError("fairness", "a number of at least 0", repr(fairness))
     if not learning_rate > 0:
-        raise ValueError(f"learning_rate: expected a positive number, found {learning_rate!r}")
+        raise ArgumentError("learning_rate", "a positive number", repr(learning_rate))
     scale = 1 / learning_rate
 
     def finish(result, memory, context):

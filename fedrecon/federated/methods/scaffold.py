@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.local import mean_gradient
 from fedrecon.federated.messages import Exchange, Message
@@ -34,7 +35,7 @@ def control_variates(learning_rate: float, *, option: int = 2) -> Method:
       ValueError: for an unknown option.
     """
     if option not in (1, 2):
-        raise ValueError(f"option: expected 1 or 2, found {option!r}")
+        raise ArgumentError("option", "1 or 2", repr(option))
 
     def zeros(variables):
         return jax.tree.map(jnp.zeros_like, variables.params)
@@ -95,8 +96,8 @@ def scaffold(
       ValueError: for an unknown option, or option 2 with an optimizer.
     """
     if option == 2 and optimizer is not None:
-        raise ValueError(
-            "optimizer: option 2 presumes plain gradient descent, use option 1 with an optimizer"
+        raise ArgumentError(
+            "optimizer", "None (plain gradient descent) with option 2; use option 1", "an optimizer"
         )
     return federated(
         task,

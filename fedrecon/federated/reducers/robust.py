@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.messages import Message, Reducer, Upload, stateless
 from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
@@ -35,7 +36,7 @@ def trimmed_mean(fraction: float) -> Reducer:
       ValueError: if ``fraction`` is out of range.
     """
     if not 0 <= fraction < 0.5:
-        raise ValueError(f"fraction: expected a number in [0, 0.5), found {fraction!r}")
+        raise ArgumentError("fraction", "a number in [0, 0.5)", repr(fraction))
 
     def reduce(x, count):
         # Rounding must not lift a product such as 0.29 * 100 below the integer it is meant to be.
@@ -120,7 +121,7 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
     """
     for name, value in (("iterations", iterations), ("floor", floor), ("tolerance", tolerance)):
         if not value > 0:
-            raise ValueError(f"{name}: expected a positive number, found {value!r}")
+            raise ArgumentError(name, "a positive number", repr(value))
 
     def reduce(uploads, included):
         sent = unweighted(uploads, included)
@@ -164,9 +165,9 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
 
 def _check_numbers(byzantine: Any, keep: Any) -> None:
     if not isinstance(byzantine, int) or byzantine < 0:
-        raise ValueError(f"byzantine: expected an integer of at least 0, found {byzantine!r}")
+        raise ArgumentError("byzantine", "an integer of at least 0", repr(byzantine))
     if not isinstance(keep, int) or keep < 1:
-        raise ValueError(f"keep: expected an integer of at least 1, found {keep!r}")
+        raise ArgumentError("keep", "an integer of at least 1", repr(keep))
 
 
 def largest_of_each(weight: PyTree) -> jax.Array:

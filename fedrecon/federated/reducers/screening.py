@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.messages import Context, Message, Reducer, Upload, stateless
 from fedrecon.federated.reducers.robust import median, unweighted
 from fedrecon.federated.trees import along
@@ -45,9 +46,9 @@ def screen(
       ValueError: for arguments out of range.
     """
     if norm_factor is not None and not norm_factor >= 1:
-        raise ValueError(f"norm_factor: expected a number of at least 1 or None, found {norm_factor!r}")
+        raise ArgumentError("norm_factor", "a number of at least 1 or None", repr(norm_factor))
     if min_cosine is not None and not -1 < min_cosine < 1:
-        raise ValueError(f"min_cosine: expected a number in (-1, 1) or None, found {min_cosine!r}")
+        raise ArgumentError("min_cosine", "a number in (-1, 1) or None", repr(min_cosine))
 
     inner = reduce or stateless(_sum)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
 from fedrecon.federated.clients import client_rows, default_mesh, number_of_clients
 from fedrecon.federated.engine import check_clients, client_states, init_state, round_keys, with_client_states
@@ -110,9 +111,7 @@ def init_asynchronous(
     """
     clients = number_of_clients(data)
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= clients:
-        raise ValueError(
-            f"concurrency: expected an integer from 1 to {clients} (all clients), found {concurrency!r}"
-        )
+        raise ArgumentError("concurrency", f"an integer from 1 to {clients} (all clients)", repr(concurrency))
     federation = init_state(algorithm, variables, data)
     shared, _ = partition(federation.variables, algorithm.share_mask)
     received = (shared, algorithm.exchange.broadcast(federation.exchange))
@@ -179,14 +178,13 @@ def make_asynchronous_round(
         state have different numbers of clients.
     """
     if isinstance(buffer_size, bool) or not isinstance(buffer_size, int) or buffer_size < 1:
-        raise ValueError(f"buffer_size: expected an integer of at least 1, found {buffer_size!r}")
+        raise ArgumentError("buffer_size", "an integer of at least 1", repr(buffer_size))
     if mixing is not None and not (0 < mixing <= 1 and buffer_size == 1):
-        raise ValueError(
-            "mixing: expected a number in (0, 1] with a buffer_size of 1, "
-            f"found {mixing!r} with {buffer_size}"
+        raise ArgumentError(
+            "mixing", "a number in (0, 1] with a buffer_size of 1", f"{mixing!r} with {buffer_size}"
         )
     if algorithm.reduce is not None:
-        raise ValueError("algorithm.reduce: expected None where updates arrive one by one, found a reducer")
+        raise ArgumentError("algorithm.reduce", "None where updates arrive one by one", "a reducer")
     batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
     durations = durations or half_normal_durations()
     discount = discount or polynomial_discount()

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from fedrecon.errors import ArgumentError
+
 
 def constant_durations(scale: Any = 1.0) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Every update of client i takes ``scale[i]`` (or ``scale``) of simulated time.
@@ -38,7 +40,7 @@ def polynomial_discount(power: float = 0.5) -> Callable[[jax.Array], jax.Array]:
       ValueError: if ``power`` is negative.
     """
     if not power >= 0:
-        raise ValueError(f"power: expected a number of at least 0, found {power!r}")
+        raise ArgumentError("power", "a number of at least 0", repr(power))
     return lambda staleness: (1 + staleness.astype(jnp.float32)) ** -power
 
 
@@ -49,12 +51,12 @@ def threshold_discount(most: int) -> Callable[[jax.Array], jax.Array]:
       ValueError: if ``most`` is negative.
     """
     if not most >= 0:
-        raise ValueError(f"most: expected an integer of at least 0, found {most!r}")
+        raise ArgumentError("most", "an integer of at least 0", repr(most))
     return lambda staleness: (staleness <= most).astype(jnp.float32)
 
 
 def _check_scale(scale: ArrayLike) -> jax.Array:
     scale = np.asarray(scale, np.float32)
     if scale.ndim > 1 or not (np.isfinite(scale) & (scale > 0)).all():
-        raise ValueError(f"scale: expected positive finite numbers, one or one per client, found {scale}")
+        raise ArgumentError("scale", "positive finite numbers, one or one per client", scale)
     return jnp.asarray(scale)

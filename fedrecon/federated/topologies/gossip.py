@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
 from fedrecon.federated.clients import client_sharding, default_mesh
 from fedrecon.federated.engine import check_clients, make_round, round_keys
@@ -42,7 +43,7 @@ def metropolis_weights(adjacency: Any) -> np.ndarray:
     """
     edges = np.array(adjacency, bool)
     if edges.ndim != 2 or edges.shape[0] != edges.shape[1] or (edges != edges.T).any():
-        raise ValueError(f"adjacency: expected a symmetric square matrix, found shape {edges.shape}")
+        raise ArgumentError("adjacency", "a symmetric square matrix", f"shape {edges.shape}")
     np.fill_diagonal(edges, False)
     degree = edges.sum(1)
     weights = np.where(edges, 1 / (1 + np.maximum(degree[:, None], degree)), 0)
@@ -68,15 +69,16 @@ def mixing_matrix(mixing: str | Any, clients: int) -> np.ndarray:
             return metropolis_weights(step | step.T)
         if mixing == "complete":
             return np.full((clients, clients), 1 / clients)
-        raise ValueError(f'mixing: expected "ring", "complete", "matching" or a matrix, found {mixing!r}')
+        raise ArgumentError("mixing", '"ring", "complete", "matching" or a matrix', repr(mixing))
     matrix = np.asarray(mixing, np.float64)
     if matrix.shape != (clients, clients):
-        raise ValueError(f"mixing: expected a matrix of shape {(clients, clients)}, found {matrix.shape}")
+        raise ArgumentError("mixing", f"a matrix of shape {(clients, clients)}", matrix.shape)
     sums = np.concatenate([matrix.sum(0), matrix.sum(1)])
     if not (matrix >= 0).all() or not np.allclose(sums, 1, rtol=0, atol=1e-5):
-        raise ValueError(
-            "mixing: expected entries of at least 0 with rows and columns that add to 1, found a least entry "
-            f"of {matrix.min()} and sums from {sums.min()} to {sums.max()}"
+        raise ArgumentError(
+            "mixing",
+            "entries of at least 0 with rows and columns that add to 1",
+            f"a least entry of {matrix.min()} and sums from {sums.min()} to {sums.max()}",
         )
     return matrix
 
@@ -133,9 +135,10 @@ def make_gossip_round(
     def round(state, data, key):
         clients = check_clients(state, data)
         if jax.tree.structure(state.private) != jax.tree.structure(state.variables):
-            raise ValueError(
-                "state: expected a model for each client, from init_state(peer_to_peer(algorithm), ...), "
-                "found shared leaves"
+            raise ArgumentError(
+                "state",
+                "a model for each client, from init_state(peer_to_peer(algorithm), ...)",
+                "shared leaves",
             )
         check_serverless(algorithm, batching, state, one_client(state.client), data)
         matrix = (
@@ -149,8 +152,8 @@ def make_gossip_round(
         shared, private = partition(state.private, algorithm.share_mask)
         model = nbytes(one_client(shared))
         if model * (clients - 1) >= 2**32:
-            raise ValueError(
-                f"mixing: expected less than 2**32 bytes from each client, found {clients - 1} x {model}"
+            raise ArgumentError(
+                "mixing", "less than 2**32 bytes from each client", f"{clients - 1} x {model}"
             )
         mixed = jax.tree.map(functools.partial(_mix, matrix), shared)
         models = jax.lax.with_sharding_constraint(merge(mixed, private), client_sharding(mesh, clients))

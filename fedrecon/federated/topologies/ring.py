@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundInfo, RoundState
 from fedrecon.federated.clients import client_rows
 from fedrecon.federated.engine import check_clients, round_keys
@@ -58,7 +59,7 @@ def make_ring_round(
     """
     batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
     if order not in ("fixed", "shuffled"):
-        raise ValueError(f'order: expected "fixed" or "shuffled", found {order!r}')
+        raise ArgumentError("order", '"fixed" or "shuffled"', repr(order))
 
     @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
     def round(state, data, key):
@@ -155,7 +156,8 @@ def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, trave
 
 def _check_optimizer(client_states: PyTree) -> None:
     if not isinstance(client_states, LocalState) or client_states.optimizer == ():
-        raise ValueError(
-            "carry_optimizer: expected clients that keep their optimizer's state (keep_optimizer=True), "
-            f"found {type(client_states).__name__} without it"
+        raise ArgumentError(
+            "carry_optimizer",
+            "clients that keep their optimizer's state (keep_optimizer=True)",
+            f"{type(client_states).__name__} without it",
         )

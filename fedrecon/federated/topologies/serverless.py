@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import Batching, FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import client_rows
 from fedrecon.federated.messages import Context
@@ -29,7 +30,7 @@ def check_serverless(
       ValueError: for a reducer, a message or broadcast besides the model, or a channel that does anything.
     """
     if algorithm.reduce is not None:
-        raise ValueError("algorithm.reduce: expected None where no server averages, found a reducer")
+        raise ArgumentError("algorithm.reduce", "None where no server averages", "a reducer")
 
     def probe(variables, exchange, client_state, row, key):
         payload = algorithm.exchange.broadcast(exchange)
@@ -39,17 +40,17 @@ def check_serverless(
         own = ClientRows(client_state, (), private)
         turn = client_turn(algorithm, batching, (variables, payload), own, row, context)
         if jax.tree.leaves((payload, turn.upload.message, turn.gathered)):
-            raise ValueError(
-                "algorithm.exchange: expected nothing but the model to travel where there is no server, "
-                "found a message or broadcast"
+            raise ArgumentError(
+                "algorithm.exchange",
+                "nothing but the model to travel where there is no server",
+                "a message or broadcast",
             )
         client, server = algorithm.channel.init(turn.upload)
         encoded = algorithm.channel.encode(turn.upload, client, context)[0]
         decoded = algorithm.channel.decode(turn.upload, server, context)[0]
         if not _same(turn.upload, encoded) or not _same(turn.upload, decoded):
-            raise ValueError(
-                "algorithm.channel: expected the identity, chain(), where there is no server to decode, "
-                "found another"
+            raise ArgumentError(
+                "algorithm.channel", "the identity, chain(), where there is no server to decode", "another"
             )
         return ()
 

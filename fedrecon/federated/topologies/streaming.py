@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo, RoundState
 from fedrecon.federated.clients import ClientRow, PlacedData, check_parallel, client_sharding, default_mesh
 from fedrecon.federated.engine import (
@@ -240,9 +241,7 @@ class StreamingRound:
 
     def _take(self, numbers: np.ndarray) -> tuple[Loaded, bool]:
         if len(numbers) > self._cohort:
-            raise ValueError(
-                f"cohort: expected at least the {len(numbers)} sampled clients, found {self._cohort}"
-            )
+            raise ArgumentError("cohort", f"at least the {len(numbers)} sampled clients", self._cohort)
         following, self._next = self._next, None
         prefetched = following is not None and np.array_equal(following[0], numbers)
         if following is None or not prefetched:
@@ -265,14 +264,13 @@ class StreamingRound:
         shapes = jax.tree.map(lambda x: (x.shape[1:], x.dtype), arrays)
         for name, x in [("valid", arrays[1]), *arrays[0].items()]:
             if x.shape[:2] != (len(numbers), *arrays[1].shape[1:]):
-                raise ValueError(
-                    f"load: expected {name} with leading axes {(len(numbers), *arrays[1].shape[1:2])}, "
-                    f"found {x.shape}"
+                raise ArgumentError(
+                    "load", f"{name} with leading axes {(len(numbers), *arrays[1].shape[1:2])}", x.shape
                 )
         if self._shapes is None:
             self._shapes = shapes
         if shapes != self._shapes:
-            raise ValueError(f"load: expected the shapes of the first cohort {self._shapes}, found {shapes}")
+            raise ArgumentError("load", f"the shapes of the first cohort {self._shapes}", shapes)
         missing = self._cohort - len(numbers)
         padded = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), arrays)
         numbers = np.pad(numbers, (0, missing), constant_values=np.iinfo(np.int32).max)
@@ -358,15 +356,15 @@ def _writable(x: ArrayLike) -> np.ndarray:
 def _mesh_of_this_process(mesh: Mesh | None) -> Mesh:
     mesh = default_mesh(mesh)
     if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
-        raise ValueError(
-            "mesh: expected devices of this process, since clients stay in its memory, found those of several"
+        raise ArgumentError(
+            "mesh", "devices of this process, since clients stay in its memory", "those of several"
         )
     return mesh
 
 
 def _check_integer(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
+        raise ArgumentError(name, "an integer of at least 1", repr(value))
 
 
 def _gather(rows, numbers, cohort):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from operators.algebra import ArgumentError
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
@@ -27,7 +28,7 @@ def as_vectors(geometry: Geometry) -> VectorGeometry:
     if isinstance(geometry, VectorGeometry):
         return geometry
     if getattr(geometry, "curved", False):
-        raise ValueError("as_vectors: geometry: expected a flat detector, found a curved one")
+        raise ArgumentError("as_vectors: geometry", "a flat detector", "a curved one")
     counts = geometry.shape[1:]
     ends = [jnp.array([-0.5, count - 0.5]) for count in counts]
     points, directions = geometry.rays(*ends)
@@ -68,16 +69,17 @@ def from_astra(projection_geometry: Mapping) -> Geometry:
         vectors = np.asarray(_field(g, "Vectors", "from_astra"), float)
         width = 6 if ndim == 2 else 12
         if vectors.ndim != 2 or vectors.shape[1] != width:
-            raise ValueError(f"from_astra: Vectors: expected shape (views, {width}), found {vectors.shape}")
+            raise ArgumentError("from_astra: Vectors", f"shape (views, {width})", vectors.shape)
         source, detector, column, *rows = np.split(vectors, width // ndim, axis=1)
         names = ("DetectorCount",) if ndim == 2 else ("DetectorRowCount", "DetectorColCount")
         shape = tuple(int(_field(g, name, "from_astra")) for name in names)
         divergent = kind in ("fanflat_vec", "cone_vec")
         return VectorGeometry(source, detector, column, rows[0] if rows else None, shape, divergent)
     if kind not in ("parallel", "fanflat", "parallel3d", "cone"):
-        raise ValueError(
-            "from_astra: type: expected 'parallel', 'fanflat', 'parallel3d' or 'cone', with '_vec' or "
-            f"without, found {kind!r}"
+        raise ArgumentError(
+            "from_astra: type",
+            "'parallel', 'fanflat', 'parallel3d' or 'cone', with '_vec' or without",
+            repr(kind),
         )
     angles = jnp.asarray(_field(g, "ProjectionAngles", "from_astra"), float)
     near = far = 0.0
@@ -107,9 +109,7 @@ def to_astra(geometry: Geometry) -> dict:
       ValueError: if the geometry is a curved fan beam, which ASTRA has not.
     """
     if isinstance(geometry, FanBeam) and geometry.curved:
-        raise ValueError(
-            "to_astra: geometry: expected a flat detector in two dimensions, found a curved FanBeam"
-        )
+        raise ArgumentError("to_astra: geometry", "a flat detector in two dimensions", "a curved FanBeam")
     counts: dict[str, Any] = dict(
         zip(("DetectorRowCount", "DetectorColCount"), geometry.shape[1:], strict=False)
     )
@@ -123,7 +123,7 @@ def to_astra(geometry: Geometry) -> dict:
         kind = {2: ("parallel_vec", "fanflat_vec"), 3: ("parallel3d_vec", "cone_vec")}[g.ndim][g.divergent]
         return {"type": kind, **counts, "Vectors": np.concatenate([_double(p) for p in parts], axis=1)}
     if not isinstance(geometry, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam):
-        raise ValueError(f"to_astra: geometry: expected one of this package, found {type(geometry).__name__}")
+        raise ArgumentError("to_astra: geometry", "one of this package", type(geometry).__name__)
     result = {"ProjectionAngles": _double(geometry.angles), **counts}
     if isinstance(geometry, ParallelBeam | FanBeam):
         result["DetectorWidth"] = geometry.detector_spacing
@@ -160,9 +160,9 @@ def from_tigre(geo: Any, angles: ArrayLike) -> ConeBeam | ParallelBeam3D | Vecto
     """
     angles = jnp.asarray(angles, float) + math.pi / 2
     if angles.ndim != 1:
-        raise ValueError(f"from_tigre: angles: expected shape (views,), found {angles.shape}")
+        raise ArgumentError("from_tigre: angles", "shape (views,)", angles.shape)
     if np.any(np.asarray(_field(geo, "rotDetector", "from_tigre", (0, 0, 0)))):
-        raise ValueError("from_tigre: rotDetector: expected zero, found a rotated detector")
+        raise ArgumentError("from_tigre: rotDetector", "zero", "a rotated detector")
     shape: Any = tuple(int(n) for n in _field(geo, "nDetector", "from_tigre"))
     spacing: Any = tuple(float(d) for d in _field(geo, "dDetector", "from_tigre"))
     row_offset, offset = _constant(_field(geo, "offDetector", "from_tigre", (0, 0)), "offDetector", 2)
@@ -171,15 +171,13 @@ def from_tigre(geo: Any, angles: ArrayLike) -> ConeBeam | ParallelBeam3D | Vecto
     mode = _field(geo, "mode", "from_tigre", "cone")
     if mode == "parallel":
         if offset or row_offset:
-            raise ValueError(
-                f"from_tigre: offDetector: expected zero in mode 'parallel', found {(row_offset, offset)}"
-            )
+            raise ArgumentError("from_tigre: offDetector", "zero in mode 'parallel'", (row_offset, offset))
         geometry = ParallelBeam3D(angles, shape, spacing, **fields)
     elif mode == "cone":
         (far,), (near,) = (_constant(_field(geo, name, "from_tigre"), name, 1) for name in ("DSD", "DSO"))
         geometry = ConeBeam(angles, shape, spacing, near, far - near, **fields)
     else:
-        raise ValueError(f"from_tigre: mode: expected 'cone' or 'parallel', found {mode!r}")
+        raise ArgumentError("from_tigre: mode", "'cone' or 'parallel'", repr(mode))
     origin = np.asarray(_field(geo, "offOrigin", "from_tigre", (0, 0, 0)), float)
     if not origin.any():
         return geometry
@@ -202,12 +200,11 @@ def to_tigre(geometry: Geometry) -> dict:
       ValueError: if the geometry is another one, has a curved detector or, in parallel beams, a row offset.
     """
     if not isinstance(geometry, ConeBeam | ParallelBeam3D | FanBeam):
-        raise ValueError(
-            f"to_tigre: geometry: expected ConeBeam, ParallelBeam3D or FanBeam, "
-            f"found {type(geometry).__name__}"
+        raise ArgumentError(
+            "to_tigre: geometry", "ConeBeam, ParallelBeam3D or FanBeam", type(geometry).__name__
         )
     if getattr(geometry, "curved", False):
-        raise ValueError("to_tigre: geometry: expected a flat detector, found a curved one")
+        raise ArgumentError("to_tigre: geometry", "a flat detector", "a curved one")
     angles = _double(geometry.angles)
     offset, center = float(geometry.detector_offset), -float(geometry.axis_offset)
     if isinstance(geometry, FanBeam):
@@ -226,7 +223,7 @@ def to_tigre(geometry: Geometry) -> dict:
     }
     if isinstance(geometry, ParallelBeam3D):
         if row_offset:
-            raise ValueError(f"to_tigre: row_offset: expected zero in a parallel beam, found {row_offset}")
+            raise ArgumentError("to_tigre: row_offset", "zero in a parallel beam", row_offset)
         return result | {"offDetector": np.zeros(2), "COR": center + offset}
     if isinstance(geometry, ConeBeam) and (float(geometry.pitch) or float(geometry.axial_offset)):
         heights = _double(geometry.source_heights())
@@ -249,9 +246,7 @@ def _field(source: Any, name: str, owner: str, default: Any = None) -> Any:
 def _constant(value: Any, name: str, size: int) -> tuple[float, ...]:
     rows = np.asarray(value, float).reshape(-1, size)
     if np.ptp(rows, axis=0).any():
-        raise ValueError(
-            f"from_tigre: {name}: expected the same in every view, found {rows[:3].tolist()} ..."
-        )
+        raise ArgumentError(f"from_tigre: {name}", "the same in every view", f"{rows[:3].tolist()} ...")
     return tuple(float(x) for x in rows[0])
 
 

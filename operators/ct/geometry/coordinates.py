@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from operators.algebra import ArgumentError
+
 
 def view_axes(angles: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The axes e = (cos t, sin t) and n = (-sin t, cos t) of every view: (views, 2) each."""
@@ -29,7 +31,7 @@ def world_points(points: ArrayLike, ndim: int, dtype: DTypeLike) -> jax.Array:
     """``points`` as (..., ndim) of ``dtype``; raises ValueError otherwise."""
     points = jnp.asarray(points, dtype)
     if not points.ndim or points.shape[-1] != ndim:
-        raise ValueError(f"points: expected shape (..., {ndim}), found {points.shape}")
+        raise ArgumentError("points", f"shape (..., {ndim})", points.shape)
     return points
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from operators.algebra import (
+    ArgumentError,
     as_inexact,
     finite_number,
     is_complex,
@@ -36,20 +37,19 @@ def view_angles(angles: ArrayLike, name: str, helical: bool = False) -> jax.Arra
     # Half precision would misplace rays by whole elements.
     angles = angles.astype(jnp.promote_types(angles.dtype, jnp.float32))
     if angles.ndim != 1 or not angles.size:
-        raise ValueError(f"{name}: expected shape (views,), found {angles.shape}")
+        raise ArgumentError(name, "shape (views,)", angles.shape)
     if isinstance(angles, jax.core.Tracer):
         return angles
     values = np.asarray(angles)
     if not np.isfinite(values).all():
-        raise ValueError(f"{name}: expected finite values, found {values[~np.isfinite(values)][0]}")
+        raise ArgumentError(name, "finite values", values[~np.isfinite(values)][0])
     largest = float(np.abs(values).max())
     # A helix may take many turns: its degrees show by their steps, in whatever order the views are.
     step = float(np.median(np.diff(np.sort(values)))) if helical and values.size > 1 else math.inf
     if largest > 4 * math.pi and step > math.pi / 2:
         steps = f" and steps of {step:.6g}" if helical and values.size > 1 else ""
-        raise ValueError(
-            f"{name}: expected radians, found one of magnitude {largest:.6g}{steps}; "
-            "convert degrees with jnp.deg2rad"
+        raise ArgumentError(
+            name, "radians", f"one of magnitude {largest:.6g}{steps}; convert degrees with jnp.deg2rad"
         )
     return angles
 
@@ -67,13 +67,13 @@ def real_leaf(
         raise TypeError(f"{name}: expected a real dtype, found {value.dtype}")
     if value.shape != shape:
         expected = "a scalar" if shape == () else f"of shape {shape}"
-        raise ValueError(f"{name}: expected {expected}, found shape {value.shape}")
+        raise ArgumentError(name, f"{expected}", f"shape {value.shape}")
     if not isinstance(value, jax.core.Tracer):
         concrete = np.asarray(value)
         if not np.isfinite(concrete).all():
-            raise ValueError(f"{name}: expected finite values, found {concrete[~np.isfinite(concrete)][0]}")
+            raise ArgumentError(name, "finite values", concrete[~np.isfinite(concrete)][0])
         if positive and (concrete <= 0).any():
-            raise ValueError(f"{name}: expected a positive number, found {concrete.min()}")
+            raise ArgumentError(name, "a positive number", concrete.min())
     return jnp.asarray(value, dtype)
 
 
@@ -88,12 +88,10 @@ def detector_pair(shape: Any, spacing: Any, owner: str) -> tuple[tuple[int, int]
     """Checked (rows, columns) and (row_spacing, column_spacing)."""
     found = tuple(shape) if np.ndim(shape) else (shape,)
     if len(found) != 2:
-        raise ValueError(f"{owner}: detector_shape: expected (rows, columns), found {shape}")
+        raise ArgumentError(f"{owner}: detector_shape", "(rows, columns)", shape)
     steps = tuple(spacing) if np.ndim(spacing) else (spacing,)
     if len(steps) != 2:
-        raise ValueError(
-            f"{owner}: detector_spacing: expected (row_spacing, column_spacing), found {spacing}"
-        )
+        raise ArgumentError(f"{owner}: detector_spacing", "(row_spacing, column_spacing)", spacing)
     rows, columns = (positive_integer(n, f"{owner}: detector_shape") for n in found)
     row_spacing, spacing = (positive_number(step, f"{owner}: detector_spacing") for step in steps)
     return (rows, columns), (row_spacing, spacing)

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from operators.algebra import ArgumentError
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
@@ -50,9 +51,10 @@ def from_odl(geometry: Any) -> Geometry:
             curved = True
             bent_along_z = len(radii) > 1 and radii[1] is not None and math.isfinite(radii[1])
             if bent_along_z or not math.isclose(radii[0], source + detector, rel_tol=1e-6):
-                raise ValueError(
-                    "from_odl: det_curvature_radius: expected the distance from source to detector, "
-                    f"{source + detector:.6g}, along columns only, found {bend}"
+                raise ArgumentError(
+                    "from_odl: det_curvature_radius",
+                    f"the distance from source to detector, {source + detector:.6g}, along columns only",
+                    bend,
                 )
             low[0], high[0] = low[0] * (source + detector), high[0] * (source + detector)
     steps, middles = (high - low) / np.array(shape), (high + low) / 2
@@ -94,10 +96,10 @@ def to_odl(geometry: Geometry) -> dict:
     }
     if not isinstance(geometry, ParallelBeam | ParallelBeam3D | FanBeam | ConeBeam):
         expected = ", ".join(kind.__name__ for kind in names)
-        raise ValueError(f"to_odl: geometry: expected one of {expected}, found {type(geometry).__name__}")
+        raise ArgumentError("to_odl: geometry", f"one of {expected}", type(geometry).__name__)
     axis = float(geometry.axis_offset)
     if geometry.divergent and axis:
-        raise ValueError(f"to_odl: axis_offset: expected zero in divergent beams, found {axis}")
+        raise ArgumentError("to_odl: axis_offset", "zero in divergent beams", axis)
     middle = np.array([float(geometry.detector_offset) - axis])
     if isinstance(geometry, ParallelBeam | FanBeam):
         step = np.array([geometry.detector_spacing])
@@ -135,11 +137,11 @@ def _check_odl_axes(geometry: Any, ndim: int) -> None:
     for name, default in defaults.items():
         found = getattr(geometry, name, None)
         if found is not None and not np.allclose(np.asarray(found, float), default):
-            raise ValueError(f"from_odl: {name}: expected the default {default}, found {found}")
+            raise ArgumentError(f"from_odl: {name}", f"the default {default}", found)
     for name in ("src_shift_func", "det_shift_func"):
         shift = getattr(geometry, name, None)
         if shift is not None and np.any(np.asarray(shift(np.asarray(geometry.angles)))):
-            raise ValueError(f"from_odl: {name}: expected zero, found shifts of source or detector")
+            raise ArgumentError(f"from_odl: {name}", "zero", "shifts of source or detector")
 
 
 def from_dicom_ct_pd(tags: Mapping) -> ConeBeam:
@@ -175,20 +177,17 @@ def from_dicom_ct_pd(tags: Mapping) -> ConeBeam:
     def constant(name):
         values = np.unique(np.asarray(get(name), float))
         if values.size != 1:
-            raise ValueError(
-                f"from_dicom_ct_pd: {name}: expected the same in every view, found {values[:3]} ..."
-            )
+            raise ArgumentError(f"from_dicom_ct_pd: {name}", "the same in every view", f"{values[:3]} ...")
         return float(values[0])
 
     shape = str(get("DetectorShape", "CYLINDRICAL")).strip().upper()
     if shape not in ("CYLINDRICAL", "FLAT"):
-        raise ValueError(f"from_dicom_ct_pd: DetectorShape: expected CYLINDRICAL or FLAT, found {shape}")
+        raise ArgumentError("from_dicom_ct_pd: DetectorShape", "CYLINDRICAL or FLAT", shape)
     mode = str(get("FlyingFocalSpotMode", "FFSNONE")).strip().upper()
     shifts = ("SourceAngularPositionShift", "SourceAxialPositionShift", "SourceRadialDistanceShift")
     if mode != "FFSNONE" or any(np.any(np.asarray(tags.get(name, 0), float)) for name in shifts):
-        raise ValueError(
-            "from_dicom_ct_pd: FlyingFocalSpotMode: expected FFSNONE with no shifts of the source, "
-            f"found {mode}"
+        raise ArgumentError(
+            "from_dicom_ct_pd: FlyingFocalSpotMode", "FFSNONE with no shifts of the source", mode
         )
     angles = -np.unwrap(np.asarray(get("DetectorFocalCenterAngularPosition"), float)) - math.pi
     heights = np.broadcast_to(np.asarray(get("DetectorFocalCenterAxialPosition"), float), angles.shape)
@@ -202,9 +201,10 @@ def from_dicom_ct_pd(tags: Mapping) -> ConeBeam:
         pitch, start = float(2 * math.pi * slope), float(start)
     error = float(np.abs(start + pitch * angles / (2 * math.pi) - heights).max())
     if error > 0.1 * spacing[0]:
-        raise ValueError(
-            "from_dicom_ct_pd: DetectorFocalCenterAxialPosition: expected a helix to a tenth of a row, "
-            f"{0.1 * spacing[0]:.6g}, found a deviation of {error:.6g}"
+        raise ArgumentError(
+            "from_dicom_ct_pd: DetectorFocalCenterAxialPosition",
+            f"a helix to a tenth of a row, {0.1 * spacing[0]:.6g}",
+            f"a deviation of {error:.6g}",
         )
     column, row = (float(x) for x in np.asarray(get("DetectorCentralElement"), float).reshape(-1, 2)[0])
     near, far = constant("DetectorFocalCenterRadialDistance"), constant("ConstantRadialDistance")
@@ -245,7 +245,7 @@ def to_dicom_ct_pd(geometry: ConeBeam) -> dict:
     if not isinstance(geometry, ConeBeam):
         raise TypeError(f"to_dicom_ct_pd: geometry: expected ConeBeam, found {type(geometry).__name__}")
     if float(geometry.axis_offset):
-        raise ValueError(f"to_dicom_ct_pd: axis_offset: expected 0, found {float(geometry.axis_offset):.6g}")
+        raise ArgumentError("to_dicom_ct_pd: axis_offset", "0", f"{float(geometry.axis_offset):.6g}")
     (rows, columns), (row_spacing, spacing) = geometry.detector_shape, geometry.detector_spacing
     angles = np.asarray(geometry.angles, np.float64)
     heights = float(geometry.axial_offset) + float(geometry.pitch) * angles / (2 * math.pi)

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from operators.algebra import Leaf, OptionalLeaf, assign, frozen_pytree, positive_integer, static
+from operators.algebra import (
+    ArgumentError,
+    Leaf,
+    OptionalLeaf,
+    assign,
+    frozen_pytree,
+    positive_integer,
+    static,
+)
 from operators.ct.geometry.coordinates import detector_indices, positions, world_points
 from operators.ct.geometry.parameters import real_leaf
 
@@ -46,14 +54,14 @@ class VectorGeometry:
     def __post_init__(self) -> None:
         source = np.shape(self.source)
         if len(source) != 2 or source[1] not in (2, 3) or not source[0]:
-            raise ValueError(f"VectorGeometry: source: expected shape (views, 2 or 3), found {source}")
+            raise ArgumentError("VectorGeometry: source", "shape (views, 2 or 3)", source)
         counts = tuple(self.detector_shape) if np.ndim(self.detector_shape) else (self.detector_shape,)
         if len(counts) != source[1] - 1:
             expected = "(columns,)" if source[1] == 2 else "(rows, columns)"
-            raise ValueError(f"VectorGeometry: detector_shape: expected {expected}, found {counts}")
+            raise ArgumentError("VectorGeometry: detector_shape", f"{expected}", counts)
         if (self.row_axis is None) != (source[1] == 2):
             expected = "None in two dimensions" if source[1] == 2 else "an array in three dimensions"
-            raise ValueError(f"VectorGeometry: row_axis: expected {expected}, found {self.row_axis}")
+            raise ArgumentError("VectorGeometry: row_axis", f"{expected}", self.row_axis)
         dtype = jnp.result_type(float, jnp.asarray(self.source).dtype)
         names = ("source", "detector", "column_axis", *(("row_axis",) if source[1] == 3 else ()))
         leaves = {n: real_leaf(getattr(self, n), dtype, f"VectorGeometry: {n}", source) for n in names}
@@ -75,7 +83,7 @@ class VectorGeometry:
           Points (the source, or the element) and directions, each (views, k, 2) or (views, r, k, 3).
         """
         if len(indices) != self.ndim - 1:
-            raise ValueError(f"rays: expected {self.ndim - 1} arrays of indices, found {len(indices)}")
+            raise ArgumentError("rays", f"{self.ndim - 1} arrays of indices", len(indices))
         offsets = [
             positions(i, n, 1.0, self.dtype) for i, n in zip(indices, self.detector_shape, strict=True)
         ]

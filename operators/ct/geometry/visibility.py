@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from operators.algebra import ArgumentError
 from operators.ct.geometry.protocol import Geometry
 
 _BOUNDARY = 128
@@ -30,9 +31,8 @@ def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: f
     """
     if len(image_shape) != geometry.ndim:
         expected = "(ny, nx)" if geometry.ndim == 2 else "(nz, ny, nx)"
-        raise ValueError(
-            f"{name}: image_shape: expected {expected} for {type(geometry).__name__}, "
-            f"found {tuple(image_shape)}"
+        raise ArgumentError(
+            f"{name}: image_shape", f"{expected} for {type(geometry).__name__}", tuple(image_shape)
         )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(geometry)):
         return
@@ -48,10 +48,11 @@ def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: f
         if inside.any():
             view = int(inside.argmax())
             place = tuple(float(f"{x:.6g}") for x in source[view])
-            raise ValueError(
-                f"{name}: source: expected outside of the object, the ellipse of semi-axes "
-                f"{half[0]:.6g} and {half[1]:.6g} inscribed in the image, found it at "
-                f"{place} in view {view}; increase source_distance or reduce pixel_size"
+            raise ArgumentError(
+                f"{name}: source",
+                f"outside of the object, the ellipse of semi-axes {half[0]:.6g} and {half[1]:.6g} "
+                "inscribed in the image",
+                f"it at {place} in view {view}; increase source_distance or reduce pixel_size",
             )
     angle = 2 * np.pi * np.arange(_BOUNDARY) / _BOUNDARY
     points = half[:2] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -64,8 +65,10 @@ def check_object(geometry: Geometry, image_shape: tuple[int, ...], pixel_size: f
     low, high, counts = hits.min(axis=1), hits.max(axis=1), np.array(geometry.shape[1:])
     if not np.any(np.all((high >= -0.5) & (low <= counts - 0.5), axis=-1)):
         axes = "column" if geometry.ndim == 2 else "row, column"
-        raise ValueError(
-            f"{name}: detector: expected to see the object, found its shadow at {axes} "
-            f"{low[0].round(1).tolist()} to {high[0].round(1).tolist()} in view 0 of a detector of "
-            f"{counts.tolist()} elements, and outside of it in every other view; check offsets and pixel_size"
+        raise ArgumentError(
+            f"{name}: detector",
+            "to see the object",
+            f"its shadow at {axes} {low[0].round(1).tolist()} to {high[0].round(1).tolist()} in view 0 of a "
+            f"detector of {counts.tolist()} elements, and outside of it in every other view; check offsets "
+            "and pixel_size",
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from operators.algebra import check_array, image_shape_2d, positive_integer, positive_number
+from operators.algebra import ArgumentError, check_array, image_shape_2d, positive_integer, positive_number
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
@@ -94,9 +94,7 @@ def fbp(
     methods = METHODS if isinstance(geometry, ParallelBeam) else METHODS[1:]
     method = methods[0] if method is None else method
     if method not in methods:
-        raise ValueError(
-            f"fbp: method: expected one of {methods} for {type(geometry).__name__}, found {method!r}"
-        )
+        raise ArgumentError("fbp: method", f"one of {methods} for {type(geometry).__name__}", repr(method))
     options = _options("fbp", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fbp: sinogram")
     period = math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi
@@ -155,7 +153,7 @@ def fdk(
             "are reconstructed by fbp, views of arbitrary poses by the iterative methods (cgls, sirt)"
         )
     if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
-        raise ValueError(f"fdk: volume_shape: expected (nz, ny, nx), found {volume_shape}")
+        raise ArgumentError("fdk: volume_shape", "(nz, ny, nx)", volume_shape)
     shape = tuple(positive_integer(n, "fdk: volume_shape") for n in volume_shape)
     options = _options("fdk", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fdk: sinogram")
@@ -170,7 +168,7 @@ def _options(name, geometry, shape, pixel_size, filter, cutoff, backend):
     pixel_size = positive_number(pixel_size, f"{name}: pixel_size")
     filter, cutoff = check_filter(filter, cutoff, name)
     if backend not in ("auto", "jax"):
-        raise ValueError(f"{name}: backend: expected 'auto' or 'jax', found {backend!r}")
+        raise ArgumentError(f"{name}: backend", "'auto' or 'jax'", repr(backend))
     check_object(geometry, shape, pixel_size, name)
     return {"shape": shape, "pixel_size": pixel_size, "filter": filter, "cutoff": cutoff, "backend": backend}
 
@@ -188,9 +186,10 @@ def _cone_coverage(geometry: ConeBeam) -> Coverage:
         return angular_coverage(angles, 2 * math.pi)
     coverage = helical_coverage(angles)
     if not isinstance(angles, jax.core.Tracer) and coverage.weights.sum() < 2 * math.pi * (1 - 1e-5):
-        raise ValueError(
-            "fdk: angles of a helix: expected a full turn, 2 pi, found "
-            f"{coverage.weights.sum():.6g}; for less, use pitch=0 or an iterative method"
+        raise ArgumentError(
+            "fdk: angles of a helix",
+            "a full turn, 2 pi",
+            f"{coverage.weights.sum():.6g}; for less, use pitch=0 or an iterative method",
         )
     return coverage
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from operators.algebra import vary_together
+from operators.algebra import ArgumentError, vary_together
 from operators.kernels import batch_length, call, native, over_trajectories, register, sum_to
 
 back_project_p = Primitive("interpolating_back_project")
@@ -47,9 +47,7 @@ def back_project(
     """Volumes (t, b, *shape) of sinograms (t, b, views, rows, columns); see the module's docstring."""
     rows, columns = sinograms.shape[-2:]
     if columns < 2 or (rows < 2 and shape[0] > 1):
-        raise ValueError(
-            f"back_project: sinograms: expected two rows and columns, found {rows} and {columns}"
-        )
+        raise ArgumentError("back_project: sinograms", "two rows and columns", f"{rows} and {columns}")
     params = {"shape": tuple(shape), "tail": (rows, columns), "curved": bool(curved), "backend": backend}
     return call(back_project_p, (poses, sinograms, detector, weights), params)
 

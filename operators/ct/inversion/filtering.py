@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from operators.algebra import (
+    ArgumentError,
     LinearOperator,
     as_inexact,
     assign,
@@ -83,7 +84,7 @@ def view_weights(weights: ArrayLike | None, geometry: ParallelBeam, name: str) -
     if is_complex(weights.dtype):
         raise TypeError(f"{name}: expected a real dtype, found {weights.dtype}")
     if weights.shape != (geometry.views,):
-        raise ValueError(f"{name}: expected shape ({geometry.views},), found {weights.shape}")
+        raise ArgumentError(name, f"shape ({geometry.views},)", weights.shape)
     return weights
 
 

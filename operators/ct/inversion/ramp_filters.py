@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from operators.algebra import positive_number
+from operators.algebra import ArgumentError, positive_number
 
 _WINDOWS = {
     "ram-lak": lambda f: np.ones_like(f),
@@ -21,10 +21,10 @@ _WINDOWS = {
 def check_filter(filter: str, cutoff: float, name: str) -> tuple[str, float]:
     """The filter and its cutoff; raises ValueError or TypeError naming ``name`` if there is none such."""
     if not isinstance(filter, str) or filter not in _WINDOWS:
-        raise ValueError(f"{name}: filter: expected one of {sorted(_WINDOWS)}, found {filter!r}")
+        raise ArgumentError(f"{name}: filter", f"one of {sorted(_WINDOWS)}", repr(filter))
     value = positive_number(cutoff, f"{name}: cutoff")
     if value > 1:
-        raise ValueError(f"{name}: cutoff: expected a number in (0, 1], found {cutoff}")
+        raise ArgumentError(f"{name}: cutoff", "a number in (0, 1]", cutoff)
     return filter, value
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from operators.algebra import (
+    ArgumentError,
     LinearOperator,
     assign,
     frozen_pytree,
@@ -91,15 +92,16 @@ class Radon(LinearOperator):
                 f"VectorGeometry, found {type(self.geometry).__name__}"
             )
         if self.model not in radon_models(self.geometry):
-            raise ValueError(
-                f"Radon: model: expected one of {radon_models(self.geometry)} for "
-                f"{type(self.geometry).__name__}, found {self.model!r}"
+            raise ArgumentError(
+                "Radon: model",
+                f"one of {radon_models(self.geometry)} for {type(self.geometry).__name__}",
+                repr(self.model),
             )
         if self.backend not in ("auto", "jax"):
-            raise ValueError(f"Radon: backend: expected 'auto' or 'jax', found {self.backend!r}")
+            raise ArgumentError("Radon: backend", "'auto' or 'jax'", repr(self.backend))
         if np.ndim(self.image_shape) != 1:
             axes = "(ny, nx)" if self.geometry.ndim == 2 else "(nz, ny, nx)"
-            raise ValueError(f"Radon: image_shape: expected {axes}, found {self.image_shape}")
+            raise ArgumentError("Radon: image_shape", f"{axes}", self.image_shape)
         assign(
             self,
             image_shape=tuple(positive_integer(n, "Radon: image_shape") for n in self.image_shape),

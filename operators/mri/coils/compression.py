@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from operators.algebra import as_inexact, positive_integer
+from operators.algebra import ArgumentError, as_inexact, positive_integer
 
 
 def noise_covariance(noise: ArrayLike, coil_axis: int = -2) -> jax.Array:
@@ -56,7 +56,7 @@ def whitening_matrix(covariance: jax.Array, variance_ratio: float | jax.Array = 
     """
     covariance = jax.lax.stop_gradient(as_inexact(covariance))
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
-        raise ValueError(f"whitening_matrix: covariance: expected (coils, coils), found {covariance.shape}")
+        raise ArgumentError("whitening_matrix: covariance", "(coils, coils)", covariance.shape)
     variance = jnp.diagonal(covariance).real
     inverse = jnp.where(variance > 0, 1 / jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
     values, vectors = jnp.linalg.eigh(inverse[:, None] * covariance * inverse)
@@ -83,7 +83,7 @@ def whiten(data: ArrayLike, matrix: ArrayLike, coil_axis: int = -3) -> jax.Array
     data, matrix = as_inexact(data), as_inexact(matrix)
     coils = _coils(data, coil_axis, "whiten: data")
     if matrix.shape != (coils, coils):
-        raise ValueError(f"whiten: matrix: expected shape {(coils, coils)}, found {matrix.shape}")
+        raise ArgumentError("whiten: matrix", f"shape {(coils, coils)}", matrix.shape)
     return _mix(data, matrix, coil_axis)
 
 
@@ -174,9 +174,8 @@ def compress(kspace: jax.Array, matrix: jax.Array, coil_axis: int = -3, readout_
     kspace, matrix = as_inexact(kspace), as_inexact(matrix)
     coils = _coils(kspace, coil_axis, "compress: kspace")
     if matrix.ndim not in (2, 3) or matrix.shape[-1] != coils:
-        raise ValueError(
-            f"compress: matrix: expected (virtual_coils, {coils}) or (readout, virtual_coils, {coils}), "
-            f"found {matrix.shape}"
+        raise ArgumentError(
+            "compress: matrix", f"(virtual_coils, {coils}) or (readout, virtual_coils, {coils})", matrix.shape
         )
     if matrix.ndim == 2:
         return _mix(kspace, matrix, coil_axis)
@@ -204,7 +203,7 @@ def _channels(data: ArrayLike, coil_axis: int, name: str) -> jax.Array:
     data = as_inexact(data)
     coils = _coils(data, coil_axis, name)
     if not data.size:
-        raise ValueError(f"{name}: expected at least one sample, found shape {data.shape}")
+        raise ArgumentError(name, "at least one sample", f"shape {data.shape}")
     return jnp.moveaxis(data, coil_axis, 0).reshape(coils, -1)
 
 
@@ -217,7 +216,7 @@ def _coils(data: jax.Array, axis: int, name: str) -> int:
 def _virtual(count: int, coils: int, name: str) -> int:
     count = positive_integer(count, f"{name}: virtual_coils")
     if count > coils:
-        raise ValueError(f"{name}: virtual_coils: expected at most the {coils} coils, found {count}")
+        raise ArgumentError(f"{name}: virtual_coils", f"at most the {coils} coils", count)
     return count
 
 

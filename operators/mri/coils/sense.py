@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from operators.algebra import (
+    ArgumentError,
     Leaf,
     LinearOperator,
     as_inexact,
@@ -48,7 +49,7 @@ class SENSE(LinearOperator):
         maps, shape = as_inexact(self.coil_maps), self.fourier.in_shape
         if maps.ndim != 1 + len(shape) or maps.shape[1:] != shape or maps.shape[0] < 1:
             expected = ("coils", *shape)
-            raise ValueError(f"SENSE: coil_maps: expected shape {expected}, found {maps.shape}")
+            raise ArgumentError("SENSE: coil_maps", f"shape {expected}", maps.shape)
         assign(self, coil_maps=maps)
 
     # Counted from the end, so that they hold for stacked operators too.
@@ -106,8 +107,9 @@ def coil_combine(images: jax.Array, maps: jax.Array) -> jax.Array:
     """
     images, maps = jnp.asarray(images), jnp.asarray(maps)
     if images.shape[-3:] != maps.shape[-3:]:
-        raise ValueError(
-            f"coil_combine: images and maps: expected the same (coils, ny, nx), "
-            f"found {images.shape[-3:]} and {maps.shape[-3:]}"
+        raise ArgumentError(
+            "coil_combine: images and maps",
+            "the same (coils, ny, nx)",
+            f"{images.shape[-3:]} and {maps.shape[-3:]}",
         )
     return jnp.sum(maps.conj() * images, axis=-3)

@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from operators.algebra import as_inexact, check_measured, complex_dtype, positive_integer, squared
+from operators.algebra import (
+    ArgumentError,
+    as_inexact,
+    check_measured,
+    complex_dtype,
+    positive_integer,
+    squared,
+)
 from operators.fourier import ifft2c
 from operators.mri.sampling.masks import center_slice
 
@@ -47,7 +54,7 @@ def walsh_maps(images: jax.Array, window_shape: tuple[int, ...] = (7, 7)) -> jax
     """
     window = _two_or_three(window_shape, "walsh_maps: window_shape")
     if any(n % 2 == 0 for n in window):
-        raise ValueError(f"walsh_maps: window_shape: expected odd sizes, found {window}")
+        raise ArgumentError("walsh_maps: window_shape", "odd sizes", window)
     images = _coil_array(images, len(window), "walsh_maps: images", jnp.float32)
     shape, coils = images.shape[-len(window) :], images.shape[-1 - len(window)]
     lead = shape[:-1]
@@ -123,12 +130,12 @@ def espirit_maps(
     kspace = _coil_array(kspace, len(block), "espirit_maps: kspace")
     shape, coils = kspace.shape[-len(block) :], kspace.shape[-1 - len(block)]
     if any(c > n for c, n in zip(block, shape, strict=True)):
-        raise ValueError(f"espirit_maps: calibration_shape: expected at most {shape}, found {block}")
+        raise ArgumentError("espirit_maps: calibration_shape", f"at most {shape}", block)
     if len(kernel) != len(block) or any(k > c for k, c in zip(kernel, block, strict=True)):
-        raise ValueError(f"espirit_maps: kernel_shape: expected at most {block}, found {kernel}")
+        raise ArgumentError("espirit_maps: kernel_shape", f"at most {block}", kernel)
     sets = positive_integer(sets, "espirit_maps: sets")
     if sets > coils:
-        raise ValueError(f"espirit_maps: sets: expected at most the {coils} coils, found {sets}")
+        raise ArgumentError("espirit_maps: sets", f"at most the {coils} coils", sets)
     center = tuple(center_slice(n, c) for n, c in zip(shape, block, strict=True))
 
     def one(calibration):
@@ -244,14 +251,14 @@ def _coil_array(data: ArrayLike, ndim: int, name: str, dtype: DTypeLike = jnp.co
     data = as_inexact(check_measured(data, dtype, name))
     if data.ndim < ndim + 1 or not math.prod(data.shape[data.ndim - ndim - 1 :]):
         axes = ", ".join(("nz", "ny", "nx")[3 - ndim :])
-        raise ValueError(f"{name}: expected (..., coils, {axes}), none of them empty, found {data.shape}")
+        raise ArgumentError(name, f"(..., coils, {axes}), none of them empty", data.shape)
     return data.astype(complex_dtype(data.dtype))
 
 
 def _two_or_three(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) not in (2, 3):
-        raise ValueError(f"{name}: expected two or three axes, found {shape}")
+        raise ArgumentError(name, "two or three axes", shape)
     return tuple(positive_integer(n, name) for n in shape)
 
 
@@ -276,12 +283,10 @@ def estimate_coil_maps(kspace: jax.Array, calibration_shape: tuple[int, int]) ->
     """
     kspace = as_inexact(kspace)
     if kspace.ndim < 3:
-        raise ValueError(f"estimate_coil_maps: kspace: expected (..., coils, ny, nx), found {kspace.shape}")
+        raise ArgumentError("estimate_coil_maps: kspace", "(..., coils, ny, nx)", kspace.shape)
     shape, block = kspace.shape[-2:], tuple(calibration_shape)
     if len(block) != 2 or any(not 1 <= c <= n for c, n in zip(block, shape, strict=True)):
-        raise ValueError(
-            f"estimate_coil_maps: calibration_shape: expected between (1, 1) and {shape}, found {block}"
-        )
+        raise ArgumentError("estimate_coil_maps: calibration_shape", f"between (1, 1) and {shape}", block)
     window = np.outer(*(_hann(n, c) for n, c in zip(shape, block, strict=True)))
     images = ifft2c(jnp.asarray(window, kspace.real.dtype) * kspace)
     # A tiny scale under- or overflows when squared.

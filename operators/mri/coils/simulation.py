@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import as_inexact, default_dtype, positive_integer, positive_number, squared
+from operators.algebra import (
+    ArgumentError,
+    as_inexact,
+    default_dtype,
+    positive_integer,
+    positive_number,
+    squared,
+)
 
 # mu_0 / (4 pi), in T m / A.
 _BIOT_SAVART = 1e-7
@@ -100,9 +107,7 @@ def biot_savart_maps(
         else field_of_view
     )
     if len(tuple(extents)) != len(shape):
-        raise ValueError(
-            f"{name}: field_of_view: expected a number or one per axis of {shape}, found {extents}"
-        )
+        raise ArgumentError(f"{name}: field_of_view", f"a number or one per axis of {shape}", extents)
     extents = tuple(positive_number(extent, f"{name}: field_of_view") for extent in extents)
     radius = positive_number(radius, f"{name}: radius")
     angles, ring = _array(coils, rings, name)
@@ -156,10 +161,10 @@ def loop_field(
     points = as_inexact(points)
     center, normal = jnp.asarray(center, points.dtype), jnp.asarray(normal, points.dtype)
     if points.shape[-1:] != (3,):
-        raise ValueError(f"loop_field: points: expected shape (..., 3), found {points.shape}")
+        raise ArgumentError("loop_field: points", "shape (..., 3)", points.shape)
     if center.shape != (3,) or normal.shape != (3,):
-        raise ValueError(
-            f"loop_field: center and normal: expected shape (3,), found {center.shape} and {normal.shape}"
+        raise ArgumentError(
+            "loop_field: center and normal", "shape (3,)", f"{center.shape} and {normal.shape}"
         )
     segments = positive_integer(segments, "loop_field: segments")
     normal = normal / jnp.linalg.norm(normal)
@@ -183,7 +188,7 @@ def loop_field(
 def _grid_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) not in (2, 3):
-        raise ValueError(f"{name}: expected (ny, nx) or (nz, ny, nx), found {shape}")
+        raise ArgumentError(name, "(ny, nx) or (nz, ny, nx)", shape)
     return tuple(positive_integer(n, name) for n in shape)
 
 
@@ -192,7 +197,7 @@ def _array(coils: int, rings: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     coils = positive_integer(coils, f"{name}: coils")
     rings = positive_integer(rings, f"{name}: rings")
     if coils % rings:
-        raise ValueError(f"{name}: rings: expected a divisor of coils {coils}, found {rings}")
+        raise ArgumentError(f"{name}: rings", f"a divisor of coils {coils}", rings)
     ring, element = np.divmod(np.arange(coils), coils // rings)
     return 2 * np.pi * (element + 0.5 * (ring % 2)) / (coils // rings), ring
 

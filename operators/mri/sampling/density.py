@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from operators.algebra import positive_integer, safe_sqrt
+from operators.algebra import ArgumentError, positive_integer, safe_sqrt
 from operators.fourier import check_trajectory
 from operators.mri.sampling.voronoi import voronoi_areas
 
@@ -60,7 +60,7 @@ def density_compensation(
         "analytic-spiral": spiral_density,
     }
     if method not in methods:
-        raise ValueError(f"density_compensation: method: expected one of {tuple(methods)}, found {method!r}")
+        raise ArgumentError("density_compensation: method", f"one of {tuple(methods)}", repr(method))
     return methods[method](trajectory, image_shape)
 
 
@@ -250,18 +250,19 @@ def _checked(
 ) -> tuple[jax.Array, tuple[int, ...]]:
     shape = tuple(positive_integer(n, f"{where}: image_shape") for n in image_shape)
     if len(shape) not in ((2, 3) if axes is None else (axes,)):
-        raise ValueError(f"{where}: image_shape: expected {axes or '2 or 3'} axes, found {shape}")
+        raise ArgumentError(f"{where}: image_shape", f"{axes or '2 or 3'} axes", shape)
     trajectory = check_trajectory(trajectory, len(shape), name=f"{where}: trajectory")
     if not trajectory.size:
-        raise ValueError(f"{where}: trajectory: expected at least one sample, found {trajectory.shape}")
+        raise ArgumentError(f"{where}: trajectory", "at least one sample", trajectory.shape)
     return trajectory, shape
 
 
 def _readouts(trajectory: jax.Array, where: str) -> None:
     if trajectory.ndim != 3 or trajectory.shape[1] < 2:
-        raise ValueError(
-            f"{where}: trajectory: expected shape (readouts, samples, ndim) with at least two samples, found "
-            f"{trajectory.shape}"
+        raise ArgumentError(
+            f"{where}: trajectory",
+            "shape (readouts, samples, ndim) with at least two samples",
+            trajectory.shape,
         )
 
 

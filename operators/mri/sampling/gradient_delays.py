@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import as_inexact, positive_number
+from operators.algebra import ArgumentError, as_inexact, positive_number
 from operators.fourier import check_trajectory
 
 
@@ -30,15 +30,12 @@ def gradient_delay(trajectory: jax.Array, delays: jax.Array) -> jax.Array:
     """
     trajectory = as_inexact(trajectory)
     if trajectory.ndim < 2 or trajectory.shape[-2] < 2:
-        raise ValueError(
-            f"gradient_delay: trajectory: expected (..., samples, ndim) with at least two samples, found "
-            f"{trajectory.shape}"
+        raise ArgumentError(
+            "gradient_delay: trajectory", "(..., samples, ndim) with at least two samples", trajectory.shape
         )
     delays = jnp.asarray(delays, trajectory.dtype)
     if delays.shape != trajectory.shape[-1:]:
-        raise ValueError(
-            f"gradient_delay: delays: expected shape {trajectory.shape[-1:]}, found {delays.shape}"
-        )
+        raise ArgumentError("gradient_delay: delays", f"shape {trajectory.shape[-1:]}", delays.shape)
     samples = trajectory.shape[-2]
     nodes = min(4, samples)
     time = jnp.arange(samples, dtype=trajectory.dtype)[:, None] - delays
@@ -87,9 +84,10 @@ def estimate_gradient_delays(
     trajectory = check_trajectory(trajectory, 2, name=f"{where}: trajectory")
     kspace, shape = as_inexact(kspace), trajectory.shape[:-1]
     if trajectory.ndim != 3 or shape[1] < 4 or kspace.shape[-2:] != shape:
-        raise ValueError(
-            f"{where}: expected trajectory (spokes, samples, 2) with at least four samples and kspace (..., "
-            f"spokes, samples), found {trajectory.shape} and {kspace.shape}"
+        raise ArgumentError(
+            where,
+            "trajectory (spokes, samples, 2) with at least four samples and kspace (..., spokes, samples)",
+            f"{trajectory.shape} and {kspace.shape}",
         )
     search_range = positive_number(search_range, f"{where}: search_range")
     k = np.asarray(trajectory, np.float64)

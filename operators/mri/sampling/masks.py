@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.algebra import ArgumentError
+
 _SEARCH_FACTOR = 1.2
 
 
@@ -72,7 +74,7 @@ def equispaced_mask(
     """
     center = _center_columns(columns, acceleration, center_fraction)
     if int(acceleration) != acceleration:
-        raise ValueError(f"equispaced_mask: acceleration: expected an integer, found {acceleration}")
+        raise ArgumentError("equispaced_mask: acceleration", "an integer", acceleration)
     lines = (jnp.arange(columns) - offset) % int(acceleration) == 0
     return jnp.where(center, True, lines).astype(jnp.float32)
 
@@ -111,12 +113,12 @@ def poisson_disc_mask(
     """
     shape, calibration_shape = tuple(shape), tuple(calibration_shape)
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"poisson_disc_mask: shape: expected two positive integers, found {shape}")
+        raise ArgumentError("poisson_disc_mask: shape", "two positive integers", shape)
     if len(calibration_shape) != 2 or any(
         not 0 <= c <= n for c, n in zip(calibration_shape, shape, strict=True)
     ):
-        raise ValueError(
-            f"poisson_disc_mask: calibration_shape: expected at most shape {shape}, found {calibration_shape}"
+        raise ArgumentError(
+            "poisson_disc_mask: calibration_shape", f"at most shape {shape}", calibration_shape
         )
     _check_acceleration(acceleration)
     mask = np.zeros(shape, bool)
@@ -189,10 +191,10 @@ def _sequential_discs(priority: np.ndarray, squared_radius: int) -> np.ndarray:
 
 def _center_columns(columns: int, acceleration: float, center_fraction: float) -> np.ndarray:
     if columns < 1:
-        raise ValueError(f"columns: expected a positive number, found {columns}")
+        raise ArgumentError("columns", "a positive number", columns)
     _check_acceleration(acceleration)
     if not 0 <= center_fraction <= 1:
-        raise ValueError(f"center_fraction: expected a number in [0, 1], found {center_fraction}")
+        raise ArgumentError("center_fraction", "a number in [0, 1]", center_fraction)
     center = np.zeros(columns, bool)
     center[center_slice(columns, round(columns * center_fraction))] = True
     return center
@@ -200,7 +202,7 @@ def _center_columns(columns: int, acceleration: float, center_fraction: float) -
 
 def _check_acceleration(acceleration: float) -> None:
     if not acceleration >= 1:
-        raise ValueError(f"acceleration: expected at least 1, found {acceleration}")
+        raise ArgumentError("acceleration", "at least 1", acceleration)
 
 
 def _seed(key_or_seed: jax.Array | int) -> np.ndarray | int:

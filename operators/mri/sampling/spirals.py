@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import positive_integer, positive_number
+from operators.algebra import ArgumentError, positive_integer, positive_number
 from operators.fourier import PROTON_GAMMA
 from operators.mri.sampling.trajectories import stack_trajectory
 
@@ -60,14 +60,14 @@ def spiral_trajectory(
     """
     interleaves = positive_integer(interleaves, "spiral_trajectory: interleaves")
     if positive_integer(matrix, "spiral_trajectory: matrix") < 2:
-        raise ValueError(f"spiral_trajectory: matrix: expected at least 2, found {matrix}")
+        raise ArgumentError("spiral_trajectory: matrix", "at least 2", matrix)
     fov = positive_number(field_of_view, "spiral_trajectory: field_of_view")
     gamma = positive_number(gamma, "spiral_trajectory: gamma")
     dwell = positive_number(dwell_time, "spiral_trajectory: dwell_time")
     speed = gamma * positive_number(gradient_limit, "spiral_trajectory: gradient_limit")
     acceleration = gamma * positive_number(slew_limit, "spiral_trajectory: slew_limit")
     if len(tuple(density)) != 2:
-        raise ValueError(f"spiral_trajectory: density: expected (center, edge), found {density}")
+        raise ArgumentError("spiral_trajectory: density", "(center, edge)", density)
     center, edge = (positive_number(value, "spiral_trajectory: density") for value in density)
 
     # kx + i ky = r exp(i angle(r)), angle(r) = linear r + quadratic r^2, in cycles per meter.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import finite_number, image_shape_2d, positive_integer
+from operators.algebra import ArgumentError, finite_number, image_shape_2d, positive_integer
 from operators.fourier import check_trajectory
 
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
@@ -42,7 +42,7 @@ def cartesian_trajectory(image_shape: tuple[int, ...]) -> jax.Array:
     """
     shape = tuple(positive_integer(n, "cartesian_trajectory: image_shape") for n in image_shape)
     if len(shape) not in (2, 3):
-        raise ValueError(f"cartesian_trajectory: image_shape: expected 2 or 3 axes, found {shape}")
+        raise ArgumentError("cartesian_trajectory: image_shape", "2 or 3 axes", shape)
     grid = np.stack(np.meshgrid(*(_readout(n) for n in shape), indexing="ij"), axis=-1)
     return jnp.asarray(grid.reshape(-1, shape[-1], len(shape)), float)
 
@@ -78,9 +78,9 @@ def epi_trajectory(
     samples = nx if samples is None else positive_integer(samples, "epi_trajectory: samples")
     ramp = finite_number(ramp_fraction, "epi_trajectory: ramp_fraction")
     if ny % shots:
-        raise ValueError(f"epi_trajectory: shots: expected a divisor of the {ny} lines, found {shots}")
+        raise ArgumentError("epi_trajectory: shots", f"a divisor of the {ny} lines", shots)
     if not 0 <= ramp <= 1:
-        raise ValueError(f"epi_trajectory: ramp_fraction: expected a number in [0, 1], found {ramp_fraction}")
+        raise ArgumentError("epi_trajectory: ramp_fraction", "a number in [0, 1]", ramp_fraction)
     time = np.abs(_readout(samples))
     # The integral of the trapezoid, from the middle of the plateau and from the end of the ramp.
     plateau = 1 / (1 - ramp / 2)
@@ -122,7 +122,7 @@ def radial_angles(
     spokes = positive_integer(spokes, "radial_angles: spokes")
     tiny_index = positive_integer(tiny_index, "radial_angles: tiny_index")
     if order not in _ORDERS:
-        raise ValueError(f"radial_angles: order: expected one of {_ORDERS}, found {order!r}")
+        raise ArgumentError("radial_angles: order", f"one of {_ORDERS}", repr(order))
     if order == "linear":
         turns = np.arange(spokes) / spokes
     else:
@@ -255,7 +255,7 @@ def propeller_trajectory(blades: int, lines: int, samples: int, *, matrix: int |
     samples = positive_integer(samples, "propeller_trajectory: samples")
     matrix = samples if matrix is None else positive_integer(matrix, "propeller_trajectory: matrix")
     if lines > matrix:
-        raise ValueError(f"propeller_trajectory: lines: expected at most the matrix {matrix}, found {lines}")
+        raise ArgumentError("propeller_trajectory: lines", f"at most the matrix {matrix}", lines)
     along, across = _readout(samples), (np.arange(lines) - lines // 2)[:, None] / matrix
     turn = np.exp(1j * math.pi * np.arange(blades) / blades)[:, None, None]
     return _from_complex((along + 1j * across) * turn, (blades * lines, samples))
@@ -304,9 +304,7 @@ def stack_trajectory(trajectory: jax.Array, partitions: int) -> jax.Array:
     partitions = positive_integer(partitions, "stack_trajectory: partitions")
     plane = check_trajectory(trajectory, 2, name="stack_trajectory: trajectory")
     if plane.ndim != 3:
-        raise ValueError(
-            f"stack_trajectory: trajectory: expected shape (readouts, samples, 2), found {plane.shape}"
-        )
+        raise ArgumentError("stack_trajectory: trajectory", "shape (readouts, samples, 2)", plane.shape)
     kz = jnp.asarray(_readout(partitions), plane.dtype)[:, None, None, None]
     shape = (partitions, *plane.shape[:2])
     stacked = jnp.concatenate(

@@ -11,6 +11,7 @@ from fedrecon.data.simulation.anatomy.heads import LEVELS as HEAD_LEVELS
 from fedrecon.data.simulation.anatomy.heads import head
 from fedrecon.data.simulation.anatomy.lesions import draw_lesions, lesion_tissue
 from fedrecon.data.simulation.anatomy.tissues import TISSUES, Anatomy, Tissue, compose
+from fedrecon.errors import ArgumentError
 
 __all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "random_field", "simulate_anatomy"]
 
@@ -47,7 +48,7 @@ def simulate_anatomy(
       ValueError: unknown ``kind``.
     """
     if kind not in ANATOMIES:
-        raise ValueError(f"anatomy: expected one of {sorted(ANATOMIES)}, found {kind!r}")
+        raise ArgumentError("anatomy", f"one of {sorted(ANATOMIES)}", repr(kind))
     draw, hosts, levels, (least, largest), grain = ANATOMIES[kind]
     z = rng.uniform(*levels) + spacing * (np.arange(slices) - (slices - 1) / 2)
     grid = Grid(np.asarray(x, float), np.asarray(y, float), z, float(x[1] - x[0]))
