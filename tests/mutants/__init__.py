@@ -3,12 +3,13 @@
 `python -m tests.mutants` applies them one by one to a copy of the project and runs their tests.
 """
 
-from tests.mutants import data, federated, imaging, learning, methods, operators, runs
+from tests.mutants import ct, data, federated, learning, methods, mri, operators, runs
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *operators.MUTANTS,
-    *imaging.MUTANTS,
+    *mri.MUTANTS,
+    *ct.MUTANTS,
     *data.MUTANTS,
     *learning.MUTANTS,
     *federated.MUTANTS,
