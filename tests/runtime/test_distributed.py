@@ -15,13 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import fields
 from fedrecon.runtime import DistributedError, PeerError, Watchdog, crash_report, read_log, start, watchdog
 from fedrecon.runtime.distributed import check_same
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "cluster.md").read_text()
 TINY = (
     "--clients=4 --examples_per_client=12 --classes=2 --image_size=8 --channels=2 --pools=1 --batch_size=4 "
     "--rounds=24 --algorithm=fedbn"
@@ -352,58 +349,3 @@ def test_every_algorithm_on_two_processes_equals_one(tmp_path):
         if re.match("ring|asynchronous|streaming|own|copied|five", name):
             np.testing.assert_array_equal(found, whole[name], err_msg=name)
         np.testing.assert_allclose(found, whole[name], rtol=1e-5, atol=1e-5, err_msg=name)
-
-
-def commands():
-    """(module, arguments) of every command on the page."""
-    joined = re.sub(r"\\\n\s*", " ", PAGE)
-    return re.findall(r"-m (experiments\.\w+)([^\n`]*)", joined)
-
-
-def test_the_page_names_flags_that_exist():
-    source = (ROOT / "experiments/train_federated.py").read_text()
-    source += (ROOT / "experiments/pipeline/programs.py").read_text()
-    source += "".join(f'"{field.name}"' for field, _ in fields(TrainSettings))
-    assert len(commands()) >= 6
-    flags = {flag for _, arguments in commands() for flag in re.findall(r"--(\w+)\b(?!-)", arguments)}
-    assert {"devices", "coordinator", "processes", "process_id", "distributed"} <= flags
-    text = re.sub(r"```.*?```", "", PAGE, flags=re.S)
-    flags |= set(re.findall(r"`--(\w+)\b(?!-)", text)) - {"requeue"}
-    assert {flag for flag in flags if f'"{flag}"' not in source} == set()
-
-
-def test_the_job_set_is_well_formed():
-    yaml = pytest.importorskip("yaml")
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
-    job = yaml.safe_load(block)
-    (replicated,) = job["spec"]["replicatedJobs"]
-    spec = replicated["template"]["spec"]
-    assert spec["parallelism"] == spec["completions"]
-    (container,) = spec["template"]["spec"]["containers"]
-    command = container["command"][-1]
-    assert (
-        f"--processes={spec['parallelism']} " in command and "--process_id=$JOB_COMPLETION_INDEX" in command
-    )
-    assert (
-        f"--coordinator={job['metadata']['name']}-{replicated['name']}-0-0.{job['metadata']['name']}:"
-        in command
-    )
-    mount = container["volumeMounts"][0]["mountPath"]
-    assert f"--workdir={mount}/" in command
-
-
-@pytest.mark.slow
-def test_the_two_lines_for_one_machine_run(tmp_path):
-    (block,) = [b for b in re.findall(r"```bash\n(.*?)```", PAGE, re.S) if "--process_id=0" in b]
-    block = block.replace("runs/two", str(tmp_path / "run")).replace(
-        "localhost:1234", f"localhost:{free_port()}"
-    )
-    block = block.replace("python ", f"{sys.executable} ").replace(
-        "--rounds=20", " ".join([*TINY, "--rounds=2"])
-    )
-    process = subprocess.run(
-        ["bash", "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    assert "worst client" in process.stdout
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["environment"]["processes"] == 2
