@@ -10,7 +10,7 @@ Algorithms, topologies, faults and privacy are those of train_federated, the sam
 --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer. Without
 --optimizer, clients of algorithms that presume plain gradient descent (scaffold, fednova, qfedavg, pfedme)
 take it at the stage's learning rate, and those of algorithms that start optimizers afresh each round (feddyn,
-afl, fedrep) take Adam at rates that fall by a cosine over the rounds.
+afl, fedrep) take Adam at the rates of adam_cosine.
 
   python -m experiments.full_stack --workdir=runs/first
   python -m experiments.full_stack --workdir=runs/ct --modality=ct

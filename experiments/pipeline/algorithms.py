@@ -12,6 +12,7 @@ import optax
 
 from experiments.pipeline.budgets import Budget, Noise
 from experiments.pipeline.components import (
+    ADAM_COSINE_END,
     check_reducer,
     full_steps,
     make_optimizer,
@@ -85,7 +86,7 @@ def fitted(settings: FederationSettings) -> FederationSettings:
     """The settings with the optimizer that fits the algorithm, in place of adam_cosine, which is kept.
 
     Algorithms that presume plain gradient descent get sgd; those that start their optimizers afresh each
-    round adam at rates that fall by a cosine from round to round.
+    round adam at the same rates.
     """
     if settings.optimizer != "adam_cosine" or settings.rate_schedule != "constant":
         return settings
@@ -94,7 +95,8 @@ def fitted(settings: FederationSettings) -> FederationSettings:
         return dataclasses.replace(settings, optimizer="sgd")
     if _keeps_optimizer(entry):
         return settings
-    return dataclasses.replace(settings, optimizer="adam", rate_schedule="cosine", final_rate=0.02)
+    rates = {"rate_schedule": "warmup_cosine", "final_rate": ADAM_COSINE_END}
+    return dataclasses.replace(settings, optimizer="adam", **rates)
 
 
 def has_own_models(settings: FederationSettings) -> bool:
@@ -189,7 +191,7 @@ def make_algorithm(
       ValueError: as `check_method`, or from the recipe; names the flag.
     """
     chosen, options = method(settings.algorithm), check_method(settings, ())
-    arguments = _optimizers(settings, chosen, options, budget, train)
+    arguments = _optimizers(settings, chosen, options, budget)
     arguments |= _needed(settings, chosen, options, budget, task, train)
     if "represent" in chosen.needs:
         arguments["represent"] = represent
@@ -228,9 +230,9 @@ def padded_batch_size(expected: int) -> int:
     return 2 * expected + 4
 
 
-def _optimizers(settings, chosen: Entry, options, budget: Budget, train) -> dict[str, Any]:
+def _optimizers(settings, chosen: Entry, options, budget: Budget) -> dict[str, Any]:
     if chosen.rate == "optimizer":
-        arguments = {"optimizer": make_optimizer(settings, budget, train)}
+        arguments = {"optimizer": make_optimizer(settings, budget)}
         if settings.optimizer == "adam_cosine" or settings.handover == "optimizer":
             arguments["keep_optimizer"] = True
         return arguments

@@ -10,7 +10,7 @@ class Budget(NamedTuple):
       rounds: federated rounds.
       epochs: local passes over a client's data in a round.
       batch_size: examples in a local step; under DP-SGD the expected number.
-      learning_rate: of the clients, in the first round (the peak, for adam_cosine).
+      learning_rate: of the clients, in the first round (with warmup_cosine, the highest).
     """
 
     rounds: int

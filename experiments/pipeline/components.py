@@ -26,26 +26,20 @@ REDUCERS = {
     "geometric_median": (fl.reducers.geometric_median, {}),
 }
 
+# Part of the highest rate that adam_cosine ends with.
+ADAM_COSINE_END = 0.02
 # To withstand f clients, reducers need a f + b in a round: (a, b).
 _CLIENTS_NEEDED = {"krum": (2, 3), "bulyan": (4, 3)}
 
 
-def make_optimizer(
-    settings: FederationSettings, budget: Budget, train: ClientData
-) -> optax.GradientTransformation:
-    """The clients' optimizer.
-
-    adam_cosine warms up over a twentieth of the steps that the largest client takes in all rounds, and decays
-    by a cosine to a fiftieth over the others.
-    """
+def make_optimizer(settings: FederationSettings, budget: Budget) -> optax.GradientTransformation:
+    """The clients' optimizer, at the highest rate: `make_schedule` scales it."""
     rate = budget.learning_rate
     if settings.optimizer == "adam":
         return optax.adam(rate)
     if settings.optimizer == "adam_cosine":
-        steps = budget.rounds * int(full_steps(budget, train).max())
-        schedule = optax.warmup_cosine_decay_schedule(rate / 10, rate, max(1, steps // 20), steps, rate / 50)
         # On one vector: kernels for each leaf would take nearly half as long to compile as the gradient.
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))
     return optax.sgd(rate, 0.9 if settings.optimizer == "momentum" else None)
 
 
@@ -65,20 +59,14 @@ def make_schedule(
 ) -> Callable | None:
     """How far and how fast clients work in each round, or None for full work.
 
-    The learning rate falls from its value in the first round to ``final_rate`` of it in the last. With
-    probability ``stragglers`` a client takes a number of its steps that is uniform from 1 to all (Li et al.,
-    MLSys 2020); one with the fault "straggler" takes a single step in every round.
+    The learning rate is that of `rate_by_round`. With probability ``stragglers`` a client takes a number of
+    its steps that is uniform from 1 to all (Li et al., MLSys 2020); one with the fault "straggler" takes a
+    single step in every round.
     """
     slow = np.asarray([faults.get(client) == "straggler" for client in range(train.clients)])
-    if settings.rate_schedule == "constant" and not settings.stragglers and not slow.any():
+    rate = rate_by_round(settings, budget.rounds)
+    if rate is None and not settings.stragglers and not slow.any():
         return None
-    last, final = max(budget.rounds - 1, 1), settings.final_rate
-    rate = {
-        "constant": optax.constant_schedule(1.0),
-        "linear": optax.linear_schedule(1.0, final, last),
-        "cosine": optax.cosine_decay_schedule(1.0, last, final),
-        "exponential": optax.exponential_decay(1.0, last, final, end_value=final),
-    }[settings.rate_schedule]
     limited, everything = bool(settings.stragglers or slow.any()), np.iinfo(np.int32).max
     steps = np.where(slow, 1, full_steps(budget, train)).astype(np.int32)
 
@@ -89,9 +77,42 @@ def make_schedule(
             late_key, part_key = jax.random.split(context.key)
             part = jax.random.randint(part_key, (), 1, jnp.maximum(all_steps, 1) + 1)
             most = jnp.where(jax.random.bernoulli(late_key, settings.stragglers), part, all_steps)
-        return fl.Work(jnp.asarray(rate(context.round), jnp.float32), most)
+        if rate is None:
+            return fl.Work(jnp.float32(1), most)
+        return fl.Work(lambda part: rate(context.round, part), most)
 
     return schedule
+
+
+def rate_by_round(settings: FederationSettings, rounds: int) -> Callable | None:
+    """The clients' learning rate over its highest value, ``rate(round, part)``; None if it is always 1.
+
+    It depends on nothing else: clients of all sizes, comparators, and clients that were absent have the same
+    rate at the same time. ``part`` of a client's steps in the round are behind it. "linear", "cosine" and
+    "exponential" fall from 1 in the first round to ``final_rate`` in the last and are constant within rounds;
+    "warmup_cosine" rises from a tenth over a twentieth of the training and falls to ``final_rate`` at its
+    end.
+    """
+    name, final = settings.rate_schedule, settings.final_rate
+    if settings.optimizer == "adam_cosine" and name == "constant":
+        name, final = "warmup_cosine", ADAM_COSINE_END
+    if name == "constant":
+        return None
+    if name == "warmup_cosine":
+        return lambda round, part: _warmup_cosine((round + part) / rounds, final)
+    last = max(rounds - 1, 1)
+    schedule = {
+        "linear": optax.linear_schedule(1.0, final, last),
+        "cosine": optax.cosine_decay_schedule(1.0, last, final),
+        "exponential": optax.exponential_decay(1.0, last, final, end_value=final),
+    }[name]
+    return lambda round, part: schedule(round)
+
+
+def _warmup_cosine(time: jax.Array, final: float) -> jax.Array:
+    rise = 0.1 + 0.9 * time / 0.05
+    fall = final + (1 - final) * (1 + jnp.cos(jnp.pi * jnp.minimum((time - 0.05) / 0.95, 1))) / 2
+    return jnp.where(time < 0.05, rise, fall)
 
 
 def full_steps(budget: Budget, train: ClientData) -> np.ndarray:

@@ -9,7 +9,7 @@ SAMPLERS = ("all", "uniform", "poisson", "weighted", "longest_absent", "highest_
 REDUCERS = ("mean", "median", "trimmed_mean", "krum", "bulyan", "geometric_median")
 SERVER_OPTIMIZERS = ("default", "sgd", "momentum", "adagrad", "adam", "adamw", "amsgrad", "lamb", "lion",
                      "nadam", "radam", "rmsprop", "yogi")  # fmt: skip
-RATE_SCHEDULES = ("constant", "linear", "cosine", "exponential")
+RATE_SCHEDULES = ("constant", "linear", "cosine", "exponential", "warmup_cosine")
 TOPOLOGIES = ("star", "ring", "single_pass", "gossip", "asynchronous")
 MIXINGS = ("ring", "complete", "matching")
 VISITS = ("fixed", "shuffled")
@@ -35,8 +35,9 @@ class FederationSettings:
     methods_sha256: str = ""
     optimizer: str = setting(
         "sgd",
-        "Optimizer of the clients, started afresh each round; momentum is 0.9. adam_cosine warms up, decays "
-        "over all rounds, clips gradients to norm 1, and is kept from round to round",
+        "Optimizer of the clients, started afresh each round; momentum is 0.9. adam_cosine is adam that is "
+        "kept from round to round, clips gradients to norm 1, and has --rate_schedule=warmup_cosine to a "
+        "fiftieth unless another is given",
         choices=OPTIMIZERS,
     )
     sampler: str = setting("all", "Choice of the clients of a round", choices=SAMPLERS)
@@ -71,10 +72,14 @@ class FederationSettings:
         1.0, "Learning rate of the server, for --server_optimizer other than default", above=0
     )
     rate_schedule: str = setting(
-        "constant", "Fall of the clients' learning rate from round to round", choices=RATE_SCHEDULES
+        "constant",
+        "Learning rate of the clients by round, the same at all of them: linear, cosine and exponential fall "
+        "from the first round to the last; warmup_cosine rises over a twentieth of the training and falls "
+        "from step to step within rounds",
+        choices=RATE_SCHEDULES,
     )
     final_rate: float = setting(
-        0.1, "Part of the learning rate that is left in the last round, unless constant", above=0, most=1
+        0.1, "Part of the learning rate that is left at the end, unless constant", above=0, most=1
     )
     stragglers: float = setting(
         0.0, "Probability that a client takes only a random part of its steps in a round", least=0, most=1

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from experiments.pipeline.algorithms import has_own_models, make_algorithm, method
 from experiments.pipeline.budgets import Budget, Noise
-from experiments.pipeline.components import make_optimizer
+from experiments.pipeline.components import make_optimizer, make_schedule
 from experiments.pipeline.federated_topologies import evaluation, mesh_of, open_rounds
 from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.options import FlagError
@@ -215,7 +215,7 @@ def fine_tuned(
     """
     if settings.stream:
         raise FlagError("fine_tune", "0 with --stream", settings.fine_tune)
-    head = None
+    head, alone = None, dataclasses.replace(settings, stragglers=0.0)
     if settings.fine_tune_head:
         shapes = jax.eval_shape(stage.task.init, jax.random.key(0))
         try:
@@ -226,12 +226,13 @@ def fine_tuned(
         algorithm,
         state,
         stage.task,
-        make_optimizer(settings, budget, stage.clients),
+        make_optimizer(settings, budget),
         stage.clients,
         stage.tuning_key,
         batch_size=budget.batch_size,
         epochs=settings.fine_tune,
         head=head,
+        schedule=make_schedule(alone, budget._replace(rounds=1), stage.clients),
         **execution,
     )
 

@@ -26,7 +26,7 @@ class Batches(NamedTuple):
       count: int32 (), number of valid examples of the client.
       present: bool (examples,), which examples are valid.
       client: int32 (), the client's number.
-      rate: float32 (), what the schedule multiplies the local learning rate by; None without a schedule.
+      rate: what the schedule multiplies the local learning rate by, as in `Work`; None without a schedule.
       public: pytree of arrays that all clients and the server know.
       frozen: `Variables` of the leaves that are never trained (None elsewhere); None if there are none.
       validation: the client's validation split, a dict of arrays (examples, ...) with its mask under
@@ -38,7 +38,7 @@ class Batches(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
     present: jax.Array
     client: jax.Array
-    rate: jax.Array | None = None
+    rate: jax.Array | Callable[[jax.Array], jax.Array] | None = None
     public: PyTree = ()
     frozen: Variables | None = None
     validation: Batch | None = None
@@ -57,11 +57,12 @@ class Work(NamedTuple):
     """How much a client works in one round.
 
     Attributes:
-      rate: float32 (), factor on its local learning rate.
+      rate: float32 (), factor on its local learning rate; or ``rate(part) -> factor``, elementwise, of the
+        part of the round's real steps that lies before the middle of a step, in (0, 1).
       steps: int32 (), the most real steps it takes.
     """
 
-    rate: jax.Array
+    rate: jax.Array | Callable[[jax.Array], jax.Array]
     steps: jax.Array
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning after training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ def fine_tune(
     batch_size: int,
     epochs: int,
     head: PyTree | None = None,
+    schedule: Callable | None = None,
     mesh: Mesh | None = None,
     parallel: str | int = "scan",
 ) -> tuple[FederatedAlgorithm, RoundState]:
@@ -46,6 +48,7 @@ def fine_tune(
       batch_size: examples per step.
       epochs: passes of each client over its data.
       head: `Variables` of bools, or a prefix: only True leaves are tuned; see `leaves_under`. None tunes all.
+      schedule: of the steps, as that of an algorithm; it sees round 0.
       mesh: the mesh of `make_round`, on which ``state`` is.
       parallel: as in `make_round`.
 
@@ -68,6 +71,7 @@ def fine_tune(
     alone = local_only(task, optimizer, keep_optimizer=False)
     if head is not None:
         alone = alone._replace(client=partial_training(task.loss, optimizer, head))
+    alone = alone._replace(schedule=schedule)
     own = init_state(alone, released, data, mesh)
     if own.history.participations.shape[0] != clients:
         raise ArgumentError("data", f"{clients} clients as in the state", own.history.participations.shape[0])

@@ -101,18 +101,34 @@ def _context(
     valid: jax.Array,
     key: jax.Array,
 ) -> LocalContext:
-    real = jnp.ones_like(valid[:, 0]) if method.every_step else valid.any(1)
+    real = _real(method, valid)
     steps = real.sum(dtype=jnp.int32).astype(jnp.float32)
-    frozen = batches.frozen
+    frozen, mean = batches.frozen, batches.rate
+    if callable(mean):
+        mean = jnp.where(real, _rates(batches, real), 0.0).sum() / jnp.maximum(steps, 1)
     return LocalContext(
         received=variables,
         broadcast=broadcast,
         batches=batches,
         key=key,
         loss=loss,
-        steps=steps if batches.rate is None else steps * batches.rate,
+        steps=steps if mean is None else steps * mean,
+        rate=mean,
         complete=(lambda variables: variables) if frozen is None else lambda own: fill(own, frozen),
     )
+
+
+def _real(method: Method, valid: jax.Array) -> jax.Array:
+    """Which steps are taken, bool (steps,)."""
+    return jnp.ones_like(valid[:, 0]) if method.every_step else valid.any(1)
+
+
+def _rates(batches: Batches, real: jax.Array) -> Any:
+    """The schedule's factor of each step, (steps,); None without a schedule."""
+    if callable(batches.rate):
+        part = jnp.clip((jnp.cumsum(real) - 0.5) / jnp.maximum(real.sum(), 1), 0, 1)
+        return jnp.broadcast_to(batches.rate(part), part.shape).astype(jnp.float32)
+    return None if batches.rate is None else jnp.broadcast_to(batches.rate, real.shape)
 
 
 def _value_and_grad(method: Method, context: LocalContext) -> ValueAndGrad:
@@ -145,6 +161,7 @@ def _train(
 ) -> tuple[tuple, Metrics]:
     """All steps of a round: ((params, stats, optimizer state, memory), metrics)."""
     value_and_grad, batches = _value_and_grad(method, context), context.batches
+    rates = _rates(batches, _real(method, valid))
 
     # Traced once, though it is looked at for its shapes before it runs.
     @jax.jit
@@ -159,29 +176,32 @@ def _train(
         metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {**own, **evaluation.metrics})
         return gradient, evaluation, metrics, batch if method.step is not None else ()
 
-    def take_step(carry, places):
+    def take_step(carry, inputs):
         params, stats, opt_state, memory, step, totals = carry
+        *places, rate = inputs
+        here = context._replace(rate=rate)
         key = jax.random.fold_in(context.key, step)
         gradient, evaluation, metrics, batch = evaluate(params, stats, memory, batches.take(*places), key)
         if method.correct is not None:
-            gradient = method.correct(gradient, params, memory, context)
+            gradient = method.correct(gradient, params, memory, here)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
-        if batches.rate is not None:
-            updates = jax.tree.map(lambda u: (u * batches.rate).astype(u.dtype), updates)
+        if rate is not None:
+            updates = jax.tree.map(lambda u: (u * rate).astype(u.dtype), updates)
         params = optax.apply_updates(params, updates)
         if method.step is not None:
-            memory = method.step(memory, params, batch, evaluation, context, key)
+            memory = method.step(memory, params, batch, evaluation, here, key)
         totals = jax.tree.map(jnp.add, totals, metrics)
         return params, evaluation.stats, opt_state, memory, step + 1, totals
 
-    def body(carry, places):
+    def body(carry, inputs):
         if method.every_step:
-            return take_step(carry, places), None
-        return jax.lax.cond(places[1].any(), take_step, lambda carry, places: carry, carry, places), None
+            return take_step(carry, inputs), None
+        return jax.lax.cond(inputs[1].any(), take_step, lambda carry, inputs: carry, carry, inputs), None
 
     params, stats, _, memory = start
-    first = batches.index[0], valid[0]
-    shapes = jax.eval_shape(evaluate, params, stats, memory, batches.take(*first), context.key)[2]
+    inputs = batches.index, valid, rates
+    first = jax.tree.map(lambda x: x[0], inputs)
+    shapes = jax.eval_shape(evaluate, params, stats, memory, batches.take(*first[:2]), context.key)[2]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     carry = (*start, jnp.int32(0), zeros)
     if valid.shape[0] == 1:
@@ -189,7 +209,7 @@ def _train(
         new = take_step(carry, first)
         carry = new if method.every_step else select(valid.any(), new, carry)
     else:
-        carry, _ = jax.lax.scan(body, vary_with(valid.any(), carry), (batches.index, valid))
+        carry, _ = jax.lax.scan(body, vary_with(valid.any(), carry), inputs)
     *end, _, totals = carry
     for name in ("steps", "examples"):
         if name in totals:

@@ -14,7 +14,7 @@ from fedrecon.types import Batch, Metrics, PyTree, Variables
 
 
 class LocalContext(NamedTuple):
-    """What a method may know at a client; constant during one round.
+    """What a method may know at a client; all but ``rate`` are constant during one round.
 
     Attributes:
       received: Variables the client started the round from, trainable leaves alone (None where frozen).
@@ -23,6 +23,8 @@ class LocalContext(NamedTuple):
       key: typed PRNG key of the client's round; steps use keys folded from it.
       loss: the task's ``loss(params, stats, batch, key) -> (scalar, (stats, metrics))`` of all leaves.
       steps: float32 (), the sum over the round's real steps of the schedule's rate: their number without a
+        schedule.
+      rate: float32 (), the schedule's factor of this step, and after the steps their mean; None without a
         schedule.
       complete: ``complete(variables) -> Variables`` with frozen leaves filled in; models are applied to
         these. The identity where nothing is frozen.
@@ -34,6 +36,7 @@ class LocalContext(NamedTuple):
     key: jax.Array
     loss: Callable
     steps: jax.Array
+    rate: jax.Array | None
     complete: Callable[[Variables], Variables]
 
 

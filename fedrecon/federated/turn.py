@@ -126,7 +126,8 @@ def client_turn(
     if algorithm.schedule is not None:
         work = algorithm.schedule(context)
         mask &= (jnp.cumsum(mask.any(1)) <= work.steps)[:, None]
-        batches = batches._replace(rate=jnp.asarray(work.rate, jnp.float32))
+        rate = work.rate if callable(work.rate) else jnp.asarray(work.rate, jnp.float32)
+        batches = batches._replace(rate=rate)
     variables = merge(partition(variables, algorithm.share_mask)[0], own.private)
     result = algorithm.client.update(variables, payload, own.client, batches, mask, update_key)
     message = result.message if isinstance(result.message, Message) else Message(result.message)

@@ -4,19 +4,23 @@ import math
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments.compare import plan
-from experiments.pipeline.algorithms import algorithms, check_method, make_algorithm
-from experiments.pipeline.components import make_schedule
+from experiments.pipeline.algorithms import algorithms, check_method, comparator, make_algorithm
+from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.components import make_schedule, rate_by_round
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_faults import KINDS, full_record, inject, parse_faults
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.federation_settings import SERVER_OPTIMIZERS, FederationSettings
 from experiments.pipeline.options import changed
+from experiments.pipeline.training import local_work
 from fedrecon import federated as fl
 from tests.experiments import quadratics
+from tests.federated.conftest import LINEAR
 
 SETTINGS = changed(
     TrainSettings(),
@@ -107,7 +111,7 @@ def test_records_name_who_something_was_wrong_with():
     assert record["applied"] is False and record["loss"] == 0.75 and record["clients"] == 4
 
 
-def work(settings, rounds=range(5), faults=None):
+def steps_of(settings, rounds=range(5), faults=None):
     data = load_data(settings).train
     schedule = make_schedule(settings.federation, budget_of(settings), data, faults or {})
 
@@ -115,22 +119,27 @@ def work(settings, rounds=range(5), faults=None):
     @jax.vmap
     def at(round, client):
         key = jax.random.fold_in(jax.random.key(1), 100 * round + client)
-        return schedule(fl.Context(round, key, client))
+        return schedule(fl.Context(round, key, client)).steps
 
     where = np.stack(np.meshgrid(rounds, np.arange(data.clients), indexing="ij")).reshape(2, -1)
-    return jax.tree.map(lambda x: np.asarray(x).reshape(len(rounds), -1), at(*where))
+    return np.asarray(at(*where)).reshape(len(rounds), -1)
+
+
+def rates_of(settings, part=0.5):
+    rate = rate_by_round(settings.federation, settings.rounds)
+    return np.asarray([rate(number, part) for number in range(settings.rounds)])
 
 
 def test_rates_fall_to_the_final_rate_and_stragglers_take_a_part_of_their_steps():
     base = changed(SETTINGS, rounds=5, epochs=2, final_rate=0.2)
     constant = changed(base, final_rate=0.1)
     assert make_schedule(constant.federation, budget_of(constant), load_data(base).train) is None
-    linear = work(changed(base, rate_schedule="linear"))
-    np.testing.assert_allclose(linear.rate[:, 0], [1, 0.8, 0.6, 0.4, 0.2], rtol=1e-6)
-    assert linear.steps.min() == np.iinfo(np.int32).max
-    late = work(changed(base, stragglers=0.5), range(40), {3: "straggler"})
-    others = np.delete(late.steps, 3, axis=1)
-    assert (late.rate == 1).all() and (late.steps[:, 3] == 1).all()
+    linear = changed(base, rate_schedule="linear")
+    np.testing.assert_allclose(rates_of(linear), [1, 0.8, 0.6, 0.4, 0.2], rtol=1e-6)
+    assert steps_of(linear).min() == np.iinfo(np.int32).max
+    late = steps_of(changed(base, stragglers=0.5), range(40), {3: "straggler"})
+    others = np.delete(late, 3, axis=1)
+    assert rate_by_round(base.federation, 5) is None and (late[:, 3] == 1).all()
     assert set(np.unique(others)) == {1, 2, 3, 4, 5, 6}  # two passes of three batches
     assert 0.4 < (others < 6).mean() / (5 / 6) < 0.6
 
@@ -143,7 +152,7 @@ def test_other_rates_fall_as_they_are_called(name):
         "cosine": 0.25 + 0.75 * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2,
         "exponential": 0.25 ** (np.arange(5) / 4),
     }
-    np.testing.assert_allclose(work(settings).rate[:, 0], expected[name], rtol=1e-5)
+    np.testing.assert_allclose(rates_of(settings), expected[name], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -231,3 +240,56 @@ def test_a_reducer_that_would_apply_no_round_is_refused():
         make_algorithm(settings.federation, budget_of(settings), task, data.train)
     settings = changed(settings, reduce="krum")
     assert make_algorithm(settings.federation, budget_of(settings), task, data.train).reduce is not None
+
+
+def warmup_cosine(time, final=0.02):
+    """optax's schedule of 20 000 steps at a part of them."""
+    return float(optax.warmup_cosine_decay_schedule(0.1, 1.0, 1000, 20000, final)(round(20000 * time)))
+
+
+def test_adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client():
+    """Against optax's own schedule, by the part of the training that is over; comparators have the same."""
+    settings = changed(SETTINGS, rounds=10, optimizer="adam_cosine")
+    for part in (0.0, 0.25, 0.5, 1.0):
+        expected = [warmup_cosine((number + part) / 10) for number in range(10)]
+        np.testing.assert_allclose(rates_of(settings, part), expected, rtol=1e-4)
+    found = {}
+    for name in ("fedavg", "local_only", "centralized"):
+        other = comparator(settings.federation, name) if name != "fedavg" else settings.federation
+        assert rate_by_round(other, 10)(7, 0.5) == rate_by_round(settings.federation, 10)(7, 0.5)
+        found[name] = other.optimizer
+    assert set(found.values()) == {"adam_cosine"}
+    falling = changed(settings, rate_schedule="linear")
+    np.testing.assert_allclose(rates_of(falling)[[0, -1]], [1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_clients_of_all_sizes_move_by_the_rates_of_the_round(private):
+    """Along a constant gradient Adam moves by its rate: distances are sums of closed-form rates.
+
+    Two of three clients join a round, so that each is absent now and then; neither absence nor privacy
+    starts anything afresh.
+    """
+    rounds, counts = 6, np.array([1, 4, 8])
+    data = quadratics.clients(a=np.ones(3), b=np.tile([[1.0, 0.0]], (3, 1)), counts=counts).train
+    settings = changed(
+        SETTINGS.federation, optimizer="adam_cosine", sampler="uniform", clients_per_round=2, screen_norm=0.0
+    )
+    settings = changed(settings, screen_cosine=-1.0)
+    budget, noise = Budget(rounds, 1, 1, 0.01), None
+    if private:
+        # Every example is in every batch of each of the four steps.
+        budget, noise, counts = Budget(rounds, 4, 8, 0.01), Noise(0.0, 10.0), np.array([4, 4, 4])
+    algorithm = make_algorithm(settings, budget, LINEAR, data, noise=noise)
+    round_ = fl.make_round(algorithm, **local_work(settings, budget, data, algorithm))
+    state = fl.init_state(algorithm, LINEAR.init(jax.random.key(0)), data)
+    joined = np.zeros(3, int)
+    for number in range(rounds):
+        state, info = round_(state, data, jax.random.key(0))
+        for client in np.flatnonzero(info.participated):
+            steps = counts[client]
+            times = (number + (np.arange(steps) + 0.5) / steps) / rounds
+            expected = 0.01 * sum(warmup_cosine(time) for time in times)
+            np.testing.assert_allclose(info.delta_norm[client], expected, rtol=2e-3)
+        joined += np.asarray(info.participated)
+    assert 0 < joined.min() < rounds

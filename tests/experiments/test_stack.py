@@ -183,8 +183,8 @@ def test_optimizers_fit_the_algorithm():
         "fedbn": ("adam_cosine", "constant"),
         "scaffold": ("sgd", "constant"),
         "fednova": ("sgd", "constant"),
-        "feddyn": ("adam", "cosine"),
-        "fedrep": ("adam", "cosine"),
+        "feddyn": ("adam", "warmup_cosine"),
+        "fedrep": ("adam", "warmup_cosine"),
     }.items():
         found = resolve({"algorithm": name}).federation
         assert (found.optimizer, found.rate_schedule) == expected, name

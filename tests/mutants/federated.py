@@ -113,13 +113,19 @@ MUTANTS = (
             _CLOSED_FORM,
         ),
         ("total = value + penalty", "total = value - penalty", recorded("moon")),
-        ("jax.lax.cond(places[1].any(), take_step", "jax.lax.cond(True, take_step", _PADDED),
+        ("jax.lax.cond(inputs[1].any(), take_step", "jax.lax.cond(True, take_step", _PADDED),
         (
             "totals[name] = (totals[name][0], jnp.ones_like",
             "totals[name] = (totals[name][1], jnp.ones_like",
             _F + "test_algorithms.py::test_same_seed_same_result_and_true_counts",
         ),
-        ("(u * batches.rate).astype(u.dtype)", "u", _SCHEDULE),
+        ("(u * rate).astype(u.dtype)", "u", _SCHEDULE),
+        (
+            "(jnp.cumsum(real) - 0.5)",
+            "(jnp.cumsum(real) - 0.0)",
+            "tests/experiments/test_federated_faults.py::"
+            "test_clients_of_all_sizes_move_by_the_rates_of_the_round",
+        ),
         (
             "jnp.where(seen > 0, g * seen, 0)",
             "jnp.where(seen > 0, g, 0)",

@@ -39,6 +39,20 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/components.py",
+        # Every round starts the schedule afresh.
+        (
+            "_warmup_cosine((round + part) / rounds, final)",
+            "_warmup_cosine(part, final)",
+            _FAULTS + "clients_of_all_sizes_move_by_the_rates_of_the_round",
+        ),
+        (
+            'name, final = "warmup_cosine", ADAM_COSINE_END',
+            'name, final = "warmup_cosine", final',
+            _FAULTS + "adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client",
+        ),
+    ),
+    *in_file(
         "fedrecon/files.py",
         (
             "temporary.unlink(missing_ok=True)",

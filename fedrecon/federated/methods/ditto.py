@@ -65,8 +65,8 @@ def personal_model(optimizer: optax.GradientTransformation, strength: float = 0.
             context.received.params,
         )
         updates, state = optimizer.update(gradient, memory.optimizer, memory.model.params)
-        if context.batches.rate is not None:
-            updates = jax.tree.map(lambda u: (u * context.batches.rate).astype(u.dtype), updates)
+        if context.rate is not None:
+            updates = jax.tree.map(lambda u: (u * context.rate).astype(u.dtype), updates)
         trained = Variables(
             optax.apply_updates(memory.model.params, updates), keep_like(stats, memory.model.stats)
         )

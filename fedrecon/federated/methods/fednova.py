@@ -22,7 +22,8 @@ def normalized_averaging(learning_rate: float, *, momentum: float = 0.0, strengt
     number of steps for plain gradient descent, with momentum r ``sum_k (1 - r^k) / (1 - r)``, with a proximal
     term of strength m the recursion ``c <- c (1 - eta m) + 1``. The server moves by ``tau_eff sum_i p_i
     change_i / c_i`` with ``tau_eff = sum_i p_i c_i`` (with a proximal term, of the numbers of steps). Besides
-    the model one scalar is sent.
+    the model one scalar is sent. Rates that a schedule changes within a round enter as their mean, which is
+    exact for plain gradient descent.
 
     Args:
       learning_rate: eta of the clients' gradient descent.
@@ -44,7 +45,7 @@ def normalized_averaging(learning_rate: float, *, momentum: float = 0.0, strengt
         raise ArgumentError("strength", "less than 1 / learning_rate", repr(strength))
 
     def finish(result, memory, context):
-        rate = 1.0 if context.batches.rate is None else context.batches.rate
+        rate = 1.0 if context.rate is None else context.rate
         taken = result.metrics["steps"][0]
         normalizer = rate * gradient_weight(taken, rate * learning_rate, momentum, strength)
         params = jax.tree.map(
