@@ -102,7 +102,7 @@ def radial_figure(path: Path) -> Figure:
     S = operators.SENSE(A, maps)
     images = {
         "gridding": operators.solvers.gridding(S, y, density),
-        "CG-SENSE": operators.cg_sense(S, y, l2=3e-3, max_iterations=50),
+        "CG-SENSE": operators.cg_sense(S, y, regularization=3e-3, iterations=50),
         "L1-wavelet": operators.l1_wavelet(S, y, 1e-3, key=jax.random.key(0)),
     }
     # The object; the darker parts would vanish next to those under the coils.
@@ -120,7 +120,7 @@ def brain_figure(path: Path) -> Figure:
     S = operators.SENSE(A, maps)
     images = {
         "zero-filled, RSS": operators.rss(A.H(y)),
-        "CG-SENSE": operators.cg_sense(S, y, l2=1e-2),
+        "CG-SENSE": operators.cg_sense(S, y, regularization=1e-2),
         "L1-wavelet": operators.l1_wavelet(S, y, 1e-3, key=jax.random.key(0)),
     }
     images = {name: np.asarray(image)[4:222, 12:172] for name, image in images.items()}

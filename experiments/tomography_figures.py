@@ -265,7 +265,7 @@ def low_dose_figure(path: Path) -> Figure:
         start = operators.fbp(y, fan, truth.shape, pixel, filter="hann")
         blurred = operators.fbp(y, fan, truth.shape, pixel, filter="hann", cutoff=0.6)
         smooth, _ = operators.ct.pwls(
-            A, y, weights, beta=1e7, huber=4e-4, x0=jnp.maximum(blurred, 0), iterations=150
+            A, y, weights, regularization=1e7, huber=4e-4, x0=jnp.maximum(blurred, 0), iterations=150
         )
         for method, image in (("FBP", start), ("PWLS", smooth)):
             shown = operators.ct.attenuation_to_hu(image, _WATER)

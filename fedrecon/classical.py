@@ -72,7 +72,7 @@ METHODS = {
     "rss": Method(lambda p: operators.rss(_coil_images(p)), maps=False),
     "gridding": Method(lambda p: operators.solvers.gridding(p.sense, p.y, p.density)),
     "cg-sense": Method(
-        lambda p: operators.cg_sense(p.sense, p.y, l2=p.weight, max_iterations=p.iterations), 1e-2, 30
+        lambda p: operators.cg_sense(p.sense, p.y, regularization=p.weight, iterations=p.iterations), 1e-2, 30
     ),
     "l1-wavelet": Method(
         lambda p: operators.l1_wavelet(
@@ -94,7 +94,7 @@ METHODS = {
     "nlinv": Method(lambda p: operators.mri.nlinv(p.fourier, p.y, p.iterations)[0], None, 9, maps=False),
     "grappa": Method(
         lambda p: operators.rss(
-            operators.ifft2c(operators.mri.grappa(p.y, p.mask, p.calibration, l2=p.weight))
+            operators.ifft2c(operators.mri.grappa(p.y, p.mask, p.calibration, regularization=p.weight))
         ),
         1e-2,
         maps=False,
@@ -103,7 +103,9 @@ METHODS = {
     "spirit": Method(
         lambda p: operators.rss(
             operators.ifft2c(
-                operators.mri.spirit(p.y, p.mask, p.calibration, l2=p.weight, max_iterations=p.iterations)
+                operators.mri.spirit(
+                    p.y, p.mask, p.calibration, regularization=p.weight, iterations=p.iterations
+                )
             )
         ),
         1e-2,

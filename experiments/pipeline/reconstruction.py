@@ -138,7 +138,9 @@ def _classical(
     tikhonov = "CG-SENSE (L2)" if modality == "mri" else "CG (L2)"
     solvers = {
         direct: per_example(lambda A, y, weight: A.H(y)),
-        tikhonov: per_example(lambda A, y, weight: operators.cg_sense(A, y, l2=weight, max_iterations=20)),
+        tikhonov: per_example(
+            lambda A, y, weight: operators.cg_sense(A, y, regularization=weight, iterations=20)
+        ),
         "TV": per_example(lambda A, y, weight: operators.total_variation(A, y, weight, iterations=80)),
     }
     scores, images, weights = {}, {}, {}

@@ -50,7 +50,7 @@ def proximal_step(weight: float = 0.1, cg_iterations: int = 4) -> Step:
         def nearest(A: LinearOperator, back: jax.Array, x: jax.Array) -> jax.Array:
             # x plus the solution of (A^H A + w) d = A^H y - A^H A x, which is small near the data.
             residual = back - A.gram(x)
-            return x + cg(A.gram, residual, l2=w, max_iterations=cg_iterations)[0]
+            return x + cg(A.gram, residual, regularization=w, iterations=cg_iterations)[0]
 
         return jax.vmap(nearest)(inputs.operators, inputs.back_projection, x).astype(x.dtype)
 

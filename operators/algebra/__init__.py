@@ -6,6 +6,7 @@ from operators.algebra.arguments import (
     image_shape_2d,
     positive_integer,
     positive_number,
+    renamed,
 )
 from operators.algebra.block_diagonal import BlockDiagonal
 from operators.algebra.checks import check_adjoint, check_gradients
@@ -75,6 +76,7 @@ __all__ = [
     "positive_integer",
     "positive_number",
     "real_dtype",
+    "renamed",
     "safe_sqrt",
     "squared",
     "static",

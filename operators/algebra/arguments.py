@@ -1,10 +1,16 @@
-"""Checks of plain arguments: numbers, counts and shapes."""
+"""Checks of plain arguments: numbers, counts and shapes; keywords that have been renamed."""
 
+import functools
 import math
 import numbers
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ArgumentError(ValueError):
@@ -55,3 +61,28 @@ def image_shape_2d(shape: Any, name: str) -> tuple[int, int]:
         raise ArgumentError(name, "(ny, nx)", shape)
     ny, nx = (positive_integer(n, name) for n in shape)
     return ny, nx
+
+
+def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Lets a function be called by the earlier names of its keywords, as ``renamed(earlier="current")``.
+
+    An earlier keyword is handed on under its current name, with a DeprecationWarning that names both.
+
+    Raises:
+      TypeError: when the function is called with both names of one argument.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for earlier in names.keys() & kwargs.keys():
+                name, where = names[earlier], function.__name__
+                if name in kwargs:
+                    raise TypeError(f"{where}: {name}: expected it once, found {earlier}, too")
+                warnings.warn(f"{where}: {earlier} is now called {name}", DeprecationWarning, stacklevel=2)
+                kwargs[name] = kwargs.pop(earlier)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

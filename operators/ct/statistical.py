@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from operators.algebra import ArgumentError, FiniteDifferences, LinearOperator, check_array
+from operators.algebra import ArgumentError, FiniteDifferences, LinearOperator, check_array, renamed
 from operators.ct.algebraic import (
     check_subsets,
     clipped,
@@ -130,12 +130,13 @@ def _expectation_maximization(subsets, y, x0, background, stopping):
     return stopping.run(step, (x,))
 
 
+@renamed(beta="regularization")
 def pwls(
     A: LinearOperator,
     y: jax.Array,
     weights: jax.Array,
     *,
-    beta: float | jax.Array,
+    regularization: float | jax.Array,
     huber: float | jax.Array | None = None,
     x0: jax.Array | None = None,
     nonnegative: bool = True,
@@ -146,15 +147,15 @@ def pwls(
 ) -> tuple[jax.Array, SolverInfo]:
     """Penalized weighted least squares by the optimized gradient method.
 
-    Minimizes ``1/2 sum w (y - A x)^2 + beta * sum psi(D x)``, D the differences of neighboring pixels along
-    the axes, ``psi(t) = t^2 / 2``, or with ``huber`` the function that is this up to ``|t| = huber`` and
-    linear beyond.
+    Minimizes ``1/2 sum w (y - A x)^2 + regularization * sum psi(D x)``, D the differences of neighboring
+    pixels along the axes, ``psi(t) = t^2 / 2``, or with ``huber`` the function that is this up to
+    ``|t| = huber`` and linear beyond.
 
     Args:
       A: any real operator.
       y: line integrals (..., *A.out_shape).
       weights: inverse variances, broadcastable to ``y``, see :func:`operators.ct.statistical_weights`.
-      beta: non-negative weight of the penalty.
+      regularization: non-negative weight of the penalty.
       huber: positive, in the unit of x; None: quadratic.
       x0: where to start; default zeros; the image of :func:`operators.fbp` saves steps.
       nonnegative: constrains x to be.
@@ -179,10 +180,12 @@ def pwls(
     def gradient(x):
         slope = D(x)
         slope = slope if huber is None else jnp.clip(slope, -huber, huber)
-        return weighted(x) - back + beta * D.H(slope)
+        return weighted(x) - back + regularization * D.H(slope)
 
     # Power iteration approaches the eigenvalue from below.
-    bound = 1.04 * jax.lax.stop_gradient(largest_eigenvalue(weighted, x0)) + 4 * len(A.in_shape) * beta
+    bound = (
+        1.04 * jax.lax.stop_gradient(largest_eigenvalue(weighted, x0)) + 4 * len(A.in_shape) * regularization
+    )
     return pogm(
         gradient,
         lambda v, step: clipped(v, nonnegative),
@@ -195,10 +198,11 @@ def pwls(
     )
 
 
+@renamed(weight="regularization")
 def tv(
     A: LinearOperator,
     y: jax.Array,
-    weight: float | jax.Array,
+    regularization: float | jax.Array,
     *,
     x0: jax.Array | None = None,
     nonnegative: bool = True,
@@ -207,14 +211,14 @@ def tv(
     objective: Objective | None = None,
     callback: Callback | None = None,
 ) -> tuple[jax.Array, SolverInfo]:
-    """``argmin_x 1/2 |A x - y|^2 + weight * TV(x)`` over non-negative x, by PDHG.
+    """``argmin_x 1/2 |A x - y|^2 + regularization * TV(x)`` over non-negative x, by PDHG.
 
     TV is the isotropic total variation of images and volumes, as in :func:`operators.total_variation`.
 
     Args:
       A: any real operator.
       y: line integrals (..., *A.out_shape).
-      weight: non-negative weight of the total variation.
+      regularization: non-negative weight of the total variation.
       x0: where to start; default zeros.
       nonnegative: constrains x to be.
       iterations: number of primal-dual steps, or its upper bound.
@@ -237,7 +241,7 @@ def tv(
     back = jnp.max(jnp.abs(A.H(y)), axis=tuple(range(-ndim, 0)), keepdims=True)
     unit = positive(back) / norm**2
     data = y / (norm * unit.reshape(*unit.shape[: unit.ndim - ndim], *(1,) * len(A.out_shape)))
-    bound = jnp.expand_dims(size * weight / (norm**2 * unit), -1 - ndim)
+    bound = jnp.expand_dims(size * regularization / (norm**2 * unit), -1 - ndim)
 
     def dual(v, step):
         residual, slope = v

@@ -40,10 +40,12 @@ def check_kernel_shape(kernel_shape: tuple[int, ...], where: str) -> tuple[int, 
     return shape
 
 
-def check_l2(l2: Any, where: str) -> None:
-    """Raises ValueError naming ``where`` unless ``l2`` is positive; a traced one passes."""
-    if not isinstance(l2, jax.core.Tracer) and not (np.ndim(l2) == 0 and 0 < l2 < np.inf):
-        raise ArgumentError(f"{where}: l2", "a positive number", l2)
+def check_regularization(regularization: Any, where: str) -> None:
+    """Raises ValueError naming ``where`` unless ``regularization`` is positive; a traced one passes."""
+    if isinstance(regularization, jax.core.Tracer):
+        return
+    if np.ndim(regularization) or not 0 < regularization < np.inf:
+        raise ArgumentError(f"{where}: regularization", "a positive number", regularization)
 
 
 def concrete_mask(mask: ArrayLike, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -101,12 +103,14 @@ def calibration_gram(kspace: jax.Array, windows: np.ndarray) -> jax.Array:
     return gram.reshape(coils, taps, coils, taps)
 
 
-def tikhonov(gram: jax.Array, l2: float | jax.Array, used: jax.Array | None = None) -> jax.Array:
-    """``gram + l2 * (its mean eigenvalue) * I``, safely positive definite; the identity if ``gram`` is zero.
+def tikhonov(gram: jax.Array, regularization: float | jax.Array, used: jax.Array | None = None) -> jax.Array:
+    """``gram + regularization * (its mean eigenvalue) * I``, safely positive definite.
+
+    It is the identity if ``gram`` is zero.
 
     Args:
       gram: (n, n) Hermitian positive semi-definite.
-      l2: non-negative.
+      regularization: non-negative.
       used: (n,) booleans: rows and columns that are not used become those of the identity. None: all are.
     """
     n = gram.shape[0]
@@ -115,7 +119,7 @@ def tikhonov(gram: jax.Array, l2: float | jax.Array, used: jax.Array | None = No
     count = jnp.sum(used)
     mean = jnp.trace(gram).real / count
     floor = 4 * count * float(jnp.finfo(gram.dtype).eps)
-    weight = jnp.maximum(jnp.asarray(l2, mean.dtype), floor) * mean
+    weight = jnp.maximum(jnp.asarray(regularization, mean.dtype), floor) * mean
     diagonal = jnp.where(used & (weight > 0), weight, 1)
     return gram + jnp.diag(diagonal)
 

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.algebra import renamed
 from operators.mri.calibration import (
     calibration_gram,
     calibration_windows,
     check_kernel_shape,
     check_kspace,
-    check_l2,
+    check_regularization,
     concrete_mask,
     solve_positive,
     tikhonov,
@@ -20,13 +21,14 @@ from operators.mri.calibration import (
 _BATCH_ELEMENTS = 2**24
 
 
+@renamed(l2="regularization")
 def grappa(
     kspace: jax.Array,
     mask: jax.Array,
     calibration: jax.Array | None = None,
     *,
     kernel_shape: tuple[int, int] = (5, 5),
-    l2: float | jax.Array = 0.01,
+    regularization: float | jax.Array = 0.01,
 ) -> jax.Array:
     """Fills Cartesian k-space by weights learned from fully sampled parts of it.
 
@@ -35,7 +37,8 @@ def grappa(
     of weights is solved for every arrangement of measured samples in the window, by regularized least
     squares on all fully sampled windows. The window ends at the edges of k-space. It should reach a measured
     sample on either side: ``2 R - 1`` samples along an axis undersampled R times. A sample without a
-    measured one in its window stays zero. Differentiable in ``kspace``, ``calibration`` and ``l2``.
+    measured one in its window stays zero. Differentiable in ``kspace``, ``calibration`` and
+    ``regularization``.
 
     Args:
       kspace: (..., coils, ny, nx); values where the mask is zero are ignored. Coils of zeros stay zero.
@@ -44,14 +47,15 @@ def grappa(
       calibration: separately measured, fully sampled block (coils, cy, cx) or (..., coils, cy, cx), of any
         scale; None stands for the fully sampled windows of ``kspace`` itself.
       kernel_shape: odd (ky, kx).
-      l2: positive Tikhonov weight in units of the mean eigenvalue of the normal matrix of each solve. For n
-        unknowns it is taken as at least ``4 n eps``, where the solve is safe in the working precision.
+      regularization: positive Tikhonov weight in units of the mean eigenvalue of the normal matrix of each
+        solve. For n unknowns it is taken as at least ``4 n eps``, where the solve is safe in the working
+        precision.
 
     Returns:
       (..., coils, ny, nx) complex, of the precision of ``kspace``; measured samples are returned bit for bit.
 
     Raises:
-      ValueError: if a shape does not fit, no window is fully sampled, or ``l2`` is not positive.
+      ValueError: if a shape does not fit, no window is fully sampled, or ``regularization`` is not positive.
       TypeError: if ``mask`` is traced or ``kernel_shape`` is not of integers.
 
     Source: Griswold et al., Magn. Reson. Med. 47:1202, 2002; local patterns: Yeh et al. (PARS), Magn. Reson.
@@ -59,7 +63,7 @@ def grappa(
     """
     kspace, calibration = check_kspace(kspace, calibration, "grappa")
     kernel_shape = check_kernel_shape(kernel_shape, "grappa")
-    check_l2(l2, "grappa")
+    check_regularization(regularization, "grappa")
     measured = concrete_mask(mask, kspace.shape[-2:], "grappa")
     known = measured if calibration is None else np.ones(calibration.shape[-2:], bool)
     windows = calibration_windows(known, kernel_shape, "grappa")
@@ -72,7 +76,7 @@ def grappa(
         padded = jnp.pad(samples, ((0, 0), (ry, ry), (rx, rx))).reshape(samples.shape[0], -1)
         filled = samples.reshape(samples.shape[0], -1)
         for group in groups:
-            weights = _weights(gram, group, l2)
+            weights = _weights(gram, group, regularization)
             values = _interpolate(padded, weights, group)
             filled = filled.at[:, group["targets"].ravel()].set(values)
             # One group after another: on CPU, batched factorizations running side by side can deadlock (jax
@@ -138,7 +142,7 @@ def _local_patterns(measured: np.ndarray, kernel_shape: tuple[int, int]) -> list
     return groups
 
 
-def _weights(gram: jax.Array, group: dict[str, np.ndarray], l2: float | jax.Array) -> jax.Array:
+def _weights(gram: jax.Array, group: dict[str, np.ndarray], regularization: float | jax.Array) -> jax.Array:
     """Weights (patterns, coils * s, coils) of the sources of a group's patterns, zero where not measured."""
     (coils, taps), s = gram.shape[:2], group["sources"].shape[1]
     n = coils * s
@@ -147,7 +151,7 @@ def _weights(gram: jax.Array, group: dict[str, np.ndarray], l2: float | jax.Arra
         sources, valid = pattern
         rows = gram[:, sources]
         used = jnp.tile(valid, coils)
-        normal = tikhonov(rows[..., sources].reshape(n, n), l2, used)
+        normal = tikhonov(rows[..., sources].reshape(n, n), regularization, used)
         right = jnp.where(used[:, None], rows[..., taps // 2].reshape(n, coils), 0)
         return solve_positive(normal, right)
 

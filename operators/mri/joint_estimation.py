@@ -160,9 +160,9 @@ def _gauss_newton_update(problem, x, weight, limits):
     update, _ = cg(
         normal,
         misfit + weight * (start - x),
-        l2=weight,
+        regularization=weight,
         tolerance=tolerance,
-        max_iterations=iterations,
+        iterations=iterations,
     )
     return update
 

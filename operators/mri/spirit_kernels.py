@@ -1,6 +1,7 @@
 """SPIRiT: coil images that agree with a linear relation between neighboring k-space samples of all coils."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from operators.algebra import (
     image_shape_2d,
     is_complex,
     real_dtype,
+    renamed,
 )
 from operators.fourier import centered_resize, fft2c, ifft2c
 from operators.mri.calibration import (
@@ -26,7 +28,7 @@ from operators.mri.calibration import (
     calibration_windows,
     check_kernel_shape,
     check_kspace,
-    check_l2,
+    check_regularization,
     concrete_mask,
     solve_positive,
     tikhonov,
@@ -82,8 +84,9 @@ class SPIRiT(LinearOperator):
         return jnp.einsum("cdyx,...cyx->...dyx", matrices, y, precision="highest") - y
 
 
+@renamed(l2="regularization")
 def spirit_kernel(
-    calibration: jax.Array, kernel_shape: tuple[int, int] = (5, 5), l2: float | jax.Array = 0.01
+    calibration: jax.Array, kernel_shape: tuple[int, int] = (5, 5), regularization: float | jax.Array = 0.01
 ) -> jax.Array:
     """The weights that best predict each sample of a calibration block from its neighbors in all coils.
 
@@ -93,36 +96,38 @@ def spirit_kernel(
     Args:
       calibration: fully sampled k-space block (..., coils, cy, cx), of any scale.
       kernel_shape: odd (ky, kx).
-      l2: positive Tikhonov weight in units of the mean eigenvalue of the normal matrix. For n unknowns it is
-        taken as at least ``4 n eps``.
+      regularization: positive Tikhonov weight in units of the mean eigenvalue of the normal matrix. For n
+        unknowns it is taken as at least ``4 n eps``.
 
     Returns:
       (..., coils, coils, ky, kx) complex: coils of outputs, then of inputs.
 
     Raises:
-      ValueError: if ``calibration`` has fewer than three axes or is smaller than the kernel, or ``l2`` is not
-        positive.
+      ValueError: if ``calibration`` has fewer than three axes or is smaller than the kernel, or
+        ``regularization`` is not positive.
       TypeError: if ``kernel_shape`` is not of integers.
     """
     calibration, _ = check_kspace(calibration, None, "spirit_kernel")
     kernel_shape = check_kernel_shape(kernel_shape, "spirit_kernel")
-    check_l2(l2, "spirit_kernel")
+    check_regularization(regularization, "spirit_kernel")
     windows = calibration_windows(np.ones(calibration.shape[-2:], bool), kernel_shape, "spirit_kernel")
     blocks = calibration.reshape(-1, *calibration.shape[-3:])
-    kernels = jax.vmap(lambda block: _kernel(block, windows, kernel_shape, l2))(blocks)
+    kernels = jax.vmap(lambda block: _kernel(block, windows, kernel_shape, regularization))(blocks)
     return kernels.reshape(calibration.shape[:-3] + kernels.shape[1:])
 
 
+@renamed(l2="regularization", max_iterations="iterations")
 def spirit(
     kspace: jax.Array,
     mask: jax.Array,
     calibration: jax.Array | None = None,
     *,
     kernel_shape: tuple[int, int] = (5, 5),
-    l2: float | jax.Array = 0.01,
+    regularization: float | jax.Array = 0.01,
     tolerance: float = 1e-4,
-    max_iterations: int = 50,
-) -> jax.Array:
+    iterations: int = 50,
+    return_info: bool = False,
+) -> Any:
     """Fills Cartesian k-space with the samples most consistent with the kernel of its calibration.
 
     Minimizes ``|(G - I) x|^2`` over the samples that are not measured, the measured ones being kept, by
@@ -136,22 +141,23 @@ def spirit(
       calibration: separately measured, fully sampled block (coils, cy, cx) or (..., coils, cy, cx), of any
         scale; None stands for the fully sampled windows of ``kspace`` itself.
       kernel_shape: odd (ky, kx).
-      l2: Tikhonov weight of the calibration, as in :func:`spirit_kernel`.
+      regularization: Tikhonov weight of the calibration, as in :func:`spirit_kernel`.
       tolerance: relative residual of the normal equations at which to stop.
-      max_iterations: upper bound of iterations.
+      iterations: upper bound of iterations.
+      return_info: also return how the run ended, :class:`operators.solvers.CGInfo`.
 
     Returns:
       (..., coils, ny, nx) complex, of the precision of ``kspace``; measured samples are returned bit for bit.
 
     Raises:
-      ValueError: if a shape does not fit, no window is fully sampled, or ``l2`` is not positive.
+      ValueError: if a shape does not fit, no window is fully sampled, or ``regularization`` is not positive.
       TypeError: if ``mask`` is traced and ``calibration`` is None, or ``kernel_shape`` is not of integers.
 
     Source: Lustig and Pauly, Magn. Reson. Med. 64:457, 2010.
     """
     kspace, calibration = check_kspace(kspace, calibration, "spirit")
     kernel_shape = check_kernel_shape(kernel_shape, "spirit")
-    check_l2(l2, "spirit")
+    check_regularization(regularization, "spirit")
     shape, batch = kspace.shape[-2:], kspace.shape[:-3]
     if any(k > n for k, n in zip(kernel_shape, shape, strict=True)):
         raise ArgumentError("spirit: kernel_shape", f"at most (ny, nx) = {shape}", kernel_shape)
@@ -166,38 +172,46 @@ def spirit(
     calibration = jnp.broadcast_to(calibration, batch + calibration.shape[-3:])
 
     def fill(samples, block):
-        G = SPIRiT(_kernel(block, windows, kernel_shape, l2), shape)
+        G = SPIRiT(_kernel(block, windows, kernel_shape, regularization), shape)
 
         def normal(x):
             return jnp.where(measured, 0, fft2c(G.gram(ifft2c(x))))
 
-        return cg(normal, -normal(samples), tolerance=tolerance, max_iterations=max_iterations)[0]
+        return cg(normal, -normal(samples), tolerance=tolerance, iterations=iterations)
 
     flat = (a.reshape(-1, *a.shape[-3:]) for a in (samples, calibration))
-    return jnp.where(measured, kspace, jax.vmap(fill)(*flat).reshape(kspace.shape))
+    results = jax.vmap(fill)(*flat)
+    missing, info = jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), results)
+    filled = jnp.where(measured, kspace, missing)
+    return (filled, info) if return_info else filled
 
 
+@renamed(weight="regularization", max_iterations="iterations")
 def cg_spirit(
     fourier: LinearOperator,
     y: jax.Array,
     G: SPIRiT,
     *,
-    weight: float | jax.Array = 1.0,
+    regularization: float | jax.Array = 1.0,
     density: jax.Array | None = None,
     tolerance: float = 1e-6,
-    max_iterations: int = 30,
-) -> jax.Array:
-    """Coil images ``argmin_x |F x - y|^2 + weight |(G - I) x|^2`` by conjugate gradients, for any sampling.
+    iterations: int = 30,
+    return_info: bool = False,
+) -> Any:
+    """Coil images ``argmin_x |F x - y|^2 + regularization |(G - I) x|^2``, for any sampling.
+
+    By conjugate gradients.
 
     Args:
       fourier: Fourier operator F of one coil's image, Cartesian or not.
       y: measurements (..., coils, *fourier.out_shape).
       G: the consistency operator, its kernel calibrated on Cartesian k-space of the same spacing.
-      weight: non-negative weight of consistency.
+      regularization: non-negative weight of consistency.
       density: real weights of the data, broadcastable to ``fourier.out_shape``: the first term becomes
         ``sum density |F x - y|^2``. None stands for ones.
       tolerance: relative residual of the normal equations at which to stop.
-      max_iterations: upper bound of iterations.
+      iterations: upper bound of iterations.
+      return_info: also return how the run ended, :class:`operators.solvers.CGInfo`.
 
     Returns:
       (..., coils, ny, nx) complex.
@@ -216,22 +230,23 @@ def cg_spirit(
     y = check_measured(y, fourier.out_dtype, "cg_spirit: y")
     y = check_array(y, (G.in_shape[0], *fourier.out_shape), fourier.out_dtype, "cg_spirit: y")
     weighted = y if density is None else jnp.asarray(density, real_dtype(y.dtype)) * y
-    weight = jnp.asarray(weight, real_dtype(G.in_dtype))
+    regularization = jnp.asarray(regularization, real_dtype(G.in_dtype))
 
     def normal(x):
-        return fourier.gram(x, density) + weight * G.gram(x)
+        return fourier.gram(x, density) + regularization * G.gram(x)
 
-    return cg(normal, fourier.H(weighted), tolerance=tolerance, max_iterations=max_iterations)[0]
+    x, info = cg(normal, fourier.H(weighted), tolerance=tolerance, iterations=iterations)
+    return (x, info) if return_info else x
 
 
 def _kernel(
-    kspace: jax.Array, windows: np.ndarray, kernel_shape: tuple[int, int], l2: float | jax.Array
+    kspace: jax.Array, windows: np.ndarray, kernel_shape: tuple[int, int], regularization: float | jax.Array
 ) -> jax.Array:
     """The kernel (coils, coils, ky, kx) of one calibration (coils, ny, nx)."""
     coils, taps = kspace.shape[0], windows.shape[1]
     n = coils * taps
     own = np.arange(coils) * taps + taps // 2
-    normal = tikhonov(calibration_gram(kspace, windows).reshape(n, n), l2)
+    normal = tikhonov(calibration_gram(kspace, windows).reshape(n, n), regularization)
     # The regression of one variable on all others, from its column of the inverse normal matrix.
     unit = jnp.zeros((n, coils), normal.dtype).at[own, np.arange(coils)].set(1)
     columns = solve_positive(normal, unit)

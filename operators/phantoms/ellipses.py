@@ -23,6 +23,7 @@ from operators.algebra import (
     image_shape_2d,
     positive_integer,
     positive_number,
+    renamed,
     safe_sqrt,
 )
 from operators.ct import Geometry, ParallelBeam
@@ -126,19 +127,20 @@ def shepp_logan(modified: bool = True) -> Ellipses:
     )
 
 
+@renamed(supersample="supersampling", shape="image_shape")
 def rasterize(
     ellipses: Ellipses,
-    shape: tuple[int, int],
+    image_shape: tuple[int, int],
     field_of_view: float | tuple[float, float] = 2.0,
-    supersample: int = 4,
+    supersampling: int = 4,
 ) -> jax.Array:
-    """The image of a phantom: the mean density of each pixel over ``supersample ** 2`` points.
+    """The image of a phantom: the mean density of each pixel over ``supersampling ** 2`` points.
 
     Args:
       ellipses: the phantom.
-      shape: (ny, nx).
+      image_shape: (ny, nx).
       field_of_view: its (height, width), or one number for both, in the ellipses' unit of length.
-      supersample: points per pixel along each axis.
+      supersampling: points per pixel along each axis.
 
     Returns:
       (ny, nx) floats.
@@ -150,9 +152,9 @@ def rasterize(
       >>> print(np.asarray(operators.rasterize(operators.shepp_logan(), (5, 5))[2]).round(2))
       [0.1  0.11 0.1  0.14 0.1 ]
     """
-    shape = image_shape_2d(shape, "rasterize: shape")
+    shape = image_shape_2d(image_shape, "rasterize: image_shape")
     height, width = _field(field_of_view, "rasterize: field_of_view")
-    points = positive_integer(supersample, "rasterize: supersample")
+    points = positive_integer(supersampling, "rasterize: supersampling")
     dtype = ellipses.value.dtype
     x = jnp.asarray(_centers(shape[1] * points, width), dtype)
     y = jnp.asarray(-_centers(shape[0] * points, height), dtype)
@@ -194,7 +196,7 @@ def ellipse_kspace(
     Example:
       >>> phantom = operators.shepp_logan()
       >>> kspace = operators.ellipse_kspace(phantom, (8, 8))
-      >>> image = operators.rasterize(phantom, (8, 8), supersample=16)
+      >>> image = operators.rasterize(phantom, (8, 8), supersampling=16)
       >>> print(round(8 * abs(complex(kspace[4, 4])), 1), round(float(image.sum()), 1))
       7.9 7.9
     """

@@ -3,6 +3,8 @@
 Arguments, batches and derivatives are as in ``variational.py``.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -12,16 +14,23 @@ from operators.algebra import (
     LinearOperator,
     backward_difference,
     backward_difference_adjoint,
+    renamed,
 )
 from operators.solvers.first_order import pdhg
 from operators.solvers.proximal import group_soft_threshold
 from operators.solvers.scaling import in_units
 
 
+@renamed(weight="regularization")
 def total_variation(
-    A: LinearOperator, y: jax.Array, weight: float | jax.Array, iterations: int = 200
-) -> jax.Array:
-    """``argmin_x 1/2 |A x - y|^2 + weight * TV(x)``, TV the isotropic total variation, by PDHG.
+    A: LinearOperator,
+    y: jax.Array,
+    regularization: float | jax.Array,
+    iterations: int = 200,
+    *,
+    return_info: bool = False,
+) -> Any:
+    """``argmin_x 1/2 |A x - y|^2 + regularization * TV(x)``, TV the isotropic total variation, by PDHG.
 
     TV is the sum over pixels of the length of the forward differences (zero across the far edges), of both
     parts together for complex images. Steps follow from ``operator_norm(A)``; the number of iterations is
@@ -30,11 +39,12 @@ def total_variation(
     Args:
       A: operator on images (ny, nx), such as SENSE or Radon.
       y: measurements (..., *A.out_shape).
-      weight: non-negative weight of the total variation.
+      regularization: non-negative weight of the total variation.
       iterations: number of primal-dual steps.
+      return_info: also return how the run ended.
 
     Returns:
-      (..., ny, nx) of ``A.in_dtype``.
+      x (..., ny, nx) of ``A.in_dtype``, or (x, :class:`operators.solvers.SolverInfo`).
 
     Raises:
       ValueError: if ``A`` does not act on two-dimensional images or ``y`` does not fit.
@@ -53,9 +63,9 @@ def total_variation(
     D = FiniteDifferences(A.in_shape, A.in_dtype) / 8**0.5
 
     def solve(A, data, back, unit):
-        bound = weight / unit
+        bound = regularization / unit
         # Both blocks have norm one: 1 * 1/2 * (1 + 1) = 1.
-        x, _ = pdhg(
+        return pdhg(
             lambda x: (A(x), D(x)),
             lambda dual: A.H(dual[0]) + D.H(dual[1]),
             None,
@@ -67,20 +77,22 @@ def total_variation(
             steps=(1.0, 0.5),
             iterations=iterations,
         )
-        return x
 
-    return in_units("total_variation", A, y, solve)
+    x, info = in_units("total_variation", A, y, solve)
+    return (x, info) if return_info else x
 
 
+@renamed(weight="regularization")
 def total_generalized_variation(
     A: LinearOperator,
     y: jax.Array,
-    weight: float | jax.Array,
+    regularization: float | jax.Array,
     *,
     ratio: float | jax.Array = 2.0,
     iterations: int = 400,
-) -> jax.Array:
-    """``argmin_x 1/2 |A x - y|^2 + weight * TGV(x)``, the total generalized variation of second order.
+    return_info: bool = False,
+) -> Any:
+    """``argmin_x 1/2 |A x - y|^2 + regularization * TGV(x)``, total generalized variation of second order.
 
     ``TGV(x) = min_w |grad x - w|_1 + ratio * |sym w|_1`` with forward differences in ``grad``, the
     symmetrized backward differences in ``sym``, and the sums over pixels of Euclidean (Frobenius) lengths. It
@@ -90,12 +102,13 @@ def total_generalized_variation(
     Args:
       A: operator on images (ny, nx), such as SENSE or Radon.
       y: measurements (..., *A.out_shape).
-      weight: non-negative weight, as that of :func:`total_variation`.
+      regularization: non-negative weight, as that of :func:`total_variation`.
       ratio: positive weight of the second order.
       iterations: number of primal-dual steps.
+      return_info: also return how the run ended.
 
     Returns:
-      (..., ny, nx) of ``A.in_dtype``.
+      x (..., ny, nx) of ``A.in_dtype``, or (x, :class:`operators.solvers.SolverInfo`).
 
     Raises:
       ValueError: if ``A`` does not act on two-dimensional images or ``y`` does not fit.
@@ -112,7 +125,7 @@ def total_generalized_variation(
     size = 3.38
 
     def solve(A, data, back, unit):
-        bound = weight / unit
+        bound = regularization / unit
 
         def forward(state):
             x, w = state
@@ -123,7 +136,7 @@ def total_generalized_variation(
             field = _symmetrized_adjoint(bend) - inside * slope
             return A.H(residual) + D.H(slope) / size, field / size
 
-        (x, _), _ = pdhg(
+        (x, _), info = pdhg(
             forward,
             adjoint,
             None,
@@ -136,9 +149,10 @@ def total_generalized_variation(
             steps=(1.0, 0.5),
             iterations=iterations,
         )
-        return x
+        return x, info
 
-    return in_units("total_generalized_variation", A, y, solve)
+    x, info = in_units("total_generalized_variation", A, y, solve)
+    return (x, info) if return_info else x
 
 
 def difference_mask(shape: tuple[int, ...]) -> jax.Array:

@@ -252,7 +252,7 @@ def admm(
             b + penalty * adjoint(split - dual),
             x0=x,
             tolerance=cg_tolerance,
-            max_iterations=cg_iterations,
+            iterations=cg_iterations,
         )
         image = forward(x)
         new = _prox(prox, image + dual, 1 / penalty, key, iteration)

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from operators.algebra import ArgumentError, LinearOperator, as_inexact, is_complex, real_dtype, squared
+from operators.algebra import (
+    ArgumentError,
+    LinearOperator,
+    as_inexact,
+    is_complex,
+    real_dtype,
+    renamed,
+    squared,
+)
 
 
 class CGInfo(NamedTuple):
@@ -15,27 +23,29 @@ class CGInfo(NamedTuple):
 
     Attributes:
       iterations: int32 scalar.
-      residual: ``|b - (gram + l2) x| / |b|``, a real scalar (0 for b = 0), as the recurrence tracks it.
+      residual: ``|b - (gram + regularization) x| / |b|``, a real scalar (0 for b = 0), as the recurrence
+        tracks it.
     """
 
     iterations: jax.Array
     residual: jax.Array
 
 
+@renamed(l2="regularization", max_iterations="iterations")
 def cg(
     gram: Callable[[jax.Array], jax.Array],
     b: jax.Array,
     *,
     x0: jax.Array | None = None,
-    l2: float | jax.Array = 0.0,
+    regularization: float | jax.Array = 0.0,
     tolerance: float = 1e-6,
-    max_iterations: int = 100,
+    iterations: int = 100,
 ) -> tuple[jax.Array, CGInfo]:
-    """Solves ``(gram + l2 I) x = b`` by conjugate gradients.
+    """Solves ``(gram + regularization I) x = b`` by conjugate gradients.
 
     Differentiable by the implicit function theorem (one more solve per gradient) with respect to ``b``,
-    ``l2`` and everything ``gram`` closes over; the gradient is that of the exact solution, so it is as
-    accurate as the solves have converged, and ``x0`` has none. All axes of ``b`` are one vector; for
+    ``regularization`` and everything ``gram`` closes over; the gradient is that of the exact solution, so it
+    is as accurate as the solves have converged, and ``x0`` has none. All axes of ``b`` are one vector; for
     independent systems use ``jax.vmap``. Inside ``jax.shard_map``, gradients with respect to replicated
     arrays in ``gram`` need these cast on entry: ``jax.lax.pcast(a, axis, to="varying")``.
 
@@ -43,15 +53,15 @@ def cg(
       gram: Hermitian positive semi-definite linear function, such as ``A.gram``.
       b: right-hand side, real or complex, of any shape.
       x0: where to start; default zeros.
-      l2: non-negative multiple of the identity added to ``gram``.
+      regularization: non-negative multiple of the identity added to ``gram``.
       tolerance: stops when ``|residual| <= tolerance * |b|``.
-      max_iterations: upper bound of iterations.
+      iterations: upper bound of iterations.
 
     Returns:
       (x, :class:`CGInfo`), x of the shape and dtype of ``b``.
 
     Raises:
-      ValueError: if ``x0`` has another shape than ``b``, or ``max_iterations`` is negative.
+      ValueError: if ``x0`` has another shape than ``b``, or ``iterations`` is negative.
 
     Source: Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49:409, 1952.
 
@@ -64,14 +74,14 @@ def cg(
     x0 = jnp.zeros_like(b) if x0 is None else jnp.asarray(x0, b.dtype)
     if x0.shape != b.shape:
         raise ArgumentError("cg: x0", f"the shape of b, {b.shape}", x0.shape)
-    if max_iterations < 0:
-        raise ArgumentError("cg: max_iterations", "a number of at least 0", max_iterations)
+    if iterations < 0:
+        raise ArgumentError("cg: iterations", "a number of at least 0", iterations)
 
     # Compiled as units: the linear solve below cannot otherwise mix replicated and sharded arrays.
     @jax.jit
     def normal(v):
         v = _join(v)
-        return _split(gram(v) + jnp.asarray(l2, real_dtype(b.dtype)) * v)
+        return _split(gram(v) + jnp.asarray(regularization, real_dtype(b.dtype)) * v)
 
     @functools.partial(jax.jit, static_argnums=1)
     def solve(start, matvec, rhs):
@@ -80,7 +90,7 @@ def cg(
 
         def unfinished(state):
             _, _, _, power, iteration = state
-            return (power > goal) & (iteration < max_iterations)
+            return (power > goal) & (iteration < iterations)
 
         def step(state):
             x, r, p, power, iteration = state
@@ -95,20 +105,20 @@ def cg(
         power = _dot(residual, residual)
         # A zero of the data's own kind varies over the mesh axes over which the data do.
         state = (start, residual, residual, power, jnp.zeros_like(power, jnp.int32))
-        x, _, _, power, iterations = jax.lax.while_loop(unfinished, step, state)
-        return x, (iterations, power)
+        x, _, _, power, count = jax.lax.while_loop(unfinished, step, state)
+        return x, (count, power)
 
     def transpose_solve(matvec, rhs):
         return solve(jax.tree.map(jnp.zeros_like, rhs), matvec, rhs)
 
     # A Hermitian operator on complex vectors is a symmetric one on pairs of real vectors.
     start = jax.lax.stop_gradient(_split(x0))
-    x, (iterations, power) = jax.lax.custom_linear_solve(
+    x, (count, power) = jax.lax.custom_linear_solve(
         normal, _split(b), lambda f, rhs: solve(start, f, rhs), transpose_solve, symmetric=True, has_aux=True
     )
     scale = jax.lax.stop_gradient(_dot(_split(b), _split(b)))
     residual = jnp.sqrt(jax.lax.stop_gradient(power) / jnp.where(scale > 0, scale, 1))
-    return _join(x), CGInfo(iterations, residual)
+    return _join(x), CGInfo(count, residual)
 
 
 def operator_norm(A: LinearOperator, key: jax.Array, iterations: int = 30) -> jax.Array:

@@ -1,9 +1,12 @@
 """Images from measurements in one call: gridding, least squares, sparse and low-rank models.
 
 All of them take any LinearOperator A (SENSE over a Fourier operator, Radon, ...) and measurements
-(..., *A.out_shape), whose leading axes are independent problems, and return images (..., *A.in_shape). The
-iterative ones run a fixed number of steps and are differentiable by unrolling.
+(..., *A.out_shape), whose leading axes are independent problems, and return images (..., *A.in_shape); with
+``return_info`` the iterative ones return (images, info), whose leading axes are those of y. They run a fixed
+number of steps and are differentiable by unrolling.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ from operators.algebra import (
     check_array,
     check_measured,
     is_complex,
+    renamed,
     safe_sqrt,
     squared,
 )
@@ -62,15 +66,17 @@ def gridding(A: LinearOperator, y: jax.Array, density: jax.Array | None = None) 
     return A.H(density.astype(y.real.dtype) * y)
 
 
+@renamed(l2="regularization", max_iterations="iterations")
 def cg_sense(
     A: LinearOperator,
     y: jax.Array,
     *,
-    l2: float | jax.Array = 0.0,
+    regularization: float | jax.Array = 0.0,
     tolerance: float = 1e-6,
-    max_iterations: int = 30,
-) -> jax.Array:
-    """Least-squares reconstruction ``argmin_x |A x - y|^2 + l2 |x|^2`` by conjugate gradients.
+    iterations: int = 30,
+    return_info: bool = False,
+) -> Any:
+    """Least-squares reconstruction ``argmin_x |A x - y|^2 + regularization |x|^2`` by conjugate gradients.
 
     Images of a batch are solved as one system, stopped together; it is differentiated implicitly, as
     :func:`operators.cg`.
@@ -78,12 +84,13 @@ def cg_sense(
     Args:
       A: the measurement operator, :class:`operators.SENSE` or any other.
       y: measurements (..., *A.out_shape).
-      l2: Tikhonov weight.
+      regularization: Tikhonov weight.
       tolerance: relative residual of the normal equations at which to stop.
-      max_iterations: upper bound of iterations.
+      iterations: upper bound of iterations.
+      return_info: also return how the run ended.
 
     Returns:
-      (..., *A.in_shape) of ``A.in_dtype``.
+      x (..., *A.in_shape) of ``A.in_dtype``, or (x, :class:`operators.solvers.CGInfo`).
 
     Raises:
       ValueError, TypeError: if ``y`` does not fit ``A``, is real k-space or not finite.
@@ -97,20 +104,23 @@ def cg_sense(
        [1. 1.]]
     """
     y = check_measured(y, A.out_dtype, "cg_sense: y")
-    return cg(A.gram, A.H(y), l2=l2, tolerance=tolerance, max_iterations=max_iterations)[0]
+    x, info = cg(A.gram, A.H(y), regularization=regularization, tolerance=tolerance, iterations=iterations)
+    return (x, info) if return_info else x
 
 
+@renamed(weight="regularization")
 def l1_wavelet(
     A: LinearOperator,
     y: jax.Array,
-    weight: float | jax.Array,
+    regularization: float | jax.Array,
     *,
     wavelet: str = "db4",
     levels: int | None = None,
     iterations: int = 100,
     key: jax.Array | None = None,
-) -> jax.Array:
-    """``argmin_x 1/2 |A x - y|^2 + weight * max|A.H(y)| * |W x|_1``, W the details of a wavelet transform.
+    return_info: bool = False,
+) -> Any:
+    """``argmin_x 1/2 |A x - y|^2 + regularization * max|A.H(y)| * |W x|_1``, W a wavelet transform's details.
 
     By POGM with restarts, or with ``key`` by FISTA in short steps. The weight is free of scale: 1e-3 to 1e-2
     suits most undersampled MRI.
@@ -118,16 +128,17 @@ def l1_wavelet(
     Args:
       A: operator on images or volumes, such as SENSE or Radon.
       y: measurements (..., *A.out_shape).
-      weight: non-negative, relative to the largest magnitude of ``A.H(y)``, image by image.
+      regularization: non-negative, relative to the largest magnitude of ``A.H(y)``, image by image.
       wavelet: "haar" or "db1" to "db10", see :class:`operators.Wavelet`.
       levels: number of levels; default: that of :class:`operators.Wavelet`.
       iterations: number of steps.
       key: typed PRNG key of cycle spinning, a random shift of the transform in every step. It removes the
         traces of the wavelet grid from the image, which then approaches a neighborhood of the minimizer for
         the mean of the term over shifts; None: the problem as it is written.
+      return_info: also return how the run ended.
 
     Returns:
-      (..., *A.in_shape) of ``A.in_dtype``.
+      x (..., *A.in_shape) of ``A.in_dtype``, or (x, :class:`operators.solvers.SolverInfo`).
 
     Raises:
       ValueError: if ``y``, ``wavelet``, ``levels`` or ``iterations`` does not fit.
@@ -145,21 +156,24 @@ def l1_wavelet(
     W = Wavelet(A.in_shape, wavelet, levels, A.in_dtype)
 
     def prox(v, step, key=None):
-        return prox_wavelet(v, step * weight, W, key)
+        return prox_wavelet(v, step * regularization, W, key)
 
-    return _regularized("l1_wavelet", A, y, prox, iterations, key)
+    x, info = _regularized("l1_wavelet", A, y, prox, iterations, key)
+    return (x, info) if return_info else x
 
 
+@renamed(weight="regularization")
 def locally_low_rank(
     A: LinearOperator,
     y: jax.Array,
-    weight: float | jax.Array,
+    regularization: float | jax.Array,
     *,
     block_shape: tuple[int, int] = (8, 8),
     iterations: int = 60,
     key: jax.Array | None = None,
-) -> jax.Array:
-    """``argmin_x 1/2 |A x - y|^2 + weight * scale * sum_blocks |X_block|_*`` of a dynamic series.
+    return_info: bool = False,
+) -> Any:
+    """``argmin_x 1/2 |A x - y|^2 + regularization * scale * sum_blocks |X_block|_*`` of a dynamic series.
 
     X_block is the (pixels, frames) matrix of a block, ``|.|_*`` the sum of singular values, and ``scale`` the
     largest Frobenius norm of a block of ``A.H(y)``, so that the weight is free of scale: 1e-3 to 1e-1. By
@@ -169,14 +183,15 @@ def locally_low_rank(
       A: operator on series (frames, ny, nx), such as a :class:`operators.BlockDiagonal` of one operator per
         frame.
       y: measurements (..., *A.out_shape).
-      weight: non-negative, relative to ``scale``.
+      regularization: non-negative, relative to ``scale``.
       block_shape: (by, bx) in pixels.
       iterations: number of steps.
       key: typed PRNG key of a random cyclic shift of the blocks in every step, which removes their traces;
         None: blocks from the first pixel on.
+      return_info: also return how the run ended.
 
     Returns:
-      (..., frames, ny, nx) of ``A.in_dtype``.
+      x (..., frames, ny, nx) of ``A.in_dtype``, or (x, :class:`operators.solvers.SolverInfo`).
 
     Raises:
       ValueError: if ``A`` does not act on series or ``y``, ``block_shape`` or ``iterations`` does not fit.
@@ -196,9 +211,10 @@ def locally_low_rank(
 
     def prox(v, step, key=None):
         shift = (0, 0) if key is None else jax.random.randint(key, (2,), 0, jnp.array(block_shape))
-        return prox_locally_low_rank(v, step * weight, block_shape, shift)
+        return prox_locally_low_rank(v, step * regularization, block_shape, shift)
 
-    return _regularized("locally_low_rank", A, y, prox, iterations, key, size)
+    x, info = _regularized("locally_low_rank", A, y, prox, iterations, key, size)
+    return (x, info) if return_info else x
 
 
 def _regularized(name, A, y, prox, iterations, key, size=lambda back: jnp.max(jnp.abs(back))):
@@ -210,8 +226,8 @@ def _regularized(name, A, y, prox, iterations, key, size=lambda back: jnp.max(jn
 
         start = jnp.zeros_like(back)
         if key is None:
-            return pogm(gradient, prox, start, lipschitz=1.0, iterations=iterations)[0]
+            return pogm(gradient, prox, start, lipschitz=1.0, iterations=iterations)
         # Short steps, so that the last shifts drawn do not dominate the image.
-        return fista(gradient, prox, start, lipschitz=3.0, iterations=iterations, restart=False, key=key)[0]
+        return fista(gradient, prox, start, lipschitz=3.0, iterations=iterations, restart=False, key=key)
 
     return in_units(name, A, y, solve, size)

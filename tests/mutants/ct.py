@@ -80,7 +80,7 @@ _CT = (
             _ITERATIVE + "expectation_maximization_keeps_counts_and_never_loses_likelihood",
         ),
         (
-            "weighted(x) - back + beta * D.H(slope)",
+            "weighted(x) - back + regularization * D.H(slope)",
             "weighted(x) - back + D.H(slope)",
             _ITERATIVE + "penalized_weighted_least_squares_is_stationary",
         ),

@@ -100,8 +100,8 @@ MUTANTS = (
             _SPIRIT + "cg_spirit_is_the_weighted_least_squares_solution",
         ),
         (
-            "fourier.gram(x, density) + weight",
-            "fourier.gram(x) + weight",
+            "fourier.gram(x, density) + regularization",
+            "fourier.gram(x) + regularization",
             _SPIRIT + "cg_spirit_is_the_weighted_least_squares_solution",
         ),
     ),

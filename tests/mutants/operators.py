@@ -20,6 +20,19 @@ _TV = _T + "test_reconstruction.py::test_total_variation_denoises_as_chambolle"
 
 _ALGEBRA_PACKAGE = (
     *in_file(
+        "operators/algebra/arguments.py",
+        (
+            "kwargs[name] = kwargs.pop(earlier)",
+            "kwargs.pop(earlier)",
+            _T + "test_arguments.py::test_earlier_keywords_are_handed_on",
+        ),
+        (
+            "if name in kwargs:",
+            "if earlier in args:",
+            _T + "test_arguments.py::test_renamed_keeps_the_signature_and_refuses_both_names",
+        ),
+    ),
+    *in_file(
         "operators/algebra/linear_operator.py",
         (
             "y if is_complex(dtype) else y.real",
@@ -208,10 +221,10 @@ _SOLVERS_PACKAGE = (
             _CG_INFO,
         ),
         ("goal = tolerance**2 * _dot(rhs, rhs)", "goal = tolerance * _dot(rhs, rhs)", _CG_INFO),
-        ("_split(gram(v) + jnp.asarray(l2", "_split(gram(v) - jnp.asarray(l2", _CG),
+        ("_split(gram(v) + jnp.asarray(regularization", "_split(gram(v) - jnp.asarray(regularization", _CG),
         (
-            "(power > goal) & (iteration < max_iterations)",
-            "(power > goal) & (iteration <= max_iterations)",
+            "(power > goal) & (iteration < iterations)",
+            "(power > goal) & (iteration <= iterations)",
             _CG_INFO,
         ),
         (
@@ -270,7 +283,7 @@ _SOLVERS_PACKAGE = (
     ),
     *in_file(
         "operators/solvers/scaling.py",
-        ("unit / norm**2 * solve(", "unit / norm * solve(", _TV),
+        ("unit / norm**2 * x", "unit / norm * x", _TV),
     ),
     *in_file(
         "operators/solvers/difference_penalties.py",

@@ -214,7 +214,7 @@ def test_shapes_that_are_no_shapes_are_named():
     cone = ConeBeam(even(4), (8, 9), (3.0, 3.0), 40.0, 20.0)
     with pytest.raises(ValueError, match=r"fbp: image_shape: expected \(ny, nx\), found 12"):
         fbp(jnp.zeros((8, 17)), ParallelBeam(even(8, np.pi), 17), 12)
-    with pytest.raises(ValueError, match=r"fdk: volume_shape: expected \(nz, ny, nx\), found 12"):
+    with pytest.raises(ValueError, match=r"fdk: image_shape: expected \(nz, ny, nx\), found 12"):
         fdk(jnp.zeros((4, 8, 9)), cone, 12)
 
 
@@ -324,7 +324,7 @@ POSES = VectorGeometry(np.ones((4, 2)), np.ones((4, 2)), np.ones((4, 2)), None, 
         ),
         (lambda: fbp(jnp.ones((4, 5, 6)), CONE, SHAPE), TypeError, ["ConeBeam", "fdk"]),
         (lambda: fdk(jnp.ones((4, 121)), FAN, VOLUME), TypeError, ["FanBeam", "fbp"]),
-        (lambda: fdk(jnp.ones((4, 5, 6)), CONE, (5, 5)), ValueError, ["volume_shape", "(5, 5)"]),
+        (lambda: fdk(jnp.ones((4, 5, 6)), CONE, (5, 5)), ValueError, ["image_shape", "(5, 5)"]),
         (
             lambda: fdk(jnp.ones((4, 6, 5)), CONE, VOLUME),
             ValueError,

@@ -63,7 +63,7 @@ SOLVED = {
     "mlem": lambda A, y: mlem(A, y, iterations=20_000),
     "os_sart": lambda A, y: os_sart(*subsets_of(A, y, 3), iterations=3000),
     "osem": lambda A, y: osem(*subsets_of(A, y, 3), iterations=7000),
-    "pwls": lambda A, y: pwls(A, y, jnp.ones(()), beta=0.0, iterations=4000),
+    "pwls": lambda A, y: pwls(A, y, jnp.ones(()), regularization=0.0, iterations=4000),
     "tv": lambda A, y: tv(A, y, 0.0, iterations=9000),
 }
 SLOWER = ("osem", "pwls", "tv")
@@ -148,7 +148,7 @@ def test_penalized_weighted_least_squares_is_stationary(huber, x64, normal):
     A, truth = system(2)
     y = A(truth) + 0.1 * normal((6, 8), np.float64)
     weights = jnp.asarray(np.random.default_rng(3).random((6, 8)))
-    x, _ = run(pwls, A, y, weights, beta=0.4, huber=huber, nonnegative=False, iterations=4000)
+    x, _ = run(pwls, A, y, weights, regularization=0.4, huber=huber, nonnegative=False, iterations=4000)
     root = np.sqrt(np.asarray(weights).ravel())
     differences = []
     for axis in (0, 1):
@@ -188,7 +188,7 @@ METHODS = {
     "cgls": lambda A, y: cgls(A, y, iterations=4)[0],
     "mlem": lambda A, y: mlem(A, y, iterations=4)[0],
     "osem": lambda A, y: osem(*subsets_of(A, y, 2), iterations=2)[0],
-    "pwls": lambda A, y: pwls(A, y, jnp.ones(()), beta=0.1, huber=0.1, iterations=4)[0],
+    "pwls": lambda A, y: pwls(A, y, jnp.ones(()), regularization=0.1, huber=0.1, iterations=4)[0],
     "tv": lambda A, y: tv(A, y, 0.05, iterations=4)[0],
 }
 
@@ -262,7 +262,7 @@ A32, IMAGE32 = system(dtype=np.float32)
         (lambda: sirt(A32, jnp.ones((3, 3))), ["sirt: y", "6, 8", "(3, 3)"]),
         (lambda: sirt(A32, A32(IMAGE32), x0=jnp.ones(3)), ["sirt: x0", "4, 5", "(3,)"]),
         (lambda: cgls(A32, A32(IMAGE32), iterations=0), ["cgls", "iterations", "0"]),
-        (lambda: pwls(A32, A32(IMAGE32), jnp.ones(3), beta=1.0), ["weights", "(6, 8)", "(3,)"]),
+        (lambda: pwls(A32, A32(IMAGE32), jnp.ones(3), regularization=1.0), ["weights", "(6, 8)", "(3,)"]),
         (lambda: os_sart([A32], []), ["os_sart", "1 and 0"]),
         (lambda: osem([A32, A32], [A32(IMAGE32), jnp.ones(3)]), ["osem: y[1]", "(3,)"]),
         (lambda: osem([A32], [A32(IMAGE32)], background=[]), ["background", "1 subsets", "0"]),

@@ -76,7 +76,7 @@ def test_any_mask_agrees_with_a_solve_per_sample(normal, seed, kernel_shape, den
     mask[3:10, 2:9] = True
     kspace = normal((2, 12, 11), complex, seed)
     with jax.enable_x64(True):
-        found = grappa(np.where(mask, kspace, np.nan), mask, kernel_shape=kernel_shape, l2=0.03)
+        found = grappa(np.where(mask, kspace, np.nan), mask, kernel_shape=kernel_shape, regularization=0.03)
     np.testing.assert_allclose(found, reference(kspace, mask, kernel_shape, 0.03), rtol=1e-9, atol=1e-11)
 
 
@@ -87,10 +87,10 @@ def test_harmonic_coils_are_recovered_exactly(steps, x64, normal):
     mask = np.zeros((23, 25), bool)
     mask[:: steps[0], :: steps[1]] = True
     measured = np.where(mask, kspace, 0)
-    found = grappa(measured, mask, kspace[:, 4:18, 4:18], kernel_shape=(3, 3), l2=1e-12)
+    found = grappa(measured, mask, kspace[:, 4:18, 4:18], kernel_shape=(3, 3), regularization=1e-12)
     np.testing.assert_allclose(found, kspace, atol=1e-6)
     mask[3:19, 4:20] = True
-    found = grappa(np.where(mask, kspace, 0), mask, kernel_shape=(3, 3), l2=1e-12)
+    found = grappa(np.where(mask, kspace, 0), mask, kernel_shape=(3, 3), regularization=1e-12)
     np.testing.assert_allclose(found, kspace, atol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_harmonic_coils_are_recovered_exactly(steps, x64, normal):
 def test_phantom_is_far_better_than_zero_filled():
     kspace = phantom(8, (64, 60))
     mask = np.asarray(equispaced_mask(60, 3, 0.25))
-    found = jax.jit(lambda k: grappa(k, mask, l2=1e-4))(kspace)
+    found = jax.jit(lambda k: grappa(k, mask, regularization=1e-4))(kspace)
     np.testing.assert_array_equal(found[..., mask > 0], kspace[..., mask > 0])
     assert error(found, kspace) < 0.25 * error(mask * kspace, kspace)
 
@@ -107,7 +107,7 @@ def test_phantom_is_far_better_than_zero_filled():
 def test_poisson_disc_phantom():
     kspace = phantom(6, (56, 48))
     mask = np.asarray(poisson_disc_mask(0, (56, 48), 4, (16, 16)))
-    found = jax.jit(lambda k: grappa(k, mask, l2=1e-4))(kspace)
+    found = jax.jit(lambda k: grappa(k, mask, regularization=1e-4))(kspace)
     assert error(found, kspace) < 0.4 * error(mask * kspace, kspace)
 
 
@@ -160,9 +160,9 @@ def test_degenerate_data_stay_finite():
     @jax.jit
     @jax.value_and_grad
     def energy(k):
-        return jnp.sum(jnp.abs(grappa(k, mask, kernel_shape=(3, 3), l2=1e-20)) ** 2)
+        return jnp.sum(jnp.abs(grappa(k, mask, kernel_shape=(3, 3), regularization=1e-20)) ** 2)
 
-    found = np.asarray(jax.jit(lambda k: grappa(k, mask, kernel_shape=(3, 3), l2=1e-20))(kspace))
+    found = np.asarray(jax.jit(lambda k: grappa(k, mask, kernel_shape=(3, 3), regularization=1e-20))(kspace))
     assert not found[1].any()
     np.testing.assert_allclose(found[0], found[2], atol=1e-3 * np.abs(kspace).max())
     for data in (kspace, np.ones_like(kspace), 0 * kspace):
@@ -185,7 +185,7 @@ def test_gradients(x64, normal):
     mask[:, 4] = False
 
     def parts(real, imaginary, l2):
-        filled = grappa(real + 1j * imaginary, mask, kernel_shape=(3, 3), l2=l2)
+        filled = grappa(real + 1j * imaginary, mask, kernel_shape=(3, 3), regularization=l2)
         return filled.real, filled.imag
 
     arguments = jnp.asarray(normal((2, 6, 7), float)), jnp.asarray(normal((2, 6, 7), float, 1)), 0.1
@@ -204,7 +204,7 @@ def test_gradients(x64, normal):
         (lambda k: grappa(k, np.ones(8), kernel_shape=(3, 3.0)), TypeError, ["kernel_shape", "float"]),
         (lambda k: grappa(k, np.ones(8), k[:, :4]), ValueError, ["calibration", "(5, 5)", "(4, 8)"]),
         (lambda k: grappa(k, np.ones(8), k[:1]), ValueError, ["calibration", "(1, 6, 8)"]),
-        (lambda k: grappa(k, np.ones(8), l2=0.0), ValueError, ["l2", "0.0"]),
+        (lambda k: grappa(k, np.ones(8), regularization=0.0), ValueError, ["regularization", "0.0"]),
     ],
 )
 def test_errors(make, kind, words, normal):

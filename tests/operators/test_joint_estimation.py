@@ -108,7 +108,7 @@ def test_cartesian_undersampling_with_a_narrow_center():
     error = image_error(image)
     assert error < 0.04 and error < 0.25 * image_error(rss(F.H(measured)))
     # Maps from the same center leave aliases; the true maps are what an estimate strives for.
-    sense = jax.jit(lambda maps: cg_sense(SENSE(F, maps), measured, l2=1e-3))
+    sense = jax.jit(lambda maps: cg_sense(SENSE(F, maps), measured, regularization=1e-3))
     assert error < 0.5 * image_error(sense(estimate_coil_maps(measured, (8, 8))))
     assert error < 3 * image_error(sense(truth.astype(np.complex64)))
 
@@ -180,7 +180,7 @@ def test_a_measured_head(measured_data):
     maps = estimate_coil_maps(measured, (12, 12))
     found = error(invert(F, measured, 9)[0])
     assert found < 0.06 and found < 0.4 * error(rss(F.H(measured)))
-    assert found < 0.5 * error(cg_sense(SENSE(F, maps), measured, l2=1e-3))
+    assert found < 0.5 * error(cg_sense(SENSE(F, maps), measured, regularization=1e-3))
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_correction_removes_the_blur(normal):
     expected = np.linalg.solve(gram, matrix.conj().T @ y).reshape(SHAPE)
     F = NUFFT(trajectory.astype(np.float32), SHAPE, eps=1e-5)
     A = OffResonance(F, field.astype(np.float32), times.astype(np.float32), 8)
-    corrected, blurred = (cg_sense(B, y, l2=0.05, max_iterations=60) for B in (A, F))
+    corrected, blurred = (cg_sense(B, y, regularization=0.05, iterations=60) for B in (A, F))
     assert error(corrected, expected) < 1e-3
     assert error(corrected, image) < 0.6 * error(blurred, image)
 

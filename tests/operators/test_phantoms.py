@@ -32,7 +32,7 @@ def test_bessel_j1(double):
 
 def test_rasterize_areas_and_orientation():
     # The mass of an image is the area of the ellipse times its value; its centroid is the center.
-    image = np.asarray(rasterize(Ellipses(*ONE), (120, 90), (2.0, 1.8), supersample=6))
+    image = np.asarray(rasterize(Ellipses(*ONE), (120, 90), (2.0, 1.8), supersampling=6))
     height, width = 2.0 / 120, 1.8 / 90
     np.testing.assert_allclose(image.sum() * height * width, 1.7 * np.pi * 0.4 * 0.15, rtol=2e-3)
     x = (np.arange(90) - 44.5) * width
@@ -47,9 +47,9 @@ def test_rasterize_areas_and_orientation():
 
 def test_overlapping_values_add():
     e = shepp_logan()
-    image = rasterize(e, (101, 101), supersample=1)
+    image = rasterize(e, (101, 101), supersampling=1)
     assert image[50, 50] == pytest.approx(1 - 0.8, abs=1e-6)
-    original = rasterize(shepp_logan(modified=False), (101, 101), supersample=1)
+    original = rasterize(shepp_logan(modified=False), (101, 101), supersampling=1)
     assert original[50, 50] == pytest.approx(1.02, abs=1e-6)
     # The small ellipses at the bottom are in the lower half: y is up.
     assert abs(image[80, 50] - 0.3) < 1e-6 and abs(image[13, 50] - 0.2) < 1e-6
@@ -82,7 +82,7 @@ def test_kspace_is_the_fourier_integral(shape):
 @pytest.mark.parametrize("shape", [(96, 96), (95, 128)])
 def test_kspace_agrees_with_the_rasterised_image(shape):
     e = shepp_logan()
-    image = rasterize(e, shape, supersample=8)
+    image = rasterize(e, shape, supersampling=8)
     exact, sampled = ellipse_kspace(e, shape), CartesianFourier(shape)(image)
     low = tuple(slice(n // 2 - 6, n // 2 + 7) for n in shape)
     assert np.abs((exact - sampled)[low]).max() < 2e-3 * np.abs(exact).max()
@@ -137,7 +137,7 @@ def test_gradients_of_the_analytic_forms_are_finite():
         (lambda: rasterize(shepp_logan(), (4,)), ValueError, ["shape", "(4,)"]),
         (lambda: rasterize(shepp_logan(), (4, 4), 0.0), ValueError, ["field_of_view", "0.0"]),
         (lambda: rasterize(shepp_logan(), (4, 4), (1, 2, 3)), ValueError, ["field_of_view"]),
-        (lambda: rasterize(shepp_logan(), (4, 4), supersample=0), ValueError, ["supersample", "0"]),
+        (lambda: rasterize(shepp_logan(), (4, 4), supersampling=0), ValueError, ["supersampling", "0"]),
         (lambda: ellipse_kspace(shepp_logan(), (4, 0)), ValueError, ["image_shape", "0"]),
     ],
 )

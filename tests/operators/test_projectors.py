@@ -172,7 +172,7 @@ def test_converges_to_the_means_of_analytic_integrals(kind, model):
     exact = np.asarray(project_phantom(ellipses, geometry, 1 if model == "joseph" else 6))
     errors = []
     for n in (16, 32, 64):
-        image = rasterize(ellipses, (n, n), 20.0, supersample=4)
+        image = rasterize(ellipses, (n, n), 20.0, supersampling=4)
         errors.append(np.linalg.norm(project(Radon(geometry, (n, n), 20 / n, model), image) - exact))
     errors = np.array(errors) / np.linalg.norm(exact)
     # Elements narrower than coarse pixels: only then is the first error that of the pixels.

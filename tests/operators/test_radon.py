@@ -109,7 +109,7 @@ def test_converges_to_analytic_line_integrals():
     exact = ellipse_sinogram(ellipses, geometry)
     errors = []
     for n in (24, 48, 96):
-        image = rasterize(ellipses, (n, n), 20.0, supersample=4)
+        image = rasterize(ellipses, (n, n), 20.0, supersampling=4)
         errors.append(jnp.linalg.norm(project(Radon(geometry, (n, n), 20 / n), image) - exact))
     errors = np.array(errors) / jnp.linalg.norm(exact)
     assert errors[2] < 0.015 and (errors[1:] < 0.7 * errors[:-1]).all()

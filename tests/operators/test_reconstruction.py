@@ -289,7 +289,7 @@ def test_measured_brain(measured_data):
 
     sparse = jax.jit(lambda A, y, key: l1_wavelet(A, y, 5e-3, iterations=20, key=key))
     smooth = jax.jit(lambda A, y: total_generalized_variation(A, y, 5e-3 * peak, iterations=60))
-    plain = error(cg_sense(A, y, max_iterations=15))
+    plain = error(cg_sense(A, y, iterations=15))
     assert error(sparse(A, y, jax.random.key(0))) < 0.9 * plain
     assert error(smooth(A, y)) < 0.9 * plain
 

@@ -19,10 +19,12 @@ def test_cg_solves_the_regularized_system(dtype, x64, normal, dense_matrix):
     matrix = normal((12, 8), dtype)
     b = normal((8,), dtype, seed=1)
     expected = np.linalg.solve(matrix.conj().T @ matrix + 0.3 * np.eye(8), b)
-    x, info = cg(lambda v: matrix.conj().T @ (matrix @ v), b, l2=0.3, tolerance=1e-12)
+    x, info = cg(lambda v: matrix.conj().T @ (matrix @ v), b, regularization=0.3, tolerance=1e-12)
     np.testing.assert_allclose(x, expected, rtol=1e-9)
     assert info.iterations <= 12 and info.residual <= 1e-12
-    again, info = cg(lambda v: matrix.conj().T @ (matrix @ v), b, x0=expected, l2=0.3, tolerance=1e-9)
+    again, info = cg(
+        lambda v: matrix.conj().T @ (matrix @ v), b, x0=expected, regularization=0.3, tolerance=1e-9
+    )
     np.testing.assert_allclose(again, expected, rtol=1e-9)
     assert info.iterations == 0
 
@@ -32,7 +34,7 @@ def test_cg_sense_is_least_squares(x64, normal, dense_matrix):
     y = normal(A.out_shape, np.complex128, seed=2)
     matrix = dense_matrix(A)
     expected = np.linalg.lstsq(matrix, y.ravel(), rcond=None)[0].reshape(A.in_shape)
-    x = cg_sense(A, y, tolerance=1e-13, max_iterations=200)
+    x = cg_sense(A, y, tolerance=1e-13, iterations=200)
     np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -40,11 +42,11 @@ def test_cg_stops_at_the_bound_and_at_zero():
     gram = Diagonal(jnp.arange(1.0, 50.0)).gram
     b = jnp.ones(49)
     for l2 in (0.0, 50.0):
-        x, info = cg(gram, b, l2=l2, max_iterations=3)
+        x, info = cg(gram, b, regularization=l2, iterations=3)
         residual = np.linalg.norm(b - (gram(x) + l2 * x)) / np.linalg.norm(b)
         assert info.iterations == 3 and 0 < info.residual < 1
         np.testing.assert_allclose(info.residual, residual, rtol=1e-4)
-    _, info = cg(gram, b, l2=50.0, tolerance=1e-3)
+    _, info = cg(gram, b, regularization=50.0, tolerance=1e-3)
     assert 1e-5 < info.residual <= 1e-3
     x, info = cg(gram, 0 * b)
     assert info.iterations == 0 and not x.any() and info.residual == 0
@@ -64,7 +66,7 @@ def test_gradients_through_cg_are_those_of_the_dense_solution(x64, normal):
         return jax.vmap(operator.gram)(jnp.eye(30, dtype=complex).reshape(30, 6, 5)).reshape(30, 30).T
 
     def by_cg(maps, b, l2):
-        x, _ = cg(SENSE(A.fourier, maps).gram, b, l2=l2, tolerance=1e-13, max_iterations=300)
+        x, _ = cg(SENSE(A.fourier, maps).gram, b, regularization=l2, tolerance=1e-13, iterations=300)
         return jnp.sum(jnp.sin(x.real) + x.imag**2)
 
     def by_solve(maps, b, l2):
@@ -92,8 +94,8 @@ def test_vmapped_systems_are_independent(normal):
     A = sense(normal)
     y = normal((3, *A.out_shape), np.complex64, seed=4)
     y[1] = 0
-    together = jax.vmap(lambda y: cg_sense(A, y, l2=0.1))(y)
-    alone = jax.jit(lambda y: cg_sense(A, y, l2=0.1))
+    together = jax.vmap(lambda y: cg_sense(A, y, regularization=0.1))(y)
+    alone = jax.jit(lambda y: cg_sense(A, y, regularization=0.1))
     for i in range(3):
         np.testing.assert_allclose(together[i], alone(y[i]), atol=2e-5)
 
@@ -110,7 +112,7 @@ def test_operator_norm(normal, dense_matrix, key):
     "call, error, words",
     [
         (lambda A: cg(A.gram, jnp.ones((6, 5)), x0=jnp.ones(5)), ValueError, ["x0", "(6, 5)", "(5,)"]),
-        (lambda A: cg(A.gram, jnp.ones((6, 5)), max_iterations=-1), ValueError, ["max_iterations", "-1"]),
+        (lambda A: cg(A.gram, jnp.ones((6, 5)), iterations=-1), ValueError, ["iterations", "-1"]),
         (lambda A: cg_sense(A, jnp.ones((2, 6, 5), complex)), ValueError, ["3, 6, 5", "(2, 6, 5)"]),
     ],
 )

@@ -80,9 +80,9 @@ def test_harmonic_coils_are_recovered_exactly(steps, x64, normal):
         mask,
         kspace,
         kernel_shape=(3, 3),
-        l2=1e-12,
+        regularization=1e-12,
         tolerance=1e-12,
-        max_iterations=500,
+        iterations=500,
     )
     assert error(found, kspace) < 1e-6
 
@@ -92,7 +92,9 @@ def test_spirit_is_the_constrained_least_squares_solution(x64, normal, dense_mat
     kspace = normal((2, 6, 7), complex)
     mask = np.ones((6, 7), bool)
     mask[2, 1:3] = mask[4:, 5] = False
-    found = spirit(np.where(mask, kspace, 0), mask, kspace, kernel_shape=(3, 3), l2=0.01, tolerance=1e-13)
+    found = spirit(
+        np.where(mask, kspace, 0), mask, kspace, kernel_shape=(3, 3), regularization=0.01, tolerance=1e-13
+    )
     F = dense_matrix(CartesianFourier((6, 7)))
     G = dense_matrix(SPIRiT(spirit_kernel(kspace, (3, 3), 0.01), (6, 7))) @ np.kron(np.eye(2), F.conj().T)
     free = np.broadcast_to(~mask, kspace.shape).ravel()
@@ -108,7 +110,7 @@ def test_cg_spirit_is_the_weighted_least_squares_solution(x64, normal, dense_mat
     F = CartesianFourier((4, 5), (np.arange(5) != 3).astype(float))
     G = SPIRiT(kernel, (4, 5))
     y, density = normal((2, 2, 4, 5), complex, 1), np.abs(normal((4, 5), float, 2))
-    found = cg_spirit(F, y, G, weight=0.3, density=density, tolerance=1e-13, max_iterations=300)
+    found = cg_spirit(F, y, G, regularization=0.3, density=density, tolerance=1e-13, iterations=300)
     roots = np.kron(np.eye(2), np.diag(np.sqrt(density.ravel())))
     system = np.concatenate([roots @ np.kron(np.eye(2), dense_matrix(F)), np.sqrt(0.3) * dense_matrix(G)])
     for image, data in zip(found, y, strict=True):
@@ -121,7 +123,7 @@ def test_cg_spirit_is_the_weighted_least_squares_solution(x64, normal, dense_mat
 def test_phantom_is_far_better_than_zero_filled():
     kspace = phantom(6, (40, 36))
     mask = np.asarray(equispaced_mask(36, 2, 0.34))
-    found = np.asarray(jax.jit(lambda k: spirit(k, mask, l2=1e-4))(kspace))
+    found = np.asarray(jax.jit(lambda k: spirit(k, mask, regularization=1e-4))(kspace))
     np.testing.assert_array_equal(found[..., mask > 0], kspace[..., mask > 0])
     assert error(found, kspace) < 0.1 * error(mask * kspace, kspace)
 
@@ -134,7 +136,7 @@ def test_measured_head(measured_data):
         kspace = file["kspace"][0, ::4, 32:96]
     expected = np.asarray(rss(ifft2c(kspace)))
     mask = np.asarray(equispaced_mask(128, 2, 0.19))
-    found = np.asarray(rss(ifft2c(spirit(kspace, mask, max_iterations=20))))
+    found = np.asarray(rss(ifft2c(spirit(kspace, mask, iterations=20))))
     assert error(found, expected) < 0.5 * error(np.asarray(rss(ifft2c(mask * kspace))), expected)
 
 
@@ -145,7 +147,7 @@ def test_batches_traced_masks_and_degenerate_data():
     zero_coil[1] = 0
     kspace = np.stack([first, zero_coil, np.zeros_like(first), np.ones_like(first)])
     mask = np.asarray(equispaced_mask(14, 2, 0.4))
-    solve = jax.jit(lambda k, mask: spirit(k, mask, k[..., 4:10], kernel_shape=(3, 3), l2=1e-20))
+    solve = jax.jit(lambda k, mask: spirit(k, mask, k[..., 4:10], kernel_shape=(3, 3), regularization=1e-20))
     found = np.asarray(solve(kspace, mask))
     assert np.isfinite(found).all() and not found[1, 1].any() and not found[2].any()
     assert error(np.asarray(solve(kspace[::-1], mask))[::-1], found) < 1e-5
@@ -162,7 +164,9 @@ def test_gradients_in_the_calibration(x64, normal):
     @jax.value_and_grad
     def along(step):
         data = kspace + step * direction
-        found = spirit(data, mask, data, kernel_shape=(3, 3), l2=0.1, tolerance=1e-14, max_iterations=300)
+        found = spirit(
+            data, mask, data, kernel_shape=(3, 3), regularization=0.1, tolerance=1e-14, iterations=300
+        )
         return jnp.sum((target.conj() * found).real)
 
     step = 1e-5
@@ -178,7 +182,7 @@ def test_gradients_in_the_calibration(x64, normal):
         (lambda k: SPIRiT(np.ones((2, 2, 3, 4)), (6, 8)), ValueError, ["kernel", "(2, 2, 3, 4)"]),
         (lambda k: SPIRiT(np.ones((2, 2, 7, 3)), (6, 8)), ValueError, ["(7, 3)", "(6, 8)"]),
         (lambda k: spirit_kernel(k[:, :4]), ValueError, ["(5, 5)", "(4, 8)"]),
-        (lambda k: spirit_kernel(k, l2=-1.0), ValueError, ["l2", "-1.0"]),
+        (lambda k: spirit_kernel(k, regularization=-1.0), ValueError, ["regularization", "-1.0"]),
         (lambda k: spirit(k, np.ones(7)), ValueError, ["mask", "(6, 8)", "(7,)"]),
         (lambda k: jax.jit(spirit)(k, np.ones(8)), TypeError, ["mask", "concrete"]),
         (lambda k: spirit(k, np.ones(8), kernel_shape=(7, 5)), ValueError, ["kernel_shape", "(7, 5)"]),

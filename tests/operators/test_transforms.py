@@ -121,7 +121,7 @@ def test_solvers_sharded_equal_unsharded(kind, make, normal):
 
     def solve(A, x):
         y = A(x)
-        z = cg(A.gram, A.H(y), l2=0.3, max_iterations=4)[0]
+        z = cg(A.gram, A.H(y), regularization=0.3, iterations=4)[0]
         if kind == "sense":
             z = z + total_variation(A, y, 0.1, iterations=3)
         return jnp.sum(jnp.abs(z) ** 2)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from operators.algebra import ArgumentError, check_array, image_shape_2d, positive_integer, positive_number
+from operators.algebra import (
+    ArgumentError,
+    check_array,
+    image_shape_2d,
+    positive_integer,
+    positive_number,
+    renamed,
+)
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
@@ -102,10 +109,11 @@ def fbp(
     return _fbp(sinogram, geometry, coverage, method, **options)
 
 
+@renamed(volume_shape="image_shape")
 def fdk(
     sinogram: jax.Array,
     geometry: ConeBeam | ParallelBeam3D,
-    volume_shape: tuple[int, int, int],
+    image_shape: tuple[int, int, int],
     pixel_size: float = 1.0,
     filter: str = "ram-lak",
     *,
@@ -128,7 +136,7 @@ def fdk(
     Args:
       sinogram: (..., views, rows, columns), line integrals.
       geometry: the cone-beam geometry, or parallel beams across the axis.
-      volume_shape: (nz, ny, nx).
+      image_shape: (nz, ny, nx).
       pixel_size: width of the voxels in the geometry's unit of length.
       filter, cutoff, backend: as for :func:`fbp`.
 
@@ -152,9 +160,9 @@ def fdk(
             f"fdk: geometry: expected ConeBeam or ParallelBeam3D, found {type(geometry).__name__}; images "
             "are reconstructed by fbp, views of arbitrary poses by the iterative methods (cgls, sirt)"
         )
-    if np.ndim(volume_shape) != 1 or len(volume_shape) != 3:
-        raise ArgumentError("fdk: volume_shape", "(nz, ny, nx)", volume_shape)
-    shape = tuple(positive_integer(n, "fdk: volume_shape") for n in volume_shape)
+    if np.ndim(image_shape) != 1 or len(image_shape) != 3:
+        raise ArgumentError("fdk: image_shape", "(nz, ny, nx)", image_shape)
+    shape = tuple(positive_integer(n, "fdk: image_shape") for n in image_shape)
     options = _options("fdk", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fdk: sinogram")
     if isinstance(geometry, ConeBeam):

@@ -18,6 +18,7 @@ from operators.algebra import (
     default_dtype,
     positive_integer,
     positive_number,
+    renamed,
     squared,
 )
 
@@ -27,7 +28,8 @@ _BIOT_SAVART = 1e-7
 _DECOUPLED = 1.5
 
 
-def birdcage_maps(shape: tuple[int, ...], coils: int, radius: float = 1.5, rings: int = 1) -> jax.Array:
+@renamed(shape="image_shape")
+def birdcage_maps(image_shape: tuple[int, ...], coils: int, radius: float = 1.5, rings: int = 1) -> jax.Array:
     """Sensitivities of an array of wires around the field of view: ``sum |S|^2 = 1`` in every pixel.
 
     Element c is a point at angle ``2 pi c / (coils / rings)`` on a circle of ``radius`` around z. Before
@@ -37,20 +39,20 @@ def birdcage_maps(shape: tuple[int, ...], coils: int, radius: float = 1.5, rings
     an element than half a pixel of the finest axis the field stops growing.
 
     Args:
-      shape: (ny, nx) or (nz, ny, nx).
+      image_shape: (ny, nx) or (nz, ny, nx).
       coils: number of elements.
       radius: of the circle, in half fields of view (of each axis its own).
       rings: number of rings; it divides ``coils``.
 
     Returns:
-      (coils, *shape) complex, ring by ring.
+      (coils, *image_shape) complex, ring by ring.
 
     Raises:
       ValueError, TypeError: if an argument is out of range or of the wrong kind.
 
     Source: the model of sigpy (Ong and Lustig, Proc. ISMRM 27:4819, 2019).
     """
-    shape = _grid_shape(shape, "birdcage_maps: shape")
+    shape = _grid_shape(image_shape, "birdcage_maps: image_shape")
     radius = positive_number(radius, "birdcage_maps: radius")
     angles, ring = _array(coils, rings, "birdcage_maps")
     z, y, x = _coordinates(shape, (2.0,) * len(shape))
@@ -66,8 +68,9 @@ def birdcage_maps(shape: tuple[int, ...], coils: int, radius: float = 1.5, rings
     return maps / jnp.sqrt(jnp.sum(squared(maps), axis=0))
 
 
+@renamed(shape="image_shape")
 def biot_savart_maps(
-    shape: tuple[int, ...],
+    image_shape: tuple[int, ...],
     coils: int,
     field_of_view: float | tuple[float, ...],
     radius: float,
@@ -82,9 +85,9 @@ def biot_savart_maps(
     by half the spacing of its loops. A two-dimensional grid is the slice z = 0.
 
     Args:
-      shape: (ny, nx) or (nz, ny, nx).
+      image_shape: (ny, nx) or (nz, ny, nx).
       coils: number of loops.
-      field_of_view: extent of the grid, one number or one per axis of ``shape``.
+      field_of_view: extent of the grid, one number or one per axis of ``image_shape``.
       radius: of the cylinder, in the same unit of length as all others.
       loop_radius: of the loops; default: that at which the neighbors of a ring are decoupled, their distance
         along the circle being 1.5 loop radii, but at most ``radius``.
@@ -92,7 +95,8 @@ def biot_savart_maps(
       segments: number of current elements per loop, see :func:`loop_field`.
 
     Returns:
-      (coils, *shape) complex, ring by ring, scaled so that the root of the sum of squares is 1 at the origin.
+      (coils, *image_shape) complex, ring by ring, scaled so that the root of the sum of squares is 1 at the
+      origin.
 
     Raises:
       ValueError, TypeError: if an argument is out of range or of the wrong kind.
@@ -100,7 +104,7 @@ def biot_savart_maps(
     Source: Roemer et al., Magn. Reson. Med. 16:192, 1990.
     """
     name = "biot_savart_maps"
-    shape = _grid_shape(shape, f"{name}: shape")
+    shape = _grid_shape(image_shape, f"{name}: image_shape")
     extents = (
         (field_of_view,) * len(shape)
         if isinstance(field_of_view, numbers.Real | float | int)

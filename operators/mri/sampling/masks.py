@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operators.algebra import ArgumentError
+from operators.algebra import ArgumentError, renamed
 
 _SEARCH_FACTOR = 1.2
 
@@ -79,8 +79,9 @@ def equispaced_mask(
     return jnp.where(center, True, lines).astype(jnp.float32)
 
 
+@renamed(key_or_seed="key")
 def poisson_disc_mask(
-    key_or_seed: jax.Array | int,
+    key: jax.Array | int,
     shape: tuple[int, int],
     acceleration: float,
     calibration_shape: tuple[int, int] = (0, 0),
@@ -93,7 +94,7 @@ def poisson_disc_mask(
     rounding. Distances are in samples. Drawn by numpy on the host, the same for the same seed everywhere.
 
     Args:
-      key_or_seed: non-negative integer or concrete typed PRNG key.
+      key: non-negative integer or concrete typed PRNG key.
       shape: (ny, nx).
       acceleration: number of samples over number measured, at least 1.
       calibration_shape: (ny, nx) of the center block.
@@ -130,7 +131,7 @@ def poisson_disc_mask(
             f"than acceleration {acceleration} allows ({round(mask.size / acceleration)})"
         )
     if missing:
-        rng = np.random.default_rng(_seed(key_or_seed))
+        rng = np.random.default_rng(_seed(key))
         priority = np.where(mask, -1, rng.permutation(mask.size).reshape(shape))
         radius = int(_SEARCH_FACTOR * (mask.size - mask.sum()) / missing) + 1
         chosen = _sequential_discs(priority, radius)
@@ -205,7 +206,7 @@ def _check_acceleration(acceleration: float) -> None:
         raise ArgumentError("acceleration", "at least 1", acceleration)
 
 
-def _seed(key_or_seed: jax.Array | int) -> np.ndarray | int:
-    if isinstance(key_or_seed, jax.Array) and jnp.issubdtype(key_or_seed.dtype, jax.dtypes.prng_key):
-        return np.asarray(jax.random.key_data(key_or_seed))
-    return int(key_or_seed)
+def _seed(key: jax.Array | int) -> np.ndarray | int:
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(key))
+    return int(key)
