@@ -28,7 +28,7 @@ def soft_threshold(v: jax.Array, threshold: float | jax.Array) -> jax.Array:
 
     Args:
       v: real or complex, of any shape.
-      threshold: non-negative, broadcastable to ``v``.
+      threshold: broadcastable to ``v``; negative ones count as zero, so that nothing ever grows.
 
     Returns:
       Array of the shape and dtype of ``v``; its gradient is zero, not NaN, at zero.
@@ -45,7 +45,7 @@ def group_soft_threshold(
 
     Args:
       v: real or complex, of any shape.
-      threshold: non-negative, broadcastable to ``v`` with ``axis`` of length one.
+      threshold: broadcastable to ``v`` with ``axis`` of length one; negative ones count as zero.
       axis: the axis or axes shrunk jointly (coils, echoes, components of a gradient).
 
     Returns:
@@ -55,7 +55,7 @@ def group_soft_threshold(
     """
     v = as_inexact(v)
     length = safe_sqrt(jnp.sum(squared(v), axis=axis, keepdims=True))
-    threshold = jnp.asarray(threshold, length.dtype)
+    threshold = jnp.maximum(jnp.asarray(threshold, length.dtype), 0)
     return v * jnp.where(length > threshold, 1 - threshold / positive(length), 0)
 
 

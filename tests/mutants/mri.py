@@ -152,6 +152,16 @@ MUTANTS = (
             _T + "test_masks.py::test_random_mask_meets_the_acceleration_on_average",
         ),
         (
+            "np.arange(offset, columns - 1, spacing)",
+            "np.arange(offset, columns, spacing)",
+            _T + "test_masks.py::test_the_other_equispaced_masks_are_those_of_fastmri",
+        ),
+        (
+            "(offset + 2, offset - 1) if offset % 2",
+            "(offset + 1, offset - 1) if offset % 2",
+            _T + "test_masks.py::test_the_other_equispaced_masks_are_those_of_fastmri",
+        ),
+        (
             "mask |= chosen & (priority >= first)",
             "mask |= chosen",
             _T + "test_masks.py::test_poisson_disc",

@@ -48,6 +48,13 @@ def test_covariance_is_that_of_complex_samples():
     np.testing.assert_allclose(unit, [[2]], rtol=1e-6)
 
 
+def test_a_noise_scan_with_fewer_samples_than_coils_is_refused():
+    noise = mixed_noise(4, 10)[0].astype(np.complex64)
+    with pytest.raises(ValueError, match="at least as many samples as the 4 coils, found 3"):
+        noise_covariance(noise[:, :3])
+    assert noise_covariance(noise[:, :4]).shape == (4, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_whitened_noise_is_white(scale):

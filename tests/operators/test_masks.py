@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import equispaced_mask, poisson_disc_mask, random_mask
-from operators.mri import acceleration_of
+from operators.mri import acceleration_of, equispaced_fraction_mask, magic_fraction_mask, magic_mask
 
 ACCELERATIONS = [(4, 0.08), (8, 0.04)]
 
@@ -31,6 +31,57 @@ def test_equispaced_is_equispaced(columns, choice, offset):
     assert mask.dtype == np.float32 and set(mask) <= {0, 1}
     named = acceleration / (1 + fraction * (acceleration - 1))
     assert abs(acceleration_of(mask) / named - 1) < 0.2
+
+
+def fastmri_lines(kind, columns, acceleration, count, offset):
+    """The columns off the center of fastMRI's mask functions, in their own words; ``count`` central ones."""
+    mask = np.zeros(columns)
+    if kind == "fraction":
+        spacing = (acceleration * (count - columns)) / (count * acceleration - columns)
+        mask[np.around(np.arange(offset, columns - 1, spacing)).astype(np.uint)] = 1
+        return mask
+    ahead, behind = (offset + 1, offset + 2) if offset % 2 == 0 else (offset - 1 + 3, offset - 1 + 0)
+    positive, negative = np.zeros((columns + 1) // 2), np.zeros(columns - (columns + 1) // 2)
+    positive[ahead::acceleration] = 1
+    negative[behind::acceleration] = 1
+    return np.fft.fftshift(np.concatenate((positive, np.flip(negative))))
+
+
+@settings(max_examples=40)
+@given(columns=st.integers(40, 400), choice=st.sampled_from(ACCELERATIONS), offset=st.integers(0, 3))
+def test_the_other_equispaced_masks_are_those_of_fastmri(columns, choice, offset):
+    acceleration, fraction = choice
+    center = np.isin(np.arange(columns), fastmri_center(columns, fraction))
+    lines = fastmri_lines("fraction", columns, acceleration, center.sum(), offset)
+    found = np.asarray(equispaced_fraction_mask(columns, acceleration, fraction, offset))
+    np.testing.assert_array_equal(found, np.maximum(center, lines))
+    assert found.dtype == np.float32 and abs(acceleration_of(found) / acceleration - 1) < 0.2
+    lines = fastmri_lines("magic", columns, acceleration, 0, offset)
+    found = np.asarray(magic_mask(columns, acceleration, fraction, offset))
+    np.testing.assert_array_equal(found, np.maximum(center, lines))
+    # The fraction variant: the center is bounded by the target, the spacing adjusted to it and rounded.
+    target = round(columns / acceleration)
+    count = max(min(round(columns * fraction), target), 1)
+    start = (columns - count + 1) // 2
+    expected = fastmri_lines("magic", columns, round(columns / (target - count)), 0, offset)
+    expected[start : start + count] = 1
+    np.testing.assert_array_equal(magic_fraction_mask(columns, acceleration, fraction, offset), expected)
+
+
+def test_no_magic_column_mirrors_another():
+    for columns in (64, 65):
+        for offset in range(4):
+            steps = np.flatnonzero(magic_mask(columns, 4, 0.0, offset)) - columns // 2
+            assert len(steps) > columns / 4 - 3 and not set(steps) & set(-steps)
+
+
+@settings(max_examples=10)
+@given(columns=st.integers(8, 100), acceleration=st.floats(1, 8), seed=st.integers(0, 99))
+def test_an_exact_random_mask_has_the_number_of_columns_asked_for(columns, acceleration, seed):
+    fraction = 0.5 / acceleration
+    mask = np.asarray(random_mask(jax.random.key(seed), columns, acceleration, fraction, exact=True))
+    center = fastmri_center(columns, fraction)
+    assert mask[center].all() and mask.sum() == max(round(columns / acceleration), len(center))
 
 
 @settings(max_examples=5)
@@ -105,6 +156,10 @@ def test_equispaced_offset_may_be_traced():
         ),
         (lambda: equispaced_mask(100, 2.5, 0.08), ["integer", "2.5"]),
         (lambda: equispaced_mask(100, 0, 0.08), ["acceleration", "0"]),
+        (lambda: equispaced_fraction_mask(100, 8, 0.5), ["center_fraction", "50 columns"]),
+        (lambda: equispaced_fraction_mask(100, 4, 0.08, -1), ["offset", "-1"]),
+        (lambda: magic_mask(100, 2.5, 0.08), ["magic_mask", "integer", "2.5"]),
+        (lambda: magic_mask(100, 4, 0.08, -1), ["offset", "-1"]),
         (lambda: poisson_disc_mask(0, (10,), 2), ["shape", "(10,)"]),
         (lambda: poisson_disc_mask(0, (10, 10), 2, (11, 1)), ["calibration_shape", "(11, 1)"]),
         (lambda: poisson_disc_mask(0, (10, 10), 4, (8, 8)), ["calibration_shape (8, 8)", "64", "25"]),

@@ -43,6 +43,7 @@ def test_soft_threshold_closed_form(x64):
     z = 3 * np.exp(1j * np.linspace(0, 6, 5))
     np.testing.assert_allclose(soft_threshold(z, 1.0), z * 2 / 3)
     np.testing.assert_allclose(soft_threshold(v, np.array([1.0, 0.1, 0.1, 5.0])), [2, -0.4, 0, 0], atol=1e-15)
+    np.testing.assert_array_equal(soft_threshold(v, -1.0), v)
 
 
 MAPS = {

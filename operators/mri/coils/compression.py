@@ -20,15 +20,20 @@ def noise_covariance(noise: ArrayLike, coil_axis: int = -2) -> jax.Array:
       coil_axis: the coil axis.
 
     Returns:
-      (coils, coils), Hermitian, positive semi-definite; singular for coils of zeros (padding), and for fewer
-      samples than coils.
+      (coils, coils), Hermitian, positive semi-definite; singular for coils of zeros (padding).
 
     Raises:
-      ValueError: if ``noise`` lacks the axis or holds no samples.
+      ValueError: if ``noise`` lacks the axis or holds fewer samples than coils: whitening would take the
+        directions that they do not tell for free of noise, and remove the signal there.
 
     Source: Kellman and McVeigh, Magn. Reson. Med. 54:1439, 2005.
     """
     samples = _channels(noise, coil_axis, "noise_covariance: noise")
+    coils, count = samples.shape
+    if count < coils:
+        raise ArgumentError(
+            "noise_covariance: noise", f"at least as many samples as the {coils} coils", count
+        )
     return _product(samples, samples.conj().T) / samples.shape[1]
 
 

@@ -9,7 +9,9 @@ from operators.algebra import ArgumentError, renamed
 _SEARCH_FACTOR = 1.2
 
 
-def random_mask(key: jax.Array, columns: int, acceleration: float, center_fraction: float) -> jax.Array:
+def random_mask(
+    key: jax.Array, columns: int, acceleration: float, center_fraction: float, *, exact: bool = False
+) -> jax.Array:
     """Columns drawn independently, plus a fully sampled center, as fastMRI's random mask.
 
     The center holds ``round(columns * center_fraction)`` columns; every other column is measured with the
@@ -21,6 +23,8 @@ def random_mask(key: jax.Array, columns: int, acceleration: float, center_fracti
       columns: number of columns nx.
       acceleration: expected acceleration, at least 1.
       center_fraction: fraction of the columns in the center block, in [0, 1].
+      exact: measure ``round(columns / acceleration)`` columns in every mask (no fewer than the center), all
+        choices of the others being equally likely.
 
     Returns:
       (columns,) float32.
@@ -41,6 +45,10 @@ def random_mask(key: jax.Array, columns: int, acceleration: float, center_fracti
             f"random_mask: center_fraction {center_fraction} takes {count} of {columns} columns, more than "
             f"acceleration {acceleration} allows ({columns / acceleration:.1f})"
         )
+    if exact:
+        order = jnp.where(center, -1.0, jax.random.uniform(key, (columns,)))
+        drawn = jnp.argsort(jnp.argsort(order)) < max(round(columns / acceleration), count)
+        return drawn.astype(jnp.float32)
     probability = (columns / acceleration - count) / max(columns - count, 1)
     drawn = jax.random.uniform(key, (columns,)) < probability
     return jnp.where(center, True, drawn).astype(jnp.float32)
@@ -53,8 +61,8 @@ def equispaced_mask(
 
     The spacing is exactly ``acceleration``, as parallel imaging needs it, so the realized acceleration is
     lower than its name: with f the fraction of columns in the center it is close to
-    ``acceleration / (1 + f (acceleration - 1))``: 4 and 0.08 give about 3.2, 8 and 0.04 about 6.2. (The mask
-    of that name in fastMRI stretches and rounds the spacing instead and is not equispaced.)
+    ``acceleration / (1 + f (acceleration - 1))``: 4 and 0.08 give about 3.2, 8 and 0.04 about 6.2. This is
+    ``EquiSpacedMaskFunc`` of fastMRI; :func:`equispaced_fraction_mask` is the one that stretches the spacing.
 
     Args:
       columns: number of columns nx.
@@ -73,10 +81,111 @@ def equispaced_mask(
       [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     """
     center = _center_columns(columns, acceleration, center_fraction)
-    if int(acceleration) != acceleration:
-        raise ArgumentError("equispaced_mask: acceleration", "an integer", acceleration)
-    lines = (jnp.arange(columns) - offset) % int(acceleration) == 0
+    spacing = _integer(acceleration, "equispaced_mask")
+    lines = (jnp.arange(columns) - offset) % spacing == 0
     return jnp.where(center, True, lines).astype(jnp.float32)
+
+
+def equispaced_fraction_mask(
+    columns: int, acceleration: float, center_fraction: float, offset: int = 0
+) -> jax.Array:
+    """Columns at a stretched spacing plus a fully sampled center, about ``columns / acceleration`` in all.
+
+    The spacing ``acceleration (columns - c) / (columns - c acceleration)`` makes up for the c columns of the
+    center; it is no integer, so that columns are rounded to the nearest (halves to the even one) and are not
+    equispaced, which interpolation in k-space (GRAPPA) needs. This is ``EquispacedMaskFractionFunc`` of
+    fastMRI, and the mask of its public challenge: the last column is never measured unless it is central.
+
+    Args:
+      columns: number of columns nx.
+      acceleration: at least 1.
+      center_fraction: fraction of the columns in the center block, in [0, 1].
+      offset: first column measured, at least 0; fastMRI draws it below the rounded spacing.
+
+    Returns:
+      (columns,) float32.
+
+    Raises:
+      ValueError: if an argument is out of range, or the center alone exceeds ``columns / acceleration``.
+
+    Source: Zbontar et al., fastMRI, arXiv:1811.08839.
+    """
+    center = _center_columns(columns, acceleration, center_fraction)
+    count = int(center.sum())
+    if offset < 0:
+        raise ArgumentError("equispaced_fraction_mask: offset", "at least 0", offset)
+    if count > columns / acceleration:
+        raise ArgumentError(
+            "equispaced_fraction_mask: center_fraction",
+            f"at most {columns / acceleration:.1f} of {columns} columns at acceleration {acceleration}",
+            f"{count} columns ({center_fraction})",
+        )
+    mask = center.copy()
+    if columns > count * acceleration:
+        spacing = acceleration * (columns - count) / (columns - count * acceleration)
+        mask[np.around(np.arange(offset, columns - 1, spacing)).astype(int)] = True
+    return jnp.asarray(mask, jnp.float32)
+
+
+def magic_mask(columns: int, acceleration: float, center_fraction: float, offset: int = 0) -> jax.Array:
+    """Equispaced columns that differ on the two sides of DC, plus a fully sampled center.
+
+    Each side has one column in ``acceleration``, and no column is the mirror image of another: where images
+    are real up to a smooth phase, each measured column tells another one. This is ``MagicMaskFunc`` of
+    fastMRI; as in :func:`equispaced_mask` the center comes on top.
+
+    Args:
+      columns: number of columns nx.
+      acceleration: spacing of the columns, an integer of at least 1.
+      center_fraction: fraction of the columns in the center block, in [0, 1].
+      offset: of the columns, at least 0; fastMRI draws it below ``acceleration``.
+
+    Returns:
+      (columns,) float32.
+
+    Raises:
+      ValueError: if an argument is out of range or ``acceleration`` is not an integer.
+
+    Source: Defazio, Offset sampling improves deep learning based accelerated MRI reconstructions by
+    exploiting symmetry, arXiv:1912.01101.
+    """
+    center = _center_columns(columns, acceleration, center_fraction)
+    spacing = _integer(acceleration, "magic_mask")
+    if offset < 0:
+        raise ArgumentError("magic_mask: offset", "at least 0", offset)
+    return jnp.asarray(center | _magic_columns(columns, spacing, offset), jnp.float32)
+
+
+def magic_fraction_mask(
+    columns: int, acceleration: float, center_fraction: float, offset: int = 0
+) -> jax.Array:
+    """As :func:`magic_mask`, the spacing chosen so that about ``columns / acceleration`` are measured in all.
+
+    The center has at least one column and at most ``round(columns / acceleration)``; the spacing is that
+    number less the center, rounded: ``MagicMaskFractionFunc`` of fastMRI.
+
+    Args:
+      columns: number of columns nx.
+      acceleration: at least 1.
+      center_fraction: fraction of the columns in the center block, in [0, 1].
+      offset: of the columns, at least 0.
+
+    Returns:
+      (columns,) float32.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    _center_columns(columns, acceleration, center_fraction)
+    if offset < 0:
+        raise ArgumentError("magic_fraction_mask: offset", "at least 0", offset)
+    target = round(columns / acceleration)
+    count = max(min(round(columns * center_fraction), target), 1)
+    mask = np.zeros(columns, bool)
+    mask[center_slice(columns, count)] = True
+    if target > count:
+        mask |= _magic_columns(columns, round(columns / (target - count)), offset)
+    return jnp.asarray(mask, jnp.float32)
 
 
 @renamed(key_or_seed="key")
@@ -199,6 +308,20 @@ def _center_columns(columns: int, acceleration: float, center_fraction: float) -
     center = np.zeros(columns, bool)
     center[center_slice(columns, round(columns * center_fraction))] = True
     return center
+
+
+def _magic_columns(columns: int, spacing: int, offset: int) -> np.ndarray:
+    """Columns right of DC from one offset on, left of it from another, so that no two are mirror images."""
+    right, left = (offset + 2, offset - 1) if offset % 2 else (offset + 1, offset + 2)
+    steps = np.arange(columns) - columns // 2
+    side = np.where(steps >= 0, steps - right, -steps - 1 - left)
+    return (side >= 0) & (side % spacing == 0)
+
+
+def _integer(acceleration: float, where: str) -> int:
+    if int(acceleration) != acceleration:
+        raise ArgumentError(f"{where}: acceleration", "an integer", acceleration)
+    return int(acceleration)
 
 
 def _check_acceleration(acceleration: float) -> None:
