@@ -1,6 +1,9 @@
 """The non-uniform Fourier transform of MRI as a linear operator."""
 
+import dataclasses
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +44,10 @@ class NUFFT(LinearOperator):
       image_shape: (nx,), (ny, nx) or (nz, ny, nx), any sizes.
       eps: relative error, down to 1e-6 in single and 1e-12 in double precision.
       backend: "auto" (native code on CPU where it can be had), or "jax".
-      gram_by_toeplitz: computes the gram by Toeplitz embedding, with a spectrum kept in the operator; None
-        chooses what is faster on this machine.
+      gram_by_toeplitz: computes the gram by Toeplitz embedding; None chooses what is faster on this machine.
       periodic: accepts positions far outside [-1/2, 1/2), which otherwise are taken for a mistake in units.
+      spectrum: of the embedding (:func:`operators.fourier.toeplitz.spectrum`), None without; computed when it
+        is first asked for, by a gram or by JAX when the operator is an argument of a compiled function.
 
     Raises:
       ValueError: if a shape, ``eps`` or ``backend`` is not as stated, or the trajectory is not finite or
@@ -62,7 +66,7 @@ class NUFFT(LinearOperator):
     backend: str = static(default="auto")
     gram_by_toeplitz: bool | None = static(default=None)
     periodic: bool = static(default=False)
-    spectrum: jax.Array | None = None
+    spectrum: jax.Array | None = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in np.atleast_1d(self.image_shape))
@@ -87,8 +91,17 @@ class NUFFT(LinearOperator):
             slow_gridding = not native.preferred(complex_dtype(trajectory.dtype), self.backend)
             embed = slow_gridding or toeplitz_is_cheaper(layout, shape, trajectory.shape[-2])
         assign(self, trajectory=trajectory, image_shape=shape, eps=eps, gram_by_toeplitz=bool(embed))
-        if embed and self.spectrum is None:
-            assign(self, spectrum=self._spectrum(None))
+        if isinstance(trajectory, jax.core.Tracer):
+            # A value of this trace: made later, in one within it, it could not be kept.
+            assign(self, spectrum=self._spectrum(None) if embed else None)
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here for what is not there yet.
+        if name != "spectrum":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with jax.ensure_compile_time_eval():
+            assign(self, spectrum=self._spectrum(None) if self.gram_by_toeplitz else None)
+        return self.spectrum
 
     # The samples are counted from the end, so that this holds for stacked operators too.
     in_shape = property(lambda self: self.image_shape)
@@ -108,14 +121,9 @@ class NUFFT(LinearOperator):
     def _spectrum(self, weights):
         weights = jnp.ones((), self.trajectory.dtype) if weights is None else jnp.asarray(weights)
         weights = jnp.broadcast_to(weights, self.trajectory.shape[:-1]).astype(self.in_dtype)
-        twice = tuple(2 * n for n in self.image_shape)
-        points, values, lead = _align(self.trajectory, weights, 1)
-        lags = type1(
-            points, None, values[:, :, None], shape=twice, sign=1, eps=self.eps, backend=self.backend
+        return _weighted_spectrum(
+            self.trajectory, weights, shape=self.image_shape, eps=self.eps, backend=self.backend
         )
-        # The transform onto twice the image is normalized by the root of its own number of pixels.
-        lags = _unalign(lags, lead) * (math.sqrt(math.prod(twice)) / math.prod(self.image_shape))
-        return toeplitz.spectrum(lags, self.image_shape)
 
     def _forward(self, x):
         return self._forward_maps(x, None)[..., 0, :]
@@ -155,6 +163,17 @@ class NUFFT(LinearOperator):
             backend=self.backend,
         )
         return _unalign(x, lead)
+
+
+# Compiled as a whole: one by one, its thirty operations would take a second to compile.
+@functools.partial(jax.jit, static_argnames=("shape", "eps", "backend"))
+def _weighted_spectrum(trajectory, weights, *, shape, eps, backend):
+    twice = tuple(2 * n for n in shape)
+    points, values, lead = _align(trajectory, weights, 1)
+    lags = type1(points, None, values[:, :, None], shape=twice, sign=1, eps=eps, backend=backend)
+    # The transform onto twice the image is normalized by the root of its own number of pixels.
+    lags = _unalign(lags, lead) * (math.sqrt(math.prod(twice)) / math.prod(shape))
+    return toeplitz.spectrum(lags, shape)
 
 
 @frozen_pytree

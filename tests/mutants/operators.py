@@ -9,6 +9,10 @@ _MASKS = _T + "test_fourier.py::test_every_mask_gives_a_true_operator"
 _RESIZE = _T + "test_fourier.py::test_fourier_resize_keeps_band_limited_images"
 _NUFFT = _T + "test_nufft.py::test_relative_error_on_full_images"
 _NUFFT_GRADIENTS = _T + "test_nufft_transformations.py::test_gradients_are_those_of_the_direct_sum"
+_TABLE = _T + "test_kernel_table.py::"
+_GRIDS = _TABLE + "test_grids_are_found_without_trying_many"
+_FITTED = _TABLE + "test_the_table_holds_what_the_fit_gives"
+_SPECTRUM = _TABLE + "test_the_spectrum_is_made_when_it_is_asked_for"
 _TOEPLITZ = _T + "test_nufft.py::test_toeplitz_of_weights_is_the_weighted_gram"
 _WAVELETS = _T + "test_wavelets.py::test_volumes_are_transformed_along_every_axis"
 _CONVOLUTION = "tests/models/test_convolution.py::test_primitives_equal_plain_jax_in_single"
@@ -174,8 +178,10 @@ _FOURIER_PACKAGE = (
             "self.trajectory.dtype)",
             _TOEPLITZ,
         ),
-        ("/ math.prod(self.image_shape))", "/ math.sqrt(math.prod(self.image_shape)))", _TOEPLITZ),
+        ("/ math.prod(shape))", "/ math.sqrt(math.prod(shape)))", _TOEPLITZ),
         ("conjugate=maps is not None", "conjugate=False", _MAPS),
+        ("with jax.ensure_compile_time_eval():", "if True:", _SPECTRUM),
+        ("if isinstance(trajectory, jax.core.Tracer):", "if embed:", _SPECTRUM),
     ),
     *in_file(
         "operators/fourier/nufft_jax.py",
@@ -185,6 +191,16 @@ _FOURIER_PACKAGE = (
     *in_file(
         "operators/fourier/nufft_kernel.py",
         ("(np.arange(pixels) - pixels // 2) / cells", "(np.arange(pixels) - pixels / 2) / cells", _NUFFT),
+        (
+            "yield (about > 1.2 * eps, ",
+            "yield (about > 0, ",
+            _TABLE + "test_grids_are_found_without_trying_many",
+        ),
+        (
+            "        start += size",
+            "        start += width",
+            _TABLE + "test_the_table_holds_what_the_fit_gives",
+        ),
     ),
     *in_file(
         "operators/fourier/nufft_primitive.py",
