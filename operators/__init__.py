@@ -16,7 +16,18 @@ from operators.algebra import (
     check_adjoint,
     check_gradients,
 )
-from operators.ct import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, Radon, VectorGeometry, fbp, fdk
+from operators.ct import (
+    ConeBeam,
+    FanBeam,
+    ParallelBeam,
+    ParallelBeam3D,
+    Radon,
+    VectorGeometry,
+    fbp,
+    fdk,
+    from_astra,
+    to_astra,
+)
 from operators.fourier import NUFFT, CartesianFourier, fft2c, ifft2c
 from operators.kernels import backends
 from operators.mri import (
@@ -77,6 +88,7 @@ __all__ = [
     "fft2c",
     "fista",
     "fourier",
+    "from_astra",
     "ifft2c",
     "kernels",
     "l1_wavelet",
@@ -92,5 +104,6 @@ __all__ = [
     "rss",
     "shepp_logan",
     "solvers",
+    "to_astra",
     "total_variation",
 ]

@@ -251,8 +251,9 @@ def remove_rings(integrals: jax.Array, size: int = 21) -> jax.Array:
     """Removes stripes of a sinogram by sorting.
 
     The values of every detector element are sorted over views, the sorted sinogram is smoothed by a running
-    median over elements (reflected at the ends), and the values go back to their views. A stripe, which
-    shifts an element's whole distribution, disappears; structures that move over the detector stay.
+    median over elements (reflected at the ends, the last element twice), and the values go back to their
+    views. A stripe, which shifts an element's whole distribution, disappears; structures that move over the
+    detector stay.
 
     Args:
       integrals: (..., views, detectors).
@@ -264,22 +265,23 @@ def remove_rings(integrals: jax.Array, size: int = 21) -> jax.Array:
     Raises:
       ValueError: if ``size`` is not odd and positive, or exceeds what the detector can reflect.
 
-    Source: Vo, Atwood and Drakopoulos, Opt. Express 26:28396, 2018, algorithm 3.
+    Source: Vo, Atwood and Drakopoulos, Opt. Express 26:28396, 2018, algorithm 3; the ends as in its authors'
+    code, ``remove_stripe_based_sorting`` of sarepy and tomopy.
     """
     integrals = as_inexact(integrals)
     if integrals.ndim < 2:
         raise ArgumentError("remove_rings: integrals", "(..., views, detectors)", integrals.shape)
     detectors = integrals.shape[-1]
-    if size < 1 or size % 2 == 0 or size // 2 >= detectors:
+    if size < 1 or size % 2 == 0 or size // 2 > detectors:
         raise ArgumentError(
             "remove_rings: size",
-            f"an odd positive number of at most {2 * detectors - 1} for {detectors} detectors",
+            f"an odd positive number of at most {2 * detectors + 1} for {detectors} detectors",
             size,
         )
     order = jnp.argsort(integrals, axis=-2)
     ranked = jnp.take_along_axis(integrals, order, axis=-2)
     half = size // 2
-    padded = jnp.pad(ranked, [(0, 0)] * (ranked.ndim - 1) + [(half, half)], mode="reflect")
+    padded = jnp.pad(ranked, [(0, 0)] * (ranked.ndim - 1) + [(half, half)], mode="symmetric")
     windows = jnp.stack([padded[..., i : i + detectors] for i in range(size)])
     return jnp.take_along_axis(jnp.median(windows, axis=0), jnp.argsort(order, axis=-2), axis=-2)
 

@@ -6,6 +6,7 @@ _T = "tests/operators/"
 _PHYSICS = _T + "test_ct_physics.py::test_"
 _GEOMETRY = _T + "test_geometry.py::test_"
 _INVERSION = _T + "test_analytic_inversion.py::test_"
+_DISPLACED = _T + "test_displaced_detectors.py::test_"
 _CONVERSIONS = _T + "test_geometry_conversions.py::test_"
 _ITERATIVE = _T + "test_ct_iterative.py::test_"
 _PHANTOMS = _T + "test_phantoms.py::test_"
@@ -58,6 +59,11 @@ _CT = (
             "order, axis=-2)",
             _PHYSICS + "rings_are_removed_and_objects_are_kept",
         ),
+        (
+            'mode="symmetric")',
+            'mode="reflect")',
+            _PHYSICS + "rings_are_removed_up_to_the_ends_as_by_their_authors",
+        ),
     ),
     *in_file(
         "operators/ct/algebraic.py",
@@ -101,6 +107,45 @@ _CT = (
             "weights = (gaps + xp.roll(gaps, 1)) / 2",
             "weights = gaps",
             _INVERSION + "views_stand_for_the_gaps_next_to_them",
+        ),
+    ),
+    *in_file(
+        "operators/ct/inversion/displaced.py",
+        (
+            "weights = 1 + np.sin(math.pi / 2 * along)",
+            "weights = 1 + along * 0",
+            _DISPLACED + "a_displaced_detector_sees_the_whole_object_in_a_turn",
+        ),
+        (
+            "(extra, 0) if long_side > 0 else (0, extra)",
+            "(0, 0)",
+            _DISPLACED + "a_displaced_detector_sees_the_whole_object_in_a_turn",
+        ),
+        (
+            "near >= radius or far - near < _LEAST * step",
+            "near >= radius",
+            _DISPLACED + "detectors_that_see_the_object_on_both_sides_weigh_as_ever",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/circular.py",
+        (
+            "e, normal = -e, -normal",
+            "pass",
+            _DISPLACED + "vectors_of_a_circle_are_inverted_as_the_circle",
+        ),
+        (
+            "pitch = 2 * math.pi * slope",
+            "pitch = slope",
+            _DISPLACED + "vectors_of_a_circle_are_inverted_as_the_circle",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/scanners.py",
+        (
+            '(("src_shift_func", -1.0), ("det_shift_func", 1.0))',
+            '(("src_shift_func", 1.0), ("det_shift_func", 1.0))',
+            _CONVERSIONS + "shifts_and_translations_of_odl_are_its_own",
         ),
     ),
     *in_file(

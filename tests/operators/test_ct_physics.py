@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from jax.test_util import check_grads
 
 from operators import ParallelBeam, Radon
@@ -191,6 +192,16 @@ def test_rings_are_removed_and_objects_are_kept():
     np.testing.assert_array_equal(remove_rings(clean, 1), clean)
     constant = np.broadcast_to(np.linspace(0, 1, 8)[:, None], (8, 12)).astype(np.float32)
     np.testing.assert_allclose(remove_rings(add_rings(constant, 1 + 0.1 * (np.arange(12) == 5)), 5), constant)
+
+
+@pytest.mark.parametrize("size", [3, 11, 19])
+def test_rings_are_removed_up_to_the_ends_as_by_their_authors(size):
+    """scipy's median filter of sorted columns, as in ``remove_stripe_based_sorting`` of sarepy and tomopy."""
+    y = np.random.default_rng(0).normal(size=(7, 9))
+    order = np.argsort(y, axis=0)
+    ranked = scipy.ndimage.median_filter(np.take_along_axis(y, order, 0), (1, size), mode="reflect")
+    expected = np.take_along_axis(ranked, np.argsort(order, axis=0), 0)
+    np.testing.assert_allclose(remove_rings(y, size), expected, rtol=1e-6)
 
 
 @pytest.mark.slow

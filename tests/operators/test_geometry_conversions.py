@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, VectorGeometry
+from operators import ConeBeam, FanBeam, ParallelBeam, ParallelBeam3D, Radon, VectorGeometry
 from operators.ct import (
     as_vectors,
     from_astra,
@@ -69,6 +69,61 @@ def test_astra_vectors_are_those_of_its_documentation(x64, kind):
         found = getattr(g, name)
         if found is not None:
             np.testing.assert_allclose(found, np.stack(columns, -1)[:, : g.ndim], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "scan, centers",
+    [
+        ({"type": "parallel", "DetectorCount": 14}, [5.0, 6.43301205, 8.9999999, 7.0]),
+        (
+            {
+                "type": "fanflat",
+                "DetectorCount": 24,
+                "DistanceOriginSource": 20,
+                "DistanceOriginDetector": 20,
+            },
+            [8.53799858, 11.44239976, 16.45076179, 12.76424074],
+        ),
+    ],
+)
+def test_a_pixel_lands_where_astra_puts_it(scan, centers):
+    """Centers of gravity of ASTRA 2.5.0 itself (projectors "linear" and "line_fanflat" on the CPU).
+
+    A pixel of a magnified fan meets two elements, which the models weigh differently.
+    """
+    angles = np.deg2rad([0.0, 30.0, 90.0, 200.0])
+    image = np.zeros((8, 8), np.float32)
+    image[1, 2] = 1
+    y = np.asarray(
+        Radon(from_astra(scan | {"DetectorWidth": 1.0, "ProjectionAngles": angles}), (8, 8))(image)
+    )
+    np.testing.assert_allclose(
+        y @ np.arange(y.shape[1]) / y.sum(1), centers, atol=0.4 if "fan" in scan["type"] else 0.03
+    )
+
+
+@pytest.mark.parametrize("kind", ["parallel3d", "cone", "parallel3d_vec", "cone_vec"])
+def test_a_voxel_of_an_astra_volume_lands_where_its_documentation_says(kind):
+    """ASTRA's volumes ascend in y: voxel (k, i, j) is at ``(j - 7.5, i - 5, k - 4)`` in its world."""
+    scan = to_astra(GEOMETRIES[kind]())
+    scan = scan | {"DetectorRowCount": 41, "DetectorColCount": 51}
+    volume = np.zeros((9, 11, 16), np.float32)
+    volume[6, 8, 3] = 1
+    point = np.array([3 - 7.5, 8 - 5.0, 6 - 4.0])
+    y = np.asarray(Radon(from_astra(scan), volume.shape)(volume[:, ::-1]))
+    for index, (view, angle) in enumerate(zip(y, ANGLES, strict=True)):
+        if kind.endswith("vec"):
+            source, detector, u, v = np.split(scan["Vectors"][index], 4)
+        else:
+            n, u, v = [-np.sin(angle), np.cos(angle), 0], [np.cos(angle), np.sin(angle), 0], [0, 0, 1]
+            n, u, v = np.array(n), np.array(u) * 0.8, np.array(v) * 1.2
+            source, detector = (-11 * n, 5 * n) if kind == "cone" else (n, 0 * n)
+        direction = point - source if kind.startswith("cone") else source
+        # point + t direction = detector + a u + b v
+        a, b, _ = np.linalg.solve(np.stack([u, v, -direction], 1), point - detector)
+        rows, columns = view.sum(1), view.sum(0)
+        assert columns @ np.arange(51) / columns.sum() == pytest.approx(a + 25, abs=0.15)
+        assert rows @ np.arange(41) / rows.sum() == pytest.approx(b + 20, abs=0.15)
 
 
 def test_astra_cylinder(x64):
@@ -170,8 +225,66 @@ def test_odl_there_and_back(x64, kind, curved):
         expected = np.stack([11 * np.sin(ANGLES), -11 * np.cos(ANGLES), height], axis=-1)
         np.testing.assert_allclose(source, expected, atol=1e-12)
     odl.translation = (1.0, 0.0, 0.0)[: geometry.ndim]
-    with pytest.raises(ValueError, match="translation"):
-        from_odl(odl)
+    if curved:
+        with pytest.raises(ValueError, match="det_curvature_radius: expected a flat detector"):
+            from_odl(odl)
+    else:
+        points = np.random.default_rng(1).uniform(-2, 2, (5, geometry.ndim))
+        moved = from_odl(odl).detector_coordinates(points + odl.translation)
+        np.testing.assert_allclose(moved, geometry.detector_coordinates(points), atol=1e-9)
+
+
+ODL_ANGLES = np.array([0.3, 1.1, 2.9])
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_shifts_and_translations_of_odl_are_its_own(x64, ndim):
+    """Positions that ODL 1.0.0 gives: src_position, and det_point_position of (-1.5) or (-1.5, -0.5)."""
+    source = [
+        [1.941185, -4.412413, -0.956761],
+        [4.488431, -2.215983, -0.574789],
+        [1.510656, 3.725874, 0.284648],
+    ]
+    element = [
+        [-1.533327, 0.897979, -1.106761],
+        [-1.787087, -1.09778, -0.724789],
+        [1.944603, -2.663507, 0.134648],
+    ]
+
+    def source_shift(angles):
+        return np.stack([0.2 + 0 * angles, 0.1 * np.arange(len(angles)), -0.3 + 0 * angles], -1)[:, :ndim]
+
+    partition = SimpleNamespace(
+        min_pt=(-2, -1)[: ndim - 1], max_pt=(3, 2)[: ndim - 1], shape=(5, 3)[: ndim - 1]
+    )
+    odl = SimpleNamespace(
+        angles=ODL_ANGLES,
+        det_partition=partition,
+        src_radius=4,
+        det_radius=2,
+        pitch=3,
+        offset_along_axis=-1,
+        src_shift_func=source_shift,
+        det_shift_func=lambda angles: [-0.1, 0.25, 0.05][:ndim],
+        translation=(0.7, -0.4, 0.2)[:ndim],
+    )
+    geometry = from_odl(odl)
+    points, directions = geometry.rays(*[np.zeros(1)] * (ndim - 1))
+    shape = (3, ndim)
+    np.testing.assert_allclose(points.reshape(shape), np.array(source)[:, :ndim], atol=2e-6)
+    np.testing.assert_allclose((points + directions).reshape(shape), np.array(element)[:, :ndim], atol=2e-6)
+
+
+def test_a_translated_parallel_beam_of_odl(x64):
+    """det_point_position(angles, -1.5) of ODL 1.0.0."""
+    partition = SimpleNamespace(min_pt=-2, max_pt=3, shape=5)
+    odl = SimpleNamespace(
+        angles=ODL_ANGLES, det_partition=partition, translation=(0.7, -0.4), det_pos_init=(0.7, 0.6)
+    )
+    points, directions = from_odl(odl).rays(np.zeros(1))
+    known = np.array([[-1.028525, 0.112056], [-0.871602, -1.283215], [1.917188, -1.729832]])
+    normal = np.stack([directions[:, 0, 1], -directions[:, 0, 0]], -1)
+    np.testing.assert_allclose(np.sum((points[:, 0] - known) * normal, -1), 0, atol=2e-6)
 
 
 PHI = np.remainder(0.3 + np.linspace(0, 5 * np.pi, 50), 2 * np.pi)

@@ -48,8 +48,10 @@ def as_vectors(geometry: Geometry) -> VectorGeometry:
 def from_astra(projection_geometry: Mapping) -> Geometry:
     """A geometry from ASTRA's dictionary of type parallel, fanflat, parallel3d, cone or their ``_vec``.
 
-    World, angles, columns and rows are ASTRA's. Its volumes (nz, ny, nx) and images (ny, nx) are laid out as
-    ours, its three-dimensional projections as (rows, views, columns).
+    World, angles, columns and rows are ASTRA's. Its images (ny, nx) descend in y as ours, but its volumes
+    (nz, ny, nx) ascend in y: flip their middle axis, ``volume[:, ::-1]``, on the way there and back. Its
+    three-dimensional projections are (rows, views, columns): ours are ``projections.swapaxes(0, 1)``.
+    :func:`operators.fbp` and :func:`operators.fdk` take vectors that describe a circle or a helix.
 
     Args:
       projection_geometry: as made by ``astra.create_proj_geom``.
@@ -61,6 +63,11 @@ def from_astra(projection_geometry: Mapping) -> Geometry:
       ValueError: if the type is none of these, or a key is missing.
 
     Source: van Aarle et al., Opt. Express 24:25129, 2016, and the geometries of the ASTRA documentation.
+
+    Example:
+      >>> scan = {"type": "parallel", "DetectorWidth": 0.5, "DetectorCount": 8, "ProjectionAngles": [1.0]}
+      >>> operators.from_astra(scan).shape
+      (1, 8)
     """
     g = projection_geometry
     kind = g.get("type")
@@ -103,10 +110,14 @@ def to_astra(geometry: Geometry) -> dict:
     """ASTRA's dictionary of a geometry, as ``astra.create_proj_geom`` returns it.
 
     The plain type where all offsets and the pitch are zero, else the ``_vec`` one; a cylindrical detector
-    becomes cyl_cone_vec (ASTRA 2.4). See :func:`from_astra` for the layout of arrays.
+    becomes cyl_cone_vec (ASTRA 2.4). See :func:`from_astra` for the layout of arrays: volumes ascend in y.
 
     Raises:
       ValueError: if the geometry is a curved fan beam, which ASTRA has not.
+
+    Example:
+      >>> operators.to_astra(operators.ParallelBeam(jnp.ones(3), 8))["type"]
+      'parallel'
     """
     if isinstance(geometry, FanBeam) and geometry.curved:
         raise ArgumentError("to_astra: geometry", "a flat detector in two dimensions", "a curved FanBeam")

@@ -9,9 +9,11 @@ import numpy as np
 
 from operators.algebra import ArgumentError
 from operators.ct.geometry.cone import ConeBeam
+from operators.ct.geometry.conversions import as_vectors
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
 from operators.ct.geometry.protocol import Geometry
+from operators.ct.geometry.vector import VectorGeometry
 
 
 def from_odl(geometry: Any) -> Geometry:
@@ -19,22 +21,64 @@ def from_odl(geometry: Any) -> Geometry:
 
     ODL's angles, world and helix are ours. Its images are indexed (x, y), its volumes (x, y, z), with all
     axes ascending: ours are ``image.T[::-1]`` and ``volume.transpose(2, 1, 0)[:, ::-1]``. Its
-    three-dimensional projections are (views, columns, rows). An asymmetric detector partition is an offset.
+    three-dimensional projections are (views, columns, rows). An asymmetric detector partition is an offset;
+    a translation, or shifts of source or detector, make vectors.
 
     Args:
       geometry: an object with ODL's attributes: ``angles``, ``det_partition`` (``min_pt``, ``max_pt``,
         ``shape``) and, for divergent beams, ``src_radius``, ``det_radius``, ``det_curvature_radius``,
-        ``pitch`` and ``offset_along_axis``.
+        ``pitch``, ``offset_along_axis``, ``src_shift_func`` and ``det_shift_func``; and ``translation``.
 
     Returns:
-      ParallelBeam, ParallelBeam3D, FanBeam or ConeBeam.
+      ParallelBeam, ParallelBeam3D, FanBeam or ConeBeam, or a VectorGeometry if anything is moved.
 
     Raises:
-      ValueError: if its axes are not the default ones, its detector is curved but not around the source, or
-        its source or detector are shifted.
+      ValueError: if its axes are not the default ones, or its detector is curved but not around the source,
+        or curved and moved.
 
     Source: Adler, Kohr and Oktem, Operator Discretization Library, doi:10.5281/zenodo.249479, 2017.
     """
+    result = _from_odl_unmoved(geometry)
+    moves = _odl_moves(geometry, result)
+    if not any(move.any() for move in moves):
+        return result
+    if getattr(result, "curved", False):
+        expected = "a flat detector where a translation or shifts move it"
+        raise ArgumentError("from_odl: det_curvature_radius", expected, "a curved one")
+    vectors, (source, detector) = as_vectors(result), moves
+    return VectorGeometry(
+        vectors.source + source if vectors.divergent else vectors.source,
+        vectors.detector + detector,
+        vectors.column_axis,
+        vectors.row_axis,
+        vectors.detector_shape,
+        vectors.divergent,
+    )
+
+
+def _odl_moves(geometry: Any, unmoved: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """What the translation and shifts of ODL's geometry add to source and detector: (views, ndim) each."""
+    ndim, views = unmoved.ndim, unmoved.views
+    angles = np.asarray(geometry.angles, float)
+    cos, sin = np.cos(angles), np.sin(angles)
+    # The tangent in which the source is shifted, and the way from the source to the detector.
+    across, along = np.stack([cos, sin], -1), np.stack([-sin, cos], -1)
+    translation = getattr(geometry, "translation", None)
+    moves = []
+    # The detector's shifts are along the opposite axes.
+    for name, sign in (("src_shift_func", -1.0), ("det_shift_func", 1.0)):
+        move = np.zeros((views, ndim))
+        move += 0.0 if translation is None else np.asarray(translation, float)
+        function = getattr(geometry, name, None)
+        if function is not None:
+            shift = np.broadcast_to(np.atleast_2d(np.asarray(function(angles), float)), (views, ndim))
+            move[:, :2] += sign * (shift[:, :1] * along - shift[:, 1:2] * across)
+            move[:, 2:] += shift[:, 2:]
+        moves.append(move)
+    return moves[0], moves[1]
+
+
+def _from_odl_unmoved(geometry: Any) -> ParallelBeam | ParallelBeam3D | FanBeam | ConeBeam:
     angles = jnp.asarray(np.asarray(geometry.angles), float)
     partition = geometry.det_partition
     shape = tuple(int(n) for n in np.atleast_1d(partition.shape))
@@ -126,22 +170,20 @@ def to_odl(geometry: Geometry) -> dict:
 
 
 def _check_odl_axes(geometry: Any, ndim: int) -> None:
+    translation = getattr(geometry, "translation", None)
     defaults = {
         "axis": (0, 0, 1),
         "det_pos_init": (0, 1, 0)[:ndim],
         "src_to_det_init": (0, 1, 0)[:ndim],
         "det_axis_init": (1, 0),
         "det_axes_init": ((1, 0, 0), (0, 0, 1)),
-        "translation": (0, 0, 0)[:ndim],
     }
     for name, default in defaults.items():
         found = getattr(geometry, name, None)
+        if name == "det_pos_init" and found is not None and translation is not None:
+            found = np.asarray(found, float) - np.asarray(translation, float)
         if found is not None and not np.allclose(np.asarray(found, float), default):
             raise ArgumentError(f"from_odl: {name}", f"the default {default}", found)
-    for name in ("src_shift_func", "det_shift_func"):
-        shift = getattr(geometry, name, None)
-        if shift is not None and np.any(np.asarray(shift(np.asarray(geometry.angles)))):
-            raise ArgumentError(f"from_odl: {name}", "zero", "shifts of source or detector")
 
 
 def from_dicom_ct_pd(tags: Mapping) -> ConeBeam:

@@ -16,10 +16,13 @@ from operators.algebra import (
     positive_number,
     renamed,
 )
+from operators.ct.geometry.circular import as_circular
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
+from operators.ct.geometry.vector import VectorGeometry
 from operators.ct.geometry.visibility import check_object
+from operators.ct.inversion.displaced import even_out
 from operators.ct.inversion.divergent import invert_cone, invert_fan
 from operators.ct.inversion.parallel import METHODS, invert_parallel
 from operators.ct.inversion.ramp_filters import check_filter
@@ -28,7 +31,7 @@ from operators.ct.inversion.short_scan import Coverage, angular_coverage, helica
 
 def fbp(
     sinogram: jax.Array,
-    geometry: ParallelBeam | FanBeam,
+    geometry: ParallelBeam | FanBeam | VectorGeometry,
     image_shape: tuple[int, int],
     pixel_size: float = 1.0,
     filter: str = "ram-lak",
@@ -44,8 +47,10 @@ def fbp(
     limited arc gives what its views tell, without extrapolation. Fans of a full turn count every ray half;
     those of an arc are weighted after Parker with the virtual fan angle that the arc admits (Silver),
     whatever its start, direction and length; on arcs shorter than half a turn plus the fan, rays without a
-    conjugate count fully. Detector and axis offsets enter through the rays themselves; a detector displaced
-    so far that it sees half of the object is not made up for.
+    conjugate count fully. Detector and axis offsets enter through the rays themselves. On a full turn a
+    detector displaced so far that it passes the object on one side only (half-fan, offset scan) is made up
+    for after Wang: what it sees once counts fully. The circle inscribed in the image is taken as the object,
+    and the geometry has to be concrete.
 
     The methods:
 
@@ -62,7 +67,7 @@ def fbp(
 
     Args:
       sinogram: (..., views, detectors), line integrals.
-      geometry: the parallel-beam or fan-beam geometry.
+      geometry: the parallel-beam or fan-beam geometry, or vectors of one around the origin, concrete.
       image_shape: (ny, nx).
       pixel_size: width of the pixels in the geometry's unit of length.
       filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
@@ -77,12 +82,12 @@ def fbp(
     Raises:
       ValueError: if the sinogram does not fit the geometry, a size, the cutoff or an option is out of
         range, or the geometry cannot see the object (see :func:`check_object`).
-      TypeError: if the geometry is of another kind.
+      TypeError: if the geometry is of another kind, or vectors are traced or no scan around the origin.
 
     Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; De Man and Basu,
     Phys. Med. Biol. 49:2463, 2004 (footprints); Gullberg, Crawford and Tsui, IEEE Trans. Med. Imaging 5:23,
-    1986 (displaced axis); Parker, Med. Phys. 9:254, 1982;
-    Silver, Med. Phys. 27:773, 2000.
+    1986 (displaced axis); Parker, Med. Phys. 9:254, 1982; Silver, Med. Phys. 27:773, 2000; Wang, Med. Phys.
+    29:1634, 2002 (displaced detector).
 
     Example:
       >>> geometry = operators.ParallelBeam(jnp.linspace(0, jnp.pi, 32, endpoint=False), 16)
@@ -92,6 +97,8 @@ def fbp(
       >>> print(np.asarray(image[8, 8]).round(1))
       1.0
     """
+    if isinstance(geometry, VectorGeometry) and geometry.ndim == 2:
+        sinogram, geometry = _circular("fbp", sinogram, geometry)
     if not isinstance(geometry, ParallelBeam | FanBeam):
         raise TypeError(
             f"fbp: geometry: expected ParallelBeam or FanBeam, found {type(geometry).__name__}; volumes are "
@@ -104,6 +111,7 @@ def fbp(
         raise ArgumentError("fbp: method", f"one of {methods} for {type(geometry).__name__}", repr(method))
     options = _options("fbp", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fbp: sinogram")
+    sinogram, geometry = even_out(sinogram, geometry, shape, options["pixel_size"])
     period = math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi
     coverage = _typed(angular_coverage(geometry.angles, period), geometry.dtype)
     return _fbp(sinogram, geometry, coverage, method, **options)
@@ -112,7 +120,7 @@ def fbp(
 @renamed(volume_shape="image_shape")
 def fdk(
     sinogram: jax.Array,
-    geometry: ConeBeam | ParallelBeam3D,
+    geometry: ConeBeam | ParallelBeam3D | VectorGeometry,
     image_shape: tuple[int, int, int],
     pixel_size: float = 1.0,
     filter: str = "ram-lak",
@@ -135,7 +143,7 @@ def fdk(
 
     Args:
       sinogram: (..., views, rows, columns), line integrals.
-      geometry: the cone-beam geometry, or parallel beams across the axis.
+      geometry: the cone-beam geometry, or parallel beams across the axis, or vectors of such, concrete.
       image_shape: (nz, ny, nx).
       pixel_size: width of the voxels in the geometry's unit of length.
       filter, cutoff, backend: as for :func:`fbp`.
@@ -155,6 +163,8 @@ def fdk(
       >>> operators.fdk(jnp.ones(geometry.shape), geometry, (2, 4, 4)).shape
       (2, 4, 4)
     """
+    if isinstance(geometry, VectorGeometry) and geometry.ndim == 3:
+        sinogram, geometry = _circular("fdk", sinogram, geometry)
     if not isinstance(geometry, ConeBeam | ParallelBeam3D):
         raise TypeError(
             f"fdk: geometry: expected ConeBeam or ParallelBeam3D, found {type(geometry).__name__}; images "
@@ -165,11 +175,18 @@ def fdk(
     shape = tuple(positive_integer(n, "fdk: image_shape") for n in image_shape)
     options = _options("fdk", geometry, shape, pixel_size, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fdk: sinogram")
+    sinogram, geometry = even_out(sinogram, geometry, shape, options["pixel_size"])
     if isinstance(geometry, ConeBeam):
         coverage = _cone_coverage(geometry)
     else:
         coverage = angular_coverage(geometry.angles, math.pi)
     return _fdk(sinogram, geometry, _typed(coverage, geometry.dtype), **options)
+
+
+def _circular(name, sinogram, vectors):
+    check_array(sinogram, vectors.shape, vectors.dtype, f"{name}: sinogram")
+    geometry, flips = as_circular(vectors, name)
+    return jnp.flip(jnp.asarray(sinogram), flips) if flips else sinogram, geometry
 
 
 def _options(name, geometry, shape, pixel_size, filter, cutoff, backend):
