@@ -149,10 +149,13 @@ def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir)
         for seed in seeds
         if not all((_path(workdir, name, seed) / "results.json").exists() for name in planned)
     }
-    widths = [
-        max((getattr(d, part).valid.shape[1] for d in data.values()), default=0) for part in ("train", "test")
+    parts = [
+        part
+        for part in ("train", "validation", "test")
+        if getattr(next(iter(data.values()), None), part, None)
     ]
-    return {seed: pad_examples(d, *widths) for seed, d in data.items()}
+    widths = {part: max(getattr(d, part).valid.shape[1] for d in data.values()) for part in parts}
+    return {seed: pad_examples(d, **widths) for seed, d in data.items()}
 
 
 def main(dotted: Dotted) -> None:

@@ -84,6 +84,12 @@ def make_schedule(
     return schedule
 
 
+def schedule_name(settings: FederationSettings) -> str:
+    """The ``--rate_schedule`` in force: adam_cosine brings its own unless another one is given."""
+    own = settings.optimizer == "adam_cosine" and settings.rate_schedule == "constant"
+    return "warmup_cosine" if own else settings.rate_schedule
+
+
 def rate_by_round(settings: FederationSettings, rounds: int) -> Callable | None:
     """The clients' learning rate over its highest value, ``rate(round, part)``; None if it is always 1.
 
@@ -93,9 +99,9 @@ def rate_by_round(settings: FederationSettings, rounds: int) -> Callable | None:
     "warmup_cosine" rises from a tenth over a twentieth of the training and falls to ``final_rate`` at its
     end.
     """
-    name, final = settings.rate_schedule, settings.final_rate
-    if settings.optimizer == "adam_cosine" and name == "constant":
-        name, final = "warmup_cosine", ADAM_COSINE_END
+    name, final = schedule_name(settings), settings.final_rate
+    if name != settings.rate_schedule:
+        final = ADAM_COSINE_END
     if name == "constant":
         return None
     if name == "warmup_cosine":

@@ -65,9 +65,9 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
         initial = initial._replace(params=params)
     scores = {}
     if settings.finetune_comparators:
-        local = run.train(kind, "local", task, initial, train)
+        local = run.train(kind, "local", task, initial, cohort)
         scores["local-only"], scores["local-only on other sites"] = local.scores_across(task, test)
-    federated = run.train(kind, "federated", task, initial, train)
+    federated = run.train(kind, "federated", task, initial, cohort)
     scores["federated"] = federated.scores(task, test)[0]
     predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
     predictions = []

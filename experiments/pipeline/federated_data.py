@@ -31,7 +31,7 @@ from fedrecon.models import BatchNorm, Classifier, Encoder, GroupNorm, InstanceN
 from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
 
 _SIZES = {"retina": 64, "xray": 56}
-_HELD_OUT = (0.75, 0.25)
+_TEST = 0.25
 _NORMS = {
     "instance": InstanceNorm,
     "group": GroupNorm,
@@ -43,13 +43,14 @@ class FederatedData(NamedTuple):
     """Clients of a training.
 
     Attributes:
-      train, test: the same clients; patients of one are not in the other.
+      train, validation, test: the same clients; no patient is in two of them. ``validation`` is None without.
       counts: (clients, labels) numbers of examples, train and test together.
       labels: names of the columns of ``counts``.
       notes: what a reader must know about the data.
     """
 
     train: ClientData
+    validation: ClientData | None
     test: ClientData
     counts: np.ndarray
     labels: tuple[str, ...]
@@ -84,14 +85,18 @@ def load_data(settings: TrainSettings) -> FederatedData:
             parts, names = site_partition(pooled.sites)
             counts, labels = label_counts(pooled.labels, parts)
             order = [names.index(name) for name in cohort.train.names]
-            data = FederatedData(cohort.train, cohort.test, counts[order], labels, cohort.notes)
+            data = FederatedData(
+                cohort.train, cohort.validation, cohort.test, counts[order], labels, cohort.notes
+            )
         else:
             data = _divide(pooled, settings)
     if settings.feature_shift:
         shifts = draw_feature_shifts(data.train.clients, settings.feature_shift, seed=settings.seed)
+        seeds = {"train": 2 * settings.seed, "test": 2 * settings.seed + 1}
+        if data.validation is not None:
+            seeds["validation"] = 10**9 + settings.seed
         data = data._replace(
-            train=shift_features(data.train, shifts, seed=2 * settings.seed),
-            test=shift_features(data.test, shifts, seed=2 * settings.seed + 1),
+            **{part: shift_features(getattr(data, part), shifts, seed=seed) for part, seed in seeds.items()}
         )
     return data
 
@@ -125,14 +130,21 @@ def representation(settings: TrainSettings) -> Callable:
     return represent
 
 
-def pad_examples(data: FederatedData, train: int, test: int) -> FederatedData:
-    """The same clients with room for more examples, so that arrays of several data sets agree in shape."""
+def pad_examples(data: FederatedData, **counts: int) -> FederatedData:
+    """The same clients with room for more examples, so that arrays of several data sets agree in shape.
 
-    def pad(clients: ClientData, count: int) -> ClientData:
+    Args:
+      data: the clients.
+      **counts: examples of each part, "train", "validation" and "test".
+    """
+
+    def pad(clients: ClientData | None, count: int) -> ClientData | None:
+        if clients is None:
+            return None
         missing = count - clients.valid.shape[1]
         return jax.tree.map(lambda x: np.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), clients)
 
-    return data._replace(train=pad(data.train, train), test=pad(data.test, test))
+    return data._replace(**{part: pad(getattr(data, part), count) for part, count in counts.items()})
 
 
 def simulate_image_classes(
@@ -246,24 +258,21 @@ def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
         except ValueError as error:
             raise ValueError(f"--partition={settings.partition}: {error}") from error
     counts, labels = label_counts(pooled.labels, parts)
-    train, test = [], []
+    held_out = settings.validation_part
+    fractions = (1 - _TEST - held_out, _TEST, *([held_out] if held_out else ()))
+    split: list[list[np.ndarray]] = [[] for _ in fractions]
     for number, part in enumerate(parts):
         try:
-            inside = split_patients(pooled.patients[part], _HELD_OUT, settings.seed)
+            inside = split_patients(pooled.patients[part], fractions, settings.seed)
         except ValueError as error:
             raise ValueError(
                 f"--partition={settings.partition}: client {number} has too few patients to hold some out "
                 f"({error}); raise --minimum_examples or --concentration, or take fewer --clients"
             ) from error
-        train.append(part[inside[0]])
-        test.append(part[inside[1]])
-    return FederatedData(
-        partition_examples(pooled.examples, train, names),
-        partition_examples(pooled.examples, test, names),
-        counts,
-        labels,
-        pooled.notes,
-    )
+        for members, chosen in zip(split, inside, strict=True):
+            members.append(part[chosen])
+    train, test, *rest = (partition_examples(pooled.examples, members, names) for members in split)
+    return FederatedData(train, rest[0] if rest else None, test, counts, labels, pooled.notes)
 
 
 def _skewed(pooled: _Pool, settings: TrainSettings, clients: int) -> tuple[np.ndarray, ...]:

@@ -86,16 +86,20 @@ def round_record(info: RoundInfo, names: tuple[str, ...]) -> dict[str, Any]:
     return record
 
 
-def full_record(info: RoundInfo, names: tuple[str, ...], expected: np.ndarray) -> dict[str, Any]:
+def full_record(
+    info: RoundInfo, names: tuple[str, ...], expected: np.ndarray, weights: np.ndarray | None
+) -> dict[str, Any]:
     """One round as a JSON-able dict, with the names of clients that something was wrong with.
 
     In addition to `round_record`: ``missing`` are sampled clients of which nothing arrived, though it would
-    have been finite (crashed, or without examples); ``stragglers`` took fewer steps than they have.
+    have been finite (crashed, or without examples); ``stragglers`` took fewer steps than they have; ``steps``
+    are those of the shared model: the mean of the clients', by their weights.
 
     Args:
       info: of the round, on the host.
       names: of its clients.
       expected: their steps without stragglers, (clients,).
+      weights: of their steps, (clients,); None where the model takes the steps of all.
     """
     record = round_record(info, names)
     counted = np.max([count for _, count in info.client_metrics.values()], axis=0) > 0
@@ -105,6 +109,10 @@ def full_record(info: RoundInfo, names: tuple[str, ...], expected: np.ndarray) -
         "stragglers": counted & (steps < expected),
     }
     record |= {group: [names[i] for i in np.flatnonzero(who)] for group, who in groups.items() if who.any()}
+    taken = steps[counted]
+    if counted.any():
+        mean = taken.sum() if weights is None else np.average(taken, weights=weights[counted])
+        record["steps"] = round(float(mean), 3)
     if not info.applied:
         record["applied"] = False
     return record

@@ -14,6 +14,7 @@ from experiments.pipeline.federated_data import FederatedData, load_data, make_t
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.privacy import plan_privacy
+from experiments.pipeline.progress import Course
 from experiments.pipeline.scores import Scores, summary, without_nan
 from experiments.pipeline.training import Execution, Stage, choose_parallel, train_stage
 from fedrecon.files import write_atomically
@@ -38,7 +39,7 @@ class Results(NamedTuple):
       released: the same of the one model that is handed out; empty where nothing is shared.
       counts: client -> numbers of training and test examples.
       bytes_up, bytes_down: sent by and to all clients in all rounds.
-      excluded: client -> rounds in which its update was left out.
+      course: of the rounds.
       privacy: the report of `plan_privacy`; empty without privacy.
     """
 
@@ -47,7 +48,7 @@ class Results(NamedTuple):
     counts: dict[str, tuple[int, int]]
     bytes_up: int
     bytes_down: int
-    excluded: dict[str, int]
+    course: Course
     privacy: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -98,7 +99,8 @@ def run(
     with naming_the_line(settings.federation.methods_from):
         results, compile_seconds = _train_and_score(settings, workdir, data, execution)
     if is_lead():
-        document = json.dumps(without_nan(results._asdict()), indent=2)
+        document = results._asdict() | {"course": results.course._asdict()}
+        document = json.dumps(without_nan(document), indent=2)
         write_atomically(workdir / "results.json", document.encode())
     return results, Cost(compile_seconds, *_speed(workdir))
 
@@ -111,6 +113,8 @@ def read_results(workdir: Workdir) -> Results:
             client: {name: math.nan if value is None else value for name, value in scores.items()}
             for client, scores in document[kind].items()
         }
+    given = {name: math.nan if value is None else value for name, value in document["course"].items()}
+    document["course"] = Course(**given)
     document["counts"] = {client: tuple(counts) for client, counts in document["counts"].items()}
     return Results(**document)
 
@@ -138,8 +142,7 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
         rows = rows[-2:]
         print(f"{len(results.own)} clients, each of them in results.json")
     print(format_table(header, rows))
-    if results.excluded:
-        print("left out: " + ", ".join(f"{c} in {n} rounds" for c, n in results.excluded.items()))
+    print(*results.course.lines(), sep="\n")
     if results.privacy:
         rows = [[client, f"{epsilon:.3f}"] for client, epsilon in results.privacy["epsilon"].items()]
         print(results.privacy["statement"] + "\n" + format_table(["client", "ε"], rows[:_MOST_ROWS]))
@@ -159,10 +162,6 @@ def _train_and_score(settings, workdir, data: FederatedData, execution) -> tuple
     trained = train_stage(stage, federation, budget, workdir, execution, plan.noise[name])
     own, released = trained.scores(stage.task, data.test)
     log = read_log(workdir / "metrics.jsonl")
-    excluded: dict[str, int] = {}
-    for record in log:
-        for client in record.get("excluded", ()):
-            excluded[client] = excluded.get(client, 0) + 1
     counts = {
         client: (int(a), int(b))
         for client, a, b in zip(data.train.names, data.train.counts, data.test.counts, strict=True)
@@ -170,7 +169,7 @@ def _train_and_score(settings, workdir, data: FederatedData, execution) -> tuple
     up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
     # Streamed rounds compile in the first of them.
     seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
-    return Results(own, released, counts, up, down, excluded, plan.report), seconds
+    return Results(own, released, counts, up, down, trained.course, plan.report), seconds
 
 
 def budget_of(settings: TrainSettings) -> Budget:
@@ -186,13 +185,23 @@ def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
     represent = representation(settings) if settings.task == "classification" else None
-    return Stage(settings.federation.algorithm, task, variables, data.train, keys[1], keys[2], represent)
+    return Stage(
+        settings.federation.algorithm,
+        task,
+        variables,
+        data.train,
+        keys[1],
+        keys[2],
+        represent,
+        data.validation,
+    )
 
 
 def _speed(workdir: Workdir) -> tuple[float, float]:
-    """Rounds and clients per second, without compiling."""
+    """Rounds and clients per second, without compiling and validation."""
     log = read_log(workdir / "metrics.jsonl")
-    seconds = sum(record["seconds"] - record.get("compile_seconds", 0) for record in log)
+    apart = ("compile_seconds", "validation_seconds")
+    seconds = sum(record["seconds"] - sum(record.get(name, 0) for name in apart) for record in log)
     if seconds <= 0:
         return math.nan, math.nan
     return len(log) / seconds, sum(record["clients"] for record in log) / seconds

@@ -69,6 +69,13 @@ class TrainSettings:
     minimum_examples: int = setting(
         10, "Least number of examples of a client, for Dirichlet and quantity partitions", least=0
     )
+    validation_part: float = setting(
+        0.0,
+        "Part of each client's patients that is kept from training for the validation curve; with "
+        "--partition=natural cohorts of sites have such a split of their own",
+        least=0,
+        most=0.7,
+    )
     feature_shift: float = setting(
         0.0, "Strength of gain, gamma, noise and blur that differ between clients; images only", least=0
     )
@@ -97,6 +104,12 @@ def resolve(arguments: dict[str, Any]) -> TrainSettings:
     return changed(TrainSettings(), **{**PRESETS.get(preset, {}), **arguments})
 
 
+def divides_patients(settings: TrainSettings) -> bool:
+    """Whether the split of patients is made here, and is not that of a cohort of sites."""
+    drawn = settings.task == "classification" and settings.cohort == "simulated"
+    return drawn or settings.partition != "natural"
+
+
 _SKEWED = ("dirichlet", "dirichlet_balanced", "quantity")
 _DRAWN = ("classes", "examples_per_client")
 # Flags that have an effect only together with others: (flag, what it needs, whether that is so).
@@ -108,6 +121,7 @@ _NEEDS = (
        lambda s: (s.task, s.cohort) == ("classification", "simulated")) for name in _DRAWN),
     ("patients_per_site", "--task=segmentation or reconstruction and --cohort=simulated",
      lambda s: s.task != "classification" and s.cohort == "simulated"),
+    ("validation_part", "a partition that divides patients", lambda s: divides_patients(s)),
     ("cascades", "--task=reconstruction", lambda s: s.task == "reconstruction"),
     ("batch_size", "--dp_batch_size and no --batch_size", lambda s: not s.federation.dp_epsilon),
 )  # fmt: skip
@@ -141,6 +155,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if settings.clients and settings.cohort != "simulated" and settings.partition == "natural":
         expected = f"0, the sites of --cohort={settings.cohort}, with --partition=natural"
         raise FlagError("clients", expected, settings.clients)
+    if federation.patience and divides_patients(settings) and not settings.validation_part:
+        raise FlagError("patience", "--validation_part with it", federation.patience)
     if settings.feature_shift and settings.task == "reconstruction":
         expected = "0 with --task=reconstruction, whose data are not images"
         raise FlagError("feature_shift", expected, settings.feature_shift)

@@ -57,6 +57,7 @@ def streamed_rounds(
     clients: ClientData,
     folder: Path,
     expected: np.ndarray,
+    weights: np.ndarray,
     *,
     mesh,
     parallel,
@@ -96,7 +97,7 @@ def streamed_rounds(
             names = tuple(clients.names[i] for i in info.clients)
             figures = ("clients_per_second", "compute_seconds", "data_seconds", "compile_seconds")
             times = {name: round(float(getattr(info, name)), 4) for name in figures}
-            return full_record(info.round, names, expected[info.clients]) | times
+            return full_record(info.round, names, expected[info.clients], weights[info.clients]) | times
 
         def evaluate(metrics, model, test):
             with _source(settings, test, folder / "test-clients.h5") as source:

@@ -39,6 +39,7 @@ class Rounds(NamedTuple):
       average: ``average(RoundState) -> Variables``, the model of all.
       evaluate: ``evaluate(metrics, model, test) -> {name: (sum, count)}``, each (clients,), of a `RoundState`
         or of `Variables`.
+      finished: ``finished(state)``, whether the training ends before its last round.
     """
 
     algorithm: FederatedAlgorithm
@@ -49,6 +50,7 @@ class Rounds(NamedTuple):
     federation: Callable[[PyTree], RoundState]
     average: Callable[[RoundState], Variables]
     evaluate: Callable[[Callable, RoundState | Variables, ClientData], PyTree]
+    finished: Callable[[PyTree], bool] = lambda state: False
 
 
 def mesh_of(settings: FederationSettings) -> Mesh:
@@ -95,9 +97,19 @@ def open_rounds(
         these come from ``compile``.
     """
     expected = _expected_steps(settings, budget, clients, algorithm)
+    weights = _weights(settings, algorithm, clients)
     if settings.stream:
         with streamed_rounds(
-            settings, algorithm, variables, clients, folder, expected, mesh=mesh, parallel=parallel, **work
+            settings,
+            algorithm,
+            variables,
+            clients,
+            folder,
+            expected,
+            weights,
+            mesh=mesh,
+            parallel=parallel,
+            **work,
         ) as stream:
             yield Rounds(algorithm, *stream)
         return
@@ -117,7 +129,7 @@ def open_rounds(
     def records(infos):
         record = _asynchronous_record if settings.topology == "asynchronous" else full_record
         return [
-            record(jax.tree.map(lambda x, i=i: x[i], infos), clients.names, expected)
+            record(jax.tree.map(lambda x, i=i: x[i], infos), clients.names, expected, weights)
             for i in range(len(infos.applied))
         ]
 
@@ -144,6 +156,14 @@ def _expected_steps(settings, budget, clients, algorithm) -> np.ndarray:
     if method(settings.algorithm).pooled or algorithm.client.batching is not None:
         return np.zeros(clients.clients)
     return full_steps(budget, clients)
+
+
+def _weights(settings, algorithm, clients) -> np.ndarray | None:
+    """What the steps of clients count in those of the shared model; None where it takes all of them."""
+    if settings.topology in ("ring", "single_pass"):
+        return None
+    counts = np.asarray(clients.counts, float)
+    return np.ones_like(counts) if algorithm.weighting is fl.equal else counts
 
 
 def _star(settings, algorithm, variables, clients, mesh, parallel, work):
@@ -187,7 +207,7 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
     )
 
 
-def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected) -> dict[str, Any]:
+def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected, weights) -> dict[str, Any]:
     arrived = info.client >= 0
     everybody = info._replace(client=np.where(arrived, info.client, 0))
     names = tuple(names[i] for i in everybody.client)
@@ -205,6 +225,7 @@ def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected) 
         ),
         names,
         expected[everybody.client],
+        weights[everybody.client],
     )
     return record | {"clock": float(info.clock[-1]), "staleness": float(np.mean(info.staleness))}
 

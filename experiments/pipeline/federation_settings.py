@@ -87,6 +87,15 @@ class FederationSettings:
     fault: str = setting(
         "", "Faults of clients, KIND:CLIENT,...: nan, inf, exploding, flipped, crashed, empty or straggler"
     )
+    validate_every: int = setting(
+        1, "Rounds between evaluations on the validation split of the clients; 0 never evaluates", least=0
+    )
+    patience: int = setting(
+        0,
+        "Rounds without a lower validation loss after which a training ends, and it keeps its best round; 0 "
+        "trains all rounds and keeps the last",
+        least=0,
+    )
     fine_tune: int = setting(
         0, "Passes of each client over its data after training, for a released model of its own", least=0
     )
@@ -171,6 +180,7 @@ _NEEDS = (
     *((name, "--topology=ring or single_pass", lambda s: s.topology in _RINGS)
       for name in ("visits", "handover")),
     *((name, "--topology=asynchronous", lambda s: s.topology == "asynchronous") for name in _ASYNCHRONOUS),
+    ("patience", "--validate_every", lambda s: s.validate_every > 0),
     ("stream_from", "--stream", lambda s: s.stream > 0),
     *((name, "--dp_epsilon", lambda s: s.dp_epsilon > 0)
       for name in ("dp_delta", "dp_clipping_norm", "dp_batch_size")),
@@ -215,5 +225,10 @@ def check_federation(settings: FederationSettings, base: FederationSettings) -> 
         )
     if settings.dp_delta == 1:
         raise FlagError("dp_delta", "less than 1", settings.dp_delta)
+    if 0 < settings.patience < settings.validate_every:
+        raise FlagError("patience", f"at least --validate_every={settings.validate_every}", settings.patience)
+    if settings.dp_epsilon and settings.patience:
+        expected = "0 with --dp_epsilon, since the validation split would choose the model without noise"
+        raise FlagError("patience", expected, settings.patience)
     if settings.dp_epsilon and settings.sampler == "highest_loss":
         raise FlagError("sampler", "one that needs no loss with --dp_epsilon", settings.sampler)

@@ -64,7 +64,7 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     test, predict = cohort.test, _predictor(task)
 
     def train(kind: str) -> Trained:
-        return run.train("reconstruction", kind, task, initial, cohort.train)
+        return run.train("reconstruction", kind, task, initial, cohort)
 
     if settings.comparators:
         local, centralized = train("local"), train("centralized")

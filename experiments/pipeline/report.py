@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from experiments.pipeline.downstream import Downstream
 from experiments.pipeline.options import flat
+from experiments.pipeline.progress import Course
 from experiments.pipeline.reconstruction import Reconstruction
 from experiments.pipeline.scores import without_nan
 from experiments.pipeline.settings import FullStackSettings
@@ -56,6 +57,7 @@ class Outcome:
       tests: test split of each stage.
       sites: rows of the site table, header first.
       notes: sentences about the data that a reader must know.
+      courses: training -> how it went.
       traffic: bytes by stage.
       privacy: site -> epsilon, with the sentence that says what it means; empty without privacy.
     """
@@ -66,6 +68,7 @@ class Outcome:
     tests: dict[str, ClientData]
     sites: list[list[str]]
     notes: tuple[str, ...]
+    courses: dict[str, Course]
     traffic: list[Traffic]
     privacy: dict[str, Any]
 
@@ -80,6 +83,7 @@ def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcom
         "regularization_weights": outcome.reconstruction.weights,
         "segmentation": outcome.segmentation.scores,
         "classification": outcome.classification.scores,
+        "training": {name: course._asdict() for name, course in outcome.courses.items()},
         "traffic": [t._asdict() for t in outcome.traffic],
         "privacy": outcome.privacy,
     }
@@ -155,7 +159,8 @@ def write_page(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) 
                 [Figure(paths["classification"], "Receiver operating characteristic by site.")]),
         Section("Communication", ["Sizes of the float32 arrays exchanged, with the aggregation weights."],
                 stage_tables["traffic"]),
-        Section("Training", ["One point a round; each site logs its own data only."], [],
+        Section("Training", ["One point a round; each site logs its own data only.",
+                             *(line for course in outcome.courses.values() for line in course.lines())], [],
                 [Figure(paths["training"], "Training loss by round.")]),
     ]  # fmt: skip
     if outcome.privacy:

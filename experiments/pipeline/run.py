@@ -4,12 +4,13 @@ import time
 
 from experiments.pipeline.budgets import Budget
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
+from experiments.pipeline.components import schedule_name
 from experiments.pipeline.downstream import run_downstream, with_images
 from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
 from experiments.pipeline.reconstruction import run_reconstruction
 from experiments.pipeline.report import Outcome, print_tables, write_page, write_results
 from experiments.pipeline.settings import FullStackSettings
-from experiments.pipeline.stages import Run, traffic
+from experiments.pipeline.stages import Run, courses, traffic
 from experiments.pipeline.training import Execution, choose_parallel
 from fedrecon.runtime import Workdir
 
@@ -42,7 +43,7 @@ def run(
         print(plan.report["statement"])
     federation = settings.federation
     _say(f"{len(cohorts.reconstruction.train.names)} sites ready", start)
-    print(f"{federation.algorithm}, clients with {federation.optimizer}, rates {federation.rate_schedule}")
+    print(f"{federation.algorithm}, clients with {federation.optimizer}, rates {schedule_name(federation)}")
 
     reconstruction = run_reconstruction(trainings["reconstruction"], cohorts)
     _say("reconstruction done", start)
@@ -59,6 +60,7 @@ def run(
         tests={stage: getattr(cohorts, stage).test for stage in STAGES},
         sites=cohorts.sites,
         notes=cohorts.notes,
+        courses=courses(workdir, budgets, federation.patience),
         traffic=[traffic(workdir, f"{stage}/federated") for stage in STAGES],
         privacy=plan.report,
     )
@@ -100,8 +102,7 @@ def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:
         return cohorts
     source = cohorts.reconstruction
     images = {
-        split: with_images(data, reconstruction.reconstruct(data))
-        for split, data in (("train", source.train), ("test", source.test))
+        split: with_images(data, reconstruction.reconstruct(data)) for split, data in source._asdict().items()
     }
     downstream = source._replace(**images)
     return cohorts._replace(segmentation=downstream, classification=downstream)

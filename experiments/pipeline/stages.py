@@ -2,13 +2,16 @@
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 
 from experiments.pipeline.algorithms import comparator
 from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federation_settings import FederationSettings
+from experiments.pipeline.progress import Course, course
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.training import Execution, Stage, Trained, train_stage
 from fedrecon import Task, Variables
@@ -38,7 +41,7 @@ class Run:
     budget: Budget
     noise: Noise | None
 
-    def train(self, stage: str, kind: str, task: Task, variables: Variables, clients: ClientData) -> Trained:
+    def train(self, stage: str, kind: str, task: Task, variables: Variables, data: Split) -> Trained:
         """Trains one network, or finishes what an interrupted run left.
 
         Args:
@@ -46,7 +49,7 @@ class Run:
           kind: "federated", "local" (each site alone) or "centralized" (the sites' data pooled).
           task: what is learned.
           variables: the initial model of every site.
-          clients: the training data.
+          data: the training data, and what its curve is recorded on.
         """
         settings = self.settings.federation
         if kind != "federated":
@@ -54,14 +57,24 @@ class Run:
         key = jax.random.fold_in(
             jax.random.key(self.settings.seed), zlib.crc32(f"{stage}/{_WORDS.get(kind, kind)}".encode())
         )
-        return train_stage(
-            Stage(f"{stage}/{kind}", task, variables, clients, key, jax.random.fold_in(key, 3)),
-            _within(settings, clients),
+        tuning_key = jax.random.fold_in(key, 3)
+        trained = train_stage(
+            Stage(f"{stage}/{kind}", task, variables, data.train, key, tuning_key, None, data.validation),
+            _within(settings, data.train),
             self.budget,
             self.workdir,
             self.execution,
             self.noise if kind == "federated" else None,
         )
+        print(*trained.course.lines(), sep="\n", flush=True)
+        return trained
+
+
+def courses(workdir: Workdir, budgets: Mapping[str, Budget], patience: int) -> dict[str, Course]:
+    """How each training of the stages went, by its name in the log."""
+    log = read_log(workdir / "metrics.jsonl")
+    names = dict.fromkeys(record["stage"] for record in log)
+    return {name: course(log, name, budgets[name.partition("/")[0]].rounds, patience) for name in names}
 
 
 class Traffic(NamedTuple):

@@ -17,13 +17,15 @@ from experiments.pipeline.components import make_optimizer, make_schedule
 from experiments.pipeline.federated_topologies import evaluation, mesh_of, open_rounds
 from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.options import FlagError
+from experiments.pipeline.progress import Course, check_course, course
 from experiments.pipeline.scores import Scores, cross_site_scores, site_scores
+from experiments.pipeline.validation import with_validation
 from fedrecon import Task, Variables
 from fedrecon import federated as fl
 from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
-from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, train
+from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
 
 
 class Stage(NamedTuple):
@@ -37,6 +39,7 @@ class Stage(NamedTuple):
       key: of the rounds.
       tuning_key: of fine-tuning after them.
       represent: the network's representation, for algorithms that contrast it; None without one.
+      validation: the clients' validation split, for the curve; None without one.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Stage(NamedTuple):
     key: jax.Array
     tuning_key: jax.Array
     represent: Callable | None = None
+    validation: ClientData | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Trained(NamedTuple):
       evaluate: as in `federated_topologies.Rounds`.
       mesh: the devices.
       compile_seconds: spent compiling.
+      course: of the rounds.
     """
 
     algorithm: FederatedAlgorithm
@@ -84,6 +89,7 @@ class Trained(NamedTuple):
     evaluate: Callable
     mesh: Mesh
     compile_seconds: float
+    course: Course
 
     def models(self, count: int) -> list[Variables]:
         """The model that each of ``count`` clients evaluates with."""
@@ -125,7 +131,7 @@ def train_stage(
       noise: of DP-SGD, from `plan_privacy`; None trains without.
 
     Raises:
-      ValueError: the settings or the data do not go together; names the flag.
+      ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
     """
     entry, mesh = method(settings.algorithm), mesh_of(settings)
     clients = pool(stage.clients) if entry.pooled else stage.clients
@@ -135,6 +141,7 @@ def train_stage(
     parts = (settings, budget, algorithm, stage.variables, clients, workdir.path)
     parallel = resolve_parallel(execution, *parts, mesh)
     with open_rounds(*parts, mesh=mesh, parallel=parallel, **work) as rounds:
+        rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, stage.key)
         # Compiled before the first round, so that its time is not in the log.
         dispatch(min(execution.rounds_per_dispatch, budget.rounds))
@@ -149,7 +156,10 @@ def train_stage(
             rounds_per_dispatch=execution.rounds_per_dispatch,
             summarize=rounds.records,
             report_stage=execution.report_stage,
+            finished=rounds.finished,
         )
+        taken = course(read_log(workdir / "metrics.jsonl"), stage.name, budget.rounds, settings.patience)
+        check_course(taken)
         execution.report_stage("the scores")
         algorithm, state = rounds.algorithm, rounds.federation(state)
         released = rounds.average(state) if entry.exchanges else None
@@ -162,7 +172,7 @@ def train_stage(
             )
             evaluate = evaluation(algorithm, mesh)
     own = has_own_models(settings)
-    return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds)
+    return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken)
 
 
 class CompiledRounds:

@@ -31,6 +31,7 @@ def train(
     rounds_per_dispatch: int = 1,
     summarize: Callable[[PyTree], list[dict[str, Any]]],
     report_stage: Callable[[str], None] = lambda stage: None,
+    finished: Callable[[PyTree], bool] = lambda state: False,
 ) -> PyTree:
     """Runs the rounds of one stage, from its newest checkpoint where there is one.
 
@@ -51,9 +52,10 @@ def train(
       rounds_per_dispatch: rounds compiled into one call.
       summarize: turns the host copy of ``info`` into one JSON-able dict a round.
       report_stage: called with the name of each round that begins, as in `Watchdog`.
+      finished: whether a state needs no further rounds, the same on all processes.
 
     Returns:
-      The state after ``rounds`` rounds.
+      The state after ``rounds`` rounds, or the first that is finished.
 
     Raises:
       KeyboardInterrupt: on Ctrl-C, at the latest after the dispatch in flight.
@@ -68,7 +70,7 @@ def train(
             Progress(stage, total=rounds, done=done, shown=is_lead()) as progress,
             _remembered_interrupts() as check_interrupts,
         ):
-            while done < rounds:
+            while done < rounds and not finished(state):
                 count = min(rounds_per_dispatch, rounds - done)
                 report_stage(f"{stage}, round {done + 1}")
                 start = time.perf_counter()

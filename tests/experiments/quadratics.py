@@ -22,7 +22,7 @@ def clients(**data) -> FederatedData:
     arrays = jax.tree.map(np.asarray, quad_data(**data))
     names = tuple("abcdefghijklmnop"[: len(arrays.valid)])
     both = ClientData(arrays.examples, arrays.valid, names)
-    return FederatedData(both, both, arrays.valid.sum(1, keepdims=True), ("all",), "")
+    return FederatedData(both, both, both, arrays.valid.sum(1, keepdims=True), ("all",), "")
 
 
 def run(monkeypatch, folder, settings, data=None, **execution):

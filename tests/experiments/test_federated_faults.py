@@ -60,7 +60,8 @@ def test_faulty_clients_are_named_and_the_model_is_as_if_they_were_not_there(tmp
         monkeypatch, tmp_path / "faulty", faulty, quadratics.clients(a=a, b=b, counts=counts)
     )
     assert [record["excluded"] for record in log] == [["g", "h", "i", "j"]] * 3
-    assert results.excluded == dict.fromkeys("ghij", 3)
+    assert results.course.missing == dict.fromkeys("ef", 3)
+    assert results.course.excluded == dict.fromkeys("ghij", 3)
     assert [record["missing"] for record in log] == [["e", "f"]] * 3
     assert [record["stragglers"] for record in log] == [["d"]] * 3
     assert not any("applied" in record for record in log)
@@ -106,8 +107,9 @@ def test_records_name_who_something_was_wrong_with():
         np.ones(4),
         ((), ()),
     )
-    record = full_record(info, names, np.array([4, 4, 4, 4]))
+    record = full_record(info, names, np.array([4, 4, 4, 4]), np.array([1.0, 1, 1, 3]))
     assert record["excluded"] == ["b"] and record["missing"] == ["c"] and record["stragglers"] == ["d"]
+    assert record["steps"] == 3.25
     assert record["applied"] is False and record["loss"] == 0.75 and record["clients"] == 4
 
 

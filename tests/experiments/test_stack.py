@@ -88,7 +88,7 @@ def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):
     assert np.std(moved) == pytest.approx(expected, rel=0.05) and abs(np.mean(moved)) < 4 * expected / 60
     norms = [np.asarray(model.params["norm"]) for model in result.models(3)]
     assert not np.allclose(norms[0], norms[1]) and result.own
-    assert set(log[0]) == {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds"}
+    assert set(log[0]) == {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds", "steps"}
     # One step moves "norm" by half the clipped gradient of an expected batch, and the noise.
     assert max(np.abs(n).max() for n in norms) < 0.5 * steps * (0.1 * 3 + 5 * 0.05)
 

@@ -64,7 +64,7 @@ def test_every_algorithm_runs(name, tmp_path):
     assert cost.compile_seconds > 0 and cost.rounds_per_second > 0
     records = read_log(tmp_path / "metrics.jsonl")
     assert [record["round"] for record in records] == [1, 2]
-    assert not results.excluded
+    assert not results.course.excluded
 
 
 @pytest.mark.slow

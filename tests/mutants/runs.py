@@ -6,6 +6,7 @@ _PRIVACY = "tests/privacy/test_accounting.py::test_"
 _RUNTIME = "tests/runtime/test_runtime.py::test_"
 _REPORTING = "tests/reporting/test_reporting.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
+_VALIDATION = "tests/experiments/test_validation.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
 MUTANTS = (
@@ -47,9 +48,36 @@ MUTANTS = (
             _FAULTS + "clients_of_all_sizes_move_by_the_rates_of_the_round",
         ),
         (
-            'name, final = "warmup_cosine", ADAM_COSINE_END',
-            'name, final = "warmup_cosine", final',
+            "final = ADAM_COSINE_END",
+            "pass",
             _FAULTS + "adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/validation.py",
+        # The newest round is kept, not the best.
+        (
+            "rounds.federation(watched.best)",
+            "rounds.federation(watched.state)",
+            _VALIDATION + "patience_ends_a_training_and_keeps_its_best_round",
+        ),
+        (
+            ".where(wide, new, old)",
+            ".where(wide.any(), new, old)",
+            _VALIDATION + "sites_that_share_nothing_choose_rounds_of_their_own",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/progress.py",
+        (
+            "course.idle == course.rounds",
+            "course.idle > course.rounds",
+            _VALIDATION + "a_training_in_which_nobody_took_part_is_an_error",
+        ),
+        (
+            "max(-slope * count, 0.0)",
+            "max(-slope, 0.0)",
+            _VALIDATION + "a_trend_says_what_remains_to_be_gained",
         ),
     ),
     *in_file(
