@@ -49,7 +49,7 @@ ALLOWED = {
     "fedrecon/data/clients": ({"fedrecon.data.clients", "operators"}, {"jax", "numpy"}),
     "fedrecon/data/formats": (
         {"fedrecon.data.formats", "fedrecon.files", "operators"},
-        {"numpy", "h5py", "ismrmrd", "pydicom"},
+        {"numpy", "h5py", "ismrmrd", "pydicom", "twixtools"},
     ),
     "fedrecon/data/simulation": (
         {"fedrecon.data.simulation", "fedrecon.data.clients", "fedrecon.data.formats"}

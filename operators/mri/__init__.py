@@ -21,10 +21,14 @@ from operators.mri.grappa_interpolation import grappa
 from operators.mri.joint_estimation import nlinv
 from operators.mri.off_resonance import OffResonance, field_map_from_echoes, off_resonance_segments
 from operators.mri.sampling import (
+    ReadoutShift,
     acceleration_of,
     cartesian_trajectory,
     center_slice,
     density_compensation,
+    echo_planar_focus,
+    echo_planar_matrix,
+    echo_planar_shift,
     epi_trajectory,
     equispaced_fraction_mask,
     equispaced_mask,
@@ -47,6 +51,7 @@ from operators.mri.sampling import (
     stack_of_spirals,
     stack_of_stars,
     stack_trajectory,
+    trapezoid_positions,
     voronoi_density,
 )
 from operators.mri.spirit_kernels import SPIRiT, cg_spirit, spirit, spirit_kernel
@@ -54,6 +59,7 @@ from operators.mri.spirit_kernels import SPIRiT, cg_spirit, spirit, spirit_kerne
 __all__ = [
     "SENSE",
     "OffResonance",
+    "ReadoutShift",
     "SPIRiT",
     "acceleration_of",
     "biot_savart_maps",
@@ -64,6 +70,9 @@ __all__ = [
     "coil_combine",
     "compress",
     "density_compensation",
+    "echo_planar_focus",
+    "echo_planar_matrix",
+    "echo_planar_shift",
     "epi_trajectory",
     "equispaced_fraction_mask",
     "equispaced_mask",
@@ -99,6 +108,7 @@ __all__ = [
     "stack_of_stars",
     "stack_trajectory",
     "svd_compression",
+    "trapezoid_positions",
     "voronoi_density",
     "walsh_maps",
     "whiten",

@@ -4,6 +4,9 @@ from tests.mutants.mutant import in_file
 
 _D = "tests/data/"
 _ISMRMRD = _D + "test_ismrmrd_files.py::test_"
+_GEOMETRY = _D + "test_raw_geometry.py::test_"
+_EPI = _D + "test_echo_planar_files.py::test_"
+_TWIX = _D + "test_twix.py::test_"
 _BART = _D + "test_bart.py::test_"
 _CT_FILES = _D + "test_ct_files.py::test_"
 _FASTMRI = _D + "test_fastmri.py::test_"
@@ -16,7 +19,7 @@ _MEASURED = _D + "test_measured.py::test_"
 
 _FORMATS = (
     *in_file(
-        "fedrecon/data/formats/ismrmrd_files.py",
+        "fedrecon/data/formats/lines.py",
         # The center of k-space.
         (
             "index = step - center + n // 2",
@@ -24,14 +27,14 @@ _FORMATS = (
             _ISMRMRD + "lines_go_where_counters_and_limits_put_them",
         ),
         (
-            "else self.readout // 2 - line.center",
+            "else self.readout // 2 - center",
             "else 0",
             _ISMRMRD + "a_short_readout_has_its_center_in_the_middle",
         ),
         (
-            "center = acquisition.center_sample - first",
-            "center = acquisition.center_sample",
-            _ISMRMRD + "a_short_readout_has_its_center_in_the_middle",
+            "center = samples - 1 - line.center if line.reversed else line.center",
+            "center = line.center",
+            _GEOMETRY + "random_scans_are_read_as_the_standard_says",
         ),
         # Axes.
         (
@@ -45,13 +48,8 @@ _FORMATS = (
             _ISMRMRD + "spokes_and_their_trajectory_come_back",
         ),
         (
-            "return values[2], values[0], values[1]",
-            "return values[2], values[1], values[0]",
-            _ISMRMRD + "spokes_and_their_trajectory_come_back",
-        ),
-        (
-            "kspace /= np.maximum(counts, 1)[..., None, None]",
-            "kspace /= np.maximum(counts.max(), 1)",
+            "kspace /= np.maximum(count, 1)[:, :, :, None]",
+            "kspace /= np.maximum(count.max(), 1)",
             _ISMRMRD + "repeated_lines_are_averaged",
         ),
         (
@@ -59,10 +57,91 @@ _FORMATS = (
             "start = (kspace.shape[-1] - kept) // 2",
             _ISMRMRD + "removing_oversampling_crops_the_image",
         ),
+        # What was measured.
         (
-            "if has(CALIBRATION, _CALIBRATION_AND_IMAGING):",
-            "if has(CALIBRATION):",
+            "count[place][samples] += 1",
+            "count[place] += 1",
+            _MEASUREMENT + "a_partial_echo_is_measured_in_part",
+        ),
+        (
+            "if extra and not separate:",
+            "if extra and separate:",
             _ISMRMRD + "noise_and_calibration_are_apart_and_other_scans_left_out",
+        ),
+        (
+            "if len(steps) == 1 and self.encodings[1] > 1:",
+            "if False:",
+            _GEOMETRY + "random_scans_are_read_as_the_standard_says",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/ismrmrd_files.py",
+        (
+            "center=acquisition.center_sample - first",
+            "center=acquisition.center_sample",
+            _ISMRMRD + "a_short_readout_has_its_center_in_the_middle",
+        ),
+        (
+            "image_shape=(z, x, y) if volume else (x, y)",
+            "image_shape=(z, y, x) if volume else (y, x)",
+            _ISMRMRD + "spokes_and_their_trajectory_come_back",
+        ),
+        (
+            "if not roles and has(CALIBRATION, _CALIBRATION_AND_IMAGING):",
+            "if not roles and has(CALIBRATION):",
+            _ISMRMRD + "noise_and_calibration_are_apart_and_other_scans_left_out",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/geometry.py",
+        (
+            "round(samples * after / view)",
+            "round(samples * recon.matrix[axis] / encoded.matrix[axis])",
+            _MEASUREMENT + "the_shown_field_of_view_is_the_prescribed_one_in_every_format",
+        ),
+        (
+            "voxel.append(slice_distance or thickness)",
+            "voxel.append(thickness)",
+            _GEOMETRY + "random_scans_are_read_as_the_standard_says",
+        ),
+        (
+            "np.ptp(along) / (count - 1)",
+            "np.ptp(along) / count",
+            _GEOMETRY + "slices_are_stacked_by_their_positions",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/sampled.py",
+        (
+            "if zeros.sum() > _FEW * mask.sum() and _are_holes(kspace, zeros):",
+            "if zeros.any():",
+            _MEASUREMENT + "what_was_measured_without_a_mask",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/echo_planar.py",
+        (
+            "return k[::-1] if line.reversed else k",
+            "return k",
+            _EPI + "delay_and_phase_come_from_the_lines_without_phase_encoding",
+        ),
+        (
+            "delay + dwell * (np.arange(samples) + 0.5)",
+            "delay + dwell * np.arange(samples)",
+            _EPI + "samples_of_the_ramps_go_to_a_uniform_grid",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/twix.py",
+        (
+            "length = 2 * max(center - first, last + 1 - center)",
+            "length = last + 1",
+            _TWIX + "lines_noise_and_calibration_go_where_they_belong",
+        ),
+        (
+            'not blocks[-1].is_flag_set("ACQEND")',
+            "False",
+            _TWIX + "damaged_and_other_raw_data_are_refused",
         ),
     ),
     *in_file(
@@ -120,8 +199,8 @@ _FORMATS = (
     *in_file(
         "fedrecon/data/formats/fastmri.py",
         (
-            "kspace = kspace[:, None] if single_coil else kspace",
-            "kspace = kspace[None] if single_coil else kspace",
+            "kspace = kspace[:, None] if kspace.ndim == 3 else kspace",
+            "kspace = kspace[None] if kspace.ndim == 3 else kspace",
             _FASTMRI + "single_coil_files_need_the_caller_to_say_so",
         ),
         (
@@ -146,8 +225,8 @@ _FORMATS = (
             _MEASUREMENT + "volumes_become_slices_along_the_readout",
         ),
         (
-            "view and (view[1] / readout, view[2], view[0])",
-            "view and (view[1], view[2], view[0])",
+            "voxel and (voxel[1], voxel[2], voxel[0])",
+            "voxel and (voxel[2], voxel[1], voxel[0])",
             _MEASUREMENT + "volumes_become_slices_along_the_readout",
         ),
         (

@@ -9,6 +9,7 @@ _SENSITIVITY = _T + "test_sensitivity.py::test_"
 _COIL_FIELDS = _T + "test_coil_simulation.py::test_"
 _SPIRIT = _T + "test_spirit.py::test_"
 _TRAJECTORIES = _T + "test_trajectories.py::test_"
+_EPI = _T + "test_echo_planar.py::test_"
 _DENSITY = _T + "test_density.py::test_"
 
 MUTANTS = (
@@ -195,5 +196,23 @@ MUTANTS = (
             _DENSITY + "radial_shells",
         ),
         ("return 2**ndim * values", "return values", _DENSITY + "weights_of_a_cartesian_grid_are_ones"),
+    ),
+    *in_file(
+        "operators/mri/sampling/echo_planar.py",
+        (
+            "return there * back.conj()",
+            "return there * back",
+            _EPI + "delay_and_phase_are_found_in_spite_of_off_resonance",
+        ),
+        (
+            "turn = np.exp(-1j * shift.phase) if polarity < 0 else 1.0",
+            "turn = np.exp(1j * shift.phase) if polarity < 0 else 1.0",
+            _EPI + "the_matrix_undoes_delay_phase_and_direction",
+        ),
+        (
+            "rising = up**2 / (2 * ramp_up)",
+            "rising = up / 2",
+            _EPI + "a_trapezoid_is_the_integral_of_its_gradient",
+        ),
     ),
 )

@@ -44,14 +44,14 @@ class FastMRIVolume:
 
 
 def read_fastmri(
-    path: str | os.PathLike, *, single_coil: bool = False, require_header: bool = False
+    path: str | os.PathLike, *, single_coil: bool | None = False, require_header: bool = False
 ) -> FastMRIVolume:
     """Reads a volume whole, or raises: never a part of it.
 
     Args:
       path: the file.
       single_coil: the file is of fastMRI's single-coil track, whose ``kspace`` is ``(slices, ny, nx)``; the
-        result has one coil.
+        result has one coil. None: it is where ``kspace`` has three axes.
       require_header: a file without ``ismrmrd_header`` is an error.
 
     Raises:
@@ -59,8 +59,9 @@ def read_fastmri(
         of axes or shape, without elements, not finite, or a mask or segmentation that is not 0 or 1.
     """
     with open_hdf5(path) as file:
-        kspace = read_array(file, "kspace", kinds="c", ndim=3 if single_coil else 4, dtype=np.complex64)
-        kspace = kspace[:, None] if single_coil else kspace
+        axes = (3, 4) if single_coil is None else (3,) if single_coil else (4,)
+        kspace = read_array(file, "kspace", kinds="c", ndim=axes, dtype=np.complex64)
+        kspace = kspace[:, None] if kspace.ndim == 3 else kspace
         slices, _, ny, nx = kspace.shape
         mask = rss = segmentation = header = None
         if "mask" in file:

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -66,7 +67,8 @@ def read_array(
       file: an open file, see `open_hdf5`.
       key: name of the dataset.
       kinds: accepted numpy kinds, of ``"b"`` bool, ``"iu"`` integers, ``"f"`` float, ``"c"`` complex,
-        ``"S"`` fixed-length bytes.
+        ``"S"`` fixed-length bytes. Pairs of numbers named real and imaginary part (of MATLAB, or of integers)
+        are complex.
       ndim: number of axes, or the accepted numbers.
       dtype: type of the result; None keeps the file's.
       shape: expected shape, None for an axis of any length.
@@ -79,7 +81,8 @@ def read_array(
     path = file.filename
     dataset = _dataset(file, key)
     names = {"b": "bool", "i": "integer", "u": "unsigned integer", "f": "float", "c": "complex", "S": "bytes"}
-    if dataset.dtype.kind not in kinds:
+    pair = _complex_pair(dataset.dtype)
+    if ("c" if pair else dataset.dtype.kind) not in kinds:
         raise DataError(path, key, "type " + " or ".join(names[k] for k in kinds), f"{dataset.dtype}")
     axes = (ndim,) if isinstance(ndim, int) else ndim
     if dataset.shape is None or len(dataset.shape) not in axes:
@@ -94,6 +97,10 @@ def read_array(
         if dataset.id.get_storage_size() == 0:
             raise DataError(path, key, "stored values", "a dataset without storage")
         values = dataset[()]
+        if pair:
+            real, imaginary = (values[name] for name in pair)
+            values = np.empty(values.shape, np.result_type(real.dtype, np.complex64))
+            values.real, values.imag = real, imaginary
         with np.errstate(over="ignore"):
             stored, values = values, values if dtype is None else values.astype(dtype)
     except DataError:
@@ -125,26 +132,40 @@ def read_text(file: h5py.File, key: str) -> str:
         raise DataError(file.filename, key, "UTF-8 text", f"{type(error).__name__}: {error}") from error
 
 
-def read_attributes(file: h5py.File) -> dict[str, str | bool | int | float | np.ndarray]:
-    """Reads the attributes of the file: text, scalars and numeric arrays.
+def read_attributes(file: h5py.File) -> dict[str, str | bool | int | float | np.ndarray | list[str]]:
+    """Reads the attributes of the file: texts, lists of them, scalars and numeric arrays.
 
-    Raises:
-      DataError: an attribute is damaged or of another type.
+    Others (empty ones, references, compounds, damaged ones) are left out: what a writer adds for its own
+    purposes makes no measurement unsound.
     """
-    result = {}
+    result: dict[str, Any] = {}
     for key in file.attrs:
         try:
-            value = file.attrs[key]
-            value = value.decode() if isinstance(value, bytes) else value
-            value = value.item() if isinstance(value, np.generic) else value
-            value = value.decode() if isinstance(value, bytes) else value
-        except Exception as error:
-            raise DataError(file.filename, f"@{key}", "a readable attribute", repr(error)) from error
+            value = _plain(file.attrs[key])
+        # The library raises OSError, TypeError, ValueError, RuntimeError ... for types it does not know.
+        except Exception:
+            continue
         numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
-        if not isinstance(value, str | bool | int | float) and not numeric:
-            raise DataError(file.filename, f"@{key}", "text, a number or numbers", f"{type(value).__name__}")
-        result[key] = value
+        if isinstance(value, str | bool | int | float | list) or numeric:
+            result[key] = value
     return result
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SUO" and value.ndim == 1:
+        items = [_plain(item) for item in value]
+        return items if all(isinstance(item, str) for item in items) else None
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _complex_pair(dtype: np.dtype) -> tuple[str, str] | None:
+    """Names of the fields of a compound of a real and an imaginary part; None for another type."""
+    names = dtype.names or ()
+    if len(names) != 2 or any(dtype[name].kind not in "iuf" or dtype[name].shape for name in names):
+        return None
+    words = tuple(name.lower() for name in names)
+    return names if words in (("r", "i"), ("re", "im"), ("real", "imag")) else None
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset:

@@ -1,7 +1,8 @@
-"""The ISMRMRD header of a fastMRI file: matrix sizes and fields of view."""
+"""The ISMRMRD header: matrix sizes, fields of view and what else places lines."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -15,7 +16,8 @@ class EncodingSpace:
 
     Attributes:
       matrix: number of samples along (x, y, z).
-      field_of_view: along (x, y, z) in mm; None where the header states zero, that is, does not know.
+      field_of_view: along (x, y, z) in mm, zero along an axis that the header does not know; None where it
+        knows none.
     """
 
     matrix: tuple[int, int, int]
@@ -24,23 +26,39 @@ class EncodingSpace:
 
 @dataclasses.dataclass(frozen=True)
 class ISMRMRDHeader:
-    """The encoded and the reconstructed space of the first encoding."""
+    """One encoding of the header.
+
+    Attributes:
+      encoded: the space that the gradients encode.
+      recon: the space of the prescribed images.
+      centers: counters of both phase encodings in the center of k-space; None where they are not stated.
+      trajectory: its kind in the header's words; "cartesian" where it states none.
+      calibration_mode: of parallel imaging ("embedded", "separate", ...); None where it is not stated.
+      timing: numbers of the description of the trajectory, such as "rampUpTime" of an EPI readout, by name.
+    """
 
     encoded: EncodingSpace
     recon: EncodingSpace
+    centers: tuple[int | None, int | None] = (None, None)
+    trajectory: str = "cartesian"
+    calibration_mode: str | None = None
+    timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def parse_ismrmrd_header(xml: str, path: str = "<header>", key: str = "ismrmrd_header") -> ISMRMRDHeader:
+def parse_ismrmrd_header(
+    xml: str, path: str = "<header>", key: str = "ismrmrd_header", encoding: int = 0
+) -> ISMRMRDHeader:
     """Parses the header's XML. Document types and entities are refused, so nothing is expanded or fetched.
 
     Args:
       xml: the text of the header.
       path: file named in errors.
       key: key named in errors.
+      encoding: number of the encoding, in the order of the header.
 
     Raises:
-      DataError: not well-formed, holds a document type or entity, or lacks a positive matrix size or a field
-        of view.
+      DataError: not well-formed, holds a document type or entity, lacks the encoding, a positive matrix size
+        or a field of view, or has limits that are no integers.
     """
 
     def refuse(*_: Any) -> None:
@@ -57,12 +75,41 @@ def parse_ismrmrd_header(xml: str, path: str = "<header>", key: str = "ismrmrd_h
         if isinstance(error, DataError):
             raise
         raise DataError(path, key, "well-formed XML", error) from error
-    encoding = root.find("{*}encoding")
-    if encoding is None:
+    encodings = root.findall("{*}encoding")
+    if not encodings:
         raise DataError(path, key, "an element 'encoding'", f"the element {root.tag!r} without it")
+    if encoding >= len(encodings):
+        raise DataError(path, key, f"encoding {encoding} that lines name", f"{len(encodings)} of them")
+    element = encodings[encoding]
     return ISMRMRDHeader(
-        _space(encoding, "encodedSpace", path, key), _space(encoding, "reconSpace", path, key)
+        encoded=_space(element, "encodedSpace", path, key),
+        recon=_space(element, "reconSpace", path, key),
+        centers=(_center(element, 1, path, key), _center(element, 2, path, key)),
+        trajectory=(element.findtext("{*}trajectory") or "cartesian").strip(),
+        calibration_mode=element.findtext("{*}parallelImaging/{*}calibrationMode"),
+        timing=_timing(element),
     )
+
+
+def _center(encoding: ElementTree.Element, axis: int, path: str, key: str) -> int | None:
+    place = f"kspace_encoding_step_{axis}"
+    text = encoding.findtext(f"{{*}}encodingLimits/{{*}}{place}/{{*}}center")
+    try:
+        return None if text is None else int(text)
+    except ValueError as error:
+        raise DataError(path, key, f"an integer in encodingLimits/{place}/center", repr(text)) from error
+
+
+def _timing(encoding: ElementTree.Element) -> dict[str, float]:
+    """User parameters of the trajectory; what is no number is nobody's here."""
+    result = {}
+    for kind in ("Long", "Double"):
+        for parameter in encoding.findall(f"{{*}}trajectoryDescription/{{*}}userParameter{kind}"):
+            try:
+                result[parameter.findtext("{*}name") or ""] = float(parameter.findtext("{*}value") or "")
+            except ValueError:
+                continue
+    return result
 
 
 def _space(encoding: ElementTree.Element, name: str, path: str, key: str) -> EncodingSpace:
@@ -82,7 +129,7 @@ def _space(encoding: ElementTree.Element, name: str, path: str, key: str) -> Enc
 
     matrix = numbers("matrixSize", int, 1)
     field_of_view = numbers("fieldOfView_mm", float, 0)
-    return EncodingSpace(matrix, field_of_view if min(field_of_view) > 0 else None)
+    return EncodingSpace(matrix, field_of_view if max(field_of_view) > 0 else None)
 
 
 def format_ismrmrd_header(header: ISMRMRDHeader) -> str:

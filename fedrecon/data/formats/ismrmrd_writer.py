@@ -21,7 +21,9 @@ def write_ismrmrd(path: str | os.PathLike, measurement: RawMeasurement, *, group
 
     Args:
       path: the file.
-      measurement: Cartesian phase encodings are those of ``mask``, without it those that are not zero.
+      measurement: Cartesian samples are those of ``mask``, which may leave out its axis of the readout;
+        without it those of phase encodings that are not all zero. A readout in several pieces becomes as many
+        acquisitions.
       group: name of the HDF5 group of the measurement.
 
     Raises:
@@ -48,10 +50,15 @@ def _check(path: str | os.PathLike, measurement: RawMeasurement) -> None:
         raise DataError(path, "image_shape", f"{kspace.shape[2:]} as in k-space", f"{shape}")
     shapes: dict[str, tuple | None] = {"noise": (kspace.shape[1], None)}
     if cartesian:
-        shapes |= {"mask": (kspace.shape[0], *kspace.shape[2:-2], kspace.shape[-1])}
+        mask = measurement.mask
+        phases = (kspace.shape[0], *kspace.shape[2:-2], kspace.shape[-1])
+        whole = mask is not None and mask.ndim == kspace.ndim - 1
+        shapes |= {"mask": (kspace.shape[0], *kspace.shape[2:]) if whole else phases}
         shapes |= {"calibration": kspace.shape}
     else:
-        shapes |= {"mask": None, "calibration": None, "trajectory": (*kspace.shape[2:], len(shape))}
+        assert measurement.trajectory is not None, "the branch"
+        own = () if measurement.trajectory.ndim == 3 else kspace.shape[:1]
+        shapes |= {"mask": None, "calibration": None, "trajectory": (*own, *kspace.shape[2:], len(shape))}
     for name, wanted in shapes.items():
         value = getattr(measurement, name)
         if value is None:
@@ -76,7 +83,7 @@ def _header(package: Any, measurement: RawMeasurement) -> Any:
     space = xsd.encodingSpaceType(
         matrixSize=xsd.matrixSizeType(x=ny, y=nx, z=nz), fieldOfView_mm=xsd.fieldOfViewMm(x=y, y=x, z=z)
     )
-    steps = (nx, nz) if measurement.trajectory is None else (len(measurement.trajectory), 1)
+    steps = (nx, nz) if measurement.trajectory is None else (measurement.trajectory.shape[-3], 1)
     limits = [xsd.limitType(minimum=0, maximum=n - 1, center=n // 2) for n in steps]
     encoding = xsd.encodingType(
         encodedSpace=space,
@@ -87,9 +94,18 @@ def _header(package: Any, measurement: RawMeasurement) -> Any:
             slice=xsd.limitType(minimum=0, maximum=len(measurement.kspace) - 1, center=0),
         ),
         trajectory=xsd.trajectoryType("cartesian" if measurement.trajectory is None else "other"),
+        parallelImaging=None if measurement.calibration is None else _parallel_imaging(xsd, measurement),
     )
     conditions = xsd.experimentalConditionsType(H1resonanceFrequency_Hz=0)
     return xsd.ismrmrdHeader(experimentalConditions=conditions, encoding=[encoding])
+
+
+def _parallel_imaging(xsd: Any, measurement: RawMeasurement) -> Any:
+    mode = "separate" if measurement.calibration_separate else "embedded"
+    return xsd.parallelImagingType(
+        accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=1, kspace_encoding_step_2=1),
+        calibrationMode=xsd.calibrationModeType(mode),
+    )
 
 
 def _acquisitions(package: Any, measurement: RawMeasurement) -> Iterator[Any]:
@@ -101,30 +117,38 @@ def _acquisitions(package: Any, measurement: RawMeasurement) -> Iterator[Any]:
     kspace, trajectory = measurement.kspace, measurement.trajectory
     if trajectory is not None:
         trajectory = trajectory if trajectory.shape[-1] == 2 else trajectory[..., [1, 2, 0]]
-        for i, spokes in enumerate(kspace):
-            for spoke, path in enumerate(trajectory):
+        trajectory = np.broadcast_to(trajectory, (len(kspace), *trajectory.shape[-3:]))
+        for i, (spokes, paths) in enumerate(zip(kspace, trajectory, strict=True)):
+            for spoke, path in enumerate(paths):
                 yield _acquisition(package, spokes[:, spoke], i, (spoke, 0), path)
         return
     calibration = measurement.calibration
     if calibration is not None:
-        for place in zip(*np.nonzero(calibration.any((1, -2))), strict=True):
-            line = _acquisition(package, _line(calibration, place), place[0], _steps(place))
+        lines = np.any(calibration, (1, -2))[..., None, :]
+        lines = np.broadcast_to(lines, (len(kspace), *kspace.shape[2:]))
+        for line in _pieces(package, calibration, lines):
             line.set_flag(CALIBRATION)
             yield line
     mask = measurement.mask
-    mask = kspace.any((1, -2)) if mask is None else mask
-    for place in zip(*np.nonzero(mask), strict=True):
-        yield _acquisition(package, _line(kspace, place), place[0], _steps(place))
+    mask = np.any(kspace, (1, -2)) if mask is None else mask
+    if mask.ndim < kspace.ndim - 1:
+        mask = np.broadcast_to(mask[..., None, :], (len(kspace), *kspace.shape[2:]))
+    yield from _pieces(package, kspace, mask)
 
 
-def _line(kspace: np.ndarray, place: tuple[int, ...]) -> np.ndarray:
-    """The readout (coils, ny) of one slice and phase encoding."""
-    index: tuple[Any, ...] = (place[0], slice(None), *place[1:-1], slice(None), place[-1])
-    return kspace[index]
-
-
-def _steps(place: tuple[int, ...]) -> tuple[int, int]:
-    return int(place[-1]), int(place[1]) if len(place) == 3 else 0
+def _pieces(package: Any, kspace: np.ndarray, mask: np.ndarray) -> Iterator[Any]:
+    """The measured pieces of every readout: where they do not reach DC, it is among samples to discard."""
+    rows = kspace.shape[-2]
+    for place in zip(*np.nonzero(mask.any(-2)), strict=True):
+        index: tuple[Any, ...] = (place[0], *place[1:-1], slice(None), place[-1])
+        edges = np.flatnonzero(np.diff(mask[index].astype(np.int8), prepend=0, append=0))
+        line = kspace[(place[0], slice(None), *index[1:])]
+        steps = int(place[-1]), int(place[1]) if len(place) == 3 else 0
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            start = min(first, rows // 2)
+            piece = _acquisition(package, line[:, start:last], place[0], steps)
+            piece.center_sample, piece.discard_pre = int(rows // 2 - start), int(first - start)
+            yield piece
 
 
 def _acquisition(

@@ -2,19 +2,25 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fedrecon.data.formats.bart import from_bart, read_cfl, trajectory_from_bart
+from fedrecon.data.formats.bart import DIMENSIONS, from_bart, read_cfl, trajectory_from_bart
+from fedrecon.data.formats.epi_files import is_epi, read_epi
 from fedrecon.data.formats.fastmri import read_fastmri
+from fedrecon.data.formats.geometry import image_geometry
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.formats.radial import read_radial
+from fedrecon.data.formats.sampled import sampled
+from fedrecon.data.formats.twix import is_twix, read_twix
 from fedrecon.errors import ArgumentError
 
 TRAJECTORY_UNITS = ("cycles/pixel", "radians/pixel", "cycles/fov")
+# What BART calls the counters of other formats.
+_BART_COUNTERS = {"contrast": "TE", "phase": "TIME", "repetition": "TIME2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +33,14 @@ class Measurement:
         ``(slices, coils, samples)``.
       image_shape: ``(ny, nx)``.
       mask: bool ``(slices, ny, nx)``, True where measured; None with a trajectory.
-      trajectory: float32 ``(samples, 2)`` in cycles per pixel, columns (ky, kx); None for Cartesian sampling.
+      trajectory: float32 ``(samples, 2)`` in cycles per pixel, columns (ky, kx), or ``(slices, samples, 2)``
+        where slices have their own; None for Cartesian sampling.
       calibration: like ``kspace``, from a separate scan; None when there is none.
       noise: complex64 ``(coils, samples)`` of noise alone; None when there is none.
       crop_shape: (height, width) of the middle of the image that is to be shown.
       pixel_size: in mm along (slices, rows, columns); None when the file does not know.
+      readout: samples of a readout, which follow each other in ``trajectory``; None for Cartesian sampling.
+      notes: what was done to the data, in words.
     """
 
     format: str
@@ -43,6 +52,8 @@ class Measurement:
     noise: np.ndarray | None
     crop_shape: tuple[int, int]
     pixel_size: tuple[float, float, float] | None
+    readout: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_measurement(
@@ -51,114 +62,167 @@ def read_measurement(
     trajectory: str | os.PathLike | None = None,
     image_shape: Sequence[int] | None = None,
     trajectory_unit: str | None = None,
+    select: Mapping[str, int] | None = None,
+    slices: Sequence[int] | None = None,
+    group: str | None = None,
 ) -> Measurement:
-    """Reads a fastMRI, ISMRMRD, BART or radial HDF5 file; its content says which it is.
+    """Reads a fastMRI, ISMRMRD, Siemens twix, BART, radial or EPI HDF5 file; its content says which it is.
 
     Volumes with two phase encodings are transformed along the readout: its positions are the slices, the
-    first phase encoding runs along rows, the second along columns. Where no mask is stored, samples that are
-    not zero in all coils are those measured; slices of zeros are taken for empty ones measured as the others.
+    first phase encoding runs along rows, the second along columns. What was measured is what a stored mask or
+    the headers of the acquisitions say, else what `sampled` finds. Outer lines that are zero in every coil
+    and slice are padding, whatever a stored mask says.
 
     Args:
       path: the file; of a BART array, either of the pair or their common name.
-      trajectory: BART array (3, samples, spokes) of the BART k-space (1, samples, spokes, coils).
+      trajectory: BART array (3, samples, spokes) of the BART k-space (1, samples, spokes, coils), with a
+        SLICE axis where slices have their own.
       image_shape: (ny, nx) of its field of view; None: the trajectory is taken to fill a square matrix.
       trajectory_unit: one of `TRAJECTORY_UNITS`, of a trajectory in an ISMRMRD file; None: cycles/pixel.
+      select: counters of a file with several images: ``contrast``, ``phase`` (of the heart), ``repetition``,
+        ``set`` and ``encoding`` of ISMRMRD and twix; the first three are TE, TIME and TIME2 of BART.
+      slices: numbers of the slices to keep, from 0 in the order of the stack; None: all.
+      group: of an HDF5 file with several measurements.
 
     Raises:
-      DataError: the file is of another kind, damaged, or three-dimensional with a trajectory.
+      DataError: the file is of another kind, damaged, has several images of which none is selected, or is
+        three-dimensional with a trajectory.
       ValueError: an argument does not belong to this kind of file.
       ImportError: the file needs an extra that is not installed.
     """
     format = _format(path)
-    if trajectory is not None and format != "BART":
-        raise ArgumentError("trajectory", f"none with the {format} file {path}", trajectory)
+    for name, value, formats in (
+        ("trajectory", trajectory, ("BART",)),
+        ("trajectory_unit", trajectory_unit, ("ISMRMRD",)),
+        ("select", select or None, ("ISMRMRD", "Siemens twix", "BART")),
+        ("group", group, ("ISMRMRD", "EPI")),
+    ):
+        if value is not None and format not in formats:
+            raise ArgumentError(name, f"none with the {format} file {path}", value)
     if image_shape is not None and trajectory is None:
         raise ArgumentError("image_shape", "none without a BART trajectory", tuple(image_shape))
-    if trajectory_unit is not None and format != "ISMRMRD":
-        raise ArgumentError("trajectory_unit", f"none with the {format} file {path}", trajectory_unit)
+    select = dict(select or {})
     if format == "fastMRI":
-        return _fastmri(path)
-    if format == "BART":
-        raw = _bart(path, trajectory, image_shape)
+        measurement = _fastmri(path)
     else:
-        raw = read_ismrmrd(path) if format == "ISMRMRD" else read_radial(path)
-    if raw.trajectory is None:
-        return _cartesian(format, raw)
-    return _non_cartesian(path, format, raw, trajectory_unit)
+        if format == "BART":
+            raw = _bart(path, trajectory, image_shape, select)
+        elif format == "ISMRMRD":
+            raw = read_ismrmrd(path, group=group or "dataset", select=select)
+        elif format == "Siemens twix":
+            raw = read_twix(path, select=select)
+        else:
+            raw = read_radial(path) if format == "radial" else read_epi(path, group)
+        if raw.trajectory is None:
+            measurement = _cartesian(format, raw)
+        else:
+            measurement = _non_cartesian(path, format, raw, trajectory_unit)
+    return measurement if slices is None else _kept(measurement, slices)
+
+
+def _kept(measurement: Measurement, slices: Sequence[int]) -> Measurement:
+    count, slices = len(measurement.kspace), list(slices)
+    if not slices or not all(0 <= i < count for i in slices) or len(set(slices)) < len(slices):
+        raise ArgumentError("slices", f"distinct numbers from 0 to {count - 1}", slices)
+
+    def kept(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else array[slices]
+
+    trajectory = measurement.trajectory
+    return dataclasses.replace(
+        measurement,
+        kspace=measurement.kspace[slices],
+        mask=kept(measurement.mask),
+        calibration=kept(measurement.calibration),
+        trajectory=kept(trajectory) if trajectory is not None and trajectory.ndim == 3 else trajectory,
+    )
 
 
 def _format(path: str | os.PathLike) -> str:
     path = Path(path)
     if path.suffix in (".cfl", ".hdr") or (not path.exists() and Path(f"{path}.hdr").exists()):
         return "BART"
+    if is_twix(path):
+        return "Siemens twix"
     with open_hdf5(path) as file:
         if "kspace" in file:
             return "fastMRI"
         if {"kdata", "traj"} <= set(file):
             return "radial"
-        if any(hasattr(entry, "keys") and {"xml", "data"} <= set(entry) for entry in file.values()):
+        groups = [entry for entry in file.values() if hasattr(entry, "keys")]
+        if any({"xml", "data"} <= set(entry) for entry in groups):
             return "ISMRMRD"
+        if any(is_epi(entry) for entry in groups):
+            return "EPI"
         expected = "'kspace' (fastMRI), 'kdata' and 'traj' (radial) or a group of 'xml' and 'data' (ISMRMRD)"
         raise DataError(path, None, expected, f"the keys {sorted(file)}")
 
 
 def _fastmri(path: str | os.PathLike) -> Measurement:
-    with open_hdf5(path) as file:
-        single = getattr(file["kspace"], "ndim", None) == 3
-    volume = read_fastmri(path, single_coil=single)
-    shape = volume.kspace.shape[-2:]
+    volume = read_fastmri(path, single_coil=None)
+    kspace, shape = volume.kspace, volume.kspace.shape[-2:]
     crop, pixel = shape, None
     if volume.header is not None:
-        recon, encoded = volume.header.recon.matrix, volume.header.encoded
-        crop = tuple(min(n, m) for n, m in zip(shape, recon, strict=False))
-        if encoded.field_of_view:
-            x, y, z = encoded.field_of_view
-            pixel = (z, x / shape[0], y / shape[1])
-    kspace, mask = volume.kspace, volume.mask
-    if mask is None:
-        mask = _sampled(kspace)
+        geometry = image_geometry(volume.header.encoded, volume.header.recon, (*shape, 1))
+        crop, voxel = geometry.crop[:2], geometry.voxel
+        pixel = voxel and (voxel[2], voxel[0], voxel[1])
+    if volume.mask is None:
+        mask = sampled(kspace)
     else:
-        mask = np.broadcast_to(mask, (len(kspace), *shape))
+        lines = np.any(kspace, (0, 1))
+        inside = np.outer(_span(np.any(lines, 1)), _span(np.any(lines, 0)))
+        mask = np.broadcast_to(volume.mask & inside, (len(kspace), *shape))
         kspace = kspace * mask[:, None]
     return Measurement("fastMRI", kspace, shape, mask, None, None, None, crop, pixel)
 
 
+def _span(used: np.ndarray) -> np.ndarray:
+    """True from the first to the last True one; everywhere where there is none."""
+    places = np.flatnonzero(used)
+    result = np.zeros(len(used), bool)
+    result[places[0] if places.size else 0 : places[-1] + 1 if places.size else None] = True
+    return result
+
+
 def _cartesian(format: str, raw: RawMeasurement) -> Measurement:
-    kspace, calibration, mask, view = raw.kspace, raw.calibration, raw.mask, raw.field_of_view
-    readout = kspace.shape[-2]
+    kspace, mask, view = raw.kspace, raw.mask, raw.field_of_view
+    calibration = raw.calibration if raw.calibration_separate else None
+    crop = raw.crop_shape or raw.image_shape
+    shown = (crop[-2], crop[-1])
+    if mask is None:
+        mask = sampled(kspace)
+    voxel = view and tuple(
+        v / n for v, n in zip(view, (*((1,) if kspace.ndim == 4 else ()), *raw.image_shape), strict=True)
+    )
     if kspace.ndim == 5:
-        mask = None if mask is None else mask.repeat(readout, 0).swapaxes(1, 2)
-        kspace = _readout_as_slices(kspace)
-        calibration = None if calibration is None else _readout_as_slices(calibration)
-        view = view and (view[1] / readout, view[2], view[0])
-    elif mask is not None:
-        mask = mask[:, None].repeat(readout, 1)
-    shape = kspace.shape[-2:]
+        readout, kept = kspace.shape[-2], crop[1]
+        start = readout // 2 - kept // 2
+        kspace = _readout_as_slices(kspace, start, kept)
+        calibration = None if calibration is None else _readout_as_slices(calibration, start, kept)
+        # (slices, nz, ny, nx): a phase encoding is measured where any of its readout is.
+        mask = np.any(mask, 2).swapaxes(1, 2).repeat(kept, 0)
+        shown = (crop[2], crop[0])
+        voxel = voxel and (voxel[1], voxel[2], voxel[0])
     return Measurement(
         format=format,
         kspace=kspace,
-        image_shape=shape,
-        mask=_sampled(kspace) if mask is None else mask,
+        image_shape=kspace.shape[-2:],
+        mask=mask,
         trajectory=None,
         calibration=calibration,
         noise=raw.noise,
-        crop_shape=shape,
-        pixel_size=view and (view[0], view[1] / shape[0], view[2] / shape[1]),
+        crop_shape=shown,
+        pixel_size=voxel,
+        notes=raw.notes,
     )
 
 
-def _sampled(kspace: np.ndarray) -> np.ndarray:
-    """(slices, ny, nx): samples not zero in all coils; slices without any have those of the others."""
-    mask = np.any(kspace, 1)
-    mask[~np.any(mask, (1, 2))] = np.any(mask, 0)
-    return mask
-
-
-def _readout_as_slices(kspace: np.ndarray) -> np.ndarray:
-    """(slices, coils, nz, ny, nx) -> (slices * ny, coils, nx, nz), an image along the readout ny."""
+def _readout_as_slices(kspace: np.ndarray, start: int, kept: int) -> np.ndarray:
+    """(slices, coils, nz, ny, nx) -> (slices * kept, coils, nx, nz), an image along the readout ny."""
     image = np.fft.fftshift(
         np.fft.ifft(np.fft.ifftshift(kspace, -2), axis=-2, norm="ortho").astype(np.complex64), -2
     )
+    image = image[..., start : start + kept, :]
     return image.transpose(0, 3, 1, 4, 2).reshape(-1, kspace.shape[1], kspace.shape[4], kspace.shape[2])
 
 
@@ -166,7 +230,9 @@ def _non_cartesian(
     path: str | os.PathLike, format: str, raw: RawMeasurement, unit: str | None
 ) -> Measurement:
     assert raw.trajectory is not None, "the caller's test"
-    shape, trajectory = raw.image_shape, raw.trajectory.reshape(-1, raw.trajectory.shape[-1])
+    shape, trajectory = raw.image_shape, raw.trajectory
+    readout = trajectory.shape[-2]
+    trajectory = trajectory.reshape(*trajectory.shape[:-3], -1, trajectory.shape[-1])
     if len(shape) != 2:
         found = f"one of {len(shape)} components"
         raise DataError(path, None, "a trajectory in two dimensions", found)
@@ -185,15 +251,20 @@ def _non_cartesian(
         trajectory=trajectory,
         calibration=None,
         noise=raw.noise,
-        crop_shape=shape,
+        crop_shape=(shape[0], shape[1]),
         pixel_size=view and (view[0], view[1] / shape[0], view[2] / shape[1]),
+        readout=readout,
+        notes=raw.notes,
     )
 
 
 def _bart(
-    path: str | os.PathLike, trajectory: str | os.PathLike | None, image_shape: Sequence[int] | None
+    path: str | os.PathLike,
+    trajectory: str | os.PathLike | None,
+    image_shape: Sequence[int] | None,
+    select: Mapping[str, int],
 ) -> RawMeasurement:
-    array = read_cfl(path)
+    array = _selected(path, read_cfl(path), select)
     if not np.isfinite(array).all():
         raise DataError(path, None, "finite values", "NaN or infinite")
     try:
@@ -208,16 +279,39 @@ def _bart(
         kspace = from_bart(array, ("SLICE", "COIL", "PHS2", "PHS1"))
     except ValueError as error:
         raise DataError(path, None, "k-space along READ, PHS1, PHS2, COIL and SLICE", error) from error
-    k = read_cfl(trajectory)
+    whole = _selected(trajectory, read_cfl(trajectory), select)
     if image_shape is None:
         # The trajectory reaches half the matrix to either side.
-        size = int(2 * np.ceil(np.nanmax(np.abs(k))))
+        size = int(2 * np.ceil(np.nanmax(np.abs(whole))))
         image_shape = (max(size, 1),) * 2
+    place = DIMENSIONS.index("SLICE")
     try:
-        k = trajectory_from_bart(k, image_shape)
+        own = [trajectory_from_bart(one, image_shape) for one in np.split(whole, whole.shape[place], place)]
     except ValueError as error:
         raise DataError(trajectory, None, "a BART trajectory", error) from error
-    if k.shape[:2] != kspace.shape[2:]:
-        found = f"{k.shape[:2]}"
-        raise DataError(trajectory, None, f"(spokes, samples) {kspace.shape[2:]} as in {path}", found)
+    if own[0].shape[:2] != kspace.shape[2:] or len(own) not in (1, len(kspace)):
+        found = f"{own[0].shape[:2]} for {len(own)} slices"
+        expected = f"(spokes, samples) {kspace.shape[2:]} as in {path}, for 1 or {len(kspace)} slices"
+        raise DataError(trajectory, None, expected, found)
+    k = own[0] if len(own) == 1 else np.stack(own)
     return RawMeasurement(np.ascontiguousarray(kspace), tuple(image_shape), trajectory=k)
+
+
+def _selected(path: str | os.PathLike, array: np.ndarray, select: Mapping[str, int]) -> np.ndarray:
+    """The array with one index of every counter's dimension; a trajectory may be common to all of them."""
+    unknown = sorted(select.keys() - _BART_COUNTERS.keys())
+    if unknown:
+        raise ArgumentError("select", f"some of {sorted(_BART_COUNTERS)} with a BART array", unknown)
+    for name, dimension in _BART_COUNTERS.items():
+        place = DIMENSIONS.index(dimension)
+        length = array.shape[place]
+        if name not in select:
+            if length > 1:
+                raise DataError(path, dimension, f"a single {name}, or one selected", f"{length}")
+        elif length > 1:
+            if not 0 <= select[name] < length:
+                raise DataError(path, dimension, f"{name} from 0 to {length - 1}", f"{select[name]}")
+            array = array.take([select[name]], place)
+        elif select[name]:
+            raise DataError(path, dimension, f"{name} 0, the only one", f"{select[name]}")
+    return array

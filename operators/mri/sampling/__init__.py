@@ -7,6 +7,13 @@ from operators.mri.sampling.density import (
     spiral_density,
     voronoi_density,
 )
+from operators.mri.sampling.echo_planar import (
+    ReadoutShift,
+    echo_planar_focus,
+    echo_planar_matrix,
+    echo_planar_shift,
+    trapezoid_positions,
+)
 from operators.mri.sampling.gradient_delays import estimate_gradient_delays, gradient_delay
 from operators.mri.sampling.masks import (
     acceleration_of,
@@ -33,10 +40,14 @@ from operators.mri.sampling.trajectories import (
 )
 
 __all__ = [
+    "ReadoutShift",
     "acceleration_of",
     "cartesian_trajectory",
     "center_slice",
     "density_compensation",
+    "echo_planar_focus",
+    "echo_planar_matrix",
+    "echo_planar_shift",
     "epi_trajectory",
     "equispaced_fraction_mask",
     "equispaced_mask",
@@ -59,5 +70,6 @@ __all__ = [
     "stack_of_spirals",
     "stack_of_stars",
     "stack_trajectory",
+    "trapezoid_positions",
     "voronoi_density",
 ]
