@@ -3,6 +3,7 @@
 The sources next to this file are compiled at first use against the FFI header that JAX ships, into
 ``$FEDRECON_CACHE`` (default ``~/.cache/fedrecon``), and tried in a process of their own before they are
 trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND=jax`` asks for that.
+``FEDRECON_CXXFLAGS`` holds further flags for the compiler, such as ``-march=x86-64-v3`` for AVX2 alone.
 ``python -m operators.kernels.native`` compiles ahead of time and reports.
 """
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def _compile(name: str, compiler: str, precision: str, path: pathlib.Path) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         library = pathlib.Path(folder) / path.name
-        command = [compiler, *_FLAGS, f"-DFEDRECON_{precision.upper()}", f"-I{jax.ffi.include_dir()}"]
+        command = [compiler, *_flags(), f"-DFEDRECON_{precision.upper()}", f"-I{jax.ffi.include_dir()}"]
         command += [str(_FOLDER / _SOURCES[name][0]), "-o", str(library)]
         _run(command, "compiling")
         trial = "import sys; from operators.trials import try_library; try_library(*sys.argv[1:])"
@@ -116,6 +117,11 @@ def _run(command: list[str], what: str) -> None:
         raise UnavailableError(f"{what} failed: {message}")
 
 
+def _flags() -> list[str]:
+    # The later of two contradicting flags counts: FEDRECON_CXXFLAGS="-march=x86-64-v3", say, for AVX2.
+    return [*_FLAGS, *shlex.split(os.environ.get("FEDRECON_CXXFLAGS", ""))]
+
+
 def _cache_folder() -> pathlib.Path:
     folder = os.environ.get("FEDRECON_CACHE")
     if folder:
@@ -130,7 +136,7 @@ def _fingerprint(library: str, compiler: str, precision: str) -> str:
     for name in _SOURCES[library]:
         digest.update((_FOLDER / name).read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
-    for part in (*_FLAGS, precision, version, _cpu(), jax.__version__):
+    for part in (*_flags(), precision, version, _cpu(), jax.__version__):
         digest.update(part.encode())
     return digest.hexdigest()[:16]
 

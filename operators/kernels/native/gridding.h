@@ -266,6 +266,82 @@ inline void spread_cells(const Grid<T>& grid, const Located<T>& at, int point, c
       });
 }
 
+// The same for a width known to the compiler: W rows of W cells of every plane, in no more registers than that takes.
+template <class T, int W>
+struct Patch {
+  using Register = typename ComplexLanes<T>::Register;
+  static constexpr int lanes = ComplexLanes<T>::lanes, registers = (2 * W + lanes - 1) / lanes;
+  T* corner;      // first cell of the first row of plane 0
+  int64_t plane;  // numbers from plane to plane
+  int64_t row[W];
+  int z, planes, cells_z;
+
+  Patch(const Grid<T>& grid, const Located<T>& at, int point)
+      : corner(reinterpret_cast<T*>(grid.data) + 2 * at.first[2][point]),
+        plane(grid.geometry.cells[1] * grid.row * 16),
+        z(at.first[0][point]),
+        planes(grid.geometry.taps[0]),
+        cells_z(static_cast<int>(grid.geometry.cells[0])) {
+    const int cells = static_cast<int>(grid.geometry.cells[1]), top = at.first[1][point];
+    for (int j = 0; j < W; ++j) row[j] = (top + j < cells ? top + j : top + j - cells) * grid.row * 16;
+  }
+  T* at_plane(int i) const { return corner + (z + i < cells_z ? z + i : z + i - cells_z) * plane; }
+
+  static Register read(const T* p) {
+    Register r;
+    std::memcpy(&r, p, sizeof r);
+    return r;
+  }
+  static void write(T* p, Register r) { std::memcpy(p, &r, sizeof r); }
+};
+
+template <class T, int W>
+inline void gather_patch(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
+  using P = Patch<T, W>;
+  const Weights<T> w(grid.geometry, at, point);
+  const P patch(grid, at, point);
+  typename P::Register total[P::registers] = {};
+  for (int i = 0; i < patch.planes; ++i) {
+    const T* plane = patch.at_plane(i);
+    typename P::Register sum[P::registers] = {};
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j)
+#pragma GCC unroll 8
+      for (int r = 0; r < P::registers; ++r) sum[r] += P::read(plane + patch.row[j] + P::lanes * r) * w.y[j];
+#pragma GCC unroll 8
+    for (int r = 0; r < P::registers; ++r) total[r] += sum[r] * w.z[i];
+  }
+  ComplexLanes<T> x[2], sums = {};
+  in_pairs<T>(w.x, x);
+#pragma GCC unroll 8
+  for (int r = 0; r < P::registers; ++r) sums.part[r] = total[r] * x[0].part[r];
+  sum_pairs<T>(sums, out);
+}
+
+template <class T, int W>
+inline void spread_patch(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
+  using P = Patch<T, W>;
+  const Weights<T> w(grid.geometry, at, point);
+  const P patch(grid, at, point);
+  const ComplexLanes<T> pair = joined<T>(RealLanes<T>{} + value[0], RealLanes<T>{} + value[1]);
+  ComplexLanes<T> x[2];
+  in_pairs<T>(w.x, x);
+  x[0] *= interleaved<T>(pair);
+  for (int i = 0; i < patch.planes; ++i) {
+    T* plane = patch.at_plane(i);
+    typename P::Register part[P::registers];
+#pragma GCC unroll 8
+    for (int r = 0; r < P::registers; ++r) part[r] = x[0].part[r] * w.z[i];
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j)
+#pragma GCC unroll 8
+      for (int r = 0; r < P::registers; ++r) {
+        T* cells = plane + patch.row[j] + P::lanes * r;
+        P::write(cells, P::read(cells) + part[r] * w.y[j]);
+      }
+  }
+}
+
 // Volumes do not fit caches, and no hardware foresees the rows of the next samples.
 template <class T>
 inline void prefetch_cells(const Grid<T>& grid, const Located<T>& at, int point) {
@@ -290,6 +366,29 @@ inline void with_width(int width, F&& f) {
     default: return f(std::integral_constant<int, 0>{});
   }
 }
+
+// One sample of the one plane.
+template <class T>
+inline void gather_one(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
+  const Geometry<T>& g = grid.geometry;
+  with_width(g.ndim > 1 ? g.width : 0, [&](auto w) {
+    if constexpr (w.value > 0)
+      gather_patch<T, w.value>(grid, at, point, out);
+    else
+      g.width <= 8 ? gather_cells<T, 1>(grid, at, point, out) : gather_cells<T, 2>(grid, at, point, out);
+  });
+}
+template <class T>
+inline void spread_one(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
+  const Geometry<T>& g = grid.geometry;
+  with_width(g.ndim > 1 ? g.width : 0, [&](auto w) {
+    if constexpr (w.value > 0)
+      spread_patch<T, w.value>(grid, at, point, value);
+    else
+      g.width <= 8 ? spread_cells<T, 1>(grid, at, point, value) : spread_cells<T, 2>(grid, at, point, value);
+  });
+}
+
 // Samples of up to eight planes (null where absent) from the grid.
 template <class T>
 void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, int64_t samples, bool sorted,
@@ -315,8 +414,7 @@ void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, i
       } else {
         for (int i = 0; i < count; ++i) {
           if (!sorted) prefetch_cells(grid, next, i);
-          grid.geometry.width <= 8 ? gather_cells<T, 1>(grid, at, i, out[0] + 2 * (m + i))
-                                   : gather_cells<T, 2>(grid, at, i, out[0] + 2 * (m + i));
+          gather_one(grid, at, i, out[0] + 2 * (m + i));
         }
       }
     }
@@ -475,9 +573,7 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
             for (int i = 0; i < count; ++i) spread_planes<T, w.value>(grid, at, i, load<T>(values + (j + i) * stride));
           });
         } else {
-          for (int i = 0; i < count; ++i)
-            g.width <= 8 ? spread_cells<T, 1>(grid, at, i, values + (j + i) * stride)
-                         : spread_cells<T, 2>(grid, at, i, values + (j + i) * stride);
+          for (int i = 0; i < count; ++i) spread_one(grid, at, i, values + (j + i) * stride);
         }
       }
     });
