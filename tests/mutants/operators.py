@@ -9,6 +9,8 @@ _MASKS = _T + "test_fourier.py::test_every_mask_gives_a_true_operator"
 _RESIZE = _T + "test_fourier.py::test_fourier_resize_keeps_band_limited_images"
 _NUFFT = _T + "test_nufft.py::test_relative_error_on_full_images"
 _NUFFT_GRADIENTS = _T + "test_nufft_transformations.py::test_gradients_are_those_of_the_direct_sum"
+_GRIDDING = _T + "test_gridding.py::test_samples_are_gathered_and_spread_as_sums_over_cells"
+_NATIVE = _T + "test_native_libraries.py::"
 _TABLE = _T + "test_kernel_table.py::"
 _GRIDS = _TABLE + "test_grids_are_found_without_trying_many"
 _FITTED = _TABLE + "test_the_table_holds_what_the_fit_gives"
@@ -129,6 +131,30 @@ _KERNELS_PACKAGE = (
             _TOEPLITZ,
         ),
         ("np.full(n, n**-0.5)", "np.full(n, 1 / n)", _MASKS),
+    ),
+    *in_file(
+        "operators/kernels/native/footprints.h",
+        ("(top + j < cells ? top + j : top + j - cells)", "(top + j)", _GRIDDING),
+        (
+            "z + i < cells_z ? z + i : z + i - cells_z",
+            "z + i <= cells_z ? z + i : z + i - cells_z",
+            _GRIDDING,
+        ),
+        ("registers = (2 * W + lanes - 1) / lanes;", "registers = (2 * W) / lanes;", _GRIDDING),
+        ("total[r] += sum[r] * w.z[i]", "total[r] += sum[r]", _GRIDDING),
+        (
+            "P::write(cells, P::read(cells) + part[r] * w.y[j])",
+            "P::write(cells, part[r] * w.y[j])",
+            _GRIDDING,
+        ),
+    ),
+    *in_file(
+        "operators/kernels/native/build.py",
+        (
+            '        "footprints.h",',
+            "",
+            _NATIVE + "test_a_library_is_made_anew_when_any_of_its_sources_changes",
+        ),
     ),
 )
 

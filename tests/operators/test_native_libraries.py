@@ -1,12 +1,25 @@
 """Native libraries are compiled once, and where they cannot be, plain JAX takes over and says so."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from operators.kernels import native
+from operators.kernels.native import build
+
+
+def test_a_library_is_made_anew_when_any_of_its_sources_changes():
+    for first, *others in build._SOURCES.values():
+        included, waiting = set(), [first]
+        while waiting:
+            text = (build._FOLDER / waiting.pop()).read_text()
+            new = set(re.findall(r'#include "(\w+\.h)"', text)) - included
+            included |= new
+            waiting += new
+        assert included == set(others)
 
 
 @pytest.mark.slow

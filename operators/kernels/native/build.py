@@ -16,7 +16,18 @@ import jax
 _FOLDER = pathlib.Path(__file__).parent
 # By library: sources, the first of which is compiled, and handlers.
 _SOURCES = {
-    "nufft": ("nufft.cc", "fft.h", "gridding.h", "lanes.h", "registers.h", "threads.h"),
+    "nufft": (
+        "nufft.cc",
+        "transform.h",
+        "cartesian.h",
+        "fft.h",
+        "gridding.h",
+        "footprints.h",
+        "grid.h",
+        "lanes.h",
+        "registers.h",
+        "threads.h",
+    ),
     "projector": ("projector.cc", "crossings.h", "registers.h", "threads.h", "wide.h"),
     "backprojector": ("backprojector.cc", "registers.h", "threads.h", "wide.h"),
     "volume": ("volume.cc", "columns.h", "rays.h", "volume.h", "registers.h", "threads.h", "wide.h"),
