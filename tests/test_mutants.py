@@ -17,12 +17,17 @@ FILES = sorted({mutant.file for mutant in MUTANTS})
 @pytest.mark.parametrize("file", FILES)
 def test_every_text_occurs_once_and_its_replacement_is_another_program(file):
     source = (ROOT / file).read_text()
-    program = ast.dump(ast.parse(source))
+    program = meaning(file, source)
     for mutant in MUTANTS:
         if mutant.file == file:
             assert source.count(mutant.before) == 1, mutant
             assert "\n" not in mutant.before and mutant.tests, mutant
-            assert ast.dump(ast.parse(source.replace(mutant.before, mutant.after))) != program, mutant
+            assert meaning(file, source.replace(mutant.before, mutant.after)) != program, mutant
+
+
+def meaning(file: str, source: str) -> str:
+    """A program without its comments and layout; C++ as it stands."""
+    return ast.dump(ast.parse(source)) if file.endswith(".py") else source
 
 
 def test_every_test_exists_and_is_not_slow():
