@@ -9,6 +9,7 @@ _EPI = _D + "test_echo_planar_files.py::test_"
 _TWIX = _D + "test_twix.py::test_"
 _BART = _D + "test_bart.py::test_"
 _CT_FILES = _D + "test_ct_files.py::test_"
+_DICOM = _D + "test_dicom_series.py::test_"
 _FASTMRI = _D + "test_fastmri.py::test_"
 _MEASUREMENT = _D + "test_measurement.py::test_"
 _CLIENTS = _D + "test_clients.py::test_"
@@ -181,19 +182,59 @@ _FORMATS = (
     *in_file(
         "fedrecon/data/formats/dicom_ct.py",
         (
+            "(float(central[1]) - 1, float(central[0]) - 1)",
+            "(float(central[0]) - 1, float(central[1]) - 1)",
+            _CT_FILES + "dicom_ct_pd",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/dicom_elements.py",
+        (
             "(pixels * slope + intercept)",
             "(pixels * slope - intercept)",
             _CT_FILES + "dicom_slices_are_sorted_and_rescaled",
         ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/dicom_series.py",
         (
-            'order = np.argsort(along, kind="stable")',
-            "order = np.arange(len(along))",
+            'np.argsort(positions @ np.cross(*orientation), kind="stable")',
+            "np.arange(len(positions))",
             _CT_FILES + "dicom_slices_are_sorted_and_rescaled",
         ),
         (
-            "(float(central[1]) - 1, float(central[0]) - 1)",
-            "(float(central[0]) - 1, float(central[1]) - 1)",
-            _CT_FILES + "dicom_ct_pd",
+            "(along[-1] - along[0]) / (len(frames) - 1)",
+            "np.median(gaps)",
+            _DICOM + "rounded_positions_keep_the_distance_of_slices",
+        ),
+        ("0.2 * length)", "0.3 * length)", _DICOM + "rounding_does_not_hide_a_missing_slice"),
+        (
+            "return (positions[-1] - positions[0]) / (len(positions) - 1)",
+            "return distance * np.cross(*orientation)",
+            _DICOM + "a_tilted_gantry_shears_the_stack",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/dicom_frames.py",
+        (
+            "(*_macros(group), *shared, header), image)",
+            "(*shared, *_macros(group), header), pixels[0])",
+            _DICOM + "multi_frame_files_state_place_and_rescaling_by_frame",
+        ),
+        (
+            "corner + missing[1] * right * rows + missing[0] * down * columns",
+            "corner + missing[0] * down * rows + missing[1] * right * columns",
+            _DICOM + "mosaics_of_siemens",
+        ),
+        (
+            "surplus = items if index == 0 and not second else surplus",
+            "surplus = 0",
+            _DICOM + "mosaics_of_siemens",
+        ),
+        (
+            "(math.ceil(count / across), across)",
+            "(across, across)",
+            _DICOM + "tiles_of_united_imaging",
         ),
     ),
     *in_file(

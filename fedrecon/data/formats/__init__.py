@@ -12,7 +12,8 @@ from fedrecon.data.formats.bart import (
 )
 from fedrecon.data.formats.ct_files import Sinogram, read_htc, read_lodopab, read_tomography
 from fedrecon.data.formats.describe import describe_file
-from fedrecon.data.formats.dicom_ct import DicomProjections, DicomSlices, read_dicom_ct_pd, read_dicom_slices
+from fedrecon.data.formats.dicom_ct import DicomProjections, read_dicom_ct_pd
+from fedrecon.data.formats.dicom_series import DicomSlices, read_dicom_slices
 from fedrecon.data.formats.fastmri import FastMRIVolume, read_fastmri, write_fastmri
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array
 from fedrecon.data.formats.ismrmrd import (

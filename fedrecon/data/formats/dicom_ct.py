@@ -1,4 +1,4 @@
-"""CT in DICOM: slices in Hounsfield units, and projections in the DICOM-CT-PD format.
+"""Projections of CT in the DICOM-CT-PD format.
 
 Needs the package ``pydicom``, which the extra ``fedrecon[dicom]`` installs.
 """
@@ -12,26 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.data.formats.dicom_elements import numbers, read_headers, rescaled, stored_pixels
 from fedrecon.data.formats.hdf5 import DataError
-
-
-@dataclasses.dataclass(frozen=True)
-class DicomSlices:
-    """Slices of one series, in the order of their positions along the normal of the slices.
-
-    Attributes:
-      hounsfield: float32 ``(slices, ny, nx)``, values after rescaling.
-      spacing: ``(z, y, x)`` in mm; z is the slice thickness where there is one slice.
-      positions: float64 ``(slices, 3)``, center of the first pixel in the patient's coordinates, mm.
-      orientation: float64 ``(2, 3)``, unit vectors along a row (x) and along a column (y).
-      manufacturer: as the file states it, else empty.
-    """
-
-    hounsfield: np.ndarray
-    spacing: tuple[float, float, float]
-    positions: np.ndarray
-    orientation: np.ndarray
-    manufacturer: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,51 +51,6 @@ class DicomProjections:
     photons: np.ndarray | None = None
 
 
-def read_dicom_slices(path: str | os.PathLike) -> DicomSlices:
-    """Reads the slices of one series.
-
-    Args:
-      path: a file, or a folder all of whose files (except hidden ones and ``DICOMDIR``) are of the series.
-
-    Raises:
-      DataError: there is no file, one is damaged, not DICOM or has several frames, an element is missing or
-        not a number, slices differ in series, shape, spacing or orientation, or their positions are not
-        evenly spaced (a slice is missing or twice there).
-      ImportError: pydicom is not installed.
-    """
-    files = _read_all(path)
-    names, headers = [name for name, _ in files], [header for _, header in files]
-    pixels = [_rescaled(name, header) for name, header in files]
-    orientation = _agreed(names, headers, "ImageOrientationPatient", 6).reshape(2, 3)
-    spacing = _agreed(names, headers, "PixelSpacing", 2)
-    if spacing.min() <= 0:
-        raise DataError(names[0], "PixelSpacing", "positive numbers", spacing.tolist())
-    for name, header, image in zip(names, headers, pixels, strict=True):
-        if header.get("SeriesInstanceUID") != headers[0].get("SeriesInstanceUID"):
-            raise DataError(name, "SeriesInstanceUID", f"that of {names[0]}", "another series")
-        if image.shape != pixels[0].shape:
-            raise DataError(name, "PixelData", f"shape {pixels[0].shape} as {names[0]}", image.shape)
-    positions = np.stack([_numbers(n, h, "ImagePositionPatient", 3) for n, h in files])
-    along = positions @ np.cross(*orientation)
-    order = np.argsort(along, kind="stable")
-    if len(files) > 1:
-        gaps = np.diff(along[order])
-        step = float(np.median(gaps))
-        for gap, later in zip(gaps, order[1:], strict=True):
-            if step <= 0 or abs(gap - step) > 0.01 * step + 0.01:
-                expected = f"slices {step:.6g} mm apart"
-                raise DataError(names[later], "ImagePositionPatient", expected, f"{gap:.6g} mm")
-    else:
-        step = float(_numbers(names[0], headers[0], "SliceThickness", 1)[0])
-    return DicomSlices(
-        hounsfield=np.stack([pixels[i] for i in order]),
-        spacing=(step, float(spacing[0]), float(spacing[1])),
-        positions=positions[order],
-        orientation=orientation,
-        manufacturer=str(headers[0].get("Manufacturer", "")),
-    )
-
-
 def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
     """Reads projections in the DICOM-CT-PD format, one file per view, in the order of ``InstanceNumber``.
 
@@ -128,13 +65,13 @@ def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
     Source: Chen et al., "Development and validation of an open data format for CT projection data", Med.
     Phys. 42:6964, 2015.
     """
-    files = _read_all(path)
-    files.sort(key=lambda item: _numbers(item[0], item[1], "InstanceNumber", 1)[0])
+    files = read_headers(path)
+    files.sort(key=lambda item: numbers(item[0], item[1], "InstanceNumber", 1)[0])
     name, header = files[0]
     rows, columns = (int(_private(name, header, tag, 1)[0]) for tag in ("rows", "columns"))
     views = []
     for file, view in files:
-        image = _rescaled(file, view)
+        image = rescaled(file, view, stored_pixels(file, view))
         # The format stores the elements of one detector column in one row of the picture.
         if image.shape != (columns, rows):
             raise DataError(file, "PixelData", f"shape {(columns, rows)} (columns, rows)", image.shape)
@@ -195,65 +132,6 @@ _TAGS = {
 }
 
 
-def _pydicom() -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ImportError("DICOM files need an extra: pip install 'fedrecon[dicom]'") from error
-    return pydicom
-
-
-def _read_all(path: str | os.PathLike) -> list[tuple[Path, Any]]:
-    pydicom, path = _pydicom(), Path(path)
-    if not path.exists():
-        raise DataError(path, None, "a DICOM file or a folder of them", "no such file")
-    names = [path]
-    if path.is_dir():
-        names = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != "." and p.name != "DICOMDIR")
-    if not names:
-        raise DataError(path, None, "a folder of DICOM files", "no file")
-    result = []
-    for name in names:
-        try:
-            result.append((name, pydicom.dcmread(name)))
-        # Damage is reported by many types.
-        except Exception as error:
-            raise DataError(name, None, "a DICOM file", f"{type(error).__name__}: {error}") from error
-    return result
-
-
-def _rescaled(name: Path, header: Any) -> np.ndarray:
-    """The picture of one frame after rescaling, float32 (Rows, Columns)."""
-    if "PixelData" not in header:
-        raise DataError(name, "PixelData", "a picture", "no such element")
-    if int(header.get("NumberOfFrames") or 1) != 1:
-        raise DataError(name, "NumberOfFrames", "1", header.NumberOfFrames)
-    slope = _numbers(name, header, "RescaleSlope", 1)[0]
-    intercept = _numbers(name, header, "RescaleIntercept", 1)[0]
-    try:
-        pixels = header.pixel_array
-    except Exception as error:
-        raise DataError(
-            name, "PixelData", "a readable picture", f"{type(error).__name__}: {error}"
-        ) from error
-    if pixels.ndim != 2 or not pixels.size:
-        raise DataError(name, "PixelData", "shape (rows, columns)", pixels.shape)
-    return (pixels * slope + intercept).astype(np.float32)
-
-
-def _numbers(name: Path, header: Any, key: str, count: int) -> np.ndarray:
-    """A standard element as float64 ``(count,)``."""
-    try:
-        value = header[key].value if key in header else None
-        values = np.atleast_1d(np.asarray(value, float)) if value is not None else np.empty(0)
-    except Exception as error:
-        raise DataError(name, key, f"{count} numbers", f"{type(error).__name__}: {error}") from error
-    if values.shape != (count,) or not np.isfinite(values).all():
-        found = "no such element" if value is None else str(value)
-        raise DataError(name, key, "a number" if count == 1 else f"{count} numbers", found)
-    return values
-
-
 def _private(name: Path, header: Any, key: str, count: int, default: float | None = None) -> np.ndarray:
     """A private element as float64 ``(count,)``, whether or not the file states its type."""
     tag, kind, _ = _TAGS[key]
@@ -278,12 +156,3 @@ def _private(name: Path, header: Any, key: str, count: int, default: float | Non
 def _label(key: str) -> str:
     tag, _, name = _TAGS[key]
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {name}"
-
-
-def _agreed(names: list[Path], headers: list[Any], key: str, count: int) -> np.ndarray:
-    first = _numbers(names[0], headers[0], key, count)
-    for name, header in zip(names[1:], headers[1:], strict=True):
-        value = _numbers(name, header, key, count)
-        if not np.allclose(value, first, atol=1e-4):
-            raise DataError(name, key, f"{first.tolist()} as {names[0]}", value.tolist())
-    return first
