@@ -22,7 +22,6 @@ import numpy as np
 from absl import flags
 from jax import lax
 
-import operators
 from benchmarks.command import check_json, print_machine, start
 from benchmarks.measure import (
     describe_machine,
@@ -36,7 +35,7 @@ from benchmarks.measure import (
     round_robin,
 )
 from fedrecon.files import write_atomically
-from operators.kernels import convolve
+from operators.kernels import convolve, native
 
 _PARTS = ("forward", "dx", "dw", "all")
 # One call takes about this long, in seconds, by repeating a layer.
@@ -149,7 +148,7 @@ def run(options: ConvolutionOptions) -> dict:
         if name not in WORKLOADS:
             raise ValueError(f"--workloads: expected some of {', '.join(WORKLOADS)}, found {name!r}")
     check_json(options.json)
-    backend = operators.backends()["convolution float32"]
+    backend = native.load("convolution", "float32")
     report = {
         "machine": describe_machine(("jax", "jaxlib", "numpy", "torch")),
         "backend": backend,

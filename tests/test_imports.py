@@ -40,6 +40,7 @@ ALLOWED = {
         {"operators.phantoms", "operators.ct", "operators.fourier", "operators.algebra"},
         {"jax", "numpy"},
     ),
+    "operators/native.py": ({"operators.kernels"}, set()),
     "operators/trials.py": ({"operators"}, {"jax", "numpy"}),
     "fedrecon/errors.py": ({"operators.algebra"}, set()),
     "fedrecon/types.py": (set(), {"jax"}),

@@ -36,13 +36,13 @@ import os
 
 from absl import flags
 
-import operators
 from benchmarks.command import OPENMP, check_json, chosen_workloads, interpreters, print_machine, start
 from benchmarks.ct.problems import WORKLOADS, make_problem
 from benchmarks.ct.registry import libraries
 from benchmarks.ct.run import compare, describe, stream_bandwidth
 from benchmarks.measure import describe_machine, progress
 from fedrecon.files import write_atomically
+from operators.kernels import native
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run(options: CTOptions) -> dict:
     bandwidth = stream_bandwidth()
     report = {
         "machine": describe_machine(sorted(packages | {"jax", "jaxlib", "numpy"})),
-        "backends": operators.backends(),
+        "backends": {name: native.load(name, "float32") for name in ("projector", "backprojector", "volume")},
         "openmp": os.environ.get(OPENMP),
         "bandwidth_gb_per_s": bandwidth / 1e9,
         "options": dataclasses.asdict(options),

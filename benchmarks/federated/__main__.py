@@ -35,13 +35,13 @@ import sys
 
 from absl import flags
 
-import operators
 from benchmarks.command import check_json, interpreters, print_machine, start
 from benchmarks.federated.models import WORKLOADS
 from benchmarks.federated.registry import ENGINES
 from benchmarks.federated.run import compare, describe
 from benchmarks.measure import describe_machine, matmul_peak
 from fedrecon.files import write_atomically
+from operators.kernels import native
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def run(options: FederatedOptions) -> dict:
     peak = matmul_peak()
     report = {
         "machine": machine,
-        "backends": operators.backends(),
+        "backends": {"convolution": native.load("convolution", "float32")},
         "peak_gflops": peak / 1e9,
         "versions": {name: ENGINES[name].versions(pythons.get(name, sys.executable)) for name in engines},
         "options": dataclasses.asdict(options),

@@ -28,13 +28,13 @@ import os
 
 from absl import flags
 
-import operators
 from benchmarks.command import OPENMP, check_json, chosen_workloads, print_machine, start
 from benchmarks.measure import describe_machine, progress
 from benchmarks.mri.problems import WORKLOADS, make_problem
 from benchmarks.mri.registry import LIBRARIES
 from benchmarks.mri.run import compare, describe
 from fedrecon.files import write_atomically
+from operators.kernels import native
 
 _DEFAULT_WORKLOADS = ["a", "b", "d", "e", "f"]
 
@@ -79,14 +79,14 @@ def run(options: MRIOptions) -> dict:
     packages = {package for name in libraries for package in LIBRARIES[name].packages}
     report = {
         "machine": describe_machine(sorted(packages | {"jax", "jaxlib", "numpy"})),
-        "backends": operators.backends(),
+        "backends": {"nufft": native.load("nufft", "float32")},
         "openmp": os.environ.get(OPENMP),
         "options": dataclasses.asdict(options),
         "workloads": {},
     }
     machine = report["machine"]
     print_machine(machine)
-    print(f"fedrecon: NUFFT in float32 by {report['backends']['nufft float32'].split(' (')[0]}")
+    print(f"fedrecon: NUFFT in float32 by {report['backends']['nufft'].split(' (')[0]}")
     for name in workloads:
         progress(f"{name}: inputs and reference")
         problem, reference = make_problem(WORKLOADS[name])

@@ -131,6 +131,16 @@ _KERNELS_PACKAGE = (
             _TOEPLITZ,
         ),
         ("np.full(n, n**-0.5)", "np.full(n, 1 / n)", _MASKS),
+        (
+            "    if path.exists():",
+            "    if True:",
+            _NATIVE + "test_backends_compile_nothing_and_say_what_there_is",
+        ),
+        (
+            '{f"{name} {precision}": _state(name, precision)',
+            '{f"{name} {precision}": load(name, precision)',
+            _NATIVE + "test_backends_compile_nothing_and_say_what_there_is",
+        ),
     ),
     *in_file(
         "operators/kernels/native/footprints.h",
@@ -154,6 +164,11 @@ _KERNELS_PACKAGE = (
             '        "footprints.h",',
             "",
             _NATIVE + "test_a_library_is_made_anew_when_any_of_its_sources_changes",
+        ),
+        (
+            'print(f"fedrecon: {what}", file=sys.stderr, flush=True)',
+            "pass",
+            _NATIVE + "test_building_ahead_says_once_what_is_compiled_and_ends_badly_where_it_fails",
         ),
     ),
 )

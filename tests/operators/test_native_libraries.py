@@ -22,67 +22,85 @@ def test_a_library_is_made_anew_when_any_of_its_sources_changes():
         assert included == set(others)
 
 
-@pytest.mark.slow
-def test_backends_say_what_is_in_use_and_can_be_turned_off(tmp_path, monkeypatch):
-    names = ("backprojector", "convolution", "nufft", "projector", "volume")
-    assert {key.split()[0] for key in native.backends()} == set(names)
-    # Without the memory of what this process has loaded.
-    load = native._load_once.__wrapped__
-    with monkeypatch.context() as patch:
-        patch.setenv("FEDRECON_BACKEND", "jax")
-        assert load("nufft", "float32") == (False, "jax (FEDRECON_BACKEND=jax)")
+NAMES = ("backprojector", "convolution", "nufft", "projector", "volume")
+
+
+def run_python(code, cache, compiler, *arguments):
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "CXX": str(compiler),
+        "FEDRECON_CACHE": str(cache),
+        "FEDRECON_BACKEND": "auto",
+    }
+    command = [sys.executable, *(["-c", code] if code else []), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def write_compiler(path, *lines):
+    """A compiler that knows its version, and does ``lines`` for everything else."""
+    path.write_text("\n".join(["#!/bin/sh", '[ "$1" = --version ] && exit', *lines]))
+    path.chmod(0o755)
+    return path
+
+
+def test_backends_compile_nothing_and_say_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setenv("FEDRECON_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FEDRECON_BACKEND", "auto")
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", str(tmp_path))
-        patch.setenv("CXX", "no-compiler")
-        assert load("nufft", "float32") == (False, "jax (no C++ compiler found)")
-    broken = tmp_path / "c++"
-    broken.write_text("#!/bin/sh\necho 'cannot compile' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", "import operators; print(operators.backends())"],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "CXX": str(broken),
-            "FEDRECON_CACHE": str(tmp_path / "cache"),
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
-    for key in native.backends():
-        assert f"'{key}': 'jax (compiling failed: cannot compile)'" in done.stdout
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("CXX", str(write_compiler(tmp_path / "c++", f"echo called >> {calls}; exit 1")))
+    states = native.backends()
+    assert set(states) == {f"{name} {precision}" for name in NAMES for precision in ("float32", "float64")}
+    missing = "missing (compiled at first use, or by python -m operators.native)"
+    assert set(states.values()) == {missing} and not calls.exists()
+    path = build.find("nufft", "float64")
+    path.parent.mkdir()
+    path.touch()
+    assert native.backends() == {**states, "nufft float64": f"cached ({path})"} and not calls.exists()
+    assert native.load("nufft", "float32").startswith("jax (") and calls.read_text() == "called\n"
+    assert native.backends()["nufft float32"].startswith("jax (compiling failed: ")
+    monkeypatch.setenv("FEDRECON_BACKEND", "jax")
+    assert native.backends()["volume float32"] == "jax (FEDRECON_BACKEND=jax)"
+    monkeypatch.setenv("FEDRECON_BACKEND", "auto")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("CXX", "no-compiler")
+    assert native.backends()["volume float32"] == "jax (no C++ compiler found)"
+
+
+def test_building_ahead_says_once_what_is_compiled_and_ends_badly_where_it_fails(tmp_path):
+    compiler = write_compiler(tmp_path / "c++", "echo 'cannot compile' >&2", "exit 1")
+    arguments = ("-m", "operators.native", "nufft", "--precision=float32")
+    done = run_python("", tmp_path / "cache", compiler, *arguments)
+    assert done.stdout == "nufft float32: jax (compiling failed: cannot compile)\n"
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fedrecon: compiling native kernels (nufft, float32)")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_what_is_built_ahead_is_found_by_the_next_process(tmp_path):
+    arguments = ("-m", "operators.native", "backprojector", "--precision=float32")
+    for lines in (1, 0):
+        done = run_python("", tmp_path, os.environ.get("CXX", "c++"), *arguments)
+        assert done.returncode == 0 and len(done.stderr.splitlines()) == lines
+        assert done.stdout.startswith("backprojector float32: native (")
+    code = "import operators; print(operators.backends()['backprojector float32'])"
+    assert run_python(code, tmp_path, os.environ.get("CXX", "c++")).stdout.startswith("cached (")
+
+
 def test_libraries_are_compiled_ahead_side_by_side_and_once(tmp_path):
-    compiler, calls = tmp_path / "c++", tmp_path / "calls"
-    compiler.write_text(
-        "#!/bin/sh\n"
-        '[ "$1" = --version ] && exit\n'
-        f"echo start >> {calls}; sleep 1; echo end >> {calls}; exit 1\n"
+    calls = tmp_path / "calls"
+    compiler = write_compiler(
+        tmp_path / "c++", f"echo start >> {calls}; sleep 1; echo end >> {calls}; exit 1"
     )
-    compiler.chmod(0o755)
     script = """
 import jax.numpy as jnp
 from operators.kernels import native
 native.prepare("nufft", "convolution")
 print(native.supports(jnp.float32, "nufft"), native.supports(jnp.float32, "convolution"))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "CXX": str(compiler),
-            "FEDRECON_CACHE": str(tmp_path / "cache"),
-            "FEDRECON_BACKEND": "auto",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python(script, tmp_path / "cache", compiler)
     assert done.stdout.split() == ["False", "False"]
     assert calls.read_text().split() == ["start", "start", "end", "end"]

@@ -4,10 +4,9 @@ The sources next to this file are compiled at first use against the FFI header t
 ``$FEDRECON_CACHE`` (default ``~/.cache/fedrecon``), and tried in a process of their own before they are
 trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND=jax`` asks for that.
 ``FEDRECON_CXXFLAGS`` holds further flags for the compiler, such as ``-march=x86-64-v3`` for AVX2 alone.
-``python -m operators.kernels.native`` compiles ahead of time and reports.
+``python -m operators.native`` compiles ahead of time.
 """
 
-import functools
 import logging
 import threading
 from typing import Any
@@ -23,21 +22,36 @@ _log = logging.getLogger("operators")
 _NAMES = ("nufft", "projector", "backprojector", "volume", "convolution")
 _LIBRARIES = [(name, precision) for name in _NAMES for precision in ("float32", "float64")]
 _LOCKS = {library: threading.Lock() for library in _LIBRARIES}
+_loaded: dict[tuple[str, str], str] = {}
 
 
 def backends() -> dict[str, str]:
-    """What computes on CPU in this process, by library and precision, and why.
+    """What computes on CPU in this process, by library and precision, and why; loads and compiles nothing.
 
     Returns:
-      ``{"nufft float32": "native (...)" or "jax (reason)", ...}`` for "nufft" (non-uniform and Cartesian
-      Fourier transforms), "projector", "backprojector" and "volume" (tomography), and "convolution".
-      Compiles on first call.
+      For "nufft" (non-uniform and Cartesian Fourier transforms), "projector", "backprojector" and "volume"
+      (tomography), and "convolution", each with " float32" or " float64", one of ``"native (FILE)"``: in
+      use; ``"cached (FILE)"``: compiled, and loaded at first use; ``"missing (...)"``: compiled at first
+      use, or by ``python -m operators.native``; ``"jax (REASON)"``: plain JAX computes.
 
     Example:
       >>> operators.backends()["nufft float32"]  # doctest: +SKIP
       'jax (no C++ compiler found)'
     """
-    return {f"{name} {precision}": _load(name, precision)[1] for name, precision in _LIBRARIES}
+    return {f"{name} {precision}": _state(name, precision) for name, precision in _LIBRARIES}
+
+
+def load(name: str, precision: str) -> str:
+    """Loads a library, compiling it if it is missing; returns its entry of :func:`backends`.
+
+    Args:
+      name: of :func:`backends`, such as "nufft".
+      precision: "float32" or "float64".
+    """
+    with _LOCKS[name, precision]:
+        if (name, precision) not in _loaded:
+            _loaded[name, precision] = _load(name, precision)
+        return _loaded[name, precision]
 
 
 def prepare(*names: str, precision: str = "float32") -> None:
@@ -52,12 +66,13 @@ def prepare(*names: str, precision: str = "float32") -> None:
     if jax.default_backend() == "cpu":
         for name in names:
             # A thread that ends with the process: compiling is left to the next process that needs it.
-            threading.Thread(target=_load, args=(name, precision), daemon=True).start()
+            threading.Thread(target=load, args=(name, precision), daemon=True).start()
 
 
 def supports(dtype: DTypeLike, name: str = "nufft") -> bool:
     """True if native kernels for ``dtype``, real or complex, are at hand."""
-    return _load(name, "float64" if dtype in (jnp.complex128, jnp.float64) else "float32")[0]
+    precision = "float64" if dtype in (jnp.complex128, jnp.float64) else "float32"
+    return load(name, precision).startswith("native")
 
 
 def preferred(dtype: DTypeLike, backend: str, name: str = "nufft") -> bool:
@@ -65,20 +80,26 @@ def preferred(dtype: DTypeLike, backend: str, name: str = "nufft") -> bool:
     return backend == "auto" and jax.default_backend() == "cpu" and supports(dtype, name)
 
 
-def _load(name: str, precision: str) -> tuple[bool, str]:
-    with _LOCKS[name, precision]:
-        return _load_once(name, precision)
+def _state(name: str, precision: str) -> str:
+    if (name, precision) in _loaded:
+        return _loaded[name, precision]
+    try:
+        path = build.find(name, precision)
+    except build.UnavailableError as reason:
+        return f"jax ({reason})"
+    if path.exists():
+        return f"cached ({path})"
+    return "missing (compiled at first use, or by python -m operators.native)"
 
 
-@functools.cache
-def _load_once(name: str, precision: str) -> tuple[bool, str]:
+def _load(name: str, precision: str) -> str:
     try:
         path = build.load(name, precision)
     except build.UnavailableError as reason:
         _log.info("%s in %s: plain JAX, %s", name, precision, reason)
-        return False, f"jax ({reason})"
+        return f"jax ({reason})"
     _log.info("%s in %s: native, %s", name, precision, path)
-    return True, f"native ({path})"
+    return f"native ({path})"
 
 
 def nufft(

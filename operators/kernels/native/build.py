@@ -67,30 +67,45 @@ class UnavailableError(Exception):
     """Native kernels cannot be compiled or loaded here; the message says why."""
 
 
-def load(name: str, precision: str) -> str:
-    """Registers the handlers of a library with JAX, compiling it unless it is in the cache.
+def find(name: str, precision: str) -> pathlib.Path:
+    """Where a library is in the cache, or would be.
 
     Args:
       name: "nufft", "projector", "backprojector", "volume" or "convolution".
+      precision: "float32" or "float64".
+
+    Raises:
+      UnavailableError: if ``FEDRECON_BACKEND=jax``, or there is no compiler that works.
+    """
+    try:
+        return _cache_folder() / f"{name}-{precision}-{_fingerprint(name, _compiler(), precision)}.so"
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(f"{type(error).__name__}: {error}") from error
+
+
+def load(name: str, precision: str) -> pathlib.Path:
+    """Registers the handlers of a library with JAX, compiling it unless it is in the cache.
+
+    Args:
+      name: as in :func:`find`.
       precision: "float32" or "float64".
 
     Returns:
       The path of the library.
 
     Raises:
-      UnavailableError: if ``FEDRECON_BACKEND=jax``, there is no compiler, or compiling or the trial fails.
+      UnavailableError: as :func:`find` does, or if compiling or the trial fails.
     """
-    if os.environ.get("FEDRECON_BACKEND", "auto") == "jax":
-        raise UnavailableError("FEDRECON_BACKEND=jax")
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise UnavailableError("no C++ compiler found")
+    path = find(name, precision)
     try:
-        path = _cache_folder() / f"{name}-{precision}-{_fingerprint(name, compiler, precision)}.so"
         if not path.exists():
-            _compile(name, compiler, precision, path)
+            what = (
+                f"compiling native kernels ({name}, {precision}) for this machine, once, in some ten seconds"
+            )
+            print(f"fedrecon: {what}", file=sys.stderr, flush=True)
+            _compile(name, _compiler(), precision, path)
         register(name, path, precision)
-        return str(path)
+        return path
     except (OSError, subprocess.SubprocessError) as error:
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
 
@@ -126,6 +141,15 @@ def _run(command: list[str], what: str) -> None:
         # Compilers say what is wrong first and draw it below; Python says it last.
         message = next((line for line in lines if "error: " in line), lines[-1])
         raise UnavailableError(f"{what} failed: {message}")
+
+
+def _compiler() -> str:
+    if os.environ.get("FEDRECON_BACKEND", "auto") == "jax":
+        raise UnavailableError("FEDRECON_BACKEND=jax")
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise UnavailableError("no C++ compiler found")
+    return compiler
 
 
 def _flags() -> list[str]:

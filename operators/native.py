@@ -1,0 +1,31 @@
+"""``python -m operators.native``: compiles the native kernels ahead of first use, and says what there is."""
+
+import argparse
+import sys
+
+from operators.kernels import backends, native
+
+
+def main(arguments: list[str]) -> int:
+    """Compiles what is missing and prints a line per library; returns 1 if one of them cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m operators.native", description=__doc__.split(": ")[1])
+    names = sorted({library.split()[0] for library in backends()})
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all if none is named"
+    )
+    parser.add_argument("--precision", choices=["float32", "float64"], help="both if not given")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(names))
+    if unknown:
+        parser.error(f"NAME: expected some of {', '.join(names)}, found {unknown[0]}")
+    usable = True
+    for name in options.names or names:
+        for precision in [options.precision] if options.precision else ["float32", "float64"]:
+            found = native.load(name, precision)
+            usable &= found.startswith("native")
+            print(f"{name} {precision}: {found}", flush=True)
+    return 0 if usable else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
