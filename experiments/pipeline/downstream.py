@@ -12,7 +12,7 @@ from experiments.pipeline.stages import Run
 from fedrecon import Variables
 from fedrecon.data import ClientData
 from fedrecon.models import Classifier, UNet, warm_start
-from fedrecon.tasks import classification_task, segmentation_task
+from fedrecon.tasks import check_labels, classification_task, segmentation_task
 
 # Initial log-odds of a lesion pixel.
 _RARE = -3.0
@@ -51,6 +51,8 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
     """
     settings = run.settings
     train, test = cohort.train, cohort.test
+    for split in (train, test):
+        check_labels(split, {"segmentation": "segmentation", "classification": "label"}[kind], 2)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
     channels, pools = settings.finetune_channels, settings.finetune_pools
     if kind == "segmentation":

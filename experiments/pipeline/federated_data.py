@@ -28,10 +28,18 @@ from fedrecon.data.clients import (
     split_patients,
 )
 from fedrecon.models import BatchNorm, Classifier, Encoder, GroupNorm, InstanceNorm, UNet, VarNet
-from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
+from fedrecon.tasks import (
+    check_labels,
+    classification_task,
+    mri_measure,
+    reconstruction_task,
+    segmentation_task,
+)
 
 _SIZES = {"retina": 64, "xray": 56}
 _TEST = 0.25
+# Key and number of classes of segmentations: background and one structure.
+_MASKS = ("segmentation", 2)
 _NORMS = {
     "instance": InstanceNorm,
     "group": GroupNorm,
@@ -90,6 +98,13 @@ def load_data(settings: TrainSettings) -> FederatedData:
             )
         else:
             data = _divide(pooled, settings)
+    key, classes = {"classification": ("label", number_of_classes(settings)), "segmentation": _MASKS}.get(
+        settings.task, ("", 0)
+    )
+    if key:
+        for part in (data.train, data.validation, data.test):
+            if part is not None:
+                check_labels(part, key, classes)
     if settings.feature_shift:
         shifts = draw_feature_shifts(data.train.clients, settings.feature_shift, seed=settings.seed)
         seeds = {"train": 2 * settings.seed, "test": 2 * settings.seed + 1}

@@ -15,11 +15,11 @@ from experiments.pipeline.federated_settings import TrainSettings, check_setting
 from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.privacy import plan_privacy
 from experiments.pipeline.progress import Course
-from experiments.pipeline.scores import Scores, summary, without_nan
+from experiments.pipeline.scores import Scores, as_json, summary
 from experiments.pipeline.training import Execution, Stage, choose_parallel, train_stage
 from fedrecon.files import write_atomically
 from fedrecon.reporting import format_table, save_partition_plot
-from fedrecon.runtime import Workdir, agreed, is_lead, read_log
+from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead, read_log
 
 # The figure by which methods are compared, and the figures of the table.
 METRICS = {
@@ -100,14 +100,14 @@ def run(
         results, compile_seconds = _train_and_score(settings, workdir, data, execution)
     if is_lead():
         document = results._asdict() | {"course": results.course._asdict()}
-        document = json.dumps(without_nan(document), indent=2)
+        document = json.dumps(as_json(document), indent=2)
         write_atomically(workdir / "results.json", document.encode())
     return results, Cost(compile_seconds, *_speed(workdir))
 
 
 def read_results(workdir: Workdir) -> Results:
-    """The results that a finished run left; NaN where a client had nothing to score."""
-    document = json.loads((workdir / "results.json").read_text())
+    """The results that a finished run left: NaN where nothing was to score, infinite what diverged."""
+    document = decode_numbers(json.loads((workdir / "results.json").read_text()))
     for kind in ("own", "released"):
         document[kind] = {
             client: {name: math.nan if value is None else value for name, value in scores.items()}

@@ -12,7 +12,7 @@ from experiments.pipeline.downstream import Downstream
 from experiments.pipeline.options import flat
 from experiments.pipeline.progress import Course
 from experiments.pipeline.reconstruction import Reconstruction
-from experiments.pipeline.scores import without_nan
+from experiments.pipeline.scores import as_json
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Traffic
 from fedrecon.data import ClientData
@@ -87,7 +87,7 @@ def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcom
         "traffic": [t._asdict() for t in outcome.traffic],
         "privacy": outcome.privacy,
     }
-    results = without_nan(results)
+    results = as_json(results)
     write_atomically(workdir / "results.json", json.dumps(results, indent=2).encode())
     return results
 

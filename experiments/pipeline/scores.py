@@ -7,20 +7,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedrecon.runtime import encode_numbers
+from fedrecon.tasks import LOWER_IS_BETTER, means
+
 Scores = dict[str, dict[str, float]]
-LOWER_IS_BETTER = ("loss", "hd95", "nmse")
 
 
 def site_scores(sums: Mapping[str, Any], names: tuple[str, ...]) -> Scores:
-    """``{name: (sum, count)}``, each (sites,), as ``{site: {name: mean}}``; NaN where nothing was counted."""
-    sums = jax.device_get(sums)
-    return {
-        site: {
-            name: float(total[i] / count[i]) if count[i] > 0 else math.nan
-            for name, (total, count) in sums.items()
-        }
-        for i, site in enumerate(names)
-    }
+    """``{name: (sum, count)}``, each (sites,), as ``{site: {name: mean}}``.
+
+    NaN where nothing was counted, the worst infinity where what was counted is no number; see `means`.
+    """
+    scores = means(sums)
+    return {site: {name: float(x[i]) for name, x in scores.items()} for i, site in enumerate(names)}
 
 
 def cross_site_scores(sums: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Scores, Scores]:
@@ -30,16 +29,17 @@ def cross_site_scores(sums: Mapping[str, Any], names: tuple[str, ...]) -> tuple[
       sums: ``{name: (sum, count)}``, each (models, sites).
       names: of the sites.
     """
-    sums = jax.device_get(sums)
-    at_home = site_scores({k: (np.diag(t), np.diag(c)) for k, (t, c) in sums.items()}, names)
+    scores = means(sums)
+    at_home = site_scores({k: (np.diag(t), np.diag(c)) for k, (t, c) in jax.device_get(sums).items()}, names)
     others = ~np.eye(len(names), dtype=bool)
-    elsewhere: Scores = {}
-    for j, site in enumerate(names):
-        elsewhere[site] = {}
-        for name, (total, count) in sums.items():
-            total, count = total[others[:, j], j], count[others[:, j], j]
-            known = len(count) > 0 and np.all(count > 0)
-            elsewhere[site][name] = float(np.mean(total / count)) if known else math.nan
+    # NaN where one of the other models had nothing to score.
+    elsewhere = {
+        site: {
+            name: float(np.mean(x[others[:, j], j])) if len(names) > 1 else math.nan
+            for name, x in scores.items()
+        }
+        for j, site in enumerate(names)
+    }
     return at_home, elsewhere
 
 
@@ -49,17 +49,21 @@ def mean_score(scores: Scores, metric: str) -> float:
 
 
 def summary(scores: Scores, metric: str) -> tuple[float, float]:
-    """Mean over the clients that have the metric, and that of the worst of them."""
+    """Mean over the clients that have the metric, and that of the worst of them; infinite if one diverged."""
     values = [v for site in scores.values() if not math.isnan(v := site.get(metric, math.nan))]
     if not values:
         return math.nan, math.nan
     return float(np.mean(values)), max(values) if metric in LOWER_IS_BETTER else min(values)
 
 
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null instead."""
+def as_json(value: Any) -> Any:
+    """For JSON: null for NaN, which stands for nothing to score, and words for what diverged."""
+    return encode_numbers(_without_nan(value))
+
+
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: without_nan(item) for name, item in value.items()}
+        return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -12,7 +12,7 @@ from experiments.pipeline.budgets import Budget
 from experiments.pipeline.federated_topologies import Rounds
 from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.options import FlagError
-from experiments.pipeline.scores import site_scores, without_nan
+from experiments.pipeline.scores import as_json, site_scores
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.federated import RoundState, client_variables
@@ -101,7 +101,7 @@ def with_validation(
         infos, sums, seconds = infos
         found = rounds.records(infos)
         if sums:
-            found[-1]["validation"] = without_nan(site_scores(sums, data.names))
+            found[-1]["validation"] = as_json(site_scores(sums, data.names))
             found[-1]["validation_seconds"] = round(float(seconds), 4)
         return found
 

@@ -109,7 +109,7 @@ def plot_site_bars(
     lowest: list[float] = []
     for j, (method, scores) in enumerate(methods.items()):
         values = [scores.get(site, {}).get(metric, np.nan) for site in sites]
-        lowest.extend(value for value in values if value == value)
+        lowest.extend(value for value in values if np.isfinite(value))
         axis.bar(
             np.arange(len(sites)) + (j - (len(methods) - 1) / 2) * width,
             values,

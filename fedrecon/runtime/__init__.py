@@ -10,7 +10,7 @@ from fedrecon.runtime.distributed import (
     open_workdir,
     start,
 )
-from fedrecon.runtime.log import RunLog, read_log
+from fedrecon.runtime.log import RunLog, decode_numbers, encode_numbers, read_log
 from fedrecon.runtime.progress import Progress
 from fedrecon.runtime.training import train
 from fedrecon.runtime.watchdog import PeerError, Watchdog, leave
@@ -26,7 +26,9 @@ __all__ = [
     "Workdir",
     "WorkdirError",
     "agreed",
+    "decode_numbers",
     "describe_environment",
+    "encode_numbers",
     "host_copy",
     "is_lead",
     "leave",

@@ -1,6 +1,7 @@
 """The run log: one JSON object a line, append-only, the truth about a run."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,32 @@ from typing import Any
 from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 
+_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def encode_numbers(value: Any) -> Any:
+    """JSON has no numbers that are not finite: the words "nan", "inf" and "-inf" in their place."""
+    if isinstance(value, dict):
+        return {name: encode_numbers(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode_numbers(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def decode_numbers(value: Any) -> Any:
+    """Inverse of `encode_numbers`, of what dicts hold by name; words in lists, as names, stay words."""
+    if isinstance(value, dict):
+        return {
+            name: _WORDS.get(item, item) if isinstance(item, str) else decode_numbers(item)
+            for name, item in value.items()
+        }
+    return [decode_numbers(item) for item in value] if isinstance(value, list) else value
+
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Records of a run log in order; an incomplete last line, left by a crash, is ignored.
+
+    Null stands for nothing to report; what was not finite is NaN or infinite again.
 
     Raises:
       ValueError: a line other than the last is not a JSON object; names the file and the line.
@@ -31,7 +55,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise ArgumentError(f"{path}, line {number}", "a JSON object", repr(line[:60])) from error
-        records.append(record)
+        records.append(decode_numbers(record))
     return records
 
 
@@ -52,7 +76,8 @@ class RunLog:
         """Writes one record and hands it to the operating system before returning."""
         if not self._write:
             return
-        line = json.dumps({"stage": stage, "round": round, **fields}, allow_nan=True)
+        record = encode_numbers({"stage": stage, "round": round, **fields})
+        line = json.dumps(record, allow_nan=False)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -64,4 +89,4 @@ class RunLog:
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
         if not self._write:
             return
-        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in records).encode())
+        write_atomically(self.path, "".join(json.dumps(encode_numbers(r)) + "\n" for r in records).encode())

@@ -3,17 +3,22 @@
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim
+from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
 from fedrecon.tasks.reconstruction import ct_measure, mri_measure, reconstruction_task
+from fedrecon.tasks.scores import LOWER_IS_BETTER, means
 from fedrecon.tasks.segmentation import segmentation_task
 
 __all__ = [
+    "LOWER_IS_BETTER",
+    "check_labels",
     "classification_metrics",
     "classification_task",
     "ct_measure",
     "dice",
     "distance_transform",
     "hausdorff95",
+    "means",
     "mri_measure",
     "reconstruction_metrics",
     "reconstruction_task",

@@ -57,7 +57,8 @@ def reconstruction_metrics(images: jax.Array, batch: Batch) -> Metrics:
     """NMSE, PSNR and SSIM per volume, summed over the volumes of one client.
 
     With x the volume and t its target: NMSE = |x - t|^2 / |t|^2; PSNR = 10 log10(range^2 / mean (x - t)^2)
-    in dB; SSIM = mean over slices of ``ssim``. The range is the maximum of the reference volume.
+    in dB; SSIM = mean over slices of ``ssim``. The range is the maximum of the reference volume. Blank
+    volumes, whose range is 0, are not counted; a volume with an image that is not finite makes the sums so.
 
     Args:
       images: (examples, ny, nx); the magnitude of complex images is compared.
@@ -75,9 +76,9 @@ def reconstruction_metrics(images: jax.Array, batch: Batch) -> Metrics:
         return jax.ops.segment_sum(jnp.where(valid, values, 0), volume, num_segments=examples)
 
     slices = per_volume(jnp.ones(examples, target.dtype))
-    present = slices > 0
+    present = (slices > 0) & (per_volume(jnp.asarray(batch["data_range"])) != 0)
     slices = jnp.where(present, slices, 1)
-    data_range = jnp.where(valid, batch["data_range"], 1)
+    data_range = jnp.where(valid & (batch["data_range"] != 0), batch["data_range"], 1)
     error = per_volume(jnp.square(images - target).sum((1, 2)))
     energy = jnp.where(present, per_volume(jnp.square(target).sum((1, 2))), 1)
     peak = jnp.where(present, per_volume(data_range) / slices, 1)

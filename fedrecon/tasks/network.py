@@ -1,5 +1,6 @@
 """Helpers of every task: a flax model as pure functions, and sums over valid examples."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,18 +33,29 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
     """Wraps a model called as ``model(*inputs(batch), train=..., valid=...)``.
 
     Args:
-      model: linen module with collections "params" and, with batch normalization, "batch_stats".
+      model: linen module with collections "params" and, with batch normalization, "batch_stats". It is not
+        given ``train`` or ``valid`` if its ``__call__`` does not take it.
       inputs: the model's array arguments from a batch.
       example: a batch of arrays or ``jax.ShapeDtypeStruct``, of which only shapes and dtypes are used.
 
     Returns:
       The model's functions; ``init`` is compiled.
+
+    Raises:
+      ValueError: a module that is no linen module.
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError("model", "a flax.linen.Module", type(model).__name__)
+    taken = _options(model)
+    evaluating: dict[str, Any] = {"train": False} if "train" in taken else {}
 
     def initialize(key: jax.Array) -> Mapping:
         # One example of zeros: parameters do not depend on the batch.
-        batch = {name: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in example.items()}
-        return model.init(key, *inputs(batch))
+        batch = {
+            name: jnp.zeros((1, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+            for name, leaf in example.items()
+        }
+        return model.init(key, *inputs(batch), **evaluating)
 
     def init(key: jax.Array) -> Variables:
         variables = initialize(key)
@@ -51,13 +63,15 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
 
     def train(params: PyTree, stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
         variables = {"params": params, "batch_stats": stats}
-        output, updates = model.apply(
-            variables, *inputs(batch), train=True, valid=batch["valid"], mutable=["batch_stats"]
-        )
+        options: dict[str, Any] = {
+            name: value for name, value in (("train", True), ("valid", batch["valid"])) if name in taken
+        }
+        output, updates = model.apply(variables, *inputs(batch), **options, mutable=["batch_stats"])
         return output, updates.get("batch_stats", stats)
 
     def evaluate(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
-        output: Any = model.apply({"params": params, "batch_stats": stats}, *inputs(batch))
+        variables = {"params": params, "batch_stats": stats}
+        output: Any = model.apply(variables, *inputs(batch), **evaluating)
         return output
 
     normalization = Variables(*normalization_leaves(initialize, jax.random.key(0)))
@@ -69,6 +83,14 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
         return (init if isinstance(key, jax.core.Tracer) else compiled)(key)
 
     return Network(init_anywhere, train, evaluate, normalization)
+
+
+def _options(model: nn.Module) -> set[str]:
+    """Which of "train" and "valid" the model takes."""
+    parameters = inspect.signature(type(model).__call__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {"train", "valid"}
+    return {"train", "valid"} & parameters.keys()
 
 
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:

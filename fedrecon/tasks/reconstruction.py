@@ -22,11 +22,11 @@ def reconstruction_task(
 
     The loss of an example, with x the magnitude of the reconstruction, t its target and r the maximum of
     the target's volume: ``mean |x - t| / r + ssim_weight (1 - SSIM(x, t; r))``. At the default weight both
-    terms are of one magnitude.
+    terms are of one magnitude. Examples of a blank volume, whose range is 0, do not count.
 
     Args:
-      model: called as ``model(operators, measurements, initial, train=, valid=)``, such as ``VarNet``;
-        returns (examples, ny, nx), real or complex.
+      model: called as ``model(operators, measurements, initial, train=, valid=)``, such as ``VarNet``, or
+        without those of the last two that it does not take; returns (examples, ny, nx), real or complex.
       measure: ``measure(batch) -> (operators, measurements, initial)``: the stacked operators, the data
         they are compared with and the starting images or None.
       example: a batch of arrays or ``jax.ShapeDtypeStruct``: what ``measure`` reads, and "target",
@@ -44,11 +44,12 @@ def reconstruction_task(
     check_batch(example, ("target", "data_range", "volume"))
     net = network(model, measure, example)
 
-    def losses(images: jax.Array, batch: Batch) -> jax.Array:
+    def losses(images: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        scored = batch["valid"] & (batch["data_range"] != 0)
         # Padding has no range; 1 keeps its gradient finite, so that masking it is exact.
-        data_range = jnp.where(batch["valid"], batch["data_range"], 1)
+        data_range = jnp.where(scored, batch["data_range"], 1)
         absolute = jnp.abs(images - batch["target"]).mean((1, 2)) / data_range
-        return absolute + ssim_weight * (1 - ssim(images, batch["target"], data_range))
+        return absolute + ssim_weight * (1 - ssim(images, batch["target"], data_range)), scored
 
     def loss(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
@@ -56,14 +57,14 @@ def reconstruction_task(
         del key
         images, stats = net.train(params, stats, batch)
         each = losses(magnitude(images), batch)
-        return mean(each, batch["valid"]), (stats, {"loss": total(each, batch["valid"])})
+        return mean(*each), (stats, {"loss": total(*each)})
 
     def predict(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
         return magnitude(net.evaluate(params, stats, batch))
 
     def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
         images = map_chunks(lambda part: predict(params, stats, part), batch, chunk)
-        evaluated = total(losses(images, batch), batch["valid"])
+        evaluated = total(*losses(images, batch))
         return {"loss": evaluated, **reconstruction_metrics(images, batch)}
 
     return Task(net.init, loss, metrics, predict, net.normalization)

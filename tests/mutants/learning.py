@@ -11,6 +11,7 @@ _TASKS = _K + "test_tasks.py::test_"
 _QUALITY = _K + "test_image_quality.py::test_"
 _OVERLAP = _K + "test_overlap.py::test_"
 _DIAGNOSIS = _K + "test_diagnosis.py::test_"
+_LABELS = _K + "test_labels.py::test_"
 
 _MODELS = (
     *in_file(
@@ -134,7 +135,7 @@ _TASK_PACKAGE = (
             _TASKS + "segmentation_loss_takes_dice_over_the_batch",
         ),
         (
-            "weight = valid[:, None, None, None].astype(logits.dtype)",
+            "weight = scored[..., None].astype(logits.dtype)",
             "weight = jnp.ones_like(logits[..., :1])",
             _TASKS + "segmentation_loss_takes_dice_over_the_batch",
         ),
@@ -188,7 +189,43 @@ _TASK_PACKAGE = (
         ),
     ),
     *in_file(
+        "fedrecon/tasks/labels.py",
+        # A label below 0 counts as another class.
+        (
+            "known = (labels >= 0) & (labels < classes)",
+            "known = labels < classes",
+            _LABELS
+            + "labels_are_checked_when_data_enter "
+            + _LABELS
+            + "labels_that_are_no_class_are_refused_and_never_count_as_another",
+        ),
+        (
+            "scored if ignore is None else scored & (labels != ignore)",
+            "scored",
+            _LABELS + "an_ignored_label_joins_valid",
+        ),
+        # A loss that is no number, but trains.
+        (
+            "poison = (jnp.nan * watched)",
+            "poison = jnp.nan + jax.lax.stop_gradient(watched)",
+            _LABELS + "a_plain_network_trains_and_its_labels_are_watched",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/scores.py",
+        (
+            "worst = np.inf if name in lower else -np.inf",
+            "worst = np.nan",
+            _LABELS + "what_is_not_finite_is_told_from_nothing_to_score",
+        ),
+    ),
+    *in_file(
         "fedrecon/tasks/diagnosis.py",
+        (
+            "area = won / jnp.maximum(pairs, 1)",
+            "area = won",
+            _LABELS + "areas_of_many_classes_are_those_of_scikit_learn",
+        ),
         (
             "+ 0.5 * (scores[:, None] == scores)",
             "+ (scores[:, None] == scores)",

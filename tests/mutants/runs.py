@@ -90,6 +90,11 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/runtime/log.py",
+        (
+            "records.append(decode_numbers(record))",
+            "records.append(record)",
+            _RUNTIME + "what_is_not_finite_is_told_from_nothing_to_report",
+        ),
         # A torn last line.
         (
             "if number == len(lines):",

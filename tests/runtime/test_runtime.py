@@ -1,5 +1,7 @@
 """The working directory, run log, checkpoints and the loop over rounds."""
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -71,6 +73,22 @@ def test_a_bad_line_in_the_middle_is_named(tmp_path):
     path.write_text('{"round": 1}\nnonsense\n{"round": 2}\n')
     with pytest.raises(ValueError, match="line 2"):
         read_log(path)
+
+
+def test_what_is_not_finite_is_told_from_nothing_to_report(tmp_path):
+    """As JSON that any reader takes, also after a record was dropped, which writes all others again."""
+    scores = {"loss": math.inf, "psnr": [-math.inf, 1.5]}
+    record = {"stage": "a", "round": 1, "loss": math.nan, "dice": None, "missing": ["nan"], "scores": scores}
+    for round in (1, 2):
+        RunLog(tmp_path / "metrics.jsonl").append(**{**record, "round": round})
+    RunLog(tmp_path / "metrics.jsonl").drop_after("a", 1)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    (found,) = read_log(tmp_path / "metrics.jsonl")
+    assert math.isnan(found.pop("loss"))
+    del record["loss"]
+    scores["psnr"][0] = "-inf"
+    assert found == record
 
 
 def test_drop_after_touches_one_stage(tmp_path):

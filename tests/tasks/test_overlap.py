@@ -18,10 +18,12 @@ def masks(count, density, seed):
     return np.random.default_rng(seed).random((count, *SHAPE)) < density
 
 
-def hd95_by_scipy(a, b):
+def hd95_by_scipy(a, b, spacing=None):
+    """As MONAI computes it: the larger of two directed 95th percentiles, between borders."""
     borders = [m & ~ndimage.binary_erosion(m) for m in (a, b)]
     directed = [
-        np.percentile(ndimage.distance_transform_edt(~to)[of], 95) for of, to in (borders, borders[::-1])
+        np.percentile(ndimage.distance_transform_edt(~to, sampling=spacing)[of], 95)
+        for of, to in (borders, borders[::-1])
     ]
     return max(directed)
 
@@ -43,6 +45,19 @@ def test_hd95_equals_scipy(seed, density, smoothing):
     a, b = (ndimage.binary_closing(m, iterations=smoothing) if smoothing else m for m in (a, b))
     a[3, 4] = b[7, 2] = True
     np.testing.assert_allclose(hd95(a, b), hd95_by_scipy(a, b), rtol=1e-5)
+
+
+def test_hd95_takes_the_spacing_of_the_pixels():
+    a, b = masks(2, 0.1, 3)
+    spacings = np.array([[0.5, 2.0], [3.0, 0.7]], np.float32)
+    for spacing in spacings:
+        np.testing.assert_allclose(hausdorff95(a, b, spacing), hd95_by_scipy(a, b, spacing), rtol=1e-5)
+    pair = {"segmentation": np.stack([b, b]), "valid": np.ones(2, bool), "spacing": spacings}
+    total, count = segmentation_metrics(jnp.asarray(np.stack([a, a])), pair)["hd95"]
+    np.testing.assert_allclose(total, sum(hd95_by_scipy(a, b, s) for s in spacings), rtol=1e-5)
+    alone = hausdorff95(a, np.zeros_like(a), spacings[0])
+    np.testing.assert_allclose(alone, np.hypot(0.5 * SHAPE[0], 2.0 * SHAPE[1]), rtol=1e-6)
+    assert count == 2
 
 
 def test_hd95_of_shifted_squares_and_empty_masks():
