@@ -31,7 +31,7 @@ from fedrecon.federated import (
     place,
     run_rounds,
 )
-from fedrecon.runtime import set_cpu_devices
+from fedrecon.runtime import release_memory, set_cpu_devices
 from fedrecon.types import Variables
 
 
@@ -72,6 +72,7 @@ def _run_round(
     if workload.dispatch > 1:
         round = run_rounds(round, workload.dispatch)
     key = jax.random.key(SEED)
+    release_memory()
     recorder.stamp()
     for _ in range(problem.rounds // workload.dispatch):
         state, info = jax.block_until_ready(round(state, data, key))

@@ -25,7 +25,7 @@ from fedrecon import federated as fl
 from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
-from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
+from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, release_memory, train
 
 
 class Stage(NamedTuple):
@@ -189,7 +189,10 @@ class CompiledRounds:
     def __call__(self, count: int) -> Callable:
         if count not in self._compiled:
             start = time.perf_counter()
+            # What was compiled before leaves memory that this compilation would add to.
+            release_memory()
             self._compiled[count] = self._compile(count, self._key)
+            release_memory()
             self.seconds += time.perf_counter() - start
         return self._compiled[count]
 

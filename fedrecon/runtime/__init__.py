@@ -1,7 +1,7 @@
 """Running an experiment: devices, working directory, run log, checkpoints, resuming and progress."""
 
 from fedrecon.runtime.checkpoint import Checkpointer
-from fedrecon.runtime.devices import describe_environment, set_cpu_devices
+from fedrecon.runtime.devices import describe_environment, release_memory, set_cpu_devices
 from fedrecon.runtime.distributed import (
     DistributedError,
     agreed,
@@ -34,6 +34,7 @@ __all__ = [
     "leave",
     "open_workdir",
     "read_log",
+    "release_memory",
     "set_cpu_devices",
     "start",
     "train",

@@ -1,27 +1,35 @@
-"""Devices of a run and the environment it is recorded with."""
+"""Devices and memory of a run, and the environment it is recorded with."""
 
+import contextlib
+import ctypes
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
 from fedrecon.errors import ArgumentError
 
+# Parameter of mallopt, from malloc.h.
+_M_ARENA_MAX = -8
 _RECORDED_PACKAGES = ("fedrecon", "jax", "jaxlib", "flax", "optax", "numpy", "jax-privacy", "dp-accounting")
 
 
 def set_cpu_devices(count: int) -> None:
     """Splits the host into ``count`` CPU devices; call before anything touches a JAX device.
 
-    Has no effect where an accelerator is the default backend.
+    Has no effect where an accelerator is the default backend. Where the C library is glibc, also keeps what
+    threads allocate in one heap: with a heap for each of its threads, the compiler takes a third more memory.
 
     Raises:
       ValueError: ``count`` is not positive, or JAX already started with another number of CPU devices.
     """
     if count < 1:
         raise ArgumentError("--devices", "a positive number of devices", count)
+    with _c_library() as library:
+        library.mallopt(_M_ARENA_MAX, 1)
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
@@ -30,6 +38,19 @@ def set_cpu_devices(count: int) -> None:
             raise ArgumentError(
                 "--devices", f"{count} CPU devices", f"{found}: JAX was initialized earlier"
             ) from error
+
+
+def release_memory() -> None:
+    """Gives what the process has freed back to the system, where the C library is glibc; call after compiling."""
+    with _c_library() as library:
+        library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def _c_library() -> Iterator[ctypes.CDLL]:
+    """The C library for calls that may be missing from it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        yield ctypes.CDLL(None)
 
 
 def describe_environment() -> dict:
