@@ -50,7 +50,7 @@ ALLOWED = {
     "fedrecon/data/clients": ({"fedrecon.data.clients", "operators"}, {"jax", "numpy"}),
     "fedrecon/data/formats": (
         {"fedrecon.data.formats", "fedrecon.files", "operators"},
-        {"numpy", "h5py", "ismrmrd", "pydicom", "twixtools"},
+        {"numpy", "h5py", "ismrmrd", "pydicom", "highdicom", "nibabel", "twixtools"},
     ),
     "fedrecon/data/simulation": (
         {"fedrecon.data.simulation", "fedrecon.data.clients", "fedrecon.data.formats"}
@@ -64,6 +64,7 @@ ALLOWED = {
         {"jax", "numpy", "h5py"},
     ),
     "fedrecon/classical.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
+    "fedrecon/tomography.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (
         {"fedrecon.tasks", "fedrecon.models", "fedrecon.types", "operators"},

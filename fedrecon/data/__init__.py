@@ -21,6 +21,7 @@ from fedrecon.data.clients import (
     to_native,
 )
 from fedrecon.data.formats import (
+    CTMeasurement,
     DataError,
     DicomProjections,
     DicomSlices,
@@ -29,6 +30,7 @@ from fedrecon.data.formats import (
     RawMeasurement,
     Sinogram,
     describe_file,
+    read_ct_measurement,
     read_dicom_ct_pd,
     read_dicom_slices,
     read_fastmri,
@@ -38,6 +40,7 @@ from fedrecon.data.formats import (
     read_measurement,
     read_radial,
     read_tomography,
+    write_dicom,
     write_fastmri,
     write_ismrmrd,
 )
@@ -64,6 +67,7 @@ from fedrecon.data.simulation import (
 )
 
 __all__ = [
+    "CTMeasurement",
     "CTSite",
     "ClientData",
     "Cohort",
@@ -92,6 +96,7 @@ __all__ = [
     "plan_patients",
     "pool",
     "quantity_partition",
+    "read_ct_measurement",
     "read_dicom_ct_pd",
     "read_dicom_slices",
     "read_fastmri",
@@ -115,6 +120,7 @@ __all__ = [
     "split_patients",
     "stack_clients",
     "to_native",
+    "write_dicom",
     "write_fastmri",
     "write_ismrmrd",
     "write_mri_cohort",

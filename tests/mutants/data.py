@@ -9,6 +9,8 @@ _EPI = _D + "test_echo_planar_files.py::test_"
 _TWIX = _D + "test_twix.py::test_"
 _BART = _D + "test_bart.py::test_"
 _CT_FILES = _D + "test_ct_files.py::test_"
+_PLACED = _D + "test_placed_images.py::test_"
+_TOMOGRAPHY = "tests/test_tomography.py::test_"
 _DICOM = _D + "test_dicom_series.py::test_"
 _FASTMRI = _D + "test_fastmri.py::test_"
 _MEASUREMENT = _D + "test_measurement.py::test_"
@@ -212,6 +214,34 @@ _FORMATS = (
             "return (positions[-1] - positions[0]) / (len(positions) - 1)",
             "return distance * np.cross(*orientation)",
             _DICOM + "a_tilted_gantry_shears_the_stack",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/placed_images.py",
+        (
+            "np.diag([-1.0, -1, 1, 1])",
+            "np.diag([1.0, 1, 1, 1])",
+            _PLACED + "nifti_turns_to_the_right_and_to_the_front",
+        ),
+        ("spacing[1::-1]]", "spacing[:2]]", _PLACED + "dicom_holds_values_and_places"),
+        (
+            "affine @ [0, 0, number, 1]",
+            "affine @ [0, number, 0, 1]",
+            _PLACED + "dicom_holds_values_and_places",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/ct_measurement.py",
+        (
+            "np.ascontiguousarray(scan.values[:, ::-1])",
+            "scan.values",
+            _TOMOGRAPHY + "cones_of_dicom_projections",
+        ),
+        ("source * math.sin(fan)", "source * math.tan(fan)", _TOMOGRAPHY + "arcs_are_chosen_by_their_names"),
+        (
+            "geometry.axial_offset - middle",
+            "geometry.axial_offset",
+            _TOMOGRAPHY + "cones_of_dicom_projections",
         ),
     ),
     *in_file(

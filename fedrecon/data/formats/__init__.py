@@ -11,6 +11,7 @@ from fedrecon.data.formats.bart import (
     write_cfl,
 )
 from fedrecon.data.formats.ct_files import Sinogram, read_htc, read_lodopab, read_tomography
+from fedrecon.data.formats.ct_measurement import CTMeasurement, is_ct, read_ct_measurement
 from fedrecon.data.formats.describe import describe_file
 from fedrecon.data.formats.dicom_ct import DicomProjections, read_dicom_ct_pd
 from fedrecon.data.formats.dicom_series import DicomSlices, read_dicom_slices
@@ -25,10 +26,12 @@ from fedrecon.data.formats.ismrmrd import (
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.formats.ismrmrd_writer import write_ismrmrd
 from fedrecon.data.formats.measurement import TRAJECTORY_UNITS, Measurement, read_measurement
+from fedrecon.data.formats.placed_images import centered_affine, nifti_bytes, write_dicom
 from fedrecon.data.formats.radial import read_radial
 
 __all__ = [
     "TRAJECTORY_UNITS",
+    "CTMeasurement",
     "CflHeader",
     "DataError",
     "DicomProjections",
@@ -39,14 +42,18 @@ __all__ = [
     "Measurement",
     "RawMeasurement",
     "Sinogram",
+    "centered_affine",
     "describe_file",
     "format_ismrmrd_header",
     "from_bart",
+    "is_ct",
+    "nifti_bytes",
     "open_hdf5",
     "parse_ismrmrd_header",
     "read_array",
     "read_cfl",
     "read_cfl_header",
+    "read_ct_measurement",
     "read_dicom_ct_pd",
     "read_dicom_slices",
     "read_fastmri",
@@ -60,6 +67,7 @@ __all__ = [
     "trajectory_from_bart",
     "trajectory_to_bart",
     "write_cfl",
+    "write_dicom",
     "write_fastmri",
     "write_ismrmrd",
 ]
