@@ -5,11 +5,10 @@ mask, fully sampled reference, lesions), and cohort.json: the sites' physics and
 labels.
 """
 
-import sys
-
-from absl import app, flags
+from absl import flags
 
 from fedrecon.data import simulated_mri_sites, write_mri_cohort
+from fedrecon.runtime import ending, run_program
 
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; created if absent. Required.")
 _SITES = flags.DEFINE_integer("sites", 5, "Number of sites, each with its own scanner.", lower_bound=1)
@@ -23,10 +22,8 @@ _LABEL_SKEW = flags.DEFINE_float("label_skew", 0.5, "Spread of the sites' preval
 _SEED = flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same cohort.", lower_bound=0)
 
 
-def main(argv: list[str]) -> int:
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"expected flags only, found {argv[1:]}")
+def main(_: list[str]) -> None:
+    with ending():
         sites = simulated_mri_sites(
             _SITES.value,
             _PATIENTS.value,
@@ -38,17 +35,13 @@ def main(argv: list[str]) -> int:
         )
         shape = (_SIZE.value, _SIZE.value)
         document = write_mri_cohort(_OUTPUT.value, sites, _SLICES.value, shape, _SEED.value)
-    except (ValueError, OSError) as error:
-        print(f"simulate_cohort: {error}", file=sys.stderr)
-        return 1
     for site in document["sites"]:
         labels = [label for volume in site["volumes"] for label in volume["labels"]]
         print(
             f"{site['name']}: {site['patients']} patients, {sum(labels)} of {len(labels)} slices with lesions"
         )
-    return 0
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("output")
-    app.run(main)
+    run_program(main)

@@ -17,7 +17,7 @@ import math
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments.pipeline.algorithms import algorithms, check_method, comparator, method
 from experiments.pipeline.dotted import Dotted
@@ -27,9 +27,8 @@ from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, ch
 from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.programs import (
     define_run_flags,
-    fail,
+    ending_run,
     given_settings,
-    interrupted,
     parse,
     read_methods,
 )
@@ -37,7 +36,7 @@ from experiments.pipeline.scores import LOWER_IS_BETTER, summary
 from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
-from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
+from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
 
 
 def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, TrainSettings]:
@@ -161,7 +160,7 @@ def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir)
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending_run(values.workdir):
         base = resolve(given_settings(TrainSettings, {}))
         planned = plan(base, values.methods, dotted)
         baseline = ALIASES.get(values.baseline, values.baseline)
@@ -193,10 +192,6 @@ def main(dotted: Dotted) -> None:
             f"{metric}: {'worst client' if values.worst else 'mean of the clients'} on its own test examples."
         )
         print("Intervals: 95 %, t distribution over seeds, not corrected for the number of methods.")
-    except ValueError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        interrupted(values.workdir)
 
 
 def parse_flags(argv: list[str]) -> Dotted:
@@ -220,4 +215,4 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_program(main, parse_flags)

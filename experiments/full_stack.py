@@ -18,22 +18,22 @@ afl, fedrep) take Adam at the rates of adam_cosine.
   python -m experiments.full_stack --workdir=runs/private --algorithm=fedbn --dp_epsilon=8
 """
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.options import flat
-from experiments.pipeline.programs import define_run_flags, fail, given_settings, interrupted, parse_flags
+from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import BY_PRESET, FullStackSettings, resolve
-from fedrecon.runtime import Workdir, describe_environment, set_cpu_devices
+from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
 from operators.kernels import native
 
 
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending_run(values.workdir):
         settings = resolve(given_settings(FullStackSettings, dotted))
         set_cpu_devices(values.devices)
         native.prepare("convolution", "projector" if settings.modality == "ct" else "nufft")
@@ -42,12 +42,8 @@ def main(dotted: Dotted) -> None:
             Workdir(values.workdir, flat(settings), describe_environment(), resume=values.resume) as workdir,
         ):
             run(settings, workdir, parallel=values.parallel, rounds_per_dispatch=values.rounds_per_dispatch)
-    except ValueError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        interrupted(values.workdir)
 
 
 if __name__ == "__main__":
     define_run_flags(FullStackSettings, by_preset=BY_PRESET)
-    app.run(main, flags_parser=parse_flags)
+    run_program(main, parse_flags)

@@ -11,15 +11,15 @@ a client and round for a model of 10**6 float32 parameters. docs/methods.md is t
 
 import inspect
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments.pipeline.methods_file import load_methods
 from fedrecon import catalog
 from fedrecon.catalog import Entry
+from fedrecon.runtime import ending, run_program
 
 _HEADER = """# Methods
 
@@ -148,16 +148,12 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+def main(_: list[str]) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending():
         if values.methods_from:
             load_methods(values.methods_from)
-    except ValueError as error:
-        sys.exit(f"methods: {error}")
     entries = [entry for entry in catalog.entries() if entry.survey_row or not values.survey]
     if values.json:
         print(json.dumps([document(entry) for entry in entries], indent=2))
@@ -172,4 +168,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("markdown", False, "Print docs/methods.md.")
     flags.DEFINE_bool("survey", False, "Only the methods of the review's tables, by their rows there.")
     flags.DEFINE_string("methods_from", "", "A Python file that registers methods of its own.")
-    app.run(main)
+    run_program(main)

@@ -8,7 +8,6 @@ The measurements are read from DIR/phantom_radial33_17ch.h5 (radial HDF5) and DI
 """
 
 import io
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 import operators
+from experiments.pipeline.options import FlagError
 from fedrecon.data import read_measurement, read_radial
 from fedrecon.files import write_atomically
+from fedrecon.runtime import ending, run_program
 
 RADIAL, BRAIN = "phantom_radial33_17ch.h5", "brain_8ch_poisson.h5"
 _CALIBRATION = (24, 24)
@@ -176,21 +177,17 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Folder of the two measurements; none: the trajectories only.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+def main(_: list[str]) -> None:
     output, data = Path(flags.FLAGS.output_dir), flags.FLAGS.data_dir
-    try:
+    with ending():
         if not output.is_dir():
-            raise ValueError(f"--output_dir: expected an existing folder, found {output}")
+            raise FlagError("output_dir", "an existing folder", output)
         save(trajectory_figure(), output / "trajectories.png", gray=False)
         if data is not None:
             save(radial_figure(Path(data) / RADIAL), output / "radial_phantom.png", gray=True)
             save(brain_figure(Path(data) / BRAIN), output / "poisson_brain.png", gray=True)
-    except (ValueError, OSError) as error:
-        sys.exit(f"operator_figures: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    run_program(main)

@@ -16,16 +16,16 @@ import gzip
 import io
 import json
 import math
-import sys
 from pathlib import Path
 
 import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 import operators
+from experiments.pipeline.options import FlagError
 from fedrecon.classical import (
     COIL_MAPS,
     METHODS,
@@ -39,7 +39,7 @@ from fedrecon.data import Measurement, read_measurement
 from fedrecon.data.formats import TRAJECTORY_UNITS
 from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing, write_atomically
-from fedrecon.runtime import Progress
+from fedrecon.runtime import Progress, ending, run_program
 from fedrecon.tasks import reconstruction_metrics
 
 _SUFFIXES = (".h5", ".nii.gz", ".nii", ".png")
@@ -203,11 +203,11 @@ def _nibabel():
 def _check_output(path: Path, source: str) -> None:
     """Fails before the work rather than after it."""
     if not path.name.endswith(_SUFFIXES):
-        raise ValueError(f"--output: expected a name ending in {', '.join(_SUFFIXES)}, found {path.name!r}")
+        raise FlagError("output", f"a name ending in {', '.join(_SUFFIXES)}", repr(path.name))
     if not path.parent.is_dir():
-        raise ValueError(f"--output: expected a file in an existing folder, found {path}")
+        raise FlagError("output", "a file in an existing folder", path)
     if path.resolve() == Path(source).resolve():
-        raise ValueError(f"--output: expected another file than --input, found {path}")
+        raise FlagError("output", "another file than --input", path)
     if ".nii" in path.suffixes:
         _nibabel()
 
@@ -218,7 +218,7 @@ def _image_shape(words: list[str] | None) -> tuple[int, int] | None:
     try:
         ny, nx = (int(n) for n in words)
     except ValueError as error:
-        raise ValueError(f"--image_shape: expected rows,columns, found {','.join(words)}") from error
+        raise FlagError("image_shape", "rows,columns", ",".join(words)) from error
     return ny, nx
 
 
@@ -286,8 +286,8 @@ def _undersampled(prepared: PreparedMeasurement, options: ReconstructOptions) ->
     shape = prepared.measurement.image_shape
     try:
         mask = sampling_mask(options.mask, shape, options.acceleration, options.center_fraction, options.seed)
-    except ValueError as error:
-        raise ValueError(f"--acceleration: {error}") from error
+    except ArgumentError as error:
+        raise FlagError(f"acceleration: {error.name}", error.expected, error.found) from error
     with _naming_flags(measurement="--acceleration"):
         result = undersample(prepared, mask)
     print(f"undersampled {_acceleration(result):.2f} times ({options.mask})")
@@ -308,11 +308,9 @@ def _describe(measurement: Measurement) -> str:
     return f"{measurement.format}: {slices} slices, {coils} coils, {size}, {sampling}"
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending():
         run(
             ReconstructOptions(
                 **{
@@ -321,13 +319,8 @@ def main(argv: list[str]) -> None:
                 }
             )
         )
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"reconstruct: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    run_program(main)

@@ -8,21 +8,22 @@ doses); without --data_dir only the coordinates are drawn.
   python -m experiments.tomography_figures --output_dir=docs/images --data_dir=DIR
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 import operators
 from experiments.operator_figures import save
+from experiments.pipeline.options import FlagError
 from fedrecon.data import read_htc, read_tomography
 from fedrecon.data.formats import open_hdf5, read_array
+from fedrecon.runtime import ending, run_program
 
 TOOTH, DISC, CLINICAL = "tooth_parallel.h5", "htc2022_disc_ta.h5", "clinical_ct_512.h5"
 _WATER = 0.0192  # 1/mm at about 70 keV (NIST XCOM)
@@ -306,22 +307,18 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Folder of the measurements; none: the coordinates only.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+def main(_: list[str]) -> None:
     output, data = Path(flags.FLAGS.output_dir), flags.FLAGS.data_dir
-    try:
+    with ending():
         if not output.is_dir():
-            raise ValueError(f"--output_dir: expected an existing folder, found {output}")
+            raise FlagError("output_dir", "an existing folder", output)
         save(coordinate_figure(), output / "ct_coordinates.png", gray=False)
         if data is not None:
             save(tooth_figure(Path(data) / TOOTH), output / "tooth.png", gray=True)
             save(disc_figure(Path(data) / DISC), output / "helsinki_disc.png", gray=True)
             save(low_dose_figure(Path(data) / CLINICAL), output / "low_dose_ct.png", gray=True)
-    except (ValueError, OSError) as error:
-        sys.exit(f"tomography_figures: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    run_program(main)

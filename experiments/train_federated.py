@@ -20,10 +20,8 @@ Several processes, on one machine or many, run the same command with --distribut
 --processes and --process_id; see docs/cluster.md.
 """
 
-import traceback
-
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments.pipeline.algorithms import check_method
 from experiments.pipeline.dotted import Dotted
@@ -33,18 +31,16 @@ from experiments.pipeline.options import flat
 from experiments.pipeline.programs import (
     define_process_flags,
     define_run_flags,
-    fail,
+    ending_run,
     given_settings,
-    interrupted,
     parse_flags,
 )
 from fedrecon.runtime import (
-    PeerError,
     Watchdog,
     describe_environment,
     is_lead,
-    leave,
     open_workdir,
+    run_program,
     set_cpu_devices,
     start,
 )
@@ -53,7 +49,7 @@ from fedrecon.runtime import (
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending_run(values.workdir):
         settings = check_settings(resolve(given_settings(TrainSettings, dotted)))
         check_method(settings.federation, (settings.task,))
         set_cpu_devices(values.devices)
@@ -78,15 +74,6 @@ def main(dotted: Dotted) -> None:
             outcome = run(settings, workdir, report_stage=watchdog.report_stage, **execution)
         if is_lead():
             print_results(settings, *outcome)
-    except (ValueError, PeerError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        interrupted(values.workdir)
-    except Exception:
-        if not jax.distributed.is_initialized():
-            raise
-        traceback.print_exc()
-        leave(1)
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
@@ -94,4 +81,4 @@ def main(dotted: Dotted) -> None:
 if __name__ == "__main__":
     define_run_flags(TrainSettings, by_preset=BY_PRESET)
     define_process_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_program(main, parse_flags)

@@ -140,9 +140,7 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
     unfit += [task for task in tasks if "represent" in chosen.needs and task != "classification"]
     if unfit:
         expected = ", ".join(kinds) or "classification, whose network has a representation to contrast,"
-        raise ValueError(
-            f"--algorithm={name}: expected --task={expected} alone, found the task {', '.join(unfit)}"
-        )
+        raise FlagError(f"algorithm={name}", f"--task={expected} alone", f"the task {', '.join(unfit)}")
     if settings.reduce == "mean" and settings.reduce_options:
         raise FlagError("reduce", "a robust reducer for --reduce.NAME", "mean")
     if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
@@ -250,8 +248,8 @@ def _needed(settings, chosen: Entry, options, budget: Budget, task: Task, train)
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         try:
             arguments["head"] = fl.leaves_under(shapes, (options.get("head", "head"),))
-        except ValueError as error:
-            raise ValueError(f"--algorithm.head: {str(error)[:300]}") from error
+        except ArgumentError as error:
+            raise FlagError("algorithm.head", error.expected[:300], error.found) from error
     if "head_steps" in chosen.needs:
         # Half of the steps of the smallest client, so that everybody trains the body, too.
         smallest = int(np.min(np.asarray(train.counts)))

@@ -17,6 +17,7 @@ from experiments.pipeline.options import FlagError, as_flag_error
 from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
 
 REDUCERS = {
     "median": (fl.reducers.median, {}),
@@ -189,7 +190,7 @@ def _robust(settings: FederationSettings):
     recipe = REDUCERS[settings.reduce][0]
     try:
         return recipe(**_reduce_options(settings))
-    except ValueError as error:
+    except ArgumentError as error:
         raise as_flag_error(error, {}, "reduce.") from error
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.options import FlagError
 from fedrecon import Task
 from fedrecon.data import (
     ClientData,
@@ -27,6 +28,7 @@ from fedrecon.data.clients import (
     site_partition,
     split_patients,
 )
+from fedrecon.errors import ArgumentError
 from fedrecon.models import BatchNorm, Classifier, Encoder, GroupNorm, InstanceNorm, UNet, VarNet
 from fedrecon.tasks import (
     check_labels,
@@ -270,8 +272,9 @@ def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
     else:
         try:
             parts = _skewed(pooled, settings, clients)
-        except ValueError as error:
-            raise ValueError(f"--partition={settings.partition}: {error}") from error
+        except ArgumentError as error:
+            where = f"partition={settings.partition}: {error.name}"
+            raise FlagError(where, error.expected, error.found) from error
     counts, labels = label_counts(pooled.labels, parts)
     held_out = settings.validation_part
     fractions = (1 - _TEST - held_out, _TEST, *([held_out] if held_out else ()))
@@ -279,11 +282,10 @@ def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
     for number, part in enumerate(parts):
         try:
             inside = split_patients(pooled.patients[part], fractions, settings.seed)
-        except ValueError as error:
-            raise ValueError(
-                f"--partition={settings.partition}: client {number} has too few patients to hold some out "
-                f"({error}); raise --minimum_examples or --concentration, or take fewer --clients"
-            ) from error
+        except ArgumentError as error:
+            expected = f"patients for every part of client {number} ({error.name}: {error.expected})"
+            advice = "; raise --minimum_examples or --concentration, or take fewer --clients"
+            raise FlagError(f"partition={settings.partition}", expected, f"{error.found}{advice}") from error
         for members, chosen in zip(split, inside, strict=True):
             members.append(part[chosen])
     train, test, *rest = (partition_examples(pooled.examples, members, names) for members in split)

@@ -9,12 +9,25 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.pipeline.options import FlagError
 from fedrecon import catalog
 from fedrecon.catalog import Entry
+from fedrecon.errors import ArgumentError
 
 _LONGEST = 300
 # Path -> digest and rows of the files that this process has run.
 _loaded: dict[str, tuple[str, set[Entry]]] = {}
+
+
+class MethodsFileError(ArgumentError):
+    """The file of ``--methods_from`` failed; the message names the file and its line."""
+
+    def __init__(self, message: str) -> None:
+        ValueError.__init__(self, message)
+        self.name, self.expected, self.found = "--methods_from", "a file that runs", message
+
+    def __reduce__(self) -> tuple:
+        return MethodsFileError, (self.found,)
 
 
 def load_methods(path: str) -> str:
@@ -30,9 +43,7 @@ def load_methods(path: str) -> str:
     try:
         source = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(
-            f"--methods_from: expected a Python file, found {path!r}: {error.strerror}"
-        ) from error
+        raise FlagError("methods_from", "a Python file", f"{path!r}: {error.strerror}") from error
     digest = hashlib.sha256(source).hexdigest()
     before = set(catalog.entries())
     old_digest, rows = _loaded.get(path, ("", set()))
@@ -45,10 +56,10 @@ def load_methods(path: str) -> str:
     try:
         exec(compile(source, path, "exec"), module.__dict__)
     except Exception as error:
-        raise ValueError(_located(error, path) or f"--methods_from: {path}: {error}") from error
+        raise MethodsFileError(_located(error, path) or f"--methods_from: {path}: {error}") from error
     rows = set(catalog.entries()) - before
     if not rows:
-        raise ValueError(f"--methods_from: {path}: expected a call of fedrecon.catalog.register, found none")
+        raise FlagError(f"methods_from: {path}", "a call of fedrecon.catalog.register", "none")
     _loaded[path] = (digest, rows)
     return digest
 
@@ -67,7 +78,7 @@ def naming_the_line(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         if path and (message := _located(error, path)):
-            raise ValueError(message) from error
+            raise MethodsFileError(message) from error
         raise
 
 

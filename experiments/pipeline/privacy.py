@@ -9,6 +9,7 @@ from experiments.pipeline.components import full_steps
 from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.options import FlagError
 from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
 from fedrecon.privacy import calibrate_noise_multiplier
 
 
@@ -61,7 +62,7 @@ def plan_privacy(
                 padded_batch_size=padded_batch_size(settings.dp_batch_size),
                 delta=settings.dp_delta or None,
             )
-        except ValueError as error:
+        except ArgumentError as error:
             raise FlagError(
                 "dp_epsilon", f"a budget that noise can meet ({error})", settings.dp_epsilon
             ) from error

@@ -1,7 +1,9 @@
 """Helpers of the mains of the federated experiments: flags of a run, their parsing, and ways to end."""
 
+import contextlib
 import sys
-from collections.abc import Collection
+import traceback
+from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -12,7 +14,8 @@ from experiments.pipeline.dotted import Dotted, split_dotted
 from experiments.pipeline.methods_file import load_methods
 from experiments.pipeline.options import define_flags, given_flags
 from fedrecon.catalog import ALIASES
-from fedrecon.runtime import leave
+from fedrecon.errors import ArgumentError
+from fedrecon.runtime import end_with, leave, program_name, user_message
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
@@ -68,7 +71,7 @@ def read_methods(argv: list[str]) -> None:
         if name in ("--methods_from", "-methods_from"):
             try:
                 load_methods(value if equals else "".join(argv[number + 1 : number + 2]))
-            except ValueError as error:
+            except ArgumentError as error:
                 fail(str(error))
 
 
@@ -84,8 +87,8 @@ def parse(argv: list[str], groups: Collection[str]) -> Dotted:
         rest, dotted = split_dotted(argv, groups)
         positional = flags.FLAGS(rest)[1:]
         if positional:
-            raise ValueError(f"expected only flags, found {positional}")
-    except (flags.Error, ValueError) as error:
+            raise ArgumentError("command line", "only flags, --NAME=VALUE", repr(positional[0]))
+    except (flags.Error, ArgumentError) as error:
         fail(str(error))
     return dotted
 
@@ -101,19 +104,33 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
     return given | {name: texts for name, texts in options.items() if texts}
 
 
+@contextlib.contextmanager
+def ending_run(workdir: str) -> Iterator[None]:
+    """As `fedrecon.runtime.ending`, for programs that may be several processes.
+
+    Args:
+      workdir: of the run, which the same command continues.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. The same command with --workdir={workdir} continues.", file=sys.stderr)
+        if jax.distributed.is_initialized():
+            leave(130)
+        sys.exit(130)
+    except Exception as error:
+        if (message := user_message(error)) is not None:
+            fail(message)
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        leave(1)
+
+
 def fail(message: str) -> NoReturn:
     """Ends the program with one line and status 1."""
-    program = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     if jax.distributed.is_initialized():
-        line = f"{program}, process {jax.process_index()}: {' '.join(message.split())}"
+        line = f"{program_name()}, process {jax.process_index()}: {' '.join(message.split())}"
         print(line, file=sys.stderr)
         leave(1)
-    sys.exit(f"{program}: {' '.join(message.split())}")
-
-
-def interrupted(workdir: str) -> NoReturn:
-    """Ends the program after Ctrl-C."""
-    print(f"\nInterrupted. The same command with --workdir={workdir} continues.", file=sys.stderr)
-    if jax.distributed.is_initialized():
-        leave(130)
-    sys.exit(130)
+    end_with(message)

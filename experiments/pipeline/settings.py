@@ -154,7 +154,7 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
     cohort, preset = arguments.get("cohort", "simulated"), arguments.get("preset", "default")
     if (cohort, preset) not in PRESETS:
         choices = ", ".join(f"--cohort={c} --preset={p}" for c, p in PRESETS)
-        raise ValueError(f"--cohort={cohort} --preset={preset}: expected one of {choices}")
+        raise FlagError("preset", f"one of {choices}", f"--cohort={cohort} --preset={preset}")
     values = PRESETS[cohort, preset]
     if cohort == "simulated" and arguments.get("modality", "mri") == "mri":
         values = values | SIMULATED_MRI[preset]

@@ -23,6 +23,7 @@ from experiments.pipeline.validation import with_validation
 from fedrecon import Task, Variables
 from fedrecon import federated as fl
 from fedrecon.data import ClientData, pool, select_clients
+from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, release_memory, train
@@ -233,8 +234,8 @@ def fine_tuned(
         shapes = jax.eval_shape(stage.task.init, jax.random.key(0))
         try:
             head = fl.leaves_under(shapes, (settings.fine_tune_head,))
-        except ValueError as error:
-            raise ValueError(f"--fine_tune_head: {str(error)[:300]}") from error
+        except ArgumentError as error:
+            raise FlagError("fine_tune_head", error.expected[:300], error.found) from error
     return fl.fine_tune(
         algorithm,
         state,

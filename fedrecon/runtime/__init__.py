@@ -11,6 +11,14 @@ from fedrecon.runtime.distributed import (
     start,
 )
 from fedrecon.runtime.log import RunLog, decode_numbers, encode_numbers, read_log
+from fedrecon.runtime.program import (
+    end_with,
+    ending,
+    parse_flags,
+    program_name,
+    run_program,
+    user_message,
+)
 from fedrecon.runtime.progress import Progress
 from fedrecon.runtime.training import train
 from fedrecon.runtime.watchdog import PeerError, Watchdog, leave
@@ -29,13 +37,19 @@ __all__ = [
     "decode_numbers",
     "describe_environment",
     "encode_numbers",
+    "end_with",
+    "ending",
     "host_copy",
     "is_lead",
     "leave",
     "open_workdir",
+    "parse_flags",
+    "program_name",
     "read_log",
     "release_memory",
+    "run_program",
     "set_cpu_devices",
     "start",
     "train",
+    "user_message",
 ]

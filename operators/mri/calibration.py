@@ -77,10 +77,8 @@ def calibration_windows(measured: np.ndarray, kernel_shape: tuple[int, int], whe
         views = np.lib.stride_tricks.sliding_window_view(measured, kernel_shape)
         starts = np.argwhere(views.all((-2, -1)))
     if not len(starts):
-        raise ValueError(
-            f"{where}: calibration needs a fully sampled block of at least kernel_shape {kernel_shape}, "
-            f"found none in {measured.shape}"
-        )
+        expected = f"a fully sampled block of at least kernel_shape {kernel_shape}"
+        raise ArgumentError(f"{where}: calibration", expected, f"none in {measured.shape}")
     return (starts @ [nx, 1])[:, None] + window_offsets(kernel_shape, nx)
 
 

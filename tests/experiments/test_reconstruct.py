@@ -214,7 +214,7 @@ def test_wrong_options_are_refused_by_name(tmp_path):
 
 
 def command(*arguments, patch=""):
-    code = f"import experiments.reconstruct as r\n{patch}\nr.define_flags()\nr.app.run(r.main)"
+    code = f"import experiments.reconstruct as r\n{patch}\nr.define_flags()\nr.run_program(r.main)"
     start = ["-c", code] if patch else ["-m", "experiments.reconstruct"]
     return subprocess.run(
         [sys.executable, *start, *arguments],

@@ -50,7 +50,7 @@ def test_given_values_win_over_the_preset():
         ({"cohort": "measured", "data_dir": "x", "modality": "ct"}, "--modality: expected mri"),
         ({"data_dir": "x"}, "--data_dir: expected --cohort=measured"),
         ({"sites": 3, "clients_per_round": 4}, "--clients_per_round: expected at most the 3 sites"),
-        ({"preset": "none"}, "--preset=none: expected one of"),
+        ({"preset": "none"}, "--preset: expected one of"),
     ],
 )
 def test_values_out_of_range_name_the_flag(given, message):

@@ -8,8 +8,28 @@ _REPORTING = "tests/reporting/test_reporting.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
+_PROGRAM = "tests/runtime/test_program.py::test_"
 
 MUTANTS = (
+    *in_file(
+        "fedrecon/runtime/program.py",
+        (
+            'stream.reconfigure(errors="replace")',
+            "pass",
+            _PROGRAM + "consoles_of_any_encoding_show_every_line",
+        ),
+        # Any error of the library looks like one of the user.
+        (
+            "if isinstance(error, ArgumentError | WorkdirError",
+            "if isinstance(error, ValueError | WorkdirError",
+            _PROGRAM + "other_errors_keep_their_traceback",
+        ),
+        (
+            "error.errno in _FULL",
+            "not _FULL",
+            _PROGRAM + "what_users_can_mend_ends_in_one_line",
+        ),
+    ),
     *in_file(
         "fedrecon/privacy/accounting.py",
         # Calibration that returns the multiplier that was rejected.

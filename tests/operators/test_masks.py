@@ -152,7 +152,7 @@ def test_equispaced_offset_may_be_traced():
         (lambda: random_mask(jax.random.key(0), 100, 4, 1.5), ["center_fraction", "1.5"]),
         (
             lambda: random_mask(jax.random.key(0), 100, 8, 0.2),
-            ["center_fraction 0.2", "20", "8"],
+            ["center_fraction", "0.2", "20", "8"],
         ),
         (lambda: equispaced_mask(100, 2.5, 0.08), ["integer", "2.5"]),
         (lambda: equispaced_mask(100, 0, 0.08), ["acceleration", "0"]),
@@ -162,7 +162,7 @@ def test_equispaced_offset_may_be_traced():
         (lambda: magic_mask(100, 4, 0.08, -1), ["offset", "-1"]),
         (lambda: poisson_disc_mask(0, (10,), 2), ["shape", "(10,)"]),
         (lambda: poisson_disc_mask(0, (10, 10), 2, (11, 1)), ["calibration_shape", "(11, 1)"]),
-        (lambda: poisson_disc_mask(0, (10, 10), 4, (8, 8)), ["calibration_shape (8, 8)", "64", "25"]),
+        (lambda: poisson_disc_mask(0, (10, 10), 4, (8, 8)), ["calibration_shape", "(8, 8)", "64", "25"]),
     ],
 )
 def test_errors(make, words):

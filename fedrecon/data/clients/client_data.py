@@ -183,8 +183,9 @@ def split_patients(
             seen[patient] = str(site)
         try:
             counts = split_counts(len(members), fractions)
-        except ValueError as error:
-            raise ValueError(f"patients of site {str(site)!r}: {error}") from error
+        except ArgumentError as error:
+            where = f"patients of site {str(site)!r}: {error.name}"
+            raise ArgumentError(where, error.expected, error.found) from error
         order = np.random.default_rng([seed, zlib.crc32(site.encode())]).permutation(len(members))
         parts = dict(zip(np.asarray(members)[order], np.repeat(np.arange(len(counts)), counts), strict=True))
         for index in np.flatnonzero(site_names == site):

@@ -9,8 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from operators.algebra import ArgumentError
 
-class DataError(ValueError):
+
+class DataError(ArgumentError):
     """A data file is not what it should be; the message names file, key, expected and found.
 
     Attributes:
@@ -21,7 +23,10 @@ class DataError(ValueError):
     def __init__(self, path: str | os.PathLike, key: str | None, expected: str, found: object) -> None:
         self.path, self.key = str(path), key
         where = f"{path}: key {key!r}" if key is not None else f"{path}"
-        super().__init__(f"{where}: expected {expected}, found {found}")
+        super().__init__(where, expected, found)
+
+    def __reduce__(self) -> tuple:
+        return DataError, (self.path, self.key, self.expected, self.found)
 
 
 @contextlib.contextmanager

@@ -97,7 +97,8 @@ def estimate_gradient_delays(
     first, rank = np.nonzero(np.sort(cosines, axis=1)[:, :_PARTNERS] < math.sqrt(0.5))
     second = np.argsort(cosines, axis=1)[first, rank]
     if not first.size:
-        raise ValueError(f"{where}: trajectory: expected spokes that are perpendicular to within 45 degrees")
+        expected = "spokes that are perpendicular to within 45 degrees"
+        raise ArgumentError(f"{where}: trajectory", expected, "none")
 
     # Intersections of such pairs lie within 2.62 times the delays.
     count = math.ceil(2.62 * search_range / _STEP) + 1

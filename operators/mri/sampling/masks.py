@@ -41,9 +41,10 @@ def random_mask(
     center = _center_columns(columns, acceleration, center_fraction)
     count = int(center.sum())
     if count > columns / acceleration:
-        raise ValueError(
-            f"random_mask: center_fraction {center_fraction} takes {count} of {columns} columns, more than "
-            f"acceleration {acceleration} allows ({columns / acceleration:.1f})"
+        raise ArgumentError(
+            "random_mask: center_fraction",
+            f"at most the {columns / acceleration:.1f} columns that acceleration {acceleration} allows",
+            f"{center_fraction}, {count} of {columns} columns",
         )
     if exact:
         order = jnp.where(center, -1.0, jax.random.uniform(key, (columns,)))
@@ -235,9 +236,10 @@ def poisson_disc_mask(
     mask[tuple(center_slice(n, c) for n, c in zip(shape, calibration_shape, strict=True))] = True
     missing = round(mask.size / acceleration) - int(mask.sum())
     if missing < 0:
-        raise ValueError(
-            f"poisson_disc_mask: calibration_shape {calibration_shape} has {int(mask.sum())} samples, more "
-            f"than acceleration {acceleration} allows ({round(mask.size / acceleration)})"
+        raise ArgumentError(
+            "poisson_disc_mask: calibration_shape",
+            f"at most the {round(mask.size / acceleration)} samples that acceleration {acceleration} allows",
+            f"{calibration_shape}, {int(mask.sum())} samples",
         )
     if missing:
         rng = np.random.default_rng(_seed(key))

@@ -1,0 +1,94 @@
+"""How command lines begin and end: any console encoding, one line for what a user got wrong, Ctrl-C."""
+
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+from fedrecon.errors import ArgumentError
+from fedrecon.runtime.distributed import DistributedError
+from fedrecon.runtime.watchdog import PeerError
+from fedrecon.runtime.workdir import WorkdirError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | None = None) -> None:
+    """Runs the main of a program with its command line, and ends the process.
+
+    Characters that the console cannot show are printed as question marks.
+
+    Args:
+      main: called with what ``parse`` returns.
+      parse: of the command line; by default `parse_flags`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app.run(main, flags_parser=parse or parse_flags)
+
+
+def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
+    """Parses flags as absl does; a wrong one ends the program in one line, as does a word that is no flag.
+
+    Args:
+      argv: the command line.
+      positional: accepts such words.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+        if rest[1:] and not positional:
+            raise ArgumentError("command line", "only flags, --NAME=VALUE", f"{rest[1]!r}")
+    except (flags.Error, ArgumentError) as error:
+        end_with(str(error))
+    return rest
+
+
+@contextlib.contextmanager
+def ending(interrupted: str = "nothing was written") -> Iterator[None]:
+    """Ends the program in one line for Ctrl-C and what users can mend; other errors keep their traceback.
+
+    Args:
+      interrupted: what Ctrl-C leaves, or how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
+        end_with(message)
+
+
+def user_message(error: BaseException) -> str | None:
+    """The message for a user, or None for an error that only a programmer can mend.
+
+    Users can mend an `ArgumentError` (flags and data files raise it, too), working directories, processes
+    that did not find each other, files that cannot be opened or written, full disks, and missing extras.
+    """
+    if isinstance(error, ArgumentError | WorkdirError | DistributedError | PeerError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}expected room on the disk, found none left; free some and repeat the command"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: expected a file to read or write, found: {error.strerror}"
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error)
+    return None
+
+
+def program_name() -> str:
+    """The name of the running program, as in ``python -m experiments.NAME``."""
+    return Path(sys.argv[0]).name.removesuffix(".py")
+
+
+def end_with(message: str) -> NoReturn:
+    """Ends the program with one line and status 1."""
+    sys.exit(f"{program_name()}: {' '.join(message.split())}")

@@ -1,0 +1,164 @@
+"""Flags of federated training: what does not fit is named."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from experiments.pipeline.algorithms import algorithms, check_method, make_algorithm, options_of
+from experiments.pipeline.dotted import split_dotted
+from experiments.pipeline.federated_data import load_data, make_task
+from experiments.pipeline.federated_run import budget_of
+from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.pipeline.options import changed, fields
+
+TINY = TrainSettings(
+    rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.train_federated", *arguments]
+
+
+def test_every_option_of_every_algorithm_is_a_number_or_a_name():
+    assert options_of("scaffold") == {"learning_rate": float, "option": int}
+    assert options_of("fedprox") == {"strength": float, "keep_optimizer": bool}
+    assert options_of("fedrep") == {"head_steps": int, "head": str}
+    for name in algorithms():
+        assert set(options_of(name).values()) <= {int, float, bool, str}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "nothing"}, "--algorithm: expected one of fedavg, fedavgm"),
+        ({"algorithm_options": (("strength", "1"),)}, r"--algorithm.strength: .*fedavg's options \(keep_opt"),
+        (
+            {"algorithm": "fedprox", "algorithm_options": (("strength", "much"),)},
+            "a finite number, found 'much'",
+        ),
+        ({"algorithm": "fedprox", "algorithm_options": (("strength", "nan"),)}, "a finite number"),
+        ({"algorithm": "scaffold", "algorithm_options": (("option", "1.5"),)}, "an integer, found '1.5'"),
+        ({"algorithm": "afl", "algorithm_options": (("average", "yes"),)}, "true or false"),
+        ({"algorithm": "scaffold", "optimizer": "adam"}, "--optimizer: expected sgd"),
+        ({"algorithm": "feddyn", "weighting": "equal"}, "--weighting: expected default"),
+        ({"algorithm": "afl", "sampler": "uniform", "clients_per_round": 2}, "--sampler: expected all"),
+        ({"algorithm": "local_only", "reduce": "median"}, "--reduce: expected mean"),
+        ({"algorithm": "moon", "task": "segmentation"}, "--task=classification"),
+        ({"reduce_options": (("fraction", "0.1"),)}, "--reduce: expected a robust reducer"),
+        (
+            {"reduce": "krum", "reduce_options": (("fraction", "0.1"),)},
+            r"--reduce.fraction: .*byzantine \(int\)",
+        ),
+        ({"reduce": "trimmed_mean", "reduce_options": (("fraction", "0.6"),)}, "--reduce.fraction: expected"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings = changed(TINY, **changes)
+        check_method(settings.federation, (settings.task,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"algorithm": "fedprox", "algorithm_options": (("strength", "-1"),)},
+            "--algorithm.strength: expected",
+        ),
+        ({"algorithm": "fedper", "algorithm_options": (("head", "nose"),)}, "--algorithm.head: .*nose"),
+        (
+            {"sampler": "uniform", "clients_per_round": 5},
+            "--clients_per_round: expected at most the 4 clients",
+        ),
+    ],
+)
+def test_values_that_recipes_refuse_name_the_flag(changes, message):
+    settings = changed(TINY, **changes)
+    data = load_data(settings)
+    with pytest.raises(ValueError, match=message):
+        task = make_task(settings, data.train)
+        make_algorithm(settings.federation, budget_of(settings), task, data.train)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": 0}, "--rounds: expected a positive number"),
+        ({"learning_rate": math.nan}, "--learning_rate"),
+        ({"classes": 1}, "--classes"),
+        ({"norm": "group"}, "--channels: expected a multiple of 4"),
+        ({"task": "guess"}, "--task: expected one of classification"),
+        (
+            {"cohort": "retina", "data_dir": "x"},
+            "--task: expected segmentation with --cohort=retina, found classification",
+        ),
+        ({"cohort": "xray"}, "--data_dir: expected the folder"),
+        ({"data_dir": "x"}, "--data_dir: expected no folder"),
+        ({"sampler": "uniform"}, "--clients_per_round: expected a positive number"),
+        ({"clients_per_round": 2}, "--clients_per_round: expected 0"),
+        ({"cohort": "xray", "data_dir": "x"}, "--clients: expected 0"),
+        ({"task": "reconstruction", "feature_shift": 1.0}, "--feature_shift"),
+    ],
+)
+def test_settings_out_of_range_name_the_flag(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_settings(changed(TINY, **changes))
+
+
+def test_dotted_flags_are_taken_out():
+    rest, dotted = split_dotted(["p", "--a=1", "--m.x=2", "-m.y=a=b", "pos.x"], ("m", "n"))
+    assert rest == ["p", "--a=1", "pos.x"]
+    assert dotted == {"m": (("x", "2"), ("y", "a=b")), "n": ()}
+    for wrong, message in {
+        "--k.x=1": "expected one of m, n",
+        "--m.x": "NAME=VALUE",
+        "--m.=1": "NAME=VALUE",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            split_dotted([wrong], ("m", "n"))
+    with pytest.raises(ValueError, match="found twice"):
+        split_dotted(["--m.x=1", "--m.x=2"], ("m",))
+
+
+def test_help_lists_every_flag_and_algorithm():
+    process = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
+    settings = [field for field, _ in fields(TrainSettings) if field.metadata]
+    for name in (
+        *(field.name for field in settings),
+        "algorithm",
+        "workdir",
+        "resume",
+        "parallel",
+        "devices",
+    ):
+        assert f"--{name}:" in process.stdout or f"--[no]{name}:" in process.stdout, name
+    words = process.stdout.replace("\n", " ")
+    choices = [choice for field in settings for choice in field.metadata["choices"]]
+    assert len(choices) > 50 and all(name in words for name in (*algorithms(), *choices))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--round=2", "round"),
+        pytest.param("--algorithm.strength=2", "--algorithm.strength", marks=pytest.mark.slow),
+        pytest.param("--rounds=many", "--rounds", marks=pytest.mark.slow),
+        pytest.param("--cohort=moon", "--cohort", marks=pytest.mark.slow),
+        pytest.param("--parallel=often", "--parallel", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(flag, message, tmp_path):
+    process = subprocess.run(
+        command(f"--workdir={tmp_path / 'run'}", flag),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 1
+    line = process.stderr.strip().splitlines()[-1]
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert line.startswith("train_federated: ") and message in line

@@ -1,0 +1,70 @@
+"""How programs begin and end."""
+
+import errno
+import io
+import sys
+
+import pytest
+
+from fedrecon.data import DataError
+from fedrecon.errors import ArgumentError
+from fedrecon.runtime import WorkdirError, ending, parse_flags, run_program, user_message
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ArgumentError("--rounds", "a positive\nnumber", 0), "--rounds: expected a positive number, found 0"),
+        (DataError("k.h5", "kspace", "complex numbers", "text"), "k.h5: key 'kspace': expected complex"),
+        (WorkdirError("--workdir=x: taken"), "--workdir=x: taken"),
+        (OSError(errno.ENOSPC, "No space left on device", "x/log"), "x/log: expected room on the disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "expected room on the disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "y.h5"), "y.h5: expected a file"),
+        (ImportError("DICOM files need an extra: pip install 'fedrecon[dicom]'"), "pip install"),
+    ],
+)
+def test_what_users_can_mend_ends_in_one_line(error, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/where/ever/train.py"])
+    with pytest.raises(SystemExit) as ended, ending():
+        raise error
+    line = ended.value.code
+    assert line.startswith("train: ") and words in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("operands could not be broadcast"), OSError("internal"), ImportError("jaxx"), KeyError()],
+)
+def test_other_errors_keep_their_traceback(error):
+    assert user_message(error) is None
+    with pytest.raises(type(error)), ending():
+        raise error
+
+
+def test_control_c_is_one_line_and_130(capsys):
+    with pytest.raises(SystemExit) as ended, ending("half is kept"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted; half is kept.\n"
+
+
+def test_consoles_of_any_encoding_show_every_line(monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(sys, "argv", ["p"])
+
+    def main(_):
+        print("ε – Å \udc80")
+        sys.exit("é")
+
+    with pytest.raises(SystemExit):
+        run_program(main)
+    streams[0].flush()
+    assert streams[0].buffer.getvalue() == b"? ? ? ?\n"
+
+
+def test_words_that_are_no_flags_are_refused():
+    with pytest.raises(SystemExit, match=r"command line: expected only flags, --NAME=VALUE, found 'word'"):
+        parse_flags(["p", "word"])
+    assert parse_flags(["p", "word"], positional=True) == ["p", "word"]
