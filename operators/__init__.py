@@ -15,6 +15,8 @@ from operators.algebra import (
     Wavelet,
     check_adjoint,
     check_gradients,
+    frozen_pytree,
+    static,
 )
 from operators.ct import (
     ConeBeam,
@@ -89,6 +91,7 @@ __all__ = [
     "fista",
     "fourier",
     "from_astra",
+    "frozen_pytree",
     "ifft2c",
     "kernels",
     "l1_wavelet",
@@ -104,6 +107,7 @@ __all__ = [
     "rss",
     "shepp_logan",
     "solvers",
+    "static",
     "to_astra",
     "total_variation",
 ]

@@ -44,7 +44,7 @@ def test_the_blocks_run_in_order_and_print_what_is_stated(tmp_path, monkeypatch)
 
 def test_commands_name_flags_that_exist():
     commands = re.findall(r"python -m (experiments\.\w+)([^`]*?)(?:`|\n(?=```|python))", PAGE)
-    assert len(commands) == PAGE.count("python -m ")
+    assert len(commands) == PAGE.count("python -m experiments.")
     for module, arguments in commands:
         source = Path(importlib.import_module(module).__file__).read_text()
         for flag in re.findall(r"--(?:no)?(\w+)", arguments):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from operators.algebra.dtypes import is_complex
-from operators.algebra.linear_operator import LinearOperator
+from operators.algebra.linear_operator import LinearOperator, check_decorated
 
 
 def check_adjoint(A: LinearOperator, key: jax.Array, tolerance: float | None = None) -> float:
@@ -79,6 +79,7 @@ def check_gradients(A: LinearOperator, key: jax.Array, tolerance: float = 1e-5) 
       >>> bool(operators.check_gradients(A, jax.random.key(0)) < 1e-5)
       True
     """
+    check_decorated(A)
     with jax.enable_x64(True):
         leaves, structure = jax.tree.flatten(jax.tree.map(_double, A))
         rng, errors = _generator(key), []

@@ -1,5 +1,7 @@
 """Linear operators and their algebra."""
 
+from typing import Never
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,11 @@ class LinearOperator:
     Inner products are ``<a, b> = sum conj(a) b``, and their real part where the operator maps real arrays to
     complex ones, so that its adjoint returns real arrays.
 
-    Subclasses give ``in_shape``, ``out_shape``, ``in_dtype``, ``out_dtype``, ``_forward`` and ``_adjoint``,
-    all of which accept leading batch axes and keep double precision. Where a faster route exists they also
-    give ``_gram``, and ``_forward_maps``, ``_adjoint_maps`` and ``_gram_maps``: those of the operator
-    ``x -> A(maps[c] * x)`` with factors (c, *in_shape), whose output has an axis c in front of its own.
+    Subclasses are decorated by :func:`operators.frozen_pytree` and give ``in_shape``, ``out_shape``,
+    ``in_dtype``, ``out_dtype``, ``_forward`` and ``_adjoint``, all of which accept leading batch axes and
+    keep double precision. Where a faster route exists they also give ``_gram``, and ``_forward_maps``,
+    ``_adjoint_maps`` and ``_gram_maps``: those of the operator ``x -> A(maps[c] * x)`` with factors
+    (c, *in_shape), whose output has an axis c in front of its own.
 
     Example:
       >>> A = operators.FiniteDifferences((4,), jnp.float32)
@@ -124,6 +127,12 @@ class LinearOperator:
     def _name(self) -> str:
         return type(self).__name__
 
+    @property
+    def __jax_array__(self) -> Never:
+        # JAX looks for this where it meets what is no pytree, and hands on all errors but TypeError.
+        check_decorated(self)
+        raise AttributeError(f"{self._name} is no array")
+
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
             return NotImplemented
@@ -151,6 +160,14 @@ class LinearOperator:
 
     def __truediv__(self, scalar: ArrayLike) -> "LinearOperator":
         return Scaled(1 / scalar, self)
+
+
+def check_decorated(A: LinearOperator) -> None:
+    """Raises ValueError if JAX does not know the class of ``A`` as a pytree."""
+    if jax.tree_util.all_leaves([A]):
+        raise ArgumentError(
+            A._name, "a class decorated by @operators.frozen_pytree", "a class that is no pytree"
+        )
 
 
 def check_array(x: ArrayLike, shape: tuple[int, ...], dtype: np.dtype, where: str) -> jax.Array:

@@ -4,6 +4,7 @@ from tests.mutants.mutant import in_file
 
 _T = "tests/operators/"
 _ALGEBRA = _T + "test_linear_operator.py::test_algebra_is_that_of_matrices"
+_PRINTED = _T + "test_checks.py::test_printed_objects_show_shapes"
 _MAPS = _T + "test_coils.py::test_products_with_maps_equal_the_plain_route"
 _MASKS = _T + "test_fourier.py::test_every_mask_gives_a_true_operator"
 _RESIZE = _T + "test_fourier.py::test_fourier_resize_keeps_band_limited_images"
@@ -39,7 +40,17 @@ _ALGEBRA_PACKAGE = (
         ),
     ),
     *in_file(
+        "operators/algebra/pytree.py",
+        ("vars(node).get(f.name)", "getattr(node, f.name, None)", _PRINTED),
+        ("if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct):", "if False:", _PRINTED),
+    ),
+    *in_file(
         "operators/algebra/linear_operator.py",
+        (
+            "if jax.tree_util.all_leaves([A]):",
+            "if False:",
+            _T + "test_checks.py::test_a_class_without_the_decorator_is_told_of_it",
+        ),
         (
             "y if is_complex(dtype) else y.real",
             "y",
