@@ -1,56 +1,59 @@
 """Reconstructs the images of a raw measurement.
 
-Reads fastMRI HDF5, ISMRMRD, BART (.cfl) and radial HDF5 files, told apart by their content, and writes HDF5
-(complex images and the settings they were made with), NIfTI or PNG (magnitudes). With --acceleration a fully
-sampled Cartesian measurement is undersampled first, and the result is compared with the root of the sum of
-squares of all of it.
+Reads fastMRI HDF5, ISMRMRD, Siemens twix (.dat), BART (.cfl), radial and EPI HDF5 files, told apart by their
+content, and writes HDF5 (complex images and the settings they were made with), NIfTI or PNG (magnitudes).
+With --acceleration a fully sampled Cartesian measurement is undersampled first, and the result is compared
+with the root of the sum of squares of all of it.
 
   python -m experiments.reconstruct --input=brain.h5 --output=brain.png --method=l1-wavelet --acceleration=4
   python -m experiments.reconstruct --input=scan.mrd --output=scan.nii.gz --coil_maps=walsh
+  python -m experiments.reconstruct --input=echoes.mrd --output=echo.png --select=contrast=1 --slices=0,4-6
   python -m experiments.reconstruct --input=ksp.cfl --trajectory=traj.cfl --output=image.h5 --method=tgv
 """
 
 import contextlib
 import dataclasses
-import gzip
-import io
 import json
-import math
 from pathlib import Path
 
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 
 import operators
+from experiments.pipeline.image_files import SUFFIXES, check_output, write_images
 from experiments.pipeline.options import FlagError
 from fedrecon.classical import (
     COIL_MAPS,
     METHODS,
+    SMALLEST_CALIBRATION,
     ClassicalSettings,
     PreparedMeasurement,
+    calibration_size,
+    measured_part,
     prepare,
     reconstruct,
     undersample,
 )
 from fedrecon.data import Measurement, read_measurement
-from fedrecon.data.formats import TRAJECTORY_UNITS
+from fedrecon.data.formats import TRAJECTORY_UNITS, correct_delays
 from fedrecon.errors import ArgumentError
-from fedrecon.files import replacing, write_atomically
 from fedrecon.runtime import Progress, ending, run_program
 from fedrecon.tasks import reconstruction_metrics
 
-_SUFFIXES = (".h5", ".nii.gz", ".nii", ".png")
-_BRIGHTEST = 99.5
 MASKS = ("random", "equispaced", "poisson-disc")
+# Coil maps from a smaller center of k-space lose decibels.
+_GOOD_CALIBRATION = 8
 # What `fedrecon.classical` calls what the flags set.
 _FLAGS = {
     "method": "--method",
     "coil_maps": "--coil_maps",
     "weight": "--weight",
     "iterations": "--iterations",
+    "select": "--select",
+    "slices": "--slices",
+    "group": "--group",
 }
 
 
@@ -69,6 +72,10 @@ class ReconstructOptions:
     trajectory: str | None = None
     image_shape: list[str] | None = None
     trajectory_unit: str | None = None
+    select: list[str] | None = None
+    slices: list[str] | None = None
+    group: str | None = None
+    correct_delays: bool = True
     acceleration: float = 1.0
     mask: str = "random"
     center_fraction: float = 0.08
@@ -79,7 +86,7 @@ def define_flags() -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
     default = {field.name: field.default for field in dataclasses.fields(ReconstructOptions)}
     flags.DEFINE_string("input", None, "File of the measurement.", required=True)
-    suffixes = ", ".join(_SUFFIXES)
+    suffixes = ", ".join(SUFFIXES)
     flags.DEFINE_string("output", None, f"File of the images; its name ends in {suffixes}.", required=True)
     for name, values, text in (
         ("method", tuple(METHODS), "Reconstruction; gridding is zero-filling on a Cartesian grid."),
@@ -107,6 +114,14 @@ def define_flags() -> None:
     flags.DEFINE_bool("whiten", default["whiten"], "Decorrelate the coils where the file has a noise scan.")
     flags.DEFINE_string("trajectory", None, "BART array of the trajectory of a BART --input.")
     flags.DEFINE_list("image_shape", None, "rows,columns of a BART trajectory's image; that which it fills.")
+    flags.DEFINE_list(
+        "select",
+        None,
+        "Image of a file with several: contrast=N, phase=N (of the heart), repetition=N, set=N, encoding=N.",
+    )
+    flags.DEFINE_list("slices", None, "Slices to reconstruct, from 0: numbers and ranges as 4-6; all.")
+    flags.DEFINE_string("group", None, "HDF5 group of the measurement, of an EPI or ISMRMRD file.")
+    flags.DEFINE_bool("correct_delays", default["correct_delays"], "Measure the gradient delays of spokes.")
 
 
 def sampling_mask(
@@ -119,7 +134,7 @@ def sampling_mask(
     """
     key = jax.random.key(seed)
     if kind == "random":
-        return np.asarray(operators.random_mask(key, shape[1], acceleration, center_fraction))
+        return np.asarray(operators.random_mask(key, shape[1], acceleration, center_fraction, exact=True))
     if kind == "equispaced":
         return np.asarray(operators.equispaced_mask(shape[1], acceleration, center_fraction))
     center = tuple(round(n * center_fraction) for n in shape)
@@ -146,72 +161,6 @@ def crop(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return images[..., *(slice(s, s + m) for s, m in zip(starts, shape, strict=True))]
 
 
-def write_images(path: Path, images: np.ndarray, measurement: Measurement, record: dict) -> None:
-    """Writes the images in the format of the suffix, in one step.
-
-    - ``.h5``: ``image`` (slices, ny, nx), complex64 or float32, and ``record`` as attributes.
-    - ``.nii``, ``.nii.gz``: float32 magnitudes (columns, rows, slices) with the pixel size in mm, 1 where it
-      is not known. The orientation is that of the array, not of the patient.
-    - ``.png``: magnitudes, slices side by side, white at the 99.5th percentile.
-
-    Raises:
-      ImportError: NIfTI without the package ``nibabel``.
-      OSError: the file cannot be written.
-    """
-    if path.name.endswith(".h5"):
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            file["image"] = images
-            file.attrs.update(record)
-        return
-    magnitude = np.abs(images).astype(np.float32)
-    write_atomically(path, _png(magnitude) if path.suffix == ".png" else _nifti(path, magnitude, measurement))
-
-
-def _png(magnitude: np.ndarray) -> bytes:
-    from matplotlib.image import imsave
-
-    slices, ny, nx = magnitude.shape
-    columns = math.ceil(math.sqrt(slices))
-    rows = math.ceil(slices / columns)
-    tiles = np.zeros((rows * columns, ny, nx), np.float32)
-    tiles[:slices] = magnitude
-    page = tiles.reshape(rows, columns, ny, nx).swapaxes(1, 2).reshape(rows * ny, columns * nx)
-    buffer = io.BytesIO()
-    brightest = np.percentile(magnitude, _BRIGHTEST) or 1.0
-    imsave(buffer, page, cmap="gray", vmin=0, vmax=brightest, format="png")
-    return buffer.getvalue()
-
-
-def _nifti(path: Path, magnitude: np.ndarray, measurement: Measurement) -> bytes:
-    nibabel = _nibabel()
-    slice_size, row_size, column_size = measurement.pixel_size or (1.0, 1.0, 1.0)
-    affine = np.diag([column_size, row_size, slice_size, 1.0])
-    image = nibabel.Nifti1Image(magnitude.transpose(2, 1, 0), affine)
-    image.header.set_xyzt_units("mm" if measurement.pixel_size else "unknown")
-    content = image.to_bytes()
-    return gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
-
-
-def _nibabel():
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ImportError("NIfTI files need an extra: pip install 'fedrecon[nifti]'") from error
-    return nibabel
-
-
-def _check_output(path: Path, source: str) -> None:
-    """Fails before the work rather than after it."""
-    if not path.name.endswith(_SUFFIXES):
-        raise FlagError("output", f"a name ending in {', '.join(_SUFFIXES)}", repr(path.name))
-    if not path.parent.is_dir():
-        raise FlagError("output", "a file in an existing folder", path)
-    if path.resolve() == Path(source).resolve():
-        raise FlagError("output", "another file than --input", path)
-    if ".nii" in path.suffixes:
-        _nibabel()
-
-
 def _image_shape(words: list[str] | None) -> tuple[int, int] | None:
     if words is None:
         return None
@@ -220,6 +169,29 @@ def _image_shape(words: list[str] | None) -> tuple[int, int] | None:
     except ValueError as error:
         raise FlagError("image_shape", "rows,columns", ",".join(words)) from error
     return ny, nx
+
+
+def _selection(words: list[str] | None) -> dict[str, int] | None:
+    if words is None:
+        return None
+    try:
+        pairs = [word.split("=") for word in words]
+        return {name.strip(): int(number) for name, number in pairs}
+    except ValueError as error:
+        raise FlagError("select", "NAME=NUMBER,... as contrast=0", ",".join(words)) from error
+
+
+def _slices(words: list[str] | None) -> list[int] | None:
+    if words is None:
+        return None
+    try:
+        result = []
+        for word in words:
+            first, _, last = word.partition("-")
+            result += range(int(first), int(last or first) + 1)
+        return result
+    except ValueError as error:
+        raise FlagError("slices", "numbers and ranges", ",".join(words)) from error
 
 
 def run(options: ReconstructOptions) -> None:
@@ -231,18 +203,24 @@ def run(options: ReconstructOptions) -> None:
       ImportError: a file needs an extra that is not installed.
     """
     output = Path(options.output)
-    _check_output(output, options.input)
+    check_output(output, options.input)
     with _naming_flags():
         settings = ClassicalSettings(
             options.method, options.coil_maps, options.calibration_size, options.weight, options.iterations
         )
-    measurement = read_measurement(
-        options.input,
-        trajectory=options.trajectory,
-        image_shape=_image_shape(options.image_shape),
-        trajectory_unit=options.trajectory_unit,
-    )
-    print(_describe(measurement))
+    with _naming_flags():
+        measurement = read_measurement(
+            options.input,
+            trajectory=options.trajectory,
+            image_shape=_image_shape(options.image_shape),
+            trajectory_unit=options.trajectory_unit,
+            select=_selection(options.select),
+            slices=_slices(options.slices),
+            group=options.group,
+        )
+    if options.correct_delays:
+        measurement = correct_delays(measurement)
+    print("\n".join([_describe(measurement), *measurement.notes]))
     with _naming_flags(measurement="--input"):
         prepared = prepare(measurement, options.whiten)
     record = {
@@ -251,13 +229,18 @@ def run(options: ReconstructOptions) -> None:
         "method": settings.method,
         "settings": json.dumps(dataclasses.asdict(settings)),
         "scale": prepared.scale,
+        "notes": "; ".join(measurement.notes),
         "whitened": bool(options.whiten and measurement.noise is not None),
     }
     reference = None
     if options.acceleration > 1:
         full = prepared
         prepared = _undersampled(full, options)
+        acceleration = float(full.measurement.mask.sum() / prepared.measurement.mask.sum())
+        print(f"undersampled {acceleration:.2f} times ({options.mask})")
         reference = crop(reconstruct(full, ClassicalSettings("rss")), measurement.crop_shape)
+    if METHODS[settings.method].maps:
+        _note_calibration(prepared.measurement, settings)
     with Progress(settings.method, len(measurement.kspace)) as bar, _naming_flags():
         images = crop(reconstruct(prepared, settings, bar.advance), measurement.crop_shape)
     if reference is not None:
@@ -267,7 +250,7 @@ def run(options: ReconstructOptions) -> None:
             f"NMSE {found['nmse']:.5f}"
         )
         record |= found | {"mask": options.mask, "seed": options.seed}
-        record["acceleration"] = _acceleration(prepared)
+        record["acceleration"] = acceleration
     write_images(output, images * np.float32(prepared.scale), measurement, record)
     print(f"wrote {output}")
 
@@ -283,19 +266,34 @@ def _naming_flags(**flags_of):
 
 
 def _undersampled(prepared: PreparedMeasurement, options: ReconstructOptions) -> PreparedMeasurement:
+    """Padding and what partial Fourier left out are not counted: the mask is drawn around them."""
     shape = prepared.measurement.image_shape
+    with _naming_flags(measurement="--acceleration"):
+        part = measured_part(prepared.measurement)
+    # The smallest block around DC that has all of it.
+    size = tuple(
+        min(2 * max(n // 2 - used.start, used.stop - n // 2), n) for n, used in zip(shape, part, strict=True)
+    )
     try:
-        mask = sampling_mask(options.mask, shape, options.acceleration, options.center_fraction, options.seed)
+        mask = sampling_mask(options.mask, size, options.acceleration, options.center_fraction, options.seed)
     except ArgumentError as error:
         raise FlagError(f"acceleration: {error.name}", error.expected, error.found) from error
-    with _naming_flags(measurement="--acceleration"):
-        result = undersample(prepared, mask)
-    print(f"undersampled {_acceleration(result):.2f} times ({options.mask})")
-    return result
+    kept = np.zeros(shape, bool)
+    kept[tuple(operators.mri.center_slice(n, m) for n, m in zip(shape, size, strict=True))] = mask > 0
+    return undersample(prepared, kept)
 
 
-def _acceleration(prepared: PreparedMeasurement) -> float:
-    return float(operators.mri.acceleration_of(prepared.measurement.mask[0]))
+def _note_calibration(measurement: Measurement, settings: ClassicalSettings) -> None:
+    blocks = [
+        calibration_size(measurement, i, settings.calibration_size) for i in range(len(measurement.kspace))
+    ]
+    smallest = min(blocks, key=min)
+    if SMALLEST_CALIBRATION <= min(smallest) < min(_GOOD_CALIBRATION, settings.calibration_size):
+        size = f"{smallest[0]} x {smallest[1]}"
+        print(
+            f"notice: coil maps come from {size} fully sampled samples; below {_GOOD_CALIBRATION} x "
+            f"{_GOOD_CALIBRATION} images lose decibels, --method=nlinv estimates maps from all samples"
+        )
 
 
 def _describe(measurement: Measurement) -> str:

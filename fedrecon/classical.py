@@ -15,6 +15,8 @@ from operators import LinearOperator
 from operators.mri import center_slice
 
 COIL_MAPS = ("calibration", "walsh", "espirit")
+# Maps of a smaller center of k-space leave aliases as bright as the object.
+SMALLEST_CALIBRATION = 6
 
 
 class ClassicalProblem(NamedTuple):
@@ -153,7 +155,8 @@ class PreparedMeasurement(NamedTuple):
 
     Attributes:
       measurement: whitened where there was noise to do so, and divided by ``scale``.
-      density: density compensation (samples,), or ones of shape ().
+      density: density compensation (samples,), (slices, samples) where slices have their own trajectories,
+        or ones of shape ().
       scale: largest root of the sum of squares of the coil images.
     """
 
@@ -181,14 +184,20 @@ def prepare(measurement: Measurement, whiten: bool = True) -> PreparedMeasuremen
             calibration = np.asarray(operators.mri.whiten(calibration, matrix, 1))
     density = jnp.ones(())
     if measurement.trajectory is not None:
-        density = operators.density_compensation(measurement.trajectory, measurement.image_shape)
+        own = np.reshape(measurement.trajectory, (-1, *measurement.trajectory.shape[-2:]))
+        density = jnp.stack([operators.density_compensation(k, measurement.image_shape) for k in own])
+        density = density if measurement.trajectory.ndim == 3 else density[0]
     # Measurements as small as 1e-30 would otherwise vanish when squared.
     largest = np.abs(kspace).max()
     if not largest > 0:
         raise ArgumentError("measurement", "a signal", "k-space of zeros")
-    fourier = _fourier(measurement, None if measurement.mask is None else np.ones((), bool))
-    size = jax.jit(lambda y: operators.rss(fourier.H(density * y)).max())
-    scale = float(largest) * max(float(size(jnp.asarray(one / largest))) for one in kspace)
+    whole = None if measurement.mask is None else np.ones((), bool)
+    size = jax.jit(lambda fourier, density, y: operators.rss(fourier.H(density * y)).max())
+    sizes = []
+    for i, one in enumerate(kspace):
+        fourier = _fourier(measurement, whole, i)
+        sizes.append(float(size(fourier, _density(density, i), jnp.asarray(one / largest))))
+    scale = float(largest) * max(sizes)
     scaled = dataclasses.replace(
         measurement,
         kspace=kspace / np.float32(scale),
@@ -200,18 +209,36 @@ def prepare(measurement: Measurement, whiten: bool = True) -> PreparedMeasuremen
 def undersample(prepared: PreparedMeasurement, mask: np.ndarray) -> PreparedMeasurement:
     """Keeps the samples of every slice where ``mask``, (nx,) or (ny, nx), is 1.
 
+    Samples outside the part of k-space that was measured (padding, what partial Fourier left out) stay
+    unmeasured.
+
     Raises:
-      ValueError: the measurement is not fully sampled on a Cartesian grid.
+      ValueError: the measurement is not fully sampled on a Cartesian grid, see `measured_part`.
     """
     measurement = prepared.measurement
-    if measurement.mask is None or not measurement.mask.all():
-        found = (
-            "a trajectory" if measurement.mask is None else f"{measurement.mask.mean():.1%} of the samples"
-        )
-        raise ArgumentError("measurement", "fully sampled Cartesian k-space", found)
-    mask = np.broadcast_to(np.asarray(mask) > 0, measurement.mask.shape)
+    measured_part(measurement)
+    assert measurement.mask is not None, "measured_part's test"
+    mask = (np.asarray(mask) > 0) & measurement.mask
     kept = dataclasses.replace(measurement, kspace=measurement.kspace * mask[:, None], mask=mask)
     return prepared._replace(measurement=kept)
+
+
+def measured_part(measurement: Measurement) -> tuple[slice, slice]:
+    """Rows and columns of the part of k-space that a fully sampled Cartesian measurement fills.
+
+    Raises:
+      ValueError: a trajectory, or samples inside this part were not measured.
+    """
+    mask = measurement.mask
+    if mask is None:
+        raise ArgumentError("measurement", "fully sampled Cartesian k-space", "a trajectory")
+    lines = [np.flatnonzero(np.any(mask, axes)) for axes in ((0, 2), (0, 1))]
+    rows, columns = (slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0) for used in lines)
+    part = mask[:, rows, columns]
+    if not part.all() or not part.size:
+        found = f"{mask.mean():.1%} of the samples"
+        raise ArgumentError("measurement", "fully sampled Cartesian k-space", found)
+    return rows, columns
 
 
 def reconstruct(
@@ -231,18 +258,20 @@ def reconstruct(
       under orthonormal transforms.
 
     Raises:
-      ValueError: the method needs Cartesian sampling, or the center of k-space is not sampled well enough.
+      ValueError: the method needs Cartesian sampling, or too little of the center of k-space is sampled.
     """
     measurement = prepared.measurement
     if METHODS[settings.method].cartesian and measurement.mask is None:
         raise ArgumentError("method", f"Cartesian sampling with {settings.method}", "a trajectory")
+    sampling = measurement.trajectory if measurement.mask is None else measurement.mask
+    assert sampling is not None, "measurements have one of them"
     solvers = {}
     images = []
     for i, y in enumerate(measurement.kspace):
-        mask = None if measurement.mask is None else measurement.mask[i]
-        key = b"" if mask is None else mask.tobytes()
+        # Trajectories may be common to all slices.
+        key = sampling[i].tobytes() if sampling.ndim == 3 else b""
         if key not in solvers:
-            solvers[key] = _solver(prepared, mask, settings)
+            solvers[key] = _solver(prepared, i, settings)
         calibration = y if measurement.calibration is None else measurement.calibration[i]
         images.append(np.asarray(solvers[key](y, calibration)))
         progress(1)
@@ -264,25 +293,46 @@ def calibration_block(sampled: np.ndarray, size: int) -> tuple[int, int]:
     return best
 
 
-def _fourier(measurement: Measurement, mask: np.ndarray | None) -> LinearOperator:
-    if measurement.trajectory is not None:
-        return operators.NUFFT(measurement.trajectory, measurement.image_shape)
+def _fourier(measurement: Measurement, mask: np.ndarray | None, index: int) -> LinearOperator:
+    k = measurement.trajectory
+    if k is not None:
+        return operators.NUFFT(k[index] if k.ndim == 3 else k, measurement.image_shape)
     return operators.CartesianFourier(measurement.image_shape, jnp.asarray(mask, jnp.float32))
 
 
-def _solver(prepared: PreparedMeasurement, mask: np.ndarray | None, settings: ClassicalSettings) -> Callable:
-    """A compiled function of one slice's measurements and those of its calibration."""
-    measurement, density = prepared.measurement, prepared.density
-    method, shape = METHODS[settings.method], measurement.image_shape
-    fourier = _fourier(measurement, mask)
-    separate = measurement.calibration is not None
-    sampled = np.ones(shape, bool) if mask is None else mask
+def _density(density: jax.Array, index: int) -> jax.Array:
+    return density[index] if density.ndim == 2 else density
+
+
+def calibration_size(measurement: Measurement, index: int, size: int) -> tuple[int, int]:
+    """The (ny, nx) of the block that coil maps of a slice come from, with edges of at most ``size``."""
+    return calibration_block(_calibrated(measurement, index), size)
+
+
+def _calibrated(measurement: Measurement, index: int) -> np.ndarray:
+    """Samples (ny, nx) that a slice's calibration has."""
     if measurement.calibration is not None:
-        sampled = np.any(measurement.calibration, (0, 1))
+        return np.any(measurement.calibration, (0, 1))
+    return np.ones(measurement.image_shape, bool) if measurement.mask is None else measurement.mask[index]
+
+
+def _solver(prepared: PreparedMeasurement, index: int, settings: ClassicalSettings) -> Callable:
+    """A compiled function of the measurements and the calibration of slices sampled as the one given."""
+    measurement, density = prepared.measurement, _density(prepared.density, index)
+    mask = None if measurement.mask is None else measurement.mask[index]
+    method, shape = METHODS[settings.method], measurement.image_shape
+    fourier = _fourier(measurement, mask, index)
+    separate = measurement.calibration is not None
+    sampled = _calibrated(measurement, index)
     block = calibration_block(sampled, settings.calibration_size)
-    if method.maps and not min(block):
+    smallest = min(SMALLEST_CALIBRATION, *shape, settings.calibration_size)
+    if method.maps and min(block) < smallest:
+        without = ", ".join(name for name, other in METHODS.items() if not other.maps and not other.cartesian)
         raise ArgumentError(
-            "coil_maps", "a fully sampled center of k-space", "a mask without its middle sample"
+            "coil_maps",
+            f"a fully sampled center of k-space of {smallest} x {smallest} or more, or a method without maps "
+            f"({without})",
+            f"{block[0]} x {block[1]}",
         )
     place = (center_slice(n, c) for n, c in zip(shape, calibration_block(sampled, max(shape)), strict=True))
     kernel = (slice(None), *place)

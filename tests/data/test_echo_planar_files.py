@@ -157,7 +157,7 @@ def test_a_group_of_lines_is_read_with_the_delay_of_its_calibration(tmp_path):
     assert read.format == "EPI" and read.pixel_size == (4.0, 10.0, 10.0) and read.mask.all()
     np.testing.assert_allclose(read.kspace[0, 0], KSPACE, atol=0.02 * np.abs(KSPACE).max())
     write_group(path, "other")
-    with pytest.raises(DataError, match=r"selected as group, found \['image', 'other'\]"):
+    with pytest.raises(DataError, match=r"selected \(group\), found \['image', 'other'\]"):
         read_measurement(path)
     np.testing.assert_array_equal(read_measurement(path, group="image").kspace, read.kspace)
     with pytest.raises(DataError, match="absent"):

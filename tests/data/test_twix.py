@@ -112,7 +112,7 @@ def test_one_of_several_echoes_is_read_when_selected(tmp_path):
     path = write(tmp_path / "m.dat", parts)
     read = read_twix(path, select={"contrast": 1, "repetition": 0}, remove_oversampling=False)
     np.testing.assert_array_equal(read.kspace[0, :, :, 0], data[2])
-    with pytest.raises(DataError, match=r"a single contrast, or one selected, found \[0, 1\]"):
+    with pytest.raises(DataError, match=r"a single contrast, or one selected .*, found \[0, 1\]"):
         read_measurement(path, select={"repetition": 1})
     with pytest.raises(ValueError, match="counters"):
         read_twix(path, select={"encoding": 0})

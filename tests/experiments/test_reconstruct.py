@@ -15,8 +15,16 @@ from matplotlib.image import imread
 import operators
 from experiments import reconstruct as program
 from experiments.reconstruct import ReconstructOptions, run
-from fedrecon.classical import METHODS, calibration_block, prepare, undersample
-from fedrecon.data import FastMRIVolume, RawMeasurement, read_measurement, write_fastmri, write_ismrmrd
+from fedrecon.classical import METHODS, calibration_block, measured_part, prepare, undersample
+from fedrecon.data import (
+    FastMRIVolume,
+    RawMeasurement,
+    read_measurement,
+    read_radial,
+    write_fastmri,
+    write_ismrmrd,
+)
+from fedrecon.data.formats import to_bart, write_cfl
 
 SHAPE = (32, 32)
 # Off-center and unlike its mirror images.
@@ -35,13 +43,14 @@ def write_phantom(path, scale=1.0, slices=1, **changes):
     return str(path)
 
 
-def write_spokes(path):
-    """Direct sums at 48 spokes of 64 samples, columns (kx, ky) as the layout has them."""
-    angle = np.pi * np.arange(48)[:, None] / 48
+def write_spokes(path, delays=(0.0, 0.0), turns=1):
+    """Direct sums at 48 spokes of 64 samples, columns (kx, ky) as the layout has them, of late gradients."""
+    angle = turns * np.pi * np.arange(48)[:, None] / 48
     radius = (np.arange(64) - 32) / 64
     kx, ky = radius * np.cos(angle), radius * np.sin(angle)
     n = np.arange(32) - 16
-    rows, columns = (np.exp(-2j * np.pi * k[..., None] * n) for k in (ky, kx))
+    played = ((radius - d / 64) * f(angle) for d, f in zip(delays, (np.sin, np.cos), strict=True))
+    rows, columns = (np.exp(-2j * np.pi * k[..., None] * n) for k in played)
     kdata = np.einsum("smi,cij,smj->csm", rows, MAPS * PHANTOM, columns) / 32
     with h5py.File(path, "w") as file:
         file["kdata"] = kdata[None].astype(np.complex64)
@@ -242,7 +251,7 @@ def test_the_command_says_what_it_did_or_what_is_wrong_in_one_line(tmp_path):
 
 def test_an_interrupted_command_leaves_nothing(tmp_path):
     source = write_phantom(tmp_path / "k.h5")
-    patch = "def stop(*_): raise KeyboardInterrupt\nr.h5py.File.attrs = property(stop)"
+    patch = "def stop(*_): raise KeyboardInterrupt\nimport h5py; h5py.File.attrs = property(stop)"
     result = command(f"--input={source}", f"--output={tmp_path / 'o.h5'}", "--method=rss", patch=patch)
     assert result.returncode == 130 and "Interrupted" in result.stderr
     assert os.listdir(tmp_path) == ["k.h5"]
@@ -303,7 +312,109 @@ def test_measured_spokes_show_the_object_in_the_middle_of_the_oversampled_view(t
     )
     with h5py.File(tmp_path / "o.h5") as file:
         image = file["image"][()]
-    assert image.shape == (3, 256, 256) and np.isfinite(image).all()
+        reconstructed = file.attrs["notes"]
+    assert image.shape == (3, 128, 128) and np.isfinite(image).all()
     for one in image:
         bright = one > 0.3 * one.max()
-        assert bright.sum() > 400 and bright[64:192, 64:192].sum() > 0.95 * bright.sum()
+        assert bright.sum() > 400 and bright[8:120, 8:120].sum() > 0.95 * bright.sum()
+    assert "128 of 256 pixels" in reconstructed and "gradient delays of 0." in reconstructed
+
+
+def test_padding_is_neither_measured_nor_counted(tmp_path):
+    """Exactly a quarter of the columns that the scanner measured, of 20 in a grid of 32."""
+    inside = np.abs(np.arange(32) - 15.5) < 10
+    kspace = np.asarray(operators.fft2c(MAPS * PHANTOM)) * inside
+    kspace[0, 3, 16] = 0
+    write_fastmri(tmp_path / "k.h5", FastMRIVolume(kspace[None].astype(np.complex64)))
+    prepared = prepare(read_measurement(tmp_path / "k.h5"))
+    assert measured_part(prepared.measurement) == (slice(0, 32), slice(6, 26))
+    kept = undersample(prepared, np.arange(32) % 2 == 0).measurement
+    np.testing.assert_array_equal(kept.mask[0], [inside & (np.arange(32) % 2 == 0)] * 32)
+    for mask, options in (("random", {}), ("poisson-disc", {})):
+        _, record = images(tmp_path / "k.h5", method="rss", acceleration=4.0, mask=mask, **options)
+        assert record["acceleration"] == pytest.approx(4.0, rel=1e-6 if mask == "random" else 0.1)
+
+
+def test_a_center_too_small_for_coil_maps_is_refused_or_named(tmp_path, capsys):
+    def source(width):
+        center = np.abs(np.arange(32) - 16 + (0 if width % 2 else 0.5)) < width / 2
+        return write_phantom(tmp_path / "k.h5", mask=center | (np.arange(32) % 2 == width % 2))
+
+    for width in (0, 2, 4):
+        source(width)
+        with pytest.raises(ValueError, match=r"--coil_maps: .*6 x 6 or more.*nlinv.* found 24 x \d$"):
+            images(tmp_path / "k.h5", method="cg-sense")
+    assert "notice" not in capsys.readouterr().out
+    for width, noted in ((7, True), (12, False)):
+        source(width)
+        image, _ = images(tmp_path / "k.h5", method="cg-sense", coil_maps="calibration")
+        assert ("notice: coil maps come from 24 x 7" in capsys.readouterr().out) == noted
+        assert error(image[0], PHANTOM) < 0.2
+    source(0)
+    images(tmp_path / "k.h5", method="rss")
+
+
+def test_one_of_several_images_and_slices_is_reconstructed_when_selected(tmp_path):
+    kspace = np.asarray(operators.fft2c(MAPS * PHANTOM)) * np.arange(1, 7).reshape(3, 2, 1, 1, 1)
+    write_cfl(tmp_path / "k", to_bart(kspace, ("TE", "SLICE", "COIL", "READ", "PHS1")))
+    image, _ = images(tmp_path / "k.cfl", method="rss", select=["contrast=1"], slices=["1"])
+    np.testing.assert_allclose(image, [4 * PHANTOM], atol=1e-4)
+    image, _ = images(tmp_path / "k.cfl", method="rss", select=["contrast=0"], slices=["0-1"])
+    np.testing.assert_allclose(image, [PHANTOM, 2 * PHANTOM], atol=1e-4)
+    for options, found in (
+        ({}, r"a single contrast, or one selected \(select contrast=N\), found 3"),
+        ({"select": ["contrast"]}, "--select: expected NAME=NUMBER,... as contrast=0, found contrast"),
+        ({"select": ["echo=1"]}, "--select: expected some of"),
+        ({"select": ["contrast=7"]}, "contrast from 0 to 2, found 7"),
+        ({"select": ["contrast=0"], "slices": ["x"]}, "--slices: expected numbers and ranges, found x"),
+        ({"select": ["contrast=0"], "slices": ["2"]}, "--slices: expected distinct numbers from 0 to 1"),
+        ({"group": "a"}, "--group: expected none"),
+    ):
+        with pytest.raises(ValueError, match=found):
+            images(tmp_path / "k.cfl", method="rss", **options)
+
+
+def test_delays_of_spokes_are_measured_and_corrected(tmp_path):
+    write_spokes(tmp_path / "late.h5", (0.6, -0.4), turns=2)
+    write_spokes(tmp_path / "right.h5", turns=2)
+    right, record = images(tmp_path / "right.h5", method="gridding", coil_maps="calibration")
+    assert "delays" not in record["notes"]
+    found, record = images(tmp_path / "late.h5", method="gridding", coil_maps="calibration")
+    assert "gradient delays of 0.6" in record["notes"] and "-0.4" in record["notes"]
+    late, _ = images(tmp_path / "late.h5", method="gridding", coil_maps="calibration", correct_delays=False)
+    assert error(found[0], np.abs(right[0])) < 0.08 < 0.12 < error(late[0], np.abs(right[0]))
+
+
+def test_slices_with_their_own_spokes_are_reconstructed_with_them(tmp_path):
+    """The second slice is measured a quarter of a turn further."""
+    pytest.importorskip("ismrmrd")
+    write_spokes(tmp_path / "r.h5")
+    one = read_radial(tmp_path / "r.h5")
+    turned = np.stack([one.trajectory, one.trajectory[..., ::-1] * np.float32([1, -1])])
+    kspace = np.concatenate([one.kspace, one.kspace])
+    write_ismrmrd(tmp_path / "m.mrd", RawMeasurement(kspace, SHAPE, trajectory=turned))
+    image, _ = images(tmp_path / "m.mrd", method="gridding", coil_maps="calibration")
+    # k goes to (kx, -ky), so that an image goes from (y, x) to (x, -y), around pixel 16.
+    place = np.arange(32) - 16
+    expected = image[0][(16 - place[None]) % 32, (16 + place)[:, None]]
+    assert error(image[1], np.abs(expected)) < 0.05
+    assert error(image[1], np.abs(image[0])) > 0.2
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_the_whole_view_is_shown_where_the_object_fills_it(tmp_path, fills):
+    """64 samples over an image of 64: of a phantom of 32 pixels in the middle, only those are shown."""
+    write_spokes(tmp_path / "r.h5")
+    with h5py.File(tmp_path / "r.h5", "a") as file:
+        file.attrs["image_size"] = 64
+        if fills:
+            # Moved by a quarter of the view: half of the phantom is outside of the middle.
+            shift = np.exp(2j * np.pi * 16 * file["traj"][..., 0])
+            file["kdata"][...] = file["kdata"][()] * shift
+    image, record = images(tmp_path / "r.h5", method="rss")
+    size = 64 if fills else 32
+    assert image.shape == (1, size, size) and ("are shown" in record["notes"]) != fills
+    middle = np.roll(image[0], 16, 1)[16:48, 16:48] if fills else image[0]
+    k = np.hypot(*np.meshgrid(np.arange(32) - 16, np.arange(32) - 16)) < 16
+    disc = np.abs(operators.ifft2c(k * operators.fft2c(PHANTOM)))
+    assert error(middle / np.linalg.norm(middle), disc / np.linalg.norm(disc)) < 0.15

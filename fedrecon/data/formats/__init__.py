@@ -25,7 +25,12 @@ from fedrecon.data.formats.ismrmrd import (
 )
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.formats.ismrmrd_writer import write_ismrmrd
-from fedrecon.data.formats.measurement import TRAJECTORY_UNITS, Measurement, read_measurement
+from fedrecon.data.formats.measurement import (
+    TRAJECTORY_UNITS,
+    Measurement,
+    correct_delays,
+    read_measurement,
+)
 from fedrecon.data.formats.placed_images import centered_affine, nifti_bytes, write_dicom
 from fedrecon.data.formats.radial import read_radial
 
@@ -43,6 +48,7 @@ __all__ = [
     "RawMeasurement",
     "Sinogram",
     "centered_affine",
+    "correct_delays",
     "describe_file",
     "format_ismrmrd_header",
     "from_bart",

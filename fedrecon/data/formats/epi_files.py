@@ -40,7 +40,7 @@ def read_epi(path: str | os.PathLike, group: str | None = None) -> RawMeasuremen
             if is_epi(entry) and not entry.attrs.get("calibration", False)
         ]
         if group is None and len(images) != 1:
-            raise DataError(path, None, "a single image, or one selected as group", f"{images}")
+            raise DataError(path, None, "a single image, or one selected (group)", f"{images}")
         group = images[0] if group is None else group
         if group not in file or not is_epi(file[group]):
             raise DataError(path, group, f"one of the groups {images}", "none of them")

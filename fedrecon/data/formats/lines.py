@@ -90,7 +90,7 @@ def sort_lines(path: str | os.PathLike, key: str, lines: Sequence[Line], select:
         if name in select and select[name] not in values:
             raise DataError(path, key, f"{name} {select[name]}", f"{values}")
         if name not in select and len(values) > 1:
-            raise DataError(path, key, f"a single {name}, or one selected", f"{values}")
+            raise DataError(path, key, f"a single {name}, or one selected (select {name}=N)", f"{values}")
         if values:
             select.setdefault(name, values[0])
     chosen = [line for line in images if all(line.counters[n] == v for n, v in select.items())]

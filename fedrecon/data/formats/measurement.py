@@ -15,6 +15,7 @@ from fedrecon.data.formats.hdf5 import DataError, open_hdf5
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.formats.radial import read_radial
 from fedrecon.data.formats.sampled import sampled
+from fedrecon.data.formats.spokes import corrected_spokes
 from fedrecon.data.formats.twix import is_twix, read_twix
 from fedrecon.errors import ArgumentError
 
@@ -118,6 +119,25 @@ def read_measurement(
         else:
             measurement = _non_cartesian(path, format, raw, trajectory_unit)
     return measurement if slices is None else _kept(measurement, slices)
+
+
+def correct_delays(measurement: Measurement) -> Measurement:
+    """Measures the delays of the gradients from spokes and corrects their trajectory; says so in ``notes``.
+
+    Measurements without a trajectory, or with one for each slice, and those of `corrected_spokes` that need
+    no correction come back as they are.
+    """
+    k, readout = measurement.trajectory, measurement.readout
+    if k is None or readout is None or k.ndim != 2:
+        return measurement
+    spokes = k.reshape(-1, readout, 2)
+    found = corrected_spokes(measurement.kspace.reshape(*measurement.kspace.shape[:2], -1, readout), spokes)
+    if found is None:
+        return measurement
+    corrected, (rows, columns) = found
+    note = f"gradient delays of {rows:.2f} and {columns:.2f} samples along rows and columns corrected"
+    notes = (*measurement.notes, note)
+    return dataclasses.replace(measurement, trajectory=corrected.reshape(k.shape), notes=notes)
 
 
 def _kept(measurement: Measurement, slices: Sequence[int]) -> Measurement:
@@ -251,7 +271,7 @@ def _non_cartesian(
         trajectory=trajectory,
         calibration=None,
         noise=raw.noise,
-        crop_shape=(shape[0], shape[1]),
+        crop_shape=(shape[0], shape[1]) if raw.crop_shape is None else (raw.crop_shape[0], raw.crop_shape[1]),
         pixel_size=view and (view[0], view[1] / shape[0], view[2] / shape[1]),
         readout=readout,
         notes=raw.notes,
@@ -307,7 +327,9 @@ def _selected(path: str | os.PathLike, array: np.ndarray, select: Mapping[str, i
         length = array.shape[place]
         if name not in select:
             if length > 1:
-                raise DataError(path, dimension, f"a single {name}, or one selected", f"{length}")
+                raise DataError(
+                    path, dimension, f"a single {name}, or one selected (select {name}=N)", f"{length}"
+                )
         elif length > 1:
             if not 0 <= select[name] < length:
                 raise DataError(path, dimension, f"{name} from 0 to {length - 1}", f"{select[name]}")

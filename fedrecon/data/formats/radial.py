@@ -6,6 +6,7 @@ import numpy as np
 
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement
+from fedrecon.data.formats.spokes import has_empty_frame
 
 
 def read_radial(path: str | os.PathLike) -> RawMeasurement:
@@ -16,7 +17,8 @@ def read_radial(path: str | os.PathLike) -> RawMeasurement:
     pixels along both.
 
     Returns:
-      The measurement; the columns of its trajectory are (ky, kx), the order of the image axes.
+      The measurement; the columns of its trajectory are (ky, kx), the order of the image axes. Where the
+      outer half of images is empty, as with readouts oversampled twice, ``crop_shape`` is the inner half.
 
     Raises:
       DataError: no such file, not HDF5, damaged; or an entry is missing, of the wrong type or shape, or not
@@ -29,4 +31,12 @@ def read_radial(path: str | os.PathLike) -> RawMeasurement:
         size = file.attrs.get("image_size")
         if not isinstance(size, int | np.integer) or size < 1:
             raise DataError(path, "@image_size", "a positive integer", repr(size))
-    return RawMeasurement(kspace, (int(size), int(size)), trajectory=trajectory[..., ::-1].copy())
+    size = int(size)
+    crop, notes = None, ()
+    if has_empty_frame(kspace, trajectory, size):
+        crop = (size - 2 * (size // 4),) * 2
+        notes = (
+            f"oversampled readouts: {crop[0]} of {size} pixels of both axes are shown, the rest is empty",
+        )
+    trajectory = np.ascontiguousarray(trajectory[..., ::-1])
+    return RawMeasurement(kspace, (size, size), trajectory=trajectory, crop_shape=crop, notes=notes)

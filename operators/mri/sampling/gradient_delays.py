@@ -5,12 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from operators.algebra import ArgumentError, as_inexact, positive_number
 from operators.fourier import check_trajectory
 
 
-def gradient_delay(trajectory: jax.Array, delays: jax.Array) -> jax.Array:
+def gradient_delay(trajectory: ArrayLike, delays: ArrayLike) -> jax.Array:
     """The trajectory played when the gradient of each axis lags behind the receiver.
 
     Coordinate d of sample j becomes the nominal one at sample ``j - delays[d]``, by the cubic through the
@@ -51,7 +52,7 @@ def gradient_delay(trajectory: jax.Array, delays: jax.Array) -> jax.Array:
 
 
 def estimate_gradient_delays(
-    kspace: jax.Array, trajectory: jax.Array, search_range: float = 2.0
+    kspace: ArrayLike, trajectory: ArrayLike, search_range: float = 2.0
 ) -> jax.Array:
     """Gradient delays of a radial acquisition in the plane from the intersections of its spokes.
 
@@ -81,7 +82,7 @@ def estimate_gradient_delays(
     where = "estimate_gradient_delays"
     if isinstance(kspace, jax.core.Tracer) or isinstance(trajectory, jax.core.Tracer):
         raise TypeError(f"{where}: kspace and trajectory: expected concrete values, found a tracer")
-    trajectory = check_trajectory(trajectory, 2, name=f"{where}: trajectory")
+    trajectory = check_trajectory(jnp.asarray(trajectory), 2, name=f"{where}: trajectory")
     kspace, shape = as_inexact(kspace), trajectory.shape[:-1]
     if trajectory.ndim != 3 or shape[1] < 4 or kspace.shape[-2:] != shape:
         raise ArgumentError(
