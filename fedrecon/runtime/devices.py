@@ -41,7 +41,7 @@ def set_cpu_devices(count: int) -> None:
 
 
 def release_memory() -> None:
-    """Gives what the process has freed back to the system, where the C library is glibc; call after compiling."""
+    """Gives what the process has freed back to the system, with glibc alone; call after compiling."""
     with _c_library() as library:
         library.malloc_trim(0)
 

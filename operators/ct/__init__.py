@@ -1,6 +1,7 @@
 """Computed tomography: geometries, projection, inversion, physics, artifacts and iterative methods."""
 
 from operators.ct.algebraic import cgls, os_sart, sirt, view_subsets
+from operators.ct.alignment import find_rotation_center
 from operators.ct.artifacts import (
     add_rings,
     add_scatter,
@@ -67,6 +68,7 @@ __all__ = [
     "fbp",
     "fdk",
     "filtered_radon",
+    "find_rotation_center",
     "fit_beam_hardening",
     "flat_field",
     "from_astra",

@@ -7,12 +7,23 @@ _PHYSICS = _T + "test_ct_physics.py::test_"
 _GEOMETRY = _T + "test_geometry.py::test_"
 _INVERSION = _T + "test_analytic_inversion.py::test_"
 _DISPLACED = _T + "test_displaced_detectors.py::test_"
+_CENTER = _T + "test_rotation_center.py::test_"
 _CONVERSIONS = _T + "test_geometry_conversions.py::test_"
 _ITERATIVE = _T + "test_ct_iterative.py::test_"
 _PHANTOMS = _T + "test_phantoms.py::test_"
 _ELLIPSOIDS = _T + "test_ct_phantoms.py::test_"
 
 _CT = (
+    *in_file(
+        "operators/ct/alignment.py",
+        ("(-4j * math.pi", "(-2j * math.pi", _CENTER + "known_centers"),
+        ("waves * total[:, None], moment", "waves, moment", _CENTER + "known_centers"),
+        (
+            "values.reshape(-1, *values.shape[-2:])[:, :views]",
+            "values.reshape(-1, *values.shape[-2:])[:, ::2]",
+            _CENTER + "turns_rows_and_directions",
+        ),
+    ),
     *in_file(
         "operators/ct/physics.py",
         (
