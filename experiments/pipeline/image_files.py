@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.pipeline.options import FlagError
 from fedrecon.data import Measurement
+from fedrecon.data.formats import centered_affine, nifti_bytes
 from fedrecon.files import replacing, write_atomically
 
 SUFFIXES = (".h5", ".nii.gz", ".nii", ".png")
@@ -21,7 +22,7 @@ def write_images(path: Path, images: np.ndarray, measurement: Measurement, recor
 
     - ``.h5``: ``image`` (slices, ny, nx), complex64 or float32, and ``record`` as attributes.
     - ``.nii``, ``.nii.gz``: float32 magnitudes (columns, rows, slices) with the pixel size in mm, 1 where it
-      is not known. The orientation is that of the array, not of the patient.
+      is not known. They lie in the patient as the file says (ISMRMRD), else upright around the origin.
     - ``.png``: magnitudes, slices side by side, white at the 99.5th percentile.
 
     Raises:
@@ -53,21 +54,11 @@ def _png(magnitude: np.ndarray) -> bytes:
 
 
 def _nifti(path: Path, magnitude: np.ndarray, measurement: Measurement) -> bytes:
-    nibabel = _nibabel()
-    slice_size, row_size, column_size = measurement.pixel_size or (1.0, 1.0, 1.0)
-    affine = np.diag([column_size, row_size, slice_size, 1.0])
-    image = nibabel.Nifti1Image(magnitude.transpose(2, 1, 0), affine)
-    image.header.set_xyzt_units("mm" if measurement.pixel_size else "unknown")
-    content = image.to_bytes()
+    affine = measurement.affine
+    if affine is None:
+        affine = centered_affine(magnitude.shape, measurement.pixel_size or (1.0, 1.0, 1.0))
+    content = nifti_bytes(magnitude, affine, "mm" if measurement.pixel_size else "unknown")
     return gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
-
-
-def _nibabel():
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ImportError("NIfTI files need an extra: pip install 'fedrecon[nifti]'") from error
-    return nibabel
 
 
 def check_output(path: Path, source: str) -> None:
@@ -84,4 +75,4 @@ def check_output(path: Path, source: str) -> None:
     if path.resolve() == Path(source).resolve():
         raise FlagError("output", "another file than --input", path)
     if ".nii" in path.suffixes:
-        _nibabel()
+        nifti_bytes(np.zeros((1, 1, 1)), np.eye(4))

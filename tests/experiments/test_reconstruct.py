@@ -418,3 +418,73 @@ def test_the_whole_view_is_shown_where_the_object_fills_it(tmp_path, fills):
     k = np.hypot(*np.meshgrid(np.arange(32) - 16, np.arange(32) - 16)) < 16
     disc = np.abs(operators.ifft2c(k * operators.fft2c(PHANTOM)))
     assert error(middle / np.linalg.norm(middle), disc / np.linalg.norm(disc)) < 0.15
+
+
+READ, PHASE, ACROSS = np.array([[0.0, 0.6, 0.8], [1.0, 0.0, 0.0], [0.0, 0.8, -0.6]])
+
+
+def write_points(path, points, volume, center=(12.0, -7.0, 30.0), gap=6.0):
+    """Points at places of the patient in mm, seen by gradients along oblique directions.
+
+    Twofold oversampled readout of 32 x 2 mm, 16 x 3 mm of phase encoding, of which 12 are prescribed, and
+    three slices 6 mm apart, counted from the last, or 8 partitions of 4 mm.
+    """
+    ismrmrd = pytest.importorskip("ismrmrd")
+    depth, thick = (8, 32.0) if volume else (1, 5.0)
+
+    def space(name, x, y, fx, fy):
+        return (
+            f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>{depth}</z></matrixSize><fieldOfView_mm><x>{fx}</x>"
+            f"<y>{fy}</y><z>{thick}</z></fieldOfView_mm></{name}>"
+        )
+
+    xml = (
+        '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><experimentalConditions>'
+        "<H1resonanceFrequency_Hz>1</H1resonanceFrequency_Hz></experimentalConditions><encoding>"
+        + space("encodedSpace", 32, 16, 64, 48)
+        + space("reconSpace", 16, 12, 32, 36)
+        + "<encodingLimits/><trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
+    )
+    with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
+        file.write_xml_header(xml.encode())
+        for s in range(1 if volume else 3):
+            middle = np.array(center) + (0 if volume else (1 - s) * gap) * ACROSS
+            apart = [p - middle for p in points]
+            for ky in range(16):
+                for kz in range(depth):
+                    data = np.zeros(32, complex)
+                    for d in apart:
+                        if not volume and abs(d @ ACROSS) > gap / 2:
+                            continue
+                        k = (np.arange(32) - 16) / 64 * (d @ READ) + (ky - 8) / 48 * (d @ PHASE)
+                        data += np.exp(-2j * np.pi * (k + ((kz - 4) / 32 * (d @ ACROSS) if volume else 0)))
+                    one = ismrmrd.Acquisition.from_array(data[None].astype(np.complex64), center_sample=16)
+                    one.idx.kspace_encode_step_1, one.idx.kspace_encode_step_2, one.idx.slice = ky, kz, s
+                    one.position[:], one.slice_dir[:] = middle, ACROSS
+                    one.read_dir[:], one.phase_dir[:] = READ, PHASE
+                    file.append_acquisition(one)
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_nifti_images_lie_in_the_patient_as_the_scanner_says(tmp_path, volume):
+    """The brightest voxel of each point is where the point is: to the right, to the front, to the head."""
+    nibabel = pytest.importorskip("nibabel")
+    center = np.array([12.0, -7.0, 30.0])
+    for along in ((4, -9, 6), (-8, 6, -6), (0, 0, 0)):
+        across = along[2] * (2 / 3 if volume else 1)
+        point = center + along[0] * READ + along[1] * PHASE + across * ACROSS
+        write_points(tmp_path / "p.mrd", [point], volume)
+        run(ReconstructOptions(str(tmp_path / "p.mrd"), str(tmp_path / "p.nii"), method="rss"))
+        image = nibabel.load(tmp_path / "p.nii")
+        assert image.shape == ((8, 12, 16) if volume else (12, 16, 3))
+        brightest = np.unravel_index(np.argmax(image.get_fdata()), image.shape)
+        found = image.affine @ [*brightest, 1]
+        np.testing.assert_allclose(found[:3] * [-1, -1, 1], point, atol=1e-4)
+        np.testing.assert_allclose(image.get_qform(), image.affine, atol=1e-4)
+    if not volume:
+        slices = ["2", "1"]
+        run(ReconstructOptions(str(tmp_path / "p.mrd"), str(tmp_path / "q.nii"), method="rss", slices=slices))
+        other = nibabel.load(tmp_path / "q.nii")
+        np.testing.assert_allclose(other.get_fdata(), image.get_fdata()[..., [2, 1]], atol=1e-3)
+        for i, j in ((0, 2), (1, 1)):
+            np.testing.assert_allclose(other.affine @ [3, 4, i, 1], image.affine @ [3, 4, j, 1], atol=1e-4)

@@ -108,6 +108,11 @@ _FORMATS = (
             _GEOMETRY + "random_scans_are_read_as_the_standard_says",
         ),
         (
+            "result[:3, :3] = directions.T * np.array(voxel)",
+            "result[:3, :3] = directions * np.array(voxel)",
+            "tests/experiments/test_reconstruct.py::test_nifti_images_lie_in_the_patient_as_the_scanner_says",
+        ),
+        (
             "np.ptp(along) / (count - 1)",
             "np.ptp(along) / count",
             _GEOMETRY + "slices_are_stacked_by_their_positions",
@@ -302,6 +307,11 @@ _FORMATS = (
             "image.transpose(0, 3, 1, 4, 2)",
             "image.transpose(0, 3, 1, 2, 4)",
             _MEASUREMENT + "volumes_become_slices_along_the_readout",
+        ),
+        (
+            "starts = [ny // 2 - shown[0] // 2, nx // 2 - shown[1] // 2, 0]",
+            "starts = [0, 0, 0]",
+            "tests/experiments/test_reconstruct.py::test_nifti_images_lie_in_the_patient_as_the_scanner_says",
         ),
         (
             "voxel and (voxel[1], voxel[2], voxel[0])",

@@ -16,6 +16,8 @@ from fedrecon.data.formats.ismrmrd import EncodingSpace
 
 # Distances of slices below this many mm are those of repeated positions.
 _SAME_PLACE = 1e-3
+# How far directions may be from unit vectors, and slices from equal distances, as a part of these.
+_UNIT, _UNEVEN = 1e-3, 0.05
 
 
 class ImageGeometry(NamedTuple):
@@ -66,6 +68,37 @@ def image_geometry(
         voxel.append(view / samples)
     known = min(voxel) > 0
     return ImageGeometry((crop[0], crop[1], crop[2]), (voxel[0], voxel[1], voxel[2]) if known else None)
+
+
+def image_affine(
+    directions: np.ndarray, positions: np.ndarray, voxel: Sequence[float], matrix: Sequence[int]
+) -> np.ndarray | None:
+    """The place of an image in the patient.
+
+    Args:
+      directions: (3, 3), rows are unit vectors along the readout, the phase encoding and across slices.
+      positions: (slices, 3) in mm, of the middle of every slice in the order of the stack, or of the slab.
+      voxel: size in mm along (x, y, z).
+      matrix: pixels along (x, y, z), z being 1 for a two-dimensional scan.
+
+    Returns:
+      (4, 4) from the index (x, y, z or slice, 1) to mm; None where the directions are not known, and where
+      slices are not at equal distances.
+    """
+    if np.abs(directions @ directions.T - np.eye(3)).max() > _UNIT:
+        return None
+    result = np.eye(4)
+    result[:3, :3] = directions.T * np.array(voxel)
+    if len(positions) > 1:
+        step = (positions[-1] - positions[0]) / (len(positions) - 1)
+        even = positions[0] + np.arange(len(positions))[:, None] * step
+        distance = float(np.linalg.norm(step))
+        if np.abs(positions - even).max() > max(_UNEVEN * distance, _SAME_PLACE):
+            return None
+        result[:3, 2] = step if distance > _SAME_PLACE else result[:3, 2]
+    middle = np.array([matrix[0] // 2, matrix[1] // 2, matrix[2] // 2])
+    result[:3, 3] = positions[0] - result[:3, :3] @ middle
+    return result
 
 
 def slice_order(positions: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, float | None]:

@@ -52,6 +52,8 @@ class RawMeasurement:
         or their thickness where the file tells no positions; None when the file does not know.
       crop_shape: the middle of the images that is to be shown, like ``image_shape``: without oversampling of
         phase and slab, and of the readout where it was not removed; None: all.
+      affine: (4, 4) from the index (y, x, z or slice, 1) of the images to mm in the patient, x to the left, y
+        to the back, z to the head (of one who lies on the back with the head first); None when not known.
       header_xml: text of the header; None when there is none. `write_ismrmrd` makes its own.
       notes: what was done to the data, in words.
     """
@@ -65,6 +67,7 @@ class RawMeasurement:
     noise: np.ndarray | None = None
     field_of_view: tuple[float, float, float] | None = None
     crop_shape: tuple[int, ...] | None = None
+    affine: np.ndarray | None = None
     header_xml: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -135,6 +138,7 @@ def read_ismrmrd(
             noise=scan.noise,
             field_of_view=placed.field_of_view,
             crop_shape=placed.crop_shape,
+            affine=placed.affine,
             header_xml=xml,
             notes=notes,
         )
@@ -206,4 +210,5 @@ def _line(path: str | os.PathLike, where: str, number: int, acquisition: Any) ->
         trajectory=np.array(acquisition.traj[first:last], np.float32),
         position=np.array(acquisition.position[:], np.float64),
         normal=np.array(acquisition.slice_dir[:], np.float64),
+        inplane=np.array([acquisition.read_dir[:], acquisition.phase_dir[:]], np.float64),
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrecon.data.formats.geometry import image_geometry, slice_order
+from fedrecon.data.formats.geometry import image_affine, image_geometry, slice_order
 from fedrecon.data.formats.hdf5 import DataError
 from fedrecon.data.formats.ismrmrd import ISMRMRDHeader
 
@@ -30,6 +30,7 @@ class Line(NamedTuple):
       trajectory: float32 (samples, components); no component for Cartesian sampling.
       position: of the middle of the slice, in mm.
       normal: of the slice; zero when unknown.
+      inplane: (2, 3) directions of readout and phase encoding in the patient; zeros when unknown.
       centers: counters of both phase encodings in the center of k-space, where a line tells; else zeros.
     """
 
@@ -45,6 +46,7 @@ class Line(NamedTuple):
     position: np.ndarray
     normal: np.ndarray
     centers: tuple[int, int] = (0, 0)
+    inplane: np.ndarray = np.zeros((2, 3))
 
 
 class Scan(NamedTuple):
@@ -130,6 +132,7 @@ class CartesianScan(NamedTuple):
     calibration_separate: bool
     crop_shape: tuple[int, ...]
     field_of_view: tuple[float, float, float] | None
+    affine: np.ndarray | None
 
 
 def place_lines(scan: Scan, header: ISMRMRDHeader, remove_oversampling: bool) -> CartesianScan:
@@ -176,10 +179,15 @@ def place_lines(scan: Scan, header: ISMRMRDHeader, remove_oversampling: bool) ->
         geometry.voxel[0] * kept,
         geometry.voxel[1] * grid.encodings[0],
     )
+    affine = None
+    if geometry.voxel:
+        affine = image_affine(
+            grid.directions, grid.positions, geometry.voxel, (kept, grid.encodings[0], grid.encodings[1])
+        )
     if nz == 1:
         kspace, mask = kspace[:, :, 0], mask[:, 0]
         calibration = None if calibration is None else calibration[:, :, 0]
-    return CartesianScan(kspace, mask, calibration, separate, crop, view)
+    return CartesianScan(kspace, mask, calibration, separate, crop, view, affine)
 
 
 class _Grid:
@@ -196,6 +204,9 @@ class _Grid:
             self.encodings[1], centers[1] = 1, steps.pop()
         self.centers = [n // 2 if c is None else c for c, n in zip(centers, self.encodings, strict=True)]
         self.slices, distance = stacked_slices(scan.imaging)
+        first = {line.slice: line for line in reversed(scan.imaging)}
+        self.positions = np.array([first[counter].position for counter in self.slices])
+        self.directions = np.array([*scan.imaging[0].inplane, scan.imaging[0].normal])
         matrix = (self.readout, *self.encodings)
         self.geometry = image_geometry(header.encoded, header.recon, matrix, distance)
 

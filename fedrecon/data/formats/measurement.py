@@ -40,6 +40,8 @@ class Measurement:
       noise: complex64 ``(coils, samples)`` of noise alone; None when there is none.
       crop_shape: (height, width) of the middle of the image that is to be shown.
       pixel_size: in mm along (slices, rows, columns); None when the file does not know.
+      affine: (4, 4) from the index (column, row, slice, 1) of the images cropped to ``crop_shape`` to mm in
+        the patient, as of `RawMeasurement`; None when the file does not know.
       readout: samples of a readout, which follow each other in ``trajectory``; None for Cartesian sampling.
       notes: what was done to the data, in words.
     """
@@ -53,6 +55,7 @@ class Measurement:
     noise: np.ndarray | None
     crop_shape: tuple[int, int]
     pixel_size: tuple[float, float, float] | None
+    affine: np.ndarray | None = None
     readout: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -148,13 +151,23 @@ def _kept(measurement: Measurement, slices: Sequence[int]) -> Measurement:
     def kept(array: np.ndarray | None) -> np.ndarray | None:
         return None if array is None else array[slices]
 
-    trajectory = measurement.trajectory
+    trajectory, affine, pixel = measurement.trajectory, measurement.affine, measurement.pixel_size
+    steps = set(np.diff(slices).tolist()) or {1}
+    step = steps.pop()
+    if affine is not None:
+        # Slices at other distances have no common place.
+        place = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, step, slices[0]], [0, 0, 0, 1]])
+        affine = None if steps else affine @ place
+    if pixel is not None and not steps:
+        pixel = (pixel[0] * abs(step), *pixel[1:])
     return dataclasses.replace(
         measurement,
         kspace=measurement.kspace[slices],
         mask=kept(measurement.mask),
         calibration=kept(measurement.calibration),
         trajectory=kept(trajectory) if trajectory is not None and trajectory.ndim == 3 else trajectory,
+        pixel_size=pixel,
+        affine=affine,
     )
 
 
@@ -233,8 +246,26 @@ def _cartesian(format: str, raw: RawMeasurement) -> Measurement:
         noise=raw.noise,
         crop_shape=shown,
         pixel_size=voxel,
+        affine=_shown_affine(raw, shown),
         notes=raw.notes,
     )
+
+
+def _shown_affine(raw: RawMeasurement, shown: tuple[int, int]) -> np.ndarray | None:
+    """That of slices in the plane, or along the readout of a volume, cropped to (rows, columns)."""
+    if raw.affine is None:
+        return None
+    if raw.kspace.ndim == 4:
+        (ny, nx), axes = raw.image_shape, [1, 0, 2]
+        starts = [ny // 2 - shown[0] // 2, nx // 2 - shown[1] // 2, 0]
+    else:
+        (nz, ny, nx), axes = raw.image_shape, [2, 1, 0]
+        kept = ny if raw.crop_shape is None else raw.crop_shape[1]
+        starts = [ny // 2 - kept // 2, nx // 2 - shown[0] // 2, nz // 2 - shown[1] // 2]
+    result = raw.affine.copy()
+    result[:, 3] = raw.affine @ [*starts, 1]
+    result[:, :3] = result[:, axes]
+    return result
 
 
 def _readout_as_slices(kspace: np.ndarray, start: int, kept: int) -> np.ndarray:
