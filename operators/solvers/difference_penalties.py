@@ -28,19 +28,22 @@ def total_variation(
     regularization: float | jax.Array,
     iterations: int = 200,
     *,
+    tolerance: float | jax.Array | None = None,
     return_info: bool = False,
 ) -> Any:
     """``argmin_x 1/2 |A x - y|^2 + regularization * TV(x)``, TV the isotropic total variation, by PDHG.
 
     TV is the sum over pixels of the length of the forward differences (zero across the far edges), of both
-    parts together for complex images. Steps follow from ``operator_norm(A)``; the number of iterations is
-    fixed, so the function is differentiable by unrolling.
+    parts together for complex images. Steps follow from ``operator_norm(A)``. Without ``tolerance`` the
+    number of iterations is fixed, so the function is differentiable by unrolling.
 
     Args:
       A: operator on images (ny, nx), such as SENSE or Radon.
       y: measurements (..., *A.out_shape).
       regularization: non-negative weight of the total variation.
-      iterations: number of primal-dual steps.
+      iterations: number of primal-dual steps, or its upper bound.
+      tolerance: relative change at which to stop before, see :class:`operators.solvers.Stopping`; the result
+        then has no reverse-mode derivative. None: never.
       return_info: also return how the run ended.
 
     Returns:
@@ -76,6 +79,7 @@ def total_variation(
             jnp.zeros_like(back),
             steps=(1.0, 0.5),
             iterations=iterations,
+            tolerance=tolerance,
         )
 
     x, info = in_units("total_variation", A, y, solve)
@@ -90,6 +94,7 @@ def total_generalized_variation(
     *,
     ratio: float | jax.Array = 2.0,
     iterations: int = 400,
+    tolerance: float | jax.Array | None = None,
     return_info: bool = False,
 ) -> Any:
     """``argmin_x 1/2 |A x - y|^2 + regularization * TGV(x)``, total generalized variation of second order.
@@ -97,14 +102,16 @@ def total_generalized_variation(
     ``TGV(x) = min_w |grad x - w|_1 + ratio * |sym w|_1`` with forward differences in ``grad``, the
     symmetrized backward differences in ``sym``, and the sums over pixels of Euclidean (Frobenius) lengths. It
     is zero for images that are linear in the position and never above the total variation, so that smooth
-    shading does not become steps. By PDHG with a fixed number of iterations.
+    shading does not become steps. By PDHG.
 
     Args:
       A: operator on images (ny, nx), such as SENSE or Radon.
       y: measurements (..., *A.out_shape).
       regularization: non-negative weight, as that of :func:`total_variation`.
       ratio: positive weight of the second order.
-      iterations: number of primal-dual steps.
+      iterations: number of primal-dual steps, or its upper bound.
+      tolerance: relative change at which to stop before, see :class:`operators.solvers.Stopping`; the result
+        then has no reverse-mode derivative. None: never.
       return_info: also return how the run ended.
 
     Returns:
@@ -148,6 +155,7 @@ def total_generalized_variation(
             (jnp.zeros_like(back), jnp.zeros_like(D(back))),
             steps=(1.0, 0.5),
             iterations=iterations,
+            tolerance=tolerance,
         )
         return x, info
 

@@ -20,12 +20,14 @@ class SolverInfo(NamedTuple):
     Attributes:
       iterations: number of steps made, an int32 scalar.
       change: the solver's relative change in the last step, a real scalar.
+      converged: whether that reached the tolerance, a boolean scalar; False where there was none.
       objective: (iterations,) objective after every step, the last one repeated where the run stopped early;
         None where no objective was given.
     """
 
     iterations: jax.Array
     change: jax.Array
+    converged: jax.Array
     objective: jax.Array | None
 
 
@@ -94,7 +96,8 @@ class Stopping:
         state, count, change, history = carry
         if history is not None:
             history = jnp.where(jnp.arange(self.iterations) < count, history, history[count - 1])
-        return state[0], SolverInfo(count, change, history)
+        converged = zero > 0 if self.tolerance is None else change <= self.tolerance
+        return state[0], SolverInfo(count, change, converged, history)
 
     def _continues(self, carry):
         _, index, change, _ = carry
