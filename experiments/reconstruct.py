@@ -101,7 +101,7 @@ def define_flags() -> None:
             1,
             "Largest edge of the center of k-space that coil maps come from, in samples.",
         ),
-        ("iterations", 1, "Number of iterations; the method's own when not given."),
+        ("iterations", 1, "Largest number of iterations; the method's own when not given."),
         ("seed", 0, "Seed of the undersampling."),
     ):
         flags.DEFINE_integer(name, default[name], text, lower_bound=smallest)
@@ -159,6 +159,15 @@ def crop(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The middle of the images."""
     starts = [n // 2 - m // 2 for n, m in zip(images.shape[-2:], shape, strict=True)]
     return images[..., *(slice(s, s + m) for s, m in zip(starts, shape, strict=True))]
+
+
+def print_ending(method: str, infos: list[dict]) -> None:
+    """Says of an iterative method how many steps it made, and whether it stopped because it had converged."""
+    if not infos or "converged" not in infos[0]:
+        return
+    steps, change = (max(info[name] for info in infos) for name in ("iterations", "change"))
+    count = sum(info["converged"] for info in infos)
+    print(f"{method}: {count} of {len(infos)} slices converged, {steps} steps, relative change {change:.1e}")
 
 
 def _image_shape(words: list[str] | None) -> tuple[int, int] | None:
@@ -242,7 +251,9 @@ def run(options: ReconstructOptions) -> None:
     if METHODS[settings.method].maps:
         _note_calibration(prepared.measurement, settings)
     with Progress(settings.method, len(measurement.kspace)) as bar, _naming_flags():
-        images = crop(reconstruct(prepared, settings, bar.advance), measurement.crop_shape)
+        images, infos = reconstruct(prepared, settings, bar.advance, return_info=True)
+        images = crop(images, measurement.crop_shape)
+    print_ending(settings.method, infos)
     if reference is not None:
         found = scores(images, reference)
         print(

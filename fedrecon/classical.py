@@ -1,6 +1,7 @@
 """Reconstruction of measured slices by a method of a given name."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import operators
+from fedrecon.classical_methods import METHODS, ClassicalProblem
 from fedrecon.data import Measurement
 from fedrecon.errors import ArgumentError
 from operators import LinearOperator
@@ -17,105 +19,6 @@ from operators.mri import center_slice
 COIL_MAPS = ("calibration", "walsh", "espirit")
 # Maps of a smaller center of k-space leave aliases as bright as the object.
 SMALLEST_CALIBRATION = 6
-
-
-class ClassicalProblem(NamedTuple):
-    """One slice, its coil images of order one.
-
-    Attributes:
-      fourier: operator of one coil's image.
-      y: measurements (coils, *fourier.out_shape).
-      maps: coil sensitivities (coils, ny, nx).
-      density: density compensation (samples,); ones of shape () for Cartesian sampling.
-      mask: (ny, nx) bool, concrete; None for non-Cartesian sampling.
-      calibration: fully sampled k-space block (coils, cy, cx) of a separate scan; None without one.
-      weight: of the regularization, None where the method has none.
-      iterations: None where the method has none.
-    """
-
-    fourier: LinearOperator
-    y: jax.Array
-    maps: Any
-    density: jax.Array
-    mask: Any
-    calibration: jax.Array | None
-    weight: Any
-    iterations: Any
-
-    @property
-    def sense(self) -> LinearOperator:
-        """The operator of all coils."""
-        return operators.SENSE(self.fourier, self.maps)
-
-
-class Method(NamedTuple):
-    """A reconstruction: a function of a `ClassicalProblem` that returns a real or complex image (ny, nx).
-
-    Attributes:
-      run: the function.
-      weight: default weight, None when the method has none.
-      iterations: default number, None when the method has none.
-      maps: whether it reads the coil maps.
-      cartesian: whether it needs Cartesian sampling.
-    """
-
-    run: Callable[[ClassicalProblem], jax.Array]
-    weight: float | None = None
-    iterations: int | None = None
-    maps: bool = True
-    cartesian: bool = False
-
-
-def _coil_images(p: ClassicalProblem) -> jax.Array:
-    return p.fourier.H(p.density * p.y)
-
-
-METHODS = {
-    "rss": Method(lambda p: operators.rss(_coil_images(p)), maps=False),
-    "gridding": Method(lambda p: operators.solvers.gridding(p.sense, p.y, p.density)),
-    "cg-sense": Method(
-        lambda p: operators.cg_sense(p.sense, p.y, regularization=p.weight, iterations=p.iterations), 1e-2, 30
-    ),
-    "l1-wavelet": Method(
-        lambda p: operators.l1_wavelet(
-            p.sense, p.y, p.weight, iterations=p.iterations, key=jax.random.key(0)
-        ),
-        2e-3,
-        100,
-    ),
-    "total-variation": Method(
-        lambda p: operators.total_variation(p.sense, p.y, p.weight, iterations=p.iterations), 2e-3, 200
-    ),
-    "tgv": Method(
-        lambda p: operators.solvers.total_generalized_variation(
-            p.sense, p.y, p.weight, iterations=p.iterations
-        ),
-        2e-3,
-        400,
-    ),
-    "nlinv": Method(lambda p: operators.mri.nlinv(p.fourier, p.y, p.iterations)[0], None, 9, maps=False),
-    "grappa": Method(
-        lambda p: operators.rss(
-            operators.ifft2c(operators.mri.grappa(p.y, p.mask, p.calibration, regularization=p.weight))
-        ),
-        1e-2,
-        maps=False,
-        cartesian=True,
-    ),
-    "spirit": Method(
-        lambda p: operators.rss(
-            operators.ifft2c(
-                operators.mri.spirit(
-                    p.y, p.mask, p.calibration, regularization=p.weight, iterations=p.iterations
-                )
-            )
-        ),
-        1e-2,
-        50,
-        maps=False,
-        cartesian=True,
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,17 +148,22 @@ def reconstruct(
     prepared: PreparedMeasurement,
     settings: ClassicalSettings,
     progress: Callable[[int], None] = lambda count: None,
-) -> np.ndarray:
+    *,
+    return_info: bool = False,
+) -> Any:
     """Images of all slices.
 
     Args:
       prepared: the measurement.
       settings: how to reconstruct.
       progress: called with the number of slices finished since the last call.
+      return_info: also return how it ended.
 
     Returns:
       (slices, ny, nx), complex64 or float32; times ``prepared.scale`` they are in the unit of the measurement
-      under orthonormal transforms.
+      under orthonormal transforms. With ``return_info`` also a list of one dict per slice: ``iterations``
+      made, the relative ``change`` of the last one (the residual with cg-sense), and whether it ``converged``
+      before the bound; empty for methods that do not say.
 
     Raises:
       ValueError: the method needs Cartesian sampling, or too little of the center of k-space is sampled.
@@ -265,17 +173,20 @@ def reconstruct(
         raise ArgumentError("method", f"Cartesian sampling with {settings.method}", "a trajectory")
     sampling = measurement.trajectory if measurement.mask is None else measurement.mask
     assert sampling is not None, "measurements have one of them"
-    solvers = {}
-    images = []
+    plans: dict[bytes, tuple[Any, jax.Array, _Plan]] = {}
+    images, infos = [], []
     for i, y in enumerate(measurement.kspace):
         # Trajectories may be common to all slices.
         key = sampling[i].tobytes() if sampling.ndim == 3 else b""
-        if key not in solvers:
-            solvers[key] = _solver(prepared, i, settings)
+        if key not in plans:
+            plans[key] = _plan(prepared, i, settings)
+        fourier, density, plan = plans[key]
         calibration = y if measurement.calibration is None else measurement.calibration[i]
-        images.append(np.asarray(solvers[key](y, calibration)))
+        image, info = _solve(plan, settings.weight, fourier, density, y, calibration)
+        images.append(np.asarray(image))
+        infos.append({name: np.asarray(value).item() for name, value in info.items()})
         progress(1)
-    return np.stack(images)
+    return (np.stack(images), infos) if return_info else np.stack(images)
 
 
 def calibration_block(sampled: np.ndarray, size: int) -> tuple[int, int]:
@@ -316,13 +227,35 @@ def _calibrated(measurement: Measurement, index: int) -> np.ndarray:
     return np.ones(measurement.image_shape, bool) if measurement.mask is None else measurement.mask[index]
 
 
-def _solver(prepared: PreparedMeasurement, index: int, settings: ClassicalSettings) -> Callable:
-    """A compiled function of the measurements and the calibration of slices sampled as the one given."""
-    measurement, density = prepared.measurement, _density(prepared.density, index)
+class _Plan(NamedTuple):
+    """What a compiled reconstruction is specialized to: hashable, without the weight.
+
+    Attributes:
+      method: its name.
+      coil_maps: one of `COIL_MAPS`.
+      iterations: None where the method has none.
+      block: (ny, nx) of the center that maps come from.
+      kernel_block: that of a separate calibration scan that interpolation is calibrated on; None without one.
+      mask: shape and packed bits of the mask, for methods that need its values; None for others.
+      cartesian: whether sampling is.
+    """
+
+    method: str
+    coil_maps: str
+    iterations: int | None
+    block: tuple[int, int]
+    kernel_block: tuple[int, int] | None
+    mask: tuple[tuple[int, int], bytes] | None
+    cartesian: bool
+
+
+def _plan(
+    prepared: PreparedMeasurement, index: int, settings: ClassicalSettings
+) -> tuple[LinearOperator, jax.Array, _Plan]:
+    """The Fourier operator, the density and the plan of slices sampled as the one given."""
+    measurement = prepared.measurement
     mask = None if measurement.mask is None else measurement.mask[index]
     method, shape = METHODS[settings.method], measurement.image_shape
-    fourier = _fourier(measurement, mask, index)
-    separate = measurement.calibration is not None
     sampled = _calibrated(measurement, index)
     block = calibration_block(sampled, settings.calibration_size)
     smallest = min(SMALLEST_CALIBRATION, *shape, settings.calibration_size)
@@ -334,34 +267,48 @@ def _solver(prepared: PreparedMeasurement, index: int, settings: ClassicalSettin
             f"({without})",
             f"{block[0]} x {block[1]}",
         )
-    place = (center_slice(n, c) for n, c in zip(shape, calibration_block(sampled, max(shape)), strict=True))
-    kernel = (slice(None), *place)
+    plan = _Plan(
+        settings.method,
+        settings.coil_maps,
+        settings.iterations,
+        block,
+        None if measurement.calibration is None else calibration_block(sampled, max(shape)),
+        (shape, np.packbits(mask).tobytes()) if method.cartesian and mask is not None else None,
+        mask is not None,
+    )
+    return _fourier(measurement, mask, index), _density(prepared.density, index), plan
 
-    @jax.jit
-    def solve(y, calibration):
-        gridded = calibration if mask is not None else operators.fft2c(fourier.H(density * y))
-        maps = _coil_maps(gridded, block, settings.coil_maps) if method.maps else None
-        problem = ClassicalProblem(
-            fourier=fourier,
-            y=y,
-            maps=maps,
-            density=density,
-            mask=mask,
-            calibration=calibration[kernel] if separate else None,
-            weight=settings.weight,
-            iterations=settings.iterations,
-        )
-        return method.run(problem)
 
-    return solve
+@functools.partial(jax.jit, static_argnums=0)
+def _solve(
+    plan: _Plan, weight: Any, fourier: LinearOperator, density: jax.Array, y: Any, calibration: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """One slice from its measurements and those of its calibration; compiled once per plan and shapes."""
+    method, shape, mask, maps = METHODS[plan.method], fourier.in_shape, None, None
+    if plan.mask is not None:
+        (ny, nx), bits = plan.mask
+        mask = np.unpackbits(np.frombuffer(bits, np.uint8), count=ny * nx).reshape(ny, nx).astype(bool)
+    if method.maps:
+        gridded = calibration if plan.cartesian else operators.fft2c(fourier.H(density * y))
+        maps = _coil_maps(gridded, plan.block, plan.coil_maps)
+    if plan.kernel_block is not None:
+        place = (center_slice(n, c) for n, c in zip(shape, plan.kernel_block, strict=True))
+        calibration = calibration[(slice(None), *place)]
+    else:
+        calibration = None
+    problem = ClassicalProblem(fourier, y, maps, density, mask, calibration, weight, plan.iterations)
+    image, info = method.run(problem)
+    return (image if maps is None else image * operators.rss(maps)), info
 
 
 def _coil_maps(kspace: jax.Array, block: tuple[int, int], kind: str) -> jax.Array:
     if kind == "calibration":
         return operators.mri.estimate_coil_maps(kspace, block)
     if kind == "espirit":
-        # Without cropping, so that the background is that of the root of the sum of squares.
-        return operators.espirit_maps(kspace, block, tuple(min(6, n) for n in block), crop=0.0)[0]
+        # Cropped maps would leave no background, and equal ones let aliased signal stay in it.
+        kernel = tuple(min(6, (n + 1) // 2) for n in block)
+        maps, values = operators.espirit_maps(kspace, block, kernel, crop=0.0)
+        return maps * operators.mri.espirit_support(values)
     window = np.zeros(kspace.shape[-2:], np.float32)
     place = tuple(center_slice(n, c) for n, c in zip(window.shape, block, strict=True))
     window[place] = np.outer(*(np.hanning(c + 2)[1:-1] for c in block))

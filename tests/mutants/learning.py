@@ -271,6 +271,21 @@ _CLASSICAL = in_file(
         "measurement.kspace, mask=mask)",
         "tests/experiments/test_reconstruct.py::test_undersampling_removes_the_samples_left_out",
     ),
+    (
+        "return (image if maps is None else image * operators.rss(maps)), info",
+        "return image, info",
+        "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
+    ),
+    (
+        "return maps * operators.mri.espirit_support(values)",
+        "return maps * operators.mri.espirit_support(values, 0.0)",
+        "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
+    ),
+    (
+        "@functools.partial(jax.jit, static_argnums=0)",
+        "@functools.partial(jax.jit, static_argnums=(0, 1))",
+        "tests/experiments/test_classical.py::test_a_sweep_of_weights_compiles_once",
+    ),
 )
 
 MUTANTS = _MODELS + _TASK_PACKAGE + _CLASSICAL

@@ -56,6 +56,11 @@ MUTANTS = (
             "coils, coils)",
             _SENSITIVITY + "espirit_is_the_projection_onto_patches",
         ),
+        (
+            "t * t * (3 - 2 * t)",
+            "t",
+            _SENSITIVITY + "support_steps_smoothly_from_the_floor_to_one",
+        ),
     ),
     *in_file(
         "operators/mri/coils/simulation.py",

@@ -104,6 +104,46 @@ def test_cycle_spinning_improves_a_denoised_image(normal):
     assert error(jax.random.key(0)) == spun
 
 
+def test_a_tolerance_ends_a_run_whose_scatter_never_ends(normal):
+    """The mean of the images comes to rest, nearer to the mean over all shifts than single images are."""
+    image = np.asarray(rasterize(shepp_logan(), (32, 32)))
+    noisy = (image + 0.1 * normal((32, 32))).astype(np.float32)
+    A = Identity((32, 32))
+
+    @functools.partial(jax.jit, static_argnames="iterations")
+    def solve(key, tolerance, iterations=400):
+        options = {"wavelet": "haar", "levels": 3, "key": key, "return_info": True}
+        return l1_wavelet(A, noisy, 0.15, iterations=iterations, tolerance=tolerance, **options)
+
+    key = jax.random.key(0)
+    x, info = solve(key, 1e-2)
+    assert info.converged and info.change <= 1e-2 and 10 < info.iterations < 400
+    fixed, fixed_info = solve(key, None, int(info.iterations))
+    np.testing.assert_allclose(fixed, x, atol=1e-6)
+    assert not fixed_info.converged and fixed_info.iterations == info.iterations
+    _, bounded = solve(key, 1e-9, 5)
+    assert not bounded.converged and bounded.iterations == 5
+    # Of denoising, every step gives the threshold of one shift: all 64 of them have this mean.
+    prox, W = jax.jit(prox_wavelet), Wavelet((32, 32), "haar", 3, np.float32)
+    weight = 0.15 * np.abs(noisy).max()
+    shifts = np.stack(np.unravel_index(np.arange(64), (8, 8)), -1)
+    single = [np.roll(prox(np.roll(noisy, s, (0, 1)), weight, W), -s, (0, 1)) for s in shifts]
+    mean = np.mean(single, axis=0)
+    scatter = np.mean([np.linalg.norm(one - mean) for one in single])
+    assert np.linalg.norm(x - mean) < 0.5 * scatter
+
+
+@pytest.mark.parametrize("solve", [total_variation, total_generalized_variation])
+def test_a_tolerance_ends_primal_dual_runs(solve, normal):
+    image = np.asarray(rasterize(shepp_logan(), (16, 14)))
+    noisy = image + 0.1 * normal(image.shape)
+    A = Identity(image.shape)
+    x, info = solve(A, noisy, 0.05, iterations=2000, tolerance=1e-4, return_info=True)
+    assert info.converged and info.change <= 1e-4 and info.iterations < 2000
+    longer = solve(A, noisy, 0.05, iterations=2000)
+    np.testing.assert_allclose(x, longer, atol=5e-3)
+
+
 def generalized_variation_cost(x, w, ratio):
     """The definition, smoothed by 1e-5 where lengths vanish; x real (ny, nx), w (2, ny, nx)."""
     down, right = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]

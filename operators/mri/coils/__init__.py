@@ -9,7 +9,7 @@ from operators.mri.coils.compression import (
     whitening_matrix,
 )
 from operators.mri.coils.sense import SENSE, coil_combine, rss
-from operators.mri.coils.sensitivity import espirit_maps, estimate_coil_maps, walsh_maps
+from operators.mri.coils.sensitivity import espirit_maps, espirit_support, estimate_coil_maps, walsh_maps
 from operators.mri.coils.simulation import biot_savart_maps, birdcage_maps, loop_field
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "coil_combine",
     "compress",
     "espirit_maps",
+    "espirit_support",
     "estimate_coil_maps",
     "gcc_compression",
     "loop_field",

@@ -158,6 +158,28 @@ def espirit_maps(
     return _over_batch(one, kspace[(..., *center)], (coils, *block), coils**2 * math.prod(shape))
 
 
+def espirit_support(eigenvalues: jax.Array, floor: float | jax.Array = 0.5) -> jax.Array:
+    """Weights for maps of ESPIRiT: 1 where the object is, ``floor`` outside it, and a smooth step between.
+
+    Maps times the weights let a reconstruction put little energy where calibration saw no object, without
+    forbidding it as cropped maps do: with ``x`` of the weighted maps, the image is ``weights * x``, and a
+    penalty on x weighs the background more. The step is between 0.7 and 0.95 of the largest eigenvalue.
+
+    Args:
+      eigenvalues: (..., ny, nx) or (..., nz, ny, nx), of one set of maps; the step is relative to the largest
+        of the whole array, which is below 1 where the calibration block is small.
+      floor: weight outside the object, between 0 and 1.
+
+    Returns:
+      Array of the shape and dtype of ``eigenvalues``.
+
+    Source: of the smooth step, Uecker and Lustig's soft-SENSE maps in BART (``ecalib -S``).
+    """
+    largest = jnp.max(eigenvalues)
+    t = jnp.clip((eigenvalues / jnp.where(largest > 0, largest, 1) - 0.7) / 0.25, 0, 1)
+    return floor + (1 - floor) * t * t * (3 - 2 * t)
+
+
 def _projection_filters(calibration: jax.Array, kernel: tuple[int, ...], threshold: ArrayLike) -> jax.Array:
     """The convolution in k-space that projects patches and averages them: (lead, last, coils, coils).
 

@@ -1,0 +1,76 @@
+"""Reconstruction of slices by the name of a method: compilation, how runs end, units of the maps."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import operators
+from fedrecon import classical
+from fedrecon.classical import ClassicalSettings, prepare, reconstruct, undersample
+from fedrecon.data import Measurement
+
+SHAPE = (32, 32)
+PHANTOM = np.asarray(operators.rasterize(operators.shepp_logan(), SHAPE)) * (1 + 0.3 * np.arange(32) / 32)
+
+
+def measurement(slices=1, scale=1.0):
+    maps = np.asarray(operators.mri.birdcage_maps(SHAPE, 4))
+    maps = maps / np.linalg.norm(maps, axis=0)
+    rng = np.random.default_rng(0)
+    kspace = np.asarray(operators.fft2c(maps * PHANTOM))[None].repeat(slices, 0)
+    noise = rng.normal(size=kspace.shape) + 1j * rng.normal(size=kspace.shape)
+    kspace = (scale * (kspace + 5e-3 * noise)).astype(np.complex64)
+    fields = {field.name: None for field in dataclasses.fields(Measurement)}
+    given = {
+        "format": "test",
+        "kspace": kspace,
+        "image_shape": SHAPE,
+        "mask": np.ones((slices, *SHAPE), bool),
+        "crop_shape": SHAPE,
+    }
+    return Measurement(**{**fields, **given})
+
+
+def halved(**changes):
+    mask = np.asarray(operators.equispaced_mask(32, 2, 0.4))
+    return undersample(prepare(measurement(**changes)), mask)
+
+
+@pytest.mark.parametrize("method", ["l1-wavelet", "grappa"])
+def test_a_sweep_of_weights_compiles_once(method):
+    """And another prepared measurement of the same shapes not at all."""
+    prepared = halved()
+    classical._solve.clear_cache()
+    images = []
+    for weight in (1e-4, 1e-3, 1e-2):
+        settings = ClassicalSettings(method, weight=weight, iterations=None)
+        images.append(reconstruct(prepared, settings))
+        assert classical._solve._cache_size() == 1
+    reconstruct(halved(scale=3.0), settings)
+    assert classical._solve._cache_size() == 1
+    assert np.abs(images[0] - images[2]).max() > 1e-3
+
+
+def test_iterative_methods_say_how_they_ended():
+    prepared = halved()
+    images, infos = reconstruct(prepared, ClassicalSettings("l1-wavelet"), return_info=True)
+    assert images.shape == (1, *SHAPE) and infos[0]["converged"]
+    assert infos[0]["change"] <= 1e-3 and 10 < infos[0]["iterations"] < 300
+    _, infos = reconstruct(prepared, ClassicalSettings("l1-wavelet", iterations=4), return_info=True)
+    assert not infos[0]["converged"] and infos[0]["iterations"] == 4 and infos[0]["change"] > 1e-3
+    _, infos = reconstruct(prepared, ClassicalSettings("cg-sense"), return_info=True)
+    assert infos[0]["converged"] and infos[0]["change"] <= 1e-4
+    assert reconstruct(prepared, ClassicalSettings("rss"), return_info=True)[1] == [{}]
+
+
+def test_images_do_not_carry_the_weights_of_their_maps():
+    """Fully sampled, least squares gives the coil combination by ESPIRiT, background included."""
+    prepared = prepare(measurement())
+    found = reconstruct(prepared, ClassicalSettings("cg-sense", "espirit", weight=0.0))[0]
+    kspace = prepared.measurement.kspace[0]
+    maps = operators.espirit_maps(kspace, (24, 24), crop=0.0)[0]
+    expected = operators.mri.coil_combine(operators.ifft2c(kspace), maps)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    gridded = reconstruct(prepared, ClassicalSettings("gridding", "espirit"))[0]
+    np.testing.assert_allclose(gridded, expected, atol=1e-4)
