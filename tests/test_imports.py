@@ -66,6 +66,11 @@ ALLOWED = {
     "fedrecon/classical.py": ({"fedrecon.classical_methods", "fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/classical_methods.py": ({"operators"}, {"jax"}),
     "fedrecon/tomography.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
+    "fedrecon/learned.py": (
+        {"fedrecon.classical", "fedrecon.data", "fedrecon.files", "fedrecon.models", "fedrecon.tasks"}
+        | {"fedrecon.types", "operators"},
+        {"jax", "numpy", "flax"},
+    ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (
         {"fedrecon.tasks", "fedrecon.models", "fedrecon.types", "operators"},

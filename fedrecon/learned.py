@@ -1,0 +1,294 @@
+"""Images by a trained network, with signs of whether it is at home with the measurement.
+
+A network answers every measurement with a plausible image. Two numbers tell what it did with this one: how
+much of the measured samples its image leaves unexplained, and how far it went from the regularized
+least-squares image of the same samples. The largest that occurred in training, with a margin, are saved with
+the network; what exceeds them is reported.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import operators
+from fedrecon.classical import calibration_block
+from fedrecon.data import DataError, Measurement, mri_examples
+from fedrecon.errors import ArgumentError
+from fedrecon.files import write_atomically
+from fedrecon.models import MoDL, VarNet
+from fedrecon.tasks import mri_measure
+from fedrecon.types import Batch, Variables
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"modl": MoDL, "varnet": VarNet}
+# Room above what occurred in training.
+MARGIN = 1.5
+_FORMAT = "fedrecon network 1"
+_WEIGHT, _STEPS = 1e-2, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What a network is built from.
+
+    Attributes:
+      network: a key of `NETWORKS`.
+      cascades, channels, pools, learn_coil_maps: its attributes.
+    """
+
+    network: str
+    cascades: int
+    channels: int
+    pools: int
+    learn_coil_maps: bool = False
+
+    def build(self) -> nn.Module:
+        """The flax module."""
+        return NETWORKS[self.network](
+            cascades=self.cascades,
+            channels=self.channels,
+            pools=self.pools,
+            learn_coil_maps=self.learn_coil_maps,
+        )
+
+
+class Signs(NamedTuple):
+    """What tells whether a network is at home with a measurement; larger is stranger.
+
+    Attributes:
+      residual: |A x - y| / |y|, of the network's image x and the measured samples y.
+      noise: the same in standard deviations of the noise of a sample, which is estimated from the outermost
+        samples of k-space; NaN where the measurement is no k-space.
+      departure: |x - x0| / |x0|, of the regularized least-squares image x0 of the same samples.
+    """
+
+    residual: Any
+    noise: Any
+    departure: Any
+
+
+class CheckedNetwork(NamedTuple):
+    """A trained network with the bounds of its signs.
+
+    Attributes:
+      architecture: of the network.
+      variables: its weights.
+      bounds: of the signs, as `calibrate` found them.
+      origin: sentence that says what it was trained on.
+    """
+
+    architecture: Architecture
+    variables: Variables
+    bounds: Signs
+    origin: str
+
+
+def make_reconstruct(
+    model: nn.Module, measure: Callable[[Batch], tuple]
+) -> Callable[[Variables, Batch], tuple[jax.Array, Signs]]:
+    """Compiles ``reconstruct(variables, batch) -> (images, signs)``.
+
+    Args:
+      model: an unrolled network, such as ``MoDL``.
+      measure: as in ``reconstruction_task``.
+
+    Returns:
+      A function whose images are (examples, ny, nx), complex where the operators' are, and whose signs have
+      arrays (examples,).
+    """
+
+    def reconstruct(variables: Variables, batch: Batch) -> tuple[jax.Array, Signs]:
+        stacked, measurements, initial = measure(batch)
+        weights = {"params": variables.params, "batch_stats": variables.stats}
+        images: Any = model.apply(weights, stacked, measurements, initial)
+        return images, signs_of(stacked, measurements, images, batch)
+
+    return jax.jit(reconstruct)
+
+
+def signs_of(stacked: operators.LinearOperator, measurements: Any, images: Any, batch: Batch) -> Signs:
+    """The signs of reconstructed images.
+
+    Args:
+      stacked: operators, stacked leaf by leaf.
+      measurements: ``(examples, *out_shape)``.
+      images: ``(examples, *in_shape)``.
+      batch: the examples; "mask" and "kspace" give the noise.
+    """
+
+    def one(A, y, x):
+        start = operators.cg_sense(A, y, regularization=_WEIGHT, iterations=_STEPS)
+        left = jnp.linalg.norm(A(x.astype(start.dtype)) - y)
+        departure = jnp.linalg.norm(x - start) / jnp.maximum(jnp.linalg.norm(start), 1e-30)
+        return left, left / jnp.maximum(jnp.linalg.norm(y), 1e-30), departure
+
+    left, residual, departure = jax.vmap(one)(stacked, jnp.asarray(measurements), images)
+    noise = jnp.full(residual.shape, jnp.nan)
+    if "kspace" in batch and "mask" in batch:
+        samples = (jnp.abs(batch["kspace"]) > 0).sum((1, 2, 3))
+        noise = left / jnp.sqrt(jnp.maximum(samples, 1)) / noise_deviation(batch["kspace"])
+    return Signs(residual, noise, departure)
+
+
+def noise_deviation(kspace: Any) -> jax.Array:
+    """Standard deviation of the noise of a complex sample: ``(examples, coils, ny, nx)`` -> ``(examples,)``.
+
+    From the median magnitude of the samples that are not zero in the outer tenth of either direction, where
+    there is little else; for complex normal noise the median is sqrt(log 2) deviations.
+    """
+    kspace = jnp.asarray(kspace)
+    ny, nx = kspace.shape[-2:]
+    y, x = (jnp.abs(jnp.arange(n) - n // 2) / (n / 2) for n in (ny, nx))
+    outer = (y[:, None] > 0.9) | (x > 0.9)
+    magnitude = jnp.abs(kspace)
+    chosen = jnp.where(outer & (magnitude > 0), magnitude, jnp.nan)
+    return jnp.nanmedian(chosen, axis=(1, 2, 3)) / math.sqrt(math.log(2))
+
+
+def measured_examples(measurement: Measurement, calibration_size: int = 24) -> list[dict[str, Any]]:
+    """The slices of a Cartesian measurement, each a batch of one example, normalized as in training.
+
+    Args:
+      measurement: of any matrix and number of coils.
+      calibration_size: largest edge of the center of k-space that coil maps come from.
+
+    Raises:
+      ValueError: there is a trajectory, or the center of k-space is not measured.
+    """
+    if measurement.mask is None:
+        raise ArgumentError("measurement", "Cartesian sampling, which networks are for", "a trajectory")
+    batches = []
+    for kspace, mask in zip(measurement.kspace, measurement.mask, strict=True):
+        block = calibration_block(np.asarray(mask) > 0, calibration_size)
+        if not min(block):
+            raise ArgumentError("measurement", "a fully sampled center of k-space", "none")
+        nothing = np.zeros((1, *kspace.shape[-2:]), np.float32)
+        batch = mri_examples(kspace[None], np.asarray(mask, np.float32), nothing, block)
+        batches.append({**batch, "valid": np.ones(1, bool)})
+    return batches
+
+
+def reconstruct_measurement(
+    network: CheckedNetwork, measurement: Measurement, progress: Callable[[int], None] = lambda count: None
+) -> tuple[np.ndarray, Signs]:
+    """Images of a Cartesian measurement by a network, and their signs, to be told by `notices`.
+
+    Args:
+      network: from `load_network`.
+      measurement: of any scanner.
+      progress: called with the number of slices finished since the last call.
+
+    Returns:
+      Complex images (slices, ny, nx) in the unit of the measurement under orthonormal transforms, and signs
+      (slices,).
+
+    Raises:
+      ValueError: as `measured_examples`.
+    """
+    reconstruct = make_reconstruct(network.architecture.build(), mri_measure)
+    images, signs = [], []
+    for batch in measured_examples(measurement):
+        image, sign = reconstruct(network.variables, batch)
+        images.append(np.asarray(image[0]) * batch["scale"][0])
+        signs.append(sign)
+        progress(1)
+    return np.stack(images), Signs(*(np.concatenate(values) for values in zip(*signs, strict=True)))
+
+
+def calibrate(signs: Sequence[Signs], margin: float = MARGIN) -> Signs:
+    """Bounds of signs: ``margin`` times the largest of those in training, each an array of any length."""
+
+    def largest(values: Sequence[Any]) -> float:
+        together = np.concatenate([np.ravel(v) for v in values])
+        return float(margin * np.max(together[~np.isnan(together)], initial=-np.inf))
+
+    bounds = Signs(*(largest(values) for values in zip(*signs, strict=True)))
+    return Signs(*(b if np.isfinite(b) else float("nan") for b in bounds))
+
+
+def notices(signs: Signs, bounds: Signs) -> list[str]:
+    """Sentences about what exceeds the bounds; none where everything is as in training.
+
+    Args:
+      signs: of the examples.
+      bounds: scalars; NaN is no bound. A sign that is not finite exceeds every bound.
+    """
+    texts = {
+        "residual": "leaves {:.2g} of the measured samples unexplained (in norm), in training at most {:.2g}",
+        "noise": "misses the measured samples by {:.2g} standard deviations of their noise, in training at "
+        "most {:.2g}",
+        "departure": "changes the regularized least-squares image by {:.2g} of it, in training at "
+        "most {:.2g}",
+    }
+    found = []
+    for name, text in texts.items():
+        bound, values = getattr(bounds, name), np.ravel(getattr(signs, name))
+        known = values if name != "noise" else values[~np.isnan(values)]
+        if np.isnan(bound) or not len(known):
+            continue
+        over = ~(known <= bound)
+        if over.any():
+            worst = float(np.max(np.where(np.isnan(known), np.inf, known)))
+            # The bound is shown as it occurred, without the margin.
+            found.append(
+                f"{over.sum()} of {len(known)} images: the network " + text.format(worst, bound / MARGIN)
+            )
+    return found
+
+
+def save_network(path: str | os.PathLike, network: CheckedNetwork) -> None:
+    """Writes a network as a ``.npz`` of arrays and one JSON text, without pickled objects."""
+    arrays: dict[str, Any] = {}
+    for group, tree in network.variables._asdict().items():
+        for key, leaf in flatten_dict(tree, sep="/").items():
+            arrays[f"{group}/{key}"] = np.asarray(leaf)
+    about = {
+        "format": _FORMAT,
+        "architecture": dataclasses.asdict(network.architecture),
+        "bounds": {k: None if math.isnan(v) else v for k, v in network.bounds._asdict().items()},
+        "origin": network.origin,
+    }
+    arrays["about"] = np.asarray(json.dumps(about))
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_network(path: str | os.PathLike) -> CheckedNetwork:
+    """Reads what `save_network` wrote.
+
+    Raises:
+      DataError: the file is missing, or no such network.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            arrays = {key: file[key] for key in file.files if key != "about"}
+        if about["format"] != _FORMAT:
+            raise ValueError(f"format {about['format']!r}")
+        architecture = Architecture(**about["architecture"])
+        if architecture.network not in NETWORKS:
+            raise ValueError(f"network {architecture.network!r}")
+        bounds = Signs(**{k: float("nan") if v is None else float(v) for k, v in about["bounds"].items()})
+        origin = str(about["origin"])
+    except Exception as error:
+        # Whatever a damaged archive raises.
+        raise DataError(path, None, "a network written by save_network", error) from error
+    groups: Mapping[str, dict] = {name: {} for name in Variables._fields}
+    for key, value in arrays.items():
+        group, _, name = key.partition("/")
+        if group not in groups:
+            raise DataError(path, key, f"an array of {', '.join(groups)}", "another")
+        groups[group][name] = value
+    variables = Variables(*(unflatten_dict(groups[name], sep="/") for name in Variables._fields))
+    return CheckedNetwork(architecture, variables, bounds, origin)
