@@ -18,6 +18,9 @@ afl, fedrep) take Adam at the rates of adam_cosine.
   python -m experiments.full_stack --workdir=runs/private --algorithm=fedbn --dp_epsilon=8
 """
 
+import shlex
+import sys
+
 from absl import flags, logging
 
 from experiments.pipeline.dotted import Dotted
@@ -41,7 +44,13 @@ def main(dotted: Dotted) -> None:
             naming_the_line(settings.federation.methods_from),
             Workdir(values.workdir, flat(settings), describe_environment(), resume=values.resume) as workdir,
         ):
-            run(settings, workdir, parallel=values.parallel, rounds_per_dispatch=values.rounds_per_dispatch)
+            run(
+                settings,
+                workdir,
+                parallel=values.parallel,
+                rounds_per_dispatch=values.rounds_per_dispatch,
+                command=shlex.join(["python", "-m", "experiments.full_stack", *sys.argv[1:]]),
+            )
 
 
 if __name__ == "__main__":

@@ -14,16 +14,25 @@ from fedrecon.data import (
     simulate_ct_cohort,
     simulate_mri_cohort,
 )
+from fedrecon.data.simulation import HOSPITAL_FRACTIONS, brain_hospitals, simulate_mri_test_site
 
 RETINA_SIZE, CHEST_SIZE = 256, 224
+_COUNTED = ["patients: train", "validation", "test", "test with lesions"]
+_UNSEEN = "{} takes no part in any training: no weight, threshold or network has seen its data."
 
 
 class Split(NamedTuple):
-    """Client data of one task by split."""
+    """Client data of one task by split.
+
+    Attributes:
+      train, validation, test: the sites that train.
+      unseen: the test split of a site that takes no part in training; None without one.
+    """
 
     train: ClientData
     validation: ClientData
     test: ClientData
+    unseen: ClientData | None = None
 
 
 class Cohorts(NamedTuple):
@@ -56,36 +65,75 @@ def load_cohorts(settings: FullStackSettings) -> Cohorts:
     """
     if settings.cohort == "measured":
         return _measured(settings)
-    options = {
-        "sites": settings.sites,
-        "patients_per_site": settings.patients_per_site,
-        "slices": settings.slices,
-        "image_shape": (settings.image_size, settings.image_size),
-        "seed": settings.seed,
-    }
-    if settings.modality == "mri":
-        cohort = simulate_mri_cohort(**options, acceleration=settings.acceleration)
-        physics = ["coils", "mask", "acceleration", "SNR", "field of view (mm)"]
-        rows = [
-            [str(s.coils), s.mask, f"{s.acceleration:g}", f"{s.snr:g}", f"{s.field_of_view:g}"]
-            for s in cohort.sites
-        ]
-    else:
-        # As many views as columns would be fully sampled to the eye; sparse-view by the acceleration.
-        views = max(8, round(1.5 * settings.image_size * 4 / settings.acceleration))
-        cohort = simulate_ct_cohort(**options, views=views)
-        physics = ["views", "photons", "electronic noise", "field of view (mm)"]
-        rows = [
-            [str(s.views), f"{s.photons:.2g}", f"{s.electronic_noise:g}", f"{s.field_of_view:g}"]
-            for s in cohort.sites
-        ]
+    return _simulated_mri(settings) if settings.modality == "mri" else _simulated_ct(settings)
+
+
+def _simulated_mri(settings: FullStackSettings) -> Cohorts:
+    """Small hospitals that scan brains, and one whose patients are all for the test."""
+    shape = (settings.image_size, settings.image_size)
+    hospitals, unseen = brain_hospitals(
+        settings.sites, settings.patients_per_site, acceleration=settings.acceleration, seed=settings.seed
+    )
+    coils = max(site.coils for site in (*hospitals, unseen))
+    cohort = simulate_mri_cohort(
+        hospitals,
+        slices=settings.slices,
+        image_shape=shape,
+        fractions=HOSPITAL_FRACTIONS,
+        coils=coils,
+        seed=settings.seed,
+    )
+    foreign = simulate_mri_test_site(unseen, settings.slices, shape, coils, settings.seed)
+    table = [["site", "coils", "mask", "acceleration", "SNR", "field of view (mm)", *_COUNTED]]
+    for site, counts in zip((*hospitals, unseen), _patients(cohort, foreign), strict=True):
+        name = f"{site.name} (unseen)" if site is unseen else site.name
+        physics = [str(site.coils), site.mask, f"{site.acceleration:g}", f"{site.snr:g}"]
+        table.append([name, *physics, f"{site.field_of_view:g}", *counts])
+    split = _split(cohort)._replace(unseen=foreign)
+    notes = (cohort.notes, _UNSEEN.format(unseen.name))
+    return Cohorts(split, split, split, True, cohort.image_shape, table, notes)
+
+
+def _simulated_ct(settings: FullStackSettings) -> Cohorts:
+    # As many views as columns would be fully sampled to the eye; sparse-view by the acceleration.
+    views = max(8, round(1.5 * settings.image_size * 4 / settings.acceleration))
+    cohort = simulate_ct_cohort(
+        settings.sites,
+        settings.patients_per_site,
+        settings.slices,
+        (settings.image_size, settings.image_size),
+        views=views,
+        seed=settings.seed,
+    )
+    physics = ["anatomy", "views", "photons", "electronic noise", "field of view (mm)"]
+    table = [["site", *physics, *_COUNTED]]
+    for site, counts in zip(cohort.sites, _patients(cohort), strict=True):
+        row = [site.name, site.anatomy, str(site.views), f"{site.photons:.2g}", f"{site.electronic_noise:g}"]
+        table.append([*row, f"{site.field_of_view:g}", *counts])
     split = _split(cohort)
-    table = [["site", "anatomy", *physics, "patients", "train slices", "test slices", "test lesions"]]
-    for i, site in enumerate(cohort.sites):
-        counts = [int(data.counts[i]) for data in (split.train, split.test)]
-        lesions = int(np.asarray(split.test.examples["label"][i])[np.asarray(split.test.valid[i])].sum())
-        table.append([site.name, site.anatomy, *rows[i], str(site.patients), *map(str, counts), str(lesions)])
     return Cohorts(split, split, split, True, cohort.image_shape, table, (cohort.notes,))
+
+
+def _patients(cohort: Cohort, unseen: ClientData | None = None) -> list[list[str]]:
+    """Cells of each site under `_COUNTED`; the unseen site comes last."""
+    parts = [getattr(cohort, part) for part in ("train", "validation", "test")]
+    rows = []
+    for i in range(len(cohort.sites)):
+        rows.append([*(str(len(_volumes(data, i))) for data in parts), _with_lesions(cohort.test, i)])
+    if unseen is not None:
+        rows.append(["0", "0", str(len(_volumes(unseen, 0))), _with_lesions(unseen, 0)])
+    return rows
+
+
+def _volumes(data: ClientData, site: int) -> dict[int, bool]:
+    """Patient -> whether any slice shows a lesion."""
+    valid = np.asarray(data.valid[site])
+    volumes, labels = (np.asarray(data.examples[name][site])[valid] for name in ("volume", "label"))
+    return {int(v): bool(labels[volumes == v].any()) for v in np.unique(volumes)}
+
+
+def _with_lesions(data: ClientData, site: int) -> str:
+    return str(sum(_volumes(data, site).values()))
 
 
 def _measured(settings: FullStackSettings) -> Cohorts:

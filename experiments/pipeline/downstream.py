@@ -1,15 +1,17 @@
 """Segmentation and classification, trained federatedly on images."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.pipeline import diagnosis
 from experiments.pipeline.cohorts import Split
-from experiments.pipeline.scores import Scores
+from experiments.pipeline.diagnosis import Diagnosis
 from experiments.pipeline.stages import Run
-from fedrecon import Variables
+from fedrecon import Task, Variables
 from fedrecon.data import ClientData
 from fedrecon.models import Classifier, UNet, warm_start
 from fedrecon.tasks import check_labels, classification_task, segmentation_task
@@ -18,18 +20,55 @@ from fedrecon.tasks import check_labels, classification_task, segmentation_task
 _RARE = -3.0
 
 
+class Rater(NamedTuple):
+    """How the predictions of a task are scored.
+
+    Attributes:
+      target: name of the truth among the examples.
+      threshold: of validation cases.
+      score: of test cases and each site's threshold.
+      trivial: name -> constant probability, of predictors that look at nothing.
+    """
+
+    target: str
+    threshold: Callable
+    score: Callable
+    trivial: dict[str, float]
+
+
+RATERS = {
+    "segmentation": Rater(
+        "segmentation",
+        diagnosis.segmentation_threshold,
+        diagnosis.score_segmentation,
+        {"nothing marked": 0.0, "everything marked": 1.0},
+    ),
+    "classification": Rater(
+        "label",
+        diagnosis.classification_threshold,
+        diagnosis.score_classification,
+        {"never positive": 0.0, "always positive": 1.0},
+    ),
+}
+
+
 class Downstream(NamedTuple):
     """Result of one downstream task.
 
     Attributes:
-      scores: method -> site -> metric -> value on the test split.
+      scores: method -> scores on the test split.
+      unseen: method -> overall scores at the unseen site, means over models where there are several;
+        empty without such a site.
       predictions: (sites, test examples, ..., classes) of the federated model: probabilities of each class,
         per pixel or per image.
+      threshold: of the federated model, from the validation split.
       copied: leaves taken over from the reconstruction network.
     """
 
-    scores: dict[str, Scores]
+    scores: dict[str, Diagnosis]
+    unseen: dict[str, dict[str, float]]
     predictions: np.ndarray
+    threshold: float
     copied: tuple[str, ...]
 
 
@@ -46,34 +85,76 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
     Args:
       kind: "segmentation" or "classification".
       run: the stage.
-      cohort: examples with ``image`` (ny, nx, channels) and ``segmentation`` or ``label``.
+      cohort: examples with ``image`` (ny, nx, channels), ``volume``, and ``segmentation`` or ``label``.
       pretrained: reconstruction network whose encoder layers are taken over where their shapes agree.
     """
     settings = run.settings
-    train, test = cohort.train, cohort.test
-    for split in (train, test):
-        check_labels(split, {"segmentation": "segmentation", "classification": "label"}[kind], 2)
-    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
-    channels, pools = settings.finetune_channels, settings.finetune_pools
-    if kind == "segmentation":
-        task = segmentation_task(UNet(channels, pools, output_bias=_RARE), example, flip=True)
-    else:
-        task = classification_task(Classifier(channels, pools), example, flip=True)
+    train, rater = cohort.train, RATERS[kind]
+    for split in cohort:
+        if split is not None:
+            check_labels(split, rater.target, 2)
+    task = _task(kind, run, train)
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 2))
     copied: tuple[str, ...] = ()
     if pretrained is not None:
         last = jax.tree.map(lambda x: x[-1], pretrained.params["cascades"]["regulariser"])
         params, copied = warm_start(initial.params, last)
         initial = initial._replace(params=params)
-    scores = {}
+    probabilities = _predictor(task)
+
+    def cases(models: Sequence[Variables], data: ClientData) -> diagnosis.Cases:
+        return diagnosis.cases(probabilities(models, data), data, rater.target)
+
+    scores, unseen = {}, {}
+    shape = (*cohort.test.valid.shape, *cohort.test.examples[rater.target].shape[2:], 2)
+    for name, value in rater.trivial.items():
+        constant = diagnosis.cases(np.full(shape, value, np.float32), cohort.test, rater.target)
+        scores[name] = rater.score(constant, [0.5] * train.clients)
     if settings.finetune_comparators:
-        local = run.train(kind, "local", task, initial, cohort)
-        scores["local-only"], scores["local-only on other sites"] = local.scores_across(task, test)
+        models = run.train(kind, "local", task, initial, cohort).models(train.clients)
+        own = [_calibrated(rater, cases(models, cohort.validation), i) for i in range(train.clients)]
+        scores["local-only"] = rater.score(cases(models, cohort.test), own)
+        if cohort.unseen is not None:
+            there = [cases([model], cohort.unseen) for model in models]
+            unseen["local-only"] = diagnosis.average(
+                [rater.score(found, [bound]) for found, bound in zip(there, own, strict=True)]
+            )
     federated = run.train(kind, "federated", task, initial, cohort)
-    scores["federated"] = federated.scores(task, test)[0]
+    models = federated.models(train.clients)
+    threshold = rater.threshold(cases(models, cohort.validation))
+    predictions = probabilities(models, cohort.test)
+    scores["federated"] = rater.score(
+        diagnosis.cases(predictions, cohort.test, rater.target), [threshold] * train.clients
+    )
+    if cohort.unseen is not None:
+        unseen["federated"] = rater.score(cases([federated.released], cohort.unseen), [threshold]).overall
+    return Downstream(scores, unseen, predictions, threshold, copied)
+
+
+def _task(kind: str, run: Run, train: ClientData) -> Task:
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
+    channels, pools = run.settings.finetune_channels, run.settings.finetune_pools
+    if kind == "segmentation":
+        return segmentation_task(UNet(channels, pools, output_bias=_RARE), example, flip=True)
+    return classification_task(Classifier(channels, pools), example, flip=True)
+
+
+def _predictor(task: Task) -> Callable[[Sequence[Variables], ClientData], np.ndarray]:
+    """``predict(models, data)``: probabilities (clients, examples, ..., classes), by each client's model."""
     predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
-    predictions = []
-    for i, model in enumerate(federated.models(test.clients)):
-        examples = {name: jnp.asarray(x[i]) for name, x in test.examples.items()}
-        predictions.append(np.asarray(predict(model, {**examples, "valid": jnp.asarray(test.valid[i])})))
-    return Downstream(scores, np.stack(predictions), copied)
+
+    def run(models: Sequence[Variables], data: ClientData) -> np.ndarray:
+        found = []
+        for i, model in enumerate(models):
+            examples = {name: jnp.asarray(x[i]) for name, x in data.examples.items()}
+            found.append(np.asarray(predict(model, {**examples, "valid": jnp.asarray(data.valid[i])})))
+        return np.stack(found)
+
+    return run
+
+
+def _calibrated(rater: Rater, validation: diagnosis.Cases, site: int) -> float:
+    """A site's threshold from its own validation cases."""
+    here = validation.site == site
+    arrays = (array[here] for array in validation[:4])
+    return rater.threshold(diagnosis.Cases(*arrays, validation.names))

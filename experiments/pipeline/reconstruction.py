@@ -1,9 +1,10 @@
 """Reconstruction: federated training, its comparators and the reconstructed images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,31 +15,35 @@ from experiments.pipeline.scores import Scores, mean_score, site_scores
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from experiments.pipeline.training import Trained
-from fedrecon import Task, Variables
+from fedrecon import Variables
 from fedrecon.data import ClientData, ct_detector_count
-from fedrecon.models import MoDL, VarNet
+from fedrecon.learned import Architecture, CheckedNetwork, Signs, calibrate, make_reconstruct, notices
 from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
 _CHUNK = 8
-_NETWORKS = {"modl": MoDL, "varnet": VarNet}
 
 
 class Reconstruction(NamedTuple):
     """What the reconstruction stage hands on.
 
     Attributes:
-      scores: method -> site -> metric -> value on the test split; "reference" excluded.
-      images: method -> (sites, test examples, ny, nx) float32 magnitudes, normalized, for the figure.
-      reconstruct: ``reconstruct(data) -> (clients, examples, ny, nx)`` magnitudes of the federated model.
-      variables: the federated model, with averaged private leaves.
+      scores: method -> site -> metric -> value on the test split, the unseen site's included; "reference"
+        excluded.
+      unseen: name of the unseen site; None without one.
+      images: method -> site -> (test examples, ny, nx) float32 magnitudes, normalized, for the figure; of
+        the sites' own networks at the unseen site, that of median PSNR.
+      reconstruct: ``reconstruct(data)``: magnitudes (clients, examples, ny, nx) of the federated model, and
+        the signs of each client's valid examples.
+      network: the federated model, with averaged private leaves, and the bounds of its signs in training.
       weights: regularization weight chosen for each classical method on the validation split.
     """
 
     scores: dict[str, Scores]
-    images: dict[str, np.ndarray]
-    reconstruct: Callable[[ClientData], np.ndarray]
-    variables: Variables
+    unseen: str | None
+    images: dict[str, dict[str, np.ndarray]]
+    reconstruct: Callable[[ClientData], tuple[np.ndarray, list[Signs]]]
+    network: CheckedNetwork
     weights: dict[str, float]
 
 
@@ -52,38 +57,78 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     settings, cohort = run.settings, cohorts.reconstruction
     measure = _measure(cohorts.image_shape, settings)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), cohort.train.examples)
-    model = _NETWORKS[settings.network](
-        cascades=settings.cascades,
-        channels=settings.channels,
-        pools=settings.pools,
-        learn_coil_maps=settings.learn_coil_maps,
+    architecture = Architecture(
+        settings.network, settings.cascades, settings.channels, settings.pools, settings.learn_coil_maps
     )
+    model = architecture.build()
     task = reconstruction_task(model, measure, example)
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
     scores, images, weights = _classical(measure, cohort, settings.modality)
-    test, predict = cohort.test, _predictor(task)
+    test, predict = cohort.test, _predictor(model, measure)
 
     def train(kind: str) -> Trained:
         return run.train("reconstruction", kind, task, initial, cohort)
 
+    def add(name: str, trained: Trained) -> None:
+        models = trained.models(test.clients)
+        scores[name] = trained.scores(task, test)[0]
+        images[name] = _by_site(predict(models, test)[0], test)
+        if cohort.unseen is not None:
+            scores[name] |= trained.released_scores(task, cohort.unseen)
+            images[name] |= _by_site(predict([trained.released], cohort.unseen)[0], cohort.unseen)
+
     if settings.comparators:
-        local, centralized = train("local"), train("centralized")
+        local = train("local")
+        models = local.models(test.clients)
         scores["local-only"], scores["local-only on other sites"] = local.scores_across(task, test)
-        images["local-only"] = predict(local.models(test.clients), test)
-        scores["centralized"] = centralized.scores(task, test)[0]
-        images["centralized"] = predict(centralized.models(test.clients), test)
+        images["local-only"] = _by_site(predict(models, test)[0], test)
+        if cohort.unseen is not None:
+            away, median = local.scores_abroad(task, cohort.unseen, "psnr")
+            scores["local-only on other sites"] |= away
+            images["local-only"] |= _by_site(predict([models[median]], cohort.unseen)[0], cohort.unseen)
+        add("centralized", train("centralized"))
     federated = train("federated")
-    scores["federated"] = federated.scores(task, test)[0]
+    add("federated", federated)
     models = federated.models(test.clients)
-    images["federated"] = predict(models, test)
-    images["reference"] = np.asarray(test.examples["target"])
+
+    def reconstruct(data: ClientData) -> tuple[np.ndarray, list[Signs]]:
+        return predict(models if data.names == test.names else [federated.released] * data.clients, data)
+
+    images["reference"] = {}
+    for part in (test, cohort.unseen):
+        if part is not None:
+            images["reference"] |= _by_site(np.asarray(part.examples["target"]), part)
+    # Every site tells the largest sign of its own training data.
+    bounds = calibrate(reconstruct(cohort.train)[1])
     return Reconstruction(
         scores=scores,
+        unseen=None if cohort.unseen is None else cohort.unseen.names[0],
         images=images,
-        reconstruct=lambda data: predict(models, data),
-        variables=federated.released,
+        reconstruct=reconstruct,
+        network=CheckedNetwork(architecture, federated.released, bounds, _origin(settings, cohort.train)),
         weights=weights,
     )
+
+
+def checks(reconstruction: Reconstruction, parts: Iterable[ClientData | None]) -> dict[str, list[str]]:
+    """Site -> what is strange about the federated reconstructions of its examples, see `fedrecon.learned`."""
+    found: dict[str, list[str]] = {}
+    for data in parts:
+        if data is not None:
+            for site, signs in zip(data.names, reconstruction.reconstruct(data)[1], strict=True):
+                found.setdefault(site, []).extend(notices(signs, reconstruction.network.bounds))
+    return found
+
+
+def _origin(settings: FullStackSettings, train: ClientData) -> str:
+    return (
+        f"{settings.network} trained by {settings.federation.algorithm} on the {settings.cohort} "
+        f"{settings.modality.upper()} of {', '.join(train.names)} (seed {settings.seed})"
+    )
+
+
+def _by_site(images: np.ndarray, data: ClientData) -> dict[str, np.ndarray]:
+    return dict(zip(data.names, images, strict=True))
 
 
 def _measure(image_shape: tuple[int, int], settings: FullStackSettings) -> Callable:
@@ -92,16 +137,30 @@ def _measure(image_shape: tuple[int, int], settings: FullStackSettings) -> Calla
     return ct_measure(image_shape, ct_detector_count(image_shape))
 
 
-def _predictor(task: Task) -> Callable[[list[Variables], ClientData], np.ndarray]:
-    """``predict(models, data)``: images (clients, examples, ny, nx), each client's by its own model."""
-    predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
+def _predictor(
+    model: nn.Module, measure: Callable
+) -> Callable[[list[Variables], ClientData], tuple[np.ndarray, list[Signs]]]:
+    """``predict(models, data)``: each client's magnitudes and signs by its own model.
 
-    def run(models: list[Variables], data: ClientData) -> np.ndarray:
-        images = _images_like(data)
+    Magnitudes are (clients, examples, ny, nx), signs of each client's valid examples.
+    """
+    reconstruct = make_reconstruct(model, measure)
+
+    def run(models: list[Variables], data: ClientData) -> tuple[np.ndarray, list[Signs]]:
+        images, signs = _images_like(data), []
         for i, model in enumerate(models):
-            here = [(i, j) for j in np.flatnonzero(data.valid[i])]
-            _fill(images, lambda batch, model=model: predict(model, batch), data, here)
-        return images
+            own: list[Signs] = []
+
+            def magnitudes(batch, model=model, own=own):
+                found, sign = reconstruct(model, batch)
+                own.append(sign)
+                return jnp.abs(found)
+
+            here = [(i, int(j)) for j in np.flatnonzero(data.valid[i])]
+            _fill(images, magnitudes, data, here)
+            joined = (np.concatenate(values)[: len(here)] for values in zip(*own, strict=True))
+            signs.append(Signs(*joined) if own else Signs(*(np.zeros(0),) * 3))
+        return images, signs
 
     return run
 
@@ -124,7 +183,7 @@ def _fill(images: np.ndarray, function: Callable, data: ClientData, where: list[
 
 def _classical(
     measure: Callable, cohort: Split, modality: str
-) -> tuple[dict[str, Scores], dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[dict[str, Scores], dict[str, dict[str, np.ndarray]], dict[str, float]]:
     """The methods without training: direct inversion, Tikhonov and total variation, tuned on validation."""
 
     def per_example(solve):
@@ -148,8 +207,12 @@ def _classical(
         weight = 0.0
         if name != direct:
             weight = weights[name] = _best_weight(partial(_validation_psnr, solver, cohort.validation))
-        images[name] = _apply(solver, weight, cohort.test)
-        scores[name] = _scores(images[name], cohort.test)
+        scores[name], images[name] = {}, {}
+        for data in (cohort.test, cohort.unseen):
+            if data is not None:
+                found = _apply(solver, weight, data)
+                scores[name] |= _scores(found, data)
+                images[name] |= _by_site(found, data)
     return scores, images, weights
 
 

@@ -9,9 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from experiments.pipeline.downstream import Downstream
+from experiments.pipeline.learning_curves import learning_curves, training_table
 from experiments.pipeline.options import flat
 from experiments.pipeline.progress import Course
 from experiments.pipeline.reconstruction import Reconstruction
+from experiments.pipeline.report_tables import (
+    diagnosis_tables,
+    quality_tables,
+    shown,
+    traffic_table,
+)
 from experiments.pipeline.scores import as_json
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Traffic
@@ -22,30 +29,16 @@ from fedrecon.reporting import (
     Section,
     Table,
     format_table,
-    metric_rows,
     plot_classification,
     plot_reconstructions,
     plot_segmentations,
-    plot_site_bars,
+    plot_site_scores,
     plot_training,
     write_report,
 )
 from fedrecon.runtime import Workdir, read_log
 
-_METRICS = {
-    "reconstruction": (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 3), ("nmse", "NMSE", 4)),
-    "segmentation": (("dice", "Dice", 3), ("hd95", "HD95 (pixels)", 2)),
-    "classification": (
-        ("auc", "AUC", 3),
-        ("accuracy", "accuracy", 3),
-        ("sensitivity", "sensitivity at specificity 0.9", 3),
-    ),
-}
 _SHOWN_SITES = 3
-_EMPTY = (
-    " Dice is per image: 1 where both masks are empty, 0 where one is; HD95 then is not counted in the first "
-    "case and the image's diagonal in the second."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +48,8 @@ class Outcome:
     Attributes:
       reconstruction, segmentation, classification: the stages' results.
       tests: test split of each stage.
+      unseen: that of the reconstruction at the unseen site; None without one.
+      checks: site -> sentences about its federated reconstructions that are unlike those in training.
       sites: rows of the site table, header first.
       notes: sentences about the data that a reader must know.
       courses: training -> how it went.
@@ -66,6 +61,8 @@ class Outcome:
     segmentation: Downstream
     classification: Downstream
     tests: dict[str, ClientData]
+    unseen: ClientData | None
+    checks: dict[str, list[str]]
     sites: list[list[str]]
     notes: tuple[str, ...]
     courses: dict[str, Course]
@@ -73,17 +70,36 @@ class Outcome:
     privacy: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """How a run was made; part of the page, and of no result.
+
+    Attributes:
+      command: the command line.
+      seconds: spent in this process.
+    """
+
+    command: str
+    seconds: float
+
+
 def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) -> dict[str, Any]:
     """Writes ``results.json``: every score, free of times, so that equal runs give equal files."""
+
+    def diagnosed(found: Downstream) -> dict[str, Any]:
+        scores = {method: score._asdict() for method, score in found.scores.items()}
+        return {"scores": scores, "unseen": found.unseen, "threshold": found.threshold}
+
     results = {
         "settings": flat(settings),
         "sites": outcome.sites,
         "notes": outcome.notes,
         "reconstruction": outcome.reconstruction.scores,
         "regularization_weights": outcome.reconstruction.weights,
-        "segmentation": outcome.segmentation.scores,
-        "classification": outcome.classification.scores,
+        "segmentation": diagnosed(outcome.segmentation),
+        "classification": diagnosed(outcome.classification),
         "training": {name: course._asdict() for name, course in outcome.courses.items()},
+        "checks": outcome.checks,
         "traffic": [t._asdict() for t in outcome.traffic],
         "privacy": outcome.privacy,
     }
@@ -94,22 +110,16 @@ def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcom
 
 def tables(outcome: Outcome) -> dict[str, list[Table]]:
     """The tables of each stage."""
-    found = {}
-    for stage, metrics in _METRICS.items():
-        scores, sites = getattr(outcome, stage).scores, outcome.tests[stage].names
-        found[stage] = [
-            Table(f"{stage}: {label}", *metric_rows(scores, name, sites, digits))
-            for name, label, digits in metrics
-        ]
-    rows = [
-        [t.stage, str(t.rounds), _megabytes(t.bytes_up), _megabytes(t.bytes_down)] for t in outcome.traffic
-    ]
-    found["traffic"] = [Table("bytes sent, all sites", ["stage", "rounds", "up (MB)", "down (MB)"], rows)]
-    return found
+    return {
+        "reconstruction": quality_tables(outcome.reconstruction, outcome.tests["reconstruction"].names),
+        "segmentation": diagnosis_tables("segmentation", outcome.segmentation),
+        "classification": diagnosis_tables("classification", outcome.classification),
+        "traffic": [traffic_table(outcome.traffic)],
+    }
 
 
 def print_tables(outcome: Outcome) -> None:
-    """Prints the site table, the first table of each stage and the traffic."""
+    """Prints the site table, the first tables of each stage, the trainings and the traffic."""
     print("\n" + format_table(outcome.sites[0], outcome.sites[1:]))
     for stage, stage_tables in tables(outcome).items():
         for table in stage_tables[: 2 if stage == "reconstruction" else 1]:
@@ -121,78 +131,129 @@ def print_tables(outcome: Outcome) -> None:
         print(f"\nNote: {note}")
 
 
-def write_page(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) -> Path:
+def write_page(
+    workdir: Workdir, settings: FullStackSettings, outcome: Outcome, provenance: Provenance
+) -> Path:
     """Draws the figures and writes ``report.html``; returns its path."""
     records = read_log(workdir / "metrics.jsonl")
     stage_tables = tables(outcome)
     reconstruction, test = outcome.reconstruction, outcome.tests["reconstruction"]
+    sites = [*test.names, *([reconstruction.unseen] if reconstruction.unseen else [])]
     figures = {
-        "reconstruction": plot_reconstructions(
-            _reconstruction_panels(reconstruction, test), reconstruction.scores
-        ),
-        "psnr": plot_site_bars(
-            {m: s for m, s in reconstruction.scores.items() if "other" not in m},
-            "psnr",
-            test.names,
-            "PSNR (dB)",
-        ),
+        "reconstruction": plot_reconstructions(_reconstruction_panels(outcome), shown(reconstruction.scores)),
+        "psnr": plot_site_scores(shown(reconstruction.scores), "psnr", sites, "PSNR (dB)"),
         "segmentation": plot_segmentations(_segmentation_panels(outcome)),
         "classification": plot_classification(_roc_curves(outcome)),
-        "training": plot_training(records, sorted({r["stage"] for r in records if "loss" in r})),
+        "training": plot_training(learning_curves(records)),
     }
     paths = {name: _save(canvas, workdir / f"{name}.png") for name, canvas in figures.items()}
-    kind = "Simulated (synthetic)" if settings.cohort == "simulated" else "Measured"
     sections = [
         Section("Sites", outcome.notes, [Table("", outcome.sites[0], outcome.sites[1:])]),
         Section(
             "Reconstruction",
             ["PSNR, SSIM and NMSE are per volume, with the range of the reference volume, averaged over test "
-             "volumes. The classical weights were chosen on the validation split."],
+             "volumes. The classical weights were chosen on the validation split. A site's own network is "
+             "scored on its own patients (at home) and, as the mean of the others, elsewhere."],
             stage_tables["reconstruction"],
-            [Figure(paths["reconstruction"], "First test image of each shown site, with PSNR over the "
-                    "site's test volumes; zoomed region framed; error maps below."),
+            [Figure(paths["reconstruction"], "A test image of each shown site, with PSNR over the site's "
+                    "test volumes; zoomed region framed; error maps below."),
              Figure(paths["psnr"], "PSNR by site and method.")],
         ),
-        Section("Segmentation", [_fine_tuning(outcome.segmentation) + _EMPTY], stage_tables["segmentation"],
+        Section("Checks of the reconstructions", _checks(outcome)),
+        Section("Training", ["Networks are evaluated on the validation patients after each round. Steps are "
+                             "those of one model: of the federated one, those of a site between averages.",
+                             *(line for course in outcome.courses.values() for line in course.lines())],
+                [training_table(outcome.courses)],
+                [Figure(paths["training"], "Learning curves: validation and training loss by round.")]),
+        Section("Segmentation", [_fine_tuning(outcome.segmentation) + " Dice is of patients (volumes) who "
+                                 "have a lesion; those without count as falsely marked or not. The threshold "
+                                 "was chosen on the validation patients."], stage_tables["segmentation"],
                 [Figure(paths["segmentation"], "Federated segmentation of a test image of each site.")]),
-        Section("Classification", [_fine_tuning(outcome.classification)], stage_tables["classification"],
+        Section("Classification", [_fine_tuning(outcome.classification) + " Slices are classified. The area "
+                                   "under the curve counts pairs of slices within a site; its interval is "
+                                   "from patients drawn with replacement."], stage_tables["classification"],
                 [Figure(paths["classification"], "Receiver operating characteristic by site.")]),
         Section("Communication", ["Sizes of the float32 arrays exchanged, with the aggregation weights."],
                 stage_tables["traffic"]),
-        Section("Training", ["One point a round; each site logs its own data only.",
-                             *(line for course in outcome.courses.values() for line in course.lines())], [],
-                [Figure(paths["training"], "Training loss by round.")]),
     ]  # fmt: skip
     if outcome.privacy:
         rows = [[site, f"{value:.3f}"] for site, value in outcome.privacy["epsilon"].items()]
-        sections.insert(
-            -1, Section("Privacy", [outcome.privacy["statement"]], [Table("", ["site", "ε"], rows)])
-        )
-    rows = [[name, str(value)] for name, value in flat(settings).items()]
-    sections.append(Section("Settings", [], [Table("", ["flag", "value"], rows)]))
-    algorithm = settings.federation.algorithm
-    lead = f"{kind} {settings.modality.upper()} cohort, {len(test.names)} sites, {algorithm}."
+        sections.append(Section("Privacy", [outcome.privacy["statement"]], [Table("", ["site", "ε"], rows)]))
+    sections += _made_by(workdir, settings, provenance)
     path = workdir / "report.html"
-    write_report(path, "Federated reconstruction to diagnosis", lead, sections)
+    write_report(path, "Federated reconstruction to diagnosis", _lead(settings, outcome), sections)
     return path
 
 
-def _reconstruction_panels(reconstruction: Reconstruction, test: ClientData) -> list[dict[str, Any]]:
-    order = list(reconstruction.scores)
-    methods = [m for m in order if m in reconstruction.images] + ["reference"]
+def _checks(outcome: Outcome) -> list[str]:
+    bounds = outcome.reconstruction.network.bounds._asdict().items()
+    limits = ", ".join(f"{name} {value:.2g}" for name, value in bounds if value == value)
+    found = [f"{site}: {text}." for site, texts in outcome.checks.items() for text in texts]
+    lead = (
+        "network.npz holds the federated network and bounds, half as much again as the largest values on the "
+        f"sites' training data ({limits}): of the part of the measured samples that an image leaves "
+        "unexplained, in itself and in standard deviations of their noise, and of its distance from the "
+        "regularized least-squares image."
+    )
+    return [lead, *(found or ["All test images are within them."])]
+
+
+def _lead(settings: FullStackSettings, outcome: Outcome) -> str:
+    kind = "Simulated (synthetic)" if settings.cohort == "simulated" else "Measured"
+    sites = f"{len(outcome.tests['reconstruction'].names)} sites that train together"
+    if outcome.reconstruction.unseen:
+        sites += " and one that does not"
+    algorithm = settings.federation.algorithm
+    return f"{kind} {settings.modality.upper()} cohort, {sites}; {algorithm}; seed {settings.seed}."
+
+
+def _made_by(workdir: Workdir, settings: FullStackSettings, provenance: Provenance) -> list[Section]:
+    environment = json.loads((workdir / "config.json").read_text()).get("environment", {})
+    packages = environment.get("packages", {})
+    rows = [
+        ["command", provenance.command],
+        ["seconds in this process", f"{provenance.seconds:.0f}"],
+        ["seed", str(settings.seed)],
+        ["versions", ", ".join(f"{name} {version}" for name, version in packages.items() if version)],
+        *([name, str(environment[name])] for name in ("python", "backend", "git") if environment.get(name)),
+    ]
+    flags = [[name, str(value)] for name, value in flat(settings).items()]
+    return [
+        Section("How it was made", [], [Table("", ["", ""], rows, prose=True)]),
+        Section("Settings", [], [Table("", ["flag", "value"], flags, prose=True)]),
+    ]
+
+
+def _reconstruction_panels(outcome: Outcome) -> list[dict[str, Any]]:
+    """The first sites, of three the last being the unseen one."""
+    reconstruction = outcome.reconstruction
+    images = shown(reconstruction.images)
+    chosen = [(name, outcome.tests["reconstruction"], i) for i, name in
+              enumerate(outcome.tests["reconstruction"].names)][:_SHOWN_SITES]  # fmt: skip
+    if outcome.unseen is not None:
+        chosen = [*chosen[: _SHOWN_SITES - 1], (outcome.unseen.names[0], outcome.unseen, 0)]
     panels = []
-    for i, site in list(enumerate(test.names))[:_SHOWN_SITES]:
-        size = reconstruction.images["reference"].shape[-1]
-        target = reconstruction.images["reference"][i, 0]
-        side = max(8, size // 4)
+    for site, data, i in chosen:
+        j = _most_lesion(data, i)
+        target = images["reference"][site][j]
+        side = max(8, target.shape[-1] // 4)
         panels.append(
             {
                 "site": site,
-                "images": {method: reconstruction.images[method][i, 0] for method in methods},
+                "title": f"{site} (unseen)" if site == reconstruction.unseen else site,
+                "images": {method: of_sites[site][j] for method, of_sites in images.items()},
                 "zoom": (*_busiest(target, side), side, side),
             }
         )
     return panels
+
+
+def _most_lesion(data: ClientData, site: int) -> int:
+    """The example with the largest lesion, or else the first."""
+    if "segmentation" not in data.examples:
+        return 0
+    areas = np.asarray(data.examples["segmentation"][site]).sum((-2, -1))
+    return int(np.argmax(areas * np.asarray(data.valid[site])))
 
 
 def _busiest(image: np.ndarray, side: int) -> tuple[int, int]:
@@ -208,16 +269,16 @@ def _busiest(image: np.ndarray, side: int) -> tuple[int, int]:
 def _segmentation_panels(outcome: Outcome) -> list[dict[str, Any]]:
     test, panels = outcome.tests["segmentation"], []
     for i, site in enumerate(test.names):
-        masks = np.asarray(test.examples["segmentation"][i])
-        j = int(np.argmax(masks.sum((-2, -1)) * np.asarray(test.valid[i])))
+        j = _most_lesion(test, i)
         image = np.asarray(test.examples["image"][i, j])
         image = np.clip(image / np.percentile(image, 99.5), 0, 1)
+        marked = outcome.segmentation.predictions[i, j, ..., 1] > outcome.segmentation.threshold
         panels.append(
             {
                 "site": site,
                 "image": image if image.shape[-1] == 3 else image[..., 0],
-                "reference": masks[j],
-                "prediction": (outcome.segmentation.predictions[i, j, ..., 1] > 0.5).astype(float),
+                "reference": np.asarray(test.examples["segmentation"][i, j]),
+                "prediction": marked.astype(float),
             }
         )
     return panels
@@ -232,7 +293,8 @@ def _roc_curves(outcome: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if label.any() and not label.all():
             thresholds = np.concatenate([[np.inf], np.unique(score)[::-1]])
             rates = [[(score[side] >= t).mean() for t in thresholds] for side in (~label, label)]
-            curves[site] = (np.asarray(rates[0]), np.asarray(rates[1]))
+            name = f"{site} ({label.sum()} of {len(label)} positive)"
+            curves[name] = (np.asarray(rates[0]), np.asarray(rates[1]))
     return curves
 
 
@@ -248,7 +310,3 @@ def _fine_tuning(downstream: Downstream) -> str:
 def _save(canvas: Canvas, path: Path) -> Path:
     canvas.savefig(path, dpi=150, facecolor=canvas.get_facecolor())
     return path
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f}"

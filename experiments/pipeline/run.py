@@ -7,18 +7,24 @@ from experiments.pipeline.cohorts import Cohorts, load_cohorts
 from experiments.pipeline.components import schedule_name
 from experiments.pipeline.downstream import run_downstream, with_images
 from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
-from experiments.pipeline.reconstruction import run_reconstruction
-from experiments.pipeline.report import Outcome, print_tables, write_page, write_results
+from experiments.pipeline.reconstruction import checks, run_reconstruction
+from experiments.pipeline.report import Outcome, Provenance, print_tables, write_page, write_results
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run, courses, traffic
 from experiments.pipeline.training import Execution, choose_parallel
+from fedrecon.learned import save_network
 from fedrecon.runtime import Workdir
 
 STAGES = ("reconstruction", "segmentation", "classification")
 
 
 def run(
-    settings: FullStackSettings, workdir: Workdir, *, parallel: str = "auto", rounds_per_dispatch: int = 1
+    settings: FullStackSettings,
+    workdir: Workdir,
+    *,
+    parallel: str = "auto",
+    rounds_per_dispatch: int = 1,
+    command: str = "",
 ) -> Outcome:
     """Trains and evaluates everything, or what an interrupted run left to do, and writes the report.
 
@@ -27,6 +33,7 @@ def run(
       workdir: where everything is written.
       parallel: how clients run on a device; see `choose_parallel`.
       rounds_per_dispatch: rounds compiled into one call.
+      command: the command line, for the page.
 
     Raises:
       ValueError: a setting, a file or the data do not fit; names the flag, file or key.
@@ -47,10 +54,16 @@ def run(
 
     reconstruction = run_reconstruction(trainings["reconstruction"], cohorts)
     _say("reconstruction done", start)
+    source = cohorts.reconstruction
+    save_network(workdir / "network.npz", reconstruction.network)
+    checked = checks(reconstruction, (source.test, source.unseen))
+    for site, strange in checked.items():
+        for notice in strange:
+            print(f"WARNING: {site}: {notice}")
     cohorts = _with_reconstructions(cohorts, reconstruction)
     results = {}
     for kind, cohort in (("segmentation", cohorts.segmentation), ("classification", cohorts.classification)):
-        pretrained = reconstruction.variables if cohorts.shared_images else None
+        pretrained = reconstruction.network.variables if cohorts.shared_images else None
         results[kind] = run_downstream(kind, trainings[kind], cohort, pretrained)
         _say(f"{kind} done", start)
     outcome = Outcome(
@@ -58,6 +71,8 @@ def run(
         segmentation=results["segmentation"],
         classification=results["classification"],
         tests={stage: getattr(cohorts, stage).test for stage in STAGES},
+        unseen=cohorts.reconstruction.unseen,
+        checks=checked,
         sites=cohorts.sites,
         notes=cohorts.notes,
         courses=courses(workdir, budgets, federation.patience),
@@ -66,7 +81,8 @@ def run(
     )
     write_results(workdir, settings, outcome)
     print_tables(outcome)
-    page = write_page(workdir, settings, outcome)
+    provenance = Provenance(command, time.perf_counter() - start)
+    page = write_page(workdir, settings, outcome, provenance)
     _say(f"report: {page}", start)
     return outcome
 
@@ -102,7 +118,9 @@ def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:
         return cohorts
     source = cohorts.reconstruction
     images = {
-        split: with_images(data, reconstruction.reconstruct(data)) for split, data in source._asdict().items()
+        split: with_images(data, reconstruction.reconstruct(data)[0])
+        for split, data in source._asdict().items()
+        if data is not None
     }
     downstream = source._replace(**images)
     return cohorts._replace(segmentation=downstream, classification=downstream)

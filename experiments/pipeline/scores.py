@@ -43,6 +43,23 @@ def cross_site_scores(sums: Mapping[str, Any], names: tuple[str, ...]) -> tuple[
     return at_home, elsewhere
 
 
+def foreign_scores(sums: Mapping[str, Any], names: tuple[str, ...], metric: str) -> tuple[Scores, int]:
+    """Mean over the models of their metrics on sites that trained none of them, and the median model.
+
+    Args:
+      sums: ``{name: (sum, count)}``, each (models, sites).
+      names: of the sites.
+      metric: by whose value at the first site the median model, of an even number the lower, is chosen.
+    """
+    each = means(sums)
+    scores = {
+        site: {name: float(values[:, i].mean()) for name, values in each.items()}
+        for i, site in enumerate(names)
+    }
+    order = np.argsort(each[metric][:, 0], kind="stable")
+    return scores, int(order[(len(order) - 1) // 2])
+
+
 def mean_score(scores: Scores, metric: str) -> float:
     """Mean over the sites that have the metric."""
     return summary(scores, metric)[0]

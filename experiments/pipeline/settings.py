@@ -52,6 +52,11 @@ class FullStackSettings:
     channels: int = setting(8, "Channels of its regularizer at full resolution", above=0)
     pools: int = setting(2, "Poolings of its regularizer", above=0)
     learning_rate: float = setting(2e-3, "Peak learning rate of the reconstruction", above=0)
+    pooled_learning_rate: float = setting(
+        0.0,
+        "The same on pooled data, which take the steps of all sites; 0 takes --learning_rate",
+        least=0,
+    )
     learn_coil_maps: bool = setting(False, "Refine the coil sensitivities inside the network")
     # Segmentation and classification.
     finetune_rounds: int = setting(12, "Rounds of segmentation and of classification", above=0)
@@ -128,11 +133,35 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 # Chosen on the validation patients of simulated MRI, and used there only.
-_PROXIMAL = {"network": "modl", "batch_size": 1, "learning_rate": 4e-3}
+_PROXIMAL = {
+    "network": "modl",
+    "cascades": 3,
+    "batch_size": 1,
+    "epochs": 2,
+    "learning_rate": 16e-3,
+    "pooled_learning_rate": 8e-3,
+}
 SIMULATED_MRI: dict[str, dict[str, Any]] = {
-    "default": {**_PROXIMAL, "rounds": 3},
-    "full": {**_PROXIMAL, "rounds": 12},
-    "smoke": _PROXIMAL,
+    "default": {
+        **_PROXIMAL,
+        "sites": 8,
+        "patients_per_site": 4,
+        "slices": 3,
+        "image_size": 128,
+        "rounds": 10,
+        "finetune_rounds": 12,
+        "finetune_comparators": True,
+    },
+    "full": {
+        **_PROXIMAL,
+        "sites": 8,
+        "patients_per_site": 12,
+        "slices": 5,
+        "image_size": 160,
+        "cascades": 5,
+        "rounds": 40,
+    },
+    "smoke": {**_PROXIMAL, "cascades": 2},
 }
 
 

@@ -51,7 +51,9 @@ class Run:
           variables: the initial model of every site.
           data: the training data, and what its curve is recorded on.
         """
-        settings = self.settings.federation
+        settings, budget = self.settings.federation, self.budget
+        if kind == "centralized" and self.settings.pooled_learning_rate:
+            budget = budget._replace(learning_rate=self.settings.pooled_learning_rate)
         if kind != "federated":
             settings = comparator(settings, _COMPARATORS[kind])
         key = jax.random.fold_in(
@@ -61,7 +63,7 @@ class Run:
         trained = train_stage(
             Stage(f"{stage}/{kind}", task, variables, data.train, key, tuning_key, None, data.validation),
             _within(settings, data.train),
-            self.budget,
+            budget,
             self.workdir,
             self.execution,
             self.noise if kind == "federated" else None,

@@ -17,10 +17,17 @@ from fedrecon.reporting.figures import (
     plot_classification,
     plot_reconstructions,
     plot_segmentations,
-    plot_site_bars,
+    plot_site_scores,
     plot_training,
 )
 from fedrecon.reporting.partition_plot import plot_partition, save_partition_plot
+from fedrecon.reporting.patients import (
+    PatientMasks,
+    auc,
+    best_threshold,
+    bootstrap_interval,
+    patient_masks,
+)
 from fedrecon.reporting.report import Figure, Section, Table, write_report
 from fedrecon.reporting.tables import format_table, metric_rows
 
@@ -28,20 +35,25 @@ __all__ = [
     "ComparisonRow",
     "Figure",
     "Interval",
+    "PatientMasks",
     "Section",
     "Table",
+    "auc",
+    "best_threshold",
+    "bootstrap_interval",
     "compare_values",
     "format_table",
     "latex_table",
     "markdown_table",
     "mean_interval",
     "metric_rows",
+    "patient_masks",
     "plot_classification",
     "plot_comparison",
     "plot_partition",
     "plot_reconstructions",
     "plot_segmentations",
-    "plot_site_bars",
+    "plot_site_scores",
     "plot_training",
     "save_comparison_plot",
     "save_partition_plot",

@@ -1,6 +1,7 @@
 """Figures of a run. Each function draws from arrays and dicts and returns a matplotlib figure."""
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 _COLORS = matplotlib.color_sequences["tab10"]
 _ERROR_GAIN = 5.0
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def plot_reconstructions(
@@ -19,8 +21,9 @@ def plot_reconstructions(
     """Images by site (rows) and method (columns), each with a zoom inset and an error map below.
 
     Args:
-      panels: one mapping a site: ``site`` (its name), ``images`` (method name to a (ny, nx) magnitude array,
-        "reference" among them, in one intensity scale) and ``zoom`` (row, column, height, width) in pixels.
+      panels: one mapping a site: ``site`` (its name), ``title`` (optional, shown instead), ``images`` (method
+        name to a (ny, nx) magnitude array, "reference" among them, in one intensity scale) and ``zoom`` (row,
+        column, height, width) in pixels.
       scores: ``scores[method][site]["psnr"]`` printed in each corner where present.
     """
     methods = list(panels[0]["images"])
@@ -51,7 +54,7 @@ def plot_reconstructions(
             for spine in inset.spines.values():
                 spine.set_edgecolor("#ffd000")
             psnr = scores.get(method, {}).get(panel["site"], {}).get("psnr")
-            title = method if psnr is None else f"{method}\n{psnr:.1f} dB"
+            title = _wrapped(method, 18) if psnr is None else f"{_wrapped(method, 18)}\n{psnr:.1f} dB"
             upper.set_title(title, color="white", fontsize=8)
             lower.imshow(
                 _ERROR_GAIN * np.abs(image - reference),
@@ -62,7 +65,8 @@ def plot_reconstructions(
             )
             for axis in (upper, lower):
                 axis.set(xticks=[], yticks=[])
-        axes[2 * index, 0].set_ylabel(panel["site"], color="white", fontsize=9)
+        title = panel.get("title", panel["site"])
+        axes[2 * index, 0].set_ylabel(title, color="white", fontsize=9)
         axes[2 * index + 1, 0].set_ylabel(f"error × {_ERROR_GAIN:g}", color="white", fontsize=8)
     return figure
 
@@ -81,7 +85,7 @@ def plot_segmentations(panels: Sequence[Mapping[str, Any]]) -> Figure:
         for name, color in (("reference", "#31d843"), ("prediction", "#ff4040")):
             if np.ptp(panel[name]) > 0:
                 axis.contour(panel[name], levels=[0.5], colors=[color], linewidths=0.9)
-        axis.set_title(panel["site"], fontsize=8)
+        axis.set_title(_wrapped(panel["site"], 22), fontsize=8)
         axis.set(xticks=[], yticks=[])
     figure.supxlabel("green: reference   red: prediction", fontsize=8)
     return figure
@@ -99,42 +103,60 @@ def plot_classification(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     return figure
 
 
-def plot_site_bars(
+def plot_site_scores(
     methods: Mapping[str, Mapping[str, Mapping[str, float]]], metric: str, sites: Sequence[str], label: str
 ) -> Figure:
-    """Grouped bars: one group a site, one bar a method; sites without the figure leave a gap."""
-    figure = Figure(figsize=(1.4 * len(sites) + 2, 2.8), layout="constrained")
+    """Points: one group a site, one marker a method; sites without the figure leave a gap.
+
+    Differences are what matters, so that the axis need not begin at zero, as that of bars would.
+    """
+    figure = Figure(figsize=(1.2 * len(sites) + 3, 3.2), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / len(methods)
-    lowest: list[float] = []
+    width = 0.7 / max(len(methods) - 1, 1)
     for j, (method, scores) in enumerate(methods.items()):
         values = [scores.get(site, {}).get(metric, np.nan) for site in sites]
-        lowest.extend(value for value in values if np.isfinite(value))
-        axis.bar(
-            np.arange(len(sites)) + (j - (len(methods) - 1) / 2) * width,
-            values,
-            width,
-            label=method,
-            color=_COLORS[j % len(_COLORS)],
+        places = np.arange(len(sites)) + (j - (len(methods) - 1) / 2) * width
+        axis.plot(
+            places, values, _MARKERS[j % len(_MARKERS)], label=method, color=_COLORS[j % len(_COLORS)], ms=5
         )
-    axis.set_xticks(range(len(sites)), sites, fontsize=8)
-    axis.set_ylabel(label)
-    if metric == "psnr" and lowest:
-        axis.set_ylim(bottom=min(lowest) - 2)
-    axis.legend(fontsize=7, ncols=2)
+    for edge in range(1, len(sites)):
+        axis.axvline(edge - 0.5, color="0.85", linewidth=0.8)
+    axis.set_xticks(range(len(sites)), [_wrapped(site, 14) for site in sites], fontsize=8)
+    axis.set(ylabel=label, xlim=(-0.5, len(sites) - 0.5))
+    axis.grid(axis="y", color="0.9", linewidth=0.6)
+    figure.legend(fontsize=7, loc="outside right upper")
     return figure
 
 
-def plot_training(records: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Figure:
-    """Training loss by round, one line a stage, from the records of the run log."""
-    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
-    axis = figure.subplots()
-    for stage, color in zip(stages, itertools.cycle(_COLORS)):
-        points = [(r["round"], r["loss"]) for r in records if r.get("stage") == stage and "loss" in r]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=stage, color=color, linewidth=1.3)
-    axis.set(xlabel="round", ylabel="training loss")
-    axis.set_yscale("log")
-    if axis.get_legend_handles_labels()[0]:
-        figure.legend(fontsize=7, loc="outside right upper")
+def plot_training(
+    curves: Mapping[str, Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]],
+) -> Figure:
+    """Learning curves: a row for each task, a panel for each quantity, a line for each training.
+
+    Args:
+      curves: ``curves[task][quantity][training]`` is a list of points (round, value). Quantities called a
+        loss have a logarithmic axis.
+    """
+    columns = max((len(panels) for panels in curves.values()), default=1)
+    rows = max(len(curves), 1)
+    figure = Figure(figsize=(4.2 * columns + 1.2, 2.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, (task, panels) in zip(axes, curves.items(), strict=False):
+        for axis in row[len(panels) :]:
+            axis.set_axis_off()
+        for axis, (quantity, lines) in zip(row, panels.items(), strict=False):
+            for j, (name, points) in enumerate(lines.items()):
+                if points:
+                    color = _COLORS[j % len(_COLORS)]
+                    axis.plot(*zip(*points, strict=True), label=name, color=color, linewidth=1.3)
+            axis.set_title(task, fontsize=9)
+            axis.set(xlabel="round", ylabel=quantity)
+            if "loss" in quantity:
+                axis.set_yscale("log")
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(fontsize=7)
     return figure
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_long_words=False)

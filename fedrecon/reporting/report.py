@@ -18,20 +18,24 @@ h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-t
 table { border-collapse: collapse; margin: .4rem 0 1rem; }
 table { font-variant-numeric: tabular-nums; font-size: .92rem; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); }
-th, td { text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } tbody tr:hover { background: var(--soft); }
+th, td { padding: .28rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
+td { white-space: nowrap; } th { vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; } td:first-child, .text td { white-space: normal; }
+.text td { text-align: left; overflow-wrap: anywhere; }
+@media (max-width: 60rem) { table { font-size: .8rem; } th, td { padding: .25rem .3rem; } }
+tbody tr:hover { background: var(--soft); }
 figure { margin: 1rem 0; } img { max-width: 100%; border-radius: 4px; background: white; }
 figcaption { font-size: .88rem; opacity: .8; }
 """
 
 
 class Table(NamedTuple):
-    """A captioned table: ``header`` and ``rows`` of text cells."""
+    """A captioned table of text cells; ``prose`` breaks long cells and aligns them left."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    prose: bool = False
 
 
 class Figure(NamedTuple):
@@ -81,9 +85,9 @@ def _table(table: Table) -> str:
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in table.rows
     )
-    caption = html.escape(table.caption)
+    caption, style = html.escape(table.caption), ' class="text"' if table.prose else ""
     return (
-        f'<div class="scroll"><table><caption>{caption}</caption>'
+        f'<div class="scroll"><table{style}><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

@@ -30,7 +30,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def metric_rows(
-    methods: Mapping[str, Scores], metric: str, sites: Sequence[str], digits: int = 2
+    methods: Mapping[str, Scores],
+    metric: str,
+    sites: Sequence[str],
+    digits: int = 2,
+    *,
+    apart: Sequence[str] = (),
 ) -> tuple[list[str], list[list[str]]]:
     """One metric as a table of methods by sites, with the mean over the sites that have it.
 
@@ -39,15 +44,19 @@ def metric_rows(
       metric: which figure to show; "–" stands where a site has none.
       sites: the columns.
       digits: decimals.
+      apart: columns after the mean, of sites that are not part of it.
 
     Returns:
       The header and the rows, for ``format_table``.
     """
     rows = []
     for method, scores in methods.items():
-        values = [scores.get(site, {}).get(metric) for site in sites]
-        known = [value for value in values if value is not None and value == value]
+        values = [scores.get(site, {}).get(metric) for site in (*sites, *apart)]
+        known = [value for value in values[: len(sites)] if value is not None and value == value]
         mean = sum(known) / len(known) if known else None
-        cells = [f"{v:.{digits}f}" if v is not None and v == v else "–" for v in [*values, mean]]
+        cells = [
+            f"{v:.{digits}f}" if v is not None and v == v else "–"
+            for v in [*values[: len(sites)], mean, *values[len(sites) :]]
+        ]
         rows.append([method, *cells])
-    return ["method", *sites, "mean"], rows
+    return ["method", *sites, "mean", *apart], rows

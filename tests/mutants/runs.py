@@ -5,6 +5,9 @@ from tests.mutants.mutant import in_file
 _PRIVACY = "tests/privacy/test_accounting.py::test_"
 _RUNTIME = "tests/runtime/test_runtime.py::test_"
 _REPORTING = "tests/reporting/test_reporting.py::test_"
+_PATIENTS = "tests/reporting/test_patients.py::test_"
+_DIAGNOSIS = "tests/experiments/test_diagnosis.py::test_"
+_CURVES = "tests/experiments/test_learning_curves.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
@@ -198,6 +201,54 @@ MUTANTS = (
             "mean = sum(known) / len(known) if known else None",
             "mean = sum(known) / len(values) if known else None",
             _REPORTING + "the_mean_is_over_the_sites_that_have_the_metric",
+        ),
+    ),
+    *in_file(
+        "fedrecon/reporting/patients.py",
+        # Patients without a lesion score 1 where nothing is marked.
+        (
+            "np.where(self.lesion > 0, 2 * self.overlap",
+            "np.where(self.lesion >= 0, 2 * self.overlap",
+            _PATIENTS + "marking_nothing_scores_nothing_where_there_is_a_lesion",
+        ),
+        (
+            "& (groups[:, None] == groups)",
+            "& (groups[:, None] >= groups)",
+            _PATIENTS + "auc_counts_pairs_within_groups",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/diagnosis.py",
+        (
+            "called = test.probability > np.asarray(thresholds)[test.site]",
+            "called = test.probability > np.asarray(thresholds)[0]",
+            _DIAGNOSIS + "classification_counts_pairs_within_sites_and_says_nothing_of_few",
+        ),
+        (
+            "_LEAST = 5",
+            "_LEAST = 1",
+            _DIAGNOSIS + "classification_counts_pairs_within_sites_and_says_nothing_of_few",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/stages.py",
+        (
+            'kind == "centralized" and self.settings.pooled_learning_rate',
+            'kind != "federated" and self.settings.pooled_learning_rate',
+            _CURVES + "only_pooled_data_take_the_rate_of_their_own",
+        ),
+    ),
+    *in_file(
+        "fedrecon/learned.py",
+        (
+            "over = ~(known <= bound)",
+            "over = known > bound",
+            "tests/test_learned.py::test_what_exceeds_a_bound_is_told",
+        ),
+        (
+            "np.asarray(image[0]) * batch",
+            "np.asarray(image[0]) / batch",
+            "tests/test_learned.py::test_a_measurement_is_reconstructed_in_its_own_unit",
         ),
     ),
     *in_file(

@@ -15,7 +15,7 @@ from fedrecon.reporting import (
     plot_classification,
     plot_reconstructions,
     plot_segmentations,
-    plot_site_bars,
+    plot_site_scores,
     plot_training,
     write_report,
 )
@@ -73,10 +73,29 @@ def test_the_other_figures_draw_their_data():
     assert _pixels(plot_segmentations([panel])).std() > 5
     roc = plot_classification({"A": (np.array([0, 0, 1]), np.array([0, 1, 1]))})
     assert roc.axes[0].lines[0].get_label() == "A"
-    bars = plot_site_bars({"m": {"A": {"psnr": 20.0}}, "n": {"A": {}}}, "psnr", ["A"], "PSNR (dB)")
-    assert bars.axes[0].patches[0].get_height() == 20.0
-    curve = plot_training([{"stage": "s", "round": r, "loss": 1 / r} for r in (1, 2)], ["s", "absent"])
-    np.testing.assert_array_equal(curve.axes[0].lines[0].get_ydata(), [1, 0.5])
+    points = plot_site_scores({"m": {"A": {"psnr": 20.0}}, "n": {"A": {}}}, "psnr", ["A"], "PSNR (dB)")
+    assert [line.get_ydata()[0] for line in points.axes[0].lines[:2]] == pytest.approx(
+        [20, np.nan], nan_ok=True
+    )
+    tasks = {"s": {"training loss": {"one": [(1, 1.0), (2, 0.5)]}}, "t": {"PSNR": {"x": [(1, 30.0)]}}}
+    curves = plot_training(tasks)
+    # Each task has axes of its own; only losses are drawn logarithmically.
+    assert [axis.get_title() for axis in curves.axes] == ["s", "t"]
+    assert [axis.get_yscale() for axis in curves.axes] == ["log", "linear"]
+    np.testing.assert_array_equal(curves.axes[0].lines[0].get_ydata(), [1, 0.5])
+
+
+def test_sites_apart_stand_after_the_mean_and_outside_it():
+    scores = {"m": {"s1": {"psnr": 1.0}, "s2": {"psnr": 3.0}, "unseen": {"psnr": 9.0}}}
+    header, rows = metric_rows(scores, "psnr", ["s1", "s2"], apart=["unseen"])
+    assert header == ["method", "s1", "s2", "mean", "unseen"]
+    assert rows == [["m", "1.00", "3.00", "2.00", "9.00"]]
+
+
+def test_long_titles_are_broken():
+    panel = {"site": "A hospital with a very long name", "image": np.zeros((8, 8))}
+    figure = plot_segmentations([{**panel, "reference": np.zeros((8, 8)), "prediction": np.zeros((8, 8))}])
+    assert max(map(len, figure.axes[0].get_title().splitlines())) <= 22
 
 
 class _Links(HTMLParser):
@@ -93,7 +112,7 @@ class _Links(HTMLParser):
 
 def test_the_page_is_self_contained_and_escaped(tmp_path):
     figure = tmp_path / "a.png"
-    plot_training([], []).savefig(figure)
+    plot_training({}).savefig(figure)
     section = Section(
         "S <1>", ["a & b"], [Table("T", ["h"], [["<script>x</script>"]])], [Figure(figure, "cap")]
     )

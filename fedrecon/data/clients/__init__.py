@@ -1,7 +1,7 @@
 """The data of several clients: stacking, splitting, partitions, and the examples that networks get."""
 
 from fedrecon.data.clients.client_data import ClientData, pool, select_clients, split_patients, stack_clients
-from fedrecon.data.clients.cohort import FRACTIONS, PARTS, Cohort, stack_parts
+from fedrecon.data.clients.cohort import FRACTIONS, PARTS, Cohort, stack_parts, stack_volumes
 from fedrecon.data.clients.examples import (
     center_columns,
     common_entries,
@@ -42,5 +42,6 @@ __all__ = [
     "split_patients",
     "stack_clients",
     "stack_parts",
+    "stack_volumes",
     "to_native",
 ]

@@ -3,18 +3,22 @@
 from fedrecon.data.simulation.cohort import (
     simulate_ct_cohort,
     simulate_mri_cohort,
+    simulate_mri_test_site,
     simulated_ct_sites,
     simulated_mri_sites,
 )
 from fedrecon.data.simulation.cohort_files import write_mri_cohort
 from fedrecon.data.simulation.ct import CTSite, ct_detector_count, simulate_ct_patient
+from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, brain_hospitals
 from fedrecon.data.simulation.mri import MRISite, coil_fields, simulate_mri_patient
 from fedrecon.data.simulation.planning import PlannedPatient, plan_patients
 
 __all__ = [
+    "HOSPITAL_FRACTIONS",
     "CTSite",
     "MRISite",
     "PlannedPatient",
+    "brain_hospitals",
     "coil_fields",
     "ct_detector_count",
     "plan_patients",
@@ -22,6 +26,7 @@ __all__ = [
     "simulate_ct_patient",
     "simulate_mri_cohort",
     "simulate_mri_patient",
+    "simulate_mri_test_site",
     "simulated_ct_sites",
     "simulated_mri_sites",
     "write_mri_cohort",

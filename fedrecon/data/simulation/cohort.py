@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.data.clients import PARTS, Cohort, mri_examples, stack_parts
+from fedrecon.data.clients import (
+    FRACTIONS,
+    PARTS,
+    ClientData,
+    Cohort,
+    mri_examples,
+    stack_clients,
+    stack_parts,
+    stack_volumes,
+)
 from fedrecon.data.simulation.ct import CTSite, simulate_ct_patient
 from fedrecon.data.simulation.mri import MRISite, calibration_shape, simulate_mri_patient
 from fedrecon.data.simulation.planning import plan_patients, site_prevalences, site_sizes
@@ -85,6 +94,8 @@ def simulate_mri_cohort(
     center_fraction: float = 0.1,
     size_skew: float = 0.5,
     label_skew: float = 0.5,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    coils: int | None = None,
     seed: int = 0,
 ) -> Cohort:
     """Simulates a multi-site cohort of undersampled multi-coil MRI with lesions.
@@ -102,6 +113,8 @@ def simulate_mri_cohort(
       center_fraction: see `MRISite`.
       size_skew: see `simulated_mri_sites`.
       label_skew: see `simulated_mri_sites`.
+      fractions: of each site's patients in train, validation and test, all positive.
+      coils: number of coils of all examples; None for the largest number of a site.
       seed: non-negative integer.
 
     Raises:
@@ -117,16 +130,48 @@ def simulate_mri_cohort(
             label_skew=label_skew,
             seed=seed,
         )
-    coils = max(site.coils for site in sites)
+    coils = coils or max(site.coils for site in sites)
 
     def examples(site: MRISite, patient: int, lesions: bool) -> dict[str, np.ndarray]:
-        volume = simulate_mri_patient(site, patient, lesions, image_shape, slices, seed, coils)
-        block = calibration_shape(site, image_shape)
-        reference = volume.reconstruction_rss
-        assert volume.mask is not None and reference is not None, "what is simulated is complete"
-        return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
+        return _mri_examples(site, patient, lesions, image_shape, slices, seed, coils)
 
-    return _simulate(sites, examples, image_shape, seed)
+    return _simulate(sites, examples, image_shape, seed, fractions)
+
+
+def simulate_mri_test_site(
+    site: MRISite, slices: int, image_shape: tuple[int, int], coils: int, seed: int = 0
+) -> ClientData:
+    """Simulates a site that takes no part in training: one client, whose patients are all for the test.
+
+    Args:
+      site: the site.
+      slices: of each patient.
+      image_shape: (ny, nx).
+      coils: number of coils of the examples, as those of the cohort that trains.
+      seed: non-negative integer.
+
+    Raises:
+      ValueError: as `simulate_mri_cohort`, or the site has more coils.
+    """
+    plan = plan_patients(site.name, site.patients, site.prevalence, seed, (0.0, 0.0, 1.0))["test"]
+    volumes = [_mri_examples(site, p.index, p.lesions, image_shape, slices, seed, coils) for p in plan]
+    return stack_clients([stack_volumes(volumes)], [site.name])
+
+
+def _mri_examples(
+    site: MRISite,
+    patient: int,
+    lesions: bool,
+    image_shape: tuple[int, int],
+    slices: int,
+    seed: int,
+    coils: int,
+) -> dict[str, np.ndarray]:
+    volume = simulate_mri_patient(site, patient, lesions, image_shape, slices, seed, coils)
+    block = calibration_shape(site, image_shape)
+    reference = volume.reconstruction_rss
+    assert volume.mask is not None and reference is not None, "what is simulated is complete"
+    return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
 
 
 def simulated_ct_sites(
@@ -229,13 +274,14 @@ def _simulate(
     examples: Callable[[Any, int, bool], dict[str, np.ndarray]],
     image_shape: tuple[int, ...],
     seed: int,
+    fractions: tuple[float, float, float] = FRACTIONS,
 ) -> Cohort:
     """Plans, simulates and stacks; ``examples(site, patient index, lesions)`` makes one patient's."""
     names = [site.name for site in sites]
     volumes: dict[str, list] = {part: [] for part in PARTS}
     patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for site in sites:
-        plan = plan_patients(site.name, site.patients, site.prevalence, seed)
+        plan = plan_patients(site.name, site.patients, site.prevalence, seed, fractions)
         for part in PARTS:
             volumes[part].append([examples(site, p.index, p.lesions) for p in plan[part]])
             patients[part].append(tuple(p.name for p in plan[part]))

@@ -56,9 +56,16 @@ def site_prevalences(sites: int, skew: float, seed: int) -> tuple[float, ...]:
     return tuple(float(round(p, 6)) for p in 0.5 + skew * spread[order])
 
 
-def plan_patients(name: str, patients: int, prevalence: float, seed: int) -> dict[str, list[PlannedPatient]]:
+def plan_patients(
+    name: str,
+    patients: int,
+    prevalence: float,
+    seed: int,
+    fractions: tuple[float, float, float] = FRACTIONS,
+) -> dict[str, list[PlannedPatient]]:
     """Splits a site's patients into parts and decides who has lesions.
 
+    ``fractions`` of the patients are in train, validation and test; a part of fraction 0 has none.
     About ``prevalence`` of the patients have lesions, unless it is 0 or 1 at least one in train and one in
     test, and at least one of all has none. (Of several slices of a patient, one has no lesion in any case.)
 
@@ -68,12 +75,12 @@ def plan_patients(name: str, patients: int, prevalence: float, seed: int) -> dic
     if not 0 <= prevalence <= 1:
         raise ArgumentError(f"site {name!r}: prevalence", "a number in [0, 1]", prevalence)
     names = [f"{name}-{index:03d}" for index in range(patients)]
-    parts = dict(zip(PARTS, split_patients(names, FRACTIONS, seed, [name] * patients), strict=True))
+    parts = dict(zip(PARTS, split_patients(names, fractions, seed, [name] * patients), strict=True))
     ill = {part: round(prevalence * len(members)) for part, members in parts.items()}
     if 0 < prevalence < 1:
         ill["test"] = max(ill["test"], 1)
         rest = round(prevalence * patients) - ill["test"] - ill["validation"]
-        ill["train"] = max(min(rest, len(parts["train"])), 1)
+        ill["train"] = min(max(rest, 1), len(parts["train"]))
         if sum(ill.values()) == patients:
             ill["validation"] -= 1
     plan = {}

@@ -17,7 +17,7 @@ __all__ = ["ANATOMIES", "TISSUES", "Anatomy", "Grid", "Tissue", "random_field", 
 
 # Layers, hosts of lesions, heights of the stack's middle, radii of lesions, wavelength of texture; in mm.
 ANATOMIES = {
-    "head": (head, HEAD_HOSTS, HEAD_LEVELS, (6.0, 13.0), 7.0),
+    "head": (head, HEAD_HOSTS, HEAD_LEVELS, (5.0, 14.0), 7.0),
     "abdomen": (abdomen, ABDOMEN_HOSTS, ABDOMEN_LEVELS, (10.0, 22.0), 12.0),
 }
 
@@ -53,7 +53,7 @@ def simulate_anatomy(
     z = rng.uniform(*levels) + spacing * (np.arange(slices) - (slices - 1) / 2)
     grid = Grid(np.asarray(x, float), np.asarray(y, float), z, float(x[1] - x[0]))
     names, fractions = compose(draw(rng, grid))
-    texture = random_field(rng, grain, grain)(grid)
+    coarse = random_field(rng, grain, grain)
     lesion, opacity = None, np.zeros(fractions.shape[1:], np.float32)
     if lesions:
         lesion = lesion_tissue(rng, kind)
@@ -61,4 +61,7 @@ def simulate_anatomy(
         least = max(least, smallest_lesion)
         opacity = draw_lesions(rng, grid, host, (least, max(largest, 1.5 * least)))
     fractions = np.concatenate([fractions * (1 - opacity), opacity[None]])
+    # Two scales of equal strength, as tissue has structure down to the size of a pixel.
+    fine = random_field(rng, grain / 3, grain / 3)
+    texture = np.float32(np.sqrt(0.5)) * (coarse(grid) + fine(grid))
     return Anatomy((*names, "lesion"), fractions, texture, lesion)

@@ -65,6 +65,6 @@ def lesion_tissue(rng: np.random.Generator, kind: str) -> Tissue:
     Bright in every weighting, as fat is in T1 and fluid in T2.
     """
     base = TISSUES["white" if kind == "head" else "liver"]
-    t1, t2 = rng.uniform(300, 420), rng.uniform(170, 260)
+    t1, t2 = rng.uniform(320, 480), rng.uniform(130, 240)
     contrast = rng.uniform(*((70, 110) if kind == "head" else (90, 140)))
     return Tissue(rng.uniform(0.92, 1.05), t1, t2, 0.0, base.hounsfield + contrast)
