@@ -1,13 +1,17 @@
-"""Reconstructs the images of a raw measurement.
+"""Reconstructs the images of a raw measurement of MRI or CT.
 
 Reads fastMRI HDF5, ISMRMRD, Siemens twix (.dat), BART (.cfl), radial and EPI HDF5 files, told apart by their
-content, and writes HDF5 (complex images and the settings they were made with), NIfTI or PNG (magnitudes).
-With --acceleration a fully sampled Cartesian measurement is undersampled first, and the result is compared
-with the root of the sum of squares of all of it.
+content, and writes HDF5 (complex images and the settings they were made with), NIfTI, DICOM or PNG
+(magnitudes). With --acceleration a fully sampled Cartesian measurement is undersampled first, and the result
+is compared with the root of the sum of squares of all of it.
+
+CT files are HDF5 of parallel beams, of the Helsinki challenge and of LoDoPaB, and folders of DICOM-CT-PD;
+images are attenuation in 1/mm, or Hounsfield units with --water_attenuation.
 
   python -m experiments.reconstruct --input=brain.h5 --output=brain.png --method=l1-wavelet --acceleration=4
   python -m experiments.reconstruct --input=scan.mrd --output=scan.nii.gz --coil_maps=walsh
   python -m experiments.reconstruct --input=echoes.mrd --output=echo.png --select=contrast=1 --slices=0,4-6
+  python -m experiments.reconstruct --input=views --output=ct.dcm --water_attenuation=0.0193 --slices=40-60
   python -m experiments.reconstruct --input=ksp.cfl --trajectory=traj.cfl --output=image.h5 --method=tgv
 """
 
@@ -22,7 +26,8 @@ import numpy as np
 from absl import flags, logging
 
 import operators
-from experiments.pipeline.image_files import SUFFIXES, check_output, write_images
+from experiments.pipeline.ct_reconstruction import CT_ONLY, run_ct
+from experiments.pipeline.image_files import SUFFIXES, check_output, place_of, write_images
 from experiments.pipeline.options import FlagError
 from fedrecon.classical import (
     COIL_MAPS,
@@ -37,10 +42,11 @@ from fedrecon.classical import (
     undersample,
 )
 from fedrecon.data import Measurement, read_measurement
-from fedrecon.data.formats import TRAJECTORY_UNITS, correct_delays
+from fedrecon.data.formats import TRAJECTORY_UNITS, correct_delays, is_ct
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import Progress, ending, run_program
 from fedrecon.tasks import reconstruction_metrics
+from fedrecon.tomography import CT_METHODS
 
 MASKS = ("random", "equispaced", "poisson-disc")
 # Coil maps from a smaller center of k-space lose decibels.
@@ -54,6 +60,9 @@ _FLAGS = {
     "select": "--select",
     "slices": "--slices",
     "group": "--group",
+    "image_shape": "--image_shape",
+    "pixel_size": "--pixel_size",
+    "element_size": "--element_size",
 }
 
 
@@ -63,7 +72,7 @@ class ReconstructOptions:
 
     input: str
     output: str
-    method: str = "cg-sense"
+    method: str | None = None
     coil_maps: str = "espirit"
     calibration_size: int = 24
     weight: float | None = None
@@ -75,6 +84,9 @@ class ReconstructOptions:
     select: list[str] | None = None
     slices: list[str] | None = None
     group: str | None = None
+    pixel_size: float | None = None
+    element_size: float | None = None
+    water_attenuation: float | None = None
     correct_delays: bool = True
     acceleration: float = 1.0
     mask: str = "random"
@@ -89,7 +101,12 @@ def define_flags() -> None:
     suffixes = ", ".join(SUFFIXES)
     flags.DEFINE_string("output", None, f"File of the images; its name ends in {suffixes}.", required=True)
     for name, values, text in (
-        ("method", tuple(METHODS), "Reconstruction; gridding is zero-filling on a Cartesian grid."),
+        (
+            "method",
+            tuple(dict.fromkeys((*METHODS, *CT_METHODS))),
+            f"Reconstruction: cg-sense of MRI and fbp of CT when not given. Of CT: {', '.join(CT_METHODS)}; "
+            "total-variation and all others of MRI. Gridding is zero-filling on a Cartesian grid.",
+        ),
         ("coil_maps", COIL_MAPS, "Estimation of coil sensitivities from the center of k-space."),
         ("mask", MASKS, "Kind of the undersampling by --acceleration."),
         ("trajectory_unit", TRAJECTORY_UNITS, "Unit of an ISMRMRD trajectory; cycles/pixel when not given."),
@@ -113,14 +130,25 @@ def define_flags() -> None:
         flags.DEFINE_float(name, default[name], text, lower_bound=smallest, upper_bound=largest)
     flags.DEFINE_bool("whiten", default["whiten"], "Decorrelate the coils where the file has a noise scan.")
     flags.DEFINE_string("trajectory", None, "BART array of the trajectory of a BART --input.")
-    flags.DEFINE_list("image_shape", None, "rows,columns of a BART trajectory's image; that which it fills.")
+    flags.DEFINE_list(
+        "image_shape", None, "rows,columns of the image of CT or a BART trajectory; what it fills."
+    )
     flags.DEFINE_list(
         "select",
         None,
         "Image of a file with several: contrast=N, phase=N (of the heart), repetition=N, set=N, encoding=N.",
     )
     flags.DEFINE_list("slices", None, "Slices to reconstruct, from 0: numbers and ranges as 4-6; all.")
-    flags.DEFINE_string("group", None, "HDF5 group of the measurement, of an EPI or ISMRMRD file.")
+    flags.DEFINE_string("group", None, "HDF5 group of the measurement, of an EPI, ISMRMRD or Helsinki file.")
+    for name, text in (
+        (
+            "pixel_size",
+            "Width of CT pixels in mm, or elements; an element at the axis when not given.",
+        ),
+        ("element_size", "Width in mm of an element of a CT detector, of files that count in elements."),
+        ("water_attenuation", "Attenuation of water in 1/mm, 0.0193 at 70 keV: CT in Hounsfield units."),
+    ):
+        flags.DEFINE_float(name, None, text, lower_bound=0.0)
     flags.DEFINE_bool("correct_delays", default["correct_delays"], "Measure the gradient delays of spokes.")
 
 
@@ -213,18 +241,30 @@ def run(options: ReconstructOptions) -> None:
     """
     output = Path(options.output)
     check_output(output, options.input)
+    shape, slices = _image_shape(options.image_shape), _slices(options.slices)
+    if is_ct(options.input):
+        with _naming_flags():
+            run_ct(options, shape, slices)
+        return
+    for name in CT_ONLY:
+        if getattr(options, name) is not None:
+            raise FlagError(name, "none with a measurement of MRI", getattr(options, name))
     with _naming_flags():
         settings = ClassicalSettings(
-            options.method, options.coil_maps, options.calibration_size, options.weight, options.iterations
+            options.method or "cg-sense",
+            options.coil_maps,
+            options.calibration_size,
+            options.weight,
+            options.iterations,
         )
     with _naming_flags():
         measurement = read_measurement(
             options.input,
             trajectory=options.trajectory,
-            image_shape=_image_shape(options.image_shape),
+            image_shape=shape,
             trajectory_unit=options.trajectory_unit,
             select=_selection(options.select),
-            slices=_slices(options.slices),
+            slices=slices,
             group=options.group,
         )
     if options.correct_delays:
@@ -262,7 +302,8 @@ def run(options: ReconstructOptions) -> None:
         )
         record |= found | {"mask": options.mask, "seed": options.seed}
         record["acceleration"] = acceleration
-    write_images(output, images * np.float32(prepared.scale), measurement, record)
+    place = place_of(measurement, images.shape)
+    write_images(output, images * np.float32(prepared.scale), place, record)
     print(f"wrote {output}")
 
 

@@ -47,7 +47,7 @@ def reconstruct_ct(
     method: str = "fbp",
     weight: float | None = None,
     iterations: int | None = None,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[int], Any] = lambda _: None,
 ) -> np.ndarray:
     """Attenuation in 1/unit of the measurement, float32 (slices, ny, nx).
 
@@ -57,7 +57,7 @@ def reconstruct_ct(
         negative values, `cgls`, or total variation without negative values.
       weight: of the total variation, for images of order one and a projector of norm one; None: the method's.
       iterations: None: the method's.
-      advance: called after every slice.
+      advance: called with 1 after every slice, or volume of a cone beam.
 
     Raises:
       ArgumentError: the method is unknown or has no such setting.
@@ -92,5 +92,5 @@ def reconstruct_ct(
     images = []
     for y in [measurement.values] if volume else measurement.values:
         images.append(np.asarray(solve(jnp.asarray(y))))
-        advance()
+        advance(1)
     return images[0] if volume else np.stack(images)

@@ -1,32 +1,63 @@
-"""Files of reconstructed images: HDF5, NIfTI, PNG."""
+"""Files of reconstructed images: HDF5, NIfTI, DICOM, PNG."""
 
 import gzip
 import io
 import math
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from experiments.pipeline.options import FlagError
-from fedrecon.data import Measurement
+from fedrecon.data import Measurement, write_dicom
 from fedrecon.data.formats import centered_affine, nifti_bytes
 from fedrecon.files import replacing, write_atomically
 
-SUFFIXES = (".h5", ".nii.gz", ".nii", ".png")
+SUFFIXES = (".h5", ".nii.gz", ".nii", ".dcm", ".png")
 _BRIGHTEST = 99.5
 
 
-def write_images(path: Path, images: np.ndarray, measurement: Measurement, record: dict) -> None:
+class Place(NamedTuple):
+    """Where images lie.
+
+    Attributes:
+      affine: (4, 4) from (column, row, slice) to coordinates in mm, see `write_dicom`; None: not known.
+      modality: ``"MR"`` or ``"CT"``.
+      rescale_type: ``"HU"``, or ``"US"`` where values have no unit of DICOM.
+      placed: whether the coordinates are the patient's, rather than those of an array around the origin.
+    """
+
+    affine: np.ndarray | None
+    modality: str = "MR"
+    rescale_type: str = "US"
+    placed: bool = False
+
+
+def place_of(measurement: Measurement, shape: tuple[int, int, int]) -> Place:
+    """Of images (slices, ny, nx): as the file says (ISMRMRD), else upright around the origin."""
+    if measurement.affine is not None:
+        return Place(measurement.affine, placed=True)
+    return Place(measurement.pixel_size and centered_affine(shape, measurement.pixel_size))
+
+
+def write_images(path: Path, images: np.ndarray, place: Place, record: dict) -> None:
     """Writes the images in the format of the suffix, in one step.
 
     - ``.h5``: ``image`` (slices, ny, nx), complex64 or float32, and ``record`` as attributes.
     - ``.nii``, ``.nii.gz``: float32 magnitudes (columns, rows, slices) with the pixel size in mm, 1 where it
-      is not known. They lie in the patient as the file says (ISMRMRD), else upright around the origin.
-    - ``.png``: magnitudes, slices side by side, white at the 99.5th percentile.
+      is not known.
+    - ``.dcm``: magnitudes as DICOM, a file of one slice, a folder of several (`write_dicom`).
+    - ``.png``: magnitudes, slices side by side, white at the 99.5th percentile; values that are negative by
+      their nature are black from the 0.5th.
+
+    Real images stay as they are. Where the file does not say how the patient lay, columns are taken to go to
+    the left, rows to the back, slices to the head.
 
     Raises:
-      ImportError: NIfTI without the package ``nibabel``.
+      FlagError: DICOM without a pixel size.
+      ImportError: NIfTI without the package ``nibabel``, DICOM without ``highdicom``.
       OSError: the file cannot be written.
     """
     if path.name.endswith(".h5"):
@@ -34,8 +65,22 @@ def write_images(path: Path, images: np.ndarray, measurement: Measurement, recor
             file["image"] = images
             file.attrs.update(record)
         return
-    magnitude = np.abs(images).astype(np.float32)
-    write_atomically(path, _png(magnitude) if path.suffix == ".png" else _nifti(path, magnitude, measurement))
+    magnitude = (np.abs(images) if np.iscomplexobj(images) else images).astype(np.float32)
+    if path.suffix == ".png":
+        write_atomically(path, _png(magnitude))
+        return
+    if path.suffix == ".dcm":
+        if place.affine is None:
+            expected = "NIfTI, HDF5 or PNG, as the size of the pixels in mm is not known"
+            raise FlagError("output", expected, path.name)
+        text = f"{record['method']} of {record['source']}"
+        how = {"rescale_type": place.rescale_type, "placed": place.placed}
+        write_dicom(path, magnitude, place.affine, place.modality, description=text, **how)
+        return
+    known = place.affine is not None
+    affine = place.affine if known else centered_affine(magnitude.shape, (1.0, 1.0, 1.0))
+    content = nifti_bytes(magnitude, affine, "mm" if known else "unknown")
+    write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _png(magnitude: np.ndarray) -> bytes:
@@ -49,16 +94,9 @@ def _png(magnitude: np.ndarray) -> bytes:
     page = tiles.reshape(rows, columns, ny, nx).swapaxes(1, 2).reshape(rows * ny, columns * nx)
     buffer = io.BytesIO()
     brightest = np.percentile(magnitude, _BRIGHTEST) or 1.0
-    imsave(buffer, page, cmap="gray", vmin=0, vmax=brightest, format="png")
+    darkest = np.percentile(magnitude, 100 - _BRIGHTEST) if magnitude.mean() < 0 else 0
+    imsave(buffer, page, cmap="gray", vmin=darkest, vmax=max(brightest, darkest + 1e-30), format="png")
     return buffer.getvalue()
-
-
-def _nifti(path: Path, magnitude: np.ndarray, measurement: Measurement) -> bytes:
-    affine = measurement.affine
-    if affine is None:
-        affine = centered_affine(magnitude.shape, measurement.pixel_size or (1.0, 1.0, 1.0))
-    content = nifti_bytes(magnitude, affine, "mm" if measurement.pixel_size else "unknown")
-    return gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
 
 
 def check_output(path: Path, source: str) -> None:
@@ -66,7 +104,7 @@ def check_output(path: Path, source: str) -> None:
 
     Raises:
       ValueError: the name has another suffix, its folder does not exist, or it is that of the input.
-      ImportError: NIfTI without the package ``nibabel``.
+      ImportError: NIfTI or DICOM without their packages.
     """
     if not path.name.endswith(SUFFIXES):
         raise FlagError("output", f"a name ending in {', '.join(SUFFIXES)}", repr(path.name))
@@ -74,5 +112,6 @@ def check_output(path: Path, source: str) -> None:
         raise FlagError("output", "a file in an existing folder", path)
     if path.resolve() == Path(source).resolve():
         raise FlagError("output", "another file than --input", path)
-    if ".nii" in path.suffixes:
-        nifti_bytes(np.zeros((1, 1, 1)), np.eye(4))
+    for suffix, package, extra in ((".nii", "nibabel", "nifti"), (".dcm", "highdicom", "dicom")):
+        if suffix in path.suffixes and find_spec(package) is None:
+            raise ImportError(f"{suffix} files need an extra: pip install 'fedrecon[{extra}]'")

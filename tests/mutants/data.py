@@ -236,6 +236,27 @@ _FORMATS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/image_files.py",
+        (
+            "if place.affine is None:",
+            "if False:",
+            "tests/experiments/test_reconstruct_ct.py::test_wrong_flags_are_named",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/ct_reconstruction.py",
+        (
+            "attenuation_to_hu(images, options.water_attenuation)",
+            "attenuation_to_hu(images, 1 / options.water_attenuation)",
+            "tests/experiments/test_reconstruct_ct.py::test_dicom_and_nifti_put_the_disc_in_its_place",
+        ),
+        (
+            "value != field.default",
+            "False",
+            "tests/experiments/test_reconstruct_ct.py::test_wrong_flags_are_named",
+        ),
+    ),
+    *in_file(
         "fedrecon/data/formats/ct_measurement.py",
         (
             "np.ascontiguousarray(scan.values[:, ::-1])",

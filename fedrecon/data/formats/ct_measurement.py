@@ -59,6 +59,7 @@ def read_ct_measurement(
     group: str | None = None,
     image_shape: Sequence[int] | None = None,
     pixel_size: float | None = None,
+    element_size: float | None = None,
 ) -> CTMeasurement:
     """Reads a tomography, Helsinki challenge or LoDoPaB HDF5 file, or a folder of DICOM-CT-PD views.
 
@@ -69,7 +70,9 @@ def read_ct_measurement(
       path: the file or folder.
       group: name of the arc of a file of the Helsinki challenge that has several.
       image_shape: (ny, nx).
-      pixel_size: in the unit of the file: mm, or elements of the detector of a tomography file.
+      pixel_size: in the unit of the result.
+      element_size: width in mm of what a tomography file takes as its unit of length; None: lengths stay in
+        these elements.
 
     Raises:
       DataError: the file is of another kind or damaged.
@@ -84,11 +87,22 @@ def read_ct_measurement(
         raise ArgumentError("image_shape", "two positive numbers (ny, nx)", tuple(image_shape))
     if pixel_size is not None and not 0 < pixel_size < math.inf:
         raise ArgumentError("pixel_size", "a positive number", pixel_size)
+    if element_size is not None and format != "tomography":
+        raise ArgumentError("element_size", f"none with the {format} file {path}", element_size)
+    if element_size is not None and not 0 < element_size < math.inf:
+        raise ArgumentError("element_size", "a positive number", element_size)
     if group is not None and format != "Helsinki challenge":
         raise ArgumentError("group", f"none with the {format} file {path}", repr(group))
     if format == "DICOM-CT-PD":
         return _cone(path, image_shape, pixel_size)
     scan = _sinogram(path, format, group)
+    if element_size is not None:
+        scan = dataclasses.replace(
+            scan,
+            unit="mm",
+            detector_spacing=scan.detector_spacing * element_size,
+            axis_offset=scan.axis_offset * element_size,
+        )
     values = scan.values.reshape(-1, *scan.values.shape[-2:])
     shape = None if scan.image is None else scan.image.shape[-2:]
     shape = shape if image_shape is None else tuple(image_shape)
@@ -111,7 +125,11 @@ def _format(path: str | os.PathLike) -> str | None:
             return "tomography"
         if any(isinstance(entry, h5py.Group) and "sinogram" in entry for entry in file.values()):
             return "Helsinki challenge"
-        if isinstance(file.get("data"), h5py.Dataset) and file["data"].ndim == 3:
+        if (
+            isinstance(file.get("data"), h5py.Dataset)
+            and file["data"].ndim == 3
+            and file["data"].dtype.kind == "f"
+        ):
             return "LoDoPaB"
     return None
 

@@ -1,0 +1,107 @@
+"""The reconstruct command for CT: the disc at its place and in its unit everywhere; wrong flags are named."""
+
+import h5py
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import operators
+from experiments.reconstruct import ReconstructOptions, run
+from fedrecon.data import RawMeasurement, read_dicom_slices, write_ismrmrd
+
+# Radius, x and y (upwards) in elements of the detector, and attenuation of an element's length.
+RADIUS, X, Y, VALUE = 6.0, 7.0, -4.0, 0.05
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """Three rows of a detector, whose discs are as bright as their number."""
+    path = tmp_path_factory.mktemp("ct") / "scan.h5"
+    angles = np.pi * np.arange(60) / 60
+    distance = np.arange(64) - 29.25 - (X * np.cos(angles) + Y * np.sin(angles))[:, None]
+    chords = 2 * VALUE * np.sqrt(np.maximum(RADIUS**2 - distance**2, 0))
+    with h5py.File(path, "w") as file:
+        file["sinogram"] = np.stack([chords, 2 * chords, 3 * chords])
+        file["angles_deg"] = np.rad2deg(angles)
+        file.attrs["detector_pixel"], file.attrs["rotation_centre_pixel"] = 1.0, 29.25
+    return path
+
+
+def output(scan, folder, name, **options):
+    run(ReconstructOptions(str(scan), str(folder / name), **options))
+    return folder / name
+
+
+def place_of_disc(values, affine):
+    """Center of mass in the coordinates of the affine, of (columns, rows, slices)."""
+    bright = np.where(values > values.max() / 2, 1.0, 0.0)
+    index = [np.sum(bright * np.arange(n).reshape(-1, *(1,) * (2 - k))) for k, n in enumerate(values.shape)]
+    return (affine @ [*(np.array(index) / bright.sum()), 1])[:3]
+
+
+def test_dicom_and_nifti_put_the_disc_in_its_place(scan, tmp_path):
+    """Elements of 0.5 mm: the disc is 3.5 mm to the left of the patient and 2 mm to the back."""
+    nibabel, _ = pytest.importorskip("nibabel"), pytest.importorskip("highdicom")
+    options = {"element_size": 0.5, "water_attenuation": VALUE / 0.5}
+    series = read_dicom_slices(output(scan, tmp_path, "a.dcm", **options))
+    assert series.values.shape == (3, 59, 59) and series.spacing == pytest.approx((0.5, 0.5, 0.5))
+    # Water in the first slice, twice and three times its attenuation in the next ones; air around.
+    row, column = 29 - round(Y), 29 + round(X)
+    np.testing.assert_allclose(series.values[:, row, column], [0, 1000, 2000], atol=80)
+    np.testing.assert_allclose(series.values[:, 5:9, 5:9], -1000, atol=120)
+    first = series.values[:1].transpose(2, 1, 0)
+    np.testing.assert_allclose(place_of_disc(first + 1000, series.affine), [3.5, 2, -0.5], atol=0.1)
+    image = nibabel.load(output(scan, tmp_path, "a.nii.gz", **options))
+    np.testing.assert_allclose(image.get_fdata().transpose(2, 1, 0), series.values, atol=0.1)
+    first = image.get_fdata()[..., :1]
+    np.testing.assert_allclose(place_of_disc(first + 1000, image.affine), [-3.5, -2, -0.5], atol=0.1)
+
+
+def test_slices_grids_and_methods(scan, tmp_path, capsys):
+    path = output(scan, tmp_path, "a.h5", method="cgls", slices=["2"], image_shape=["40", "48"])
+    with h5py.File(path) as file:
+        image, record = file["image"][()], dict(file.attrs)
+    assert image.shape == (1, 40, 48) and record["method"] == "cgls" and record["unit"] == "1/pixel"
+    assert record["pixel_size"] == pytest.approx(2 * 29.75 / 48) and record["format"] == "tomography"
+    assert np.median(image[image > VALUE]) == pytest.approx(3 * VALUE, rel=0.1)
+    assert "tomography: ParallelBeam, 60 views, 1 slices of 40 x 48" in capsys.readouterr().out
+    page = imread(output(scan, tmp_path, "a.png"))[..., 0]
+    assert page.shape == (118, 118)
+
+
+def test_magnetic_resonance_as_dicom(tmp_path):
+    pytest.importorskip("ismrmrd"), pytest.importorskip("highdicom")
+    image = np.zeros((3, 1, 16, 16), np.complex64)
+    image[1, 0, 3, 12] = 2
+    kspace = np.asarray(operators.fft2c(image)).astype(np.complex64)
+    raw = RawMeasurement(kspace, (16, 16), mask=np.ones((3, 16), bool), field_of_view=(5.0, 32.0, 48.0))
+    write_ismrmrd(tmp_path / "m.mrd", raw)
+    run(ReconstructOptions(str(tmp_path / "m.mrd"), str(tmp_path / "m.dcm"), method="rss"))
+    series = read_dicom_slices(tmp_path / "m.dcm")
+    assert series.modality == "MR" and series.spacing == pytest.approx((5, 2, 3))
+    assert series.values[1, 3, 12] == pytest.approx(2, rel=1e-3) and series.values.sum() < 2.1
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"method": "cg-sense"}, "--method: expected one of fbp, .* found 'cg-sense'"),
+        ({"acceleration": 2.0}, "--acceleration: expected none with a CT measurement"),
+        ({"coil_maps": "walsh"}, "--coil_maps: expected none with a CT measurement"),
+        ({"weight": 1.0}, "--weight: expected none with method fbp"),
+        ({"water_attenuation": 0.02}, "--water_attenuation: expected lengths in mm"),
+        ({"water_attenuation": 0.0}, "--water_attenuation: expected a positive number"),
+        ({"slices": ["7"]}, "--slices: expected numbers from 0 to 2"),
+        ({"slices": ["0", "2", "1"], "output": "a.nii"}, "--slices: expected numbers in even, rising steps"),
+        ({"group": "x"}, "--group: expected none with the tomography file"),
+        ({"output": "a.dcm"}, "--output: expected NIfTI, HDF5 or PNG.*not known, found a.dcm"),
+        ({"pixel_size": float("nan")}, "--pixel_size: expected a positive number"),
+        ({"element_size": -1.0}, "--element_size: expected a positive number"),
+        ({"image_shape": ["0", "3"]}, "--image_shape: expected two positive numbers"),
+    ],
+)
+def test_wrong_flags_are_named(scan, tmp_path, flags, words):
+    options = {"output": "a.h5"} | flags
+    with pytest.raises(ValueError, match=words):
+        output(scan, tmp_path, options.pop("output"), **options)
+    assert not list(tmp_path.iterdir())
