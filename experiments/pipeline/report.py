@@ -39,6 +39,8 @@ from fedrecon.reporting import (
 from fedrecon.runtime import Workdir, read_log
 
 _SHOWN_SITES = 3
+# Of networks of single sites one is shown.
+_AT_UNSEEN = {"each site alone, at home": "one site alone (of median PSNR)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +243,7 @@ def _reconstruction_panels(outcome: Outcome) -> list[dict[str, Any]]:
             {
                 "site": site,
                 "title": f"{site} (unseen)" if site == reconstruction.unseen else site,
+                "names": _AT_UNSEEN if site == reconstruction.unseen else {},
                 "images": {method: of_sites[site][j] for method, of_sites in images.items()},
                 "zoom": (*_busiest(target, side), side, side),
             }

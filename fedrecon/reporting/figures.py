@@ -22,8 +22,9 @@ def plot_reconstructions(
 
     Args:
       panels: one mapping a site: ``site`` (its name), ``title`` (optional, shown instead), ``images`` (method
-        name to a (ny, nx) magnitude array, "reference" among them, in one intensity scale) and ``zoom`` (row,
-        column, height, width) in pixels.
+        name to a (ny, nx) magnitude array, "reference" among them, in one intensity scale), ``names``
+        (optional, of methods that are called otherwise here) and ``zoom`` (row, column, height, width) in
+        pixels.
       scores: ``scores[method][site]["psnr"]`` printed in each corner where present.
     """
     methods = list(panels[0]["images"])
@@ -54,8 +55,8 @@ def plot_reconstructions(
             for spine in inset.spines.values():
                 spine.set_edgecolor("#ffd000")
             psnr = scores.get(method, {}).get(panel["site"], {}).get("psnr")
-            title = _wrapped(method, 18) if psnr is None else f"{_wrapped(method, 18)}\n{psnr:.1f} dB"
-            upper.set_title(title, color="white", fontsize=8)
+            name = _wrapped(panel.get("names", {}).get(method, method), 18)
+            upper.set_title(name if psnr is None else f"{name}\n{psnr:.1f} dB", color="white", fontsize=8)
             lower.imshow(
                 _ERROR_GAIN * np.abs(image - reference),
                 cmap="inferno",
@@ -72,15 +73,18 @@ def plot_reconstructions(
 
 
 def plot_segmentations(panels: Sequence[Mapping[str, Any]]) -> Figure:
-    """One column a site: the image with the reference outline (green) and the predicted one (red).
+    """Of each site the image with the reference outline (green) and the predicted one (red), four in a row.
 
     Args:
       panels: ``site``, ``image`` ((ny, nx) or (ny, nx, 3), scaled to [0, 1]), ``reference`` and
         ``prediction`` ((ny, nx), 0 or 1).
     """
-    figure = Figure(figsize=(2.3 * len(panels), 2.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, panel in zip(axes, panels, strict=True):
+    columns, rows = min(4, len(panels)), -(-len(panels) // 4)
+    figure = Figure(figsize=(2.3 * columns, 2.7 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, panel in zip(axes, panels, strict=False):
         axis.imshow(panel["image"], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for name, color in (("reference", "#31d843"), ("prediction", "#ff4040")):
             if np.ptp(panel[name]) > 0:
@@ -93,13 +97,15 @@ def plot_segmentations(panels: Sequence[Mapping[str, Any]]) -> Figure:
 
 def plot_classification(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Receiver operating characteristic: name to (false positive rate, true positive rate) arrays."""
-    figure = Figure(figsize=(3.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
     axis = figure.subplots()
+    axis.set_aspect("equal")
     for (name, (false_rate, true_rate)), color in zip(curves.items(), itertools.cycle(_COLORS)):
         axis.plot(false_rate, true_rate, label=name, color=color, linewidth=1.3)
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
     axis.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01))
-    axis.legend(fontsize=7, loc="lower right")
+    if curves:
+        figure.legend(fontsize=7, loc="outside right upper")
     return figure
 
 

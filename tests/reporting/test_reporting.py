@@ -92,6 +92,14 @@ def test_sites_apart_stand_after_the_mean_and_outside_it():
     assert rows == [["m", "1.00", "3.00", "2.00", "9.00"]]
 
 
+def test_methods_may_be_called_otherwise_in_one_row():
+    images = {"m": np.ones((8, 8)), "reference": np.ones((8, 8))}
+    panel = {"site": "A", "images": images, "zoom": (1, 1, 4, 4)}
+    figure = plot_reconstructions([panel, {**panel, "title": "A!", "names": {"m": "n"}}], {})
+    assert [figure.axes[i].get_title() for i in (0, 4)] == ["m", "n"]
+    assert [figure.axes[i].get_ylabel() for i in (0, 4)] == ["A", "A!"]
+
+
 def test_long_titles_are_broken():
     panel = {"site": "A hospital with a very long name", "image": np.zeros((8, 8))}
     figure = plot_segmentations([{**panel, "reference": np.zeros((8, 8)), "prediction": np.zeros((8, 8))}])
