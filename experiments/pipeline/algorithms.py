@@ -272,12 +272,6 @@ def _keeps_optimizer(entry: Entry) -> bool:
 
 def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[str, Any]) -> None:
     """Builds the algorithm of a task that is nobody's: what it refuses is refused before data are read."""
-    if settings.dp_epsilon and entry.name == "pfedme":
-        raise FlagError(
-            "dp_epsilon",
-            "0 with --algorithm=pfedme, whose own models come from single examples",
-            settings.dp_epsilon,
-        )
     private = {"method": fl.Method(hides=True)} if settings.dp_epsilon else {}
     _stub(entry, settings, {**options, **private})
 

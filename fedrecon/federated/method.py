@@ -87,8 +87,8 @@ class Method(NamedTuple):
       batching: ``batching(examples, valid, key) -> (index, mask)`` where the method defines the batches.
       every_step: steps without a valid example are taken, too (their noise belongs to the guarantee).
       hides: no number computed from examples may leave the client but through the oracle.
-      discloses: what the method sends that is computed from examples without the oracle; it then does not
-        combine with a method that ``hides``.
+      discloses: what the method sends, or keeps for evaluation, that is computed from examples without the
+        oracle, or from single ones inside of it; it then does not combine with a method that ``hides``.
     """
 
     init: Callable[[Variables], PyTree] | None = None
@@ -133,8 +133,8 @@ def combine(*methods: Method | None) -> Method:
     if disclosed and any(part.hides for part in parts):
         raise ArgumentError(
             "methods",
-            "none that sends what it computes from examples without noise",
-            f"one that sends {disclosed[0]}, together with differential privacy",
+            "none that uncovers what it computes from examples without noise",
+            f"one that uncovers {disclosed[0]}, together with differential privacy",
         )
     _check_hidden(parts)
     return Method(

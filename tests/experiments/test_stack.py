@@ -20,6 +20,7 @@ from experiments.pipeline.settings import resolve
 from experiments.pipeline.training import Execution, Stage, train_stage
 from fedrecon import Task, Variables
 from fedrecon.data import stack_clients
+from fedrecon.errors import ArgumentError
 from fedrecon.runtime import Workdir, read_log
 
 WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5)
@@ -161,7 +162,7 @@ def test_privacy_counts_every_turn_that_a_client_may_take(monkeypatch):
 
     def calibrate(epsilon, **options):
         calls.append(options)
-        raise ValueError("enough")
+        raise ArgumentError("epsilon", "more", epsilon)
 
     monkeypatch.setattr("experiments.pipeline.privacy.calibrate_noise_multiplier", calibrate)
     budget = Budget(rounds=5, epochs=3, batch_size=4, learning_rate=0.1)

@@ -15,6 +15,7 @@ from fedrecon.federated.methods.afl import worst_mixture
 from fedrecon.federated.methods.ditto import personal_model
 from fedrecon.federated.methods.fednova import normalized_averaging
 from fedrecon.federated.methods.moon import model_contrast
+from fedrecon.federated.methods.pfedme import moreau_envelope
 from fedrecon.federated.methods.qfedavg import fair_averaging
 from fedrecon.types import Variables
 
@@ -244,7 +245,12 @@ def test_norm_leaves_stay_private_next_to_noise(fx):
 
 def test_what_discloses_or_contradicts_is_refused(fx):
     hidden = private()
-    for other in (fl.control_variates(RATE, option=1), fair_averaging(RATE), worst_mixture(4)):
+    for other in (
+        fl.control_variates(RATE, option=1),
+        fair_averaging(RATE),
+        worst_mixture(4),
+        moreau_envelope(),
+    ):
         with pytest.raises(ValueError, match="together with differential privacy"):
             fl.combine(other, hidden)
     with pytest.raises(ValueError, match="together with differential privacy"):

@@ -11,6 +11,12 @@ import pytest
 from fedrecon import federated as fl
 from fedrecon.federated.local import LocalState
 from fedrecon.federated.topologies import make_gossip_round, make_ring_round, peer_to_peer
+from fedrecon.federated.topologies.streaming import (
+    StreamingRound,
+    init_streaming,
+    load_from,
+    make_streaming_evaluate,
+)
 from fedrecon.types import Variables
 
 RATE, KEY = 0.05, jax.random.key(3)
@@ -109,6 +115,38 @@ def test_frozen_leaves_are_those_of_every_peer(fx):
     np.testing.assert_allclose(state.private.params["w"], mixed, rtol=1e-5)
     fx.assert_equal(fl.client_variables(alone, state, 2, frozen=MODEL).params["h"], H)
     np.testing.assert_array_equal(info.bytes_up, 2 * 8)
+
+
+def test_streamed_clients_know_frozen_leaves_and_public_arrays(fx):
+    """The same model bit for bit as with all clients on the device; the public array pulls it aside."""
+
+    def correct(gradient, params, memory, context):
+        return jax.tree.map(lambda g: g + context.batches.public["pull"], gradient)
+
+    def run(pull):
+        public = {"pull": jnp.float32(pull)}
+        data = fl.place(fx.quad_data(), frozen=MODEL, public=public)
+        state = fl.init_state(algorithm, MODEL, data)
+        for _ in range(2):
+            state, _ = round(state, data, KEY)
+        return state, data, public
+
+    method = fl.Method(correct=correct)
+    algorithm = fl.federated(
+        fx.pair, optax.sgd(RATE), method=method, share_mask=MASK, sampler=fl.uniform_clients(2)
+    )
+    round = fl.make_round(algorithm, **WORK)
+    expected, data, public = run(0.5)
+    load = load_from(jax.tree.map(np.asarray, fx.quad_data()))
+    streamed = init_streaming(algorithm, MODEL, load, 4, public=public)
+    with StreamingRound(algorithm, load, cohort=2, **WORK, public=public, frozen=MODEL) as stream:
+        for _ in range(2):
+            streamed, _ = stream(streamed, KEY)
+    fx.assert_equal(streamed.variables, expected.variables)
+    assert (run(0.0)[0].variables.params["w"] != expected.variables.params["w"]).all()
+    evaluate = make_streaming_evaluate(algorithm, fx.pair.metrics, load, clients=4, cohort=2, frozen=MODEL)
+    on_device = fl.make_evaluate(algorithm, fx.pair.metrics)(expected, data)
+    fx.assert_close(evaluate(streamed), on_device, 1e-6)
 
 
 def test_missing_frozen_leaves_are_named(fx):

@@ -121,6 +121,11 @@ _METHODS = (
             recorded("pfedme", "gossip"),
         ),
         ("+ weight_decay * t)", ")", recorded("pfedme", "gossip")),
+        (
+            'discloses="own models that come from single examples"',
+            'discloses=""',
+            _F + "test_combine.py::test_what_discloses_or_contradicts_is_refused",
+        ),
     ),
     *in_file(
         "fedrecon/federated/methods/fedrep.py",
@@ -257,6 +262,11 @@ _TOPOLOGIES = (
             "host[numbers] = np.asarray(new)[: len(numbers)]",
             "host[: len(numbers)] = np.asarray(new)[: len(numbers)]",
             recorded("moon", "streamed"),
+        ),
+        (
+            "ClientRow(loaded.examples, loaded.valid, None, *shared)",
+            "ClientRow(loaded.examples, loaded.valid, None, (), shared[1])",
+            _F + "test_parts.py::test_streamed_clients_know_frozen_leaves_and_public_arrays",
         ),
     ),
 )

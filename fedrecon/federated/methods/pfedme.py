@@ -85,7 +85,15 @@ def moreau_envelope(
             lambda mine, given: given if mine is None else mine, own, variables, is_leaf=lambda x: x is None
         )
 
-    return Method(init=init, begin=begin, oracle=oracle, step=step, finish=finish, personalize=personalize)
+    return Method(
+        init=init,
+        begin=begin,
+        oracle=oracle,
+        step=step,
+        finish=finish,
+        personalize=personalize,
+        discloses="own models that come from single examples",
+    )
 
 
 def pfedme(

@@ -29,7 +29,7 @@ from fedrecon.federated.evaluation import make_evaluate
 from fedrecon.federated.server import remember
 from fedrecon.federated.trees import merge, partition
 from fedrecon.federated.turn import ClientRows, choose_batching
-from fedrecon.types import Batch, Metrics, Variables
+from fedrecon.types import Batch, Metrics, PyTree, Variables
 
 Load = Callable[[np.ndarray], tuple[Batch, np.ndarray]]
 
@@ -79,7 +79,13 @@ def load_from(data: Any) -> Load:
 
 
 def init_streaming(
-    algorithm: FederatedAlgorithm, variables: Variables, load: Load, clients: int, mesh: Mesh | None = None
+    algorithm: FederatedAlgorithm,
+    variables: Variables,
+    load: Load,
+    clients: int,
+    mesh: Mesh | None = None,
+    *,
+    public: PyTree = (),
 ) -> RoundState:
     """State before the first round: as in `init_state`, but what stays at clients is in NumPy arrays.
 
@@ -89,6 +95,7 @@ def init_streaming(
       load: as in `StreamingRound`; one client is loaded, for its shapes.
       clients: number of all clients.
       mesh: the mesh of the rounds.
+      public: as in `StreamingRound`; only its shapes are used.
     """
     _check_integer(clients, "clients")
     mesh = _mesh_of_this_process(mesh)
@@ -98,7 +105,7 @@ def init_streaming(
         (dict(examples), valid),
     )
     build = jax.jit(
-        lambda variables: initial_state(algorithm, variables, ClientRow(*row), clients),
+        lambda variables: initial_state(algorithm, variables, ClientRow(*row, public=public), clients),
         out_shardings=NamedSharding(mesh, P()),
     )
     state = build(jax.tree.map(jnp.asarray, variables))
@@ -134,6 +141,8 @@ class StreamingRound:
         steps: int | None = None,
         mesh: Mesh | None = None,
         parallel: str | int = "scan",
+        public: PyTree = (),
+        frozen: Variables | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Prepares the rounds.
@@ -146,6 +155,7 @@ class StreamingRound:
             `load_from` makes one.
           cohort: the most clients that a round may sample; memory and time on the device are of that many.
           batch_size, epochs, steps, mesh, parallel: as in `make_round`.
+          public, frozen: as in `place`; they are put on the devices once.
           clock: what tells the time in seconds.
 
         Raises:
@@ -160,12 +170,13 @@ class StreamingRound:
         self._next: tuple[np.ndarray, Any] | None = None
         self._shapes = None
         self._compiled: Any = None
+        self._shared = jax.device_put((public, frozen), NamedSharding(self._mesh, P()))
         batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
 
         def sample(key, round, history):
             return algorithm.sampler(round_keys(key, round).sampler, round, history)
 
-        def step(state, loaded, active, key):
+        def step(state, loaded, active, key, shared):
             clients = state.history.participations.shape[0]
             keys = round_keys(key, state.round)
             invited = jnp.zeros(clients, bool).at[loaded.numbers].set(active, mode="drop")
@@ -174,7 +185,7 @@ class StreamingRound:
                 algorithm,
                 batching,
                 state,
-                ClientRow(loaded.examples, loaded.valid),
+                ClientRow(loaded.examples, loaded.valid, None, *shared),
                 chosen,
                 keys,
                 mesh=self._mesh,
@@ -212,7 +223,7 @@ class StreamingRound:
         rows = self._put(_gather(client_states(state), numbers, self._cohort))
         ready_at = self._clock()
         active = np.arange(self._cohort) < len(numbers)
-        arguments = (with_client_states(state, rows), cohort, active, key)
+        arguments = (with_client_states(state, rows), cohort, active, key, self._shared)
         if self._compiled is None:
             self._compiled = self._step.lower(*arguments).compile()
         compiled_at = self._clock()
@@ -289,6 +300,7 @@ def make_streaming_evaluate(
     cohort: int,
     mesh: Mesh | None = None,
     parallel: str | int = "scan",
+    frozen: Variables | None = None,
 ) -> Callable[[RoundState | Variables], Metrics]:
     """Compiles ``evaluate(model) -> {name: (sum, count)}``, NumPy arrays (clients,), as in `make_evaluate`.
 
@@ -300,14 +312,16 @@ def make_streaming_evaluate(
       load: as in `StreamingRound`, of the data to evaluate on.
       clients: number of all clients.
       cohort: how many of them at a time.
+      frozen: as in `place`.
 
     Raises:
       ValueError: if a number is not a positive integer.
     """
-    _check_integer(clients, "clients")
-    _check_integer(cohort, "cohort")
+    for name, value in (("clients", clients), ("cohort", cohort)):
+        _check_integer(value, name)
     mesh = _mesh_of_this_process(mesh)
     sharding = client_sharding(mesh, cohort)
+    frozen = jax.device_put(frozen, NamedSharding(mesh, P()))
     evaluate = make_evaluate(algorithm, metrics, mesh=mesh, parallel=parallel)
 
     def start(model, numbers):
@@ -318,7 +332,7 @@ def make_streaming_evaluate(
             rows = _gather(client_states(model)._replace(channel=()), numbers, cohort)
             model = with_client_states(model, jax.device_put(rows, sharding))
             model = model._replace(history=History(*(jnp.zeros(cohort, x.dtype) for x in model.history)))
-        return model, PlacedData(dict(examples), valid, cohort)
+        return model, PlacedData(dict(examples), valid, cohort, frozen=frozen)
 
     def run(model):
         parts, pending = [], None
@@ -376,7 +390,7 @@ def _gather(rows, numbers, cohort):
     return jax.tree.map(one, rows)
 
 
-def _scatter(numbers: np.ndarray, host: np.ndarray, new: jax.Array) -> None:
+def _scatter(numbers, host, new):
     host[numbers] = np.asarray(new)[: len(numbers)]
 
 
