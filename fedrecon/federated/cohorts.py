@@ -92,6 +92,5 @@ def _local_rows(own, tree, numbers):
 
 def _local_scatter(own, new, old, numbers):
     places = numbers - jax.lax.axis_index(AXIS) * own
-    # Places without a client are beyond those of every device.
-    places = jnp.where((places >= 0) & (places < own), places, own)
+    # Places without a client are beyond those of every device, and dropped.
     return jax.tree.map(lambda x, rows: x.at[places].set(rows, mode="drop"), old, new)

@@ -188,6 +188,19 @@ def test_afl_with_equal_losses_keeps_the_mixture_and_is_fedavg(fx):
     np.testing.assert_array_equal(infos.bytes_down, 8 + 16)
 
 
+def test_a_round_of_afl_is_fedavg_and_evaluation_is_of_the_average(fx):
+    """Weights of a quarter each in the first round; clients are evaluated with the mean of the models."""
+    data, w = fx.quad_data(counts=[1] * 4), np.array([0.5, -0.2], np.float32)
+    algorithm = fl.afl(fx.quad, optax.sgd(RATE), clients=4)
+    states, _ = fx.trajectory(fx.quad, algorithm, 2)(data, Variables({"w": jnp.asarray(w)}, {}))
+    found = states.variables.params["w"]
+    step = (fx.a[:, None] * (w - fx.b)).mean(0)
+    np.testing.assert_allclose(found[0], w - RATE * step, rtol=1e-5)
+    last = jax.tree.map(lambda x: x[-1], states)
+    evaluate = fl.make_evaluate(algorithm, fx.quad.metrics)
+    fx.assert_close(evaluate(last, data), evaluate(Variables({"w": found.mean(0)}, {}), data), 1e-6)
+
+
 def test_errors_name_the_argument(fx):
     sgd = optax.sgd(0.1)
     for match, make in (

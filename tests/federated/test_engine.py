@@ -67,6 +67,16 @@ def test_results_do_not_depend_on_parallelism(fx, count, devices, parallel, plac
     assert info.participated.shape == info.bytes_up.shape == info.delta_norm.shape == (2, len(COUNTS))
 
 
+def test_a_last_chunk_that_is_not_full(fx):
+    """Four clients, three at once: nobody counts twice in the second chunk."""
+    data, found = fx.quad_data(), []
+    for parallel in (3, "scan"):
+        round = fl.make_round(fx.averaging, batch_size=1, epochs=1, parallel=parallel)
+        state = fl.init_state(fx.averaging, Variables({"w": jnp.ones(2)}, {}), data)
+        found.append(round(state, data, KEY))
+    fx.assert_close(*found)
+
+
 def one_by_one(fx, algorithm, variables, states, data, epochs, batch_size, round_number):
     """Every client alone, unpadded, in plain Python: what the engine must reproduce."""
 

@@ -149,6 +149,16 @@ def test_streamed_clients_know_frozen_leaves_and_public_arrays(fx):
     fx.assert_close(evaluate(streamed), on_device, 1e-6)
 
 
+def test_private_leaves_average_over_those_who_took_part(fx):
+    algorithm = fl.fedavg(fx.pair, optax.sgd(RATE), share_mask=Variables({"w": True, "h": False}, True))
+    state = fl.init_state(algorithm, MODEL, fx.quad_data())
+    fx.assert_equal(fl.average_variables(algorithm, state).params["h"], H)
+    own = state.private.params | {"h": jnp.arange(8.0).reshape(4, 2)}
+    history = state.history._replace(participations=jnp.array([0, 2, 0, 1]))
+    state = state._replace(private=state.private._replace(params=own), history=history)
+    fx.assert_equal(fl.average_variables(algorithm, state).params["h"], np.array([4.0, 5.0], np.float32))
+
+
 def test_missing_frozen_leaves_are_named(fx):
     algorithm, _, states, _ = frozen_run(fx)
     ring = make_ring_round(fl.fedavg(fx.pair, optax.sgd(RATE), share_mask=MASK), **WORK)

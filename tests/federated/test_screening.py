@@ -116,6 +116,9 @@ def test_who_is_flagged():
     # Clients that stand still do not move the median of the norms.
     still = np.concatenate([np.zeros((4, 2)), base, [[100.0, 100.0]]])
     assert screened(still)[1] == [False] * 8 + [True]
+    # Directions are compared with the median of those who did not explode.
+    opposed = [[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1e3, 0.0], [-1e3, 0.0]]
+    assert screened(opposed, min_cosine=0.0)[1] == [False, False, True, True, True]
     # The larger one of two; none of one; none of none.
     assert screened([[1.0, 0.0], [1e4, 0.0]])[1] == [False, True]
     assert screened([[1e4, 0.0]], min_cosine=0.5)[1] == [False]

@@ -74,6 +74,27 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/federated/cohorts.py",
+        (
+            "_rows(tree, numbers - jax.lax.axis_index(AXIS) * own)",
+            "_rows(tree, numbers)",
+            _F + "test_cohorts.py::test_on_several_devices_and_at_once_the_numbers_are_the_same",
+        ),
+        (
+            "places = numbers - jax.lax.axis_index(AXIS) * own",
+            "places = numbers",
+            _F + "test_cohorts.py::test_on_several_devices_and_at_once_the_numbers_are_the_same",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/clients.py",
+        (
+            "flag = flag & (item < local)",
+            "flag = flag",
+            _F + "test_engine.py::test_a_last_chunk_that_is_not_full",
+        ),
+    ),
+    *in_file(
         "fedrecon/federated/turn.py",
         (
             "fold(fold(context.key, context.client), jnp.arange(4))",
@@ -237,6 +258,16 @@ MUTANTS = (
             "return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)",
             "return result",
             _F + "test_personal.py::test_evaluation_of_other_clients_and_of_empty_ones",
+        ),
+        (
+            "jnp.where(along(joined, x), x, 0).sum(0)",
+            "x.sum(0)",
+            _F + "test_parts.py::test_private_leaves_average_over_those_who_took_part",
+        ),
+        (
+            "        model = algorithm.release(model)",
+            "        model = model.variables",
+            _F + "test_algorithms_server.py::test_a_round_of_afl_is_fedavg_and_evaluation_is_of_the_average",
         ),
     ),
     *in_file(

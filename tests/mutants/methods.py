@@ -76,6 +76,11 @@ _METHODS = (
             _SERVER + "projection_to_the_simplex",
         ),
         (
+            "weight = clients * context.broadcast[number]",
+            "weight = context.broadcast[number]",
+            _SERVER + "a_round_of_afl_is_fedavg_and_evaluation_is_of_the_average",
+        ),
+        (
             "(p + u - a) / count",
             "(p - a) / count",
             _F + "test_algorithms_server.py::test_afl_finds_the_minimax_model",
@@ -212,6 +217,12 @@ _REDUCERS = (
             "inner.reduce(uploads, included, state, context)",
             _SCREENING + "screening_comes_before_another_reducer",
         ),
+        # The median of those who were flagged already, too.
+        (
+            "_cosines(updates, norms, passed, context)",
+            "_cosines(updates, norms, included, context)",
+            _SCREENING + "who_is_flagged",
+        ),
     ),
 )
 
@@ -227,6 +238,16 @@ _TOPOLOGIES = (
             "behind = scale(upload.weight, jax.tree.map(jnp.subtract, received, current))",
             "behind = jax.tree.map(jnp.subtract, received, current)",
             _ASYNCHRONOUS + "fedasync_mixes_the_clients_model_into_the_servers",
+        ),
+        (
+            "select(included, after, before)",
+            "after",
+            _ASYNCHRONOUS + "who_fails_or_is_empty_leaves_no_trace_and_a_state_resumes",
+        ),
+        (
+            'jnp.where(included, x, 0), record["metrics"])',
+            'x, record["metrics"])',
+            _ASYNCHRONOUS + "who_fails_or_is_empty_leaves_no_trace_and_a_state_resumes",
         ),
     ),
     *in_file(

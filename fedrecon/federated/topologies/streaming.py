@@ -100,12 +100,13 @@ def init_streaming(
     _check_integer(clients, "clients")
     mesh = _mesh_of_this_process(mesh)
     examples, valid = load(np.zeros(1, np.int32))
-    row = jax.tree.map(
+    examples, valid = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)),
         (dict(examples), valid),
     )
+    row = ClientRow(examples, valid, None, public)
     build = jax.jit(
-        lambda variables: initial_state(algorithm, variables, ClientRow(*row, public=public), clients),
+        lambda variables: initial_state(algorithm, variables, row, clients),
         out_shardings=NamedSharding(mesh, P()),
     )
     state = build(jax.tree.map(jnp.asarray, variables))
@@ -308,11 +309,10 @@ def make_streaming_evaluate(
     loaded while these compute, so that at most two cohorts are there at once.
 
     Args:
-      algorithm, metrics, mesh, parallel: as in `make_evaluate`.
+      algorithm, metrics, mesh, parallel: as in `make_evaluate`; frozen: as in `place`.
       load: as in `StreamingRound`, of the data to evaluate on.
       clients: number of all clients.
       cohort: how many of them at a time.
-      frozen: as in `place`.
 
     Raises:
       ValueError: if a number is not a positive integer.
@@ -371,7 +371,7 @@ def _mesh_of_this_process(mesh: Mesh | None) -> Mesh:
     mesh = default_mesh(mesh)
     if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
         raise ArgumentError(
-            "mesh", "devices of this process, since clients stay in its memory", "those of several"
+            "mesh", "devices of this process, whose memory clients stay in", "those of several"
         )
     return mesh
 
