@@ -370,9 +370,7 @@ def _writable(x: ArrayLike) -> np.ndarray:
 def _mesh_of_this_process(mesh: Mesh | None) -> Mesh:
     mesh = default_mesh(mesh)
     if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
-        raise ArgumentError(
-            "mesh", "devices of this process, whose memory clients stay in", "those of several"
-        )
+        raise ArgumentError("mesh", "devices of this process, where clients are kept", "those of several")
     return mesh
 
 
