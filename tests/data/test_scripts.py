@@ -13,13 +13,17 @@ import pytest
 from fedrecon.data import (
     DataError,
     FastMRIVolume,
+    RawMeasurement,
     describe_file,
     read_fastmri,
     simulate_mri_cohort,
     simulated_mri_sites,
     write_fastmri,
+    write_ismrmrd,
     write_mri_cohort,
 )
+from fedrecon.data.formats import write_cfl
+from tests.data.twix_files import readout, write_twix
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,3 +91,35 @@ def test_other_hdf5_files_are_listed(tmp_path):
         file["kspace"] = np.zeros((2, 3))
     with pytest.raises(DataError, match="kspace"):
         describe_file(tmp_path / "other.h5")
+
+
+def test_measurements_of_all_formats_are_described(tmp_path):
+    """What the reconstruction reads, several images and all, is sound here, too."""
+    pytest.importorskip("ismrmrd")
+    kspace = np.ones((2, 3, 8, 10), np.complex64)
+    write_cfl(tmp_path / "k", kspace[0].transpose(1, 2, 0)[:, :, None])
+    assert describe_file(tmp_path / "k.cfl") == ["BART array: READ 8, PHS1 10, COIL 3, largest 1"]
+    with h5py.File(tmp_path / "single.h5", "w") as file:
+        file["kspace"] = kspace[0]
+    assert "3 slices, 1 coils, 8 x 10" in describe_file(tmp_path / "single.h5")[0]
+    noise = np.ones((3, 5), np.complex64)
+    raw = RawMeasurement(kspace, (8, 10), noise=noise, field_of_view=(5.0, 80.0, 50.0))
+    write_ismrmrd(tmp_path / "m.mrd", raw)
+    assert describe_file(tmp_path / "m.mrd") == [
+        "21 acquisitions: 20 of imaging, 1 of noise",
+        "ISMRMRD dataset: 2 slices, 3 coils, 8 x 10, 100.0% measured, voxels of 5 x 10 x 5 mm",
+    ]
+    write_twix(tmp_path / "m.dat", [readout(kspace[0, :, :, 0], e, eco=e % 2) for e in range(10)])
+    assert describe_file(tmp_path / "m.dat")[:2] == ["10 acquisitions: 10 of imaging", "contrast: 0, 1"]
+    (tmp_path / "m.dat").write_bytes((tmp_path / "m.dat").read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"m\.dat"):
+        describe_file(tmp_path / "m.dat")
+
+
+@pytest.mark.slow
+def test_all_measured_files_are_sound(measured_data):
+    folder = measured_data("mri/epi_trio.h5").parents[1]
+    files = [path for path in folder.rglob("*") if path.suffix in (".dat", ".dcm", ".h5")]
+    assert len(files) > 20
+    for path in files:
+        assert describe_file(path), path

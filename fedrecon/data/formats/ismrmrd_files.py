@@ -106,18 +106,9 @@ def read_ismrmrd(
     select = dict(select or {})
     if not select.keys() <= set(COUNTERS):
         raise ArgumentError("select", f"some of the counters {COUNTERS}", sorted(select))
-    container_class = ismrmrd_package().file.Container
     key = f"{group}/data"
-    with open_hdf5(path) as file:
-        if group not in file or not {"xml", "data"} <= set(file[group]):
-            found = {name: sorted(entry) for name, entry in file.items() if hasattr(entry, "keys")}
-            raise DataError(path, group, "a group with 'xml' and 'data'", f"the groups {found}")
-        if file[key].dtype.names != ("head", "traj", "data"):
-            raise DataError(path, key, "acquisitions (head, traj, data)", f"{file[key].dtype}")
-        xml = bytes(file[f"{group}/xml"][0]).decode()
-        parse_ismrmrd_header(xml, str(path), f"{group}/xml")
-        acquisitions = container_class(file[group]).acquisitions
-        scan = sort_lines(path, key, list(_lines(path, key, acquisitions)), select)
+    xml, lines = read_ismrmrd_lines(path, group)
+    scan = sort_lines(path, key, lines, select)
     header = parse_ismrmrd_header(xml, str(path), f"{group}/xml", scan.encoding)
     kinds = sorted({line.trajectory.shape[-1] for line in scan.imaging})
     if len(kinds) > 1 or kinds[0] == 1:
@@ -157,6 +148,22 @@ def read_ismrmrd(
         field_of_view=voxel and (voxel[2] * matrix[2], voxel[0] * x, voxel[1] * y),
         header_xml=xml,
     )
+
+
+def read_ismrmrd_lines(path: str | os.PathLike, group: str = "dataset") -> tuple[str, list[Line]]:
+    """The text of the header, and the acquisitions that are for something; see `read_ismrmrd` for errors."""
+    container_class = ismrmrd_package().file.Container
+    key = f"{group}/data"
+    with open_hdf5(path) as file:
+        if group not in file or not {"xml", "data"} <= set(file[group]):
+            found = {name: sorted(entry) for name, entry in file.items() if hasattr(entry, "keys")}
+            raise DataError(path, group, "a group with 'xml' and 'data'", f"the groups {found}")
+        if file[key].dtype.names != ("head", "traj", "data"):
+            raise DataError(path, key, "acquisitions (head, traj, data)", f"{file[key].dtype}")
+        xml = bytes(file[f"{group}/xml"][0]).decode()
+        parse_ismrmrd_header(xml, str(path), f"{group}/xml")
+        acquisitions = container_class(file[group]).acquisitions
+        return xml, list(_lines(path, key, acquisitions))
 
 
 def ismrmrd_package() -> Any:

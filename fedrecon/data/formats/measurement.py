@@ -94,7 +94,11 @@ def read_measurement(
       ValueError: an argument does not belong to this kind of file.
       ImportError: the file needs an extra that is not installed.
     """
-    format = _format(path)
+    format = file_format(path)
+    if format is None:
+        expected = "'kspace' (fastMRI), 'kdata' and 'traj' (radial) or a group of 'xml' and 'data' (ISMRMRD)"
+        with open_hdf5(path) as file:
+            raise DataError(path, None, expected, f"the keys {sorted(file)}")
     for name, value, formats in (
         ("trajectory", trajectory, ("BART",)),
         ("trajectory_unit", trajectory_unit, ("ISMRMRD",)),
@@ -171,7 +175,8 @@ def _kept(measurement: Measurement, slices: Sequence[int]) -> Measurement:
     )
 
 
-def _format(path: str | os.PathLike) -> str:
+def file_format(path: str | os.PathLike) -> str | None:
+    """The format of a measurement; None for another HDF5 file, and `DataError` for any other file."""
     path = Path(path)
     if path.suffix in (".cfl", ".hdr") or (not path.exists() and Path(f"{path}.hdr").exists()):
         return "BART"
@@ -187,8 +192,7 @@ def _format(path: str | os.PathLike) -> str:
             return "ISMRMRD"
         if any(is_epi(entry) for entry in groups):
             return "EPI"
-        expected = "'kspace' (fastMRI), 'kdata' and 'traj' (radial) or a group of 'xml' and 'data' (ISMRMRD)"
-        raise DataError(path, None, expected, f"the keys {sorted(file)}")
+        return None
 
 
 def _fastmri(path: str | os.PathLike) -> Measurement:

@@ -78,34 +78,13 @@ def read_twix(
       ValueError: ``select`` names no counter.
       ImportError: the package ``twixtools`` is not installed.
     """
-    try:
-        import twixtools
-    except ImportError as error:
-        raise ImportError("Siemens raw data need an extra: pip install 'fedrecon[twix]'") from error
     select = dict(select or {})
     if not select.keys() <= _NAMES.keys():
         raise ArgumentError("select", f"some of the counters {tuple(_NAMES)}", sorted(select))
-    try:
-        scans = twixtools.read_twix(
-            os.path.realpath(path), parse_pmu=False, parse_geometry=False, verbose=False, keep_acqend=True
-        )
-    # The package reports damage as ValueError, IndexError, UnicodeDecodeError, OSError, ...
-    except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-        raise DataError(path, None, "readable Siemens raw data", found) from error
-    blocks, protocol = scans[-1]["mdb"], _Protocol(path, scans[-1]["hdr"])
-    if not blocks or not blocks[-1].is_flag_set("ACQEND"):
-        raise DataError(path, None, "a measurement with its end", f"{len(blocks)} readouts without it")
-    lines = [line for i, block in enumerate(blocks) if (line := _line(path, i, block)) is not None]
-    if not any(IMAGING in line.roles for line in lines):
-        raise DataError(path, "data", "readouts of an image", f"{len(lines)} readouts of other kinds")
-    coils = len(lines[0].data)
-    for scan in scans[:-1]:
-        others = [_line(path, i, b) for i, b in enumerate(scan["mdb"]) if b.is_flag_set("NOISEADJSCAN")]
-        lines += [line for line in others if line is not None and len(line.data) == coils]
+    headers, lines, train = read_twix_lines(path)
     scan = sort_lines(path, "data", lines, select)
-    header = protocol.header(scan.imaging, scan.calibration)
-    scan, notes = correct_lines(scan, header, _is_train(blocks))
+    header = _Protocol(path, headers).header(scan.imaging, scan.calibration)
+    scan, notes = correct_lines(scan, header, train)
     placed = place_lines(scan, header, remove_oversampling)
     return RawMeasurement(
         kspace=placed.kspace,
@@ -118,6 +97,38 @@ def read_twix(
         crop_shape=placed.crop_shape,
         notes=notes,
     )
+
+
+def read_twix_lines(path: str | os.PathLike) -> tuple[Mapping[str, Any], list[Line], bool]:
+    """Headers of the scanner, the readouts that are for something, and whether they are echo trains.
+
+    See `read_twix` for errors.
+    """
+    try:
+        import twixtools
+    except ImportError as error:
+        raise ImportError("Siemens raw data need an extra: pip install 'fedrecon[twix]'") from error
+    if not Path(path).suffix:
+        raise DataError(path, None, "Siemens raw data with a suffix in its name, as .dat", "none")
+    try:
+        scans = twixtools.read_twix(
+            os.path.realpath(path), parse_pmu=False, parse_geometry=False, verbose=False, keep_acqend=True
+        )
+    # The package reports damage as ValueError, IndexError, UnicodeDecodeError, OSError, ...
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(path, None, "readable Siemens raw data", found) from error
+    blocks = scans[-1]["mdb"]
+    if not blocks or not blocks[-1].is_flag_set("ACQEND"):
+        raise DataError(path, None, "a measurement with its end", f"{len(blocks)} readouts without it")
+    lines = [line for i, block in enumerate(blocks) if (line := _line(path, i, block)) is not None]
+    if not any(IMAGING in line.roles for line in lines):
+        raise DataError(path, "data", "readouts of an image", f"{len(lines)} readouts of other kinds")
+    coils = len(lines[0].data)
+    for scan in scans[:-1]:
+        others = [_line(path, i, b) for i, b in enumerate(scan["mdb"]) if b.is_flag_set("NOISEADJSCAN")]
+        lines += [line for line in others if line is not None and len(line.data) == coils]
+    return scans[-1]["hdr"], lines, _is_train(blocks)
 
 
 def _line(path: str | os.PathLike, number: int, block: Any) -> Line | None:
