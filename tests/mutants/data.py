@@ -214,6 +214,11 @@ _FORMATS = (
             "np.median(gaps)",
             _DICOM + "rounded_positions_keep_the_distance_of_slices",
         ),
+        (
+            "beside > 2 * _last_digit(frames)",
+            "beside > 0",
+            _DICOM + "oblique_upright_slices_are_not_called_tilted",
+        ),
         ("0.2 * length)", "0.3 * length)", _DICOM + "rounding_does_not_hide_a_missing_slice"),
         (
             "return (positions[-1] - positions[0]) / (len(positions) - 1)",

@@ -142,7 +142,9 @@ def read_dicom_slices(path: str | os.PathLike, select: Mapping[str, Any] | None 
         manufacturer=str(first.get("Manufacturer") or ""),
         modality=str(first.get("Modality") or ""),
     )
-    if result.tilt > _UPRIGHT:
+    # Corners that are rounded lie beside the normal, too.
+    beside = math.sin(math.radians(result.tilt)) * float(np.linalg.norm(positions[-1] - positions[0]))
+    if result.tilt > _UPRIGHT and beside > 2 * _last_digit(frames):
         text = f"{path}: slices are displaced in their planes (gantry tilt of {result.tilt:.2f} degrees)"
         warnings.warn(f"{text}: use `affine`, which is sheared, not `spacing` alone", stacklevel=2)
     return result
