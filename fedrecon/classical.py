@@ -290,7 +290,7 @@ def _solve(
         mask = np.unpackbits(np.frombuffer(bits, np.uint8), count=ny * nx).reshape(ny, nx).astype(bool)
     if method.maps:
         gridded = calibration if plan.cartesian else operators.fft2c(fourier.H(density * y))
-        maps = _coil_maps(gridded, plan.block, plan.coil_maps)
+        maps = coil_maps(gridded, plan.block, plan.coil_maps)
     if plan.kernel_block is not None:
         place = (center_slice(n, c) for n, c in zip(shape, plan.kernel_block, strict=True))
         calibration = calibration[(slice(None), *place)]
@@ -301,7 +301,8 @@ def _solve(
     return (image if maps is None else image * operators.rss(maps)), info
 
 
-def _coil_maps(kspace: jax.Array, block: tuple[int, int], kind: str) -> jax.Array:
+def coil_maps(kspace: jax.Array, block: tuple[int, int], kind: str) -> jax.Array:
+    """Maps (coils, ny, nx) of one of `COIL_MAPS` from a block of k-space; those of ESPIRiT weighted."""
     if kind == "calibration":
         return operators.mri.estimate_coil_maps(kspace, block)
     if kind == "espirit":

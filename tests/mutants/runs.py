@@ -13,7 +13,22 @@ _VALIDATION = "tests/experiments/test_validation.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 _PROGRAM = "tests/runtime/test_program.py::test_"
 
+_QUALITY = in_file(
+    "experiments/benchmark_quality.py",
+    (
+        'best, image = max(found, key=lambda one: one[0]["psnr"])',
+        'best, image = min(found, key=lambda one: one[0]["psnr"])',
+        "tests/experiments/test_benchmark_quality.py::test_rows_hold_the_best_weight_the_default_and_what_is_missing",
+    ),
+    (
+        "rest = round(mask.size / acceleration) - mask.sum()",
+        "rest = round(mask.size / acceleration)",
+        "tests/experiments/test_benchmark_quality.py::test_single_samples_are_drawn_to_the_factor",
+    ),
+)
+
 MUTANTS = (
+    *_QUALITY,
     *in_file(
         "fedrecon/runtime/program.py",
         (
