@@ -106,10 +106,10 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
         return diagnosis.cases(probabilities(models, data), data, rater.target)
 
     scores, unseen = {}, {}
-    shape = (*cohort.test.valid.shape, *cohort.test.examples[rater.target].shape[2:], 2)
     for name, value in rater.trivial.items():
-        constant = diagnosis.cases(np.full(shape, value, np.float32), cohort.test, rater.target)
-        scores[name] = rater.score(constant, [0.5] * train.clients)
+        scores[name] = _score_constant(rater, value, cohort.test)
+        if cohort.unseen is not None:
+            unseen[name] = _score_constant(rater, value, cohort.unseen).overall
     if settings.finetune_comparators:
         models = run.train(kind, "local", task, initial, cohort).models(train.clients)
         own = [_calibrated(rater, cases(models, cohort.validation), i) for i in range(train.clients)]
@@ -151,6 +151,12 @@ def _predictor(task: Task) -> Callable[[Sequence[Variables], ClientData], np.nda
         return np.stack(found)
 
     return run
+
+
+def _score_constant(rater: Rater, value: float, data: ClientData) -> Diagnosis:
+    shape = (*data.valid.shape, *data.examples[rater.target].shape[2:], 2)
+    constant = diagnosis.cases(np.full(shape, value, np.float32), data, rater.target)
+    return rater.score(constant, [0.5] * data.clients)
 
 
 def _calibrated(rater: Rater, validation: diagnosis.Cases, site: int) -> float:

@@ -22,7 +22,7 @@ th, td { padding: .28rem .5rem; border-bottom: 1px solid var(--line); text-align
 td { white-space: nowrap; } th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; } td:first-child, .text td { white-space: normal; }
 .text td { text-align: left; overflow-wrap: anywhere; }
-@media (max-width: 60rem) { table { font-size: .8rem; } th, td { padding: .25rem .3rem; } }
+@media (max-width: 60rem) { table { font-size: .78rem; } th, td { padding: .25rem .22rem; } }
 tbody tr:hover { background: var(--soft); }
 figure { margin: 1rem 0; } img { max-width: 100%; border-radius: 4px; background: white; }
 figcaption { font-size: .88rem; opacity: .8; }
