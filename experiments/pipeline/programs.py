@@ -41,7 +41,7 @@ def define_run_flags(
     flags.DEFINE_integer("devices", 1, text, lower_bound=1, **options)
     text = "Execution of clients on one device: scan, vmap, a chunk size, or auto for the best."
     flags.DEFINE_string("parallel", "auto", text, **options)
-    text = "Rounds compiled into one call; a kill loses at most one."
+    text = "Rounds compiled into one call; checkpoints are written between calls."
     flags.DEFINE_integer("rounds_per_dispatch", 1, text, lower_bound=1, **options)
     if "algorithm" not in without:
         text = f"Federated algorithm, one of {', '.join(algorithms())} (default 'fedavg')."

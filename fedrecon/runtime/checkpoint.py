@@ -1,12 +1,20 @@
 """Checkpoints of one stage of a run, through orbax."""
 
+import contextlib
+import errno
+import gc
+import logging
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from fedrecon.errors import ArgumentError
+from fedrecon.runtime.distributed import is_lead
 
 PyTree = Any
 
@@ -25,6 +33,45 @@ def _processes(ocp: Any) -> Any:
     return ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
 
 
+def _describe(leaf: Any) -> str:
+    if leaf is None:
+        return "no such leaf"
+    return f"{getattr(leaf.dtype, 'name', leaf.dtype)} {tuple(leaf.shape)}"
+
+
+class _Quiet:
+    """Keeps the tracebacks to itself that orbax logs, or leaves in threads, of errors that it also raises."""
+
+    def __init__(self) -> None:
+        self._hooks = threading.excepthook, sys.unraisablehook
+        logging.getLogger("absl").addFilter(self)
+        threading.excepthook = self._in_thread
+        sys.unraisablehook = lambda _: None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    def _in_thread(self, raised: threading.ExceptHookArgs) -> None:
+        if not type(raised.thread).__module__.startswith("orbax"):
+            self._hooks[0](raised)
+
+    def close(self) -> None:
+        logging.getLogger("absl").removeFilter(self)
+        threading.excepthook, sys.unraisablehook = self._hooks
+
+
+@contextlib.contextmanager
+def _naming_full_disks(directory: Path) -> Iterator[None]:
+    """Orbax tells of a full disk in the text of various errors."""
+    try:
+        yield
+    except Exception as error:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(directory)) from error
+        raise
+
+
 class Checkpointer:
     """Saves a pytree of arrays after each round and restores the newest complete one.
 
@@ -41,7 +88,7 @@ class Checkpointer:
         # Not above: importing it takes half as long as importing JAX, and not every program saves.
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
+        self._ocp, self._quiet = ocp, _Quiet()
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
@@ -55,39 +102,81 @@ class Checkpointer:
         )
 
     def save(self, step: int, state: PyTree) -> None:
-        """Starts saving ``state`` as checkpoint ``step``; the arrays are copied before this returns."""
-        self._manager.save(step, args=self._ocp.args.StandardSave(_named_leaves(state)), force=True)
+        """Starts saving ``state`` as checkpoint ``step``; the arrays are copied before this returns.
+
+        Raises:
+          OSError: the disk is full, now or in the save before.
+        """
+        with _naming_full_disks(self.directory):
+            self._manager.save(step, args=self._ocp.args.StandardSave(_named_leaves(state)), force=True)
 
     def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
-        """The newest checkpoint as ``(step, state)``, or None when there is none.
+        """The newest sound checkpoint as ``(step, state)``, or None when there is none.
+
+        Damaged newer ones are named on stderr and deleted.
 
         Args:
           template: pytree with the structure, shapes, dtypes and shardings to restore into.
 
         Raises:
-          ValueError: the checkpoint's leaves or shapes are not those of ``template``; names the first one.
+          ArgumentError: the checkpoint's leaves, shapes or dtypes are not those of ``template`` (names the
+            first one), or all checkpoints are damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
         named = _named_leaves(template)
-        found = dict(self._manager.item_metadata(step).items())
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                self._check_leaves(step, named)
+                leaves = self._read(step, named)
+            except ArgumentError:
+                raise
+            # Orbax has no error of its own for damage: whatever the decoders raise.
+            except Exception as error:
+                damaged[step] = " ".join(str(error).split())[:200] or type(error).__name__
+                error.__traceback__ = None
+                gc.collect()
+                continue
+            for other, reason in damaged.items():
+                if is_lead():
+                    text = f"{self.directory}/{other}: damaged checkpoint left out, round {step} restored"
+                    print(f"{text} ({reason})", file=sys.stderr)
+                self._manager.delete(other)
+            return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
+        if damaged:
+            step, reason = max(damaged.items())
+            expected = "a readable checkpoint (delete the folder to train from the start)"
+            raise ArgumentError(f"{self.directory}/{step}", expected, reason)
+        return None
+
+    def _check_leaves(self, step: int, named: dict[str, Any]) -> None:
+        metadata = self._manager.item_metadata(step)
+        if metadata is None:
+            raise FileNotFoundError("no _METADATA")
+        found = dict(metadata.items())
         for name in sorted(named.keys() | found.keys()):
-            expected_shape = tuple(named[name].shape) if name in named else "no such leaf"
-            found_shape = tuple(found[name].shape) if name in found else "no such leaf"
-            if expected_shape != found_shape:
-                raise ArgumentError(
-                    f"{self.directory}/{step}: leaf {name!r}", f"{expected_shape}", found_shape
-                )
+            expected_leaf, found_leaf = (_describe(tree.get(name)) for tree in (named, found))
+            if expected_leaf != found_leaf:
+                raise ArgumentError(f"{self.directory}/{step}: leaf {name!r}", expected_leaf, found_leaf)
+
+    def _read(self, step: int, named: dict[str, Any]) -> list[Any]:
         abstract = {name: self._ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in named.items()}
         restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
-        return step, jax.tree.unflatten(jax.tree.structure(template), [restored[name] for name in named])
+        return [restored[name] for name in named]
 
     def wait(self) -> None:
-        """Blocks until the last save is complete on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until the last save is complete on disk.
+
+        Raises:
+          OSError: the disk is full; the checkpoint before is intact.
+        """
+        with _naming_full_disks(self.directory):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Completes the last save and releases the manager's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Completes the last save, as `wait`, and releases the manager's threads."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception), _naming_full_disks(self.directory):
+                self._manager.close()
+            self._quiet.close()

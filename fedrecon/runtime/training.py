@@ -1,6 +1,7 @@
 """The loop over federated rounds: restore, dispatch, log, checkpoint."""
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 
 from fedrecon.runtime.checkpoint import Checkpointer
-from fedrecon.runtime.distributed import host_copy, is_lead
+from fedrecon.runtime.distributed import agreed, host_copy, is_lead
 from fedrecon.runtime.log import RunLog
 from fedrecon.runtime.progress import Progress
 from fedrecon.runtime.workdir import Workdir
@@ -35,7 +36,8 @@ def train(
 ) -> PyTree:
     """Runs the rounds of one stage, from its newest checkpoint where there is one.
 
-    A killed run loses at most the dispatch in flight: each dispatch is logged, then checkpointed. The state
+    Each dispatch is logged, and checkpointed unless saving would take more than a twentieth of the time: a
+    killed run loses the dispatch in flight and twenty times what a checkpoint takes, at most. The state
     carries its round number and the randomness is derived from it, so a resumed run repeats the uninterrupted
     one bit for bit on the same devices. With several processes all of them call it, and process 0 writes the
     log; the checkpoint of any number of processes is restored on any other.
@@ -70,6 +72,7 @@ def train(
             Progress(stage, total=rounds, done=done, shown=is_lead()) as progress,
             _remembered_interrupts() as check_interrupts,
         ):
+            due = _Due()
             while done < rounds and not finished(state):
                 count = min(rounds_per_dispatch, rounds - done)
                 report_stage(f"{stage}, round {done + 1}")
@@ -80,16 +83,37 @@ def train(
                 for offset, record in enumerate(summarize(info)):
                     log.append(stage, done + offset + 1, **record, seconds=round(seconds, 4))
                 done += count
-                checkpointer.save(done, state)
+                ready = done >= rounds or finished(state) or due.now()
+                if agreed(ready):
+                    with due.saving():
+                        checkpointer.save(done, state)
                 progress.advance(count, **{k: v for k, v in record.items() if isinstance(v, float)})
                 check_interrupts()
     except BaseException:
         # A save waits for all processes, one of which may be gone.
         if jax.process_count() == 1:
-            checkpointer.close()
+            with contextlib.suppress(OSError):
+                checkpointer.close()
         raise
     checkpointer.close()
     return state
+
+
+class _Due:
+    """Whether it is time for a checkpoint: saving shall take a twentieth of the time at most."""
+
+    def __init__(self) -> None:
+        self._next = -math.inf
+
+    def now(self) -> bool:
+        return time.perf_counter() >= self._next
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        end = time.perf_counter()
+        self._next = end + 19 * (end - start)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,34 @@ _QUALITY = in_file(
 MUTANTS = (
     *_QUALITY,
     *in_file(
+        "fedrecon/runtime/checkpoint.py",
+        # The oldest checkpoint is restored.
+        (
+            "sorted(self._manager.all_steps(), reverse=True)",
+            "sorted(self._manager.all_steps())",
+            _RUNTIME + "checkpoint_restores_values_dtypes_and_structure",
+        ),
+        # Shapes alone are compared.
+        (
+            "{getattr(leaf.dtype, 'name', leaf.dtype)} {tuple",
+            "{tuple",
+            _RUNTIME + "checkpoints_of_another_dtype_or_all_damaged_are_refused",
+        ),
+        (
+            "self._manager.delete(other)",
+            "pass",
+            _RUNTIME + "a_damaged_newest_checkpoint_is_named_and_the_one_before_restored",
+        ),
+    ),
+    *in_file(
+        "fedrecon/runtime/training.py",
+        (
+            "end + 19 * (end - start)",
+            "end",
+            _RUNTIME + "checkpoints_take_a_small_part_of_the_time",
+        ),
+    ),
+    *in_file(
         "fedrecon/runtime/program.py",
         (
             'stream.reconfigure(errors="replace")',
@@ -173,7 +201,7 @@ MUTANTS = (
     *in_file(
         "fedrecon/runtime/checkpoint.py",
         (
-            "if expected_shape != found_shape:",
+            "if expected_leaf != found_leaf:",
             "if False:",
             _RUNTIME + "checkpoint_restores_values_dtypes_and_structure",
         ),

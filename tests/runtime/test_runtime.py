@@ -1,5 +1,7 @@
 """The working directory, run log, checkpoints and the loop over rounds."""
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -14,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing, write_atomically
-from fedrecon.runtime import Checkpointer, RunLog, Workdir, WorkdirError, read_log, train
+from fedrecon.runtime import Checkpointer, RunLog, Workdir, WorkdirError, read_log, train, training
 
 
 def test_write_atomically_leaves_the_old_file_on_failure(tmp_path):
@@ -113,11 +116,78 @@ def test_checkpoint_restores_values_dtypes_and_structure(tmp_path):
     for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected * 3))
-    with pytest.raises(ValueError, match=r"leaf 'a': expected \(4,\), found \(3,\)"):
+    with pytest.raises(ValueError, match=r"leaf 'a': expected int32 \(4,\), found int32 \(3,\)"):
         checkpointer.restore({**state, "a": jnp.arange(4)})
     with pytest.raises(ValueError, match=r"'c': expected .* found no such leaf"):
         checkpointer.restore({**state, "c": jnp.arange(4)})
     checkpointer.close()
+
+
+@pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt", "d/*", "_sharding"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_restored(file, tmp_path, capsys):
+    state = {"a": jnp.arange(3.0)}
+    checkpointer = Checkpointer(tmp_path)
+    for step in (1, 2):
+        checkpointer.save(step, {"a": step * state["a"]})
+    checkpointer.close()
+    (path,) = (tmp_path / "2" / "default").glob(file)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    checkpointer = Checkpointer(tmp_path)
+    step, restored = checkpointer.restore(state)
+    assert step == 1
+    np.testing.assert_array_equal(restored["a"], [0, 1, 2])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith(f"{tmp_path}/2: damaged checkpoint left out, round 1")
+    checkpointer.save(2, {"a": 5 * state["a"]})
+    checkpointer.wait()
+    assert checkpointer.restore(state)[1]["a"][1] == 5
+    checkpointer.close()
+
+
+def test_checkpoints_of_another_dtype_or_all_damaged_are_refused(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, {"a": jnp.arange(3)})
+    checkpointer.wait()
+    with pytest.raises(ArgumentError, match=r"leaf 'a': expected float32 \(3,\), found int32 \(3,\)"):
+        checkpointer.restore({"a": jnp.arange(3.0)})
+    (tmp_path / "1" / "default" / "_METADATA").unlink()
+    with pytest.raises(ArgumentError, match=r"1: expected a readable checkpoint .*, found no _METADATA"):
+        checkpointer.restore({"a": jnp.arange(3)})
+    checkpointer.close()
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_the_checkpoint_before(tmp_path, monkeypatch, capfd):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, {"a": jnp.arange(3)})
+    checkpointer.wait()
+
+    def full(*arguments, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.StandardCheckpointHandler.async_save", full)
+        with pytest.raises(OSError) as raised:
+            checkpointer.save(2, {"a": jnp.arange(3)})
+            checkpointer.wait()
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path)
+    assert checkpointer.restore({"a": jnp.arange(3)})[0] == 1
+    with contextlib.suppress(OSError):
+        checkpointer.close()
+    assert not capfd.readouterr().err
+
+
+def test_checkpoints_take_a_small_part_of_the_time(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    due, saved = training._Due(), []
+    for round in range(100):
+        clock[0] += 1.0
+        if due.now():
+            with due.saving():
+                clock[0] += 0.5
+            saved.append(round)
+    # Half a second in ten.
+    assert len(saved) == 10 and saved[:3] == [0, 10, 20]
 
 
 def _dispatch(count):
