@@ -63,6 +63,8 @@ def fbp(
       only one, the same means at every half element, rolled off up to 0.7 cycles, between which it
       interpolates. Rows are zero beyond the detector.
 
+    Images are not blanked outside of the circle that all views see, where streaks of few views are strongest.
+
     Linear in the sinogram and differentiable, also with respect to the geometry.
 
     Args:
