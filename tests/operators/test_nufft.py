@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import operators
+from operators.fourier.nufft_kernel import choose_layout, toeplitz_is_cheaper
 from tests.operators.conftest import complex_normal, relative
 
 BACKENDS = ("auto", "jax")
@@ -142,6 +143,14 @@ def test_relative_error_on_full_images(backend, shape, samples, eps):
     assert relative(back, direct_adjoint(trajectory, data, shape)) <= eps
     assert relative(fast, gram) <= eps
     assert relative(gram, both_ways) <= 1e-6
+
+
+def test_toeplitz_grams_are_taken_where_they_were_measured_to_be_faster():
+    def cheaper(shape, samples, eps):
+        return toeplitz_is_cheaper(choose_layout(shape, samples, eps, False), shape, samples)
+
+    assert cheaper((96, 96, 96), 768_000, 5e-3) and cheaper((256, 256), 207_360, 2e-3)
+    assert not cheaper((320, 320), 40_960, 2e-3) and not cheaper((64, 60, 50), 100_000, 2e-3)
 
 
 @pytest.mark.slow

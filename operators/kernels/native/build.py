@@ -18,6 +18,7 @@ _FOLDER = pathlib.Path(__file__).parent
 _SOURCES = {
     "nufft": (
         "nufft.cc",
+        "toeplitz.h",
         "transform.h",
         "cartesian.h",
         "fft.h",

@@ -7,6 +7,7 @@
 #include "gridding.h"
 #include "lanes.h"
 #include "threads.h"
+#include "toeplitz.h"
 #include "transform.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -127,40 +128,6 @@ void type1(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
       transform.collect(lanes_from(s, t, p, count, images, maps), g.sign, g.conjugate);
     }
   }
-}
-
-// Sum over coils of conj(map) T map u, T the Toeplitz matrix whose circulant has the real `spectrum`, kept by the
-// parities of its frequencies (t, 2^ndim, half); waves are the modulations that select the odd ones.
-template <class T>
-void toeplitz(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T* spectrum, const T* images,
-              const T* maps, const T* waves, T* out) {
-  const int64_t planes = s.images * s.coils, cells = g.cells[0] * g.cells[1] * g.cells[2];
-  const bool together = planes > few_planes;
-  Grid<T> grid(g, together);
-  Scratch memory(grid.bytes());
-  grid.data = memory.as<ComplexLanes<T>>();
-  Transform<T> transform(workers, g, grid);
-  Sizes result = s;
-  result.own_images = true;
-  std::memset(out, 0, s.batch * s.images * s.pixels * 2 * sizeof(T));
-  const int parities = 1 << g.ndim;
-  for (int64_t t = 0; t < s.batch; ++t)
-    for (int64_t p = 0, count; p < planes; p += count) {
-      count = together ? std::min<int64_t>(8, planes - p) : 1;
-      for (int parity = 0; parity < parities; ++parity) {
-        const T* wave = waves;
-        for (int axis = 3 - g.ndim; axis < 3; ++axis) {
-          transform.wave[axis] = parity >> (2 - axis) & 1 ? wave : nullptr;
-          wave += 2 * g.pixels[axis];
-        }
-        const T* values = spectrum + ((s.own_points ? t : 0) * parities + parity) * cells;
-        transform.fill(lanes_from(s, t, p, count, const_cast<T*>(images), maps));
-        if (g.ndim == 3) transform.along(1, true, -1);
-        transform.convolve(values);
-        if (g.ndim == 3) transform.along(1, false, 1);
-        transform.collect(lanes_from(result, t, p, count, out, maps), 1, true);
-      }
-    }
 }
 
 template <ffi::DataType Real, ffi::DataType Complex, bool forward>

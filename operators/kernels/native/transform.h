@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <complex>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -21,7 +20,6 @@ struct Lane {
   T* image = nullptr;
   const T* map = nullptr;
   T scale = 0;
-  T turn[2] = {1, 0};  // modulation along z and y
 };
 
 inline int64_t on_grid(int64_t pixel, int64_t pixels, int64_t cells) {
@@ -41,8 +39,8 @@ struct Transform {
   const Workers& workers;
   const Geometry<T>& geometry;
   const Grid<T>& grid;
-  std::vector<T> scale_x;                          // padded to eight
-  const T* wave[3] = {nullptr, nullptr, nullptr};  // modulation of the pixels along (z, y, x), if any
+  std::vector<T> scale_x;   // padded to eight
+  const T* wave = nullptr;  // modulation of the pixels along x, if any
 
   Transform(const Workers& w, const Geometry<T>& g, const Grid<T>& grid)
       : workers(w), geometry(g), grid(grid), scale_x(g.scale[2], g.scale[2] + g.pixels[2]) {
@@ -71,19 +69,7 @@ struct Transform {
       lanes[l].map = plane->map ? plane->map + 2 * r * nx : nullptr;
       const int64_t z = r / geometry.pixels[1], y = r % geometry.pixels[1];
       lanes[l].scale = geometry.scale[0][z] * geometry.scale[1][y];
-      const std::complex<T> turn = at(wave[0], z) * at(wave[1], y);
-      lanes[l].turn[0] = turn.real();
-      lanes[l].turn[1] = turn.imag();
     }
-  }
-  static std::complex<T> at(const T* wave, int64_t i) {
-    return wave ? std::complex<T>(wave[2 * i], wave[2 * i + 1]) : std::complex<T>(1);
-  }
-  bool modulated() const { return wave[0] || wave[1] || wave[2]; }
-  ComplexLanes<T> modulation(const Lane<T>& lane, int64_t x) const {
-    const ComplexLanes<T> one = joined<T>(RealLanes<T>{} + 1, RealLanes<T>{});
-    const ComplexLanes<T> along = wave[2] ? load_complex<T>(wave[2] + 2 * x, geometry.pixels[2] - x) : one;
-    return along * lane.turn[0] + swapped<T>(along) * (imaginary_unit<T>(1) * lane.turn[1]);
   }
   int64_t units() const { return grid.planes ? image_rows() : (image_rows() + 7) / 8; }
 
@@ -111,7 +97,7 @@ struct Transform {
           if (!lanes[l].image) continue;
           a[l] = load_complex<T>(lanes[l].image + 2 * x, nx - x) * (scale * lanes[l].scale);
           if (lanes[l].map) a[l] = times(a[l], load_complex<T>(lanes[l].map + 2 * x, nx - x), geometry.conjugate);
-          if (modulated()) a[l] = times(a[l], modulation(lanes[l], x), false);
+          if (wave) a[l] = times(a[l], load_complex<T>(wave + 2 * x, nx - x), false);
         }
         transpose<T>(a);
         for (int64_t i = 0; i < std::min<int64_t>(8, nx - x); ++i) line[on_grid(x + i, nx, gx)] = a[i];
@@ -171,7 +157,7 @@ struct Transform {
           for (; l < 8 && lanes[l].image == image; ++l) {
             ComplexLanes<T> value = a[l] * (scale * lanes[l].scale);
             if (lanes[l].map) value = times(value, load_complex<T>(lanes[l].map + 2 * x, nx - x), conjugate);
-            if (modulated()) value = times(value, modulation(lanes[l], x), true);
+            if (wave) value = times(value, load_complex<T>(wave + 2 * x, nx - x), true);
             total += value;
           }
           total += load_complex<T>(image + 2 * x, nx - x);
@@ -210,54 +196,6 @@ struct Transform {
                 if (holds(j)) column[j * step] = v;
               });
         }
-      }
-    });
-  }
-
-  // FFT along the slowest axis, product with a real spectrum (z, y, x), and FFT back to the pixels.
-  void convolve(const T* spectrum) const {
-    if (geometry.ndim == 1) {
-      for (int64_t x = 0; x < geometry.cells[2]; ++x) {
-        if (grid.planes)
-          grid.data[x] *= spectrum[x];
-        else
-          grid.cell(grid.data, x)[0] *= spectrum[x], grid.cell(grid.data, x)[8] *= spectrum[x];
-      }
-      return;
-    }
-    const int axis = geometry.ndim == 3 ? 0 : 1;
-    const int64_t cells = geometry.cells[axis], pixels = geometry.pixels[axis], nx = geometry.cells[2];
-    const Fft<T>& plan = Fft<T>::of(cells);
-    const int64_t step = axis == 0 ? geometry.cells[1] * grid.row : grid.row;
-    const int64_t lines = axis == 0 ? geometry.cells[1] : 1, spectrum_step = axis == 0 ? geometry.cells[1] * nx : nx;
-    const int64_t chunk = 4, chunks = (grid.columns + chunk - 1) / chunk;
-    const int64_t after = pixels - pixels / 2, before = cells - pixels / 2;
-    auto holds = [&](int64_t j) { return j < after || j >= before; };
-    workers.each(lines * chunks, [&](int64_t task) {
-      ComplexLanes<T>* work = local(3 * cells);
-      ComplexLanes<T>* middle = work + 2 * cells;
-      const int64_t l = task / chunks, from = task % chunks * chunk;
-      for (int64_t x = from; x < std::min(grid.columns, from + chunk); ++x) {
-        ComplexLanes<T>* column = (axis == 0 ? grid.at(0, l) : grid.at(0, 0)) + x;
-        const T* factor = spectrum + l * nx + (grid.planes ? x : 8 * x);
-        const int64_t left = grid.planes ? 1 : std::min<int64_t>(8, nx - 8 * x);
-        transform(
-            plan, -1, work, [&](int j) { return holds(j) ? column[j * step] : ComplexLanes<T>{}; },
-            [&](int j, ComplexLanes<T> v) {
-              const T* f = factor + j * spectrum_step;
-              if (grid.planes) {
-                middle[j] = v * f[0];
-              } else {
-                T eight[8] = {};
-                for (int64_t i = 0; i < left; ++i) eight[i] = f[i];
-                middle[j] = v * doubled<T>(eight);
-              }
-            });
-        transform(
-            plan, 1, work, [&](int j) { return middle[j]; },
-            [&](int j, ComplexLanes<T> v) {
-              if (holds(j)) column[j * step] = v;
-            });
       }
     });
   }
