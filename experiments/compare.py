@@ -164,6 +164,8 @@ def main(dotted: Dotted) -> None:
         base = resolve(given_settings(TrainSettings, {}))
         planned = plan(base, values.methods, dotted)
         baseline = ALIASES.get(values.baseline, values.baseline)
+        if baseline not in planned:
+            raise FlagError("baseline", f"one of --methods={','.join(planned)}", repr(values.baseline))
         metric = values.metric or METRICS[base.task][0]
         if metric not in METRICS[base.task]:
             raise FlagError("metric", f"one of {', '.join(METRICS[base.task])}", repr(metric))

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.pipeline.algorithms import check_method, fitted, method, unprotected
 from experiments.pipeline.federation_settings import FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, changed, check_ranges, setting
+from experiments.pipeline.options import FlagError, changed, check_needs, check_ranges, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,12 @@ class FullStackSettings:
         choices=("default", "full", "smoke"),
     )
     data_dir: str = setting("", "Folder with mri/ and multisite/ files, for --cohort=measured")
-    seed: int = setting(0, "Seed of the cohort, the initial weights and the training")
+    seed: int = setting(0, "Seed of the cohort, the initial weights and the training", least=0)
     # Cohort.
     sites: int = setting(5, "Number of simulated sites", above=0)
     patients_per_site: int = setting(10, "Mean number of simulated patients at a site", above=0)
     slices: int = setting(4, "Slices of a simulated patient", above=0)
-    image_size: int = setting(64, "Matrix size of the simulated images", above=0)
+    image_size: int = setting(64, "Matrix size of the simulated images", least=16)
     acceleration: float = setting(4.0, "Undersampling factor of the k-space lines", least=1)
     masks_per_slice: int = setting(6, "Training masks drawn for each measured slice", above=0)
     # Federation.
@@ -202,11 +202,28 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
         base = changed(base, **kept)
     check_federation(settings.federation, base.federation)
     check_method(settings.federation)
+    check_needs(settings, base, _NEEDS)
     _check(settings)
     return settings
 
 
+# Flags that have an effect only together with others: (flag, what it needs, whether that is so).
+_NEEDS = (
+    *((name, "--cohort=simulated", lambda s: s.cohort == "simulated")
+      for name in ("sites", "patients_per_site", "slices", "image_size")),
+    *((name, "--cohort=measured", lambda s: s.cohort == "measured")
+      for name in ("masks_per_slice", "matrix", "shrink")),
+    *((name, "--dp_batch_size and no such flag", lambda s: not s.federation.dp_epsilon)
+      for name in ("batch_size", "finetune_batch_size")),
+    ("learn_coil_maps", "--modality=mri", lambda s: s.modality == "mri"),
+)  # fmt: skip
+
+
 def _check(settings: FullStackSettings) -> None:
+    for name in ("pools", "finetune_pools"):
+        if settings.cohort == "simulated" and 2 ** getattr(settings, name) > settings.image_size:
+            expected = f"poolings that leave a pixel of --image_size={settings.image_size}"
+            raise FlagError(name, expected, getattr(settings, name))
     if settings.shrink not in (1, 2, 4):
         raise FlagError("shrink", "1, 2 or 4", settings.shrink)
     if settings.cohort == "measured" and not settings.data_dir:

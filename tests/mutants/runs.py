@@ -28,6 +28,15 @@ _QUALITY = in_file(
 )
 
 MUTANTS = (
+    *in_file(
+        "experiments/pipeline/settings.py",
+        # Flags of measured data change nothing in simulated cohorts, without a word.
+        (
+            "check_needs(settings, base, _NEEDS)",
+            "pass",
+            "tests/experiments/test_settings.py::test_values_out_of_range_name_the_flag",
+        ),
+    ),
     *_QUALITY,
     *in_file(
         "fedrecon/runtime/checkpoint.py",
