@@ -74,7 +74,8 @@ def test_the_full_stack_builds_the_algorithm_that_flags_name():
     assert private.client.batching is not None and plain.client.batching is None
     examples, valid = jax.tree.map(lambda x: x[1], (CLIENTS.examples, CLIENTS.valid))
     index, _ = private.client.batching(examples, jnp.asarray(valid), jax.random.key(0))
-    assert index.shape == (1, 2 * 8 + 4)
+    # Two epochs of a Poisson batch each, padded.
+    assert index.shape == (2, 2 * 8 + 4)
     # Clients keep Adam's state from round to round.
     assert jax.tree.leaves(private.client.init(TASK.init(None)).optimizer)
 
