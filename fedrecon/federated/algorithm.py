@@ -31,6 +31,7 @@ class Batches(NamedTuple):
       frozen: `Variables` of the leaves that are never trained (None elsewhere); None if there are none.
       validation: the client's validation split, a dict of arrays (examples, ...) with its mask under
         ``"valid"``; None without one.
+      answer: what the reducer has answered this client, as in `Reducer.answer`.
     """
 
     examples: Batch
@@ -42,6 +43,7 @@ class Batches(NamedTuple):
     public: PyTree = ()
     frozen: Variables | None = None
     validation: Batch | None = None
+    answer: PyTree = ()
 
     def take(self, index: jax.Array, valid: jax.Array) -> Batch:
         """Returns the batch at ``index`` (batch,) with its mask under the key ``"valid"``."""
@@ -180,6 +182,7 @@ class RoundState(NamedTuple):
       client_channel: client states of the channel, leaves (clients, ...).
       private: `Variables` of the private leaves (None elsewhere), leaves (clients, ...).
       history: what the server remembers of each client, leaves (clients,).
+      answers: what the reducer has answered each client, leaves (clients, ...).
     """
 
     round: jax.Array
@@ -192,6 +195,7 @@ class RoundState(NamedTuple):
     client_channel: PyTree
     private: Variables
     history: History
+    answers: PyTree = ()
 
 
 class RoundInfo(NamedTuple):

@@ -29,9 +29,10 @@ from fedrecon.federated.clients import (
 from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
-from fedrecon.federated.server import channel_broadcast, remember, server_step
+from fedrecon.federated.server import channel_broadcast, first_answer, remember, server_step
 from fedrecon.federated.trees import (
     along,
+    finite_rows,
     partition,
     select,
     split_frozen,
@@ -68,6 +69,7 @@ def init_state(
             client=stack(state.client),
             client_channel=stack(state.client_channel),
             private=stack(state.private),
+            answers=stack(state.answers),
         )
 
     return jax.jit(build, out_shardings=_state_shardings(mesh, clients))(variables)
@@ -88,6 +90,7 @@ def initial_state(
     shared, private = partition(variables, algorithm.share_mask)
     exchange = algorithm.exchange.init(variables)
     client = algorithm.client.init(variables)
+    answers = first_answer(algorithm, variables)
     batching = algorithm.client.batching or choose_batching(None, 1, None, 1)
     received = (variables, algorithm.exchange.broadcast(exchange))
     key = jax.random.key(0)
@@ -96,7 +99,9 @@ def initial_state(
     def probe(row, frozen):
         if frozen is not None and row.frozen is None:
             row = row._replace(frozen=frozen)
-        turn = client_turn(algorithm, batching, received, ClientRows(client, (), private), row, context)
+        turn = client_turn(
+            algorithm, batching, received, ClientRows(client, (), private, answers), row, context
+        )
         return turn.upload
 
     upload = jax.eval_shape(probe, row, frozen)
@@ -117,6 +122,7 @@ def initial_state(
             jnp.full(clients, -1, jnp.int32),
             jnp.full(clients, jnp.inf, jnp.float32),
         ),
+        answers=answers,
     )
 
 
@@ -268,12 +274,14 @@ class Cohort(NamedTuple):
 
 def client_states(state: RoundState) -> ClientRows:
     """What stays at clients, of a state."""
-    return ClientRows(state.client, state.client_channel, state.private)
+    return ClientRows(state.client, state.client_channel, state.private, state.answers)
 
 
 def with_client_states(state: RoundState, rows: ClientRows) -> RoundState:
     """The state with other rows of what stays at clients."""
-    return state._replace(client=rows.client, client_channel=rows.channel, private=rows.private)
+    return state._replace(
+        client=rows.client, client_channel=rows.channel, private=rows.private, answers=rows.answer
+    )
 
 
 def cohort_round(
@@ -337,10 +345,13 @@ def cohort_round(
     state, applied, decode_info = server_step(algorithm, state, reduction.upload, gathered, server_context)
     if algorithm.reduce is not None:
         state = state._replace(reduce=select(applied, reduction.state, state.reduce))
+    if algorithm.reduce is not None and algorithm.reduce.answer is not None:
+        rows = rows._replace(answer=finite_rows(reduction.answers, before.answer))
     kept = included & applied
     rows = jax.tree.map(lambda new, old: jnp.where(along(kept, new), new, old), rows, before)
     client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
-    down = bytes_down(algorithm, state.variables, payload, channel_payload)
+    answer = jax.tree.map(lambda x: x[0], before.answer)
+    down = bytes_down(algorithm, state.variables, payload, channel_payload, answer)
     info = RoundInfo(
         metrics=jax.tree.map(jnp.sum, client_metrics),
         client_metrics=client_metrics,
@@ -385,4 +396,4 @@ PER_CLIENT_INFO = (
 def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
     server: Any = NamedSharding(mesh, P())
     stacked: Any = client_sharding(mesh, clients)
-    return RoundState(*(server,) * 6, stacked, stacked, stacked, stacked)
+    return RoundState(*(server,) * 6, stacked, stacked, stacked, stacked, stacked)

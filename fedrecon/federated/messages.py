@@ -144,12 +144,14 @@ class Reduction(NamedTuple):
       state: the reducer's state after the round.
       flagged: bool (rows,), clients that it leaves out altogether; None for nobody. They count as excluded.
       info: pytree of arrays for the report, such as a dict.
+      answers: with `Reducer.answer`, a pytree of leaves (rows, ...): what each client is answered.
     """
 
     upload: Upload
     state: PyTree = ()
     flagged: jax.Array | None = None
     info: PyTree = {}  # noqa: RUF012
+    answers: PyTree = ()
 
 
 class Reducer(NamedTuple):
@@ -160,11 +162,15 @@ class Reducer(NamedTuple):
       reduce: ``reduce(uploads, included, state, context) -> Reduction``, with leaves (rows, ...) times weight
         and ``included`` (rows,) bool.
       linear: whether it is a function of sums over clients, so that a secure sum can feed it.
+      answer: ``answer(variables) -> answer``, what a client finds in `Batches.answer` until the reducer has
+        answered it; None for a reducer without ``Reduction.answers``. A client keeps its answer until the
+        next one, which comes of an applied round that it took part in and is finite.
     """
 
     init: Callable[[Upload], PyTree]
     reduce: Callable[[Upload, jax.Array, PyTree, Context], Reduction]
     linear: bool = False
+    answer: Callable[[Variables], PyTree] | None = None
 
 
 def stateless(function: Callable[[Upload, jax.Array], Any]) -> Reducer:

@@ -48,6 +48,13 @@ def server_step(
     return state, applied, info
 
 
+def first_answer(algorithm: FederatedAlgorithm, variables: Variables) -> PyTree:
+    """What a client finds in place of the reducer's answer before there is one; () without answers."""
+    if algorithm.reduce is None or algorithm.reduce.answer is None:
+        return ()
+    return algorithm.reduce.answer(variables)
+
+
 def channel_broadcast(channel: Channel, state: PyTree) -> PyTree:
     """What the channel's server end sends to the clients; () where it sends nothing."""
     return () if channel.broadcast is None else channel.broadcast(state)

@@ -60,11 +60,11 @@ def _of_one_client(
     everyone = jnp.ones(clients, bool)
     key = jax.random.key(0)
     context = Context(jnp.int32(0), key, jnp.int32(0), common=key, invited=everyone)
-    own = ClientRows(state.client, state.client_channel, state.private)
+    own = ClientRows(state.client, state.client_channel, state.private, state.answers)
     turn = client_turn(algorithm, batching, (state.variables, payload), own, row, context)
     encoded, _, _ = algorithm.channel.encode(
         turn.upload, state.client_channel, context._replace(broadcast=channel_payload)
     )
     up = bytes_up(algorithm.channel, turn, encoded)
-    down = bytes_down(algorithm, state.variables, payload, channel_payload)
+    down = bytes_down(algorithm, state.variables, payload, channel_payload, state.answers)
     return RoundBytes(up, down, nbytes(turn.gathered))

@@ -164,6 +164,12 @@ def all_finite(tree: PyTree) -> jax.Array:
     return jnp.stack(checks).all() if checks else jnp.bool_(True)
 
 
+def finite_rows(new: PyTree, old: PyTree) -> PyTree:
+    """Rows of ``new`` that are finite, and those of ``old`` in place of the others."""
+    finite = jax.vmap(all_finite)(new)
+    return jax.tree.map(lambda x, y: jnp.where(along(finite, x), x, y).astype(y.dtype), new, old)
+
+
 def finite_after_weighting(
     norm: jax.Array, delta: PyTree, message: PyTree, own: PyTree, weight: jax.Array
 ) -> jax.Array:

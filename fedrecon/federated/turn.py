@@ -33,6 +33,7 @@ class ClientRows(NamedTuple):
     client: PyTree
     channel: PyTree
     private: Variables
+    answer: PyTree = ()
 
 
 def choose_batching(
@@ -122,6 +123,7 @@ def client_turn(
         public=row.public,
         frozen=row.frozen,
         validation=row.validation,
+        answer=own.answer,
     )
     if algorithm.schedule is not None:
         work = algorithm.schedule(context)
@@ -181,7 +183,7 @@ def star_turn(
     }
     if algorithm.reduce is not None:
         record["upload"] = encoded
-    return sums, ClientRows(turn.result.client_state, channel, private), record
+    return sums, ClientRows(turn.result.client_state, channel, private, own.answer), record
 
 
 def bytes_up(channel: Channel, turn: Turn, encoded: Upload) -> int:
@@ -193,10 +195,14 @@ def bytes_up(channel: Channel, turn: Turn, encoded: Upload) -> int:
 
 
 def bytes_down(
-    algorithm: FederatedAlgorithm, variables: Variables, payload: PyTree, channel_payload: PyTree
+    algorithm: FederatedAlgorithm,
+    variables: Variables,
+    payload: PyTree,
+    channel_payload: PyTree,
+    answer: PyTree = (),
 ) -> int:
-    """Bytes that a client receives: the shared leaves and both broadcasts."""
-    return nbytes((partition(variables, algorithm.share_mask)[0], payload, channel_payload))
+    """Bytes that a client receives: the shared leaves, both broadcasts and the reducer's answer."""
+    return nbytes((partition(variables, algorithm.share_mask)[0], payload, channel_payload, answer))
 
 
 def _validation(

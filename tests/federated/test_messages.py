@@ -18,6 +18,7 @@ from fedrecon.federated.topologies import (
     make_asynchronous_round,
 )
 from fedrecon.federated.topologies.streaming import load_from
+from fedrecon.federated.trees import finite_rows
 from fedrecon.types import Variables
 
 RATE, KEY = 0.05, jax.random.key(3)
@@ -112,6 +113,59 @@ def test_kinds_of_messages_asynchronous(fx):
         excluded += 3 - included.sum()
         assert_received(state.federation.exchange, np.bincount(info.client[included], minlength=CLIENTS))
     assert excluded
+
+
+def echoing():
+    """The sum of the uploads; every client is answered with its own change."""
+
+    def reduce(uploads, included, state, context):
+        def add(x):
+            return jnp.where(included.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(0)
+
+        answers = {"w": uploads.delta.params["w"] / uploads.weight[:, None]}
+        return Reduction(jax.tree.map(add, uploads), answers=answers)
+
+    return fl.Reducer(lambda upload: (), reduce, answer=lambda variables: {"w": jnp.ones(2)})
+
+
+def test_a_reducer_answers_each_client(fx):
+    """Steps along b - y minus the answer, against a plain loop; absent and excluded clients keep theirs."""
+    method = fl.Method(correct=lambda g, params, memory, context: {"w": g["w"] + context.batches.answer["w"]})
+    algorithm = fl.federated(
+        fx.quad, optax.sgd(RATE), method=method, reduce=echoing(), sampler=fl.uniform_clients(3)
+    )
+    data = data_of(fx, broken=True)
+    states, infos = fx.trajectory(fx.quad, algorithm, 4)(data, START)
+    w, answers = np.array(START.params["w"]), np.ones((CLIENTS, 2))
+    for number, joined in enumerate(infos.participated & ~infos.excluded):
+        changes = {}
+        for i in np.flatnonzero(joined):
+            y = w.copy()
+            for _ in range(COUNTS[i]):
+                y -= RATE * (y - np.asarray(data.examples["b"])[i, 0] + answers[i])
+            changes[i] = y - w
+        w = w + sum(COUNTS[i] * d for i, d in changes.items()) / sum(COUNTS[i] for i in changes)
+        for i, change in changes.items():
+            answers[i] = change
+        np.testing.assert_allclose(states.variables.params["w"][number], w, rtol=1e-4)
+        np.testing.assert_allclose(states.answers["w"][number], answers, rtol=1e-3, atol=1e-6)
+    assert infos.excluded.any() and (answers[BROKEN] == 1).all()
+    np.testing.assert_array_equal(infos.bytes_down, infos.participated * np.uint32(8 + 8))
+
+    load = load_from(jax.tree.map(np.asarray, data))
+    state = init_streaming(algorithm, START, load, CLIENTS)
+    with StreamingRound(algorithm, load, cohort=3, batch_size=1, epochs=1) as stream:
+        for _ in range(4):
+            state, _ = stream(state, KEY)
+    fx.assert_close(state.answers, jax.tree.map(lambda x: x[-1], states.answers), 1e-6)
+
+
+def test_answers_that_are_not_finite_are_not_given():
+    new = {"a": jnp.array([[1.0, 2.0], [jnp.nan, 1.0], [3.0, jnp.inf]]), "n": jnp.array([7, 8, 9])}
+    old = {"a": jnp.zeros((3, 2)), "n": jnp.zeros(3, jnp.int32)}
+    found = finite_rows(new, old)
+    np.testing.assert_array_equal(found["a"], [[1, 2], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(found["n"], [7, 0, 0])
 
 
 def test_control_variates_have_no_weights(fx):

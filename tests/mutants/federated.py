@@ -52,6 +52,11 @@ MUTANTS = (
         ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg_clip")),
         ("kept = included & applied", "kept = included", _NOT_APPLIED),
         (
+            "rows._replace(answer=finite_rows(reduction.answers, before.answer))",
+            "rows",
+            _F + "test_messages.py::test_a_reducer_answers_each_client",
+        ),
+        (
             'included = record["included"] & ~flagged',
             'included = record["included"]',
             _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",

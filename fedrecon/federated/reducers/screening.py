@@ -66,7 +66,7 @@ def screen(
             flagged |= reduction.flagged
         return reduction._replace(flagged=flagged)
 
-    return Reducer(inner.init, screened)
+    return Reducer(inner.init, screened, answer=inner.answer)
 
 
 def _sum(uploads: Upload, included: jax.Array) -> Upload:
