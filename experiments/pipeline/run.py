@@ -6,6 +6,7 @@ from experiments.pipeline.budgets import Budget
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
 from experiments.pipeline.components import schedule_name
 from experiments.pipeline.downstream import run_downstream, with_images
+from experiments.pipeline.federated_faults import parse_faults
 from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
 from experiments.pipeline.reconstruction import checks, run_reconstruction
 from experiments.pipeline.report import Outcome, Provenance, print_tables, write_page, write_results
@@ -104,7 +105,13 @@ def stage_budgets(settings: FullStackSettings) -> dict[str, Budget]:
 
 
 def plan_stages(settings: FullStackSettings, cohorts: Cohorts, budgets: dict[str, Budget]) -> PrivacyPlan:
-    """The privacy plan of all stages, composed where they train on the same patients."""
+    """The privacy plan of all stages, composed where they train on the same patients.
+
+    Raises:
+      FlagError: the budget of privacy cannot be met, or a fault is of no client of a stage.
+    """
+    for stage in STAGES:
+        parse_faults(settings.federation.fault, getattr(cohorts, stage).train.names)
     groups = [STAGES] if cohorts.shared_images else [(stage,) for stage in STAGES]
     data = [
         (getattr(cohorts, stages[0]).train, {stage: budgets[stage] for stage in stages}) for stages in groups

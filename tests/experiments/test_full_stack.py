@@ -30,7 +30,9 @@ def whole(environment, tmp_path_factory):
 
 
 def start(environment, workdir, *flags):
-    command = [sys.executable, "-m", "experiments.full_stack", f"--workdir={workdir}", *TINY, *flags]
+    measured = "--cohort=measured" in flags
+    tiny = [flag for flag in TINY if not (measured and flag.startswith("--image_size"))]
+    command = [sys.executable, "-m", "experiments.full_stack", f"--workdir={workdir}", *tiny, *flags]
     return subprocess.Popen(
         command,
         env=environment,

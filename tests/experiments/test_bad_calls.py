@@ -1,0 +1,132 @@
+"""Calls that cannot end well end in one line that names what was wrong, without a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Program, arguments and what the last line names; {} is a folder with the files of `folder`.
+CALLS = """
+full_stack | --rounds=0 | --rounds
+full_stack | --rounds=nan | --rounds
+full_stack | --rounds=many | --rounds
+full_stack | --preset=huge | --preset
+full_stack | --algorithm=nosuch | --algorithm
+full_stack | --seed=-1 | --seed
+full_stack | --learning_rate=nan | --learning_rate
+full_stack | --learning_rate=inf | --learning_rate
+full_stack | --dp_epsilon=-1 | --dp_epsilon
+full_stack | --image_size=8 | --image_size
+full_stack | --sites=0 | --sites
+full_stack | --roundss=3 | roundss
+full_stack | three | three
+full_stack | --flagfile={}/none | none
+full_stack | --dp_epsilon=8 --algorithm=pfedme | --dp_epsilon
+full_stack | --topology=ring --reduce=median | --reduce
+full_stack | --preset=smoke --workdir={}/file | --workdir
+full_stack | --preset=smoke --fault=nan:Nobody --workdir={}/a | --fault
+full_stack | --preset=smoke --sampler=uniform --clients_per_round=50 --workdir={}/b | --clients_per_round
+train_federated | --task=cooking | --task
+train_federated | --concentration=0.1 | --concentration
+train_federated | --algorithm=moon --task=segmentation | --algorithm
+train_federated | --sampler=uniform | --clients_per_round
+train_federated | --mixing=complete | --mixing
+train_federated | --screen_cosine=-2 | --screen_cosine
+train_federated | --clip_norm=-1 | --clip_norm
+train_federated | --parallel=fast | --parallel
+train_federated | --devices=0 | --devices
+train_federated | --methods_from={}/none.py | none.py
+train_federated | --methods_from={}/broken.py | broken.py
+train_federated | --algorithm=fedprox --fedprox.strength=-1 | strength
+train_federated | --algorithm=fedprox --fedprox.strength=nan | strength
+train_federated | --algorithm=fedprox --fedprox.nosuch=1 | nosuch
+train_federated | --algorithm=fedavg --fedprox.strength=1 | fedprox
+train_federated | --dp_epsilon=8 --algorithm=qfedavg | --dp_epsilon
+train_federated | --cohort=retina --task=segmentation --data_dir={}/none | none
+train_federated | --topology=asynchronous --fine_tune=1 --stream | --stream
+compare | --baseline=nosuch | --baseline
+compare | --methods=nosuch | --methods
+compare | --seeds=0 | --seeds
+compare | --metric=nosuch --preset=smoke --workdir={}/c | --metric
+reconstruct | | --input
+reconstruct | --input={}/none.h5 --output={}/x.h5 | none.h5
+reconstruct | --input={}/text.h5 --output={}/x.h5 | text.h5
+reconstruct | --input={}/short.h5 --output={}/x.h5 | short.h5
+reconstruct | --input={}/empty.h5 --output={}/x.h5 | empty.h5
+reconstruct | --input={}/file --output={}/x.h5 | /file
+reconstruct | --input={}/scan.h5 --output={}/x.bmp | --output
+reconstruct | --input={}/scan.h5 --output={}/none/x.h5 | --output
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --method=nosuch | --method
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --acceleration=0.5 | --acceleration
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --select=cheese=1 | --select
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --slices=7 | --slices
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --weight=-1 | --weight
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --iterations=0 | --iterations
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --water_attenuation=1 | --water_attenuation
+benchmark_quality | --masks=spiral --data={} | --masks
+benchmark_quality | --scans=nobody --data={} | --scans
+benchmark_quality | --accelerations=1 --data={} | --accelerations
+inspect_file | | file
+inspect_file | {}/none.h5 | none.h5
+inspect_file | {}/text.h5 | text.h5
+inspect_file | {}/short.h5 | short.h5
+simulate_cohort | | --output
+simulate_cohort | --output={}/d --sites=0 | --sites
+simulate_cohort | --output={}/d --label_skew=2 | label_skew
+simulate_cohort | --output={}/d --size=4 | --size
+simulate_cohort | --output={}/file | /file
+methods | --methods_from={}/none.py | none.py
+methods | --survey=7 | survey
+tomography_figures | --output_dir={}/none | --output_dir
+operator_figures | --output_dir={}/none | --output_dir
+"""
+DATA_SCRIPTS = {"inspect_file", "simulate_cohort"}
+TRAINING = {"full_stack", "train_federated", "compare"}
+
+
+def folder(path):
+    """Files that are no measurements, and one that is."""
+    (path / "file").write_text("a file where folders are expected")
+    (path / "text.h5").write_text("no HDF5")
+    (path / "broken.py").write_text("def (:\n")
+    h5py.File(path / "empty.h5", "w").close()
+    with h5py.File(path / "scan.h5", "w") as file:
+        file["kspace"] = np.ones((1, 2, 24, 20), np.complex64)
+    (path / "short.h5").write_bytes((path / "scan.h5").read_bytes()[:900])
+    return path
+
+
+@pytest.mark.slow
+def test_bad_calls_end_in_one_line_that_names_what_was_wrong(tmp_path):
+    place = str(folder(tmp_path))
+    rows = [[part.strip() for part in line.split("|")] for line in CALLS.strip().splitlines()]
+    assert len(rows) >= 60
+    calls = []
+    for program, arguments, _ in rows:
+        if program in TRAINING and "--workdir" not in arguments:
+            arguments += " --workdir={}/run"
+        package = "data_scripts" if program in DATA_SCRIPTS else "experiments"
+        calls.append((f"{package}.{program}", arguments.replace("{}", place).split()))
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.experiments.call_programs"],
+        input=json.dumps(calls),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )
+    assert run.returncode == 0, run.stderr
+    wrong = []
+    for (program, arguments, named), (status, output) in zip(rows, json.loads(run.stdout), strict=True):
+        lines = output.strip().splitlines()
+        line = lines[-1] if lines else ""
+        if status in (0, 130) or status < 0 or "Traceback" in output or named not in line or len(lines) > 2:
+            wrong.append(f"{program} {arguments}: status {status}, expected {named!r} in:\n{output[-800:]}")
+    assert not wrong, "\n\n".join(wrong)
