@@ -103,7 +103,7 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
     files = [(tmp_path / name / "results.json").read_bytes() for name in ("whole", "halves")]
     assert files[0] == files[1]
     logs = [
-        [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(tmp_path / d / "metrics.jsonl")]
+        [{k: v for k, v in r.items() if "seconds" not in k} for r in read_log(tmp_path / d / "metrics.jsonl")]
         for d in ("whole", "halves")
     ]
     assert logs[0] == logs[1] and len(logs[0]) == 3
@@ -182,7 +182,7 @@ def test_room_for_more_examples_changes_no_result(tmp_path):
     settings = changed(TINY, rounds=1)
     data = load_data(settings)
     results, _ = train(tmp_path / "as it is", settings)
-    padded = pad_examples(data, data.train.valid.shape[1] + 3, data.test.valid.shape[1] + 2)
+    padded = pad_examples(data, train=data.train.valid.shape[1] + 3, test=data.test.valid.shape[1] + 2)
     wider, _ = train(tmp_path / "padded", settings, data=padded)
     for client, scores in results.own.items():
         np.testing.assert_allclose(list(scores.values()), list(wider.own[client].values()), rtol=1e-5)
