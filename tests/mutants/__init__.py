@@ -3,7 +3,7 @@
 `python -m tests.mutants` applies them one by one to a copy of the project and runs their tests.
 """
 
-from tests.mutants import ct, data, federated, learning, methods, mri, operators, runs
+from tests.mutants import ct, data, federated, formats, learning, methods, mri, operators, runs
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -11,6 +11,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *mri.MUTANTS,
     *ct.MUTANTS,
     *data.MUTANTS,
+    *formats.MUTANTS,
     *learning.MUTANTS,
     *federated.MUTANTS,
     *methods.MUTANTS,

@@ -249,17 +249,17 @@ _CLASSICAL = in_file(
     (
         "if method.maps and min(block) < smallest:",
         "if method.maps and not min(block):",
-        "tests/experiments/test_reconstruct.py::test_a_center_too_small_for_coil_maps_is_refused_or_named",
+        "tests/experiments/test_reconstruct_views.py::test_a_center_too_small_for_coil_maps_is_refused_or_named",
     ),
     (
         "(np.asarray(mask) > 0) & measurement.mask",
         "np.broadcast_to(np.asarray(mask) > 0, measurement.mask.shape)",
-        "tests/experiments/test_reconstruct.py::test_padding_is_neither_measured_nor_counted",
+        "tests/experiments/test_reconstruct_views.py::test_padding_is_neither_measured_nor_counted",
     ),
     (
         "operators.NUFFT(k[index] if k.ndim == 3 else k, measurement.image_shape)",
         "operators.NUFFT(k[0] if k.ndim == 3 else k, measurement.image_shape)",
-        "tests/experiments/test_reconstruct.py::test_slices_with_their_own_spokes_are_reconstructed_with_them",
+        "tests/experiments/test_reconstruct_views.py::test_slices_with_their_own_spokes_are_reconstructed_with_them",
     ),
     (
         "key=lambda block: (min(block), block[0] * block[1]))",

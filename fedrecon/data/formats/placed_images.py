@@ -106,9 +106,9 @@ def write_dicom(
         raise ArgumentError("affine", "rows at right angles to columns", affine[:3, :2].tolist())
     contents = _files(images, affine, modality, rescale_type, description, placed)
     path = Path(path)
-    strangers = [p.name for p in path.iterdir() if not _NAME.fullmatch(p.name)] if path.is_dir() else []
-    if strangers:
-        raise ArgumentError("path", "no other files in a folder that is replaced", strangers[0])
+    others = [p.name for p in path.iterdir() if not _NAME.fullmatch(p.name)] if path.is_dir() else []
+    if others:
+        raise ArgumentError("path", "no other files in a folder that is replaced", others[0])
     if len(contents) == 1 and not path.is_dir():
         write_atomically(path, contents[0])
         return

@@ -42,7 +42,7 @@ def _are_holes(kspace: np.ndarray, zeros: np.ndarray) -> bool:
     parts = np.maximum(np.abs(kspace.real), np.abs(kspace.imag))
     step = parts[parts > 0].min()
     size = parts.max(1)
-    around = np.zeros_like(size)
-    around[:, 1:] = size[:, :-1]
-    around[:, :-1] = np.maximum(around[:, :-1], size[:, 1:])
-    return bool((around[zeros] > _STEPS * step).mean() > _STRONG)
+    neighbors = np.zeros_like(size)
+    neighbors[:, 1:] = size[:, :-1]
+    neighbors[:, :-1] = np.maximum(neighbors[:, :-1], size[:, 1:])
+    return bool((neighbors[zeros] > _STEPS * step).mean() > _STRONG)
