@@ -37,7 +37,7 @@ _SELECTORS = (
     "ConvolutionKernel",
     "ContrastBolusAgent",
 )
-# Degrees below which the direction of the slices is that of their normal but for rounding.
+# Degrees below which the direction of the slices is that of their normal apart from rounding.
 _UPRIGHT = 0.05
 
 

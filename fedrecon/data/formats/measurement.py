@@ -41,7 +41,7 @@ class Measurement:
       crop_shape: (height, width) of the middle of the image that is to be shown.
       pixel_size: in mm along (slices, rows, columns); None when the file does not know.
       affine: (4, 4) from the index (column, row, slice, 1) of the images cropped to ``crop_shape`` to mm in
-        the patient, as of `RawMeasurement`; None when the file does not know.
+        the patient, as in `RawMeasurement`; None when the file does not know.
       readout: samples of a readout, which follow each other in ``trajectory``; None for Cartesian sampling.
       notes: what was done to the data, in words.
     """
