@@ -195,8 +195,12 @@ def make_algorithm(
         arguments["represent"] = represent
     if not chosen.pooled and "sampler" not in chosen.fixes:
         arguments["sampler"] = make_sampler(settings, train)
-    if "weighting" not in fixed_flags(chosen) and settings.weighting != "default":
-        arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
+    # Sizes count once: in who is drawn, or in the mean.
+    weighting = (
+        "equal" if (settings.weighting, settings.sampler) == ("default", "weighted") else settings.weighting
+    )
+    if "weighting" not in fixed_flags(chosen) and weighting != "default":
+        arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[weighting]
     if (reduce := make_reducer(settings)) is not None:
         check_reducer(settings, train.clients)
         arguments["reduce"] = reduce

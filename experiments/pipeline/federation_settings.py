@@ -61,7 +61,9 @@ class FederationSettings:
         0.0, "Largest l2 norm of a client's update, longer ones are scaled down to it; 0 is no bound", least=0
     )
     weighting: str = setting(
-        "default", "Weights of the clients in the mean; default is the algorithm's own", choices=WEIGHTINGS
+        "default",
+        "Weights of the clients in the mean; default is the algorithm's own, equal with --sampler=weighted",
+        choices=WEIGHTINGS,
     )
     server_optimizer: str = setting(
         "default",

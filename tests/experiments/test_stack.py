@@ -21,6 +21,7 @@ from experiments.pipeline.training import Execution, Stage, train_stage
 from fedrecon import Task, Variables
 from fedrecon.data import stack_clients
 from fedrecon.errors import ArgumentError
+from fedrecon.federated import History
 from fedrecon.runtime import Workdir, read_log
 
 WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5)
@@ -78,6 +79,20 @@ def test_the_full_stack_builds_the_algorithm_that_flags_name():
     assert index.shape == (2, 2 * 8 + 4)
     # Clients keep Adam's state from round to round.
     assert jax.tree.leaves(private.client.init(TASK.init(None)).optimizer)
+
+
+def test_sizes_count_once_where_clients_are_drawn_by_size():
+    """Every client jumps to its own mean: over many draws the model's mean is near that of all examples."""
+    counts, means = np.array([6.0, 8.0, 5.0]), np.array([0.0, 1.0, 0.0])
+    settings = FederationSettings(sampler="weighted", clients_per_round=1)
+    algorithm = make_algorithm(settings, BUDGET, TASK, CLIENTS)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    history = History(jnp.zeros(3, jnp.int32), jnp.full(3, -1, jnp.int32), jnp.full(3, jnp.inf))
+    drawn = np.asarray(jax.vmap(lambda key: algorithm.sampler(key, jnp.int32(0), history))(keys))
+    assert (drawn * means).sum(1).mean() == pytest.approx(8 / 19, abs=0.03)
+    for weighting, expected in (("default", np.ones(3)), ("examples", counts)):
+        algorithm = make_algorithm(changed(settings, weighting=weighting), BUDGET, TASK, CLIENTS)
+        np.testing.assert_array_equal(algorithm.weighting(jnp.asarray(counts), None), expected)
 
 
 def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):

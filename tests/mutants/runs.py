@@ -321,6 +321,14 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/algorithms.py",
+        (
+            '"equal" if (settings.weighting, settings.sampler)',
+            '"examples" if (settings.weighting, settings.sampler)',
+            "tests/experiments/test_stack.py::test_sizes_count_once_where_clients_are_drawn_by_size",
+        ),
+    ),
+    *in_file(
         "experiments/pipeline/federated_faults.py",
         (
             "counted & (steps < expected)",
