@@ -89,7 +89,12 @@ def test_unlike_clients_are_screened_by_norm(fx):
 @functools.cache
 def compiled(reduce, norm_factor, min_cosine):
     screen = fl.reducers.screen(reduce, norm_factor=norm_factor, min_cosine=min_cosine)
-    return jax.jit(lambda uploads, included: screen.reduce(uploads, included, (), None)[::2])
+
+    def both(uploads, included):
+        reduction = screen.reduce(uploads, included, (), None)
+        return reduction.upload, reduction.flagged
+
+    return jax.jit(both)
 
 
 def screened(updates, weights=None, reduce=None, norm_factor=10.0, min_cosine=None):
