@@ -82,6 +82,18 @@ def test_oblique_upright_slices_are_not_called_tilted(digits, tmp_path):
     np.testing.assert_array_equal(series.values[:, 0, 0], [-800, -600, -1000])
 
 
+def test_rounding_of_thin_slices_is_no_tilt(tmp_path):
+    """Two slices 0.7 mm apart, the second a tenth of a millimeter beside the normal as written."""
+    write_stack(tmp_path, [(0, 0, 0), ("0.1", "0.0", "0.7")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_dicom_slices(tmp_path).tilt > 5
+    (tmp_path / "tilted").mkdir()
+    write_stack(tmp_path / "tilted", [(0, 0, 0), ("0.3", "0.0", "0.7")])
+    with pytest.warns(UserWarning, match="gantry tilt"):
+        read_dicom_slices(tmp_path / "tilted")
+
+
 def test_two_phases_are_told_apart_and_selected(tmp_path):
     places = [(-10, -20, 2.5 * (k % 4)) for k in range(8)]
     write_stack(tmp_path, places, AcquisitionNumber=[1] * 4 + [2] * 4)

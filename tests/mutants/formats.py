@@ -212,7 +212,7 @@ MUTANTS = (
         (
             "beside > 2 * _last_digit(frames)",
             "beside > 0",
-            _DICOM + "oblique_upright_slices_are_not_called_tilted",
+            _DICOM + "rounding_of_thin_slices_is_no_tilt",
         ),
         ("0.2 * length)", "0.3 * length)", _DICOM + "rounding_does_not_hide_a_missing_slice"),
         (

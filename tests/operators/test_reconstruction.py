@@ -121,6 +121,8 @@ def test_a_tolerance_ends_a_run_whose_scatter_never_ends(normal):
     fixed, fixed_info = solve(key, None, int(info.iterations))
     np.testing.assert_allclose(fixed, x, atol=1e-6)
     assert not fixed_info.converged and fixed_info.iterations == info.iterations
+    _, last = solve(key, 1e-2, int(info.iterations))
+    assert last.converged and last.iterations == info.iterations
     _, bounded = solve(key, 1e-9, 5)
     assert not bounded.converged and bounded.iterations == 5
     # Of denoising, every step gives the threshold of one shift: all 64 of them have this mean.

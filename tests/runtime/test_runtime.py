@@ -242,6 +242,7 @@ def test_training_interrupted_in_a_round_equals_uninterrupted(tmp_path):
         for name in ("whole", "parts")
     )
     assert whole == parts and [r for r, _ in whole] == list(range(1, 8))
+    assert int(_train(tmp_path / "once", 7, rounds_per_dispatch=9)["round"]) == 7
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
