@@ -41,7 +41,7 @@ def test_every_round_is_scored_at_every_site(whole):
 
 
 def test_patience_ends_a_training_and_keeps_its_best_round(whole, tmp_path, monkeypatch):
-    """The model is bit for bit that of a training of so many rounds; what is finished stays so."""
+    """The model is bit for bit that of a training of as many rounds, and a finished one stays finished."""
     curve = mean_curve(whole[2])
     best = next(n for n in range(11) if curve[n + 1] > curve[n] and curve[n + 2] > curve[n]) + 1
     waiting = changed(SETTINGS, patience=2)

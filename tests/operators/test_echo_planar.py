@@ -126,7 +126,7 @@ def test_wrong_arguments_are_refused_by_name():
     "name", ["02_03_ro_dur_1200_pe0", "02_12_ro_dur_240_pe0", "04_03_ramp_sampling_epi_96x96_pe0"]
 )
 def test_delays_of_a_measured_phantom(measured_data, name):
-    """Estimated otherwise by whoever prepared the file: where the slope of the phase vanishes."""
+    """Against the estimate stored in the file, made in another way: where the slope of the phase vanishes."""
     with h5py.File(measured_data("mri/epi_trio.h5")) as file:
         entry = file[name]
         lines = entry["kspace"][()].transpose(0, 2, 1)
