@@ -345,6 +345,12 @@ def cohort_round(
     state, applied, decode_info = server_step(algorithm, state, reduction.upload, gathered, server_context)
     if algorithm.reduce is not None:
         state = state._replace(reduce=select(applied, reduction.state, state.reduce))
+    if (
+        algorithm.reduce is not None
+        and algorithm.reduce.answer is None
+        and jax.tree.leaves(reduction.answers)
+    ):
+        raise ArgumentError("reduce.answer", "a first answer of a reducer that answers clients", None)
     if algorithm.reduce is not None and algorithm.reduce.answer is not None:
         rows = rows._replace(answer=finite_rows(reduction.answers, before.answer))
     kept = included & applied

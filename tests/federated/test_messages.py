@@ -160,6 +160,12 @@ def test_a_reducer_answers_each_client(fx):
     fx.assert_close(state.answers, jax.tree.map(lambda x: x[-1], states.answers), 1e-6)
 
 
+def test_answers_without_a_first_one_are_refused(fx):
+    algorithm = fl.federated(fx.quad, optax.sgd(RATE), reduce=echoing()._replace(answer=None))
+    with pytest.raises(ValueError, match="reduce.answer: expected a first answer"):
+        fx.trajectory(fx.quad, algorithm, 1)(data_of(fx), START)
+
+
 def test_answers_that_are_not_finite_are_not_given():
     new = {"a": jnp.array([[1.0, 2.0], [jnp.nan, 1.0], [3.0, jnp.inf]]), "n": jnp.array([7, 8, 9])}
     old = {"a": jnp.zeros((3, 2)), "n": jnp.zeros(3, jnp.int32)}
