@@ -29,10 +29,9 @@ from fedrecon.federated.clients import (
 from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
-from fedrecon.federated.server import channel_broadcast, first_answer, remember, server_step
+from fedrecon.federated.server import answered, channel_broadcast, first_answer, remember, server_step
 from fedrecon.federated.trees import (
     along,
-    finite_rows,
     partition,
     select,
     split_frozen,
@@ -345,14 +344,7 @@ def cohort_round(
     state, applied, decode_info = server_step(algorithm, state, reduction.upload, gathered, server_context)
     if algorithm.reduce is not None:
         state = state._replace(reduce=select(applied, reduction.state, state.reduce))
-    if (
-        algorithm.reduce is not None
-        and algorithm.reduce.answer is None
-        and jax.tree.leaves(reduction.answers)
-    ):
-        raise ArgumentError("reduce.answer", "a first answer of a reducer that answers clients", None)
-    if algorithm.reduce is not None and algorithm.reduce.answer is not None:
-        rows = rows._replace(answer=finite_rows(reduction.answers, before.answer))
+    rows = rows._replace(answer=answered(algorithm, reduction.answers, before.answer))
     kept = included & applied
     rows = jax.tree.map(lambda new, old: jnp.where(along(kept, new), new, old), rows, before)
     client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
 from fedrecon.federated.messages import Channel, Context, Message, Upload
-from fedrecon.federated.trees import all_finite, divide, largest, merge, partition, select
+from fedrecon.federated.trees import all_finite, divide, finite_rows, largest, merge, partition, select
 from fedrecon.types import Metrics, PyTree, Variables
 
 
@@ -53,6 +54,19 @@ def first_answer(algorithm: FederatedAlgorithm, variables: Variables) -> PyTree:
     if algorithm.reduce is None or algorithm.reduce.answer is None:
         return ()
     return algorithm.reduce.answer(variables)
+
+
+def answered(algorithm: FederatedAlgorithm, answers: PyTree, before: PyTree) -> PyTree:
+    """The reducer's answers to clients, those before in place of what is not finite.
+
+    Raises:
+      ArgumentError: the reducer answers, and says nothing of what clients find before.
+    """
+    if algorithm.reduce is None or algorithm.reduce.answer is None:
+        if jax.tree.leaves(answers):
+            raise ArgumentError("reduce.answer", "a first answer of a reducer that answers clients", None)
+        return before
+    return finite_rows(answers, before)
 
 
 def channel_broadcast(channel: Channel, state: PyTree) -> PyTree:

@@ -162,7 +162,7 @@ def test_a_reducer_answers_each_client(fx):
 
 def test_answers_without_a_first_one_are_refused(fx):
     algorithm = fl.federated(fx.quad, optax.sgd(RATE), reduce=echoing()._replace(answer=None))
-    with pytest.raises(ValueError, match="reduce.answer: expected a first answer"):
+    with pytest.raises(ValueError, match=r"reduce\.answer: expected a first answer"):
         fx.trajectory(fx.quad, algorithm, 1)(data_of(fx), START)
 
 

@@ -52,7 +52,7 @@ MUTANTS = (
         ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg_clip")),
         ("kept = included & applied", "kept = included", _NOT_APPLIED),
         (
-            "rows._replace(answer=finite_rows(reduction.answers, before.answer))",
+            "rows._replace(answer=answered(algorithm, reduction.answers, before.answer))",
             "rows",
             _F + "test_messages.py::test_a_reducer_answers_each_client",
         ),
