@@ -19,8 +19,8 @@ from fedrecon.data.formats import lines as sorting
 from fedrecon.data.formats.echo_planar import correct_lines
 from fedrecon.data.formats.geometry import image_geometry
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5
-from fedrecon.data.formats.ismrmrd import parse_ismrmrd_header
-from fedrecon.data.formats.lines import COUNTERS, Line, place_lines, place_spokes, sort_lines
+from fedrecon.data.formats.ismrmrd import ISMRMRDHeader, parse_ismrmrd_header
+from fedrecon.data.formats.lines import COUNTERS, Line, Scan, place_lines, place_spokes, sort_lines
 from fedrecon.errors import ArgumentError
 
 NOISE, CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
@@ -118,21 +118,7 @@ def read_ismrmrd(
         if header.trajectory not in ("cartesian", "epi"):
             expected = f"acquisitions with the trajectory that the header calls {header.trajectory!r}"
             raise DataError(path, key, expected, "acquisitions without trajectory")
-        scan, notes = correct_lines(scan, header)
-        placed = place_lines(scan, header, remove_oversampling)
-        return RawMeasurement(
-            kspace=placed.kspace,
-            image_shape=placed.kspace.shape[2:],
-            mask=placed.mask,
-            calibration=placed.calibration,
-            calibration_separate=placed.calibration_separate,
-            noise=scan.noise,
-            field_of_view=placed.field_of_view,
-            crop_shape=placed.crop_shape,
-            affine=placed.affine,
-            header_xml=xml,
-            notes=notes,
-        )
+        return cartesian_measurement(scan, header, remove_oversampling, xml=xml)
     if any(sorting.IMAGING not in line.roles for line in scan.calibration):
         raise DataError(path, key, "no separate calibration with a trajectory", "some")
     kspace, trajectory, distance = place_spokes(scan, header.recon.matrix[2] > 1)
@@ -147,6 +133,43 @@ def read_ismrmrd(
         noise=scan.noise,
         field_of_view=voxel and (voxel[2] * matrix[2], voxel[0] * x, voxel[1] * y),
         header_xml=xml,
+    )
+
+
+def cartesian_measurement(
+    scan: Scan,
+    header: ISMRMRDHeader,
+    remove_oversampling: bool,
+    *,
+    train: bool = False,
+    xml: str | None = None,
+) -> RawMeasurement:
+    """The measurement of sorted lines on a Cartesian grid, corrected and placed.
+
+    Args:
+      scan: its lines.
+      header: of its encoding.
+      remove_oversampling: see `read_ismrmrd`.
+      train: see `correct_lines`.
+      xml: text of the file's header.
+
+    Raises:
+      DataError: as `correct_lines` and `place_lines`.
+    """
+    scan, notes = correct_lines(scan, header, train)
+    placed = place_lines(scan, header, remove_oversampling)
+    return RawMeasurement(
+        kspace=placed.kspace,
+        image_shape=placed.kspace.shape[2:],
+        mask=placed.mask,
+        calibration=placed.calibration,
+        calibration_separate=placed.calibration_separate,
+        noise=scan.noise,
+        field_of_view=placed.field_of_view,
+        crop_shape=placed.crop_shape,
+        affine=placed.affine,
+        header_xml=xml,
+        notes=notes,
     )
 
 

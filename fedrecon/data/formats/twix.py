@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.data.formats.echo_planar import correct_lines
 from fedrecon.data.formats.hdf5 import DataError
 from fedrecon.data.formats.ismrmrd import EncodingSpace, ISMRMRDHeader
-from fedrecon.data.formats.ismrmrd_files import RawMeasurement
+from fedrecon.data.formats.ismrmrd_files import RawMeasurement, cartesian_measurement
 from fedrecon.data.formats.lines import (
     CALIBRATION,
     COUNTERS,
@@ -22,7 +21,6 @@ from fedrecon.data.formats.lines import (
     NOISE,
     REFERENCE,
     Line,
-    place_lines,
     sort_lines,
 )
 from fedrecon.errors import ArgumentError
@@ -84,19 +82,7 @@ def read_twix(
     headers, lines, train = read_twix_lines(path)
     scan = sort_lines(path, "data", lines, select)
     header = _Protocol(path, headers).header(scan.imaging, scan.calibration)
-    scan, notes = correct_lines(scan, header, train)
-    placed = place_lines(scan, header, remove_oversampling)
-    return RawMeasurement(
-        kspace=placed.kspace,
-        image_shape=placed.kspace.shape[2:],
-        mask=placed.mask,
-        calibration=placed.calibration,
-        calibration_separate=placed.calibration_separate,
-        noise=scan.noise,
-        field_of_view=placed.field_of_view,
-        crop_shape=placed.crop_shape,
-        notes=notes,
-    )
+    return cartesian_measurement(scan, header, remove_oversampling, train=train)
 
 
 def read_twix_lines(path: str | os.PathLike) -> tuple[Mapping[str, Any], list[Line], bool]:
