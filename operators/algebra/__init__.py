@@ -10,6 +10,7 @@ from operators.algebra.arguments import (
 )
 from operators.algebra.block_diagonal import BlockDiagonal
 from operators.algebra.checks import check_adjoint, check_gradients
+from operators.algebra.diagonal import Diagonal, Identity
 from operators.algebra.differences import (
     FiniteDifferences,
     backward_difference,
@@ -28,8 +29,6 @@ from operators.algebra.dtypes import (
 )
 from operators.algebra.linear_operator import (
     Adjoint,
-    Diagonal,
-    Identity,
     LinearOperator,
     Product,
     Scaled,
