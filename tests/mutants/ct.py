@@ -11,6 +11,7 @@ _CENTER = _T + "test_rotation_center.py::test_"
 _CONVERSIONS = _T + "test_geometry_conversions.py::test_"
 _ITERATIVE = _T + "test_ct_iterative.py::test_"
 _PHANTOMS = _T + "test_phantoms.py::test_"
+_CHORDS = _T + "test_ray_integrals.py::test_rays_from_face_to_face_measure_their_path_in_a_box"
 _ELLIPSOIDS = _T + "test_ct_phantoms.py::test_"
 
 _CT = (
@@ -192,6 +193,16 @@ _CT = (
             "* (tilt * lever / geometry.source_distance)",
             _INVERSION + "fans_return_the_attenuation_of_a_disc",
         ),
+        (
+            "lever = geometry.source_distance * cos + geometry",
+            "lever = geometry.source_distance + geometry",
+            _INVERSION + "wide_fans_keep_the_attenuation_far_from_the_center",
+        ),
+        (
+            "/ distance) ** 2",
+            "/ distance)",
+            _INVERSION + "wide_fans_keep_the_attenuation_far_from_the_center",
+        ),
     ),
     *in_file(
         "operators/ct/geometry/cone.py",
@@ -244,6 +255,8 @@ _CT = (
             "width / grid.spacing, grid.pixel_size)",
             _T + "test_radon.py::test_the_gradient_is_the_adjoint_and_holds_no_scatter",
         ),
+        ("total * (grid.pixel_size * jnp.abs(inverse))", "total * jnp.abs(inverse)", _CHORDS),
+        ("total * (grid.pixel_size * jnp.abs(inverse))", "total * grid.pixel_size", _CHORDS),
     ),
     *in_file(
         "operators/ct/projection/lines.py",

@@ -11,6 +11,7 @@ _SPIRIT = _T + "test_spirit.py::test_"
 _TRAJECTORIES = _T + "test_trajectories.py::test_"
 _EPI = _T + "test_echo_planar.py::test_"
 _DENSITY = _T + "test_density.py::test_"
+_DENSE_STEPS = _T + "test_joint_estimation.py::test_steps_are_those_of_gauss_newton_with_a_dense_jacobian"
 
 MUTANTS = (
     *in_file(
@@ -126,6 +127,8 @@ MUTANTS = (
             "misfit - weight * x",
             _T + "test_joint_estimation.py::test_complete_data_are_explained",
         ),
+        ("smooth_maps.adjoint(image.conj() * images)", "smooth_maps.adjoint(image * images)", _DENSE_STEPS),
+        ("jnp.sum(maps.conj() * images, axis=0", "jnp.sum(maps * images, axis=0", _DENSE_STEPS),
     ),
     *in_file(
         "operators/mri/off_resonance.py",

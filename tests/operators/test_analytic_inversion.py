@@ -72,6 +72,19 @@ def test_fans_return_the_attenuation_of_a_disc(curved, angles, offsets):
     assert_disc(image)
 
 
+@pytest.mark.parametrize("curved", [False, True])
+def test_wide_fans_keep_the_attenuation_far_from_the_center(curved):
+    """Small discs near the edge of the field of view of a fan of 80 degrees."""
+    centers, radius = [(36.0, 4.0), (-25.0, -27.0)], 6.0
+    geometry = FanBeam(even(360), 181, 1.0 if curved else 1.3, 70.0, 58.0, curved)
+    phantom = Ellipses(centers, [[radius, radius]] * 2, [0.0, 0.0], [MU, 2 * MU])
+    image = np.asarray(fbp(project_phantom(phantom, geometry, bins=3), geometry, (128, 128), 0.75))
+    for center, value in zip(centers, (MU, 2 * MU), strict=True):
+        interior = image[inside((128, 128), 0.75, center, radius - 2.5)]
+        np.testing.assert_allclose(interior.mean(), value, rtol=3e-3)
+        np.testing.assert_allclose(interior, value, rtol=0.1)
+
+
 @pytest.mark.parametrize("filter", ["shepp-logan", "cosine", "hamming", "hann"])
 def test_every_filter_keeps_the_scale_of_fans(filter):
     geometry = fan_of(even(240), curved=filter in ("cosine", "hann"))

@@ -149,6 +149,44 @@ def test_scale_of_operator_and_data_batches_and_padded_coils():
     np.testing.assert_allclose(more[1], (COILS + 1) ** -0.5, rtol=1e-5)
 
 
+def test_steps_are_those_of_gauss_newton_with_a_dense_jacobian(x64, normal):
+    """The problem is holomorphic: every step solves the normal equations of its complex Jacobian."""
+    shape, coils, order, smoothness = (4, 5), 2, 4.0, 0.1
+    kspace = normal((coils, *shape), complex)
+    options = {"smoothness": smoothness, "order": order, "cg_iterations": 200, "cg_tolerance": 1e-13}
+    image, maps = jax.jit(lambda y: nlinv(CartesianFourier(shape), y, 5, **options))(kspace)
+    waves = [np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(n) - n // 2) / n) for n in shape]
+    fourier = np.kron(*waves) / math.sqrt(20)
+    q = [np.fft.fftfreq(n) * n for n in shape]
+    decay = (1 + smoothness * (q[0][:, None] ** 2 + q[1] ** 2)).ravel() ** (-order / 2)
+    back = np.kron(*(np.exp(2j * np.pi * np.outer(np.arange(n), np.fft.fftfreq(n))) for n in shape))
+    coefficients = back / math.sqrt(20) * decay
+    scale = np.linalg.norm(kspace) / math.sqrt(20)
+    y = (kspace / scale).reshape(coils, 20)
+    x = start = np.concatenate([np.ones(20), np.zeros(coils * 20)]).astype(complex)
+    for n in range(5):
+        object_, sensitivities = x[:20], x[20:].reshape(coils, 20) @ coefficients.T
+        rows = [
+            np.hstack(
+                [
+                    fourier * sensitivities[c],
+                    *(
+                        (fourier * object_) @ coefficients if c == other else np.zeros((20, 20))
+                        for other in range(coils)
+                    ),
+                ]
+            )
+            for c in range(coils)
+        ]
+        jacobian = np.vstack(rows)
+        misfit = (y - (sensitivities * object_) @ fourier.T).ravel()
+        left = jacobian.conj().T @ jacobian + 0.5**n * np.eye(len(x))
+        x = x + np.linalg.solve(left, jacobian.conj().T @ misfit + 0.5**n * (start - x))
+    expected = scale * x[:20] * (x[20:].reshape(coils, 20) @ coefficients.T)
+    assert np.abs(x[:20].imag).max() > 0.1
+    np.testing.assert_allclose((image * maps).reshape(coils, 20), expected, atol=1e-8)
+
+
 def test_double_precision_and_gradients(x64, normal):
     """Central differences confirm the gradient through the steps when each is solved to the end."""
     F = CartesianFourier((5, 4), np.ones(4))
