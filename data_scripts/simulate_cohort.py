@@ -2,10 +2,10 @@
 
 The output directory gets one folder for each site, in it one file for each patient (undersampled k-space,
 mask, fully sampled reference, lesions), and cohort.json: the sites' physics and each file's part, patient and
-labels.
+labels. experiments.full_stack, train_federated and compare read it with --data_dir=DIRECTORY.
 """
 
-from absl import flags
+from absl import flags, logging
 
 from fedrecon.data import simulated_mri_sites, write_mri_cohort
 from fedrecon.runtime import ending, run_program
@@ -23,6 +23,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same coho
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     with ending():
         sites = simulated_mri_sites(
             _SITES.value,

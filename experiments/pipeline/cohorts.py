@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.pipeline.folders import read_folder
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.data import (
     ClientData,
     Cohort,
+    MRISite,
     load_measured_chest_xray,
     load_measured_mri_cohort,
     load_measured_retina,
@@ -65,6 +67,10 @@ def load_cohorts(settings: FullStackSettings) -> Cohorts:
     """
     if settings.cohort == "measured":
         return _measured(settings)
+    if settings.cohort == "folder":
+        flag = max(("pools", "finetune_pools"), key=lambda name: getattr(settings, name))
+        tasks, pools = ("reconstruction", "segmentation", "classification"), getattr(settings, flag)
+        return _mri_cohorts(read_folder(settings.data_dir, tasks, pools=pools, flag=flag))
     return _simulated_mri(settings) if settings.modality == "mri" else _simulated_ct(settings)
 
 
@@ -84,14 +90,21 @@ def _simulated_mri(settings: FullStackSettings) -> Cohorts:
         seed=settings.seed,
     )
     foreign = simulate_mri_test_site(unseen, settings.slices, shape, coils, settings.seed)
+    cohorts = _mri_cohorts(cohort, (unseen, foreign))
+    return cohorts._replace(notes=(cohort.notes, _UNSEEN.format(unseen.name)))
+
+
+def _mri_cohorts(cohort: Cohort, outside: tuple[MRISite, ClientData] | None = None) -> Cohorts:
+    """Sites of simulated scanners; ``outside`` is one that takes no part in training."""
+    unseen, foreign = outside or (None, None)
     table = [["site", "coils", "mask", "acceleration", "SNR", "field of view (mm)", *_COUNTED]]
-    for site, counts in zip((*hospitals, unseen), _patients(cohort, foreign), strict=True):
+    sites = (*cohort.sites, *(() if unseen is None else (unseen,)))
+    for site, counts in zip(sites, _patients(cohort, foreign), strict=True):
         name = f"{site.name} (unseen)" if site is unseen else site.name
         physics = [str(site.coils), site.mask, f"{site.acceleration:g}", f"{site.snr:g}"]
         table.append([name, *physics, f"{site.field_of_view:g}", *counts])
     split = _split(cohort)._replace(unseen=foreign)
-    notes = (cohort.notes, _UNSEEN.format(unseen.name))
-    return Cohorts(split, split, split, True, cohort.image_shape, table, notes)
+    return Cohorts(split, split, split, True, cohort.image_shape, table, (cohort.notes,))
 
 
 def _simulated_ct(settings: FullStackSettings) -> Cohorts:

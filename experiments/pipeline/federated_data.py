@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.folders import read_folder
 from experiments.pipeline.options import FlagError
 from fedrecon import Task
 from fedrecon.data import (
@@ -218,6 +219,8 @@ def _cohort(settings: TrainSettings) -> Cohort:
         return load_measured_retina(settings.data_dir, size=size, seed=settings.seed)
     if settings.cohort == "xray":
         return load_measured_chest_xray(settings.data_dir, size=size, seed=settings.seed)
+    if settings.cohort == "folder":
+        return read_folder(settings.data_dir, (settings.task,), pools=settings.pools)
     sites = settings.clients or 5
     return simulate_mri_cohort(
         sites, settings.patients_per_site, slices=2, image_shape=(size, size), seed=settings.seed
@@ -225,12 +228,13 @@ def _cohort(settings: TrainSettings) -> Cohort:
 
 
 def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
-    """Simulated volumes are segmented on their references."""
-    if settings.cohort != "simulated" or settings.task != "segmentation":
+    """Volumes of k-space are segmented and classified on their references."""
+    if settings.cohort not in ("simulated", "folder") or settings.task == "reconstruction":
         return cohort
+    kept = ("label", "volume", *(("segmentation",) if settings.task == "segmentation" else ()))
 
     def images(data: ClientData) -> ClientData:
-        examples = {name: data.examples[name] for name in ("segmentation", "label", "volume")}
+        examples = {name: data.examples[name] for name in kept}
         return ClientData(examples | {"image": data.examples["target"][..., None]}, data.valid, data.names)
 
     parts = {name: images(getattr(cohort, name)) for name in ("train", "validation", "test")}

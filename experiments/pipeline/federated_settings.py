@@ -7,7 +7,7 @@ from experiments.pipeline.algorithms import TASKS
 from experiments.pipeline.federation_settings import FederationSettings, check_federation
 from experiments.pipeline.options import FlagError, changed, check_needs, check_ranges, setting
 
-COHORTS = ("simulated", "retina", "xray")
+COHORTS = ("simulated", "folder", "retina", "xray")
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
 NORMS = ("instance", "group", "batch")
 
@@ -45,10 +45,13 @@ class TrainSettings:
     task: str = setting("classification", "Task of the training", choices=TASKS)
     cohort: str = setting(
         "simulated",
-        "Data: simulated, photographs of the retina (segmentation), chest radiographs (classification)",
+        "Data: simulated, or from --data_dir: what data_scripts.simulate_cohort wrote (folder), which is the "
+        "default with that flag, photographs of the retina (segmentation) or chest radiographs "
+        "(classification)",
         choices=COHORTS,
     )
-    data_dir: str = setting("", "Folder with multisite/, for the measured cohorts")
+    data_dir: str = setting("", "Folder with cohort.json, or with multisite/ for --cohort=retina or xray")
+    data_sha256: str = ""
     seed: int = setting(0, "Seed of the data, the partition, the initial weights and the training", least=0)
     rounds: int = setting(20, "Federated rounds", above=0)
     epochs: int = setting(1, "Local passes over a client's data in a round", above=0)
@@ -99,7 +102,12 @@ class TrainSettings:
 
 
 def resolve(arguments: dict[str, Any]) -> TrainSettings:
-    """Settings of the chosen preset with the fields in ``arguments`` on top; unchecked."""
+    """Settings of the chosen preset with the fields in ``arguments`` on top; unchecked.
+
+    ``data_dir`` without a cohort is a folder.
+    """
+    if arguments.get("data_dir") and "cohort" not in arguments:
+        arguments = {**arguments, "cohort": "folder"}
     preset = arguments.get("preset", "default")
     return changed(TrainSettings(), **{**PRESETS.get(preset, {}), **arguments})
 
@@ -121,6 +129,7 @@ _NEEDS = (
        lambda s: (s.task, s.cohort) == ("classification", "simulated")) for name in _DRAWN),
     ("patients_per_site", "--task=segmentation or reconstruction and --cohort=simulated",
      lambda s: s.task != "classification" and s.cohort == "simulated"),
+    ("image_size", "another --cohort than folder, whose images have a size", lambda s: s.cohort != "folder"),
     ("validation_part", "a partition that divides patients", lambda s: divides_patients(s)),
     ("cascades", "--task=reconstruction", lambda s: s.task == "reconstruction"),
     ("batch_size", "--dp_batch_size and no --batch_size", lambda s: not s.federation.dp_epsilon),

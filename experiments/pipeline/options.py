@@ -83,18 +83,22 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, value
 
 
+_DIGESTS = {"methods_sha256": "methods_from.sha256", "data_sha256": "data_dir.sha256"}
+
+
 def flat(settings: Any) -> dict[str, Any]:
     """JSON-able dict of all fields, for config.json.
 
-    ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` is there only if there is such a file.
+    ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` is there only if there is such a file,
+    as are the SHA-256 of it and of the manifest in ``data_dir``.
     """
     values = {}
     for field, value in fields(settings):
         if field.name.endswith("_options"):
             group = field.name.removesuffix("_options")
             values |= {f"{group}.{name}": text for name, text in value}
-        elif field.name == "methods_sha256":
-            values |= {"methods_from.sha256": value} if value else {}
+        elif field.name in _DIGESTS:
+            values |= {_DIGESTS[field.name]: value} if value else {}
         elif field.name != "methods_from" or value:
             values[field.name] = value
     return values

@@ -14,6 +14,7 @@ from experiments.pipeline.dotted import Dotted, split_dotted
 from experiments.pipeline.methods_file import load_methods
 from experiments.pipeline.options import define_flags, given_flags
 from fedrecon.catalog import ALIASES
+from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import end_with, leave, program_name, user_message
 
@@ -94,10 +95,16 @@ def parse(argv: list[str], groups: Collection[str]) -> Dotted:
 
 
 def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
-    """The fields that flags set, with the algorithm by its name in the catalog."""
+    """The fields that flags set, with the algorithm by its name in the catalog.
+
+    Raises:
+      DataError: the manifest in ``--data_dir`` is missing or not as it should be.
+    """
     given = given_flags(settings)
     if given.get("methods_from"):
         given["methods_sha256"] = load_methods(given["methods_from"])
+    if given.get("data_dir") and given.get("cohort", "folder") == "folder":
+        given["data_sha256"] = read_mri_cohort_manifest(given["data_dir"]).sha256
     if "algorithm" in given:
         given["algorithm"] = ALIASES.get(given["algorithm"], given["algorithm"])
     options = {f"{group}_options": dotted.get(group, ()) for group in ("algorithm", "reduce")}

@@ -121,8 +121,9 @@ def checks(reconstruction: Reconstruction, parts: Iterable[ClientData | None]) -
 
 
 def _origin(settings: FullStackSettings, train: ClientData) -> str:
+    kind = "measured" if settings.cohort == "measured" else "simulated"
     return (
-        f"{settings.network} trained by {settings.federation.algorithm} on the {settings.cohort} "
+        f"{settings.network} trained by {settings.federation.algorithm} on the {kind} "
         f"{settings.modality.upper()} of {', '.join(train.names)} (seed {settings.seed})"
     )
 

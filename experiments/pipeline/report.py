@@ -201,7 +201,7 @@ def _checks(outcome: Outcome) -> list[str]:
 
 
 def _lead(settings: FullStackSettings, outcome: Outcome) -> str:
-    kind = "Simulated (synthetic)" if settings.cohort == "simulated" else "Measured"
+    kind = "Measured" if settings.cohort == "measured" else "Simulated (synthetic)"
     sites = f"{len(outcome.tests['reconstruction'].names)} sites that train together"
     if outcome.reconstruction.unseen:
         sites += " and one that does not"

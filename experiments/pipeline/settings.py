@@ -18,15 +18,17 @@ class FullStackSettings:
     modality: str = setting("mri", "Physics of the simulated cohort", choices=("mri", "ct"))
     cohort: str = setting(
         "simulated",
-        "Simulated sites, or measured data in --data_dir (real means the same)",
-        choices=("simulated", "measured", "real"),
+        "Simulated sites, or from --data_dir: what data_scripts.simulate_cohort wrote (folder), which is the "
+        "default with that flag, or measured data (measured, or real)",
+        choices=("simulated", "folder", "measured", "real"),
     )
     preset: str = setting(
         "default",
         "Sizes: minutes, half an hour, or a short trial; sets what other flags leave open",
         choices=("default", "full", "smoke"),
     )
-    data_dir: str = setting("", "Folder with mri/ and multisite/ files, for --cohort=measured")
+    data_dir: str = setting("", "Folder with cohort.json, or with mri/ and multisite/ for --cohort=measured")
+    data_sha256: str = ""
     seed: int = setting(0, "Seed of the cohort, the initial weights and the training", least=0)
     # Cohort.
     sites: int = setting(5, "Number of simulated sites", above=0)
@@ -166,7 +168,11 @@ SIMULATED_MRI: dict[str, dict[str, Any]] = {
     },
     "smoke": {**_PROXIMAL, "cascades": 2},
 }
-
+# What a folder says itself.
+_DRAWN = ("sites", "patients_per_site", "slices", "image_size")
+for _preset, _values in SIMULATED_MRI.items():
+    _values = PRESETS["simulated", _preset] | _values
+    PRESETS["folder", _preset] = {name: value for name, value in _values.items() if name not in _DRAWN}
 
 # Fields that some preset sets.
 BY_PRESET = frozenset(name for preset in (*PRESETS.values(), *SIMULATED_MRI.values()) for name in preset)
@@ -176,13 +182,15 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
     """Settings of the chosen cohort and preset with the fields in ``arguments`` on top.
 
     Algorithms that presume an optimizer of their own get it where none is given, see `fitted`;
-    ``clients_per_round`` without a sampler is drawn uniformly.
+    ``clients_per_round`` without a sampler is drawn uniformly, and ``data_dir`` without a cohort is a folder.
 
     Raises:
       FlagError: a value is outside its range; the message names the flag, what was expected and found.
     """
     if arguments.get("cohort") == "real":
         arguments = {**arguments, "cohort": "measured"}
+    if arguments.get("data_dir") and "cohort" not in arguments:
+        arguments = {**arguments, "cohort": "folder"}
     cohort, preset = arguments.get("cohort", "simulated"), arguments.get("preset", "default")
     if (cohort, preset) not in PRESETS:
         choices = ", ".join(f"--cohort={c} --preset={p}" for c, p in PRESETS)
@@ -210,7 +218,8 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
 # Flags that have an effect only together with others: (flag, what it needs, whether that is so).
 _NEEDS = (
     *((name, "--cohort=simulated", lambda s: s.cohort == "simulated")
-      for name in ("sites", "patients_per_site", "slices", "image_size")),
+      for name in _DRAWN),
+    ("acceleration", "--cohort=simulated or measured", lambda s: s.cohort != "folder"),
     *((name, "--cohort=measured", lambda s: s.cohort == "measured")
       for name in ("masks_per_slice", "matrix", "shrink")),
     *((name, "--dp_batch_size and no such flag", lambda s: not s.federation.dp_epsilon)
@@ -226,12 +235,12 @@ def _check(settings: FullStackSettings) -> None:
             raise FlagError(name, expected, getattr(settings, name))
     if settings.shrink not in (1, 2, 4):
         raise FlagError("shrink", "1, 2 or 4", settings.shrink)
-    if settings.cohort == "measured" and not settings.data_dir:
-        raise FlagError("data_dir", "the folder of measured data with --cohort=measured", "none")
-    if settings.cohort == "measured" and settings.modality == "ct":
-        raise FlagError("modality", "mri with --cohort=measured, which holds measured k-space", "ct")
+    if settings.cohort != "simulated" and not settings.data_dir:
+        raise FlagError("data_dir", f"the folder of the data with --cohort={settings.cohort}", "none")
+    if settings.cohort != "simulated" and settings.modality == "ct":
+        raise FlagError("modality", f"mri with --cohort={settings.cohort}, which holds k-space", "ct")
     if settings.cohort == "simulated" and settings.data_dir:
-        raise FlagError("data_dir", "--cohort=measured with a data folder", "--cohort=simulated")
+        raise FlagError("data_dir", "--cohort=folder or measured with a data folder", "--cohort=simulated")
     federation = settings.federation
     if not method(federation.algorithm).exchanges:
         raise FlagError(
@@ -244,7 +253,7 @@ def _check(settings: FullStackSettings) -> None:
     for name in ("rounds", "finetune_rounds"):
         if federation.topology == "single_pass" and getattr(settings, name) != 1:
             raise FlagError(name, "1 with --topology=single_pass", getattr(settings, name))
-    if federation.dp_epsilon and settings.cohort == "simulated":
+    if federation.dp_epsilon and settings.cohort != "measured":
         personal = "fine_tune" if federation.fine_tune else "algorithm"
         if unprotected(federation):
             expected = (

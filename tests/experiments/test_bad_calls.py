@@ -51,6 +51,9 @@ train_federated | --algorithm=fedavg --fedprox.strength=1 | fedprox
 train_federated | --dp_epsilon=8 --algorithm=qfedavg | --dp_epsilon
 train_federated | --cohort=retina --task=segmentation --data_dir={}/none | none
 train_federated | --topology=asynchronous --fine_tune=1 --stream | --stream
+train_federated | --data_dir={}/none | none: expected a folder with cohort.json
+full_stack | --data_dir={} | a folder with cohort.json
+compare | --data_dir={} | a folder with cohort.json
 compare | --baseline=nosuch | --baseline
 compare | --methods=nosuch | --methods
 compare | --seeds=0 | --seeds

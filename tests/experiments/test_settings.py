@@ -13,7 +13,7 @@ from experiments.pipeline.settings import BY_PRESET, PRESETS, SIMULATED_MRI, Ful
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
 def test_every_preset_resolves(cohort, preset):
-    data_dir = {"data_dir": "somewhere"} if cohort == "measured" else {}
+    data_dir = {} if cohort == "simulated" else {"data_dir": "somewhere"}
     settings = resolve({"cohort": cohort, "preset": preset, **data_dir})
     simulated_mri = SIMULATED_MRI[preset] if cohort == "simulated" else {}
     for name, value in (PRESETS[cohort, preset] | simulated_mri).items():
@@ -48,7 +48,11 @@ def test_given_values_win_over_the_preset():
         ({"cohort": "measured", "data_dir": "x", "shrink": 3}, "--shrink: expected 1, 2 or 4"),
         ({"cohort": "measured"}, "--data_dir: expected the folder"),
         ({"cohort": "measured", "data_dir": "x", "modality": "ct"}, "--modality: expected mri"),
-        ({"data_dir": "x"}, "--data_dir: expected --cohort=measured"),
+        ({"cohort": "simulated", "data_dir": "x"}, "--data_dir: expected --cohort=folder or measured"),
+        ({"cohort": "folder"}, "--data_dir: expected the folder"),
+        ({"data_dir": "x", "modality": "ct"}, "--modality: expected mri with --cohort=folder"),
+        ({"data_dir": "x", "slices": 9}, "--slices: expected --cohort=simulated"),
+        ({"data_dir": "x", "acceleration": 6.0}, "--acceleration: expected --cohort=simulated or measured"),
         ({"sites": 3, "clients_per_round": 4}, "--clients_per_round: expected at most the 3 sites"),
         ({"preset": "none"}, "--preset: expected one of"),
         ({"seed": -1}, "--seed: expected at least 0"),

@@ -3,21 +3,26 @@
 import contextlib
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.pipeline.algorithms import algorithms
+from experiments.pipeline.cohorts import load_cohorts
 from experiments.pipeline.components import REDUCERS, make_reducer
 from experiments.pipeline.federated_data import load_data, pad_examples, simulate_image_classes
 from experiments.pipeline.federated_run import read_results, run
-from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import changed, flat
+from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
+from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.scores import summary
+from experiments.pipeline.settings import resolve as resolve_full_stack
+from fedrecon.data import simulate_mri_cohort, simulated_mri_sites, write_mri_cohort
 from fedrecon.runtime import Workdir, read_log
 
 TINY = TrainSettings(
@@ -52,6 +57,73 @@ def check(results, settings):
         value, worst = summary(scores, "loss")
         assert math.isfinite(value) and worst >= value
     assert (results.bytes_up > 0) == (settings.federation.algorithm not in ("local_only", "centralized"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What data_scripts.simulate_cohort writes for the cohort that `SIMULATED` makes in memory."""
+    path = tmp_path_factory.mktemp("folder") / "cohort"
+    write_mri_cohort(path, simulated_mri_sites(2, 3, seed=4), 2, (32, 32), 4)
+    return str(path)
+
+
+SIMULATED = {"clients": 2, "patients_per_site": 3, "image_size": 32}
+
+
+@pytest.mark.parametrize("task", ["segmentation", "reconstruction"])
+def test_a_folder_trains_on_the_data_of_the_same_cohort_in_memory(folder, task):
+    base = TrainSettings(task=task, seed=4)
+    found = load_data(resolve({"task": task, "seed": 4, "data_dir": folder}))
+    expected = load_data(changed(base, **SIMULATED))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        found._replace(notes="", labels=()),
+        expected._replace(notes="", labels=()),
+    )
+    assert found.notes == expected.notes and found.labels == expected.labels
+
+
+def test_folders_are_classified_by_lesions_and_must_be_for_the_task(folder, tmp_path):
+    settings = resolve({"data_dir": folder, "channels": 2, "pools": 1})
+    data = load_data(check_settings(settings))
+    assert set(data.train.examples) == {"image", "label", "volume"}
+    expected = simulate_mri_cohort(simulated_mri_sites(2, 3, seed=4), 3, 2, (32, 32), seed=4).test
+    np.testing.assert_array_equal(data.test.examples["label"], expected.examples["label"])
+    np.testing.assert_array_equal(data.test.examples["image"][..., 0], expected.examples["target"])
+    with pytest.raises(FlagError, match="--pools: expected poolings that leave a pixel of the 32 x 32"):
+        load_data(changed(settings, pools=6))
+    other = shutil.copytree(folder, tmp_path / "other")
+    document = json.loads((other / "cohort.json").read_text()) | {"tasks": ["reconstruction"]}
+    (other / "cohort.json").write_text(json.dumps(document))
+    with pytest.raises(
+        FlagError, match=r"--data_dir: expected a cohort for classification, found .*other/cohort"
+    ):
+        load_data(changed(settings, data_dir=str(other)))
+
+
+def test_the_full_stack_takes_sites_from_a_folder_and_the_rest_from_the_preset(folder):
+    settings = resolve_full_stack({"data_dir": folder, "preset": "smoke"})
+    assert (settings.cohort, settings.network, settings.cascades) == ("folder", "modl", 2)
+    cohorts, sites = load_cohorts(settings), simulated_mri_sites(2, 3, seed=4)
+    expected = simulate_mri_cohort(sites, 3, 2, (32, 32), seed=4)
+    assert cohorts.shared_images and cohorts.reconstruction.unseen is None
+    for part in ("train", "validation", "test"):
+        found, wanted = getattr(cohorts.reconstruction, part), getattr(expected, part)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert [row[0] for row in cohorts.sites] == ["site", *(site.name for site in sites)]
+    with pytest.raises(FlagError, match="--finetune_pools: expected poolings that leave a pixel"):
+        load_cohorts(changed(settings, finetune_pools=6))
+
+
+@pytest.mark.slow
+def test_a_run_on_a_folder_has_the_results_of_the_same_cohort_in_memory(folder, tmp_path):
+    given = {"task": "segmentation", "seed": 4, "rounds": 2, "channels": 2, "pools": 1}
+    train(tmp_path / "folder", resolve({**given, "data_dir": folder}))
+    train(tmp_path / "memory", resolve({**given, **SIMULATED}))
+    found, expected = ((tmp_path / run / "results.json").read_text() for run in ("folder", "memory"))
+    assert found == expected and '"dice"' in found
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
+    assert (config["cohort"], config["data_dir"]) == ("folder", folder)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from experiments.pipeline.algorithms import algorithms, check_method, make_algor
 from experiments.pipeline.dotted import split_dotted
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import budget_of
-from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
 from experiments.pipeline.options import changed, fields
 
 TINY = TrainSettings(
@@ -96,7 +96,9 @@ def test_values_that_recipes_refuse_name_the_flag(changes, message):
             "--task: expected segmentation with --cohort=retina, found classification",
         ),
         ({"cohort": "xray"}, "--data_dir: expected the folder"),
-        ({"data_dir": "x"}, "--data_dir: expected no folder"),
+        ({"cohort": "simulated", "data_dir": "x"}, "--data_dir: expected no folder"),
+        ({"cohort": "folder"}, "--data_dir: expected the folder"),
+        ({"cohort": "folder", "data_dir": "x", "clients": 4}, "--clients: expected 0"),
         ({"sampler": "uniform"}, "--clients_per_round: expected a positive number"),
         ({"clients_per_round": 2}, "--clients_per_round: expected 0"),
         ({"cohort": "xray", "data_dir": "x"}, "--clients: expected 0"),
@@ -106,6 +108,11 @@ def test_values_that_recipes_refuse_name_the_flag(changes, message):
 def test_settings_out_of_range_name_the_flag(changes, message):
     with pytest.raises(ValueError, match=message):
         check_settings(changed(TINY, **changes))
+
+
+def test_images_of_a_folder_have_a_size():
+    with pytest.raises(ValueError, match="--image_size: expected another --cohort than folder"):
+        check_settings(resolve({"data_dir": "x", "image_size": 64}))
 
 
 def test_dotted_flags_are_taken_out():

@@ -5,6 +5,7 @@ from tests.mutants.mutant import in_file
 _D = "tests/data/"
 _CLIENTS = _D + "test_clients.py::test_"
 _PARTITION = _D + "test_partition.py::test_"
+_FILES = _D + "test_cohort_files.py::test_"
 _MRI = _D + "test_mri_simulation.py::test_"
 _CT = _D + "test_ct_simulation.py::test_"
 _MEASURED = _D + "test_measured.py::test_"
@@ -136,6 +137,26 @@ _SIMULATION = (
             _MRI + "size_skew_is_realized_and_keeps_the_total",
         ),
         ("0.5 + skew * spread[order]", "0.5 + spread[order]", _MRI + "label_skew_is_realized"),
+    ),
+    *in_file(
+        "fedrecon/data/simulation/cohort_files.py",
+        # Coils and noise are not those of the cohort in memory.
+        (
+            "coils = max(site.coils for site in sites)",
+            "coils = None",
+            _FILES + "a_folder_holds_the_cohort_of_the_same_arguments",
+        ),
+        ("sorted(found - named)", "()", _FILES + "faults_of_a_folder_name_the_file"),
+        (
+            "if _labels(volume) != list(member.labels):",
+            "if False:",
+            _FILES + "faults_of_a_folder_name_the_file",
+        ),
+        (
+            "if (digest := _sha256(path)) != member.sha256:",
+            "if False:",
+            _FILES + "faults_of_a_folder_name_the_file",
+        ),
     ),
 )
 

@@ -25,6 +25,7 @@ from fedrecon.data.formats.ismrmrd import (
 )
 from fedrecon.data.formats.ismrmrd_files import RawMeasurement, read_ismrmrd
 from fedrecon.data.formats.ismrmrd_writer import write_ismrmrd
+from fedrecon.data.formats.json_objects import JsonObject, read_json_object
 from fedrecon.data.formats.measurement import (
     TRAJECTORY_UNITS,
     Measurement,
@@ -44,6 +45,7 @@ __all__ = [
     "EncodingSpace",
     "FastMRIVolume",
     "ISMRMRDHeader",
+    "JsonObject",
     "Measurement",
     "RawMeasurement",
     "Sinogram",
@@ -65,6 +67,7 @@ __all__ = [
     "read_fastmri",
     "read_htc",
     "read_ismrmrd",
+    "read_json_object",
     "read_lodopab",
     "read_measurement",
     "read_radial",

@@ -7,7 +7,7 @@ from fedrecon.data.simulation.cohort import (
     simulated_ct_sites,
     simulated_mri_sites,
 )
-from fedrecon.data.simulation.cohort_files import write_mri_cohort
+from fedrecon.data.simulation.cohort_files import read_mri_cohort, read_mri_cohort_manifest, write_mri_cohort
 from fedrecon.data.simulation.ct import CTSite, ct_detector_count, simulate_ct_patient
 from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, brain_hospitals
 from fedrecon.data.simulation.mri import MRISite, coil_fields, simulate_mri_patient
@@ -22,6 +22,8 @@ __all__ = [
     "coil_fields",
     "ct_detector_count",
     "plan_patients",
+    "read_mri_cohort",
+    "read_mri_cohort_manifest",
     "simulate_ct_cohort",
     "simulate_ct_patient",
     "simulate_mri_cohort",

@@ -16,11 +16,13 @@ from fedrecon.data.clients import (
     stack_parts,
     stack_volumes,
 )
+from fedrecon.data.formats import FastMRIVolume
 from fedrecon.data.simulation.ct import CTSite, simulate_ct_patient
 from fedrecon.data.simulation.mri import MRISite, calibration_shape, simulate_mri_patient
 from fedrecon.data.simulation.planning import plan_patients, site_prevalences, site_sizes
 from fedrecon.errors import ArgumentError
 
+NOTES = "Simulated anatomy and physics: shows that a method works, not how well it does on patients."
 # Scanners that differ as hospitals do: anatomy, field, sequence, coils, mask, noise and stored unit.
 MRI_SITES = (
     MRISite("head-t1-1.5T", "head", 230, 1.5, 550, 12, coils=8, mask="random", snr=35, gain=1e-4),
@@ -168,6 +170,13 @@ def _mri_examples(
     coils: int,
 ) -> dict[str, np.ndarray]:
     volume = simulate_mri_patient(site, patient, lesions, image_shape, slices, seed, coils)
+    return examples_of_volume(site, volume, image_shape, coils)
+
+
+def examples_of_volume(
+    site: MRISite, volume: FastMRIVolume, image_shape: tuple[int, int], coils: int
+) -> dict[str, np.ndarray]:
+    """The examples of a simulated volume, with reference and segmentation; coils are padded to ``coils``."""
     block = calibration_shape(site, image_shape)
     reference = volume.reconstruction_rss
     assert volume.mask is not None and reference is not None, "what is simulated is complete"
@@ -291,7 +300,7 @@ def _simulate(
         sites=tuple(sites),
         image_shape=(ny, nx),
         patients={part: tuple(ids) for part, ids in patients.items()},
-        notes="Simulated anatomy and physics: shows that a method works, not how well it does on patients.",
+        notes=NOTES,
     )
 
 

@@ -1,17 +1,31 @@
-"""Simulated cohorts as files."""
+"""Simulated cohorts as files, and back."""
 
 import dataclasses
+import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fedrecon.data.formats import write_fastmri
+from fedrecon.data.clients import PARTS, Cohort, stack_parts
+from fedrecon.data.formats import (
+    DataError,
+    FastMRIVolume,
+    JsonObject,
+    read_fastmri,
+    read_json_object,
+    write_fastmri,
+)
+from fedrecon.data.simulation.cohort import NOTES, examples_of_volume
 from fedrecon.data.simulation.mri import MRISite, simulate_mri_patient
 from fedrecon.data.simulation.planning import plan_patients
 from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
+
+MANIFEST = "cohort.json"
+TASKS = ("reconstruction", "segmentation", "classification")
 
 
 def write_mri_cohort(
@@ -25,6 +39,7 @@ def write_mri_cohort(
 
     The files are those patients, in those parts, that `simulate_mri_cohort` has for the same arguments; their
     names are ``<site>/<patient>.h5``. cohort.json is written last: a directory without it is incomplete.
+    `read_mri_cohort` reads them.
 
     Args:
       output: directory, created with its parents if absent.
@@ -34,31 +49,236 @@ def write_mri_cohort(
       seed: non-negative integer.
 
     Returns:
-      The content of cohort.json: ``seed``, ``image_shape``, ``slices`` and ``sites``, a list of the fields of
-      each `MRISite` and its ``volumes``: ``file``, ``patient``, ``part``, and ``labels`` of the slices.
+      The content of cohort.json: ``tasks`` that the cohort is for, ``seed``, ``image_shape``, ``slices`` and
+      ``sites``, a list of the fields of each `MRISite` and its ``volumes``: ``file`` and its ``sha256``,
+      ``patient``, ``part``, and ``labels`` of the slices.
 
     Raises:
       ValueError: ``output`` already holds a cohort, or a site cannot be simulated.
       OSError: ``output`` cannot be written.
     """
     output = Path(output)
-    if (output / "cohort.json").exists():
-        raise ArgumentError(f"output {output}", "a directory without a cohort", "cohort.json")
+    if (output / MANIFEST).exists():
+        raise ArgumentError(f"output {output}", "a directory without a cohort", MANIFEST)
     plans = [plan_patients(s.name, s.patients, s.prevalence, seed) for s in sites]
+    # Noise is drawn for the coils of the whole cohort, as in memory.
+    coils = max(site.coils for site in sites)
     described: list[dict] = []
-    document = {"seed": seed, "image_shape": list(image_shape), "slices": slices, "sites": described}
+    document = {
+        "tasks": list(TASKS),
+        "seed": seed,
+        "image_shape": list(image_shape),
+        "slices": slices,
+        "sites": described,
+    }
     for site, plan in zip(sites, plans, strict=True):
-        folder = output / site.name
-        folder.mkdir(parents=True, exist_ok=True)
+        (output / site.name).mkdir(parents=True, exist_ok=True)
         entries = []
         for part, members in plan.items():
             for patient in members:
-                volume = simulate_mri_patient(site, patient.index, patient.lesions, image_shape, slices, seed)
-                write_fastmri(folder / f"{patient.name}.h5", volume)
-                assert volume.segmentation is not None, "what is simulated is complete"
-                labels = volume.segmentation.any(axis=(1, 2)).astype(int).tolist()
+                volume = simulate_mri_patient(
+                    site, patient.index, patient.lesions, image_shape, slices, seed, coils
+                )
+                volume = dataclasses.replace(volume, kspace=volume.kspace[:, : site.coils])
                 file = f"{site.name}/{patient.name}.h5"
-                entries.append({"file": file, "patient": patient.name, "part": part, "labels": labels})
+                write_fastmri(output / file, volume)
+                entry = {"file": file, "sha256": _sha256(output / file), "patient": patient.name}
+                entries.append(entry | {"part": part, "labels": _labels(volume)})
         described.append(dataclasses.asdict(site) | {"volumes": entries})
-    write_atomically(output / "cohort.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(output / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
     return document
+
+
+def read_mri_cohort(data_dir: str | os.PathLike) -> Cohort:
+    """Reads the cohort that `write_mri_cohort` wrote: the same arrays as those of `simulate_mri_cohort`.
+
+    Args:
+      data_dir: the folder of cohort.json.
+
+    Raises:
+      DataError: there is no cohort.json, or a member is missing, unknown or contradicts another one; a file
+        is missing, damaged, changed, not named there, or not of the site and patient that are named.
+    """
+    folder, manifest = Path(data_dir), read_mri_cohort_manifest(data_dir)
+    coils = max(site.coils for site in manifest.sites)
+    volumes: dict[str, list] = {part: [[] for _ in manifest.sites] for part in PARTS}
+    patients: dict[str, list[list[str]]] = {part: [[] for _ in manifest.sites] for part in PARTS}
+    for index, (site, members) in enumerate(zip(manifest.sites, manifest.volumes, strict=True)):
+        for member in members:
+            volume = _read_volume(folder / member.file, member, site, manifest)
+            examples = examples_of_volume(site, volume, manifest.image_shape, coils)
+            volumes[member.part][index].append(examples)
+            patients[member.part][index].append(member.patient)
+    return Cohort(
+        **stack_parts(volumes, [site.name for site in manifest.sites]),
+        sites=manifest.sites,
+        image_shape=manifest.image_shape,
+        patients={part: tuple(map(tuple, names)) for part, names in patients.items()},
+        notes=NOTES,
+    )
+
+
+class CohortVolume(NamedTuple):
+    """One file of a cohort; the members are those of the manifest."""
+
+    file: str
+    sha256: str
+    patient: str
+    part: str
+    labels: tuple[int, ...]
+
+
+class CohortManifest(NamedTuple):
+    """What cohort.json says.
+
+    Attributes:
+      tasks: that the cohort is for.
+      image_shape: (ny, nx).
+      slices: of each patient.
+      sites: with their scanners.
+      volumes: of each site.
+      sha256: of the manifest, which names those of the files.
+    """
+
+    tasks: tuple[str, ...]
+    image_shape: tuple[int, int]
+    slices: int
+    sites: tuple[MRISite, ...]
+    volumes: tuple[tuple[CohortVolume, ...], ...]
+    sha256: str
+
+
+def read_mri_cohort_manifest(data_dir: str | os.PathLike) -> CohortManifest:
+    """Reads and checks cohort.json; the files themselves are not opened.
+
+    Raises:
+      DataError: as `read_mri_cohort`.
+    """
+    path = Path(data_dir) / MANIFEST
+    if not path.is_file():
+        expected = f"a folder with {MANIFEST}, as data_scripts.simulate_cohort writes it"
+        raise DataError(data_dir, None, expected, "none" if path.parent.is_dir() else "no such folder")
+    top = read_json_object(path)
+    tasks = top.take("tasks", f"some of {', '.join(TASKS)}", _are_tasks)
+    top.integer("seed", 0)
+    shape = top.take("image_shape", "two positive integers", _is_shape)
+    slices = top.integer("slices", 1)
+    sites: list[MRISite] = []
+    volumes: list[tuple[CohortVolume, ...]] = []
+    for index, entry in enumerate(top.objects("sites")):
+        members = tuple(_volume(value, slices) for value in entry.objects("volumes"))
+        site = _site(entry)
+        if site.name in {other.name for other in sites}:
+            raise top.error(f"sites[{index}].name", "a name unlike those before", site.name)
+        if site.patients != len(members):
+            raise entry.error("volumes", f"one for each of {site.patients} patients", len(members))
+        for part in PARTS:
+            if part not in {member.part for member in members}:
+                raise entry.error("volumes", f"a patient in the part {part!r}", "none")
+        for name in ("file", "patient"):
+            before = {getattr(other, name) for others in volumes for other in others}
+            for number, member in enumerate(members):
+                if (value := getattr(member, name)) in before:
+                    raise entry.error(
+                        f"volumes[{number}].{name}", f"no {name} that another volume has", value
+                    )
+                before.add(value)
+        sites.append(site)
+        volumes.append(members)
+    top.finish()
+    _check_folders(path, volumes)
+    digest = _sha256(path)
+    return CohortManifest(tuple(tasks), (shape[0], shape[1]), slices, tuple(sites), tuple(volumes), digest)
+
+
+def _site(entry: JsonObject) -> MRISite:
+    """The fields of a site, by the types of its class."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(MRISite):
+        if field.type is str:
+            values[field.name] = entry.text(field.name)
+        elif field.type is int:
+            values[field.name] = entry.integer(field.name, 1)
+        elif field.type is float:
+            values[field.name] = entry.take(field.name, "a finite number", _is_finite)
+        else:
+            fits = "a finite number or null", lambda value: value is None or _is_finite(value)
+            values[field.name] = entry.take(field.name, *fits)
+    entry.finish()
+    site = MRISite(**values)
+    if site.mask not in ("random", "equispaced", "poisson"):
+        raise entry.error("mask", "'random', 'equispaced' or 'poisson'", site.mask)
+    if not 0 <= site.center_fraction <= 1:
+        raise entry.error("center_fraction", "a number in [0, 1]", site.center_fraction)
+    return site
+
+
+def _volume(entry: JsonObject, slices: int) -> CohortVolume:
+    def are_labels(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == slices and all(v in (0, 1) for v in value)
+
+    result = CohortVolume(
+        file=entry.file("file"),
+        sha256=entry.text("sha256"),
+        patient=entry.text("patient"),
+        part=entry.choice("part", PARTS),
+        labels=tuple(entry.take("labels", f"{slices} labels of 0 and 1", are_labels)),
+    )
+    entry.finish()
+    return result
+
+
+def _check_folders(path: Path, volumes: Sequence[Sequence[CohortVolume]]) -> None:
+    """Refuses files that are missing, and such as the manifest does not name: they would be left out."""
+    named = {path.parent / member.file for members in volumes for member in members}
+    for file in sorted(named):
+        if not file.is_file():
+            raise DataError(file, None, f"the file that {path} names", "no such file")
+    found = {file for folder in {file.parent for file in named} for file in folder.glob("*.h5")}
+    for file in sorted(found - named):
+        raise DataError(file, None, f"a file that {path} names", "a file that it does not name")
+
+
+def _read_volume(path: Path, member: CohortVolume, site: MRISite, manifest: CohortManifest) -> FastMRIVolume:
+    volume = read_fastmri(path)
+    shape = (manifest.slices, site.coils, *manifest.image_shape)
+    if volume.kspace.shape != shape:
+        raise DataError(path, "kspace", f"shape {shape} by {MANIFEST}", f"shape {volume.kspace.shape}")
+    if volume.mask is None or volume.segmentation is None:
+        missing = "mask" if volume.mask is None else "segmentation"
+        raise DataError(path, missing, "an array", "none")
+    if volume.reconstruction_rss is None or volume.reconstruction_rss.shape[1:] != manifest.image_shape:
+        found = "none" if volume.reconstruction_rss is None else f"shape {volume.reconstruction_rss.shape}"
+        raise DataError(path, "reconstruction_rss", f"shape {(shape[0], *shape[2:])}", found)
+    for key, expected in (("patient_id", member.patient), ("site", site.name)):
+        if (found := volume.attributes.get(key)) != expected:
+            raise DataError(path, key, f"{expected!r} by {MANIFEST}", repr(found))
+    if _labels(volume) != list(member.labels):
+        expected = f"lesions in the slices labeled in {MANIFEST}, {list(member.labels)}"
+        raise DataError(path, "segmentation", expected, _labels(volume))
+    if (digest := _sha256(path)) != member.sha256:
+        raise DataError(path, None, f"SHA-256 {member.sha256[:12]}... by {MANIFEST}", f"{digest[:12]}...")
+    return volume
+
+
+def _labels(volume: FastMRIVolume) -> list[int]:
+    """Of each slice, whether it shows a lesion."""
+    assert volume.segmentation is not None, "what is simulated is complete"
+    return volume.segmentation.any(axis=(1, 2)).astype(int).tolist()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+
+
+def _are_tasks(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(task in TASKS for task in value)
