@@ -28,6 +28,7 @@ from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.programs import (
     define_run_flags,
     ending_run,
+    flag_groups,
     given_settings,
     parse,
     read_methods,
@@ -36,7 +37,11 @@ from experiments.pipeline.scores import LOWER_IS_BETTER, summary
 from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
-from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
+from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices, show_help
+
+# Flags that --help shows.
+FIRST = ("workdir", "methods", "seeds", "baseline", "metric", "preset", "task", "cohort", "data_dir",
+         "partition", "clients", "rounds", "learning_rate", "devices")  # fmt: skip
 
 
 def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, TrainSettings]:
@@ -199,6 +204,7 @@ def main(dotted: Dotted) -> None:
 def parse_flags(argv: list[str]) -> Dotted:
     """Parses all flags, those of methods from a file among them."""
     read_methods(argv)
+    show_help(argv, flag_groups(TrainSettings), FIRST)
     return parse(argv, (*algorithms(), *ALIASES, "reduce"))
 
 

@@ -20,6 +20,7 @@ afl, fedrep) take Adam at the rates of adam_cosine.
 
 import shlex
 import sys
+from functools import partial
 
 from absl import flags, logging
 
@@ -31,6 +32,22 @@ from experiments.pipeline.run import run
 from experiments.pipeline.settings import BY_PRESET, FullStackSettings, resolve
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
 from operators.kernels import native
+
+# Flags that --help shows.
+FIRST = (
+    "workdir",
+    "preset",
+    "cohort",
+    "data_dir",
+    "modality",
+    "sites",
+    "rounds",
+    "network",
+    "algorithm",
+    "dp_epsilon",
+    "seed",
+    "devices",
+)
 
 
 def main(dotted: Dotted) -> None:
@@ -53,6 +70,11 @@ def main(dotted: Dotted) -> None:
             )
 
 
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    define_run_flags(FullStackSettings, by_preset=BY_PRESET, flag_values=flag_values)
+
+
 if __name__ == "__main__":
-    define_run_flags(FullStackSettings, by_preset=BY_PRESET)
-    run_program(main, parse_flags)
+    define_flags()
+    run_program(main, partial(parse_flags, settings=FullStackSettings, first=FIRST))

@@ -20,6 +20,8 @@ Several processes, on one machine or many, run the same command with --distribut
 --processes and --process_id; see docs/cluster.md.
 """
 
+from functools import partial
+
 import jax
 from absl import flags, logging
 
@@ -43,6 +45,25 @@ from fedrecon.runtime import (
     run_program,
     set_cpu_devices,
     start,
+)
+
+# Flags that --help shows.
+FIRST = (
+    "workdir",
+    "preset",
+    "task",
+    "cohort",
+    "data_dir",
+    "partition",
+    "clients",
+    "rounds",
+    "learning_rate",
+    "algorithm",
+    "sampler",
+    "clients_per_round",
+    "dp_epsilon",
+    "seed",
+    "devices",
 )
 
 
@@ -78,7 +99,12 @@ def main(dotted: Dotted) -> None:
         jax.distributed.shutdown()
 
 
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    define_run_flags(TrainSettings, by_preset=BY_PRESET, flag_values=flag_values)
+    define_process_flags(flag_values)
+
+
 if __name__ == "__main__":
-    define_run_flags(TrainSettings, by_preset=BY_PRESET)
-    define_process_flags()
-    run_program(main, parse_flags)
+    define_flags()
+    run_program(main, partial(parse_flags, settings=TrainSettings, first=FIRST))

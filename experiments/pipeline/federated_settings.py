@@ -1,11 +1,12 @@
 """Settings of one federated training, as `train_federated` and `compare` read them from flags."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from experiments.pipeline.algorithms import TASKS
-from experiments.pipeline.federation_settings import FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, changed, check_needs, check_ranges, setting
+from experiments.pipeline.federation_settings import NO_PRIVACY, FederationSettings, check_federation
+from experiments.pipeline.options import FlagError, Need, changed, check_needs, check_ranges, setting
 
 COHORTS = ("simulated", "folder", "retina", "xray")
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
@@ -34,71 +35,112 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Fields that some preset sets.
 BY_PRESET = frozenset(name for preset in PRESETS.values() for name in preset)
 
+_data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
+_PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
+_SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
+_DRAWN = Need(
+    "--task=classification and --cohort=simulated",
+    lambda s: (s.task, s.cohort) == ("classification", "simulated"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """Everything that determines the results of one training; the flag of the same name sets a field."""
 
-    preset: str = setting(
+    preset: str = _run(
         "default", "Sizes: a minute or two, longer training, or a short trial", choices=PRESETS
     )
-    task: str = setting("classification", "Task of the training", choices=TASKS)
-    cohort: str = setting(
+    task: str = _data("classification", "Task of the training", choices=TASKS)
+    cohort: str = _data(
         "simulated",
         "Data: simulated, or from --data_dir: what data_scripts.simulate_cohort wrote (folder), which is the "
         "default with that flag, photographs of the retina (segmentation) or chest radiographs "
         "(classification)",
         choices=COHORTS,
     )
-    data_dir: str = setting("", "Folder with cohort.json, or with multisite/ for --cohort=retina or xray")
+    data_dir: str = _data("", "Folder with cohort.json, or with multisite/ for --cohort=retina or xray")
     data_sha256: str = ""
-    seed: int = setting(0, "Seed of the data, the partition, the initial weights and the training", least=0)
-    rounds: int = setting(20, "Federated rounds", above=0)
-    epochs: int = setting(1, "Local passes over a client's data in a round", above=0)
-    batch_size: int = setting(10, "Examples in a local step", above=0)
-    learning_rate: float = setting(0.05, "Client learning rate", above=0)
+    seed: int = _run(0, "Seed of the data, the partition, the initial weights and the training", least=0)
+    rounds: int = _training(20, "Federated rounds", above=0)
+    epochs: int = _training(1, "Local passes over a client's data in a round", above=0)
+    batch_size: int = _training(10, "Examples in a local step", above=0, needs=(NO_PRIVACY,))
+    learning_rate: float = _training(0.05, "Client learning rate", above=0)
     federation: FederationSettings = dataclasses.field(default=FederationSettings())
-    partition: str = setting(
+    partition: str = _data(
         "natural",
         "Division of the examples over clients. Labels are classes, or else sites of origin",
         choices=PARTITIONS,
     )
-    concentration: float = setting(
-        0.3, "Concentration of the Dirichlet draws of labels or sizes; small is skewed", above=0
+    concentration: float = _data(
+        0.3,
+        "Concentration of the Dirichlet draws of labels or sizes; small is skewed",
+        above=0,
+        needs=(_SKEWED,),
     )
-    shards_per_client: int = setting(
-        2, "Shards of sorted labels that a client gets, for --partition=shards", above=0
+    shards_per_client: int = _data(
+        2,
+        "Shards of sorted labels that a client gets, for --partition=shards",
+        above=0,
+        needs=(Need("--partition=shards", lambda s: s.partition == "shards"),),
     )
-    minimum_examples: int = setting(
-        10, "Least number of examples of a client, for Dirichlet and quantity partitions", least=0
+    minimum_examples: int = _data(
+        10,
+        "Least number of examples of a client, for Dirichlet and quantity partitions",
+        least=0,
+        needs=(_SKEWED,),
     )
-    validation_part: float = setting(
+    validation_part: float = _data(
         0.0,
         "Part of each client's patients that is kept from training for the validation curve; with "
         "--partition=natural cohorts of sites have such a split of their own",
         least=0,
         most=0.7,
+        needs=(Need("a partition that divides patients", lambda s: divides_patients(s)),),
     )
-    feature_shift: float = setting(
+    feature_shift: float = _data(
         0.0, "Strength of gain, gamma, noise and blur that differ between clients; images only", least=0
     )
-    clients: int = setting(
+    clients: int = _data(
         0,
         "Number of clients; 0 is 5 simulated sites, 10 clients of a partition, or those of the data",
         least=0,
     )
-    examples_per_client: int = setting(
-        80, "Mean number of simulated images of a client, a quarter of them for testing", above=0
+    examples_per_client: int = _data(
+        80,
+        "Mean number of simulated images of a client, a quarter of them for testing",
+        above=0,
+        needs=(_DRAWN,),
     )
-    patients_per_site: int = setting(
-        6, "Mean number of simulated patients of a site, for segmentation and reconstruction", above=0
+    patients_per_site: int = _data(
+        6,
+        "Mean number of simulated patients of a site, for segmentation and reconstruction",
+        above=0,
+        needs=(
+            Need(
+                "--task=segmentation or reconstruction and --cohort=simulated",
+                lambda s: s.task != "classification" and s.cohort == "simulated",
+            ),
+        ),
     )
-    classes: int = setting(10, "Classes of the simulated classification", least=2)
-    image_size: int = setting(0, "Edge of the images; 0 is 16 to 64, by cohort", least=0)
-    channels: int = setting(8, "Channels of the network at full resolution", above=0)
-    pools: int = setting(2, "Poolings of the network", least=0)
-    norm: str = setting("instance", "Normalization layers of the network", choices=NORMS)
-    cascades: int = setting(3, "Cascades of the reconstruction network", above=0)
+    classes: int = _data(10, "Classes of the simulated classification", least=2, needs=(_DRAWN,))
+    image_size: int = _data(
+        0,
+        "Edge of the images; 0 is 16 to 64, by cohort",
+        least=0,
+        needs=(
+            Need("another --cohort than folder, whose images have a size", lambda s: s.cohort != "folder"),
+        ),
+    )
+    channels: int = _model(8, "Channels of the network at full resolution", above=0)
+    pools: int = _model(2, "Poolings of the network", least=0)
+    norm: str = _model("instance", "Normalization layers of the network", choices=NORMS)
+    cascades: int = _model(
+        3,
+        "Cascades of the reconstruction network",
+        above=0,
+        needs=(Need("--task=reconstruction", lambda s: s.task == "reconstruction"),),
+    )
 
 
 def resolve(arguments: dict[str, Any]) -> TrainSettings:
@@ -112,28 +154,10 @@ def resolve(arguments: dict[str, Any]) -> TrainSettings:
     return changed(TrainSettings(), **{**PRESETS.get(preset, {}), **arguments})
 
 
-def divides_patients(settings: TrainSettings) -> bool:
+def divides_patients(settings: Any) -> bool:
     """Whether the split of patients is made here, and is not that of a cohort of sites."""
     drawn = settings.task == "classification" and settings.cohort == "simulated"
     return drawn or settings.partition != "natural"
-
-
-_SKEWED = ("dirichlet", "dirichlet_balanced", "quantity")
-_DRAWN = ("classes", "examples_per_client")
-# Flags that have an effect only together with others: (flag, what it needs, whether that is so).
-_NEEDS = (
-    ("concentration", f"--partition={' or '.join(_SKEWED)}", lambda s: s.partition in _SKEWED),
-    ("minimum_examples", f"--partition={' or '.join(_SKEWED)}", lambda s: s.partition in _SKEWED),
-    ("shards_per_client", "--partition=shards", lambda s: s.partition == "shards"),
-    *((name, "--task=classification and --cohort=simulated",
-       lambda s: (s.task, s.cohort) == ("classification", "simulated")) for name in _DRAWN),
-    ("patients_per_site", "--task=segmentation or reconstruction and --cohort=simulated",
-     lambda s: s.task != "classification" and s.cohort == "simulated"),
-    ("image_size", "another --cohort than folder, whose images have a size", lambda s: s.cohort != "folder"),
-    ("validation_part", "a partition that divides patients", lambda s: divides_patients(s)),
-    ("cascades", "--task=reconstruction", lambda s: s.task == "reconstruction"),
-    ("batch_size", "--dp_batch_size and no --batch_size", lambda s: not s.federation.dp_epsilon),
-)  # fmt: skip
 
 
 def check_settings(settings: TrainSettings) -> TrainSettings:
@@ -145,7 +169,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     """
     check_ranges(settings)
     base = resolve({"preset": settings.preset})
-    check_federation(settings.federation, base.federation)
+    check_federation(settings.federation)
     federation = settings.federation
     if federation.topology == "single_pass" and settings.rounds != 1:
         raise FlagError("rounds", "1 with --topology=single_pass", settings.rounds)
@@ -169,5 +193,5 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if settings.feature_shift and settings.task == "reconstruction":
         expected = "0 with --task=reconstruction, whose data are not images"
         raise FlagError("feature_shift", expected, settings.feature_shift)
-    check_needs(settings, base, _NEEDS)
+    check_needs(settings, base)
     return settings

@@ -1,8 +1,9 @@
 """Settings of federated training, the same in every program: algorithm, topology, faults, privacy."""
 
 import dataclasses
+from functools import partial
 
-from experiments.pipeline.options import FlagError, check_needs, setting
+from experiments.pipeline.options import FlagError, Need, setting
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adam_cosine")
 SAMPLERS = ("all", "uniform", "poisson", "weighted", "longest_absent", "highest_loss")
@@ -18,6 +19,16 @@ DELAYS = ("half_normal", "constant")
 STREAM_SOURCES = ("memory", "hdf5")
 WEIGHTINGS = ("default", "examples", "equal")
 
+_training, _federation, _protection, _topology, _privacy = (
+    partial(setting, group=group) for group in ("training", "federation", "protection", "topology", "privacy")
+)
+_STAR = Need("--topology=star", lambda s: s.topology == "star")
+_SERVER = Need("--topology=star or asynchronous", lambda s: s.topology in ("star", "asynchronous"))
+_RING = Need("--topology=ring or single_pass", lambda s: s.topology in ("ring", "single_pass"))
+_ASYNCHRONOUS = Need("--topology=asynchronous", lambda s: s.topology == "asynchronous")
+_PRIVATE = Need("--dp_epsilon", lambda s: s.dp_epsilon > 0)
+NO_PRIVACY = Need("--dp_batch_size and no such flag", lambda s: not s.dp_epsilon)
+
 
 @dataclasses.dataclass(frozen=True)
 class FederationSettings:
@@ -27,192 +38,208 @@ class FederationSettings:
     SHA-256 of the file ``methods_from``.
     """
 
-    algorithm: str = setting("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
+    algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
     algorithm_options: tuple[tuple[str, str], ...] = ()
-    methods_from: str = setting(
+    methods_from: str = _federation(
         "", "Python file that registers methods of its own in fedrecon.catalog; see CONTRIBUTING.md"
     )
     methods_sha256: str = ""
-    optimizer: str = setting(
+    optimizer: str = _training(
         "sgd",
         "Optimizer of the clients, started afresh each round; momentum is 0.9. adam_cosine is adam that is "
         "kept from round to round, clips gradients to norm 1, and has --rate_schedule=warmup_cosine to a "
         "fiftieth unless another is given",
         choices=OPTIMIZERS,
     )
-    sampler: str = setting("all", "Choice of the clients of a round", choices=SAMPLERS)
-    clients_per_round: int = setting(
+    sampler: str = _federation(
+        "all",
+        "Choice of the clients of a round",
+        choices=SAMPLERS,
+        needs=(Need("another --topology than asynchronous", lambda s: s.topology != "asynchronous"),),
+    )
+    clients_per_round: int = _federation(
         0, "Clients in a round (expected number, for poisson); 0 with --sampler=all", least=0
     )
-    reduce: str = setting(
-        "mean", "Reducer of the updates at the server; see --reduce.NAME=VALUE", choices=REDUCERS
+    reduce: str = _protection(
+        "mean",
+        "Reducer of the updates at the server; see --reduce.NAME=VALUE",
+        choices=REDUCERS,
+        needs=(_STAR,),
     )
     reduce_options: tuple[tuple[str, str], ...] = ()
-    screen_norm: float = setting(
-        0.0, "Leaves out clients whose update is longer than this many times the median; 0 none", least=0
+    screen_norm: float = _protection(
+        0.0,
+        "Leaves out clients whose update is longer than this many times the median; 0 none",
+        least=0,
+        needs=(_STAR,),
     )
-    screen_cosine: float = setting(
+    screen_cosine: float = _protection(
         -1.0,
         "Leaves out clients whose update has a lower cosine with the median update; -1 none",
         least=-1,
         most=1,
+        needs=(_STAR,),
     )
-    clip_norm: float = setting(
-        0.0, "Largest l2 norm of a client's update, longer ones are scaled down to it; 0 is no bound", least=0
+    clip_norm: float = _protection(
+        0.0,
+        "Largest l2 norm of a client's update, longer ones are scaled down to it; 0 is no bound",
+        least=0,
+        needs=(_SERVER,),
     )
-    weighting: str = setting(
+    weighting: str = _federation(
         "default",
         "Weights of the clients in the mean; default is the algorithm's own, equal with --sampler=weighted",
         choices=WEIGHTINGS,
+        needs=(
+            _SERVER,
+            Need("--reduce=mean or geometric_median", lambda s: s.reduce in ("mean", "geometric_median")),
+        ),
     )
-    server_optimizer: str = setting(
+    server_optimizer: str = _federation(
         "default",
         "Optimizer of the server, fed minus the mean update; default is the algorithm's own",
         choices=SERVER_OPTIMIZERS,
+        needs=(_SERVER,),
     )
-    server_learning_rate: float = setting(
-        1.0, "Learning rate of the server, for --server_optimizer other than default", above=0
+    server_learning_rate: float = _federation(
+        1.0,
+        "Learning rate of the server, for --server_optimizer other than default",
+        above=0,
+        needs=(Need("a --server_optimizer", lambda s: s.server_optimizer != "default"),),
     )
-    rate_schedule: str = setting(
+    rate_schedule: str = _training(
         "constant",
         "Learning rate of the clients by round, the same at all of them: linear, cosine and exponential fall "
         "from the first round to the last; warmup_cosine rises over a twentieth of the training and falls "
         "from step to step within rounds",
         choices=RATE_SCHEDULES,
     )
-    final_rate: float = setting(
-        0.1, "Part of the learning rate that is left at the end, unless constant", above=0, most=1
+    final_rate: float = _training(
+        0.1,
+        "Part of the learning rate that is left at the end, unless constant",
+        above=0,
+        most=1,
+        needs=(Need("a --rate_schedule", lambda s: s.rate_schedule != "constant"),),
     )
-    stragglers: float = setting(
+    stragglers: float = _federation(
         0.0, "Probability that a client takes only a random part of its steps in a round", least=0, most=1
     )
-    fault: str = setting(
-        "", "Faults of clients, KIND:CLIENT,...: nan, inf, exploding, flipped, crashed, empty or straggler"
+    fault: str = _protection(
+        "",
+        "Faults of clients, KIND:CLIENT,...: nan, inf, exploding, flipped, crashed, empty or straggler",
+        needs=(_SERVER,),
     )
-    validate_every: int = setting(
+    validate_every: int = _training(
         1, "Rounds between evaluations on the validation split of the clients; 0 never evaluates", least=0
     )
-    patience: int = setting(
+    patience: int = _training(
         0,
         "Rounds without a lower validation loss after which a training ends, and it keeps its best round; 0 "
         "trains all rounds and keeps the last",
         least=0,
+        needs=(Need("--validate_every", lambda s: s.validate_every > 0),),
     )
-    fine_tune: int = setting(
+    fine_tune: int = _federation(
         0, "Passes of each client over its data after training, for a released model of its own", least=0
     )
-    fine_tune_head: str = setting(
-        "", "Part of the network that --fine_tune trains, such as head; all by default"
+    fine_tune_head: str = _federation(
+        "",
+        "Part of the network that --fine_tune trains, such as head; all by default",
+        needs=(Need("--fine_tune", lambda s: s.fine_tune > 0),),
     )
-    topology: str = setting(
+    topology: str = _topology(
         "star",
         "Paths of models between clients and server; single_pass is one ring of one round",
         choices=TOPOLOGIES,
     )
-    mixing: str = setting(
+    mixing: str = _topology(
         "ring",
         "Partners of a client in --topology=gossip: two neighbors, all, or random pairs",
         choices=MIXINGS,
+        needs=(Need("--topology=gossip", lambda s: s.topology == "gossip"),),
     )
-    visits: str = setting("fixed", "Order of the clients in --topology=ring or single_pass", choices=VISITS)
-    handover: str = setting(
+    visits: str = _topology(
+        "fixed", "Order of the clients in --topology=ring or single_pass", choices=VISITS, needs=(_RING,)
+    )
+    handover: str = _topology(
         "model",
         "Handed on in --topology=ring or single_pass: the model, or its optimizer's state, too",
         choices=HANDOVERS,
+        needs=(_RING, Need("an --optimizer with a state", lambda s: s.optimizer != "sgd")),
     )
-    concurrency: int = setting(
-        0, "Clients that train at a time in --topology=asynchronous; 0 is half of them", least=0
+    concurrency: int = _topology(
+        0,
+        "Clients that train at a time in --topology=asynchronous; 0 is half of them",
+        least=0,
+        needs=(_ASYNCHRONOUS,),
     )
-    buffer_size: int = setting(
-        1, "Updates that arrive before a step of the server in --topology=asynchronous", least=1
+    buffer_size: int = _topology(
+        1,
+        "Updates that arrive before a step of the server in --topology=asynchronous",
+        least=1,
+        needs=(_ASYNCHRONOUS,),
     )
-    delay: str = setting(
+    delay: str = _topology(
         "half_normal",
         "Distribution of the delays in --topology=asynchronous; a straggler takes ten times as long",
         choices=DELAYS,
+        needs=(_ASYNCHRONOUS,),
     )
-    discount: float = setting(
-        0.5, "Updates s server steps old count (1 + s)^-discount in --topology=asynchronous", least=0
+    discount: float = _topology(
+        0.5,
+        "Updates s server steps old count (1 + s)^-discount in --topology=asynchronous",
+        least=0,
+        needs=(_ASYNCHRONOUS,),
     )
-    asynchronous_mixing: float = setting(
+    asynchronous_mixing: float = _topology(
         0.0,
         "Part of the server's model that an update replaces (FedAsync); 0 is FedBuff",
         least=0,
         most=1,
+        needs=(_ASYNCHRONOUS,),
     )
-    stream: int = setting(
+    stream: int = _federation(
         0,
         "Most clients of a round on the device, data and states of others staying in memory; 0 is all",
         least=0,
+        needs=(_STAR,),
     )
-    stream_from: str = setting(
+    stream_from: str = _federation(
         "memory",
         "Place of the data of streamed clients: memory, or an HDF5 file in --workdir",
         choices=STREAM_SOURCES,
+        needs=(Need("--stream", lambda s: s.stream > 0),),
     )
-    dp_epsilon: float = setting(
+    dp_epsilon: float = _privacy(
         0.0,
         "Example-level privacy budget of each client's training (DP-SGD) over all stages; with any algorithm "
         "that sends nothing else it computes from examples; 0 trains without, as comparators always do",
         least=0,
     )
-    dp_delta: float = setting(
-        0.0, "Delta of that budget; 0 takes 1 / n^1.1 of the smallest client", least=0, most=1
+    dp_delta: float = _privacy(
+        0.0,
+        "Delta of that budget; 0 takes 1 / n^1.1 of the smallest client",
+        least=0,
+        most=1,
+        needs=(_PRIVATE,),
     )
-    dp_clipping_norm: float = setting(
-        0.1, "Clipping norm of the per-example gradients under --dp_epsilon", above=0
+    dp_clipping_norm: float = _privacy(
+        0.1, "Clipping norm of the per-example gradients under --dp_epsilon", above=0, needs=(_PRIVATE,)
     )
-    dp_batch_size: int = setting(
-        8, "Expected size of the Poisson-sampled batches of all stages under --dp_epsilon", least=1
+    dp_batch_size: int = _privacy(
+        8,
+        "Expected size of the Poisson-sampled batches of all stages under --dp_epsilon",
+        least=1,
+        needs=(_PRIVATE,),
     )
 
 
-_RINGS = ("ring", "single_pass")
-_ASYNCHRONOUS = ("concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing")
-# Flags that have an effect only together with others: (flag, what it needs, whether that is so).
-_NEEDS = (
-    ("server_learning_rate", "a --server_optimizer", lambda s: s.server_optimizer != "default"),
-    ("final_rate", "a --rate_schedule", lambda s: s.rate_schedule != "constant"),
-    ("fine_tune_head", "--fine_tune", lambda s: s.fine_tune > 0),
-    # The other reducers look at updates without their weights.
-    ("weighting", "--reduce=mean or geometric_median",
-     lambda s: s.reduce in ("mean", "geometric_median")),
-    ("mixing", "--topology=gossip", lambda s: s.topology == "gossip"),
-    ("handover", "an --optimizer with a state", lambda s: s.optimizer != "sgd"),
-    *((name, "--topology=ring or single_pass", lambda s: s.topology in _RINGS)
-      for name in ("visits", "handover")),
-    *((name, "--topology=asynchronous", lambda s: s.topology == "asynchronous") for name in _ASYNCHRONOUS),
-    ("patience", "--validate_every", lambda s: s.validate_every > 0),
-    ("stream_from", "--stream", lambda s: s.stream > 0),
-    *((name, "--dp_epsilon", lambda s: s.dp_epsilon > 0)
-      for name in ("dp_delta", "dp_clipping_norm", "dp_batch_size")),
-)  # fmt: skip
-# Flags of what happens at a server, and those that other topologies leave without effect.
-_SERVER = ("reduce", "screen_norm", "screen_cosine", "clip_norm", "weighting", "server_optimizer", "fault",
-           "stream")  # fmt: skip
-_WITHOUT = {
-    "ring": _SERVER,
-    "single_pass": _SERVER,
-    "gossip": _SERVER,
-    "asynchronous": ("reduce", "screen_norm", "screen_cosine", "sampler", "stream"),
-}
-
-
-def check_federation(settings: FederationSettings, base: FederationSettings) -> None:
-    """Checks how the fields go together; `check_ranges` checks each by itself.
-
-    Args:
-      settings: to be checked.
-      base: what they would be without any flag.
+def check_federation(settings: FederationSettings) -> None:
+    """Checks what excludes each other; `check_ranges` checks each by itself, `check_needs` what needs others.
 
     Raises:
-      FlagError: a value contradicts another or has no effect.
+      FlagError: a value contradicts another.
     """
-    check_needs(settings, base, _NEEDS)
-    defaults = FederationSettings()
-    for name in _WITHOUT.get(settings.topology, ()):
-        if (found := getattr(settings, name)) != (expected := getattr(defaults, name)):
-            raise FlagError(name, f"{expected!r} with --topology={settings.topology}", repr(found))
     if settings.asynchronous_mixing and settings.buffer_size != 1:
         raise FlagError("buffer_size", "1 with --asynchronous_mixing", settings.buffer_size)
     if 0 < settings.screen_norm < 1:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, TypeVar
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 
@@ -52,10 +53,24 @@ def as_flag_error(error: ValueError, names: Mapping[str, str], prefix: str = "")
     return FlagError(names.get(error.name, prefix + error.name), error.expected, error.found)
 
 
+class Need(NamedTuple):
+    """What a flag needs to have an effect.
+
+    Attributes:
+      flags: in words.
+      holds: whether they are there, of the values of all fields of the program by name.
+    """
+
+    flags: str
+    holds: Callable[[Any], bool]
+
+
 def setting(
     default: Any,
     help: str,
     *,
+    group: str,
+    needs: tuple[Need, ...] = (),
     choices: Collection[str] = (),
     above: float | None = None,
     least: float | None = None,
@@ -66,11 +81,15 @@ def setting(
     Args:
       default: also gives the flag its type.
       help: without a full stop.
+      group: under which ``--helpfull`` lists the flag.
+      needs: without which the flag has no effect.
       choices: of text.
       above, least, most: bounds of a number; the first is exclusive. Numbers must be finite.
     """
-    metadata = {"help": help, "choices": tuple(choices), "above": above, "least": least, "most": most}
-    return dataclasses.field(default=default, metadata=metadata)
+    bounds = {"choices": tuple(choices), "above": above, "least": least, "most": most}
+    return dataclasses.field(
+        default=default, metadata={"help": help, "group": group, "needs": needs} | bounds
+    )
 
 
 def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
@@ -140,8 +159,8 @@ def define_flags(
     for field, default in fields(settings):
         if field.name in without or not field.metadata:
             continue
-        shown = "by --preset" if field.name in by_preset else f"default {default!r}"
-        text = field.metadata["help"] + (f" ({shown})." if shown != "default ''" else ".")
+        shown = "by --preset" if field.name in by_preset else f"default {default}"
+        text = field.metadata["help"] + (f" ({shown})." if shown != "default " else ".")
         if field.metadata["choices"]:
             flags.DEFINE_enum(field.name, None, list(field.metadata["choices"]), text, **options)
         elif isinstance(default, bool):
@@ -190,22 +209,19 @@ def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
     raise FlagError(name, expected, value)
 
 
-def check_needs(
-    settings: Any, base: Any, needs: Collection[tuple[str, str, Any]], *, given: Any = None
-) -> None:
+def check_needs(settings: Any, base: Any) -> None:
     """Refuses flags without an effect.
 
     Args:
-      settings: the group that the fields belong to.
+      settings: to be checked.
       base: the same without what was given: fields equal to it were not changed.
-      needs: (field, the flags it needs, ``holds(given)``), whether these are there.
-      given: argument of ``holds``; ``settings`` by default.
 
     Raises:
       FlagError: a changed field lacks what it needs.
     """
-    given = settings if given is None else given
-    for name, other, holds in needs:
-        value = getattr(settings, name)
-        if value != getattr(base, name) and not holds(given):
-            raise FlagError(name, f"{other} with it", f"{value!r} alone")
+    values = list(fields(settings))
+    view = types.SimpleNamespace(**{field.name: value for field, value in values})
+    for (field, value), (_, before) in zip(values, fields(base), strict=True):
+        for need in field.metadata.get("needs", ()) if value != before else ():
+            if not need.holds(view):
+                raise FlagError(field.name, f"{need.flags} with it", f"{value!r} alone")

@@ -12,14 +12,24 @@ from absl import flags
 from experiments.pipeline.algorithms import algorithms
 from experiments.pipeline.dotted import Dotted, split_dotted
 from experiments.pipeline.methods_file import load_methods
-from experiments.pipeline.options import define_flags, given_flags
+from experiments.pipeline.options import define_flags, fields, given_flags
 from fedrecon.catalog import ALIASES
 from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.errors import ArgumentError
-from fedrecon.runtime import end_with, leave, program_name, user_message
+from fedrecon.runtime import end_with, leave, program_name, show_help, user_message
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
+
+
+GROUPS = ("data", "model", "training", "federation", "protection", "topology", "privacy", "comparison",
+          "processes", "run")  # fmt: skip
+# Flags that are no settings.
+_OF_PROGRAMS = {
+    "run": ("workdir", "resume", "devices", "parallel", "rounds_per_dispatch"),
+    "processes": ("coordinator", "processes", "process_id", "distributed", "start_seconds", "stall_seconds"),
+    "comparison": ("methods", "seeds", "baseline", "metric", "worst"),
+}
 
 
 def define_run_flags(
@@ -50,19 +60,36 @@ def define_run_flags(
     define_flags(settings, without=("algorithm", *without), by_preset=by_preset, flag_values=flag_values)
 
 
-def define_process_flags() -> None:
+def define_process_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags that make several processes one run."""
-    flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 listens; empty is one process.")
-    flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
-    flags.DEFINE_integer("process_id", -1, "Number of this process, from 0, with --coordinator.")
-    flags.DEFINE_bool("distributed", False, "Take these three from Slurm, Open MPI, Cloud TPU or Kubernetes.")
-    flags.DEFINE_integer("start_seconds", 120, "Seconds to wait for the other processes at the start.")
-    flags.DEFINE_float(
-        "stall_seconds",
-        300,
-        "Report a round (or compiling) of several processes that takes longer, with stacks.",
-        lower_bound=1,
-    )
+    options = {"flag_values": flag_values}
+    text = "HOST:PORT at which process 0 listens; empty is one process."
+    flags.DEFINE_string("coordinator", "", text, **options)
+    flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.", **options)
+    text = "Number of this process, from 0, with --coordinator."
+    flags.DEFINE_integer("process_id", -1, text, **options)
+    text = "Take these three from Slurm, Open MPI, Cloud TPU or Kubernetes."
+    flags.DEFINE_bool("distributed", False, text, **options)
+    text = "Seconds to wait for the other processes at the start."
+    flags.DEFINE_integer("start_seconds", 120, text, **options)
+    text = "Report a round (or compiling) of several processes that takes longer, with stacks."
+    flags.DEFINE_float("stall_seconds", 300, text, lower_bound=1, **options)
+
+
+def flag_groups(settings: type, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, list[flags.Flag]]:
+    """The flags of a program by group, in the order of ``--helpfull``.
+
+    Args:
+      settings: class of the program's settings, whose fields name their groups.
+      flag_values: where the flags are defined.
+    """
+    groups: dict[str, list[flags.Flag]] = {name: [] for name in GROUPS}
+    for field, _ in fields(settings):
+        if field.metadata and field.name in flag_values:
+            groups[field.metadata["group"]].append(flag_values[field.name])
+    for group, names in _OF_PROGRAMS.items():
+        groups[group] += [flag_values[name] for name in names if name in flag_values]
+    return {name: members for name, members in groups.items() if members}
 
 
 def read_methods(argv: list[str]) -> None:
@@ -76,9 +103,16 @@ def read_methods(argv: list[str]) -> None:
                 fail(str(error))
 
 
-def parse_flags(argv: list[str]) -> Dotted:
-    """Parses all flags of a program with one algorithm."""
+def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> Dotted:
+    """Parses all flags of a program with one algorithm.
+
+    Args:
+      argv: the command line.
+      settings: class of the program's settings.
+      first: flags that ``--help`` shows.
+    """
     read_methods(argv)
+    show_help(argv, flag_groups(settings), first)
     return parse(argv, ("algorithm", "reduce"))
 
 

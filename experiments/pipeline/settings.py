@@ -1,11 +1,16 @@
 """Settings of the full-stack experiment and the presets they come from."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from experiments.pipeline.algorithms import check_method, fitted, method, unprotected
-from experiments.pipeline.federation_settings import FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, changed, check_needs, check_ranges, setting
+from experiments.pipeline.federation_settings import NO_PRIVACY, FederationSettings, check_federation
+from experiments.pipeline.options import FlagError, Need, changed, check_needs, check_ranges, setting
+
+_data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
+_SIMULATED = Need("--cohort=simulated", lambda s: s.cohort == "simulated")
+_MEASURED = Need("--cohort=measured", lambda s: s.cohort == "measured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,70 +20,91 @@ class FullStackSettings:
     Sizes are in pixels, rates per optimizer step, rounds count federated rounds.
     """
 
-    modality: str = setting("mri", "Physics of the simulated cohort", choices=("mri", "ct"))
-    cohort: str = setting(
+    modality: str = _data("mri", "Physics of the simulated cohort", choices=("mri", "ct"))
+    cohort: str = _data(
         "simulated",
         "Simulated sites, or from --data_dir: what data_scripts.simulate_cohort wrote (folder), which is the "
         "default with that flag, or measured data (measured, or real)",
         choices=("simulated", "folder", "measured", "real"),
     )
-    preset: str = setting(
+    preset: str = _run(
         "default",
         "Sizes: minutes, half an hour, or a short trial; sets what other flags leave open",
         choices=("default", "full", "smoke"),
     )
-    data_dir: str = setting("", "Folder with cohort.json, or with mri/ and multisite/ for --cohort=measured")
+    data_dir: str = _data("", "Folder with cohort.json, or with mri/ and multisite/ for --cohort=measured")
     data_sha256: str = ""
-    seed: int = setting(0, "Seed of the cohort, the initial weights and the training", least=0)
+    seed: int = _run(0, "Seed of the cohort, the initial weights and the training", least=0)
     # Cohort.
-    sites: int = setting(5, "Number of simulated sites", above=0)
-    patients_per_site: int = setting(10, "Mean number of simulated patients at a site", above=0)
-    slices: int = setting(4, "Slices of a simulated patient", above=0)
-    image_size: int = setting(64, "Matrix size of the simulated images", least=16)
-    acceleration: float = setting(4.0, "Undersampling factor of the k-space lines", least=1)
-    masks_per_slice: int = setting(6, "Training masks drawn for each measured slice", above=0)
+    sites: int = _data(5, "Number of simulated sites", above=0, needs=(_SIMULATED,))
+    patients_per_site: int = _data(
+        10, "Mean number of simulated patients at a site", above=0, needs=(_SIMULATED,)
+    )
+    slices: int = _data(4, "Slices of a simulated patient", above=0, needs=(_SIMULATED,))
+    image_size: int = _data(64, "Matrix size of the simulated images", least=16, needs=(_SIMULATED,))
+    acceleration: float = _data(
+        4.0,
+        "Undersampling factor of the k-space lines",
+        least=1,
+        needs=(Need("--cohort=simulated or measured", lambda s: s.cohort != "folder"),),
+    )
+    masks_per_slice: int = _data(
+        6, "Training masks drawn for each measured slice", above=0, needs=(_MEASURED,)
+    )
     # Federation.
     federation: FederationSettings = dataclasses.field(default=FederationSettings(optimizer="adam_cosine"))
-    epochs: int = setting(1, "Local epochs in a reconstruction round", above=0)
-    batch_size: int = setting(2, "Slices in a local step of the reconstruction", above=0)
-    comparators: bool = setting(True, "Also train local-only and centralized reconstruction networks")
+    epochs: int = _training(1, "Local epochs in a reconstruction round", above=0)
+    batch_size: int = _training(
+        2, "Slices in a local step of the reconstruction", above=0, needs=(NO_PRIVACY,)
+    )
+    comparators: bool = _training(True, "Also train local-only and centralized reconstruction networks")
     # Reconstruction.
-    network: str = setting(
+    network: str = _model(
         "varnet",
         "Reconstruction network: the data term is minimized (modl), or descended by one step (varnet), in a "
         "cascade",
         choices=("modl", "varnet"),
     )
-    rounds: int = setting(12, "Reconstruction rounds", above=0)
-    cascades: int = setting(4, "Cascades of the reconstruction network", above=0)
-    channels: int = setting(8, "Channels of its regularizer at full resolution", above=0)
-    pools: int = setting(2, "Poolings of its regularizer", above=0)
-    learning_rate: float = setting(2e-3, "Peak learning rate of the reconstruction", above=0)
-    pooled_learning_rate: float = setting(
+    rounds: int = _training(12, "Reconstruction rounds", above=0)
+    cascades: int = _model(4, "Cascades of the reconstruction network", above=0)
+    channels: int = _model(8, "Channels of its regularizer at full resolution", above=0)
+    pools: int = _model(2, "Poolings of its regularizer", above=0)
+    learning_rate: float = _training(2e-3, "Peak learning rate of the reconstruction", above=0)
+    pooled_learning_rate: float = _training(
         0.0,
         "The same on pooled data, which take the steps of all sites; 0 takes --learning_rate",
         least=0,
+        needs=(Need("--comparators", lambda s: s.comparators),),
     )
-    learn_coil_maps: bool = setting(False, "Refine the coil sensitivities inside the network")
+    learn_coil_maps: bool = _model(
+        False,
+        "Refine the coil sensitivities inside the network",
+        needs=(Need("--modality=mri", lambda s: s.modality == "mri"),),
+    )
     # Segmentation and classification.
-    finetune_rounds: int = setting(12, "Rounds of segmentation and of classification", above=0)
-    finetune_epochs: int = setting(2, "Local epochs in one of those rounds", above=0)
-    finetune_batch_size: int = setting(4, "Examples in a local step of those rounds", above=0)
-    finetune_channels: int = setting(8, "Channels of the segmentation and classification encoder", above=0)
-    finetune_pools: int = setting(3, "Poolings of that encoder", above=0)
-    finetune_learning_rate: float = setting(
+    finetune_rounds: int = _training(12, "Rounds of segmentation and of classification", above=0)
+    finetune_epochs: int = _training(2, "Local epochs in one of those rounds", above=0)
+    finetune_batch_size: int = _training(
+        4, "Examples in a local step of those rounds", above=0, needs=(NO_PRIVACY,)
+    )
+    finetune_channels: int = _model(8, "Channels of the segmentation and classification encoder", above=0)
+    finetune_pools: int = _model(3, "Poolings of that encoder", above=0)
+    finetune_learning_rate: float = _training(
         3e-3, "Peak learning rate of segmentation and classification", above=0
     )
-    finetune_comparators: bool = setting(
+    finetune_comparators: bool = _training(
         False, "Also train local-only segmentation and classification networks"
     )
-    shrink: int = setting(
-        2, "Factor by which measured segmentation and classification images are averaged down: 1, 2 or 4"
+    shrink: int = _data(
+        2,
+        "Factor by which measured segmentation and classification images are averaged down: 1, 2 or 4",
+        needs=(_MEASURED,),
     )
-    matrix: int = setting(
+    matrix: int = _data(
         0,
         "Common matrix of measured k-space; below a site's own it loses resolution, 0 is the largest",
         least=0,
+        needs=(_MEASURED,),
     )
 
 
@@ -208,24 +234,11 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
         settings = dataclasses.replace(settings, federation=federation)
         kept = {name: getattr(federation, name) for name in ("rate_schedule", "final_rate")}
         base = changed(base, **kept)
-    check_federation(settings.federation, base.federation)
+    check_needs(settings, base)
+    check_federation(settings.federation)
     check_method(settings.federation)
-    check_needs(settings, base, _NEEDS)
     _check(settings)
     return settings
-
-
-# Flags that have an effect only together with others: (flag, what it needs, whether that is so).
-_NEEDS = (
-    *((name, "--cohort=simulated", lambda s: s.cohort == "simulated")
-      for name in _DRAWN),
-    ("acceleration", "--cohort=simulated or measured", lambda s: s.cohort != "folder"),
-    *((name, "--cohort=measured", lambda s: s.cohort == "measured")
-      for name in ("masks_per_slice", "matrix", "shrink")),
-    *((name, "--dp_batch_size and no such flag", lambda s: not s.federation.dp_epsilon)
-      for name in ("batch_size", "finetune_batch_size")),
-    ("learn_coil_maps", "--modality=mri", lambda s: s.modality == "mri"),
-)  # fmt: skip
 
 
 def _check(settings: FullStackSettings) -> None:

@@ -17,6 +17,7 @@ from fedrecon.runtime.program import (
     parse_flags,
     program_name,
     run_program,
+    show_help,
     user_message,
 )
 from fedrecon.runtime.progress import Progress
@@ -49,6 +50,7 @@ __all__ = [
     "release_memory",
     "run_program",
     "set_cpu_devices",
+    "show_help",
     "start",
     "train",
     "user_message",

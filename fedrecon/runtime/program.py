@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +11,7 @@ from absl import app, flags
 
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime.distributed import DistributedError
+from fedrecon.runtime.help import help_asked, help_text
 from fedrecon.runtime.watchdog import PeerError
 from fedrecon.runtime.workdir import WorkdirError
 
@@ -33,12 +34,15 @@ def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | 
 
 
 def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
-    """Parses flags as absl does; a wrong one ends the program in one line, as does a word that is no flag.
+    """Parses flags as absl does, but for ``--help``, for which see `show_help`.
+
+    A wrong one ends the program in one line, as does a word that is no flag.
 
     Args:
       argv: the command line.
       positional: accepts such words.
     """
+    show_help(argv)
     try:
         rest = flags.FLAGS(argv)
         if rest[1:] and not positional:
@@ -46,6 +50,25 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
     except (flags.Error, ArgumentError) as error:
         end_with(str(error))
     return rest
+
+
+def show_help(
+    argv: Sequence[str], groups: Mapping[str, Sequence[flags.Flag]] | None = None, first: Sequence[str] = ()
+) -> None:
+    """Prints what the program is for and its flags, and ends it, if the command line asks for that.
+
+    Args:
+      argv: the command line.
+      groups: flags by group; by default all that the main module defines, without groups.
+      first: those that ``--help`` shows, where ``--helpfull`` shows all.
+    """
+    if not (asked := help_asked(argv)):
+        return
+    groups = {"": flags.FLAGS.get_key_flags_for_module(sys.argv[0])} if groups is None else groups
+    main = sys.modules["__main__"]
+    name = main.__spec__.name if main.__spec__ else program_name()
+    print(help_text(name, main.__doc__ or "", groups, first if asked == "short" else ()))
+    sys.exit(0)
 
 
 @contextlib.contextmanager

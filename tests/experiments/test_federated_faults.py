@@ -183,10 +183,10 @@ def test_every_server_optimizer_and_the_bound_on_norms_reach_the_algorithm():
         ({"server_learning_rate": 0.1}, "--server_learning_rate: expected a --server_optimizer"),
         ({"final_rate": 0.5}, "--final_rate: expected a --rate_schedule"),
         ({"mixing": "complete"}, "--mixing: expected --topology=gossip"),
-        ({"topology": "ring"}, "--screen_norm: expected 0.0 with --topology=ring"),
+        ({"topology": "ring"}, "--screen_norm: expected --topology=star with it, found"),
         (
             {"topology": "asynchronous", "screen_norm": 0.0, "screen_cosine": -1.0, "reduce": "median"},
-            "--reduce: expected 'mean' with --topology=asynchronous",
+            "--reduce: expected --topology=star with it, found 'median'",
         ),
         ({"algorithm": "fedadam", "server_optimizer": "adam"}, "--server_optimizer: expected default, which"),
         ({"algorithm": "local_only"}, "--screen_norm: expected 0.0, which local_only implies"),

@@ -132,7 +132,7 @@ def test_other_pairs_that_would_leak_or_have_no_effect_are_refused():
     for changes, message in cases:
         settings = FederationSettings(dp_epsilon=8.0, **changes)
         with pytest.raises(ValueError, match=message):
-            check_federation(settings, FederationSettings())
+            check_federation(settings)
             check_method(settings)
     for given, message in [
         ({"algorithm": "ditto"}, "--algorithm: expected one without models that sites train without noise"),

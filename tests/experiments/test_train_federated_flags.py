@@ -1,17 +1,22 @@
 """Flags of federated training: what does not fit is named."""
 
 import math
+import re
 import subprocess
 import sys
 
 import pytest
+from absl import flags
 
+from experiments import compare, full_stack, train_federated
 from experiments.pipeline.algorithms import algorithms, check_method, make_algorithm, options_of
 from experiments.pipeline.dotted import split_dotted
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
 from experiments.pipeline.options import changed, fields
+from experiments.pipeline.programs import GROUPS, flag_groups
+from fedrecon.runtime.help import help_text
 
 TINY = TrainSettings(
     rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4
@@ -130,8 +135,14 @@ def test_dotted_flags_are_taken_out():
         split_dotted(["--m.x=1", "--m.x=2"], ("m",))
 
 
-def test_help_lists_every_flag_and_algorithm():
-    process = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
+def test_help_shows_a_few_flags_first_and_all_of_them_when_asked():
+    short = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
+    assert short.returncode == 0 and not short.stderr
+    shown = re.findall(r"^  --(?:\[no\])?(\w+)", short.stdout, re.M)
+    assert shown == list(train_federated.FIRST) and "--helpfull lists all" in short.stdout
+    values = flags.FlagValues()
+    train_federated.define_flags(values)
+    everything = help_text("p", "", flag_groups(TrainSettings, values))
     settings = [field for field, _ in fields(TrainSettings) if field.metadata]
     for name in (
         *(field.name for field in settings),
@@ -141,10 +152,23 @@ def test_help_lists_every_flag_and_algorithm():
         "parallel",
         "devices",
     ):
-        assert f"--{name}:" in process.stdout or f"--[no]{name}:" in process.stdout, name
-    words = process.stdout.replace("\n", " ")
+        assert f"--{name}=" in everything or f"--[no]{name}\n" in everything, name
+    words = everything.replace("\n", " ")
     choices = [choice for field in settings for choice in field.metadata["choices"]]
     assert len(choices) > 50 and all(name in words for name in (*algorithms(), *choices))
+
+
+@pytest.mark.parametrize("program", [compare, full_stack, train_federated])
+def test_every_flag_is_in_one_group(program):
+    values = flags.FlagValues()
+    program.define_flags(values)
+    settings = getattr(program, "FullStackSettings", TrainSettings)
+    groups = flag_groups(settings, values)
+    names = [flag.name for members in groups.values() for flag in members]
+    assert sorted(names) == sorted(values) and len(names) > 60
+    assert set(program.FIRST) <= set(names) and len(program.FIRST) <= 15
+    assert [name for name in GROUPS if name in groups] == list(groups)
+    assert {"data", "model", "training", "federation", "privacy", "run"} <= set(groups)
 
 
 @pytest.mark.parametrize(

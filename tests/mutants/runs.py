@@ -32,9 +32,26 @@ MUTANTS = (
         "experiments/pipeline/settings.py",
         # Flags of measured data change nothing in simulated cohorts, without a word.
         (
-            "check_needs(settings, base, _NEEDS)",
+            "check_needs(settings, base)",
             "pass",
             "tests/experiments/test_settings.py::test_values_out_of_range_name_the_flag",
+        ),
+    ),
+    *in_file(
+        "fedrecon/runtime/help.py",
+        (
+            'if "helpfull" in names:',
+            "if False:",
+            "tests/runtime/test_program.py::test_help_is_asked_for_in_absls_words_and_wraps_what_flags_say",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/federation_settings.py",
+        # Reducers of a ring change nothing, without a word.
+        (
+            'lambda s: s.topology == "star")',
+            "lambda s: True)",
+            _FAULTS + "flags_that_do_not_fit_are_named",
         ),
     ),
     *_QUALITY,

@@ -5,10 +5,12 @@ import io
 import sys
 
 import pytest
+from absl import flags
 
 from fedrecon.data import DataError
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import WorkdirError, ending, parse_flags, run_program, user_message
+from fedrecon.runtime.help import help_asked, help_text
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,22 @@ def test_words_that_are_no_flags_are_refused():
     with pytest.raises(SystemExit, match=r"command line: expected only flags, --NAME=VALUE, found 'word'"):
         parse_flags(["p", "word"])
     assert parse_flags(["p", "word"], positional=True) == ["p", "word"]
+
+
+def test_help_is_asked_for_in_absls_words_and_wraps_what_flags_say():
+    assert [help_asked(["p", word]) for word in ("--help", "-h", "-?", "--helpshort", "--helpfull")] == [
+        *4 * ["short"],
+        "full",
+    ]
+    assert help_asked(["--help"]) == help_asked(["p", "help", "--helper=3"]) == ""
+    values = flags.FlagValues()
+    flags.DEFINE_enum("kind", "a", ["a", "b"], "Which.", flag_values=values)
+    flags.DEFINE_integer("count", 3, "How many.", flag_values=values)
+    flags.DEFINE_bool("deep", False, "Whether " + 30 * "very ", flag_values=values)
+    groups = {"one": [values["kind"], values["count"]], "two": [values["deep"]]}
+    text = help_text("a.b", "About.", groups)
+    assert text.startswith("About.\n\none:\n  --kind=a | b\n      Which (default a).\n  --count=INTEGER\n")
+    assert "\n\ntwo:\n  --[no]deep\n      Whether very" in text and max(map(len, text.splitlines())) <= 100
+    short = help_text("a.b", "About.", groups, ("count",))
+    assert short.count("  --") == 1
+    assert short.endswith("python -m a.b --helpfull lists all 3 flags by group: one, two.")
