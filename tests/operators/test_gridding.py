@@ -43,7 +43,7 @@ struct Axis {
 template <class T>
 void check_gridding(int ndim, int width, bool planes) {
   const int samples = 61, lanes = planes ? 3 : 1;
-  const int cells[3] = {ndim > 2 ? 10 : 1, ndim > 1 ? 11 : 1, 21};
+  const int cells[3] = {ndim > 2 ? 41 : 1, ndim > 1 ? 11 : 1, 21};
   double kernel[32];
   for (int i = 0; i < 2 * width; ++i) kernel[i] = drawn();
   Geometry<T> g;
@@ -55,6 +55,8 @@ void check_gridding(int ndim, int width, bool planes) {
     for (int t = 0; t < width; ++t) lane[t] = kernel[p * width + t];
     for (int i = 0; i < stride * (16 / stride); ++i) repeated[i] = lane[i % stride];
     g.coefficients[p] = load<T>(lane);
+    const RealLanes<T> first = real<T>(g.coefficients[p]);
+    g.paired[p] = interleaved<T>(joined<T>(first, first));
     g.repeated[p] = load<T>(repeated);
   }
   Grid<T> grid(g, planes);
@@ -94,26 +96,27 @@ void check_gridding(int ndim, int width, bool planes) {
           f(z.weights[i] * y.weights[j] * x.weights[k], z.cells[i], y.cells[j], x.cells[k]);
   };
 
-  const Workers alone(1, [](std::function<void()> task) { task(); });
+  // Two threads in name: samples are spread in bands, one after the other.
+  const Workers workers(2, [](std::function<void()> task) { task(); });
   for (int64_t row = 0; row < grid.rows(); ++row) {
     grid.repeat(grid.data + row * grid.row);
     if (!planes) grid.interleave(grid.data + row * grid.row);
   }
-  for (bool sorted : {false, true}) {
+  const Sorted<T> order(workers, g, points.data(), samples);
+  for (const Sorted<T>* sorted : {static_cast<const Sorted<T>*>(nullptr), &order}) {
     std::vector<T> out(lanes * samples * 2 + 16);
     T* rows[8] = {};
     for (int lane = 0; lane < lanes; ++lane) rows[lane] = out.data() + lane * samples * 2;
-    interpolate<T>(alone, grid, points.data(), samples, sorted, rows);
+    interpolate<T>(workers, grid, points.data(), samples, sorted, rows);
     for (int m = 0; m < samples; ++m)
       for (int lane = 0; lane < lanes; ++lane)
         for (int part = 0; part < 2; ++part) {
           double sum = 0;
           footprint(m, [&](double w, int z, int y, int x) { sum += w * value(z, y, x, lane, part); });
-          check("gathered", ndim, width, rows[lane][2 * m + part], sum);
+          check("gathered", ndim, width, rows[lane][2 * (sorted ? order.rank[m] : m) + part], sum);
         }
   }
 
-  const Sorted<T> order(alone, g, points.data(), samples);
   std::vector<T> in(samples * (planes ? 16 : 2));
   std::fill(values.begin(), values.end(), 0);
   for (int m = 0; m < samples; ++m)
@@ -123,7 +126,7 @@ void check_gridding(int ndim, int width, bool planes) {
         in[order.rank[m] * (planes ? 16 : 2) + (planes ? 8 * part + lane : part)] = v;
         footprint(m, [&](double w, int z, int y, int x) { value(z, y, x, lane, part) += w * v; });
       }
-  spread<T>(alone, grid, order, in.data());
+  spread<T>(workers, grid, order, in.data());
   for (int64_t row = 0; row < grid.rows(); ++row) {
     if (!planes) grid.separate(grid.data + row * grid.row);
     grid.fold(grid.data + row * grid.row);

@@ -98,26 +98,70 @@ inline void spread_cells(const Grid<T>& grid, const Located<T>& at, int point, c
       });
 }
 
-// The same for a width known to the compiler: W rows of W cells of every plane, in no more registers than that takes.
+// The taps of eight samples along y and z, by tap: their polynomials are computed for all samples at once.
+template <class T, int W>
+struct Taps {
+  alignas(64) T y[W][8], z[W][8];
+
+  Taps(const Geometry<T>& g, const Located<T>& at) {
+    along(g, at.u[1], y);
+    if (g.ndim == 3) along(g, at.u[0], z);
+  }
+
+ private:
+  static void along(const Geometry<T>& g, const T* u, T (*taps)[8]) {
+    RealLanes<T> at, value[W];
+    std::memcpy(&at, u, sizeof at);
+    const T* c = reinterpret_cast<const T*>(&g.coefficients[g.degree]);
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j) value[j] = RealLanes<T>{} + c[j];
+    for (int p = g.degree - 1; p >= 0; --p) {
+      c -= 16;
+#pragma GCC unroll 8
+      for (int j = 0; j < W; ++j) value[j] = value[j] * at + c[j];
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j) std::memcpy(taps[j], &value[j], sizeof value[j]);
+  }
+};
+
+// Walks over the rows of a sample, plane by plane; only where `wraps` may they meet the ends of the grid.
+template <class T, bool wraps>
+struct Walk {
+  T* front;  // of the next plane
+  T* at;     // the next row
+  const int64_t row, plane;
+  const int top, rows, planes;
+  int y = 0, z;
+
+  Walk(const Grid<T>& grid, const Located<T>& on, int point)
+      : row(grid.row * 16),
+        plane(grid.geometry.cells[1] * row),
+        top(on.first[1][point]),
+        rows(static_cast<int>(grid.geometry.cells[1])),
+        planes(static_cast<int>(grid.geometry.cells[0])),
+        z(on.first[0][point]) {
+    front = at = reinterpret_cast<T*>(grid.at(z, top)) + 2 * on.first[2][point];
+  }
+  void next_plane() {
+    at = front;
+    front += plane;
+    y = top;
+    if (wraps && ++z == planes) front -= planes * plane;
+  }
+  T* next_row() {
+    T* here = at;
+    at += row;
+    if (wraps && ++y == rows) at -= plane;
+    return here;
+  }
+};
+
+// The cells of a sample: W rows of W cells of every plane, in no more registers than that takes.
 template <class T, int W>
 struct Patch {
   using Register = typename ComplexLanes<T>::Register;
   static constexpr int lanes = ComplexLanes<T>::lanes, registers = (2 * W + lanes - 1) / lanes;
-  T* corner;      // first cell of the first row of plane 0
-  int64_t plane;  // numbers from plane to plane
-  int64_t row[W];
-  int z, planes, cells_z;
-
-  Patch(const Grid<T>& grid, const Located<T>& at, int point)
-      : corner(reinterpret_cast<T*>(grid.data) + 2 * at.first[2][point]),
-        plane(grid.geometry.cells[1] * grid.row * 16),
-        z(at.first[0][point]),
-        planes(grid.geometry.taps[0]),
-        cells_z(static_cast<int>(grid.geometry.cells[0])) {
-    const int cells = static_cast<int>(grid.geometry.cells[1]), top = at.first[1][point];
-    for (int j = 0; j < W; ++j) row[j] = (top + j < cells ? top + j : top + j - cells) * grid.row * 16;
-  }
-  T* at_plane(int i) const { return corner + (z + i < cells_z ? z + i : z + i - cells_z) * plane; }
 
   static Register read(const T* p) {
     Register r;
@@ -125,53 +169,86 @@ struct Patch {
     return r;
   }
   static void write(T* p, Register r) { std::memcpy(p, &r, sizeof r); }
+  static bool within(const Geometry<T>& g, const Located<T>& at, int point) {
+    return at.first[1][point] + W <= g.cells[1] && at.first[0][point] + g.taps[0] <= g.cells[0];
+  }
+
+  // Those along x, for the real and the imaginary part of a cell.
+  static void along_x(const Geometry<T>& g, T u, Register* x) {
+#pragma GCC unroll 8
+    for (int r = 0; r < registers; ++r) x[r] = g.paired[g.degree].part[r];
+    for (int p = g.degree - 1; p >= 0; --p)
+#pragma GCC unroll 8
+      for (int r = 0; r < registers; ++r) x[r] = x[r] * u + g.paired[p].part[r];
+  }
+
+  // body(weight) for the planes of sample `point`.
+  template <class Body>
+  static void each_plane(const Geometry<T>& g, const Taps<T, W>& taps, int point, Body&& body) {
+    if (g.ndim < 3) return body(T(1));
+#pragma GCC unroll 8
+    for (int i = 0; i < W; ++i) body(taps.z[i][point]);
+  }
+
+  // The weighted cells: pairs whose sum is wanted.
+  template <bool wraps>
+  static RealLanes<T> gather(const Grid<T>& grid, const Located<T>& at, int point, const Taps<T, W>& taps) {
+    Walk<T, wraps> walk(grid, at, point);
+    Register total[registers] = {};
+    each_plane(grid.geometry, taps, point, [&](T weight) {
+      Register sum[registers] = {};
+      walk.next_plane();
+#pragma GCC unroll 8
+      for (int j = 0; j < W; ++j) {
+        const T* cells = walk.next_row();
+#pragma GCC unroll 8
+        for (int r = 0; r < registers; ++r) sum[r] += read(cells + lanes * r) * taps.y[j][point];
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < registers; ++r) total[r] += sum[r] * weight;
+    });
+    ComplexLanes<T> all = {};
+    Register x[registers];
+    along_x(grid.geometry, at.u[2][point], x);
+#pragma GCC unroll 8
+    for (int r = 0; r < registers; ++r) all.part[r] = total[r] * x[r];
+    return real<T>(all) + imag<T>(all);
+  }
+
+  template <bool wraps>
+  static void spread(const Grid<T>& grid, const Located<T>& at, int point, const Taps<T, W>& taps, const T* value) {
+    const ComplexLanes<T> pair = joined<T>(RealLanes<T>{} + value[0], RealLanes<T>{} + value[1]);
+    const ComplexLanes<T> pairs = interleaved<T>(pair);
+    Register x[registers];
+    along_x(grid.geometry, at.u[2][point], x);
+#pragma GCC unroll 8
+    for (int r = 0; r < registers; ++r) x[r] *= pairs.part[r];
+    Walk<T, wraps> walk(grid, at, point);
+    each_plane(grid.geometry, taps, point, [&](T weight) {
+      Register part[registers];
+#pragma GCC unroll 8
+      for (int r = 0; r < registers; ++r) part[r] = x[r] * weight;
+      walk.next_plane();
+#pragma GCC unroll 8
+      for (int j = 0; j < W; ++j) {
+        T* cells = walk.next_row();
+#pragma GCC unroll 8
+        for (int r = 0; r < registers; ++r)
+          write(cells + lanes * r, read(cells + lanes * r) + part[r] * taps.y[j][point]);
+      }
+    });
+  }
 };
 
 template <class T, int W>
-inline void gather_patch(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
-  using P = Patch<T, W>;
-  const Weights<T> w(grid.geometry, at, point);
-  const P patch(grid, at, point);
-  typename P::Register total[P::registers] = {};
-  for (int i = 0; i < patch.planes; ++i) {
-    const T* plane = patch.at_plane(i);
-    typename P::Register sum[P::registers] = {};
-#pragma GCC unroll 8
-    for (int j = 0; j < W; ++j)
-#pragma GCC unroll 8
-      for (int r = 0; r < P::registers; ++r) sum[r] += P::read(plane + patch.row[j] + P::lanes * r) * w.y[j];
-#pragma GCC unroll 8
-    for (int r = 0; r < P::registers; ++r) total[r] += sum[r] * w.z[i];
-  }
-  ComplexLanes<T> x[2], sums = {};
-  in_pairs<T>(w.x, x);
-#pragma GCC unroll 8
-  for (int r = 0; r < P::registers; ++r) sums.part[r] = total[r] * x[0].part[r];
-  sum_pairs<T>(sums, out);
+__attribute__((noinline)) RealLanes<T> gather_wrapped(const Grid<T>& grid, const Located<T>& at, int point,
+                                                      const Taps<T, W>& taps) {
+  return Patch<T, W>::template gather<true>(grid, at, point, taps);
 }
-
 template <class T, int W>
-inline void spread_patch(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
-  using P = Patch<T, W>;
-  const Weights<T> w(grid.geometry, at, point);
-  const P patch(grid, at, point);
-  const ComplexLanes<T> pair = joined<T>(RealLanes<T>{} + value[0], RealLanes<T>{} + value[1]);
-  ComplexLanes<T> x[2];
-  in_pairs<T>(w.x, x);
-  x[0] *= interleaved<T>(pair);
-  for (int i = 0; i < patch.planes; ++i) {
-    T* plane = patch.at_plane(i);
-    typename P::Register part[P::registers];
-#pragma GCC unroll 8
-    for (int r = 0; r < P::registers; ++r) part[r] = x[0].part[r] * w.z[i];
-#pragma GCC unroll 8
-    for (int j = 0; j < W; ++j)
-#pragma GCC unroll 8
-      for (int r = 0; r < P::registers; ++r) {
-        T* cells = plane + patch.row[j] + P::lanes * r;
-        P::write(cells, P::read(cells) + part[r] * w.y[j]);
-      }
-  }
+__attribute__((noinline)) void spread_wrapped(const Grid<T>& grid, const Located<T>& at, int point,
+                                              const Taps<T, W>& taps, const T* value) {
+  Patch<T, W>::template spread<true>(grid, at, point, taps, value);
 }
 
 // Volumes do not fit caches, and no hardware foresees the rows of the next samples.
@@ -199,25 +276,46 @@ inline void with_width(int width, F&& f) {
   }
 }
 
-// One sample of the one plane.
+// Up to eight samples of the one plane. Functions of their own: registers are few.
+template <class T, int W>
+__attribute__((noinline)) void gather_patches(const Grid<T>& grid, const Located<T>& at, int count, T* out) {
+  const Geometry<T>& g = grid.geometry;
+  const Taps<T, W> taps(g, at);
+  RealLanes<T> pairs[8] = {};
+  for (int i = 0; i < count; ++i)
+    pairs[i] = Patch<T, W>::within(g, at, i) ? Patch<T, W>::template gather<false>(grid, at, i, taps)
+                                             : gather_wrapped<T, W>(grid, at, i, taps);
+  const ComplexLanes<T> sums = sums_of_pairs<T>(pairs);
+  if (count == 8) return store<T>(out, sums);
+  for (int i = 0; i < 2 * count; ++i) out[i] = sums[i];
+}
+template <class T, int W>
+__attribute__((noinline)) void spread_patches(const Grid<T>& grid, const Located<T>& at, int count, const T* values) {
+  const Geometry<T>& g = grid.geometry;
+  const Taps<T, W> taps(g, at);
+  for (int i = 0; i < count; ++i)
+    if (Patch<T, W>::within(g, at, i))
+      Patch<T, W>::template spread<false>(grid, at, i, taps, values + 2 * i);
+    else
+      spread_wrapped<T, W>(grid, at, i, taps, values + 2 * i);
+}
+
 template <class T>
-inline void gather_one(const Grid<T>& grid, const Located<T>& at, int point, T* out) {
+inline void gather_few(const Grid<T>& grid, const Located<T>& at, int count, T* out) {
   const Geometry<T>& g = grid.geometry;
   with_width(g.ndim > 1 ? g.width : 0, [&](auto w) {
-    if constexpr (w.value > 0)
-      gather_patch<T, w.value>(grid, at, point, out);
-    else
-      g.width <= 8 ? gather_cells<T, 1>(grid, at, point, out) : gather_cells<T, 2>(grid, at, point, out);
+    if constexpr (w.value > 0) return gather_patches<T, w.value>(grid, at, count, out);
+    for (int i = 0; i < count; ++i)
+      g.width <= 8 ? gather_cells<T, 1>(grid, at, i, out + 2 * i) : gather_cells<T, 2>(grid, at, i, out + 2 * i);
   });
 }
 template <class T>
-inline void spread_one(const Grid<T>& grid, const Located<T>& at, int point, const T* value) {
+inline void spread_few(const Grid<T>& grid, const Located<T>& at, int count, const T* values) {
   const Geometry<T>& g = grid.geometry;
   with_width(g.ndim > 1 ? g.width : 0, [&](auto w) {
-    if constexpr (w.value > 0)
-      spread_patch<T, w.value>(grid, at, point, value);
-    else
-      g.width <= 8 ? spread_cells<T, 1>(grid, at, point, value) : spread_cells<T, 2>(grid, at, point, value);
+    if constexpr (w.value > 0) return spread_patches<T, w.value>(grid, at, count, values);
+    for (int i = 0; i < count; ++i)
+      g.width <= 8 ? spread_cells<T, 1>(grid, at, i, values + 2 * i) : spread_cells<T, 2>(grid, at, i, values + 2 * i);
   });
 }
 

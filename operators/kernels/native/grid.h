@@ -19,6 +19,7 @@ struct Geometry {
   int ndim, width, degree, sign;
   bool conjugate;
   ComplexLanes<T> coefficients[32];  // of u^p, a tap per lane
+  ComplexLanes<T> paired[32];        // the first eight of them, each twice
   ComplexLanes<T> repeated[32];      // the same once per axis, where all axes fit: from lanes 0 and 8, or 0, 5 and 10
 };
 
@@ -76,23 +77,41 @@ struct Grid {
   }
 };
 
+// x * n - base, without rounding the product before its integer part is taken off.
+template <class T>
+inline T less_than_product(T x, T n, T base) {
+#ifndef __FP_FAST_FMAF
+  if constexpr (sizeof(T) == 4) return static_cast<T>(static_cast<double>(x) * n - base);
+#endif
+  return std::fma(x, n, -base);
+}
+
 // First cells and kernel positions of up to eight points, by axis (z, y, x).
 template <class T>
 struct Located {
   int first[3][8] = {};
   T u[3][8] = {};
 
-  inline void locate(const Geometry<T>& g, const T* points, int64_t count) {
-    for (int axis = 3 - g.ndim; axis < 3; ++axis) {
-      T k[8] = {};
-      const T* coordinate = points + axis - (3 - g.ndim);
-      for (int i = 0; i < count; ++i) k[i] = coordinate[i * g.ndim];
+  // `count` points one after the other.
+  void locate(const Geometry<T>& g, const T* points, int64_t count) {
+    T k[3][8] = {};
+    if (count == 8 && g.ndim == 2) {
+      for (int i = 0; i < 8; ++i) k[0][i] = points[2 * i], k[1][i] = points[2 * i + 1];
+    } else {
+      for (int i = 0; i < count; ++i)
+        for (int a = 0; a < g.ndim; ++a) k[a][i] = points[i * g.ndim + a];
+    }
+    locate_along(g, k[0], 8);
+  }
+
+  // Eight numbers per axis, `stride` numbers from axis to axis.
+  void locate_along(const Geometry<T>& g, const T* points, int64_t stride) {
+    for (int axis = 3 - g.ndim; axis < 3; ++axis, points += stride) {
       const int cells = static_cast<int>(g.cells[axis]);
       const T n = static_cast<T>(cells), half = static_cast<T>(0.5) * g.width;
       for (int i = 0; i < 8; ++i) {
-        const T x = k[i] - std::nearbyint(k[i]), base = std::floor(x * n);
-        // Fused, so that the product is not rounded before its integer part is taken off.
-        const T offset = std::fma(x, n, -base) - half, begin = std::floor(offset) + 1;
+        const T x = points[i] - std::nearbyint(points[i]), base = std::floor(x * n);
+        const T offset = less_than_product(x, n, base) - half, begin = std::floor(offset) + 1;
         u[axis][i] = 2 * (begin - offset) - 1;
         // Not a number: cell 0, and weights that are not numbers either.
         const T cell = base + begin;

@@ -15,38 +15,6 @@
 
 namespace fedrecon {
 
-// Samples of up to eight planes (null where absent) from the grid.
-template <class T>
-void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, int64_t samples, bool sorted,
-                 T* const* out) {
-  const int64_t chunk = 2048;
-  const int ndim = grid.geometry.ndim;
-  workers.each((samples + chunk - 1) / chunk, [&](int64_t task) {
-    const int64_t end = std::min(samples, (task + 1) * chunk);
-    Located<T> at, next;
-    next.locate(grid.geometry, points + task * chunk * ndim, std::min<int64_t>(8, end - task * chunk));
-    for (int64_t m = task * chunk; m < end; m += 8) {
-      const int count = static_cast<int>(std::min<int64_t>(8, end - m));
-      at = next;
-      if (m + 8 < end) next.locate(grid.geometry, points + (m + 8) * ndim, std::min<int64_t>(8, end - m - 8));
-      if (grid.planes) {
-        ComplexLanes<T> values[8] = {};
-        with_width(grid.geometry.width, [&](auto w) {
-          for (int i = 0; i < count; ++i) values[i] = gather_planes<T, w.value>(grid, at, i);
-        });
-        transpose<T>(values);
-        for (int l = 0; l < 8; ++l)
-          if (out[l]) store_complex<T>(out[l] + 2 * m, values[l], count);
-      } else {
-        for (int i = 0; i < count; ++i) {
-          if (!sorted) prefetch_cells(grid, next, i);
-          gather_one(grid, at, i, out[0] + 2 * (m + i));
-        }
-      }
-    }
-  });
-}
-
 // Samples in the order of their first cells, and bands of grid slabs that hold about equally many; a slab is
 // what one cell of the slowest axis spans.
 template <class T>
@@ -56,16 +24,22 @@ struct Sorted {
   int32_t* rank;                     // of each sample among the sorted
   std::vector<int64_t> band, start;  // first slab of each band, first sorted sample of each band
 
+  // Eight are read at once.
+  static int64_t padded(int64_t samples) { return samples + 7; }
+
   Sorted(const Workers& workers, const Geometry<T>& g, const T* input, int64_t samples)
-      : memory(samples * (g.ndim * sizeof(T) + 2 * sizeof(int32_t))) {
+      : memory(padded(samples) * (g.ndim * sizeof(T) + 2 * sizeof(int32_t))) {
     points = memory.as<T>();
-    rank = reinterpret_cast<int32_t*>(points + samples * g.ndim);
+    rank = reinterpret_cast<int32_t*>(points + padded(samples) * g.ndim);
     int32_t* key = rank + samples;
     const int slow = 3 - g.ndim, next = std::min(slow + 1, 2), ndim = g.ndim;
     const int slabs = ndim == 1 ? 1 : static_cast<int>(g.cells[slow]);
-    // Tiles of a slab: what the samples of one meet should stay in the smallest cache.
-    const int tile = ndim == 3 ? 8 : 16, row_tiles = ndim == 3 ? (static_cast<int>(g.cells[2]) + 31) / 32 : 1;
-    const int parts = (static_cast<int>(g.cells[next]) + tile - 1) / tile * row_tiles, keys = slabs * parts;
+    // Tiles: what the samples of one meet should stay in the smallest cache. Bands consist of layers of tiles.
+    const int most_layers = 8 * workers.count();
+    const int tile = ndim == 3 ? 8 : 16, thick = ndim == 3 ? std::max(1, std::min(8, slabs / most_layers)) : 1;
+    const int row_tiles = ndim == 3 ? (static_cast<int>(g.cells[2]) + 32 - 1) / 32 : 1,
+              layers = (slabs + thick - 1) / thick;
+    const int parts = (static_cast<int>(g.cells[next]) + tile - 1) / tile * row_tiles, keys = layers * parts;
     const int64_t chunks = std::max<int64_t>(1, std::min<int64_t>(workers.count(), samples / 4096));
     std::vector<std::vector<int32_t>> counts(chunks);
     auto range = [&](int64_t c) { return samples * c / chunks; };
@@ -78,16 +52,17 @@ struct Sorted {
         at.locate(g, input + m * ndim, here);
         for (int i = 0; i < here; ++i) {
           const int along = ndim == 3 ? at.first[2][i] / 32 : 0;
-          const int k = (ndim == 1 ? 0 : at.first[slow][i] * parts) + at.first[next][i] / tile * row_tiles + along;
+          const int k =
+              (ndim == 1 ? 0 : at.first[slow][i] / thick * parts) + at.first[next][i] / tile * row_tiles + along;
           key[m + i] = k;
           ++count[k];
         }
       }
     });
     int32_t total = 0;
-    std::vector<int64_t> slab_start(slabs + 1, samples);
+    std::vector<int64_t> layer_start(layers + 1, samples);
     for (int k = 0; k < keys; ++k) {
-      if (k % parts == 0) slab_start[k / parts] = total;
+      if (k % parts == 0) layer_start[k / parts] = total;
       for (auto& count : counts) {
         const int32_t here = count[k];
         count[k] = total;
@@ -99,26 +74,63 @@ struct Sorted {
       for (int64_t m = range(c); m < range(c + 1); ++m) {
         const int32_t to = count[key[m]]++;
         rank[m] = to;
-        for (int a = 0; a < ndim; ++a) points[int64_t{to} * ndim + a] = input[m * ndim + a];
+        for (int a = 0; a < ndim; ++a) points[a * padded(samples) + to] = input[m * ndim + a];
       }
     });
     // Bands are at least a footprint high and even in number, so that every second one can be filled at once.
-    const int64_t height = std::max(g.taps[slow] - 1, 1);
+    const int64_t reach = std::max(g.taps[slow] - 1, 1), height = (reach + thick - 1) / thick * thick;
     const int64_t most = workers.count() == 1 ? 1 : std::min<int64_t>(8 * workers.count(), slabs / height);
     const int64_t wanted = std::max<int64_t>(1, most / 2 * 2);
     band = {0};
-    for (int64_t s = height; s + height <= slabs; ++s) {
+    for (int64_t s = height; s + reach <= slabs; s += thick) {
       const int64_t have = band.size();
       if (have >= wanted) break;
-      const bool full = slab_start[s] * wanted >= samples * have;
+      const bool full = layer_start[s / thick] * wanted >= samples * have;
       const bool must = slabs - s <= (wanted - have) * height;
       if (s - band.back() >= height && (full || must)) band.push_back(s);
     }
     if (band.size() % 2 && band.size() > 1) band.pop_back();
     band.push_back(slabs);
-    for (int64_t b : band) start.push_back(slab_start[b]);
+    for (int64_t b : band) start.push_back(layer_start[(b + thick - 1) / thick]);
   }
 };
+
+// Samples of up to eight planes (null where absent) from the grid: in the order of `sorted`, or else of the points.
+template <class T>
+void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, int64_t samples, const Sorted<T>* sorted,
+                 T* const* out) {
+  const int64_t chunk = 2048;
+  const int ndim = grid.geometry.ndim;
+  workers.each((samples + chunk - 1) / chunk, [&](int64_t task) {
+    const int64_t end = std::min(samples, (task + 1) * chunk);
+    Located<T> at, next;
+    auto locate = [&](int64_t m) {
+      if (sorted)
+        next.locate_along(grid.geometry, sorted->points + m, Sorted<T>::padded(samples));
+      else
+        next.locate(grid.geometry, points + m * ndim, std::min<int64_t>(8, end - m));
+    };
+    locate(task * chunk);
+    for (int64_t m = task * chunk; m < end; m += 8) {
+      const int count = static_cast<int>(std::min<int64_t>(8, end - m));
+      at = next;
+      if (m + 8 < end) locate(m + 8);
+      if (grid.planes) {
+        ComplexLanes<T> values[8] = {};
+        with_width(grid.geometry.width, [&](auto w) {
+          for (int i = 0; i < count; ++i) values[i] = gather_planes<T, w.value>(grid, at, i);
+        });
+        transpose<T>(values);
+        for (int l = 0; l < 8; ++l)
+          if (out[l]) store_complex<T>(out[l] + 2 * m, values[l], count);
+      } else {
+        if (!sorted)
+          for (int i = 0; i < count; ++i) prefetch_cells(grid, next, i);
+        gather_few(grid, at, count, out[0] + 2 * m);
+      }
+    }
+  });
+}
 
 // The order of these samples: that of an earlier call if it was the same samples, bit by bit.
 template <class T>
@@ -193,13 +205,13 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
       const int64_t end = sorted.start[b + 1];
       for (int64_t j = sorted.start[b]; j < end; j += 8) {
         const int count = static_cast<int>(std::min<int64_t>(8, end - j));
-        at.locate(g, sorted.points + j * g.ndim, count);
+        at.locate_along(g, sorted.points + j, Sorted<T>::padded(sorted.start.back()));
         if (grid.planes) {
           with_width(g.width, [&](auto w) {
             for (int i = 0; i < count; ++i) spread_planes<T, w.value>(grid, at, i, load<T>(values + (j + i) * stride));
           });
         } else {
-          for (int i = 0; i < count; ++i) spread_one(grid, at, i, values + (j + i) * stride);
+          spread_few(grid, at, count, values + j * stride);
         }
       }
     });

@@ -226,4 +226,17 @@ inline void sum_pairs(const ComplexLanes<T>& a, T* out) {
   out[1] = two[1];
 }
 
+// The same for eight of half the length: their sums one after the other.
+template <class T>
+inline ComplexLanes<T> sums_of_pairs(const RealLanes<T>* a) {
+  RealLanes<T> sums[2];
+  for (int i = 0; i < 2; ++i) {
+    const RealLanes<T>* of = a + 4 * i;
+    const RealLanes<T> even = in_turn<T, 4, 0>(of[0], of[2]) + in_turn<T, 4, 1>(of[0], of[2]);
+    const RealLanes<T> odd = in_turn<T, 4, 0>(of[1], of[3]) + in_turn<T, 4, 1>(of[1], of[3]);
+    sums[i] = in_turn<T, 2, 0>(even, odd) + in_turn<T, 2, 1>(even, odd);
+  }
+  return joined<T>(sums[0], sums[1]);
+}
+
 }  // namespace fedrecon

@@ -40,6 +40,8 @@ Geometry<T> geometry_of(ffi::Span<const int64_t> shape, ffi::Span<const int64_t>
     T lane[16] = {};
     std::copy(kernel + p * width, kernel + (p + 1) * width, lane);
     g.coefficients[p] = load<T>(lane);
+    const RealLanes<T> first = real<T>(g.coefficients[p]);
+    g.paired[p] = interleaved<T>(joined<T>(first, first));
     T repeated[16] = {};
     const int stride = g.ndim == 3 ? 5 : 8;
     for (int i = 0; i < stride * (16 / stride); ++i) repeated[i] = lane[i % stride];
@@ -72,13 +74,13 @@ void type2(const Workers& workers, const Geometry<T>& g, const Sizes& s, const T
       for (int64_t l = 0; l < count; ++l) rows[l] = out + 2 * (t * planes + p + l) * s.samples;
       const T* own = points + (s.own_points ? t * s.samples * g.ndim : 0);
       if (!by_tile) {
-        interpolate<T>(workers, grid, own, s.samples, false, rows);
+        interpolate<T>(workers, grid, own, s.samples, nullptr, rows);
         continue;
       }
       // Volumes do not fit caches: samples in the order of their cells, and then back in theirs.
       if (!sorted || (s.own_points && p == 0)) sorted = sorted_samples<T>(workers, g, own, s.samples);
       T* value = ordered.as<T>();
-      interpolate<T>(workers, grid, sorted->points, s.samples, true, &value);
+      interpolate<T>(workers, grid, nullptr, s.samples, sorted.get(), &value);
       workers.each((s.samples + chunk - 1) / chunk, [&](int64_t task) {
         for (int64_t m = task * chunk; m < std::min(s.samples, (task + 1) * chunk); ++m)
           std::memcpy(rows[0] + 2 * m, value + 2 * int64_t{sorted->rank[m]}, 2 * sizeof(T));
