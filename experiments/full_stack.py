@@ -27,7 +27,13 @@ from absl import flags, logging
 from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.options import flat
-from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
+from experiments.pipeline.programs import (
+    cpu_devices,
+    define_run_flags,
+    ending_run,
+    given_settings,
+    parse_flags,
+)
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import BY_PRESET, FullStackSettings, resolve
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
@@ -55,7 +61,7 @@ def main(dotted: Dotted) -> None:
     logging.set_verbosity(logging.WARNING)
     with ending_run(values.workdir):
         settings = resolve(given_settings(FullStackSettings, dotted))
-        set_cpu_devices(values.devices)
+        set_cpu_devices(values.devices or cpu_devices(values.workdir))
         native.prepare("convolution", "projector" if settings.modality == "ct" else "nufft")
         with (
             naming_the_line(settings.federation.methods_from),
@@ -72,7 +78,7 @@ def main(dotted: Dotted) -> None:
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
-    define_run_flags(FullStackSettings, by_preset=BY_PRESET, flag_values=flag_values)
+    define_run_flags(FullStackSettings, by_preset=BY_PRESET, devices=None, flag_values=flag_values)
 
 
 if __name__ == "__main__":

@@ -106,14 +106,36 @@ def make_reconstruct(
       A function whose images are (examples, ny, nx), complex where the operators' are, and whose signs have
       arrays (examples,).
     """
+    images_by, signs_by = make_images(model, measure), make_signs(measure)
 
     def reconstruct(variables: Variables, batch: Batch) -> tuple[jax.Array, Signs]:
-        stacked, measurements, initial = measure(batch)
-        weights = {"params": variables.params, "batch_stats": variables.stats}
-        images: Any = model.apply(weights, stacked, measurements, initial)
-        return images, signs_of(stacked, measurements, images, batch)
+        images = images_by(variables, batch)
+        return images, signs_by(images, batch)
 
-    return jax.jit(reconstruct)
+    return reconstruct
+
+
+def make_images(
+    model: nn.Module, measure: Callable[[Batch], tuple]
+) -> Callable[[Variables, Batch], jax.Array]:
+    """Compiles the first half of `make_reconstruct`: ``images(variables, batch)``."""
+
+    def images(variables: Variables, batch: Batch) -> jax.Array:
+        weights = {"params": variables.params, "batch_stats": variables.stats}
+        found: Any = model.apply(weights, *measure(batch))
+        return found
+
+    return jax.jit(images)
+
+
+def make_signs(measure: Callable[[Batch], tuple]) -> Callable[[jax.Array, Batch], Signs]:
+    """Compiles the second half of `make_reconstruct`: ``signs(images, batch)``."""
+
+    def signs(images: jax.Array, batch: Batch) -> Signs:
+        stacked, measurements, _ = measure(batch)
+        return signs_of(stacked, measurements, images, batch)
+
+    return jax.jit(signs)
 
 
 def signs_of(stacked: operators.LinearOperator, measurements: Any, images: Any, batch: Batch) -> Signs:

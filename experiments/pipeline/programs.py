@@ -1,9 +1,11 @@
 """Helpers of the mains of the federated experiments: flags of a run, their parsing, and ways to end."""
 
 import contextlib
+import json
 import sys
 import traceback
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -16,12 +18,14 @@ from experiments.pipeline.options import define_flags, fields, given_flags
 from fedrecon.catalog import ALIASES
 from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.errors import ArgumentError
-from fedrecon.runtime import end_with, leave, program_name, show_help, user_message
+from fedrecon.runtime import available_processors, end_with, leave, program_name, show_help, user_message
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
 
 
+# Of --devices by default.
+MOST_DEVICES = 8
 GROUPS = ("data", "model", "training", "federation", "protection", "topology", "privacy", "comparison",
           "processes", "run")  # fmt: skip
 # Flags that are no settings.
@@ -37,11 +41,12 @@ def define_run_flags(
     *,
     without: Collection[str] = (),
     by_preset: Collection[str] = (),
+    devices: int | None = 1,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
     """Defines the flags of a program; not on import, so that other programs may use their names.
 
-    Args: as in `define_flags`.
+    Args: as in `define_flags`, and the default of ``--devices``; None is one for each processor.
     """
     options = {"flag_values": flag_values}
     flags.DEFINE_string(
@@ -49,7 +54,9 @@ def define_run_flags(
     )
     flags.DEFINE_bool("resume", True, "Continue what is in --workdir; --noresume refuses instead.", **options)
     text = "CPU devices the clients are spread over; accelerators are all used."
-    flags.DEFINE_integer("devices", 1, text, lower_bound=1, **options)
+    if devices is None:
+        text = f"{text} By default one for each processor, {MOST_DEVICES} at most."
+    flags.DEFINE_integer("devices", devices, text, lower_bound=1, **options)
     text = "Execution of clients on one device: scan, vmap, a chunk size, or auto for the best."
     flags.DEFINE_string("parallel", "auto", text, **options)
     text = "Rounds compiled into one call; checkpoints are written between calls."
@@ -58,6 +65,18 @@ def define_run_flags(
         text = f"Federated algorithm, one of {', '.join(algorithms())} (default 'fedavg')."
         flags.DEFINE_string("algorithm", None, text, flag_values=flag_values)
     define_flags(settings, without=("algorithm", *without), by_preset=by_preset, flag_values=flag_values)
+
+
+def cpu_devices(workdir: str) -> int:
+    """The number of CPU devices where no flag says it: that of the run that is resumed, or of processors.
+
+    The rows of checkpoints are padded to the number of devices.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        recorded = json.loads((Path(workdir) / "config.json").read_text())["environment"]
+        if recorded["backend"] == "cpu" and recorded["devices"]:
+            return len(recorded["devices"])
+    return min(available_processors(), MOST_DEVICES)
 
 
 def define_process_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

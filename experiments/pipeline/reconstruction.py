@@ -1,27 +1,29 @@
 """Reconstruction: federated training, its comparators and the reconstructed images."""
 
-from collections.abc import Callable, Iterable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
-from experiments.pipeline.scores import Scores, mean_score, site_scores
+from experiments.pipeline.scores import Scores, cross_site_scores, foreign_scores, mean_score, site_scores
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from experiments.pipeline.training import Trained
 from fedrecon import Variables
 from fedrecon.data import ClientData, ct_detector_count
-from fedrecon.learned import Architecture, CheckedNetwork, Signs, calibrate, make_reconstruct, notices
+from fedrecon.learned import Architecture, CheckedNetwork, Signs, calibrate, make_images, make_signs, notices
+from fedrecon.runtime import host_copy
 from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
-_CHUNK = 8
+_CHUNK = 6
 
 
 class Reconstruction(NamedTuple):
@@ -33,8 +35,8 @@ class Reconstruction(NamedTuple):
       unseen: name of the unseen site; None without one.
       images: method -> site -> (test examples, ny, nx) float32 magnitudes, normalized, for the figure; of
         the sites' own networks at the unseen site, that of median PSNR.
-      reconstruct: ``reconstruct(data)``: magnitudes (clients, examples, ny, nx) of the federated model, and
-        the signs of each client's valid examples.
+      reconstructed: split -> magnitudes (clients, examples, ny, nx) by the federated model, and the signs of
+        each client's valid examples.
       network: the federated model, with averaged private leaves, and the bounds of its signs in training.
       weights: regularization weight chosen for each classical method on the validation split.
     """
@@ -42,7 +44,7 @@ class Reconstruction(NamedTuple):
     scores: dict[str, Scores]
     unseen: str | None
     images: dict[str, dict[str, np.ndarray]]
-    reconstruct: Callable[[ClientData], tuple[np.ndarray, list[Signs]]]
+    reconstructed: dict[str, tuple[np.ndarray, list[Signs]]]
     network: CheckedNetwork
     weights: dict[str, float]
 
@@ -64,58 +66,67 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     task = reconstruction_task(model, measure, example)
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
     scores, images, weights = _classical(measure, cohort, settings.modality)
-    test, predict = cohort.test, _predictor(model, measure)
+    test, images_by = cohort.test, make_images(model, measure)
+
+    def predict(models: Sequence[Variables], data: ClientData) -> np.ndarray:
+        return _images(lambda model, batch: jnp.abs(images_by(model, batch)), models, data)
 
     def train(kind: str) -> Trained:
         return run.train("reconstruction", kind, task, initial, cohort)
 
-    def add(name: str, trained: Trained) -> None:
-        models = trained.models(test.clients)
-        scores[name] = trained.scores(task, test)[0]
-        images[name] = _by_site(predict(models, test)[0], test)
-        if cohort.unseen is not None:
-            scores[name] |= trained.released_scores(task, cohort.unseen)
-            images[name] |= _by_site(predict([trained.released], cohort.unseen)[0], cohort.unseen)
+    def add(name: str, models: Sequence[Variables], data: ClientData) -> None:
+        found = predict(models, data)
+        scores.setdefault(name, {}).update(_scores(found, data))
+        images.setdefault(name, {}).update(_by_site(found, data))
 
     if settings.comparators:
-        local = train("local")
-        models = local.models(test.clients)
-        scores["local-only"], scores["local-only on other sites"] = local.scores_across(task, test)
-        images["local-only"] = _by_site(predict(models, test)[0], test)
+        models = host_copy(train("local").models(test.clients))
+        home, away = cross_site_scores(_cross_sums(predict, models, test), test.names)
+        scores["local-only"], scores["local-only on other sites"] = home, away
+        images["local-only"] = _by_site(predict(models, test), test)
         if cohort.unseen is not None:
-            away, median = local.scores_abroad(task, cohort.unseen, "psnr")
-            scores["local-only on other sites"] |= away
-            images["local-only"] |= _by_site(predict([models[median]], cohort.unseen)[0], cohort.unseen)
-        add("centralized", train("centralized"))
+            sums = _cross_sums(predict, models, cohort.unseen)
+            foreign, median = foreign_scores(sums, cohort.unseen.names, "psnr")
+            away |= foreign
+            images["local-only"] |= _by_site(predict([models[median]], cohort.unseen), cohort.unseen)
+        pooled = [host_copy(train("centralized").released)]
+        add("centralized", pooled * test.clients, test)
+        if cohort.unseen is not None:
+            add("centralized", pooled, cohort.unseen)
     federated = train("federated")
-    add("federated", federated)
-    models = federated.models(test.clients)
-
-    def reconstruct(data: ClientData) -> tuple[np.ndarray, list[Signs]]:
-        return predict(models if data.names == test.names else [federated.released] * data.clients, data)
-
-    images["reference"] = {}
-    for part in (test, cohort.unseen):
-        if part is not None:
-            images["reference"] |= _by_site(np.asarray(part.examples["target"]), part)
+    released, models = host_copy((federated.released, federated.models(test.clients)))
+    if not federated.own:
+        models = [released] * test.clients
+    signs_by, reconstructed = make_signs(measure), {}
+    for split, data in cohort._asdict().items():
+        if data is not None:
+            own = models if data.names == test.names else [released] * data.clients
+            reconstructed[split] = _with_signs(images_by, signs_by, own, data)
+    images["reference"], scores["federated"], images["federated"] = {}, {}, {}
+    for split in ("test", "unseen"):
+        if (data := getattr(cohort, split)) is not None:
+            found = reconstructed[split][0]
+            scores["federated"] |= _scores(found, data)
+            images["federated"] |= _by_site(found, data)
+            images["reference"] |= _by_site(np.asarray(data.examples["target"]), data)
     # Every site tells the largest sign of its own training data.
-    bounds = calibrate(reconstruct(cohort.train)[1])
+    bounds = calibrate(reconstructed["train"][1])
     return Reconstruction(
         scores=scores,
         unseen=None if cohort.unseen is None else cohort.unseen.names[0],
         images=images,
-        reconstruct=reconstruct,
-        network=CheckedNetwork(architecture, federated.released, bounds, _origin(settings, cohort.train)),
+        reconstructed=reconstructed,
+        network=CheckedNetwork(architecture, released, bounds, _origin(settings, cohort.train)),
         weights=weights,
     )
 
 
-def checks(reconstruction: Reconstruction, parts: Iterable[ClientData | None]) -> dict[str, list[str]]:
+def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]]:
     """Site -> what is strange about the federated reconstructions of its examples, see `fedrecon.learned`."""
     found: dict[str, list[str]] = {}
-    for data in parts:
-        if data is not None:
-            for site, signs in zip(data.names, reconstruction.reconstruct(data)[1], strict=True):
+    for split in ("test", "unseen"):
+        if (data := getattr(cohort, split)) is not None:
+            for site, signs in zip(data.names, reconstruction.reconstructed[split][1], strict=True):
                 found.setdefault(site, []).extend(notices(signs, reconstruction.network.bounds))
     return found
 
@@ -138,48 +149,67 @@ def _measure(image_shape: tuple[int, int], settings: FullStackSettings) -> Calla
     return ct_measure(image_shape, ct_detector_count(image_shape))
 
 
-def _predictor(
-    model: nn.Module, measure: Callable
-) -> Callable[[list[Variables], ClientData], tuple[np.ndarray, list[Signs]]]:
-    """``predict(models, data)``: each client's magnitudes and signs by its own model.
+def _each(function: Callable, models: Sequence[Any], data: ClientData) -> Any:
+    """What ``function(model, batch)`` finds in every valid example, with the model of its client.
 
-    Magnitudes are (clients, examples, ny, nx), signs of each client's valid examples.
+    Examples of clients in a row that have the same model go together, in chunks of one size.
+
+    Returns:
+      A pytree of arrays (valid examples, ...) in the order of ``np.nonzero(data.valid)``; None without any.
     """
-    reconstruct = make_reconstruct(model, measure)
-
-    def run(models: list[Variables], data: ClientData) -> tuple[np.ndarray, list[Signs]]:
-        images, signs = _images_like(data), []
-        for i, model in enumerate(models):
-            own: list[Signs] = []
-
-            def magnitudes(batch, model=model, own=own):
-                found, sign = reconstruct(model, batch)
-                own.append(sign)
-                return jnp.abs(found)
-
-            here = [(i, int(j)) for j in np.flatnonzero(data.valid[i])]
-            _fill(images, magnitudes, data, here)
-            joined = (np.concatenate(values)[: len(here)] for values in zip(*own, strict=True))
-            signs.append(Signs(*joined) if own else Signs(*(np.zeros(0),) * 3))
-        return images, signs
-
-    return run
+    parts = []
+    places = zip(*np.nonzero(data.valid), strict=True)
+    for _, group in itertools.groupby(places, key=lambda place: id(models[place[0]])):
+        where = list(group)
+        for start in range(0, len(where), _CHUNK):
+            chunk = where[start : start + _CHUNK]
+            index = tuple(np.array(chunk + chunk[-1:] * (_CHUNK - len(chunk))).T)
+            batch = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.examples.items()}
+            batch["valid"] = jnp.asarray(np.asarray(data.valid)[index])
+            found = function(models[chunk[0][0]], batch)
+            parts.append(jax.tree.map(partial(_first, len(chunk)), found))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts) if parts else None
 
 
-def _images_like(data: ClientData) -> np.ndarray:
-    """Zeros (clients, examples, ny, nx)."""
-    return np.zeros_like(data.examples["target"], dtype=np.float32)
+def _first(count: int, x: jax.Array) -> np.ndarray:
+    return np.asarray(x)[:count]
 
 
-def _fill(images: np.ndarray, function: Callable, data: ClientData, where: list[tuple[int, int]]) -> None:
-    """Sets the images of some (client, example) to ``function`` of theirs, in chunks of one size."""
-    for start in range(0, len(where), _CHUNK):
-        chunk = where[start : start + _CHUNK]
-        index = tuple(np.array(chunk + chunk[-1:] * (_CHUNK - len(chunk))).T)
-        batch = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.examples.items()}
-        batch["valid"] = jnp.asarray(np.asarray(data.valid)[index])
-        for place, image in zip(chunk, np.asarray(function(batch)), strict=False):
-            images[place] = image
+def _placed(found: np.ndarray | None, data: ClientData) -> np.ndarray:
+    """Images in the order of `_each` as (clients, examples, ny, nx), zero where there is no example."""
+    images = np.zeros_like(data.examples["target"], dtype=np.float32)
+    if found is not None:
+        images[np.nonzero(data.valid)] = found
+    return images
+
+
+def _images(function: Callable, models: Sequence[Any], data: ClientData) -> np.ndarray:
+    """Images (clients, examples, ny, nx) by ``function(model, batch)``, each with the model of its client."""
+    return _placed(_each(function, models, data), data)
+
+
+def _with_signs(
+    images_by: Callable, signs_by: Callable, models: Sequence[Variables], data: ClientData
+) -> tuple[np.ndarray, list[Signs]]:
+    """Magnitudes (clients, examples, ny, nx), and the signs of each client's valid examples."""
+
+    def both(model, batch):
+        found = images_by(model, batch)
+        return jnp.abs(found), signs_by(found, batch)
+
+    found = _each(both, models, data)
+    if found is None:
+        return _placed(None, data), [Signs(*(np.zeros(0),) * 3)] * data.clients
+    ends = np.cumsum(np.sum(data.valid, 1))[:-1]
+    return _placed(found[0], data), [
+        Signs(*own) for own in zip(*(np.split(x, ends) for x in found[1]), strict=True)
+    ]
+
+
+def _cross_sums(predict: Callable, models: Sequence[Variables], data: ClientData) -> dict[str, Any]:
+    """Sums and counts of the metrics, each (models, clients), of every model at every client."""
+    each = [_sums(predict([model] * data.clients, data), data) for model in models]
+    return jax.tree.map(lambda *x: np.stack(x), *each)
 
 
 def _classical(
@@ -218,11 +248,18 @@ def _classical(
 
 
 def _best_weight(score: Callable[[float], float]) -> float:
-    """The weight of the highest score: of every second one, and then of the neighbors of the best."""
-    tried = {i: score(_WEIGHTS[i]) for i in range(0, len(_WEIGHTS), 2)}
-    best = max(tried, key=tried.get)
-    tried |= {i: score(_WEIGHTS[i]) for i in (best - 1, best + 1) if 0 <= i < len(_WEIGHTS)}
-    return _WEIGHTS[max(tried, key=tried.get)]
+    """The weight of the highest score, climbing from the middle: scores rise to one maximum and fall."""
+    tried: dict[int, float] = {}
+
+    def at(i: int) -> float:
+        if i not in tried:
+            tried[i] = score(_WEIGHTS[i]) if 0 <= i < len(_WEIGHTS) else -math.inf
+        return tried[i]
+
+    best = len(_WEIGHTS) // 2
+    while at(better := max((best - 1, best + 1), key=at)) > at(best):
+        best = better
+    return _WEIGHTS[best]
 
 
 def _validation_psnr(solver: Callable, data: ClientData, weight: float) -> float:
@@ -230,15 +267,16 @@ def _validation_psnr(solver: Callable, data: ClientData, weight: float) -> float
 
 
 def _apply(solver: Callable, weight: float, data: ClientData) -> np.ndarray:
-    weight, images = jnp.float32(weight), _images_like(data)
-    _fill(images, lambda batch: solver(weight, batch), data, list(zip(*np.nonzero(data.valid), strict=True)))
-    return images
+    return _images(solver, [jnp.float32(weight)] * data.clients, data)
 
 
 def _scores(images: np.ndarray, data: ClientData) -> Scores:
+    return site_scores(_sums(images, data), data.names)
+
+
+def _sums(images: np.ndarray, data: ClientData) -> dict[str, Any]:
     batch = {name: data.examples[name] for name in ("target", "data_range", "volume")}
-    sums = _metrics(jnp.asarray(images), {**batch, "valid": jnp.asarray(data.valid)})
-    return site_scores(sums, data.names)
+    return jax.device_get(_metrics(jnp.asarray(images), {**batch, "valid": jnp.asarray(data.valid)}))
 
 
 _metrics = jax.jit(jax.vmap(reconstruction_metrics))

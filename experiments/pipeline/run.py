@@ -57,7 +57,7 @@ def run(
     _say("reconstruction done", start)
     source = cohorts.reconstruction
     save_network(workdir / "network.npz", reconstruction.network)
-    checked = checks(reconstruction, (source.test, source.unseen))
+    checked = checks(reconstruction, source)
     for site, strange in checked.items():
         for notice in strange:
             print(f"WARNING: {site}: {notice}")
@@ -125,7 +125,7 @@ def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:
         return cohorts
     source = cohorts.reconstruction
     images = {
-        split: with_images(data, reconstruction.reconstruct(data)[0])
+        split: with_images(data, reconstruction.reconstructed[split][0])
         for split, data in source._asdict().items()
         if data is not None
     }

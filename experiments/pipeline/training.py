@@ -18,7 +18,7 @@ from experiments.pipeline.federated_topologies import evaluation, mesh_of, open_
 from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.options import FlagError
 from experiments.pipeline.progress import Course, check_course, course
-from experiments.pipeline.scores import Scores, cross_site_scores, foreign_scores, site_scores
+from experiments.pipeline.scores import Scores, site_scores
 from experiments.pipeline.validation import with_validation
 from fedrecon import Task, Variables
 from fedrecon import federated as fl
@@ -109,16 +109,6 @@ class Trained(NamedTuple):
 
     def _scores(self, task: Task, model: RoundState | Variables | None, test: ClientData) -> Scores:
         return site_scores(host_copy(self.evaluate(task.metrics, model, test)), test.names)
-
-    def scores_abroad(self, task: Task, test: ClientData, metric: str) -> tuple[Scores, int]:
-        """As `foreign_scores`: the clients' own models on clients that never trained."""
-        evaluate = fl.make_cross_evaluate(self.algorithm, task.metrics, mesh=self.mesh)
-        return foreign_scores(evaluate(self.state, fl.place(test, self.mesh)), test.names, metric)
-
-    def scores_across(self, task: Task, test: ClientData) -> tuple[Scores, Scores]:
-        """Metrics of each client's own model at home, and the mean of the others' models there."""
-        evaluate = fl.make_cross_evaluate(self.algorithm, task.metrics, mesh=self.mesh)
-        return cross_site_scores(evaluate(self.state, fl.place(test, self.mesh)), test.names)
 
 
 def train_stage(

@@ -1,7 +1,12 @@
 """Running an experiment: devices, working directory, run log, checkpoints, resuming and progress."""
 
 from fedrecon.runtime.checkpoint import Checkpointer
-from fedrecon.runtime.devices import describe_environment, release_memory, set_cpu_devices
+from fedrecon.runtime.devices import (
+    available_processors,
+    describe_environment,
+    release_memory,
+    set_cpu_devices,
+)
 from fedrecon.runtime.distributed import (
     DistributedError,
     agreed,
@@ -35,6 +40,7 @@ __all__ = [
     "Workdir",
     "WorkdirError",
     "agreed",
+    "available_processors",
     "decode_numbers",
     "describe_environment",
     "encode_numbers",

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -38,6 +39,13 @@ def set_cpu_devices(count: int) -> None:
             raise ArgumentError(
                 "--devices", f"{count} CPU devices", f"{found}: JAX was initialized earlier"
             ) from error
+
+
+def available_processors() -> int:
+    """Processors that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def release_memory() -> None:
