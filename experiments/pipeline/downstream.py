@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.pipeline import diagnosis
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.diagnosis import Diagnosis
+from experiments.pipeline.examples import each
 from experiments.pipeline.stages import Run
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
@@ -100,7 +100,7 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
         last = jax.tree.map(lambda x: x[-1], pretrained.params["cascades"]["regulariser"])
         params, copied = warm_start(initial.params, last)
         initial = initial._replace(params=params)
-    probabilities = _predictor(task)
+    probabilities = _predictor(task, rater.target)
 
     def cases(models: Sequence[Variables], data: ClientData) -> diagnosis.Cases:
         return diagnosis.cases(probabilities(models, data), data, rater.target)
@@ -139,16 +139,16 @@ def _task(kind: str, run: Run, train: ClientData) -> Task:
     return classification_task(Classifier(channels, pools), example, flip=True)
 
 
-def _predictor(task: Task) -> Callable[[Sequence[Variables], ClientData], np.ndarray]:
+def _predictor(task: Task, target: str) -> Callable[[Sequence[Variables], ClientData], np.ndarray]:
     """``predict(models, data)``: probabilities (clients, examples, ..., classes), by each client's model."""
     predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
 
     def run(models: Sequence[Variables], data: ClientData) -> np.ndarray:
-        found = []
-        for i, model in enumerate(models):
-            examples = {name: jnp.asarray(x[i]) for name, x in data.examples.items()}
-            found.append(np.asarray(predict(model, {**examples, "valid": jnp.asarray(data.valid[i])})))
-        return np.stack(found)
+        found = each(predict, models, data)
+        placed = np.zeros((*data.valid.shape, *data.examples[target].shape[2:], 2), np.float32)
+        if found is not None:
+            placed[np.nonzero(data.valid)] = found
+        return placed
 
     return run
 

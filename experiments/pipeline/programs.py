@@ -68,9 +68,9 @@ def define_run_flags(
 
 
 def cpu_devices(workdir: str) -> int:
-    """The number of CPU devices where no flag says it: that of the run that is resumed, or of processors.
+    """The number of CPU devices where no flag says it: that of processors, or of the run that is resumed.
 
-    The rows of checkpoints are padded to the number of devices.
+    So the resumed run ends with the same numbers on any machine, without rounding.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         recorded = json.loads((Path(workdir) / "config.json").read_text())["environment"]

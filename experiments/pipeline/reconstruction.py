@@ -1,6 +1,5 @@
 """Reconstruction: federated training, its comparators and the reconstructed images."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
+from experiments.pipeline.examples import each
 from experiments.pipeline.scores import Scores, cross_site_scores, foreign_scores, mean_score, site_scores
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
@@ -23,7 +23,6 @@ from fedrecon.runtime import host_copy
 from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
-_CHUNK = 6
 
 
 class Reconstruction(NamedTuple):
@@ -149,34 +148,8 @@ def _measure(image_shape: tuple[int, int], settings: FullStackSettings) -> Calla
     return ct_measure(image_shape, ct_detector_count(image_shape))
 
 
-def _each(function: Callable, models: Sequence[Any], data: ClientData) -> Any:
-    """What ``function(model, batch)`` finds in every valid example, with the model of its client.
-
-    Examples of clients in a row that have the same model go together, in chunks of one size.
-
-    Returns:
-      A pytree of arrays (valid examples, ...) in the order of ``np.nonzero(data.valid)``; None without any.
-    """
-    parts = []
-    places = zip(*np.nonzero(data.valid), strict=True)
-    for _, group in itertools.groupby(places, key=lambda place: id(models[place[0]])):
-        where = list(group)
-        for start in range(0, len(where), _CHUNK):
-            chunk = where[start : start + _CHUNK]
-            index = tuple(np.array(chunk + chunk[-1:] * (_CHUNK - len(chunk))).T)
-            batch = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.examples.items()}
-            batch["valid"] = jnp.asarray(np.asarray(data.valid)[index])
-            found = function(models[chunk[0][0]], batch)
-            parts.append(jax.tree.map(partial(_first, len(chunk)), found))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts) if parts else None
-
-
-def _first(count: int, x: jax.Array) -> np.ndarray:
-    return np.asarray(x)[:count]
-
-
 def _placed(found: np.ndarray | None, data: ClientData) -> np.ndarray:
-    """Images in the order of `_each` as (clients, examples, ny, nx), zero where there is no example."""
+    """Images in the order of `each` as (clients, examples, ny, nx), zero where there is no example."""
     images = np.zeros_like(data.examples["target"], dtype=np.float32)
     if found is not None:
         images[np.nonzero(data.valid)] = found
@@ -185,7 +158,7 @@ def _placed(found: np.ndarray | None, data: ClientData) -> np.ndarray:
 
 def _images(function: Callable, models: Sequence[Any], data: ClientData) -> np.ndarray:
     """Images (clients, examples, ny, nx) by ``function(model, batch)``, each with the model of its client."""
-    return _placed(_each(function, models, data), data)
+    return _placed(each(function, models, data), data)
 
 
 def _with_signs(
@@ -197,7 +170,7 @@ def _with_signs(
         found = images_by(model, batch)
         return jnp.abs(found), signs_by(found, batch)
 
-    found = _each(both, models, data)
+    found = each(both, models, data)
     if found is None:
         return _placed(None, data), [Signs(*(np.zeros(0),) * 3)] * data.clients
     ends = np.cumsum(np.sum(data.valid, 1))[:-1]

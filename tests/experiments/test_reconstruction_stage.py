@@ -1,4 +1,4 @@
-"""Images and scores of the reconstruction stage: which model sees which example, and the tuning of weights."""
+"""The reconstruction stage: which model sees which example, its scores, the tuning of weights."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.pipeline import reconstruction
+from experiments.pipeline import examples, reconstruction
 from experiments.pipeline.programs import MOST_DEVICES, cpu_devices
 from experiments.pipeline.scores import cross_site_scores
 from fedrecon.data import ClientData
@@ -31,7 +31,7 @@ def clients(valid):
 
 @pytest.mark.parametrize("chunk", [1, 2, 6])
 def test_every_valid_example_is_seen_by_the_model_of_its_client(monkeypatch, chunk):
-    monkeypatch.setattr(reconstruction, "_CHUNK", chunk)
+    monkeypatch.setattr(examples, "CHUNK", chunk)
     data = clients([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 1, 1]])
     one, other = np.float32(2), np.float32(10)
     sizes = []

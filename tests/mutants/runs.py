@@ -9,6 +9,7 @@ _PATIENTS = "tests/reporting/test_patients.py::test_"
 _DIAGNOSIS = "tests/experiments/test_diagnosis.py::test_"
 _CURVES = "tests/experiments/test_learning_curves.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
+_RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 _PROGRAM = "tests/runtime/test_program.py::test_"
@@ -143,6 +144,48 @@ MUTANTS = (
             "final = ADAM_COSINE_END",
             "pass",
             _FAULTS + "adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/examples.py",
+        # One model for all clients.
+        (
+            "key=lambda place: id(models[place[0]])",
+            "key=lambda place: 0",
+            _RECONSTRUCTION + "every_valid_example_is_seen_by_the_model_of_its_client",
+        ),
+        # Filling of the last chunk is kept.
+        (
+            "np.asarray(x)[:count]",
+            "np.asarray(x)",
+            _RECONSTRUCTION + "every_valid_example_is_seen_by_the_model_of_its_client",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/reconstruction.py",
+        (
+            "np.cumsum(np.sum(data.valid, 1))",
+            "np.cumsum(np.sum(data.valid, 0))",
+            _RECONSTRUCTION + "signs_are_told_by_client",
+        ),
+        (
+            "predict([model] * data.clients, data)",
+            "predict(list(models), data)",
+            _RECONSTRUCTION + "every_network_is_scored_at_home_and_elsewhere",
+        ),
+        # Only larger weights are tried.
+        (
+            "max((best - 1, best + 1), key=at)",
+            "max((best, best + 1), key=at)",
+            _RECONSTRUCTION + "the_best_weight_is_found_by_climbing",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/programs.py",
+        (
+            'return len(recorded["devices"])',
+            "return 1",
+            _RECONSTRUCTION + "a_run_resumes_on_as_many_devices_as_it_began_with",
         ),
     ),
     *in_file(
