@@ -76,6 +76,12 @@ class FullStackSettings:
         least=0,
         needs=(Need("--comparators", lambda s: s.comparators),),
     )
+    pooled_epochs: int = _training(
+        0,
+        "Passes over pooled data in a round, each of as many steps as all sites take; 0 takes --epochs",
+        least=0,
+        needs=(Need("--comparators", lambda s: s.comparators),),
+    )
     learn_coil_maps: bool = _model(
         False,
         "Refine the coil sensitivities inside the network",
@@ -176,7 +182,9 @@ SIMULATED_MRI: dict[str, dict[str, Any]] = {
         "patients_per_site": 4,
         "slices": 3,
         "image_size": 128,
-        "rounds": 10,
+        "rounds": 8,
+        "epochs": 4,
+        "pooled_epochs": 2,
         "finetune_rounds": 12,
         "finetune_comparators": True,
     },

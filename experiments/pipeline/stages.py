@@ -52,8 +52,11 @@ class Run:
           data: the training data, and what its curve is recorded on.
         """
         settings, budget = self.settings.federation, self.budget
-        if kind == "centralized" and self.settings.pooled_learning_rate:
-            budget = budget._replace(learning_rate=self.settings.pooled_learning_rate)
+        if kind == "centralized":
+            budget = budget._replace(
+                learning_rate=self.settings.pooled_learning_rate or budget.learning_rate,
+                epochs=self.settings.pooled_epochs or budget.epochs,
+            )
         if kind != "federated":
             settings = comparator(settings, _COMPARATORS[kind])
         key = jax.random.fold_in(

@@ -60,16 +60,17 @@ def test_scores_abroad_are_means_over_models_and_name_the_median_one():
 
 
 @pytest.mark.parametrize("kind", ["centralized", "local", "federated"])
-def test_only_pooled_data_take_the_rate_of_their_own(monkeypatch, kind):
-    settings = resolve({"preset": "smoke", "learning_rate": 0.5, "pooled_learning_rate": 0.25})
+def test_only_pooled_data_take_the_rate_and_the_epochs_of_their_own(monkeypatch, kind):
+    given = {"learning_rate": 0.5, "pooled_learning_rate": 0.25, "epochs": 3, "pooled_epochs": 5}
+    settings = resolve({"preset": "smoke", **given})
     seen = []
 
     def train_stage(stage, settings, budget, *rest):
-        seen.append(budget.learning_rate)
+        seen.append((budget.learning_rate, budget.epochs))
         return SimpleNamespace(course=SimpleNamespace(lines=list))
 
     monkeypatch.setattr(stages, "train_stage", train_stage)
     monkeypatch.setattr(stages, "_within", lambda settings, clients: settings)
     run = stages.Run(settings, None, None, stage_budgets(settings)["reconstruction"], None)
     run.train("reconstruction", kind, None, None, SimpleNamespace(train=None, validation=None))
-    assert seen == [0.25 if kind == "centralized" else 0.5]
+    assert seen == [(0.25, 5) if kind == "centralized" else (0.5, 3)]

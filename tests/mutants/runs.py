@@ -345,9 +345,14 @@ MUTANTS = (
     *in_file(
         "experiments/pipeline/stages.py",
         (
-            'kind == "centralized" and self.settings.pooled_learning_rate',
-            'kind != "federated" and self.settings.pooled_learning_rate',
-            _CURVES + "only_pooled_data_take_the_rate_of_their_own",
+            'if kind == "centralized":',
+            'if kind != "federated":',
+            _CURVES + "only_pooled_data_take_the_rate_and_the_epochs_of_their_own",
+        ),
+        (
+            "epochs=self.settings.pooled_epochs or budget.epochs",
+            "epochs=budget.epochs",
+            _CURVES + "only_pooled_data_take_the_rate_and_the_epochs_of_their_own",
         ),
     ),
     *in_file(
