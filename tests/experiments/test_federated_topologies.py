@@ -11,7 +11,7 @@ import pytest
 from experiments.pipeline import federated_streaming
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_streaming import open_clients, store_clients
-from experiments.pipeline.federated_topologies import mesh_of, open_rounds
+from experiments.pipeline.federated_topologies import compiled, mesh_of, open_rounds
 from experiments.pipeline.options import changed
 from experiments.pipeline.training import Execution, Stage, choose_parallel, fine_tuned, resolve_parallel
 from fedrecon import federated as fl
@@ -224,3 +224,13 @@ def test_the_way_of_a_run_is_measured_once_and_kept(tmp_path, monkeypatch):
     (tmp_path / "parallel.json").unlink()
     monkeypatch.setattr("fedrecon.federated.parallelism.measure_parallel", None)
     assert resolve_parallel(auto, *given[:-1], ONE) == chosen
+
+
+def test_an_option_that_the_compiler_no_longer_knows_is_left_out():
+    class Lowered:
+        def compile(self, options=None):
+            if options:
+                raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+            return "compiled"
+
+    assert compiled(Lowered()) == "compiled"
