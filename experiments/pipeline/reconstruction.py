@@ -101,7 +101,8 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
         if data is not None:
             own = models if data.names == test.names else [released] * data.clients
             reconstructed[split] = _with_signs(images_by, signs_by, own, data)
-    images["reference"], scores["federated"], images["federated"] = {}, {}, {}
+    # The reference is the last column of the figure.
+    scores["federated"], images["federated"], images["reference"] = {}, {}, {}
     for split in ("test", "unseen"):
         if (data := getattr(cohort, split)) is not None:
             found = reconstructed[split][0]
