@@ -156,7 +156,7 @@ def plot_training(
                     color = _COLORS[j % len(_COLORS)]
                     axis.plot(*zip(*points, strict=True), label=name, color=color, linewidth=1.3)
             axis.set_title(task, fontsize=9)
-            axis.set(xlabel="round", ylabel=quantity)
+            axis.set(xlabel="round", ylabel=_wrapped(quantity, 24))
             if "loss" in quantity:
                 axis.set_yscale("log")
             if axis.get_legend_handles_labels()[0]:
