@@ -1,7 +1,25 @@
 """fedrecon: federated learning from raw scanner measurements to diagnosis, compiled by JAX."""
 
-from fedrecon.errors import ArgumentError
-from fedrecon.types import Task, Variables
+import importlib.util
+from pathlib import Path
+
+
+def _check_operators() -> None:
+    """Raises ImportError if another package of the name hides the one that comes with this."""
+    own = Path(__file__).resolve().parents[1] / "operators" / "__init__.py"
+    spec = importlib.util.find_spec("operators")
+    found = Path(spec.origin).resolve() if spec and spec.origin else None
+    if found != own:
+        where = f"{found}: rename it, or take its folder off the Python path" if found else "none"
+        message = f"fedrecon: expected the package operators that comes with it, {own.parent}, found {where}"
+        raise ImportError(message, name="operators")
+
+
+# Its name is a common one, and modules of others would be used as far as they go.
+_check_operators()
+
+from fedrecon.errors import ArgumentError  # noqa: E402
+from fedrecon.types import Task, Variables  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["ArgumentError", "Task", "Variables", "__version__"]

@@ -18,7 +18,15 @@ from experiments.pipeline.options import define_flags, fields, given_flags
 from fedrecon.catalog import ALIASES
 from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.errors import ArgumentError
-from fedrecon.runtime import available_processors, end_with, leave, program_name, show_help, user_message
+from fedrecon.runtime import (
+    available_processors,
+    end_interrupted,
+    end_with,
+    leave,
+    program_name,
+    show_help,
+    user_message,
+)
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
@@ -174,10 +182,11 @@ def ending_run(workdir: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nInterrupted. The same command with --workdir={workdir} continues.", file=sys.stderr)
+        line = f"Interrupted. The same command with --workdir={workdir} continues."
         if jax.distributed.is_initialized():
+            print(f"\n{line}", file=sys.stderr)
             leave(130)
-        sys.exit(130)
+        end_interrupted(line)
     except Exception as error:
         if (message := user_message(error)) is not None:
             fail(message)

@@ -17,6 +17,7 @@ from fedrecon.runtime.distributed import (
 )
 from fedrecon.runtime.log import RunLog, decode_numbers, encode_numbers, read_log
 from fedrecon.runtime.program import (
+    end_interrupted,
     end_with,
     ending,
     parse_flags,
@@ -44,6 +45,7 @@ __all__ = [
     "decode_numbers",
     "describe_environment",
     "encode_numbers",
+    "end_interrupted",
     "end_with",
     "ending",
     "host_copy",

@@ -46,7 +46,7 @@ class _Quiet:
         self._hooks = threading.excepthook, sys.unraisablehook
         logging.getLogger("absl").addFilter(self)
         threading.excepthook = self._in_thread
-        sys.unraisablehook = lambda _: None
+        sys.unraisablehook = self._in_finalizer
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
@@ -54,6 +54,10 @@ class _Quiet:
     def _in_thread(self, raised: threading.ExceptHookArgs) -> None:
         if not type(raised.thread).__module__.startswith("orbax"):
             self._hooks[0](raised)
+
+    def _in_finalizer(self, raised: Any) -> None:
+        if raised.exc_type is KeyboardInterrupt:
+            self._hooks[1](raised)
 
     def close(self) -> None:
         logging.getLogger("absl").removeFilter(self)

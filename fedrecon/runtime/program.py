@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,9 +14,10 @@ from absl import app, flags
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime.distributed import DistributedError
 from fedrecon.runtime.help import help_asked, help_text
-from fedrecon.runtime.watchdog import PeerError
+from fedrecon.runtime.watchdog import PeerError, leave
 from fedrecon.runtime.workdir import WorkdirError
 
+_INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,7 +33,29 @@ def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    app.run(main, flags_parser=parse or parse_flags)
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = _interrupting_again
+    try:
+        with ending():
+            app.run(main, flags_parser=parse or parse_flags)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            # Libraries' threads may wait for something that does not come any more.
+            leave(_INTERRUPTED)
+        raise
+
+
+def _interrupting_again(raised: Any) -> None:
+    """Python drops an interrupt that arrives in a finalizer: it comes again a moment later."""
+    if raised.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(raised)
+        return
+    # Not at once, which would be inside of this function.
+    main_thread = threading.get_ident()
+    timer = threading.Timer(0.05, lambda: signal.pthread_kill(main_thread, signal.SIGINT))
+    timer.daemon = True
+    timer.start()
 
 
 def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
@@ -81,8 +106,7 @@ def ending(interrupted: str = "nothing was written") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
-        sys.exit(130)
+        end_interrupted(f"Interrupted; {interrupted}.")
     except Exception as error:
         if (message := user_message(error)) is None:
             raise
@@ -105,6 +129,14 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, ImportError) and "pip install" in str(error):
         return str(error)
     return None
+
+
+def end_interrupted(line: str) -> NoReturn:
+    """Ends the program with this line and status 130; Ctrl-C once more changes nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print(f"\n{line}", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
 
 
 def program_name() -> str:

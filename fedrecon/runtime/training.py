@@ -71,7 +71,7 @@ def train(
         log.drop_after(stage, done)
         with (
             Progress(stage, total=rounds, done=done, shown=is_lead()) as progress,
-            _remembered_interrupts() as check_interrupts,
+            _Interrupts() as interrupts,
         ):
             due = _Due()
             while done < rounds and not finished(state):
@@ -87,9 +87,12 @@ def train(
                 # Clocks differ between processes, and all save together or none.
                 if done >= rounds or jax.process_count() > 1 or finished(state) or due.now():
                     with due.saving():
-                        checkpointer.save(done, state)
+                        checkpointer.wait()
+                        # Orbax would leave threads behind that wait for what the rest of it does.
+                        with interrupts.held():
+                            checkpointer.save(done, state)
                 progress.advance(count, **{k: v for k, v in record.items() if isinstance(v, float)})
-                check_interrupts()
+                interrupts.check()
     except BaseException:
         # A save waits for all processes, one of which may be gone.
         if jax.process_count() == 1:
@@ -117,33 +120,49 @@ class _Due:
         self._next = end + 19 * (end - start)
 
 
-@contextlib.contextmanager
-def _remembered_interrupts() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises KeyboardInterrupt if a signal had: Python drops what finalisers raise."""
-    interrupts: list[int] = []
+class _Interrupts:
+    """Signals that interrupt, with none lost: Python drops what finalizers raise.
 
-    def check() -> None:
-        if interrupts:
+    Use as a context manager, in the main thread; elsewhere it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._interrupted = self._held = False
+        self._handlers: dict[int, Callable] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+        for number in self._handlers:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self._held:
+            self._interrupted = True
+            return
+        try:
+            self._handlers[number](number, frame)
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal had, or came while they were held back."""
+        if self._interrupted:
             raise KeyboardInterrupt
 
-    def remembering(handler):
-        def remember(number, frame):
-            try:
-                handler(number, frame)
-            except KeyboardInterrupt:
-                interrupts.append(number)
-                raise
-
-        return remember
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}
-    for number, handler in handlers.items():
-        signal.signal(number, remembering(handler))
-    try:
-        yield check
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds signals back until the end of the block, which is not to be left half-way."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.check()

@@ -39,6 +39,14 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/__init__.py",
+        (
+            "if found != own:",
+            "if found is None:",
+            _PROGRAM + "another_package_of_the_name_operators_is_refused",
+        ),
+    ),
+    *in_file(
         "fedrecon/runtime/help.py",
         (
             'if "helpfull" in names:',
@@ -260,6 +268,11 @@ MUTANTS = (
             "count = min(rounds_per_dispatch, rounds - done)",
             "count = rounds_per_dispatch",
             _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
+        ),
+        (
+            "self._held = True",
+            "pass",
+            _RUNTIME + "an_interrupt_during_a_save_comes_after_it",
         ),
         (
             "done, state = restored if restored is not None else (0, state)",

@@ -2,7 +2,11 @@
 
 import errno
 import io
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -11,6 +15,8 @@ from fedrecon.data import DataError
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import WorkdirError, ending, parse_flags, run_program, user_message
 from fedrecon.runtime.help import help_asked, help_text
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,64 @@ def test_control_c_is_one_line_and_130(capsys):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == "\nInterrupted; half is kept.\n"
+
+
+@pytest.mark.slow
+def test_control_c_in_a_finalizer_is_not_lost(tmp_path):
+    (tmp_path / "pressed.py").write_text(
+        """
+import os, signal, sys, time
+from fedrecon.runtime import ending, run_program
+
+class Presses:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+def main(_):
+    with ending("half is kept"):
+        Presses()
+        time.sleep(20)
+
+run_program(main)
+"""
+    )
+    found = subprocess.run(
+        [sys.executable, tmp_path / "pressed.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        # Shells let what runs in the background ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "\nInterrupted; half is kept.\n")
+
+
+OTHERS = {
+    "package": "operators/__init__.py",
+    "module": "operators.py",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_package_of_the_name_operators_is_refused(kind, tmp_path):
+    """Found first, it would be used in place of ours, as far as it goes; it is not even imported."""
+    other = tmp_path / OTHERS[kind]
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("raise SystemExit('imported')")
+    found = subprocess.run(
+        [sys.executable, "-m", "experiments.train_federated", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert found.returncode == 1 and found.stdout == ""
+    assert found.stderr == (
+        f"fedrecon: expected the package operators that comes with it, {ROOT / 'operators'}, found {other}: "
+        "rename it, or take its folder off the Python path\n"
+    )
 
 
 def test_consoles_of_any_encoding_show_every_line(monkeypatch):

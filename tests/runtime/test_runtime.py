@@ -272,6 +272,29 @@ def test_an_interrupt_that_python_drops_ends_training_after_the_round(tmp_path):
     assert len(read_log(tmp_path / "metrics.jsonl")) == 3
 
 
+def test_an_interrupt_during_a_save_comes_after_it(tmp_path, monkeypatch):
+    """Half a save leaves threads of orbax that nothing ends."""
+    saved, save = [], Checkpointer.save
+
+    def pressed(self, step, state):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+        save(self, step, state)
+        saved.append(step)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Checkpointer, "save", pressed)
+            _train(tmp_path / "parts", 3)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert saved == [1] and [path.name for path in (tmp_path / "parts/checkpoints/stage").iterdir()] == ["1"]
+    assert _train(tmp_path / "parts", 3)["w"] == _train(tmp_path / "whole", 3)["w"]
+
+
 @pytest.mark.slow
 def test_importing_leaves_out_what_few_programs_need():
     """Half of the start of a short program would be their import."""
