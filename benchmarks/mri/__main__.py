@@ -3,6 +3,7 @@
 Workloads, all in single precision with coil maps:
   a  256 x 256, 405 spokes x 512 samples, 8 coils
   b  320 x 320, 64 spokes x 640 samples, 8 coils
+  c  256 x 256, spiral of 16 interleaves, 8 coils
   d  96 x 96 x 96, 4000 spokes x 192 samples, 1 coil
   e  b for 16 images: with one trajectory, and with 16 different ones
   f  320 x 320 Cartesian, every fourth column and the center, 16 coils
@@ -36,7 +37,7 @@ from benchmarks.mri.run import compare, describe
 from fedrecon.files import write_atomically
 from operators.kernels import native
 
-_DEFAULT_WORKLOADS = ["a", "b", "d", "e", "f"]
+_DEFAULT_WORKLOADS = ["a", "b", "c", "d", "e", "f"]
 
 
 @dataclasses.dataclass(frozen=True)

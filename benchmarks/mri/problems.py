@@ -74,6 +74,13 @@ def _radial(shape, spokes, samples, coils, images=1, frames=1):
     return np.asarray(trajectory).reshape(frames, -1, 2), shape, coils, images, None
 
 
+def _spiral(shape, interleaves, coils):
+    """What a scanner of 40 mT/m and 150 T/m/s measures of a field of view of 22 cm, every 2 microseconds."""
+    system = {"field_of_view": 0.22, "gradient_limit": 0.04, "slew_limit": 150.0, "dwell_time": 2e-6}
+    trajectory = operators.mri.spiral_trajectory(interleaves, shape[0], **system)
+    return np.asarray(trajectory).reshape(1, -1, 2), shape, coils, 1, None
+
+
 def _kooshball(shape, spokes, samples):
     trajectory = operators.mri.kooshball_trajectory(spokes, samples)
     return np.asarray(trajectory).reshape(1, -1, 3), shape, 1, 1, None
@@ -87,6 +94,7 @@ def _cartesian(shape, coils):
 WORKLOADS = {
     "a": Workload("256 x 256, 405 spokes x 512, 8 coils", lambda: _radial((256, 256), 405, 512, 8)),
     "b": Workload("320 x 320, 64 spokes x 640, 8 coils", lambda: _radial((320, 320), 64, 640, 8)),
+    "c": Workload("256 x 256, spiral of 16 interleaves, 8 coils", lambda: _spiral((256, 256), 16, 8)),
     "d": Workload("96 x 96 x 96, 4000 spokes x 192, 1 coil", lambda: _kooshball((96, 96, 96), 4000, 192)),
     "e-shared": Workload("b, 16 images, one trajectory", lambda: _radial((320, 320), 64, 640, 8, images=16)),
     "e-own": Workload("b, 16 images, 16 trajectories", lambda: _radial((320, 320), 64, 640, 8, frames=16)),

@@ -17,6 +17,9 @@ from benchmarks.measure import in_processes, peak_memory, reset_peak_memory, sec
 from benchmarks.mri.problems import MRIProblem
 from benchmarks.mri.registry import LIBRARIES
 
+# The operations that all libraries have, `forward` first.
+COMMON = ("forward", "adjoint", "gram")
+
 
 def fresh_process(problem: MRIProblem, jobs: dict[str, dict]) -> dict[str, dict]:
     """Runs libraries one after the other, each in a new process.
@@ -27,8 +30,9 @@ def fresh_process(problem: MRIProblem, jobs: dict[str, dict]) -> dict[str, dict]
 
     Returns:
       By library: ``first_call_s``, seconds of the first call by operation, that of ``forward`` with planning
-      and compilation (not with imports); ``peak_mb``, the rise of the peak memory over what is held when
-      everything is imported and the inputs are loaded; or ``error``, one line.
+      and compilation (not with imports); ``peak_mb``, the rise of the peak memory in the operations that all
+      libraries have (`COMMON`) over what is held when everything is imported and the inputs are loaded; or
+      ``error``, one line.
     """
     return in_processes(__name__, problem, jobs)
 
@@ -49,10 +53,14 @@ def main(path: str, name: str, job: str) -> None:
         made["forward"][0].call()
 
     first["forward"] = seconds(plan_and_run)
-    for operation, route in job["routes"].items():
-        if operation != "forward":
-            first[operation] = seconds(made[operation][route].call)
-    print(json.dumps({"first_call_s": first, "peak_mb": peak_memory() - baseline}))
+    routes = job["routes"]
+    for operation in COMMON[1:]:
+        if operation in routes:
+            first[operation] = seconds(made[operation][routes[operation]].call)
+    peak = peak_memory() - baseline
+    for operation in routes.keys() - set(COMMON):
+        first[operation] = seconds(made[operation][routes[operation]].call)
+    print(json.dumps({"first_call_s": first, "peak_mb": peak}))
 
 
 if __name__ == "__main__":

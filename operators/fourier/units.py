@@ -148,7 +148,9 @@ def check_trajectory(
         raise ArgumentError(name, f"shape (..., samples, {ndim})", f"{shape}{hint}")
     if isinstance(trajectory, jax.core.Tracer) or not trajectory.size:
         return trajectory
-    largest = float(np.abs(np.asarray(trajectory)).max())
+    # Without an array of magnitudes, which in volumes is large; both are NaN where one value is.
+    values = np.asarray(trajectory)
+    largest = max(float(values.max()), -float(values.min()))
     if not math.isfinite(largest):
         raise ArgumentError(name, "finite values", "NaN or infinity")
     if largest > _LARGEST and not periodic:

@@ -11,19 +11,17 @@
 
 namespace fedrecon {
 
-// Eight planes at once: W taps along x, or up to sixteen (of weight zero beyond the width) where W is 0.
-template <class T, int W>
+// Eight planes at once: up to sixteen taps along x, of weight zero beyond the width.
+template <class T>
 inline ComplexLanes<T> gather_planes(const Grid<T>& grid, const Located<T>& at, int point) {
-  constexpr int most = W ? W : 16;
-  const int taps = W ? W : grid.geometry.width;
+  const int taps = grid.geometry.width;
   const Weights<T> w(grid.geometry, at, point);
-  ComplexLanes<T> x[most], total = {}, plane = {};
-  for (int i = 0; i < most; ++i) x[i] = ComplexLanes<T>{} + w.x[i];
+  ComplexLanes<T> total = {}, plane = {};
   each_row_of(
       grid, at, point, at.first[2][point],
       [&](const ComplexLanes<T>* line, int, int j) {
-        ComplexLanes<T> part = line[0] * x[0];
-        for (int i = 1; i < taps; ++i) part += line[i] * x[i];
+        ComplexLanes<T> part = line[0] * w.x[0];
+        for (int i = 1; i < taps; ++i) part += line[i] * w.x[i];
         plane += part * w.y[j];
       },
       [&](int i) {
@@ -33,18 +31,15 @@ inline ComplexLanes<T> gather_planes(const Grid<T>& grid, const Located<T>& at, 
   return total;
 }
 
-template <class T, int W>
+template <class T>
 inline void spread_planes(const Grid<T>& grid, const Located<T>& at, int point, ComplexLanes<T> value) {
-  constexpr int most = W ? W : 16;
-  const int taps = W ? W : grid.geometry.width;
+  const int taps = grid.geometry.width;
   const Weights<T> w(grid.geometry, at, point);
-  ComplexLanes<T> x[most];
-  for (int i = 0; i < most; ++i) x[i] = ComplexLanes<T>{} + w.x[i];
   each_row_of(
       grid, at, point, at.first[2][point],
       [&](ComplexLanes<T>* line, int i, int j) {
         const ComplexLanes<T> part = value * (w.z[i] * w.y[j]);
-        for (int k = 0; k < taps; ++k) line[k] += part * x[k];
+        for (int k = 0; k < taps; ++k) line[k] += part * w.x[k];
       },
       [](int) {});
 }
@@ -98,12 +93,14 @@ inline void spread_cells(const Grid<T>& grid, const Located<T>& at, int point, c
       });
 }
 
-// The taps of eight samples along y and z, by tap: their polynomials are computed for all samples at once.
+// The taps of eight samples along y and z, and x where wanted, by tap: their polynomials are computed for all samples
+// at once.
 template <class T, int W>
 struct Taps {
-  alignas(64) T y[W][8], z[W][8];
+  alignas(64) T y[W][8], z[W][8], x[W][8];
 
-  Taps(const Geometry<T>& g, const Located<T>& at) {
+  Taps(const Geometry<T>& g, const Located<T>& at, bool with_x = false) {
+    if (with_x) along(g, at.u[2], x);
     along(g, at.u[1], y);
     if (g.ndim == 3) along(g, at.u[0], z);
   }
@@ -276,6 +273,46 @@ inline void with_width(int width, F&& f) {
   }
 }
 
+// Up to eight samples of eight planes at once.
+template <class T, int W>
+__attribute__((noinline)) void gather_lanes(const Grid<T>& grid, const Located<T>& at, int count,
+                                            ComplexLanes<T>* out) {
+  const Geometry<T>& g = grid.geometry;
+  const Taps<T, W> taps(g, at, true);
+  for (int point = 0; point < count; ++point) {
+    ComplexLanes<T> total = {}, plane = {};
+    each_row_of(
+        grid, at, point, at.first[2][point],
+        [&](const ComplexLanes<T>* line, int, int j) {
+          ComplexLanes<T> part = line[0] * taps.x[0][point];
+#pragma GCC unroll 8
+          for (int k = 1; k < W; ++k) part += line[k] * taps.x[k][point];
+          plane += part * taps.y[j][point];
+        },
+        [&](int i) {
+          total = g.ndim == 3 ? total + plane * taps.z[i][point] : plane;
+          plane = ComplexLanes<T>{};
+        });
+    out[point] = total;
+  }
+}
+template <class T, int W>
+__attribute__((noinline)) void spread_lanes(const Grid<T>& grid, const Located<T>& at, int count, const T* values) {
+  const Geometry<T>& g = grid.geometry;
+  const Taps<T, W> taps(g, at, true);
+  for (int point = 0; point < count; ++point) {
+    const ComplexLanes<T> value = load<T>(values + 16 * point);
+    each_row_of(
+        grid, at, point, at.first[2][point],
+        [&](ComplexLanes<T>* line, int i, int j) {
+          const ComplexLanes<T> part = value * (g.ndim == 3 ? taps.z[i][point] * taps.y[j][point] : taps.y[j][point]);
+#pragma GCC unroll 8
+          for (int k = 0; k < W; ++k) line[k] += part * taps.x[k][point];
+        },
+        [](int) {});
+  }
+}
+
 // Up to eight samples of the one plane. Functions of their own: registers are few.
 template <class T, int W>
 __attribute__((noinline)) void gather_patches(const Grid<T>& grid, const Located<T>& at, int count, T* out) {
@@ -316,6 +353,21 @@ inline void spread_few(const Grid<T>& grid, const Located<T>& at, int count, con
     if constexpr (w.value > 0) return spread_patches<T, w.value>(grid, at, count, values);
     for (int i = 0; i < count; ++i)
       g.width <= 8 ? spread_cells<T, 1>(grid, at, i, values + 2 * i) : spread_cells<T, 2>(grid, at, i, values + 2 * i);
+  });
+}
+
+template <class T>
+inline void gather_few_planes(const Grid<T>& grid, const Located<T>& at, int count, ComplexLanes<T>* out) {
+  with_width(grid.geometry.ndim > 1 ? grid.geometry.width : 0, [&](auto w) {
+    if constexpr (w.value > 0) return gather_lanes<T, w.value>(grid, at, count, out);
+    for (int i = 0; i < count; ++i) out[i] = gather_planes<T>(grid, at, i);
+  });
+}
+template <class T>
+inline void spread_few_planes(const Grid<T>& grid, const Located<T>& at, int count, const T* values) {
+  with_width(grid.geometry.ndim > 1 ? grid.geometry.width : 0, [&](auto w) {
+    if constexpr (w.value > 0) return spread_lanes<T, w.value>(grid, at, count, values);
+    for (int i = 0; i < count; ++i) spread_planes<T>(grid, at, i, load<T>(values + 16 * i));
   });
 }
 

@@ -28,10 +28,10 @@ struct Sorted {
   static int64_t padded(int64_t samples) { return samples + 7; }
 
   Sorted(const Workers& workers, const Geometry<T>& g, const T* input, int64_t samples)
-      : memory(padded(samples) * (g.ndim * sizeof(T) + 2 * sizeof(int32_t))) {
+      : memory(padded(samples) * (g.ndim * sizeof(T) + sizeof(int32_t))) {
     points = memory.as<T>();
     rank = reinterpret_cast<int32_t*>(points + padded(samples) * g.ndim);
-    int32_t* key = rank + samples;
+    const std::unique_ptr<int32_t[]> key(new int32_t[samples]);
     const int slow = 3 - g.ndim, next = std::min(slow + 1, 2), ndim = g.ndim;
     const int slabs = ndim == 1 ? 1 : static_cast<int>(g.cells[slow]);
     // Tiles: what the samples of one meet should stay in the smallest cache. Bands consist of layers of tiles.
@@ -117,9 +117,7 @@ void interpolate(const Workers& workers, const Grid<T>& grid, const T* points, i
       if (m + 8 < end) locate(m + 8);
       if (grid.planes) {
         ComplexLanes<T> values[8] = {};
-        with_width(grid.geometry.width, [&](auto w) {
-          for (int i = 0; i < count; ++i) values[i] = gather_planes<T, w.value>(grid, at, i);
-        });
+        gather_few_planes(grid, at, count, values);
         transpose<T>(values);
         for (int l = 0; l < 8; ++l)
           if (out[l]) store_complex<T>(out[l] + 2 * m, values[l], count);
@@ -164,7 +162,7 @@ std::shared_ptr<const Sorted<T>> sorted_samples(const Workers& workers, const Ge
     if (same) return k.sorted;
   }
   auto sorted = std::make_shared<const Sorted<T>>(workers, g, points, samples);
-  const size_t bytes = 2 * size + 8 * samples;
+  const size_t bytes = 2 * size + sizeof(int32_t) * samples;
   if (2 * bytes > most) return sorted;
   auto copy = std::make_shared<Scratch>(size);
   std::memcpy(copy->template as<char>(), points, size);
@@ -207,9 +205,7 @@ void spread(const Workers& workers, const Grid<T>& grid, const Sorted<T>& sorted
         const int count = static_cast<int>(std::min<int64_t>(8, end - j));
         at.locate_along(g, sorted.points + j, Sorted<T>::padded(sorted.start.back()));
         if (grid.planes) {
-          with_width(g.width, [&](auto w) {
-            for (int i = 0; i < count; ++i) spread_planes<T, w.value>(grid, at, i, load<T>(values + (j + i) * stride));
-          });
+          spread_few_planes(grid, at, count, values + j * stride);
         } else {
           spread_few(grid, at, count, values + j * stride);
         }

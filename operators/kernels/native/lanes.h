@@ -17,6 +17,15 @@ struct Pack {
   typedef T Register __attribute__((vector_size(lanes * sizeof(T))));
   Register part[count];
 
+  // Register by register: compilers copy structs in smaller pieces, which cannot be read as a whole at once.
+  Pack() = default;
+  explicit Pack(Register only) : part{only} {}
+  Pack(const Pack& other) { copy(other, std::make_index_sequence<count>()); }
+  Pack& operator=(const Pack& other) {
+    copy(other, std::make_index_sequence<count>());
+    return *this;
+  }
+
   T operator[](int i) const { return part[i / lanes][i % lanes]; }
 
   // The pack of f(0), f(1), ...; a loop would not be sure to end in registers.
@@ -26,7 +35,13 @@ struct Pack {
   }
   template <class F, size_t... I>
   static Pack of(F&& f, std::index_sequence<I...>) {
-    return {{f(static_cast<int>(I))...}};
+    Pack result;
+    ((result.part[I] = f(static_cast<int>(I))), ...);
+    return result;
+  }
+  template <size_t... I>
+  void copy(const Pack& other, std::index_sequence<I...>) {
+    ((part[I] = other.part[I]), ...);
   }
 
   // clang-format off: it would separate ## from =.
@@ -90,7 +105,7 @@ struct Groups {
 template <class T>
 inline ComplexLanes<T> joined(const RealLanes<T>& re, const RealLanes<T>& im) {
   if constexpr (ComplexLanes<T>::count == 1)
-    return {{shuffled<From<0, 1>, 16>(re.part[0], im.part[0])}};
+    return ComplexLanes<T>(shuffled<From<0, 1>, 16>(re.part[0], im.part[0]));
   else
     return ComplexLanes<T>::of(
         [&](int i) { return i < RealLanes<T>::count ? re.part[i] : im.part[i - RealLanes<T>::count]; });
@@ -98,21 +113,21 @@ inline ComplexLanes<T> joined(const RealLanes<T>& re, const RealLanes<T>& im) {
 template <class T>
 inline RealLanes<T> real(const ComplexLanes<T>& a) {
   if constexpr (ComplexLanes<T>::count == 1)
-    return {{shuffled<From<0, 1>, 8>(a.part[0], a.part[0])}};
+    return RealLanes<T>(shuffled<From<0, 1>, 8>(a.part[0], a.part[0]));
   else
     return RealLanes<T>::of([&](int i) { return a.part[i]; });
 }
 template <class T>
 inline RealLanes<T> imag(const ComplexLanes<T>& a) {
   if constexpr (ComplexLanes<T>::count == 1)
-    return {{shuffled<From<8, 1>, 8>(a.part[0], a.part[0])}};
+    return RealLanes<T>(shuffled<From<8, 1>, 8>(a.part[0], a.part[0]));
   else
     return RealLanes<T>::of([&](int i) { return a.part[i + RealLanes<T>::count]; });
 }
 template <class T>
 inline ComplexLanes<T> swapped(const ComplexLanes<T>& a) {
   if constexpr (ComplexLanes<T>::count == 1)
-    return {{shuffled<Swapped<16>, 16>(a.part[0], a.part[0])}};
+    return ComplexLanes<T>(shuffled<Swapped<16>, 16>(a.part[0], a.part[0]));
   else
     return joined<T>(imag<T>(a), real<T>(a));
 }
@@ -122,7 +137,7 @@ template <class T>
 inline ComplexLanes<T> deinterleaved(const ComplexLanes<T>& a) {
   constexpr int lanes = ComplexLanes<T>::lanes, half = RealLanes<T>::count;
   if constexpr (ComplexLanes<T>::count == 1)
-    return {{shuffled<Parted<16>, 16>(a.part[0], a.part[0])}};
+    return ComplexLanes<T>(shuffled<Parted<16>, 16>(a.part[0], a.part[0]));
   else
     return ComplexLanes<T>::of([&](int i) {
       const auto &x = a.part[i % half * 2], &y = a.part[i % half * 2 + 1];
@@ -133,7 +148,7 @@ template <class T>
 inline ComplexLanes<T> interleaved(const ComplexLanes<T>& a) {
   constexpr int lanes = ComplexLanes<T>::lanes, half = RealLanes<T>::count;
   if constexpr (ComplexLanes<T>::count == 1)
-    return {{shuffled<InTurn<16, 0>, 16>(a.part[0], a.part[0])}};
+    return ComplexLanes<T>(shuffled<InTurn<16, 0>, 16>(a.part[0], a.part[0]));
   else
     return ComplexLanes<T>::of([&](int i) {
       const auto &x = a.part[i / 2], &y = a.part[i / 2 + half];
@@ -150,13 +165,16 @@ inline ComplexLanes<T> imaginary_unit(int sign) {
 
 template <class T>
 inline ComplexLanes<T> load(const T* p) {
-  ComplexLanes<T> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return ComplexLanes<T>::of([&](int i) {
+    typename ComplexLanes<T>::Register r;
+    std::memcpy(&r, p + i * ComplexLanes<T>::lanes, sizeof r);
+    return r;
+  });
 }
 template <class T>
 inline void store(T* p, const ComplexLanes<T>& v) {
-  std::memcpy(p, &v, sizeof v);
+  for (int i = 0; i < ComplexLanes<T>::count; ++i)
+    std::memcpy(p + i * ComplexLanes<T>::lanes, &v.part[i], sizeof v.part[i]);
 }
 
 // `count` <= 8 interleaved complex numbers, zeros behind them, and back.
@@ -201,12 +219,36 @@ inline void transpose_groups(RealLanes<T>* a) {
     }
 }
 
+// The first (or the second) two lanes of every four of x and of y in turn: what registers of any size do at once,
+// in_turn of single floats not.
+template <int count, int second>
+struct Zipped {
+  static constexpr int lane(int l) { return l % 2 * count + l - l % 4 + 2 * second + l % 4 / 2; }
+};
+template <int second>
+inline RealLanes<float> zipped(const RealLanes<float>& x, const RealLanes<float>& y) {
+  constexpr int lanes = RealLanes<float>::lanes;
+  return RealLanes<float>::of([&](int i) { return shuffled<Zipped<lanes, second>, lanes>(x.part[i], y.part[i]); });
+}
+
 // Lane l of a[i] becomes lane i of a[l].
 template <class T>
 inline void transpose_half(RealLanes<T>* a) {
   transpose_groups<T, 4>(a);
   transpose_groups<T, 2>(a);
   transpose_groups<T, 1>(a);
+}
+template <>
+inline void transpose_half<float>(RealLanes<float>* a) {
+  for (int i = 0; i < 8; i += 4) {
+    const RealLanes<float> b[4] = {zipped<0>(a[i], a[i + 1]), zipped<0>(a[i + 2], a[i + 3]), zipped<1>(a[i], a[i + 1]),
+                                   zipped<1>(a[i + 2], a[i + 3])};
+    for (int j = 0; j < 4; j += 2) {
+      a[i + j] = in_turn<float, 2, 0>(b[j], b[j + 1]);
+      a[i + j + 1] = in_turn<float, 2, 1>(b[j], b[j + 1]);
+    }
+  }
+  transpose_groups<float, 4>(a);
 }
 template <class T>
 inline void transpose(ComplexLanes<T>* a) {
