@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.ct import ConeBeam, FanBeam, as_vectors
+from operators.ct.geometry.image_grid import image_grid
 from operators.ct.inversion import back_projector
 from operators.ct.projection import planes, projector_primitive, volume_primitive
 from operators.ct.projection.lines import MODELS, ray_lines, shadows
@@ -71,7 +72,7 @@ def _try_volume(precision: str) -> None:
         for name in names:
             geometry = as_vectors(cone) if name == "vectors" else cone
             model = "diverging" if name == "vectors" else name
-            table = planes.ray_planes(geometry, 0.9, model)[None]
+            table = planes.ray_planes(geometry, image_grid(shape, 0.9, None, "trial"), model)[None]
             layout = volume_primitive.Layout(model, shape, detector, 0.9)
             volume = rng.normal(size=(1, 2, *shape)).astype(precision)
             sinogram = rng.normal(size=(1, 2, *geometry.shape)).astype(precision)
@@ -125,9 +126,10 @@ def _try_projector(precision: str) -> None:
     # Eighteen images: some side by side, the last two one by one.
     shape, images = (20, 17), 18
     geometry = FanBeam(np.linspace(0.1, 6, 5).astype(precision), 41, 0.9, 20.0, 9.0)
-    seen, curved = shadows(geometry, 1.0)
+    grid = image_grid(shape, 1.0, None, "trial")
+    seen, curved = shadows(geometry, grid)
     for model in MODELS:
-        rays, lengths = ray_lines(geometry, shape, 1.0, model)
+        rays, lengths = ray_lines(geometry, grid, model)
         image = rng.normal(size=(1, images, *shape)).astype(precision)
         sinogram = rng.normal(size=(1, images, *geometry.shape)).astype(precision)
         for name, array in (("project", image), ("back_project", sinogram)):

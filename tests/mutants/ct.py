@@ -12,6 +12,9 @@ _CONVERSIONS = _T + "test_geometry_conversions.py::test_"
 _ITERATIVE = _T + "test_ct_iterative.py::test_"
 _PHANTOMS = _T + "test_phantoms.py::test_"
 _CHORDS = _T + "test_ray_integrals.py::test_rays_from_face_to_face_measure_their_path_in_a_box"
+_GRIDS = _T + "test_image_grids.py::test_"
+_DEFINITION = _GRIDS + "joseph_sums_are_those_of_the_definition"
+_ON_GRIDS = _GRIDS + "filtered_back_projection_on_any_grid"
 _ELLIPSOIDS = _T + "test_ct_phantoms.py::test_"
 
 _CT = (
@@ -176,8 +179,8 @@ _CT = (
     *in_file(
         "operators/ct/inversion/filtering.py",
         (
-            "geometry.detector_spacing / self.radon.pixel_size**2",
-            "geometry.detector_spacing / self.radon.pixel_size",
+            "geometry.detector_spacing / math.prod(self.radon.grid.steps)",
+            "geometry.detector_spacing / self.radon.grid.steps[0]",
             _T + "test_filtering.py::test_adjoint_of_prepared_data_is_filtered_back_projection",
         ),
         (
@@ -198,6 +201,7 @@ _CT = (
             "lever = geometry.source_distance + geometry",
             _INVERSION + "wide_fans_keep_the_attenuation_far_from_the_center",
         ),
+        ("depth + jnp.sum(n * center, -1)", "depth", _ON_GRIDS),
         (
             "/ distance) ** 2",
             "/ distance)",
@@ -259,15 +263,61 @@ _CT = (
         ("total * (grid.pixel_size * jnp.abs(inverse))", "total * grid.pixel_size", _CHORDS),
     ),
     *in_file(
+        "operators/ct/geometry/image_grid.py",
+        ("+ self.center[2]", "- self.center[2]", _ON_GRIDS),
+        (
+            'f"{name}: pixel_size") for size in sizes)[::-1]',
+            'f"{name}: pixel_size") for size in sizes)',
+            _DEFINITION,
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/image_conversions.py",
+        (
+            "((low + high) / 2).tolist()",
+            "((high - low) / 2).tolist()",
+            _T + "test_image_conversions.py::test_volumes_of_astra_and_odl_have_the_same_bounds",
+        ),
+    ),
+    *in_file(
+        "operators/ct/geometry/circular.py",
+        (
+            "detector = detector - np.pad(axis",
+            "detector = detector + np.pad(axis",
+            _GRIDS + "a_scan_around_another_axis_is_inverted_as_around_the_origin",
+        ),
+    ),
+    *in_file(
+        "operators/ct/inversion/parallel.py",
+        ("(dy / dx) * across[1]", "across[1]", _ON_GRIDS),
+        ("turn + nu * (grid.center[0] * cos + grid", "turn - nu * (grid.center[0] * cos + grid", _ON_GRIDS),
+    ),
+    *in_file(
+        "operators/ct/projection/fourier_slice.py",
+        (
+            "nu * (x * across[0] - y * across[1])",
+            "nu * (x * across[0] + y * across[1])",
+            _GRIDS + "part_of_an_image_is_projected_as_the_whole",
+        ),
+    ),
+    *in_file(
         "operators/ct/projection/lines.py",
         (
-            "length = pixel_size * jnp.sqrt(1 + slope**2)",
-            "length = pixel_size * (1 + slope**2)",
+            "length = dx * jnp.sqrt(1 + slope**2)",
+            "length = dx * (1 + slope**2)",
             _T + "test_projectors.py::test_distance_driven_is_the_mean_over_elements",
+        ),
+        ("jnp.hypot(dy, dx * slope), jnp", "jnp.hypot(dx, dx * slope), jnp", _DEFINITION),
+        (
+            "vectors * jnp.asarray([1, dy / dx]",
+            "vectors * jnp.asarray([1, dx / dx]",
+            _GRIDS + "wide_pixels_are_equal_pixels_side_by_side_to_means",
         ),
     ),
     *in_file(
         "operators/ct/projection/planes.py",
+        ("/ jnp.linalg.norm(voxels, axis=-1)", "/ jnp.linalg.norm(directions, axis=-1)", _DEFINITION),
+        ("jnp.hypot(dx, dy * slope)) / dz", "jnp.hypot(dx, dy * slope))", _DEFINITION),
         (
             "(height[:, 1] - height[:, 0]) / rows,",
             "(height[:, 1] - height[:, 0]) / (rows - 1),",

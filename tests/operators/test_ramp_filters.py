@@ -27,8 +27,8 @@ def test_finely_filtered_rows_are_means_over_the_footprint(x64, frequency):
 
 def test_footprints_are_those_of_lines_of_pixels():
     angles = jnp.array([0.0, np.pi / 4, np.pi / 2, np.pi])
-    np.testing.assert_allclose(footprint(angles, 2.0), [2, np.sqrt(2), 2, 2], rtol=1e-6)
-    np.testing.assert_allclose(footprint(angles, 0.5), footprint(angles, 1.0))
+    np.testing.assert_allclose(footprint(angles, (2.0, 2.0)), [2, np.sqrt(2), 2, 2], rtol=1e-6)
+    np.testing.assert_allclose(footprint(angles, (0.5, 0.5)), footprint(angles, (1.0, 1.0)))
 
 
 def test_few_views_are_rolled_off_sooner():

@@ -17,27 +17,32 @@ _KINDS = {"fbp": "ParallelBeam or FanBeam", "fdk": "ParallelBeam3D or ConeBeam"}
 
 
 class Circular(NamedTuple):
-    """A scan around the z axis.
+    """A scan around an axis along z.
 
     Attributes:
-      geometry: with the same rays.
+      geometry: with the same rays, but around the origin.
       flips: axes of the sinogram, counted from the end, along which its elements run the other way.
+      axis: (x, y) of the axis.
     """
 
     geometry: ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam
     flips: tuple[int, ...]
+    axis: tuple[float, float]
 
 
 def as_circular(vectors: VectorGeometry, name: str) -> Circular:
     """The geometry with angles and offsets whose rays are those of the vectors, to 0.002 elements.
+
+    The axis is the z axis if it can be, else the one that fits all views best.
 
     Args:
       vectors: with concrete numbers.
       name: of the caller, "fbp" or "fdk", for the messages.
 
     Raises:
-      TypeError: if the vectors are traced, or no scan around the z axis: a length or an offset differs
-        between views, the detector is tilted, or the source neither keeps its height nor climbs evenly.
+      TypeError: if the vectors are traced, or no scan around an axis along z: a length or an offset
+        differs between views, the detector is tilted, or the source neither keeps its height nor climbs
+        evenly.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(vectors)):
         raise TypeError(
@@ -67,6 +72,11 @@ def as_circular(vectors: VectorGeometry, name: str) -> Circular:
         e, normal = -e, -normal
         flips.append(-1)
     angles = np.unwrap(np.arctan2(e[:, 1], e[:, 0]))
+    axis = _axis(source if vectors.divergent else None, detector, e, normal, limit)
+    detector = detector - np.pad(axis, (0, detector.shape[-1] - 2))
+    if vectors.divergent:
+        source = source - np.pad(axis, (0, source.shape[-1] - 2))
+    place = (float(axis[0]), float(axis[1]))
 
     def along(points, axis, what):
         return _same(np.sum(points[:, :2] * axis, axis=-1), what, name, limit)
@@ -80,10 +90,10 @@ def as_circular(vectors: VectorGeometry, name: str) -> Circular:
         _require(off < 1e-4, name, "rays that are not at right angles to the detector")
         offset = along(detector, e, "the offset of the detector from the axis")
         if rows is None:
-            return Circular(ParallelBeam(_modulo(angles), counts[0], width, offset), tuple(flips))
+            return Circular(ParallelBeam(_modulo(angles), counts[0], width, offset), tuple(flips), place)
         up = _same(detector[:, 2], "the height of the detector", name, _TOLERANCE * height)
         scan = ParallelBeam3D(_modulo(angles), counts, (height, width), offset, up)
-        return Circular(scan, tuple(flips))
+        return Circular(scan, tuple(flips), place)
     near = along(-source, normal, "the distance of the source from the axis")
     far = along(detector, normal, "the distance of the detector from the axis")
     offsets = {
@@ -92,7 +102,8 @@ def as_circular(vectors: VectorGeometry, name: str) -> Circular:
     }
     _require(near > 0 and far > 0, name, "an axis that is not between source and detector")
     if rows is None:
-        return Circular(FanBeam(_modulo(angles), counts[0], width, near, far, **offsets), tuple(flips))
+        fan = FanBeam(_modulo(angles), counts[0], width, near, far, **offsets)
+        return Circular(fan, tuple(flips), place)
     limit = _TOLERANCE * height
     offsets["row_offset"] = _same(reach[:, 2], "the height of the detector over the source", name, limit)
     pitch, start = 0.0, float(source[0, 2])
@@ -106,7 +117,21 @@ def as_circular(vectors: VectorGeometry, name: str) -> Circular:
     scan = ConeBeam(
         angles, counts, (height, width), near, far, pitch=pitch, axial_offset=float(start), **offsets
     )
-    return Circular(scan, tuple(flips))
+    return Circular(scan, tuple(flips), place)
+
+
+def _axis(
+    source: np.ndarray | None, detector: np.ndarray, e: np.ndarray, normal: np.ndarray, limit: float
+) -> np.ndarray:
+    """(x, y) from which source and detector have the same offsets along e and the normal in all views."""
+    pairs = [(detector, e)] if source is None else [(source, e), (source, normal), (detector, normal)]
+    offsets = [np.sum(points[:, :2] * along, axis=-1) for points, along in pairs]
+    if all(np.ptp(o) <= 2 * limit for o in offsets):
+        return np.zeros(2)
+    # Unknown are the axis and the mean of each offset.
+    left = np.concatenate([along - along.mean(0) for _, along in pairs])
+    right = np.concatenate([o - o.mean() for o in offsets])
+    return np.linalg.lstsq(left, right, rcond=1e-6)[0]
 
 
 def _modulo(angles: np.ndarray) -> np.ndarray:
@@ -125,7 +150,7 @@ def _same(values: np.ndarray, what: str, name: str, limit: float | None = None) 
 def _require(condition: bool | np.bool_, name: str, found: str) -> None:
     if not condition:
         raise TypeError(
-            f"{name}: geometry: expected {_KINDS[name]}, or vectors of such a scan around the z axis, found "
-            f"a VectorGeometry with {found}; views of arbitrary poses are reconstructed by the iterative "
-            "methods (cgls, sirt)"
+            f"{name}: geometry: expected {_KINDS[name]}, or vectors of such a scan around an axis along z, "
+            f"found a VectorGeometry with {found}; views of arbitrary poses are reconstructed by the "
+            "iterative methods (cgls, sirt)"
         )

@@ -51,6 +51,7 @@ def from_astra(projection_geometry: Mapping) -> Geometry:
     World, angles, columns and rows are ASTRA's. Its images (ny, nx) descend in y as ours, but its volumes
     (nz, ny, nx) ascend in y: flip their middle axis, ``volume[:, ::-1]``, on the way there and back. Its
     three-dimensional projections are (rows, views, columns): ours are ``projections.swapaxes(0, 1)``.
+    :func:`operators.ct.image_from_astra` tells where its volume geometry has the pixels.
     :func:`operators.fbp` and :func:`operators.fdk` take vectors that describe a circle or a helix.
 
     Args:
@@ -153,7 +154,8 @@ def from_tigre(geo: Any, angles: ArrayLike) -> ConeBeam | ParallelBeam3D | Vecto
     TIGRE puts the source at ``DSO (cos a, sin a)``, which is our angle a + pi / 2, with columns and rows as
     ours and projections (views, rows, columns). Its volumes (nz, ny, nx) ascend in y: flip their middle axis.
     ``COR`` shifts source and detector along the columns: it is our ``-axis_offset``. An image at
-    ``offOrigin`` becomes one at the origin, source and detector moved the other way, as for a helix.
+    ``offOrigin`` becomes one at the origin, source and detector moved the other way, as for a helix;
+    :func:`operators.ct.image_from_tigre` gives the shape of it.
 
     Args:
       geo: an object or mapping with DSD, DSO, nDetector, dDetector, and optionally offDetector, offOrigin,

@@ -22,7 +22,8 @@ def from_odl(geometry: Any) -> Geometry:
     ODL's angles, world and helix are ours. Its images are indexed (x, y), its volumes (x, y, z), with all
     axes ascending: ours are ``image.T[::-1]`` and ``volume.transpose(2, 1, 0)[:, ::-1]``. Its
     three-dimensional projections are (views, columns, rows). An asymmetric detector partition is an offset;
-    a translation, or shifts of source or detector, make vectors.
+    a translation, or shifts of source or detector, make vectors. Where a space has its pixels,
+    :func:`operators.ct.image_from_odl` tells.
 
     Args:
       geometry: an object with ODL's attributes: ``angles``, ``det_partition`` (``min_pt``, ``max_pt``,

@@ -12,16 +12,15 @@ from operators.algebra import (
     ArgumentError,
     check_array,
     image_shape_2d,
-    positive_integer,
-    positive_number,
     renamed,
 )
 from operators.ct.geometry.circular import as_circular
 from operators.ct.geometry.cone import ConeBeam
 from operators.ct.geometry.fan import FanBeam
+from operators.ct.geometry.image_grid import image_grid
 from operators.ct.geometry.parallel import ParallelBeam, ParallelBeam3D
 from operators.ct.geometry.vector import VectorGeometry
-from operators.ct.geometry.visibility import check_object
+from operators.ct.geometry.visibility import check_grid
 from operators.ct.inversion.displaced import even_out
 from operators.ct.inversion.divergent import invert_cone, invert_fan
 from operators.ct.inversion.parallel import METHODS, invert_parallel
@@ -33,12 +32,13 @@ def fbp(
     sinogram: jax.Array,
     geometry: ParallelBeam | FanBeam | VectorGeometry,
     image_shape: tuple[int, int],
-    pixel_size: float = 1.0,
+    pixel_size: float | tuple[float, ...] = 1.0,
     filter: str = "ram-lak",
     *,
     cutoff: float = 1.0,
     method: str | None = None,
     backend: str = "auto",
+    image_center: tuple[float, ...] | None = None,
 ) -> jax.Array:
     """Filtered back-projection, in absolute units: a disc of attenuation mu comes back as mu.
 
@@ -69,14 +69,15 @@ def fbp(
 
     Args:
       sinogram: (..., views, detectors), line integrals.
-      geometry: the parallel-beam or fan-beam geometry, or vectors of one around the origin, concrete.
+      geometry: the parallel-beam or fan-beam geometry, or vectors of one around any point, concrete.
       image_shape: (ny, nx).
-      pixel_size: width of the pixels in the geometry's unit of length.
+      pixel_size: width of the pixels in the geometry's unit of length, or (dy, dx).
       filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
       cutoff: fraction of the detector's Nyquist frequency, in (0, 1]: the filter's window is stretched to it,
         and nothing passes beyond.
       method: "fourier" or "interpolation"; None chooses.
       backend: "auto" uses native kernels on CPU where they are at hand; "jax" never does.
+      image_center: (x, y) of the center of the image; None is the origin.
 
     Returns:
       (..., ny, nx) in 1/length.
@@ -84,7 +85,7 @@ def fbp(
     Raises:
       ValueError: if the sinogram does not fit the geometry, a size, the cutoff or an option is out of
         range, or the geometry cannot see the object (see :func:`check_object`).
-      TypeError: if the geometry is of another kind, or vectors are traced or no scan around the origin.
+      TypeError: if the geometry is of another kind, or vectors are traced or no scan around a point.
 
     Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; De Man and Basu,
     Phys. Med. Biol. 49:2463, 2004 (footprints); Gullberg, Crawford and Tsui, IEEE Trans. Med. Imaging 5:23,
@@ -99,8 +100,9 @@ def fbp(
       >>> print(np.asarray(image[8, 8]).round(1))
       1.0
     """
+    axis = (0.0, 0.0)
     if isinstance(geometry, VectorGeometry) and geometry.ndim == 2:
-        sinogram, geometry = _circular("fbp", sinogram, geometry)
+        sinogram, geometry, axis = _circular("fbp", sinogram, geometry)
     if not isinstance(geometry, ParallelBeam | FanBeam):
         raise TypeError(
             f"fbp: geometry: expected ParallelBeam or FanBeam, found {type(geometry).__name__}; volumes are "
@@ -111,9 +113,10 @@ def fbp(
     method = methods[0] if method is None else method
     if method not in methods:
         raise ArgumentError("fbp: method", f"one of {methods} for {type(geometry).__name__}", repr(method))
-    options = _options("fbp", geometry, shape, pixel_size, filter, cutoff, backend)
+    grid = image_grid(shape, pixel_size, image_center, "fbp").seen_from(axis)
+    options = _options("fbp", geometry, grid, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fbp: sinogram")
-    sinogram, geometry = even_out(sinogram, geometry, shape, options["pixel_size"])
+    sinogram, geometry = even_out(sinogram, geometry, grid)
     period = math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi
     coverage = _typed(angular_coverage(geometry.angles, period), geometry.dtype)
     return _fbp(sinogram, geometry, coverage, method, **options)
@@ -124,11 +127,12 @@ def fdk(
     sinogram: jax.Array,
     geometry: ConeBeam | ParallelBeam3D | VectorGeometry,
     image_shape: tuple[int, int, int],
-    pixel_size: float = 1.0,
+    pixel_size: float | tuple[float, ...] = 1.0,
     filter: str = "ram-lak",
     *,
     cutoff: float = 1.0,
     backend: str = "auto",
+    image_center: tuple[float, ...] | None = None,
 ) -> jax.Array:
     """Reconstruction from cone beams after Feldkamp, Davis and Kress, in absolute units.
 
@@ -145,10 +149,12 @@ def fdk(
 
     Args:
       sinogram: (..., views, rows, columns), line integrals.
-      geometry: the cone-beam geometry, or parallel beams across the axis, or vectors of such, concrete.
+      geometry: the cone-beam geometry, or parallel beams across the axis, or vectors of such around any axis
+        along z, concrete.
       image_shape: (nz, ny, nx).
-      pixel_size: width of the voxels in the geometry's unit of length.
+      pixel_size: width of the voxels in the geometry's unit of length, or (dz, dy, dx).
       filter, cutoff, backend: as for :func:`fbp`.
+      image_center: (x, y, z) of the center of the volume; None is the origin.
 
     Returns:
       (..., nz, ny, nx) in 1/length.
@@ -165,8 +171,9 @@ def fdk(
       >>> operators.fdk(jnp.ones(geometry.shape), geometry, (2, 4, 4)).shape
       (2, 4, 4)
     """
+    axis = (0.0, 0.0)
     if isinstance(geometry, VectorGeometry) and geometry.ndim == 3:
-        sinogram, geometry = _circular("fdk", sinogram, geometry)
+        sinogram, geometry, axis = _circular("fdk", sinogram, geometry)
     if not isinstance(geometry, ConeBeam | ParallelBeam3D):
         raise TypeError(
             f"fdk: geometry: expected ConeBeam or ParallelBeam3D, found {type(geometry).__name__}; images "
@@ -174,10 +181,10 @@ def fdk(
         )
     if np.ndim(image_shape) != 1 or len(image_shape) != 3:
         raise ArgumentError("fdk: image_shape", "(nz, ny, nx)", image_shape)
-    shape = tuple(positive_integer(n, "fdk: image_shape") for n in image_shape)
-    options = _options("fdk", geometry, shape, pixel_size, filter, cutoff, backend)
+    grid = image_grid(image_shape, pixel_size, image_center, "fdk").seen_from(axis)
+    options = _options("fdk", geometry, grid, filter, cutoff, backend)
     sinogram = check_array(sinogram, geometry.shape, geometry.dtype, "fdk: sinogram")
-    sinogram, geometry = even_out(sinogram, geometry, shape, options["pixel_size"])
+    sinogram, geometry = even_out(sinogram, geometry, grid)
     if isinstance(geometry, ConeBeam):
         coverage = _cone_coverage(geometry)
     else:
@@ -187,17 +194,16 @@ def fdk(
 
 def _circular(name, sinogram, vectors):
     check_array(sinogram, vectors.shape, vectors.dtype, f"{name}: sinogram")
-    geometry, flips = as_circular(vectors, name)
-    return jnp.flip(jnp.asarray(sinogram), flips) if flips else sinogram, geometry
+    geometry, flips, axis = as_circular(vectors, name)
+    return jnp.flip(jnp.asarray(sinogram), flips) if flips else sinogram, geometry, axis
 
 
-def _options(name, geometry, shape, pixel_size, filter, cutoff, backend):
-    pixel_size = positive_number(pixel_size, f"{name}: pixel_size")
+def _options(name, geometry, grid, filter, cutoff, backend):
     filter, cutoff = check_filter(filter, cutoff, name)
     if backend not in ("auto", "jax"):
         raise ArgumentError(f"{name}: backend", "'auto' or 'jax'", repr(backend))
-    check_object(geometry, shape, pixel_size, name)
-    return {"shape": shape, "pixel_size": pixel_size, "filter": filter, "cutoff": cutoff, "backend": backend}
+    check_grid(geometry, grid, name)
+    return {"grid": grid, "filter": filter, "cutoff": cutoff, "backend": backend}
 
 
 def _typed(coverage: Coverage, dtype: DTypeLike) -> Coverage:
@@ -221,7 +227,7 @@ def _cone_coverage(geometry: ConeBeam) -> Coverage:
     return coverage
 
 
-_STATIC = ("shape", "pixel_size", "filter", "cutoff", "backend")
+_STATIC = ("grid", "filter", "cutoff", "backend")
 
 
 @functools.partial(jax.jit, static_argnames=("method", *_STATIC))
@@ -238,13 +244,13 @@ def _fdk(sinogram, geometry, coverage, **options):
     return _invert_slices(sinogram, geometry, coverage, **options)
 
 
-def _invert_slices(sinogram, geometry, coverage, shape, pixel_size, **options):
+def _invert_slices(sinogram, geometry, coverage, grid, **options):
     (rows, columns), (row_spacing, spacing) = geometry.detector_shape, geometry.detector_spacing
-    z = jnp.asarray((np.arange(shape[0]) - (shape[0] - 1) / 2) * pixel_size, sinogram.dtype)
+    z = jnp.asarray(grid.heights, sinogram.dtype)
     position = (z - geometry.row_offset) / row_spacing + (rows - 1) / 2
     # Hat functions: slices outside of the detector are zero.
     shares = jnp.maximum(1 - jnp.abs(position[:, None] - jnp.arange(rows)), 0).astype(sinogram.dtype)
     slices = jnp.einsum("zr,...vrc->...zvc", shares, sinogram, precision=jax.lax.Precision.HIGHEST)
     offset, axis = geometry.detector_offset, geometry.axis_offset
     planar = ParallelBeam(geometry.angles, columns, spacing, offset, axis)
-    return invert_parallel(slices, planar, coverage.weights, METHODS[0], shape[1:], pixel_size, **options)
+    return invert_parallel(slices, planar, coverage.weights, METHODS[0], grid.slice, **options)

@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from operators.ct.geometry.image_grid import ImageGrid
 from operators.ct.inversion.short_scan import angular_coverage
 
 # In elements; a quarter shift is none.
 _LEAST = 2.01
 
 
-def even_out(
-    sinogram: jax.Array, geometry: Any, image_shape: tuple[int, ...], pixel_size: float
-) -> tuple[jax.Array, Any]:
+def even_out(sinogram: jax.Array, geometry: Any, grid: ImageGrid) -> tuple[jax.Array, Any]:
     """Weighs the rays of a displaced detector, and widens it to see the object on both sides.
 
     Args:
@@ -30,8 +29,8 @@ def even_out(
       geometry: ParallelBeam, FanBeam, ParallelBeam3D or ConeBeam. Nothing is done where its numbers are
         traced, its angles do not cover a full turn, or its detector sees the circle inscribed in the image on
         both sides.
-      image_shape: (..., ny, nx).
-      pixel_size: in the unit of the geometry.
+      grid: of the image or volume. Where it is not around the axis, the smallest circle around the axis is
+        taken that holds the inscribed one.
 
     Returns:
       The sinogram, rays weighted by twice their shares, and the geometry of a wider detector; or both as they
@@ -44,7 +43,7 @@ def even_out(
     count = geometry.shape[-1]
     edges = _conjugate_coordinate(geometry, np.array([-0.5, count - 0.5]))
     near, far = np.sort(np.abs(edges)) if edges[0] < 0 < edges[1] else (0.0, np.abs(edges).max())
-    radius = max(image_shape[-2:]) * pixel_size / 2
+    radius = max(grid.half[:2]) + math.hypot(*grid.center[:2])
     if geometry.divergent:
         distance = math.hypot(float(geometry.source_distance), float(geometry.axis_offset))
         radius = math.asin(min(radius / distance, 1.0))

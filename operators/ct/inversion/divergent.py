@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.ct.geometry import ConeBeam, FanBeam
-from operators.ct.geometry.coordinates import positions
+from operators.ct.geometry.coordinates import positions, view_axes
+from operators.ct.geometry.image_grid import ImageGrid
 from operators.ct.inversion.back_projector import back_project
 from operators.ct.inversion.ramp_filters import (
     filter_finely,
@@ -36,8 +37,7 @@ def invert_fan(
     sinogram: jax.Array,
     geometry: FanBeam,
     coverage: Coverage,
-    shape: tuple[int, int],
-    pixel_size: float,
+    grid: ImageGrid,
     filter: str,
     cutoff: float,
     backend: str,
@@ -45,22 +45,21 @@ def invert_fan(
     """See :func:`operators.fbp`: (..., views, columns) -> (..., ny, nx)."""
     count, spacing = geometry.detector_count, geometry.detector_spacing
     rows, column = _filtered_fan(
-        geometry, count, spacing, sinogram[..., None, :], 0.0, coverage, pixel_size, filter, cutoff
+        geometry, count, spacing, sinogram[..., None, :], 0.0, coverage, grid, filter, cutoff
     )
     detector = jnp.stack([*column, jnp.zeros_like(column[0]), jnp.zeros_like(column[0])])
-    poses = _poses(geometry, pixel_size, jnp.zeros_like(geometry.angles))
+    poses = _poses(geometry, grid, jnp.zeros_like(geometry.angles))
     sinograms = rows.reshape(1, -1, *rows.shape[-3:])
     operands = poses[None], detector[None], coverage.weights[None, :, None]
-    image = back_project(*operands, sinograms, (1, *shape), geometry.curved, backend)
-    return image.reshape(*sinogram.shape[:-2], *shape)
+    image = back_project(*operands, sinograms, (1, *grid.shape), geometry.curved, backend)
+    return image.reshape(*sinogram.shape[:-2], *grid.shape)
 
 
 def invert_cone(
     sinogram: jax.Array,
     geometry: ConeBeam,
     coverage: Coverage,
-    shape: tuple[int, int, int],
-    pixel_size: float,
+    grid: ImageGrid,
     filter: str,
     cutoff: float,
     backend: str,
@@ -70,26 +69,26 @@ def invert_cone(
     distance = geometry.source_distance + geometry.detector_distance
     heights = positions(np.arange(rows), rows, row_spacing, geometry.dtype) + geometry.row_offset
     filtered, column = _filtered_fan(
-        geometry, columns, spacing, sinogram, heights / distance, coverage, pixel_size, filter, cutoff
+        geometry, columns, spacing, sinogram, heights / distance, coverage, grid, filter, cutoff
     )
     # Beyond the detector a circle sees nothing, a helix its last rows again.
     helical = geometry.pitch != 0
     ends = [jnp.where(helical, filtered[..., end, None, :], 0) for end in (0, -1)]
     filtered = jnp.concatenate([ends[0], filtered, ends[1]], axis=-2)
     origin = (rows - 1) / 2 + 1 - geometry.row_offset / row_spacing
-    scale = pixel_size * distance / geometry.source_distance / row_spacing
+    height = grid.steps[2]
+    scale = height * distance / geometry.source_distance / row_spacing
     detector = jnp.stack([*column, scale, origin])
-    z = jnp.asarray((np.arange(shape[0]) - (shape[0] - 1) / 2) * pixel_size, filtered.dtype)
-    window = _helix_window(geometry, coverage.weights, z)
+    window = _helix_window(geometry, coverage.weights, jnp.asarray(grid.heights, filtered.dtype))
     weights = jnp.where(helical, window, coverage.weights[:, None])
-    poses = _poses(geometry, pixel_size, -geometry.source_heights() / pixel_size)
+    poses = _poses(geometry, grid, (grid.center[2] - geometry.source_heights()) / height)
     sinograms = filtered.reshape(1, -1, *filtered.shape[-3:])
     operands = poses[None], detector[None], weights[None]
-    volume = back_project(*operands, sinograms, shape, geometry.curved, backend)
-    return volume.reshape(*sinogram.shape[:-3], *shape)
+    volume = back_project(*operands, sinograms, grid.shape, geometry.curved, backend)
+    return volume.reshape(*sinogram.shape[:-3], *grid.shape)
 
 
-def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, pixel_size, filter, cutoff):
+def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, grid, filter, cutoff):
     """Weighted and filtered views, and what places them.
 
     Args:
@@ -116,7 +115,8 @@ def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, pixel
     weighted = sinogram * (share[:, None] * (tilt * lever / geometry.source_distance**2))
     length, step = padded_length(count), spacing / distance
     response = ramp_response(length, step, filter, cutoff, step if geometry.curved else None)
-    width = footprint(geometry.angles, pixel_size * distance / (geometry.source_distance * spacing))
+    seen = (step * distance / (geometry.source_distance * spacing) for step in grid.steps[:2])
+    width = footprint(geometry.angles, tuple(seen))
     rows = filter_finely(weighted, response, length, width, highest_frequency(filter, cutoff))
     if geometry.curved:
         half = positions(np.arange(2 * count - 1), 2 * count - 1, spacing / 2, geometry.dtype)
@@ -125,11 +125,17 @@ def _filtered_fan(geometry, count, spacing, sinogram, elevation, coverage, pixel
     return rows, (2 * distance / spacing, count - 2 * geometry.detector_offset / spacing)
 
 
-def _poses(geometry, pixel_size, heights):
+def _poses(geometry, grid, heights):
     """Rows of :mod:`operators.ct.inversion.back_projector`, lengths in the distance of the source."""
-    cos, sin = (f(geometry.angles) * (pixel_size / geometry.source_distance) for f in (jnp.cos, jnp.sin))
-    offset = jnp.full_like(cos, 1) * (geometry.axis_offset / geometry.source_distance)
-    return jnp.stack([cos, sin, offset, -sin, cos, jnp.ones_like(cos), heights], axis=-1)
+    (e, n), near = view_axes(geometry.angles), geometry.source_distance
+    dx, dy = (step / near for step in grid.steps[:2])
+    ex, ey, nx, ny = e[:, 0] * dx, e[:, 1] * dy, n[:, 0] * dx, n[:, 1] * dy
+    offset = jnp.full_like(ex, 1) * (geometry.axis_offset / near)
+    depth = jnp.ones_like(ex)
+    if grid.moved:
+        center = jnp.asarray(grid.center[:2], e.dtype) / near
+        offset, depth = offset + jnp.sum(e * center, -1), depth + jnp.sum(n * center, -1)
+    return jnp.stack([ex, ey, offset, nx, ny, depth, heights], axis=-1)
 
 
 def _helix_window(geometry, weights, z):

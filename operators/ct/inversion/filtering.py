@@ -134,7 +134,7 @@ class FilteredRadon(LinearOperator):
     def _factor(self):
         """(views, 1): the scale c of real views, zero for padded ones."""
         geometry, dtype = self.radon.geometry, self.radon.in_dtype
-        constant = math.pi * geometry.detector_spacing / self.radon.pixel_size**2
+        constant = math.pi * geometry.detector_spacing / math.prod(self.radon.grid.steps)
         if self.view_mask is None:
             return jnp.asarray(math.sqrt(constant / geometry.views), dtype)
         mask = self.view_mask.astype(dtype)
@@ -162,12 +162,14 @@ class FilteredRadon(LinearOperator):
 def filtered_radon(
     geometry: ParallelBeam,
     image_shape: tuple[int, int],
-    pixel_size: float = 1.0,
+    pixel_size: float | tuple[float, ...] = 1.0,
     view_mask: jax.Array | None = None,
+    *,
+    image_center: tuple[float, ...] | None = None,
 ) -> FilteredRadon:
     """The Radon transform preconditioned by the square root of the ramp.
 
-    ``B = c * mask * sqrt(ramp) @ Radon`` with ``c = sqrt(pi * detector_spacing / (V * pixel_size^2))``, V the
+    ``B = c * mask * sqrt(ramp) @ Radon`` with ``c = sqrt(pi * detector_spacing / (V * dx * dy))``, V the
     number of real views: for real views spread evenly over 180 (or 360) degrees, ``B.gram(x)`` is close to x
     for smooth x inside the field of view, so image and data are of one scale, and unrolled networks and
     gradient descent need no tuning to the scanner. (The norm of B is above one, typically 1.5, because of
@@ -184,8 +186,9 @@ def filtered_radon(
     Args:
       geometry: the parallel-beam geometry; angles over 180 or 360 degrees.
       image_shape: (ny, nx).
-      pixel_size: width of the pixels in the geometry's unit of length.
+      pixel_size: width of the pixels in the geometry's unit of length, or (dy, dx).
       view_mask: (views,), true or 1 for real views, false or 0 for padding; None: all are real.
+      image_center: (x, y) of the center of the image; None is the origin.
 
     Returns:
       :class:`FilteredRadon`, an operator (..., ny, nx) -> (..., views, padded detectors).
@@ -193,5 +196,5 @@ def filtered_radon(
     Raises:
       ValueError, TypeError: as :class:`Radon`, and if ``view_mask`` is not a real array (views,).
     """
-    radon = Radon(geometry, image_shape, pixel_size)
+    radon = Radon(geometry, image_shape, pixel_size, image_center=image_center)
     return FilteredRadon(radon, view_weights(view_mask, geometry, "filtered_radon: view_mask"))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.algebra import complex_dtype
+from operators.ct.geometry.image_grid import ImageGrid
 from operators.ct.geometry.parallel import ParallelBeam
 from operators.ct.inversion.back_projector import back_project
 from operators.ct.inversion.ramp_filters import (
@@ -28,18 +29,17 @@ def invert_parallel(
     geometry: ParallelBeam,
     weights: jax.Array,
     method: str,
-    shape: tuple[int, int],
-    pixel_size: float,
+    grid: ImageGrid,
     filter: str,
     cutoff: float,
     backend: str,
 ) -> jax.Array:
     """See :func:`operators.fbp`: (..., views, detectors) -> (..., ny, nx); weights (views,) sum to pi."""
     invert = _by_fourier if method == METHODS[0] else _by_interpolation
-    return invert(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend)
+    return invert(sinogram, geometry, weights, grid, filter, cutoff, backend)
 
 
-def _by_interpolation(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend):
+def _by_interpolation(sinogram, geometry, weights, grid, filter, cutoff, backend):
     count, spacing = geometry.detector_count, geometry.detector_spacing
     length = padded_length(count)
     rows = filter_rows(sinogram, ramp_response(length, spacing, filter, cutoff), length, count)
@@ -47,26 +47,28 @@ def _by_interpolation(sinogram, geometry, weights, shape, pixel_size, filter, cu
     rows = jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)])
     across = jnp.cos(geometry.angles), jnp.sin(geometry.angles)
     zero, one = jnp.zeros_like(across[0]), jnp.ones_like(across[0])
-    poses = jnp.stack([across[0], across[1], zero, zero, zero, one, zero], axis=-1)
+    (dx, dy), (x, y) = grid.steps, grid.center
+    middle = (x / dx) * across[0] + (y / dx) * across[1] if grid.moved else zero
+    poses = jnp.stack([across[0], (dy / dx) * across[1], middle, zero, zero, one, zero], axis=-1)
     first = geometry.ray_positions()[0]
-    detector = [pixel_size / spacing, 1 - first / spacing, 0.0, 0.0]
+    detector = [dx / spacing, 1 - first / spacing, 0.0, 0.0]
     detector = jnp.stack([jnp.asarray(x, rows.dtype) for x in detector])
     sinograms = rows.reshape(1, -1, geometry.views, 1, count + 2)
     operands = poses[None], detector[None], weights[None, :, None]
-    image = back_project(*operands, sinograms, (1, *shape), backend=backend)
-    return image.reshape(*sinogram.shape[:-2], *shape)
+    image = back_project(*operands, sinograms, (1, *grid.shape), backend=backend)
+    return image.reshape(*sinogram.shape[:-2], *grid.shape)
 
 
-def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, backend):
+def _by_fourier(sinogram, geometry, weights, grid, filter, cutoff, backend):
     """Every pixel takes a trigonometric polynomial of each filtered view: one adjoint NUFFT of all.
 
     The polynomial is close to a piecewise constant view averaged over the footprint of the pixel
     (``footprint`` in ``ramp_filters``): its spectrum is the view's, repeated beyond the Nyquist frequency,
     times the transforms of element and footprint, up to a highest frequency.
     """
-    length = _period(geometry, shape, pixel_size)
+    length, shape = _period(geometry, grid), grid.shape
     spacing, real = geometry.detector_spacing, sinogram.dtype
-    across = min(geometry.detector_count, math.hypot(*shape) * pixel_size / spacing)
+    across = min(geometry.detector_count, grid.diagonal / spacing)
     highest = highest_frequency(filter, cutoff, 2 / math.pi * geometry.views / across)
     kept = math.floor(highest * length * (1 + 1e-9)) + 1
     # Views are real, so that half of the frequencies suffice.
@@ -79,12 +81,15 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     spectrum = jnp.concatenate([spectrum[..., :kept], again[..., ::-1].conj()], axis=-1)
     # Cycles per unit of length.
     nu = jnp.asarray(np.arange(kept) / (length * spacing), real)
-    kx, ky = (nu * (pixel_size * c[:, None]) for c in (jnp.cos(geometry.angles), -jnp.sin(geometry.angles)))
+    cos, sin = jnp.cos(geometry.angles)[:, None], jnp.sin(geometry.angles)[:, None]
+    kx, ky = nu * (grid.steps[0] * cos), nu * (grid.steps[1] * -sin)
     # From the first element to the center of the image, and from there to pixel n // 2.
     mx, my = (n // 2 - (n - 1) / 2 for n in shape[::-1])
     turn = kx * mx + ky * my - nu * geometry.ray_positions()[0]
+    if grid.moved:
+        turn = turn + nu * (grid.center[0] * cos + grid.center[1] * sin)
     scales = weights[:, None] * jnp.asarray(response * (math.sqrt(math.prod(shape)) / length), real)
-    width = footprint(geometry.angles, pixel_size / spacing)
+    width = footprint(geometry.angles, tuple(step / spacing for step in grid.steps))
     scales = scales * jnp.sinc(jnp.asarray(frequency, real) * width[:, None])
     values = spectrum * (scales * jnp.exp(2j * math.pi * turn))
     points = jnp.stack([ky, kx], -1).reshape(-1, 2)
@@ -93,9 +98,10 @@ def _by_fourier(sinogram, geometry, weights, shape, pixel_size, filter, cutoff, 
     return transform._adjoint(values).real
 
 
-def _period(geometry: ParallelBeam, shape: tuple[int, int], pixel_size: float) -> int:
+def _period(geometry: ParallelBeam, grid: ImageGrid) -> int:
     """An even number of elements, large enough that the tails of the filter do not wrap onto the image."""
-    radius = math.hypot(*shape) * pixel_size / geometry.detector_spacing / 2
+    # That of a circle around the axis.
+    radius = (grid.diagonal / 2 + math.hypot(*grid.center)) / geometry.detector_spacing
     positions, count = geometry.ray_positions(), geometry.detector_count
     if isinstance(positions, np.ndarray):
         reach = max(abs(positions[0]), abs(positions[-1])) / geometry.detector_spacing

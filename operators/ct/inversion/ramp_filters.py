@@ -72,20 +72,21 @@ def ramp_response(
     return (response + jnp.fft.rfft(extra).real) * window / spacing
 
 
-def footprint(angles: jax.Array, pixel: jax.Array | float) -> jax.Array:
+def footprint(angles: jax.Array, pixel: tuple[jax.Array | float, ...]) -> jax.Array:
     """Width of a pixel on the detector, (views,) in elements, as lines of pixels across the rays see it.
 
-    Such lines lie ``max(|cos t|, |sin t|)`` pixels apart on the detector: the footprint of the
-    distance-driven model. Pixels narrower than an element count as one element wide: a finer image shows
-    nothing new.
+    Pixels next to each other on such lines lie ``max(dx |cos t|, dy |sin t|)`` apart on the detector: the
+    footprint of the distance-driven model. Pixels narrower than an element count as one element wide: a finer
+    image shows nothing new.
 
     Args:
       angles: (views,) in radians.
-      pixel: width of a pixel as it is seen on the detector, in elements.
+      pixel: width and height (dx, dy) of a pixel as they are seen on the detector, in elements.
 
     Source: De Man and Basu, Phys. Med. Biol. 49:2463, 2004.
     """
-    return jnp.maximum(pixel, 1) * jnp.maximum(jnp.abs(jnp.cos(angles)), jnp.abs(jnp.sin(angles)))
+    dx, dy = (jnp.maximum(p, 1) for p in pixel)
+    return jnp.maximum(dx * jnp.abs(jnp.cos(angles)), dy * jnp.abs(jnp.sin(angles)))
 
 
 def padded_length(count: int) -> int:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.ct.geometry.fan import FanBeam, fan_frame
+from operators.ct.geometry.image_grid import ImageGrid
 from operators.ct.geometry.parallel import ParallelBeam
 from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
@@ -12,15 +13,12 @@ from operators.ct.geometry.vector import VectorGeometry
 MODELS = ("joseph", "distance-driven")
 
 
-def ray_lines(
-    geometry: Geometry, image_shape: tuple[int, ...], pixel_size: float, model: str
-) -> tuple[jax.Array, jax.Array]:
+def ray_lines(geometry: Geometry, grid: ImageGrid, model: str) -> tuple[jax.Array, jax.Array]:
     """The operands of :mod:`operators.ct.projection.projector_primitive` for one 2-D geometry.
 
     Args:
       geometry: in two dimensions.
-      image_shape: (ny, nx), centered on the origin, row 0 at the top.
-      pixel_size: width of the pixels.
+      grid: of the image, row 0 at the top.
       model: "joseph" (rays through the centers of the bins) or "distance-driven" (through their edges).
 
     Returns:
@@ -29,10 +27,10 @@ def ray_lines(
     bins = geometry.shape[-1]
     columns = np.arange(bins) if model == "joseph" else np.arange(bins + 1) - 0.5
     points, directions = geometry.rays(columns)
-    ny, nx = image_shape
-    # In pixels, rows downwards.
-    point = points * jnp.asarray([1 / pixel_size, -1 / pixel_size], points.dtype)
-    direction = directions * jnp.asarray([1, -1], points.dtype)
+    (ny, nx), (dx, dy) = grid.shape, grid.steps
+    # In pixels from the middle of the image, rows downwards.
+    point = grid.relative(points) * jnp.asarray([1 / dx, -1 / dy], points.dtype)
+    direction = directions * jnp.asarray([1, -dx / dy], points.dtype)
     middle = jnp.asarray([(nx - 1) / 2, (ny - 1) / 2], points.dtype)
     rays, slopes = [], []
     for along, across in ((0, 1), (1, 0)):
@@ -49,20 +47,23 @@ def ray_lines(
         slope = jnp.where(steep, slopes[0], slopes[1])
     else:
         # A bin belongs to the lines that its central ray meets more squarely.
-        center = direction[:, 1:] / _norm(direction[:, 1:]) + direction[:, :-1] / _norm(direction[:, :-1])
+        left, right = direction[:, :-1], direction[:, 1:]
+        center = right / _length(right, grid) + left / _length(left, grid)
         steep = jnp.abs(center[..., 1]) >= jnp.abs(center[..., 0])
         across = jnp.where(steep, center[..., 1], center[..., 0])
         slope = jnp.where(steep, center[..., 0], center[..., 1]) / across
-    length = pixel_size * jnp.sqrt(1 + slope**2)
+    length = dx * jnp.sqrt(1 + slope**2)
+    if dx != dy:
+        length = jnp.where(steep, jnp.hypot(dy, dx * slope), jnp.hypot(dx, dy * slope))
     return jnp.stack(rays), jnp.where(steep, length, -length)
 
 
-def shadows(geometry: Geometry, pixel_size: float) -> tuple[jax.Array, bool]:
+def shadows(geometry: Geometry, grid: ImageGrid) -> tuple[jax.Array, bool]:
     """Where the rays through pixels meet the detector, for ``projector_primitive``.
 
     Args:
       geometry: ParallelBeam, FanBeam or a VectorGeometry in two dimensions.
-      pixel_size: width of the pixels.
+      grid: of the image.
 
     Returns:
       (shadows, curved): s (views, 8), and whether the detector is an arc. The ray through a point c columns
@@ -71,7 +72,7 @@ def shadows(geometry: Geometry, pixel_size: float) -> tuple[jax.Array, bool]:
     """
     geometry = jax.lax.stop_gradient(geometry)
     # Affine in the point, and so known from three.
-    points = pixel_size * np.array([[0, 0], [1, 0], [0, -1]])
+    points = np.array(grid.steps) * np.array([[0, 0], [1, 0], [0, -1]]) + grid.center
     middle, curved = (geometry.shape[-1] - 1) / 2, False
     arc = jnp.ones((geometry.views, 2), geometry.dtype)
     if isinstance(geometry, FanBeam):
@@ -99,5 +100,7 @@ def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _norm(vectors: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(vectors**2, -1, keepdims=True))
+def _length(vectors: jax.Array, grid: ImageGrid) -> jax.Array:
+    """Lengths in the world of vectors in pixels, in widths of a pixel."""
+    dx, dy = grid.steps
+    return jnp.sqrt(jnp.sum((vectors * jnp.asarray([1, dy / dx], vectors.dtype)) ** 2, -1, keepdims=True))

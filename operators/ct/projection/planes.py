@@ -7,29 +7,40 @@ slices are stored) and z up.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
+from operators.ct.geometry.image_grid import ImageGrid
 from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
 
 COLUMN_ENTRIES = 9
 
 
-def ray_planes(geometry: Geometry, pixel_size: float, model: str) -> jax.Array:
+def ray_planes(geometry: Geometry, grid: ImageGrid, model: str) -> jax.Array:
     """The table of :mod:`operators.ct.projection.volume_primitive` for a geometry, differentiable in it."""
     if isinstance(geometry, VectorGeometry):
-        return pose_table(geometry, pixel_size)
-    return column_table(geometry, pixel_size, model)
+        return pose_table(geometry, grid)
+    return column_table(geometry, grid, model)
 
 
-def pose_table(geometry: VectorGeometry, pixel_size: float) -> jax.Array:
+def pose_table(geometry: VectorGeometry, grid: ImageGrid) -> jax.Array:
     """Source (or direction), detector, column axis and row axis of every view: (views, 4, 3)."""
     assert geometry.row_axis is not None, "three dimensions"
-    vectors = (geometry.source, geometry.detector, geometry.column_axis, geometry.row_axis)
-    return jnp.stack(vectors, axis=1) * _to_voxels(pixel_size, geometry.dtype)
+    source = grid.relative(geometry.source) if geometry.divergent else geometry.source
+    vectors = (source, grid.relative(geometry.detector), geometry.column_axis, geometry.row_axis)
+    return jnp.stack(vectors, axis=1) * _per_voxel(grid, 1.0, geometry.dtype)
 
 
-def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array:
+def pose_stretch(geometry: VectorGeometry, grid: ImageGrid) -> jax.Array:
+    """Paths of the rays of poses over those that they had in cubes: (views, rows, columns).
+
+    Projectors of poses measure in voxels, and multiply by their height ``grid.steps[2]``.
+    """
+    _, directions = geometry.rays(*(np.arange(n) for n in geometry.detector_shape))
+    voxels = directions * _per_voxel(grid, grid.steps[2], geometry.dtype)
+    return jnp.linalg.norm(directions, axis=-1) / jnp.linalg.norm(voxels, axis=-1)
+
+
+def column_table(geometry: Geometry, grid: ImageGrid, model: str) -> jax.Array:
     """The paths of the rays of every column, where these share a path in the plane of x and y.
 
     The column belongs to the planes, of constant y or of constant x, that its rays meet more squarely. All
@@ -37,14 +48,14 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
 
     Args:
       geometry: with ``rays(rows, columns)`` whose rows run along z.
-      pixel_size: width of the voxels.
+      grid: of the volume.
       model: "joseph", or "distance-driven", which wants the rays through the edges of columns.
 
     Returns:
       (COLUMN_ENTRIES, views, columns):
 
-      * 0: path in the plane of x and y from one plane of voxels to the next, negative if these are of
-        constant x.
+      * 0: path in the plane of x and y from one plane of voxels to the next, in heights of a voxel, negative
+        if these are of constant x.
       * 1, 2: x (or y, if negative) on plane 0 and its increase per plane, of the left edge or the center.
       * 3, 4: the same of the right edge or the center.
       * 5, 6: z of the middle row on plane 0 and its increase per plane.
@@ -57,8 +68,8 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
         places = np.arange(2 * columns + 1) / 2 - 0.5
         left, center, right = slice(0, -1, 2), slice(1, None, 2), slice(2, None, 2)
     points, directions = geometry.rays(np.array([-0.5, rows - 0.5]), places)
-    points = points * _to_voxels(pixel_size, geometry.dtype)
-    directions = directions * _to_voxels(1.0, geometry.dtype)
+    points = grid.relative(points) * _per_voxel(grid, 1.0, geometry.dtype)
+    directions = directions * _per_voxel(grid, grid.steps[2], geometry.dtype)
     middle = directions[:, 0, center]
     steep = jnp.abs(middle[..., 1]) >= jnp.abs(middle[..., 0])
 
@@ -79,6 +90,9 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
     height = points[:, :, center, 2] - across[:, None] * climb
     slope = path(center)[1]
     length = jnp.sqrt(1 + slope**2)
+    if not grid.isotropic:
+        dx, dy, dz = grid.steps
+        length = jnp.where(steep, jnp.hypot(dy, dx * slope), jnp.hypot(dx, dy * slope)) / dz
     return jnp.stack(
         [
             jnp.where(steep, length, -length),
@@ -92,5 +106,7 @@ def column_table(geometry: Geometry, pixel_size: float, model: str) -> jax.Array
     )
 
 
-def _to_voxels(pixel_size: float, dtype: DTypeLike) -> jax.Array:
-    return jnp.asarray([1 / pixel_size, -1 / pixel_size, 1 / pixel_size], dtype)
+def _per_voxel(grid: ImageGrid, unit: float, dtype: np.dtype) -> jax.Array:
+    """Factors from the world, in units of ``unit``, to voxels."""
+    dx, dy, dz = grid.steps
+    return jnp.asarray([unit / dx, -unit / dy, unit / dz], dtype)

@@ -10,20 +10,19 @@ from operators.algebra import (
     LinearOperator,
     assign,
     frozen_pytree,
-    positive_integer,
-    positive_number,
     static,
     vary_together,
 )
+from operators.ct.geometry.image_grid import ImageGrid, image_grid
 from operators.ct.geometry.parallel import ParallelBeam
 from operators.ct.geometry.protocol import Geometry
 from operators.ct.geometry.vector import VectorGeometry
-from operators.ct.geometry.visibility import check_object
+from operators.ct.geometry.visibility import check_grid
 from operators.ct.projection import projector_primitive, volume_primitive
 from operators.ct.projection.fourier_slice import fourier_slice, fourier_slice_adjoint
 from operators.ct.projection.joseph import grid_of, joseph, joseph_adjoint
 from operators.ct.projection.lines import ray_lines, shadows
-from operators.ct.projection.planes import ray_planes
+from operators.ct.projection.planes import pose_stretch, ray_planes
 from operators.kernels import native
 
 
@@ -40,13 +39,14 @@ class Radon(LinearOperator):
     """Line integrals of an image or a volume.
 
     Images (..., ny, nx) -> (..., views, detectors), volumes (..., nz, ny, nx) -> (..., views, rows, columns).
-    The image covers ``nx * pixel_size`` by ``ny * pixel_size`` around the rotation axis, row 0 at the top:
-    pixel (i, c) is at ``x = (c - (nx - 1) / 2) * pixel_size``, ``y = ((ny - 1) / 2 - i) * pixel_size``, and
-    slice k of a volume at ``z = (k - (nz - 1) / 2) * pixel_size``, so that z ascends. The models:
+    The image covers ``nx * dx`` by ``ny * dy`` around ``image_center``, by default the rotation axis, row 0
+    at the top: pixel (i, c) is at ``x = center_x + (c - (nx - 1) / 2) * dx``,
+    ``y = center_y + ((ny - 1) / 2 - i) * dy``, and slice k of a volume at
+    ``z = center_z + (k - (nz - 1) / 2) * dz``, so that z ascends. The models:
 
     * "joseph": along the ray through the center of every element, interpolating linearly across the image
-      axis nearest to the ray's normal, once per row or column, times the path length (Joseph, IEEE Trans.
-      Med. Imaging 1:192, 1982). In a volume bilinearly on every plane of constant x or y, for a
+      axis nearest to the ray's normal (in pixels), once per row or column, times the path length (Joseph,
+      IEEE Trans. Med. Imaging 1:192, 1982). In a volume bilinearly on every plane of constant x or y, for a
       VectorGeometry also z.
     * "distance-driven": the mean of every row, or column, between the rays through the edges of an element,
       times the path length (De Man and Basu, Phys. Med. Biol. 49:2463, 2004). Best where elements are at
@@ -64,13 +64,15 @@ class Radon(LinearOperator):
     Attributes:
       geometry: ParallelBeam, FanBeam, ParallelBeam3D, ConeBeam or VectorGeometry.
       image_shape: (ny, nx), or (nz, ny, nx) for a geometry in three dimensions.
-      pixel_size: width of the square pixels, or cubic voxels, in the geometry's unit of length.
+      pixel_size: width of the pixels or voxels in the geometry's unit of length: a number, or one for each
+        axis of ``image_shape``, (dy, dx) or (dz, dy, dx).
       model: one of :func:`radon_models`.
       backend: "auto" uses native kernels on CPU where they are at hand; "jax" never does.
+      image_center: (x, y) or (x, y, z) of the center of the image; None is the origin.
 
     Raises:
-      ValueError: if a shape, size, model or backend is out of range, the source lies inside the object or the
-        detector does not see it (see :func:`check_object`).
+      ValueError: if a shape, size, center, model or backend is out of range, the source lies inside the
+        object or the detector does not see it (see :func:`check_object`).
       TypeError: if ``geometry`` is no geometry.
 
     Example:
@@ -81,9 +83,10 @@ class Radon(LinearOperator):
 
     geometry: Geometry
     image_shape: tuple[int, ...] = static()
-    pixel_size: float = static(default=1.0)
+    pixel_size: float | tuple[float, ...] = static(default=1.0)
     model: str = static(default="joseph")
     backend: str = static(default="auto")
+    image_center: tuple[float, ...] | None = static(default=None)
 
     def __post_init__(self) -> None:
         if not isinstance(self.geometry, Geometry) or self.geometry.ndim not in (2, 3):
@@ -102,25 +105,28 @@ class Radon(LinearOperator):
         if np.ndim(self.image_shape) != 1:
             axes = "(ny, nx)" if self.geometry.ndim == 2 else "(nz, ny, nx)"
             raise ArgumentError("Radon: image_shape", f"{axes}", self.image_shape)
-        assign(
-            self,
-            image_shape=tuple(positive_integer(n, "Radon: image_shape") for n in self.image_shape),
-            pixel_size=positive_number(self.pixel_size, "Radon: pixel_size"),
-        )
-        check_object(self.geometry, self.image_shape, self.pixel_size, "Radon")
+        grid = image_grid(self.image_shape, self.pixel_size, self.image_center, "Radon")
+        check_grid(self.geometry, grid, "Radon")
+        size = grid.steps[0] if grid.isotropic else grid.steps[::-1]
+        assign(self, image_shape=grid.shape, pixel_size=size, image_center=grid.center)
 
     in_shape = property(lambda self: self.image_shape)
     out_shape = property(lambda self: self.geometry.shape)
     in_dtype = out_dtype = property(lambda self: self.geometry.dtype)
 
+    @property
+    def grid(self) -> ImageGrid:
+        """Where the pixels are."""
+        return image_grid(self.image_shape, self.pixel_size, self.image_center, "Radon")
+
     def _forward(self, x):
         if self.geometry.ndim == 3:
-            return self._apply_to_volumes(volume_primitive.project, x)
+            return self._stretched(self._apply_to_volumes(volume_primitive.project, x))
         return self._apply(joseph, projector_primitive.project, fourier_slice, x)
 
     def _adjoint(self, y):
         if self.geometry.ndim == 3:
-            return self._apply_to_volumes(volume_primitive.back_project, y)
+            return self._apply_to_volumes(volume_primitive.back_project, self._stretched(y))
         return self._apply(joseph_adjoint, projector_primitive.back_project, fourier_slice_adjoint, y)
 
     def _apply(
@@ -130,13 +136,14 @@ class Radon(LinearOperator):
         fourier: Callable[..., jax.Array],
         array: jax.Array,
     ) -> jax.Array:
+        grid = self.grid
         if self.model == "fourier":
-            return fourier(self.geometry, self.image_shape, self.pixel_size, self.backend, array)
+            return fourier(self.geometry, grid, self.backend, array)
         if isinstance(self.geometry, ParallelBeam) and self._gathers:
-            grid = grid_of(self.geometry, self.image_shape, self.pixel_size)
-            return gather(grid, *vary_together(self.geometry.angles, array))
-        rays, lengths = ray_lines(self.geometry, self.image_shape, self.pixel_size, self.model)
-        shadow, curved = shadows(self.geometry, self.pixel_size)
+            own = grid_of(self.geometry, self.image_shape, grid.steps[0])
+            return gather(own, *vary_together(self.geometry.angles, array))
+        rays, lengths = ray_lines(self.geometry, grid, self.model)
+        shadow, curved = shadows(self.geometry, grid)
         images = array.reshape(1, -1, *array.shape[-2:])
         operands = vary_together(rays[None], lengths[None], shadow[None], images)
         out = lines(self.backend, self.image_shape, curved, *operands)
@@ -146,16 +153,23 @@ class Radon(LinearOperator):
         model = self.model
         if isinstance(self.geometry, VectorGeometry):
             model = "diverging" if self.geometry.divergent else "parallel"
-        layout = volume_primitive.Layout(model, self.image_shape, self.geometry.shape[1:], self.pixel_size)
-        table = ray_planes(self.geometry, self.pixel_size, model)
+        grid = self.grid
+        layout = volume_primitive.Layout(model, self.image_shape, self.geometry.shape[1:], grid.steps[2])
+        table = ray_planes(self.geometry, grid, model)
         operands = vary_together(table[None], array.reshape(1, -1, *array.shape[-3:]))
         out = planes(self.backend, layout, *operands)
         return out.reshape(*array.shape[:-3], *out.shape[2:])
 
+    def _stretched(self, y: jax.Array) -> jax.Array:
+        # Tables of poses do not know the shape of voxels.
+        if not isinstance(self.geometry, VectorGeometry) or self.grid.isotropic:
+            return y
+        return pose_stretch(self.geometry, self.grid) * y
+
     @property
     def _gathers(self) -> bool:
         # In plain JAX there is a faster pair for these.
-        if not isinstance(self.geometry, ParallelBeam) or self.model != "joseph":
+        if not self.grid.plain or not isinstance(self.geometry, ParallelBeam) or self.model != "joseph":
             return False
         constant = isinstance(self.geometry.ray_positions(), np.ndarray)
         return constant and not native.preferred(self.in_dtype, self.backend, "projector")

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
         of poses, which are interpolated in their planes as Joseph does.
       shape: (nz, ny, nx).
       detector: (rows, columns).
-      pixel_size: width of the voxels.
+      pixel_size: height of the voxels, in which paths are counted.
     """
 
     model: str
