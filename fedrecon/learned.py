@@ -7,28 +7,24 @@ the network; what exceeds them is reported.
 """
 
 import dataclasses
-import io
-import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 import operators
 from fedrecon.classical import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
-from fedrecon.files import write_atomically
 from fedrecon.models import MoDL, VarNet
 from fedrecon.tasks import mri_measure
 from fedrecon.types import Batch, Variables
+from fedrecon.weights import read_weights, write_weights
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"modl": MoDL, "varnet": VarNet}
 # Room above what occurred in training.
@@ -270,20 +266,13 @@ def notices(signs: Signs, bounds: Signs) -> list[str]:
 
 def save_network(path: str | os.PathLike, network: CheckedNetwork) -> None:
     """Writes a network as a ``.npz`` of arrays and one JSON text, without pickled objects."""
-    arrays: dict[str, Any] = {}
-    for group, tree in network.variables._asdict().items():
-        for key, leaf in flatten_dict(tree, sep="/").items():
-            arrays[f"{group}/{key}"] = np.asarray(leaf)
     about = {
         "format": _FORMAT,
         "architecture": dataclasses.asdict(network.architecture),
         "bounds": {k: None if math.isnan(v) else v for k, v in network.bounds._asdict().items()},
         "origin": network.origin,
     }
-    arrays["about"] = np.asarray(json.dumps(about))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_weights(path, network.variables, about)
 
 
 def load_network(path: str | os.PathLike) -> CheckedNetwork:
@@ -293,9 +282,7 @@ def load_network(path: str | os.PathLike) -> CheckedNetwork:
       DataError: the file is missing, or no such network.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            arrays = {key: file[key] for key in file.files if key != "about"}
+        variables, about = read_weights(path)
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
         architecture = Architecture(**about["architecture"])
@@ -306,11 +293,4 @@ def load_network(path: str | os.PathLike) -> CheckedNetwork:
     except Exception as error:
         # Whatever a damaged archive raises.
         raise DataError(path, None, "a network written by save_network", error) from error
-    groups: Mapping[str, dict] = {name: {} for name in Variables._fields}
-    for key, value in arrays.items():
-        group, _, name = key.partition("/")
-        if group not in groups:
-            raise DataError(path, key, f"an array of {', '.join(groups)}", "another")
-        groups[group][name] = value
-    variables = Variables(*(unflatten_dict(groups[name], sep="/") for name in Variables._fields))
     return CheckedNetwork(architecture, variables, bounds, origin)

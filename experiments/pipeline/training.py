@@ -27,6 +27,7 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, release_memory, train
+from fedrecon.weights import write_weights
 
 
 class Stage(NamedTuple):
@@ -164,6 +165,8 @@ def train_stage(
         released = rounds.average(state) if entry.exchanges else None
         if entry.pooled:
             released = fl.client_variables(algorithm, state, 0)
+        if released is not None and is_lead():
+            save_released(workdir.path, stage, released)
         evaluate = rounds.evaluate
         if settings.fine_tune:
             algorithm, state = fine_tuned(
@@ -172,6 +175,22 @@ def train_stage(
             evaluate = evaluation(algorithm, mesh)
     own = has_own_models(settings)
     return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken)
+
+
+def released_file(folder: Path, stage: str) -> Path:
+    """Where a stage's released model is, in the folder of a run."""
+    return folder / "models" / f"{stage}.npz"
+
+
+def save_released(folder: Path, stage: Stage, released: Variables) -> None:
+    """Keeps the released model with what `experiments.export` must know of its data."""
+    inputs = {
+        name: {"shape": list(x.shape[2:]), "dtype": str(x.dtype)} for name, x in stage.clients.examples.items()
+    }
+    sites = {name: int(count) for name, count in zip(stage.clients.names, stage.clients.counts, strict=True)}
+    path = released_file(folder, stage.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(path, released, {"inputs": inputs, "sites": sites})
 
 
 class CompiledRounds:

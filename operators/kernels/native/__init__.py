@@ -7,8 +7,11 @@ trusted. Where any of this fails the plain JAX route is used; ``FEDRECON_BACKEND
 ``python -m operators.native`` compiles ahead of time.
 """
 
+import contextlib
+import contextvars
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,6 +26,7 @@ _NAMES = ("nufft", "projector", "backprojector", "volume", "convolution")
 _LIBRARIES = [(name, precision) for name in _NAMES for precision in ("float32", "float64")]
 _LOCKS = {library: threading.Lock() for library in _LIBRARIES}
 _loaded: dict[tuple[str, str], str] = {}
+_portable: contextvars.ContextVar[bool] = contextvars.ContextVar("portable", default=False)
 
 
 def backends() -> dict[str, str]:
@@ -69,8 +73,23 @@ def prepare(*names: str, precision: str = "float32") -> None:
             threading.Thread(target=load, args=(name, precision), daemon=True).start()
 
 
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Programs that are traced and lowered in the block call no native kernels: they run on other machines.
+
+    What was compiled before is not affected.
+    """
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
 def supports(dtype: DTypeLike, name: str = "nufft") -> bool:
-    """True if native kernels for ``dtype``, real or complex, are at hand."""
+    """True if native kernels for ``dtype``, real or complex, are at hand, and not within `portable`."""
+    if _portable.get():
+        return False
     precision = "float64" if dtype in (jnp.complex128, jnp.float64) else "float32"
     return load(name, precision).startswith("native")
 
