@@ -19,7 +19,8 @@ def _check_operators() -> None:
 _check_operators()
 
 from fedrecon.errors import ArgumentError  # noqa: E402
+from fedrecon.exports import load  # noqa: E402
 from fedrecon.types import Task, Variables  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["ArgumentError", "Task", "Variables", "__version__"]
+__all__ = ["ArgumentError", "Task", "Variables", "__version__", "load"]

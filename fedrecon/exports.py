@@ -1,7 +1,8 @@
-"""Trained networks as folders that run without this package: StableHLO, weights, and a card that says what they are.
+"""Trained networks as folders that run without this package: StableHLO, weights, and a card.
 
-A folder holds ``predict.stablehlo`` (a serialized `jax.export` program for CPU, CUDA and TPU, of any number of
-examples), ``weights.safetensors`` and ``card.json``. With jax, flatbuffers and safetensors alone:
+A folder holds ``predict.stablehlo`` (a serialized `jax.export` program for CPU, CUDA and TPU, of any number
+of examples), ``weights.safetensors`` and ``card.json``, which says what the network is. With jax, flatbuffers
+and safetensors alone:
 
     program = jax.export.deserialize(Path("predict.stablehlo").read_bytes())
     weights = safetensors.numpy.load_file("weights.safetensors")
@@ -35,8 +36,8 @@ class ExportedModel(NamedTuple):
     """A network as `load` reads it.
 
     Attributes:
-      card: what it is, what it was trained on, how well it did; "inputs" holds the shape and dtype of each input,
-        without the axis of examples.
+      card: what it is, what it was trained on, how well it did; "inputs" holds the shape and dtype of each
+        input, without the axis of examples.
       variables: its weights.
       program: called with the weights by name and a batch.
     """
@@ -49,8 +50,8 @@ class ExportedModel(NamedTuple):
         """The task's predictions for any number of examples.
 
         Args:
-          batch: the arrays that ``card["inputs"]`` names, each with a leading axis of examples, in any dtype that
-            can be cast to the input's without losing an imaginary part; others are not looked at.
+          batch: the arrays that ``card["inputs"]`` names, each with a leading axis of examples, in any dtype
+            that can be cast to the input's without losing an imaginary part; others are not looked at.
 
         Returns:
           What ``predict`` of the task returns.
@@ -76,11 +77,11 @@ def export_model(
 
     Args:
       folder: must not exist, or be empty.
-      predict: ``predict(params, stats, batch)``, as of a ``Task``; compiled for any number of examples, each of
-        which it treats by itself.
+      predict: ``predict(params, stats, batch)``, as of a ``Task``; compiled for any number of examples, each
+        of which it treats by itself.
       variables: the weights.
-      example: a batch of arrays or ``jax.ShapeDtypeStruct``, of which only shapes and dtypes are used. Inputs that
-        the predictions do not depend on are left out of the program.
+      example: a batch of arrays or ``jax.ShapeDtypeStruct``, of which only shapes and dtypes are used. Inputs
+        that the predictions do not depend on are left out of the program.
       card: JSON-able description.
 
     Returns:
@@ -94,7 +95,7 @@ def export_model(
     del flatbuffers
     weights = named_arrays(variables)
     specs = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
-    with native.portable():
+    with native.portable(), _without_source_files():
         used = _used(predict, weights, specs)
         program = _program(predict, weights, {name: specs[name] for name in used}, specs)
     inputs = {name: {"shape": list(specs[name].shape), "dtype": str(specs[name].dtype)} for name in used}
@@ -108,8 +109,14 @@ def export_model(
     with _new_folder(Path(folder)) as made:
         (made / _PROGRAM).write_bytes(program.serialize())
         safetensors.numpy.save_file(weights, made / _WEIGHTS, metadata={"format": FORMAT})
+        (made / _WEIGHTS).chmod(0o644)
         (made / _CARD).write_text(text + "\n")
     return written
+
+
+def is_export(folder: str | os.PathLike) -> bool:
+    """Whether a folder looks like one that `export_model` wrote."""
+    return (Path(folder) / _PROGRAM).exists() and (Path(folder) / _CARD).exists()
 
 
 def load(folder: str | os.PathLike) -> ExportedModel:
@@ -154,9 +161,21 @@ def _program(predict: Callable, weights: Mapping[str, Any], used: Mapping[str, A
     function = jax.jit(_by_name(predict, {name: x for name, x in specs.items() if name not in used}))
     try:
         return jax.export.export(function, platforms=PLATFORMS)(_shapes(weights), batch)
-    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
-        message = str(error).splitlines()[0]
+    except (TypeError, ValueError, jax.errors.InconclusiveDimensionOperation) as error:
+        message = str(error).strip().splitlines()[0]
         raise ArgumentError("predict", "a network for any number of examples", message) from error
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Iterator[None]:
+    """Programs hold no names of files of this machine."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _by_name(predict: Callable, unused: Mapping[str, Any] | None = None) -> Callable:
@@ -220,7 +239,5 @@ def _libraries() -> tuple[Any, Any]:
         import flatbuffers
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError(
-            f"exported networks need {error.name}: pip install 'fedrecon[export]'"
-        ) from error
+        raise ImportError(f"exported networks need {error.name}: pip install 'fedrecon[export]'") from error
     return flatbuffers, safetensors

@@ -9,7 +9,8 @@ the network; what exceeds them is reported.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ import operators
 from fedrecon.classical import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
+from fedrecon.exports import is_export, load
 from fedrecon.models import MoDL, VarNet
 from fedrecon.tasks import mri_measure
 from fedrecon.types import Batch, Variables
@@ -31,6 +33,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"modl": MoDL, "varnet": VarNet}
 MARGIN = 1.5
 _FORMAT = "fedrecon network 1"
 _WEIGHT, _STEPS = 1e-2, 8
+_EXPECTED = "a network written by save_network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,33 +267,58 @@ def notices(signs: Signs, bounds: Signs) -> list[str]:
     return found
 
 
-def save_network(path: str | os.PathLike, network: CheckedNetwork) -> None:
-    """Writes a network as a ``.npz`` of arrays and one JSON text, without pickled objects."""
-    about = {
+def about_network(network: CheckedNetwork) -> dict[str, Any]:
+    """What is known of a network besides its weights, JSON-able; cards of exported networks hold it, too."""
+    return {
         "format": _FORMAT,
         "architecture": dataclasses.asdict(network.architecture),
         "bounds": {k: None if math.isnan(v) else v for k, v in network.bounds._asdict().items()},
         "origin": network.origin,
     }
-    write_weights(path, network.variables, about)
+
+
+def save_network(path: str | os.PathLike, network: CheckedNetwork) -> None:
+    """Writes a network as a ``.npz`` of arrays and one JSON text, without pickled objects."""
+    write_weights(path, network.variables, about_network(network))
 
 
 def load_network(path: str | os.PathLike) -> CheckedNetwork:
-    """Reads what `save_network` wrote.
+    """Reads a network with its bounds.
+
+    Args:
+      path: a file that `save_network` wrote, the working directory of experiments.full_stack, which has one,
+        or a folder that experiments.export wrote of such a run.
 
     Raises:
       DataError: the file is missing, or no such network.
+      ImportError: as `fedrecon.exports.load`.
     """
+    path = Path(path)
+    if path.is_dir() and is_export(path):
+        exported = load(path)
+        if "network" not in exported.card:
+            found = f"a network for {exported.card.get('task', 'another task')}"
+            raise DataError(
+                path / "card.json", None, "the card of an unrolled network of a full-stack run", found
+            )
+        return _checked(path / "card.json", exported.variables, exported.card["network"])
+    file = path / "network.npz" if path.is_dir() else path
     try:
-        variables, about = read_weights(path)
+        variables, about = read_weights(file)
+    except Exception as error:
+        # Whatever a damaged archive raises.
+        raise DataError(file, None, _EXPECTED, error) from error
+    return _checked(file, variables, about)
+
+
+def _checked(path: Path, variables: Variables, about: Mapping[str, Any]) -> CheckedNetwork:
+    try:
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
         architecture = Architecture(**about["architecture"])
         if architecture.network not in NETWORKS:
             raise ValueError(f"network {architecture.network!r}")
         bounds = Signs(**{k: float("nan") if v is None else float(v) for k, v in about["bounds"].items()})
-        origin = str(about["origin"])
-    except Exception as error:
-        # Whatever a damaged archive raises.
-        raise DataError(path, None, "a network written by save_network", error) from error
-    return CheckedNetwork(architecture, variables, bounds, origin)
+        return CheckedNetwork(architecture, variables, bounds, str(about["origin"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(path, None, _EXPECTED, error) from error

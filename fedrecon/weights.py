@@ -1,4 +1,4 @@
-"""Weights of a network in files: ``.npz`` archives with a JSON text beside the arrays, without pickled objects."""
+"""Weights of a network in files: ``.npz`` archives with a JSON text, without pickled objects."""
 
 import io
 import json

@@ -45,7 +45,12 @@ ALLOWED = {
     "fedrecon/errors.py": ({"operators.algebra"}, set()),
     "fedrecon/types.py": (set(), {"jax"}),
     "fedrecon/files.py": (set(), set()),
-    "fedrecon/__init__.py": ({"fedrecon.types", "fedrecon.errors"}, set()),
+    "fedrecon/weights.py": ({"fedrecon.errors", "fedrecon.files", "fedrecon.types"}, {"numpy", "flax"}),
+    "fedrecon/exports.py": (
+        {"fedrecon.errors", "fedrecon.types", "fedrecon.weights", "operators.kernels"},
+        {"jax", "numpy", "flatbuffers", "safetensors"},
+    ),
+    "fedrecon/__init__.py": ({"fedrecon.types", "fedrecon.errors", "fedrecon.exports"}, set()),
     "fedrecon/data": ({"fedrecon.data"}, set()),
     "fedrecon/data/clients": ({"fedrecon.data.clients", "operators"}, {"jax", "numpy"}),
     "fedrecon/data/formats": (
@@ -67,8 +72,8 @@ ALLOWED = {
     "fedrecon/classical_methods.py": ({"operators"}, {"jax"}),
     "fedrecon/tomography.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/learned.py": (
-        {"fedrecon.classical", "fedrecon.data", "fedrecon.files", "fedrecon.models", "fedrecon.tasks"}
-        | {"fedrecon.types", "operators"},
+        {"fedrecon.classical", "fedrecon.data", "fedrecon.exports", "fedrecon.models", "fedrecon.tasks"}
+        | {"fedrecon.types", "fedrecon.weights", "operators"},
         {"jax", "numpy", "flax"},
     ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),

@@ -1,7 +1,7 @@
 """Segmentation and classification, trained federatedly on images."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,7 +10,9 @@ from experiments.pipeline import diagnosis
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.diagnosis import Diagnosis
 from experiments.pipeline.examples import each
+from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
+from experiments.pipeline.training import example_of
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
 from fedrecon.models import Classifier, UNet, warm_start
@@ -93,7 +95,7 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
     for split in cohort:
         if split is not None:
             check_labels(split, rater.target, 2)
-    task = _task(kind, run, train)
+    task = make_task(kind, settings, example_of(train))
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 2))
     copied: tuple[str, ...] = ()
     if pretrained is not None:
@@ -131,9 +133,9 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
     return Downstream(scores, unseen, predictions, threshold, copied)
 
 
-def _task(kind: str, run: Run, train: ClientData) -> Task:
-    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), train.examples)
-    channels, pools = run.settings.finetune_channels, run.settings.finetune_pools
+def make_task(kind: str, settings: FullStackSettings, example: Mapping[str, Any]) -> Task:
+    """The task of a kind and its network, of examples like ``example``."""
+    channels, pools = settings.finetune_channels, settings.finetune_pools
     if kind == "segmentation":
         return segmentation_task(UNet(channels, pools, output_bias=_RARE), example, flip=True)
     return classification_task(Classifier(channels, pools), example, flip=True)

@@ -1,7 +1,7 @@
 """The data of a federated training: a cohort, divided over clients, with a held-out part of each."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,9 +119,8 @@ def load_data(settings: TrainSettings) -> FederatedData:
     return data
 
 
-def make_task(settings: TrainSettings, data: ClientData) -> Task:
-    """The task and its network."""
-    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), data.examples)
+def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
+    """The task and its network, of examples like ``example``: arrays, or what has their shapes and dtypes."""
     sizes = {"channels": settings.channels, "pools": settings.pools, "norm": _NORMS[settings.norm]}
     if settings.task == "classification":
         return classification_task(Classifier(**sizes, classes=number_of_classes(settings)), example)

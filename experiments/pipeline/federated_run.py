@@ -16,7 +16,7 @@ from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.privacy import plan_privacy
 from experiments.pipeline.progress import Course
 from experiments.pipeline.scores import Scores, as_json, summary
-from experiments.pipeline.training import Execution, Stage, choose_parallel, train_stage
+from experiments.pipeline.training import Execution, Stage, choose_parallel, example_of, train_stage
 from fedrecon.files import write_atomically
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead, read_log
@@ -181,7 +181,7 @@ def budget_of(settings: TrainSettings) -> Budget:
 
 def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
     """What is trained; all methods have the same keys: initial weights, batches and samples of clients."""
-    task = make_task(settings, data.train)
+    task = make_task(settings, example_of(data.train))
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
     represent = representation(settings) if settings.task == "classification" else None

@@ -1,7 +1,7 @@
 """Reconstruction: federated training, its comparators and the reconstructed images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from experiments.pipeline.examples import each
 from experiments.pipeline.scores import Scores, cross_site_scores, foreign_scores, mean_score, site_scores
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
-from experiments.pipeline.training import Trained
-from fedrecon import Variables
+from experiments.pipeline.training import Trained, example_of
+from fedrecon import Task, Variables
 from fedrecon.data import ClientData, ct_detector_count
 from fedrecon.learned import Architecture, CheckedNetwork, Signs, calibrate, make_images, make_signs, notices
 from fedrecon.runtime import host_copy
@@ -56,13 +56,8 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
       cohorts: of the run.
     """
     settings, cohort = run.settings, cohorts.reconstruction
-    measure = _measure(cohorts.image_shape, settings)
-    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), cohort.train.examples)
-    architecture = Architecture(
-        settings.network, settings.cascades, settings.channels, settings.pools, settings.learn_coil_maps
-    )
-    model = architecture.build()
-    task = reconstruction_task(model, measure, example)
+    measure, architecture = _measure(cohorts.image_shape, settings), architecture_of(settings)
+    model, task = architecture.build(), make_task(settings, cohorts.image_shape, example_of(cohort.train))
     initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
     scores, images, weights = _classical(measure, cohort, settings.modality)
     test, images_by = cohort.test, make_images(model, measure)
@@ -119,6 +114,18 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
         network=CheckedNetwork(architecture, released, bounds, _origin(settings, cohort.train)),
         weights=weights,
     )
+
+
+def architecture_of(settings: FullStackSettings) -> Architecture:
+    """The network that the settings name."""
+    return Architecture(
+        settings.network, settings.cascades, settings.channels, settings.pools, settings.learn_coil_maps
+    )
+
+
+def make_task(settings: FullStackSettings, image_shape: tuple[int, int], example: Mapping[str, Any]) -> Task:
+    """The task and its network, of examples like ``example``."""
+    return reconstruction_task(architecture_of(settings).build(), _measure(image_shape, settings), example)
 
 
 def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]]:

@@ -177,6 +177,11 @@ def train_stage(
     return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken)
 
 
+def example_of(clients: ClientData) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of one example."""
+    return {name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in clients.examples.items()}
+
+
 def released_file(folder: Path, stage: str) -> Path:
     """Where a stage's released model is, in the folder of a run."""
     return folder / "models" / f"{stage}.npz"
@@ -185,7 +190,8 @@ def released_file(folder: Path, stage: str) -> Path:
 def save_released(folder: Path, stage: Stage, released: Variables) -> None:
     """Keeps the released model with what `experiments.export` must know of its data."""
     inputs = {
-        name: {"shape": list(x.shape[2:]), "dtype": str(x.dtype)} for name, x in stage.clients.examples.items()
+        name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype)}
+        for name, x in example_of(stage.clients).items()
     }
     sites = {name: int(count) for name, count in zip(stage.clients.names, stage.clients.counts, strict=True)}
     path = released_file(folder, stage.name)

@@ -17,7 +17,7 @@ from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.federation_settings import SERVER_OPTIMIZERS, FederationSettings
 from experiments.pipeline.options import changed
-from experiments.pipeline.training import local_work
+from experiments.pipeline.training import example_of, local_work
 from fedrecon import federated as fl
 from tests.experiments import quadratics
 from tests.federated.conftest import LINEAR
@@ -160,7 +160,7 @@ def test_other_rates_fall_as_they_are_called(name):
 @pytest.mark.slow
 def test_every_server_optimizer_and_the_bound_on_norms_reach_the_algorithm():
     data = load_data(SETTINGS)
-    task = make_task(SETTINGS, data.train)
+    task = make_task(SETTINGS, example_of(data.train))
     ones = {"w": np.ones(2, np.float32)}
     for name in SERVER_OPTIMIZERS:
         settings = changed(SETTINGS, server_optimizer=name, clip_norm=0.5)
@@ -237,7 +237,7 @@ def test_comparators_have_no_exchange_and_no_faults():
 def test_a_reducer_that_would_apply_no_round_is_refused():
     settings = changed(SETTINGS, clients=6, reduce="bulyan")
     data = load_data(settings)
-    task = make_task(settings, data.train)
+    task = make_task(settings, example_of(data.train))
     with pytest.raises(ValueError, match=r"--reduce.byzantine: expected at most 0, since bulyan .* 4 f \+ 3"):
         make_algorithm(settings.federation, budget_of(settings), task, data.train)
     settings = changed(settings, reduce="krum")

@@ -16,6 +16,7 @@ from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
 from experiments.pipeline.options import changed, fields
 from experiments.pipeline.programs import GROUPS, flag_groups
+from experiments.pipeline.training import example_of
 from fedrecon.runtime.help import help_text
 
 TINY = TrainSettings(
@@ -84,7 +85,7 @@ def test_values_that_recipes_refuse_name_the_flag(changes, message):
     settings = changed(TINY, **changes)
     data = load_data(settings)
     with pytest.raises(ValueError, match=message):
-        task = make_task(settings, data.train)
+        task = make_task(settings, example_of(data.train))
         make_algorithm(settings.federation, budget_of(settings), task, data.train)
 
 

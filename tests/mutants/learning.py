@@ -13,6 +13,51 @@ _OVERLAP = _K + "test_overlap.py::test_"
 _DIAGNOSIS = _K + "test_diagnosis.py::test_"
 _LABELS = _K + "test_labels.py::test_"
 
+_EXPORTS = "tests/test_exports.py::test_"
+_FILES = (
+    *in_file(
+        "fedrecon/exports.py",
+        (
+            "with native.portable(), _without_source_files():",
+            "with _without_source_files():",
+            _EXPORTS + "programs_call_no_native_kernel_and_name_no_file",
+        ),
+        (
+            "jax.config.update(name, 0)",
+            "pass",
+            _EXPORTS + "programs_call_no_native_kernel_and_name_no_file",
+        ),
+        (
+            "return array.astype(dtype)",
+            "return array",
+            _EXPORTS + "inputs_of_other_dtypes_are_cast_and_unknown_ones_ignored",
+        ),
+        (
+            "if array.ndim != len(shape) + 1 or array.shape[1:] != shape:",
+            "if array.ndim != len(shape) + 1:",
+            _EXPORTS + "batches_that_do_not_fit_are_refused",
+        ),
+        (
+            "shutil.rmtree(made, ignore_errors=True)",
+            "pass",
+            _EXPORTS + "nothing_is_overwritten_and_nothing_half_written",
+        ),
+        (
+            "if found != {name: (x.shape, x.dtype) for name, x in weights.items()}:",
+            "if False:",
+            _EXPORTS + "damaged_folders_are_refused_by_the_name_of_the_file",
+        ),
+    ),
+    *in_file(
+        "fedrecon/weights.py",
+        (
+            "if group not in groups or not name:",
+            "if group not in groups:",
+            _EXPORTS + "names_of_other_groups_are_refused",
+        ),
+    ),
+)
+
 _MODELS = (
     *in_file(
         "fedrecon/models/data_steps.py",
@@ -288,4 +333,4 @@ _CLASSICAL = in_file(
     ),
 )
 
-MUTANTS = _MODELS + _TASK_PACKAGE + _CLASSICAL
+MUTANTS = _MODELS + _TASK_PACKAGE + _CLASSICAL + _FILES
