@@ -170,12 +170,19 @@ def other(name, content):
     return bytes(jax.export.export(function)({}, example).serialize())
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(exported, tmp_path):
+def test_nothing_is_overwritten_and_nothing_half_written(exported, tmp_path, monkeypatch):
     task, variables, folder = exported
     with pytest.raises(ArgumentError, match="folder: expected a new or an empty folder"):
         export_model(folder, task.predict, variables, EXAMPLE, {})
     with pytest.raises(TypeError):
         export_model(tmp_path / "new", task.predict, variables, EXAMPLE, {"unfit": object()})
+
+    def full(*arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(tmp_path / "new", task.predict, variables, EXAMPLE, {})
     assert not list(tmp_path.iterdir())
 
 
