@@ -10,21 +10,44 @@
 
 namespace fedrecon {
 
-// N lanes in as many registers as that takes, for compilers keep a vector wider than a register in memory.
-template <class T, int N>
-struct Pack {
-  static constexpr int lanes = std::min<int>(N, register_bytes / sizeof(T)), count = N / lanes;
+// Several registers are copied one by one: compilers would copy a struct in smaller pieces, which the processor cannot
+// read as a whole at once.
+template <class T, int lanes, int count>
+struct Registers {
   typedef T Register __attribute__((vector_size(lanes * sizeof(T))));
   Register part[count];
 
-  // Register by register: compilers copy structs in smaller pieces, which cannot be read as a whole at once.
-  Pack() = default;
-  explicit Pack(Register only) : part{only} {}
-  Pack(const Pack& other) { copy(other, std::make_index_sequence<count>()); }
-  Pack& operator=(const Pack& other) {
+  Registers() = default;
+  Registers(const Registers& other) { *this = other; }
+  Registers& operator=(const Registers& other) {
     copy(other, std::make_index_sequence<count>());
     return *this;
   }
+
+ private:
+  template <size_t... I>
+  void copy(const Registers& other, std::index_sequence<I...>) {
+    ((part[I] = other.part[I]), ...);
+  }
+};
+template <class T, int lanes>
+struct Registers<T, lanes, 1> {
+  typedef T Register __attribute__((vector_size(lanes * sizeof(T))));
+  Register part[1];
+};
+
+template <class T, int N>
+constexpr int lanes_of = std::min<int>(N, register_bytes / sizeof(T));
+
+// N lanes in as many registers as that takes, for compilers keep a vector wider than a register in memory.
+template <class T, int N>
+struct Pack : Registers<T, lanes_of<T, N>, N / lanes_of<T, N>> {
+  static constexpr int lanes = lanes_of<T, N>, count = N / lanes;
+  using typename Registers<T, lanes, count>::Register;
+  using Registers<T, lanes, count>::part;
+
+  Pack() = default;
+  explicit Pack(Register only) { part[0] = only; }
 
   T operator[](int i) const { return part[i / lanes][i % lanes]; }
 
@@ -38,10 +61,6 @@ struct Pack {
     Pack result;
     ((result.part[I] = f(static_cast<int>(I))), ...);
     return result;
-  }
-  template <size_t... I>
-  void copy(const Pack& other, std::index_sequence<I...>) {
-    ((part[I] = other.part[I]), ...);
   }
 
   // clang-format off: it would separate ## from =.
