@@ -14,7 +14,9 @@ comparators local_only and centralized ignore flags about what is exchanged (--r
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags, logging
@@ -22,8 +24,9 @@ from absl import flags, logging
 from experiments.pipeline.algorithms import algorithms, check_method, comparator, method
 from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
-from experiments.pipeline.federated_run import METRICS, run, with_seed
+from experiments.pipeline.federated_run import METRICS, is_finished, run, with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
+from experiments.pipeline.growth import rounds_obstacle
 from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.programs import (
     define_run_flags,
@@ -104,7 +107,8 @@ def compare(
         for name, settings in planned.items():
             settings = with_seed(settings, seed)
             try:
-                with Workdir(_path(workdir, name, seed), flat(settings), environment) as directory:
+                path, growing = _path(workdir, name, seed), _growing(settings, execution)
+                with Workdir(path, flat(settings), environment, growing=growing) as directory:
                     results, cost = run(settings, directory, data=data.get(seed), **execution)
             except FlagError as error:
                 raise error.renamed("algorithm", name) from error
@@ -141,6 +145,10 @@ def _by_catalog_name(dotted: Dotted) -> Dotted:
     return {name: options for name, options in dotted.items() if name not in ALIASES} | aliased
 
 
+def _growing(settings: TrainSettings, execution: Mapping[str, Any]) -> dict[str, str]:
+    return {"rounds": rounds_obstacle(settings.federation, execution.get("rounds_per_dispatch", 1))}
+
+
 def _path(workdir: Workdir, name: str, seed: int) -> Path:
     return workdir / name / f"seed-{seed}"
 
@@ -151,7 +159,7 @@ def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir)
     data = {
         seed: load_data(with_seed(first, seed))
         for seed in seeds
-        if not all((_path(workdir, name, seed) / "results.json").exists() for name in planned)
+        if not all(is_finished(_path(workdir, name, seed), settings) for name, settings in planned.items())
     }
     parts = [
         part
@@ -179,7 +187,11 @@ def main(dotted: Dotted) -> None:
         for name in ("algorithm", "seed"):
             del config[name]
         seeds = list(range(base.seed, base.seed + values.seeds))
-        with Workdir(values.workdir, config, describe_environment(), resume=values.resume) as workdir:
+        execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
+        growing = {"rounds": max(_growing(settings, execution)["rounds"] for settings in planned.values())}
+        with Workdir(
+            values.workdir, config, describe_environment(), resume=values.resume, growing=growing
+        ) as workdir:
             if jax.config.jax_compilation_cache_dir is None:
                 # Seeds that have arrays of the same shapes share their programs.
                 jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
@@ -191,8 +203,7 @@ def main(dotted: Dotted) -> None:
                 baseline=baseline,
                 metric=metric,
                 worst=values.worst,
-                parallel=values.parallel,
-                rounds_per_dispatch=values.rounds_per_dispatch,
+                **execution,
             )
         print("\n" + reporting.text_table(rows, metric, baseline))
         print(

@@ -25,6 +25,7 @@ from functools import partial
 from absl import flags, logging
 
 from experiments.pipeline.dotted import Dotted
+from experiments.pipeline.growth import full_stack_obstacles
 from experiments.pipeline.methods_file import naming_the_line
 from experiments.pipeline.options import flat
 from experiments.pipeline.programs import (
@@ -65,7 +66,13 @@ def main(dotted: Dotted) -> None:
         native.prepare("convolution", "projector" if settings.modality == "ct" else "nufft")
         with (
             naming_the_line(settings.federation.methods_from),
-            Workdir(values.workdir, flat(settings), describe_environment(), resume=values.resume) as workdir,
+            Workdir(
+                values.workdir,
+                flat(settings),
+                describe_environment(),
+                resume=values.resume,
+                growing=full_stack_obstacles(settings, values.workdir, values.rounds_per_dispatch),
+            ) as workdir,
         ):
             run(
                 settings,

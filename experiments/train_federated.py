@@ -29,6 +29,7 @@ from experiments.pipeline.algorithms import check_method
 from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
+from experiments.pipeline.growth import rounds_obstacle
 from experiments.pipeline.options import flat
 from experiments.pipeline.programs import (
     define_process_flags,
@@ -81,6 +82,7 @@ def main(dotted: Dotted) -> None:
             automatic=values.distributed,
             start_seconds=values.start_seconds,
         )
+        obstacle = rounds_obstacle(settings.federation, values.rounds_per_dispatch)
         execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
         with (
             open_workdir(
@@ -88,6 +90,7 @@ def main(dotted: Dotted) -> None:
                 flat(settings),
                 describe_environment(),
                 resume=values.resume,
+                growing={"rounds": obstacle},
                 execution=execution,
             ) as workdir,
             Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,

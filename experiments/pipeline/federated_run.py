@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ def run(
     check_settings(settings)
     check_method(settings.federation, (settings.task,))
     choose_parallel(parallel)
-    if agreed((workdir / "results.json").exists()):
+    if agreed(is_finished(workdir.path, settings)):
         return read_results(workdir), Cost(None, *_speed(workdir))
     data = data or load_data(settings)
     title = f"{settings.cohort}, {settings.partition}"
@@ -103,6 +104,12 @@ def run(
         document = json.dumps(as_json(document), indent=2)
         write_atomically(workdir / "results.json", document.encode())
     return results, Cost(compile_seconds, *_speed(workdir))
+
+
+def is_finished(folder: Path, settings: TrainSettings) -> bool:
+    """Whether a directory holds the results of all rounds of a training; it may have been one of fewer."""
+    file = folder / "results.json"
+    return file.exists() and json.loads(file.read_text())["course"]["planned"] == settings.rounds
 
 
 def read_results(workdir: Workdir) -> Results:

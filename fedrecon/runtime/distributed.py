@@ -6,7 +6,9 @@ import os
 import secrets
 import socket
 import time
+import types
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +152,14 @@ def open_workdir(
     environment: dict[str, Any],
     *,
     resume: bool = True,
+    growing: Mapping[str, str] = types.MappingProxyType({}),
     execution: dict[str, Any] | None = None,
     visible_seconds: float = 10,
 ) -> Workdir:
     """`Workdir` for all processes of a run: process 0 holds the lock and writes, the others read.
 
     Args:
-      path, config, environment, resume: as in `Workdir`.
+      path, config, environment, resume, growing: as in `Workdir`.
       execution: further JSON-able settings by flag that must be the same on all processes.
       visible_seconds: how long a file of process 0 may take to be seen by the others.
 
@@ -166,12 +169,12 @@ def open_workdir(
         directory at this path.
     """
     if jax.process_count() == 1:
-        return Workdir(path, config, environment, resume=resume)
+        return Workdir(path, config, environment, resume=resume, growing=growing)
     check_same({**config, **(execution or {}), "workdir": os.fspath(path), "resume": resume})
     workdir, refusal, token = None, "", secrets.token_hex(8)
     if is_lead():
         try:
-            workdir = Workdir(path, config, environment, resume=resume)
+            workdir = Workdir(path, config, environment, resume=resume, growing=growing)
             (workdir / "processes").mkdir(exist_ok=True)
             write_atomically(workdir / "processes" / "token", token.encode())
         except (WorkdirError, OSError) as error:

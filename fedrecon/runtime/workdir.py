@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +26,8 @@ class Workdir:
       config: JSON-able dict of everything that determines the results.
       environment: JSON-able dict that is recorded but may differ on resuming.
       resume: False refuses a directory that already holds a run.
+      growing: numbers of ``config`` that may be larger than those the run was begun with, and why they may
+        not: with the empty text config.json gets the new number, and the run continues.
 
     Raises:
       WorkdirError: the path is not a usable directory, another process holds it, it holds a run and
@@ -37,6 +41,7 @@ class Workdir:
         environment: dict | None = None,
         *,
         resume: bool = True,
+        growing: Mapping[str, str] = types.MappingProxyType({}),
     ) -> None:
         self.path = Path(path).absolute()
         try:
@@ -50,7 +55,7 @@ class Workdir:
             self._lock.close()
             raise WorkdirError(f"--workdir={path}: another process is using this directory") from error
         try:
-            self.resumed = self._open_config(config, environment or {}, resume)
+            self.resumed = self._open_config(config, environment or {}, resume, growing)
         except BaseException:
             self.close()
             raise
@@ -62,7 +67,9 @@ class Workdir:
         workdir.path, workdir.resumed, workdir._lock = Path(path).absolute(), True, None
         return workdir
 
-    def _open_config(self, config: dict[str, Any], environment: dict, resume: bool) -> bool:
+    def _open_config(
+        self, config: dict[str, Any], environment: dict, resume: bool, growing: Mapping[str, str]
+    ) -> bool:
         file = self / "config.json"
         config = json.loads(json.dumps(config))
         if not file.exists():
@@ -75,7 +82,8 @@ class Workdir:
                 "choose another directory or remove this one"
             )
         try:
-            found = json.loads(file.read_text())["config"]
+            document = json.loads(file.read_text())
+            found = document["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(
                 f"{file}: expected a JSON object with key 'config', found: {error!r}"
@@ -83,10 +91,23 @@ class Workdir:
         different = [
             name for name in sorted(config.keys() | found.keys()) if config.get(name) != found.get(name)
         ]
-        if different:
+        if different and all(name in growing and name in found for name in different):
+            for name in different:
+                self._check_growth(name, found[name], config[name], growing[name])
+            write_atomically(file, json.dumps(document | {"config": config}, indent=2).encode())
+        elif different:
             changes = ", ".join(f"--{n}: was {found.get(n)!r}, now {config.get(n)!r}" for n in different)
             raise WorkdirError(f"--workdir={self.path} holds a run with other settings ({changes})")
         return True
+
+    def _check_growth(self, name: str, old: float, new: float, obstacle: str) -> None:
+        if new < old:
+            expected = f"at least {old}, as many as the run has"
+        elif obstacle:
+            expected = f"{old}, as in the run there, {obstacle}"
+        else:
+            return
+        raise WorkdirError(f"--workdir={self.path}: --{name}: expected {expected}, found {new}")
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

@@ -39,6 +39,27 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/runtime/workdir.py",
+        (
+            "        elif obstacle:",
+            "        elif False:",
+            _RUNTIME + "numbers_that_may_grow_continue_the_run_and_say_why_not",
+        ),
+        (
+            'document | {"config": config}',
+            "document",
+            _RUNTIME + "numbers_that_may_grow_continue_the_run_and_say_why_not",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/growth.py",
+        (
+            "if federation.dp_epsilon:",
+            "if False:",
+            "tests/experiments/test_growth.py::test_what_depends_on_the_number_of_rounds_is_not_continued",
+        ),
+    ),
+    *in_file(
         "fedrecon/__init__.py",
         (
             "if found != own:",

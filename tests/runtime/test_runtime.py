@@ -305,3 +305,25 @@ def test_importing_leaves_out_what_few_programs_need():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"jax", "flax", "fedrecon"} <= set(found.stdout.split())
     assert not {"orbax", "tensorstore", "matplotlib", "jax_privacy", "scipy"} & set(found.stdout.split())
+
+
+def test_numbers_that_may_grow_continue_the_run_and_say_why_not(tmp_path):
+    environment = {"python": "3"}
+    with Workdir(tmp_path, {"rounds": 3, "rate": 0.1}, environment):
+        pass
+    before = (tmp_path / "config.json").read_text()
+    for config, obstacle, message in (
+        ({"rounds": 2, "rate": 0.1}, "", "--rounds: expected at least 3, as many as the run has, found 2"),
+        ({"rounds": 5, "rate": 0.1}, "since it ends", "--rounds: expected 3, .*, since it ends, found 5"),
+        ({"rounds": 5, "rate": 0.2}, "", "other settings .*--rate: was 0.1, now 0.2, --rounds: was 3, now 5"),
+        ({"rounds": 5}, "", "other settings"),
+    ):
+        with pytest.raises(WorkdirError, match=message):
+            Workdir(tmp_path, config, growing={"rounds": obstacle})
+        assert (tmp_path / "config.json").read_text() == before
+    with pytest.raises(WorkdirError, match="other settings"):
+        Workdir(tmp_path, {"rounds": 5, "rate": 0.1})
+    with Workdir(tmp_path, {"rounds": 5, "rate": 0.1}, growing={"rounds": ""}) as workdir:
+        assert workdir.resumed
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found == {"config": {"rounds": 5, "rate": 0.1}, "environment": environment}
