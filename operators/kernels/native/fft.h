@@ -55,45 +55,45 @@ struct Fft {
 template <class T, int R>
 inline void butterfly(ComplexLanes<T>* a, ComplexLanes<T> unit);
 
-#define FEDRECON_BUTTERFLIES(T)                                                          \
-  template <>                                                                            \
-  inline void butterfly<T, 2>(ComplexLanes<T> * a, ComplexLanes<T>) {                    \
-    ComplexLanes<T> x = a[0];                                                            \
-    a[0] = x + a[1];                                                                     \
-    a[1] = x - a[1];                                                                     \
-  }                                                                                      \
-  template <>                                                                            \
-  inline void butterfly<T, 3>(ComplexLanes<T> * a, ComplexLanes<T> unit) {               \
-    const T sine = static_cast<T>(0.86602540378443864676);                               \
-    ComplexLanes<T> sum = a[1] + a[2], turned = swapped<T>(a[1] - a[2]) * (unit * sine); \
-    ComplexLanes<T> rest = a[0] - sum * static_cast<T>(0.5);                             \
-    a[0] = a[0] + sum;                                                                   \
-    a[1] = rest + turned;                                                                \
-    a[2] = rest - turned;                                                                \
-  }                                                                                      \
-  template <>                                                                            \
-  inline void butterfly<T, 4>(ComplexLanes<T> * a, ComplexLanes<T> unit) {               \
-    ComplexLanes<T> even = a[0] + a[2], odd = a[0] - a[2];                               \
-    ComplexLanes<T> sum = a[1] + a[3], turned = swapped<T>(a[1] - a[3]);                 \
-    a[0] = even + sum;                                                                   \
-    a[1] = odd + turned * unit;                                                          \
-    a[2] = even - sum;                                                                   \
-    a[3] = odd - turned * unit;                                                          \
-  }                                                                                      \
-  template <>                                                                            \
-  inline void butterfly<T, 5>(ComplexLanes<T> * a, ComplexLanes<T> unit) {               \
-    const T c1 = static_cast<T>(0.30901699437494742410);                                 \
-    const T c2 = static_cast<T>(-0.80901699437494742410);                                \
-    const T s1 = static_cast<T>(0.95105651629515357212);                                 \
-    const T s2 = static_cast<T>(0.58778525229247312917);                                 \
-    ComplexLanes<T> p = a[1] + a[4], q = a[2] + a[3], r = a[1] - a[4], s = a[2] - a[3];  \
-    ComplexLanes<T> first = a[0] + p * c1 + q * c2, second = a[0] + p * c2 + q * c1;     \
-    ComplexLanes<T> u = swapped<T>(r * s1 + s * s2), v = swapped<T>(r * s2 - s * s1);    \
-    a[0] = a[0] + p + q;                                                                 \
-    a[1] = first + u * unit;                                                             \
-    a[4] = first - u * unit;                                                             \
-    a[2] = second + v * unit;                                                            \
-    a[3] = second - v * unit;                                                            \
+#define FEDRECON_BUTTERFLIES(T)                                                                           \
+  template <>                                                                                             \
+  __attribute__((always_inline)) inline void butterfly<T, 2>(ComplexLanes<T> * a, ComplexLanes<T>) {      \
+    ComplexLanes<T> x = a[0];                                                                             \
+    a[0] = x + a[1];                                                                                      \
+    a[1] = x - a[1];                                                                                      \
+  }                                                                                                       \
+  template <>                                                                                             \
+  __attribute__((always_inline)) inline void butterfly<T, 3>(ComplexLanes<T> * a, ComplexLanes<T> unit) { \
+    const T sine = static_cast<T>(0.86602540378443864676);                                                \
+    ComplexLanes<T> sum = a[1] + a[2], turned = swapped<T>(a[1] - a[2]) * (unit * sine);                  \
+    ComplexLanes<T> rest = a[0] - sum * static_cast<T>(0.5);                                              \
+    a[0] = a[0] + sum;                                                                                    \
+    a[1] = rest + turned;                                                                                 \
+    a[2] = rest - turned;                                                                                 \
+  }                                                                                                       \
+  template <>                                                                                             \
+  __attribute__((always_inline)) inline void butterfly<T, 4>(ComplexLanes<T> * a, ComplexLanes<T> unit) { \
+    ComplexLanes<T> even = a[0] + a[2], odd = a[0] - a[2];                                                \
+    ComplexLanes<T> sum = a[1] + a[3], turned = swapped<T>(a[1] - a[3]);                                  \
+    a[0] = even + sum;                                                                                    \
+    a[1] = odd + turned * unit;                                                                           \
+    a[2] = even - sum;                                                                                    \
+    a[3] = odd - turned * unit;                                                                           \
+  }                                                                                                       \
+  template <>                                                                                             \
+  __attribute__((always_inline)) inline void butterfly<T, 5>(ComplexLanes<T> * a, ComplexLanes<T> unit) { \
+    const T c1 = static_cast<T>(0.30901699437494742410);                                                  \
+    const T c2 = static_cast<T>(-0.80901699437494742410);                                                 \
+    const T s1 = static_cast<T>(0.95105651629515357212);                                                  \
+    const T s2 = static_cast<T>(0.58778525229247312917);                                                  \
+    ComplexLanes<T> p = a[1] + a[4], q = a[2] + a[3], r = a[1] - a[4], s = a[2] - a[3];                   \
+    ComplexLanes<T> first = a[0] + p * c1 + q * c2, second = a[0] + p * c2 + q * c1;                      \
+    ComplexLanes<T> u = swapped<T>(r * s1 + s * s2), v = swapped<T>(r * s2 - s * s1);                     \
+    a[0] = a[0] + p + q;                                                                                  \
+    a[1] = first + u * unit;                                                                              \
+    a[4] = first - u * unit;                                                                              \
+    a[2] = second + v * unit;                                                                             \
+    a[3] = second - v * unit;                                                                             \
   }
 FEDRECON_BUTTERFLIES(float)
 FEDRECON_BUTTERFLIES(double)
