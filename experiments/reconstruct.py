@@ -8,10 +8,14 @@ is compared with the root of the sum of squares of all of it.
 CT files are HDF5 of parallel beams, of the Helsinki challenge and of LoDoPaB, and folders of DICOM-CT-PD;
 images are attenuation in 1/mm, or Hounsfield units with --water_attenuation.
 
+With --network a trained network reconstructs, and the residual of the measured samples and whether it is at
+home with the measurement are printed.
+
   python -m experiments.reconstruct --input=brain.h5 --output=brain.png --method=l1-wavelet --acceleration=4
   python -m experiments.reconstruct --input=scan.mrd --output=scan.nii.gz --coil_maps=walsh
   python -m experiments.reconstruct --input=echoes.mrd --output=echo.png --select=contrast=1 --slices=0,4-6
   python -m experiments.reconstruct --input=views --output=ct.dcm --water_attenuation=0.0193 --slices=40-60
+  python -m experiments.reconstruct --input=brain.h5 --output=brain.nii.gz --network=runs/first
   python -m experiments.reconstruct --input=ksp.cfl --trajectory=traj.cfl --output=image.h5 --method=tgv
 """
 
@@ -28,6 +32,11 @@ from absl import flags, logging
 import operators
 from experiments.pipeline.ct_reconstruction import CT_ONLY, run_ct
 from experiments.pipeline.image_files import SUFFIXES, check_output, place_of, write_images
+from experiments.pipeline.network_reconstruction import (
+    describe_network,
+    open_network,
+    reconstruct_by_network,
+)
 from experiments.pipeline.options import FlagError
 from fedrecon.classical import (
     COIL_MAPS,
@@ -73,6 +82,7 @@ class ReconstructOptions:
     input: str
     output: str
     method: str | None = None
+    network: str | None = None
     coil_maps: str = "espirit"
     calibration_size: int = 24
     weight: float | None = None
@@ -129,6 +139,11 @@ def define_flags() -> None:
     ):
         flags.DEFINE_float(name, default[name], text, lower_bound=smallest, upper_bound=largest)
     flags.DEFINE_bool("whiten", default["whiten"], "Decorrelate the coils where the file has a noise scan.")
+    flags.DEFINE_string(
+        "network",
+        None,
+        "Folder of a run of experiments.full_stack or experiments.export: its network reconstructs.",
+    )
     flags.DEFINE_string("trajectory", None, "BART array of the trajectory of a BART --input.")
     flags.DEFINE_list(
         "image_shape", None, "rows,columns of the image of CT or a BART trajectory; what it fills."
@@ -249,6 +264,7 @@ def run(options: ReconstructOptions) -> None:
     for name in CT_ONLY:
         if getattr(options, name) is not None:
             raise FlagError(name, "none with a measurement of MRI", getattr(options, name))
+    network = None if options.network is None else open_network(options)
     with _naming_flags():
         settings = ClassicalSettings(
             options.method or "cg-sense",
@@ -288,18 +304,22 @@ def run(options: ReconstructOptions) -> None:
         acceleration = float(full.measurement.mask.sum() / prepared.measurement.mask.sum())
         print(f"undersampled {acceleration:.2f} times ({options.mask})")
         reference = crop(reconstruct(full, ClassicalSettings("rss")), measurement.crop_shape)
-    if METHODS[settings.method].maps:
+    if network is None and METHODS[settings.method].maps:
         _note_calibration(prepared.measurement, settings)
-    with Progress(settings.method, len(measurement.kspace)) as bar, _naming_flags():
-        images, infos = reconstruct(prepared, settings, bar.advance, return_info=True)
-        images = crop(images, measurement.crop_shape)
-    print_ending(settings.method, infos)
+    method = settings.method if network is None else "network"
+    with Progress(method, len(measurement.kspace)) as bar, _naming_flags():
+        if network is None:
+            images, infos = reconstruct(prepared, settings, bar.advance, return_info=True)
+        else:
+            images, signs = reconstruct_by_network(network, prepared.measurement, bar.advance)
+    images = crop(images, measurement.crop_shape)
+    if network is None:
+        print_ending(method, infos)
+    else:
+        record |= describe_network(network, signs)
     if reference is not None:
         found = scores(images, reference)
-        print(
-            f"{settings.method}: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}, "
-            f"NMSE {found['nmse']:.5f}"
-        )
+        print(f"{method}: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}, NMSE {found['nmse']:.5f}")
         record |= found | {"mask": options.mask, "seed": options.seed}
         record["acceleration"] = acceleration
     place = place_of(measurement, images.shape)

@@ -31,7 +31,7 @@ from fedrecon.weights import read_weights, write_weights
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"modl": MoDL, "varnet": VarNet}
 # Room above what occurred in training.
 MARGIN = 1.5
-_FORMAT = "fedrecon network 1"
+_FORMAT = "fedrecon network 2"
 _WEIGHT, _STEPS = 1e-2, 8
 _EXPECTED = "a network written by save_network"
 
@@ -84,12 +84,14 @@ class CheckedNetwork(NamedTuple):
       variables: its weights.
       bounds: of the signs, as `calibrate` found them.
       origin: sentence that says what it was trained on.
+      physics: ``"mri"`` or ``"ct"``.
     """
 
     architecture: Architecture
     variables: Variables
     bounds: Signs
     origin: str
+    physics: str = "mri"
 
 
 def make_reconstruct(
@@ -184,10 +186,14 @@ def measured_examples(measurement: Measurement, calibration_size: int = 24) -> l
       calibration_size: largest edge of the center of k-space that coil maps come from.
 
     Raises:
-      ValueError: there is a trajectory, or the center of k-space is not measured.
+      ValueError: there is a trajectory, volumes are not measured slice by slice, or the center of k-space
+        is not measured.
     """
     if measurement.mask is None:
         raise ArgumentError("measurement", "Cartesian sampling, which networks are for", "a trajectory")
+    if len(measurement.image_shape) != 2:
+        size = " x ".join(map(str, measurement.image_shape))
+        raise ArgumentError("measurement", "slices, which networks are for", f"a volume of {size}")
     batches = []
     for kspace, mask in zip(measurement.kspace, measurement.mask, strict=True):
         block = calibration_block(np.asarray(mask) > 0, calibration_size)
@@ -202,7 +208,7 @@ def measured_examples(measurement: Measurement, calibration_size: int = 24) -> l
 def reconstruct_measurement(
     network: CheckedNetwork, measurement: Measurement, progress: Callable[[int], None] = lambda count: None
 ) -> tuple[np.ndarray, Signs]:
-    """Images of a Cartesian measurement by a network, and their signs, to be told by `notices`.
+    """Images of a Cartesian measurement of MRI by a network, and their signs, to be told by `notices`.
 
     Args:
       network: from `load_network`.
@@ -214,8 +220,10 @@ def reconstruct_measurement(
       (slices,).
 
     Raises:
-      ValueError: as `measured_examples`.
+      ValueError: as `measured_examples`; the network is not one of MRI.
     """
+    if network.physics != "mri":
+        raise ArgumentError("network", "one of MRI", f"one of {network.physics.upper()}: {network.origin}")
     reconstruct = make_reconstruct(network.architecture.build(), mri_measure)
     images, signs = [], []
     for batch in measured_examples(measurement):
@@ -274,6 +282,7 @@ def about_network(network: CheckedNetwork) -> dict[str, Any]:
         "architecture": dataclasses.asdict(network.architecture),
         "bounds": {k: None if math.isnan(v) else v for k, v in network.bounds._asdict().items()},
         "origin": network.origin,
+        "physics": network.physics,
     }
 
 
@@ -319,6 +328,7 @@ def _checked(path: Path, variables: Variables, about: Mapping[str, Any]) -> Chec
         if architecture.network not in NETWORKS:
             raise ValueError(f"network {architecture.network!r}")
         bounds = Signs(**{k: float("nan") if v is None else float(v) for k, v in about["bounds"].items()})
-        return CheckedNetwork(architecture, variables, bounds, str(about["origin"]))
+        origin, physics = str(about["origin"]), str(about["physics"])
+        return CheckedNetwork(architecture, variables, bounds, origin, physics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(path, None, _EXPECTED, error) from error

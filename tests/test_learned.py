@@ -105,6 +105,7 @@ def test_a_network_comes_back_from_its_file(tmp_path):
     save_network(tmp_path / "network.npz", saved)
     loaded = load_network(tmp_path / "network.npz")
     assert loaded.architecture == saved.architecture and loaded.origin == saved.origin
+    assert loaded.physics == "mri"
     assert loaded.bounds.residual == 0.2 and np.isnan(loaded.bounds.noise)
     batch = measured_examples(measurement())[0]
     images = [
@@ -118,7 +119,7 @@ def test_a_network_comes_back_from_its_file(tmp_path):
 def test_files_that_hold_no_network_are_named(tmp_path, content):
     path = tmp_path / "other.npz"
     if content is None:
-        np.savez(path, about=np.array({"format": "fedrecon network 1"}, object))
+        np.savez(path, about=np.array({"format": "fedrecon network 2"}, object))
     else:
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"other\.npz: expected a network"):
@@ -151,3 +152,13 @@ def test_measurements_that_networks_are_not_for_are_refused():
     )
     with pytest.raises(ValueError, match="measurement: expected Cartesian"):
         measured_examples(spiral)
+    volume = dataclasses.replace(
+        measurement(),
+        kspace=np.ones((1, 2, 4, 6, 8), np.complex64),
+        mask=np.ones((1, 4, 6, 8), bool),
+        image_shape=(4, 6, 8),
+    )
+    with pytest.raises(ValueError, match=r"measurement: expected slices, .* found a volume of 4 x 6 x 8"):
+        measured_examples(volume)
+    with pytest.raises(ValueError, match="network: expected one of MRI, found one of CT: nothing"):
+        reconstruct_measurement(network()._replace(physics="ct"), measurement())

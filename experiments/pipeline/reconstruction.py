@@ -111,7 +111,9 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
         unseen=None if cohort.unseen is None else cohort.unseen.names[0],
         images=images,
         reconstructed=reconstructed,
-        network=CheckedNetwork(architecture, released, bounds, _origin(settings, cohort.train)),
+        network=CheckedNetwork(
+            architecture, released, bounds, _origin(settings, cohort.train), settings.modality
+        ),
         weights=weights,
     )
 

@@ -268,7 +268,7 @@ _CT = (
         (
             'f"{name}: pixel_size") for size in sizes)[::-1]',
             'f"{name}: pixel_size") for size in sizes)',
-            _DEFINITION,
+            _ON_GRIDS,
         ),
     ),
     *in_file(

@@ -390,6 +390,19 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/network_reconstruction.py",
+        (
+            'if network.physics != "mri":',
+            "if False:",
+            "tests/experiments/test_reconstruct_network.py::test_what_a_network_cannot_take_is_refused_by_name",
+        ),
+        (
+            'trust it" if found else',
+            'trust it" if not found else',
+            "tests/experiments/test_reconstruct_network.py::test_a_measurement_unlike_those_of_training_is_told",
+        ),
+    ),
+    *in_file(
         "fedrecon/learned.py",
         (
             "over = ~(known <= bound)",

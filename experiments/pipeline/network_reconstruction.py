@@ -1,0 +1,79 @@
+"""The reconstruct command by a trained network: what its flags mean there, and what is said of the images."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.pipeline.options import FlagError
+from fedrecon.data import Measurement
+from fedrecon.learned import MARGIN, CheckedNetwork, Signs, load_network, notices, reconstruct_measurement
+
+# Flags that mean something for other methods alone.
+_WITHOUT = ("method", "coil_maps", "calibration_size", "weight", "iterations")
+
+
+def open_network(options: Any) -> CheckedNetwork:
+    """The network of ``options.network``, see `load_network`.
+
+    Args:
+      options: `ReconstructOptions`.
+
+    Raises:
+      ArgumentError: there is none, or it is none of MRI, or a flag has no meaning with a network.
+      DataError: there is no such network, or it is damaged.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in _WITHOUT and value != field.default:
+            raise FlagError(field.name, "none with --network, which is a method of its own", value)
+    if not Path(options.network).exists():
+        expected = "the folder of a run of experiments.full_stack or of experiments.export, or a network.npz"
+        raise FlagError("network", expected, options.network)
+    network = load_network(options.network)
+    if network.physics != "mri":
+        found = f"one of {network.physics.upper()} ({network.origin})"
+        raise FlagError("network", "a network of MRI, as --input is", found)
+    return network
+
+
+def reconstruct_by_network(
+    network: CheckedNetwork, measurement: Measurement, progress: Callable[[int], None]
+) -> tuple[np.ndarray, Signs]:
+    """As `reconstruct_measurement`, with the flag in the messages."""
+    try:
+        return reconstruct_measurement(network, measurement, progress)
+    except ValueError as error:
+        name, expected, found = (getattr(error, part, None) for part in ("name", "expected", "found"))
+        if name != "measurement":
+            raise
+        raise FlagError("network", f"{expected}, in --input", found) from error
+
+
+def describe_network(network: CheckedNetwork, signs: Signs) -> dict[str, Any]:
+    """Prints what was left unexplained, and the verdict; returns them for the record of the images."""
+    residual, departure = (float(np.max(v)) for v in (signs.residual, signs.departure))
+    bound = network.bounds.residual / MARGIN
+    print(f"network: {network.origin}")
+    known = np.asarray(signs.noise)[~np.isnan(signs.noise)]
+    noise = f", {np.max(known):.2g} standard deviations of their noise" if known.size else ""
+    print(
+        f"network: residual {residual:.3g} of the measured samples{noise} (in training at most {bound:.3g}), "
+        f"{departure:.2g} away from the regularized least-squares image"
+    )
+    found = notices(signs, network.bounds)
+    for sentence in found:
+        print(f"notice: {sentence}")
+    verdict = "outside of what the network was trained on: do not trust it" if found else "as in training"
+    print(f"network: {len(signs.residual)} images, {verdict}")
+    return {
+        "method": "network",
+        "settings": json.dumps(dataclasses.asdict(network.architecture)),
+        "network": network.origin,
+        "residual": residual,
+        "departure": departure,
+        "out_of_distribution": "; ".join(found),
+    }

@@ -1,0 +1,118 @@
+"""The reconstruct command by a trained network: images, what is said of them, and what is refused."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import operators
+from experiments.reconstruct import ReconstructOptions, run
+from fedrecon.data import Measurement, read_measurement
+from fedrecon.learned import (
+    MARGIN,
+    Architecture,
+    CheckedNetwork,
+    Signs,
+    measured_examples,
+    save_network,
+)
+from fedrecon.tasks import mri_measure, reconstruction_task
+from tests.experiments.scans import SHAPE, images, write_phantom, write_spokes
+
+
+@functools.cache
+def variables():
+    kspace, mask = operators.fft2c(np.ones((1, 2, *SHAPE), np.complex64)), np.ones((1, *SHAPE), bool)
+    scan = Measurement("test", np.asarray(kspace), SHAPE, mask, None, None, None, SHAPE, None)
+    task = reconstruction_task(Architecture("modl", 1, 2, 1).build(), mri_measure, measured_examples(scan)[0])
+    return task.init(jax.random.key(0))
+
+
+def network(bound=10.0, physics="mri"):
+    bounds = Signs(bound, float("nan"), bound)
+    return CheckedNetwork(
+        Architecture("modl", 1, 2, 1), variables(), bounds, "modl trained on nothing", physics
+    )
+
+
+def write_run(folder, **changes):
+    folder.mkdir()
+    save_network(folder / "network.npz", network(**changes))
+    return str(folder)
+
+
+def unexplained(image, path):
+    """Part of the samples of a fully sampled file that an image in its unit leaves, by plain sums."""
+    batch = measured_examples(read_measurement(path))[0]
+    maps, y, scale = (np.asarray(batch[name][0]) for name in ("coil_maps", "kspace", "scale"))
+    expected = np.asarray(operators.fft2c((maps * image / scale).astype(np.complex64)))
+    return np.linalg.norm(expected - y) / np.linalg.norm(y)
+
+
+def test_the_network_of_a_run_reconstructs_a_file(tmp_path, capsys):
+    """In the unit of the file, and what is said of the image is true."""
+    path = write_phantom(tmp_path / "k.h5", scale=1e-3)
+    image, record = images(tmp_path / "k.h5", network=write_run(tmp_path / "run"))
+    residual = unexplained(image[0], path)
+    assert 0 < residual < 0.5 and record["residual"] == pytest.approx(residual, rel=1e-2)
+    assert record["method"] == "network" and record["out_of_distribution"] == ""
+    out = capsys.readouterr().out
+    assert f"residual {record['residual']:.3g}" in out and f"in training at most {10 / MARGIN:.3g}" in out
+    assert "modl trained on nothing" in out and "1 images, as in training" in out and "notice" not in out
+
+
+@pytest.mark.slow
+def test_a_network_is_compared_with_all_samples(tmp_path):
+    write_phantom(tmp_path / "k.h5")
+    file = f"{write_run(tmp_path / 'run')}/network.npz"
+    _, record = images(tmp_path / "k.h5", network=file, acceleration=2.0, center_fraction=0.3)
+    assert record["acceleration"] > 1.5 and record["psnr"] > 10
+
+
+def test_a_measurement_unlike_those_of_training_is_told(tmp_path, capsys):
+    write_phantom(tmp_path / "k.h5")
+    _, record = images(tmp_path / "k.h5", network=write_run(tmp_path / "run", bound=1e-6))
+    out = capsys.readouterr().out
+    assert (
+        "notice: 1 of 1 images: the network leaves" in out
+        and "notice: 1 of 1 images: the network changes" in out
+    )
+    assert "1 images, outside of what the network was trained on" in out
+    assert "unexplained" in record["out_of_distribution"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"method": "cg-sense"}, "--method: expected none with --network.*found cg-sense"),
+        ({"coil_maps": "walsh"}, "--coil_maps: expected none with --network"),
+        ({"weight": 0.1}, "--weight: expected none with --network"),
+        (
+            {"network": "{}/absent"},
+            "--network: expected the folder of a run .* or a network.npz, found .*absent",
+        ),
+        (
+            {"network": "{}/ct"},
+            "--network: expected a network of MRI.*found one of CT .modl trained on nothing",
+        ),
+        ({"input": "spokes.h5"}, "--network: expected Cartesian sampling.*, in --input, found a trajectory"),
+        (
+            {"input": "hollow.h5"},
+            "--network: expected a fully sampled center of k-space, in --input, found none",
+        ),
+    ],
+)
+def test_what_a_network_cannot_take_is_refused_by_name(tmp_path, options, words):
+    write_phantom(tmp_path / "k.h5")
+    hollow = np.arange(32) != 16
+    write_phantom(tmp_path / "hollow.h5", mask=hollow)
+    write_spokes(tmp_path / "spokes.h5")
+    folder = write_run(tmp_path / "run")
+    write_run(tmp_path / "ct", physics="ct")
+    options = {"input": "k.h5", "network": folder, **options}
+    options["network"] = options["network"].format(tmp_path)
+    options["input"] = str(tmp_path / options["input"])
+    with pytest.raises(ValueError, match=words):
+        run(ReconstructOptions(output=str(tmp_path / "out.h5"), **options))
+    assert not (tmp_path / "out.h5").exists()
