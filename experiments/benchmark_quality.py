@@ -49,7 +49,7 @@ SCANS = ("brain_8ch_poisson", "brain_cimax3t_16ch", "phantom_skyra3t_2ch", "skyr
 MASKS = ("random", "random-2d", "equispaced", "poisson-disc")
 LIBRARIES = ("fedrecon", "bart", "sigpy")
 METHODS = ("cg-sense", "l1-wavelet", "total-variation")
-_SPARSE = (3e-4, 8e-4, 2e-3, 5e-3, 1.2e-2)
+_SPARSE = (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
 WEIGHTS = {"cg-sense": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "l1-wavelet": _SPARSE, "total-variation": _SPARSE}
 _CALIBRATION = 24
 _CENTER_FRACTION = 0.08
@@ -119,7 +119,7 @@ def fully_sampled(path: Path) -> PreparedMeasurement:
     image = reconstruct(prepared, settings)
     kspace = prepared.measurement.kspace
     block = calibration_size(prepared.measurement, 0, _CALIBRATION)
-    maps = np.asarray(coil_maps(kspace[0], block, "espirit"))
+    maps = np.asarray(coil_maps(kspace[0], block, "espirit", prepared.noise))
     unit = np.maximum(np.asarray(operators.rss(maps)), 1e-6)
     filled = np.asarray(operators.fft2c(maps / unit * image))
     completed = np.where(mask[:, None], kspace, filled)
@@ -132,7 +132,8 @@ def fully_sampled(path: Path) -> PreparedMeasurement:
 def draw_mask(kind: str, shape: tuple[int, int], acceleration: float) -> np.ndarray:
     """A mask (nx,) or (ny, nx); "random-2d" takes single samples and a center of calibration."""
     if kind != "random-2d":
-        fraction = max(_CENTER_FRACTION, 16 / min(shape)) if kind == "poisson-disc" else _CENTER_FRACTION
+        # Kernels of ESPIRiT need a block around them.
+        fraction = max(_CENTER_FRACTION, (16 if kind == "poisson-disc" else 8) / min(shape))
         return sampling_mask(kind, shape, acceleration, fraction, seed=0)
     mask = np.zeros(shape, bool)
     mask[tuple(operators.mri.center_slice(n, max(16, round(_CENTER_FRACTION * n))) for n in shape)] = True
@@ -152,8 +153,11 @@ def cases(options: QualityOptions) -> Iterator[Case]:
             try:
                 mask = draw_mask(kind, full.measurement.image_shape, float(factor))
                 prepared = undersample(full, mask)
-                block = calibration_size(prepared.measurement, 0, _CALIBRATION)
-                maps = np.asarray(coil_maps(prepared.measurement.kspace[0], block, "espirit"))
+                block, y = (
+                    calibration_size(prepared.measurement, 0, _CALIBRATION),
+                    prepared.measurement.kspace[0],
+                )
+                maps = np.asarray(coil_maps(y, block, "espirit", prepared.noise))
             except ValueError as error:
                 print(f"{name}: left out, {' '.join(str(error).split())}")
                 continue

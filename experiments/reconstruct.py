@@ -48,6 +48,7 @@ from fedrecon.classical import (
     measured_part,
     prepare,
     reconstruct,
+    settled,
     undersample,
 )
 from fedrecon.data import Measurement, read_measurement
@@ -288,6 +289,9 @@ def run(options: ReconstructOptions) -> None:
     print("\n".join([_describe(measurement), *measurement.notes]))
     with _naming_flags(measurement="--input"):
         prepared = prepare(measurement, options.whiten)
+    chosen, settings = settings.weight is None, settled(settings, prepared)
+    if chosen and settings.weight is not None:
+        print(f"{settings.method}: weight {settings.weight:.1e}, for noise of {prepared.noise:.1e}")
     record = {
         "source": Path(options.input).name,
         "format": measurement.format,

@@ -20,7 +20,7 @@ class ClassicalProblem(NamedTuple):
       density: density compensation (samples,); ones of shape () for Cartesian sampling.
       mask: (ny, nx) bool, concrete; None for non-Cartesian sampling.
       calibration: fully sampled k-space block (coils, cy, cx) of a separate scan; None without one.
-      weight: of the regularization, traced; None where the method has none.
+      weight: of the regularization, absolute, traced; None where the method has none.
       iterations: number, or its upper bound; None where the method has none.
     """
 
@@ -45,7 +45,8 @@ class Method(NamedTuple):
     Attributes:
       run: the function; it returns a real or complex image (ny, nx) in units of the maps, and a dict of
         scalars that say how it ended.
-      weight: default weight, None when the method has none.
+      weight: default weight, None when the method has none or it follows from the noise.
+      noise_weight: default weight in units of the noise; None where `weight` says.
       iterations: default number or upper bound, None when the method has none.
       maps: whether it reads the coil maps.
       cartesian: whether it needs Cartesian sampling.
@@ -56,6 +57,7 @@ class Method(NamedTuple):
     iterations: int | None = None
     maps: bool = True
     cartesian: bool = False
+    noise_weight: float | None = None
 
 
 def _coil_images(p: ClassicalProblem) -> jax.Array:
@@ -94,6 +96,12 @@ def _first_order(solve: Callable, tolerance: float, **options: Callable[[], Any]
     return run
 
 
+def _l1_wavelet(*arguments: Any, **options: Any) -> Any:
+    A, y, weight = arguments
+    largest = jnp.max(jnp.abs(A.H(y)))
+    return operators.l1_wavelet(A, y, weight / jnp.where(largest > 0, largest, 1), **options)
+
+
 def _direct(solve: Callable[[ClassicalProblem], jax.Array]) -> Callable:
     return lambda p: (solve(p), {})
 
@@ -106,9 +114,13 @@ def _spirit(p: ClassicalProblem) -> jax.Array:
 METHODS = {
     "rss": Method(_direct(lambda p: operators.rss(_coil_images(p))), maps=False),
     "gridding": Method(_direct(_gridding)),
-    "cg-sense": Method(_cg_sense, 3e-3, 100),
-    "l1-wavelet": Method(_first_order(operators.l1_wavelet, 1e-3, key=lambda: jax.random.key(0)), 1e-3, 300),
-    "total-variation": Method(_first_order(operators.total_variation, 5e-4), 1e-3, 1000),
+    "cg-sense": Method(_cg_sense, iterations=100, noise_weight=0.5),
+    "l1-wavelet": Method(
+        _first_order(_l1_wavelet, 3e-4, key=lambda: jax.random.key(0)), iterations=500, noise_weight=0.08
+    ),
+    "total-variation": Method(
+        _first_order(operators.total_variation, 2e-4), iterations=1000, noise_weight=0.05
+    ),
     "tgv": Method(_first_order(operators.solvers.total_generalized_variation, 5e-4), 1e-3, 1000),
     "nlinv": Method(
         _direct(lambda p: operators.mri.nlinv(p.fourier, p.y, p.iterations)[0]), None, 9, maps=False

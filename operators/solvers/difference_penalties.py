@@ -17,6 +17,7 @@ from operators.algebra import (
     renamed,
 )
 from operators.solvers.first_order import pdhg
+from operators.solvers.linear import positive
 from operators.solvers.proximal import group_soft_threshold
 from operators.solvers.scaling import in_units
 
@@ -77,7 +78,7 @@ def total_variation(
                 group_soft_threshold(v[1], step * 8**0.5 * bound, axis=-3),
             ),
             jnp.zeros_like(back),
-            steps=(1.0, 0.5),
+            steps=_steps(bound),
             iterations=iterations,
             tolerance=tolerance,
         )
@@ -181,6 +182,15 @@ def _symmetrized_adjoint(q):
     wy = backward_difference_adjoint(yy, -2) + backward_difference_adjoint(mixed, -1)
     wx = backward_difference_adjoint(xx, -1) + backward_difference_adjoint(mixed, -2)
     return jnp.stack([wy, wx], axis=-3)
+
+
+def _steps(bound):
+    """(primal, dual) steps of product 1/2 for an image of order one whose differences weigh ``bound``.
+
+    The weight bounds the dual variable. Where it is small, long primal steps let both arrive together.
+    """
+    primal = jnp.clip(0.01 / positive(jnp.asarray(bound)), 1, 16)
+    return primal, 0.5 / primal
 
 
 def _check_image(name: str, A: LinearOperator) -> None:

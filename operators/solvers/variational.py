@@ -118,7 +118,7 @@ def l1_wavelet(
     y: jax.Array,
     regularization: float | jax.Array,
     *,
-    wavelet: str = "db4",
+    wavelet: str = "db2",
     levels: int | None = None,
     iterations: int = 100,
     tolerance: float | jax.Array | None = None,
@@ -134,7 +134,8 @@ def l1_wavelet(
       A: operator on images or volumes, such as SENSE or Radon.
       y: measurements (..., *A.out_shape).
       regularization: non-negative, relative to the largest magnitude of ``A.H(y)``, image by image.
-      wavelet: "haar" or "db1" to "db10", see :class:`operators.Wavelet`.
+      wavelet: "haar" or "db1" to "db10", see :class:`operators.Wavelet`. Long filters spread edges:
+        "db4" lost up to 0.3 dB on measured heads.
       levels: number of levels; default: that of :class:`operators.Wavelet`.
       iterations: number of steps, or its upper bound.
       tolerance: relative change at which to stop before, see :class:`operators.solvers.Stopping`; the result

@@ -64,6 +64,32 @@ def test_iterative_methods_say_how_they_ended():
     assert reconstruct(prepared, ClassicalSettings("rss"), return_info=True)[1] == [{}]
 
 
+def test_weights_follow_the_noise_of_the_outer_samples():
+    """Three coils of an object of low frequencies, one of zeros, a third of the samples."""
+    rng = np.random.default_rng(0)
+    kspace = 0.02 * (rng.normal(size=(2, 4, 64, 64)) + 1j * rng.normal(size=(2, 4, 64, 64)))
+    kspace[:, 3] = 0
+    kspace[:, :3, 28:36, 28:36] += 50
+    mask = rng.random((2, 64, 64)) < 0.33
+    given = dataclasses.replace(
+        measurement(), kspace=(kspace * mask[:, None]).astype(np.complex64), mask=mask, image_shape=(64, 64)
+    )
+    prepared = prepare(given)
+    assert prepared.noise * prepared.scale == pytest.approx(0.02, rel=0.1)
+    weight = classical.settled(ClassicalSettings("total-variation"), prepared).weight
+    assert weight == pytest.approx(0.05 * prepared.noise)
+    assert classical.settled(ClassicalSettings("total-variation", weight=0.3), prepared).weight == 0.3
+    silent = prepared._replace(noise=0.0)
+    assert 0 < classical.settled(ClassicalSettings("l1-wavelet"), silent).weight < 1e-4
+
+
+def test_the_background_is_weighted_by_the_noise():
+    kspace = prepare(measurement()).measurement.kspace[0]
+    sizes = [np.asarray(operators.rss(classical.coil_maps(kspace, (24, 24), "espirit", s))) for s in (0, 1)]
+    assert sizes[0].min() == pytest.approx(0.2, abs=0.01) and sizes[1].min() == pytest.approx(0.5, abs=0.01)
+    assert all(size.max() > 0.99 for size in sizes)
+
+
 def test_images_do_not_carry_the_weights_of_their_maps():
     """Fully sampled, least squares gives the coil combination by ESPIRiT, background included."""
     prepared = prepare(measurement())

@@ -322,9 +322,24 @@ _CLASSICAL = in_file(
         "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
     ),
     (
-        "return maps * operators.mri.espirit_support(values)",
+        "return maps * operators.mri.espirit_support(values, floor)",
         "return maps * operators.mri.espirit_support(values, 0.0)",
         "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
+    ),
+    (
+        "np.quantile(found, 0.1) / (-2 * np.log(0.9))",
+        "np.quantile(found, 0.1) / (-np.log(0.9))",
+        "tests/experiments/test_classical.py::test_weights_follow_the_noise_of_the_outer_samples",
+    ),
+    (
+        "weight=max(multiple * prepared.noise, _SMALLEST_WEIGHT)",
+        "weight=max(multiple, _SMALLEST_WEIGHT)",
+        "tests/experiments/test_classical.py::test_weights_follow_the_noise_of_the_outer_samples",
+    ),
+    (
+        "4 * background / jnp.sqrt(",
+        "4 * background * jnp.sqrt(",
+        "tests/experiments/test_classical.py::test_the_background_is_weighted_by_the_noise",
     ),
     (
         "@functools.partial(jax.jit, static_argnums=0)",

@@ -163,7 +163,8 @@ def espirit_support(eigenvalues: jax.Array, floor: float | jax.Array = 0.5) -> j
 
     Maps times the weights let a reconstruction put little energy where calibration saw no object, without
     forbidding it as cropped maps do: with ``x`` of the weighted maps, the image is ``weights * x``, and a
-    penalty on x weighs the background more. The step is between 0.7 and 0.95 of the largest eigenvalue.
+    penalty on x weighs the background more. The step is between 0.85 and 1 of the largest eigenvalue: BART
+    crops at about 0.9.
 
     Args:
       eigenvalues: (..., ny, nx) or (..., nz, ny, nx), of one set of maps; the step is relative to the largest
@@ -176,7 +177,7 @@ def espirit_support(eigenvalues: jax.Array, floor: float | jax.Array = 0.5) -> j
     Source: of the smooth step, Uecker and Lustig's soft-SENSE maps in BART (``ecalib -S``).
     """
     largest = jnp.max(eigenvalues)
-    t = jnp.clip((eigenvalues / jnp.where(largest > 0, largest, 1) - 0.7) / 0.25, 0, 1)
+    t = jnp.clip((eigenvalues / jnp.where(largest > 0, largest, 1) - 0.85) / 0.15, 0, 1)
     return floor + (1 - floor) * t * t * (3 - 2 * t)
 
 
