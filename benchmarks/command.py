@@ -11,6 +11,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from fedrecon.errors import ArgumentError
+from fedrecon.runtime import end_interrupted, user_message
+
 # Threads of several OpenMP runtimes in one process otherwise spin while they wait, in the way of the next
 # library and, where the machine is not idle, of their own.
 OPENMP = "OMP_WAIT_POLICY"
@@ -29,7 +32,8 @@ def start(
       program: its name, with which lines about errors begin.
       define_flags: defines a flag for every field of ``options``.
       options: a dataclass.
-      run: takes an instance of it; its ValueError and OSError become one line.
+      run: takes an instance of it; of its errors, those that `fedrecon.runtime.user_message` knows become
+        one line.
       passive_openmp: whether threads of OpenMP wait passively, unless the environment says how they wait.
     """
     define_flags()
@@ -44,11 +48,12 @@ def _main(program, options, run, passive_openmp, argv: list[str]) -> None:
         os.environ.setdefault(OPENMP, "PASSIVE")
     try:
         run(options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(options)}))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{program}: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        print("\nInterrupted; finished workloads are in the file of --json.", file=sys.stderr)
-        sys.exit(130)
+        end_interrupted("Interrupted; finished workloads are in the file of --json.")
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
+        sys.exit(f"{program}: {' '.join(message.split())}")
 
 
 def check_json(path: str | None) -> None:
@@ -58,7 +63,7 @@ def check_json(path: str | None) -> None:
       ValueError: the folder of the file does not exist.
     """
     if path is not None and not Path(path).parent.is_dir():
-        raise ValueError(f"--json: expected a file in an existing folder, found {path}")
+        raise ArgumentError("--json", "a file in an existing folder", path)
 
 
 def chosen_workloads(names: list[str], known: Collection[str]) -> list[str]:
@@ -71,7 +76,7 @@ def chosen_workloads(names: list[str], known: Collection[str]) -> list[str]:
     for name in names:
         matching = [w for w in known if w == name or w.startswith(f"{name}-")]
         if not matching:
-            raise ValueError(f"--workloads: expected some of {', '.join(known)}, found {name!r}")
+            raise ArgumentError("--workloads", f"some of {', '.join(known)}", repr(name))
         chosen += [w for w in matching if w not in chosen]
     return chosen
 
@@ -87,7 +92,7 @@ def interpreters(pairs: list[str], known: Collection[str], kind: str) -> dict[st
         name, equals, python = pair.partition("=")
         path = shutil.which(python)
         if name not in known or not equals or path is None:
-            raise ValueError(f"--pythons: expected {kind}=interpreter, both existing, found {pair!r}")
+            raise ArgumentError("--pythons", f"{kind}=interpreter, both existing", repr(pair))
         # Other processes start elsewhere; links are kept, by which environments find themselves.
         found[name] = str(Path(path).absolute())
     return found

@@ -34,6 +34,7 @@ from benchmarks.measure import (
     quickest,
     round_robin,
 )
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from operators.kernels import convolve, native
 
@@ -146,7 +147,7 @@ def run(options: ConvolutionOptions) -> dict:
     """
     for name in options.workloads:
         if name not in WORKLOADS:
-            raise ValueError(f"--workloads: expected some of {', '.join(WORKLOADS)}, found {name!r}")
+            raise ArgumentError("--workloads", f"some of {', '.join(WORKLOADS)}", repr(name))
     check_json(options.json)
     backend = native.load("convolution", "float32")
     report = {

@@ -41,6 +41,7 @@ from benchmarks.ct.problems import WORKLOADS, make_problem
 from benchmarks.ct.registry import libraries
 from benchmarks.ct.run import compare, describe, stream_bandwidth
 from benchmarks.measure import describe_machine, progress
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from operators.kernels import native
 
@@ -117,7 +118,7 @@ def _installed_libraries(names: list[str], pythons: dict[str, str]) -> list[str]
     chosen = []
     for name in names:
         if name not in libraries():
-            raise ValueError(f"--libraries: expected some of {', '.join(libraries())}, found {name!r}")
+            raise ArgumentError("--libraries", f"some of {', '.join(libraries())}", repr(name))
         missing = [] if name in pythons else libraries()[name].missing()
         if missing:
             print(f"skipped {name}: {', '.join(missing)} not installed")

@@ -40,6 +40,7 @@ from benchmarks.federated.models import WORKLOADS
 from benchmarks.federated.registry import ENGINES
 from benchmarks.federated.run import compare, describe
 from benchmarks.measure import describe_machine, matmul_peak
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from operators.kernels import native
 
@@ -78,7 +79,7 @@ def run(options: FederatedOptions) -> dict:
     """
     for name in options.workloads:
         if name not in WORKLOADS:
-            raise ValueError(f"--workloads: expected some of {', '.join(WORKLOADS)}, found {name!r}")
+            raise ArgumentError("--workloads", f"some of {', '.join(WORKLOADS)}", repr(name))
     devices = _devices(options.devices)
     parallel = _parallel(options.parallel)
     pythons = interpreters(options.pythons, ENGINES, "engine")
@@ -109,7 +110,7 @@ def run(options: FederatedOptions) -> dict:
 
 def _devices(texts: list[str]) -> list[int]:
     if not texts or not all(text.isdigit() and int(text) > 0 for text in texts):
-        raise ValueError(f"--devices: expected positive numbers, found {','.join(texts)!r}")
+        raise ArgumentError("--devices", "positive numbers", repr(",".join(texts)))
     return list(dict.fromkeys(map(int, texts)))
 
 
@@ -120,14 +121,14 @@ def _parallel(text: str) -> str | int | None:
         return text
     if text.isdigit() and int(text) > 0:
         return int(text)
-    raise ValueError(f"--parallel: expected auto, scan, vmap or a chunk size, found {text!r}")
+    raise ArgumentError("--parallel", "auto, scan, vmap or a chunk size", repr(text))
 
 
 def _installed(names: list[str], pythons: dict[str, str]) -> list[str]:
     chosen = []
     for name in names:
         if name not in ENGINES:
-            raise ValueError(f"--engines: expected some of {', '.join(ENGINES)}, found {name!r}")
+            raise ArgumentError("--engines", f"some of {', '.join(ENGINES)}", repr(name))
         engine = ENGINES[name]
         missing = engine.missing(pythons.get(name, sys.executable))
         if missing:

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.federated.files import FederatedProblem, Recorder
 from benchmarks.federated.models import SEED, WORKLOADS, Workload, flatten, task_of, unflatten
 from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
 from fedrecon.federated import (
     choose_parallel,
     client_mesh,
@@ -49,7 +50,7 @@ def measure(problem: FederatedProblem, folder: str | Path, job: Mapping[str, Any
     """
     workload = WORKLOADS[problem.workload]
     if problem.rounds % workload.dispatch:
-        raise ValueError(f"rounds: expected a multiple of {workload.dispatch}, found {problem.rounds}")
+        raise ArgumentError("rounds", f"a multiple of {workload.dispatch}", problem.rounds)
     mesh = client_mesh(jax.devices()[: job["devices"]])
     run = {"round": _run_round, "sgd": _run_sgd}[job["engine"]]
     run(problem, workload, mesh, job["parallel"], Recorder(folder, workload.dispatch))
@@ -98,7 +99,7 @@ def make_sgd(
     local = clients // mesh.size
     lanes = {"scan": 1, "vmap": local}.get(parallel, parallel)
     if clients % mesh.size or local % lanes:
-        raise ValueError(f"parallel: expected a divisor of {local} clients of a device, found {parallel!r}")
+        raise ArgumentError("parallel", f"a divisor of {local} clients of a device", repr(parallel))
     sharding = NamedSharding(mesh, P("clients"))
     steps = problem.x.shape[1] // problem.batch_size
 

@@ -34,6 +34,7 @@ from benchmarks.measure import describe_machine, progress
 from benchmarks.mri.problems import WORKLOADS, make_problem
 from benchmarks.mri.registry import LIBRARIES
 from benchmarks.mri.run import compare, describe
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from operators.kernels import native
 
@@ -104,7 +105,7 @@ def _installed_libraries(names: list[str]) -> list[str]:
     chosen = []
     for name in names:
         if name not in LIBRARIES:
-            raise ValueError(f"--libraries: expected some of {', '.join(LIBRARIES)}, found {name!r}")
+            raise ArgumentError("--libraries", f"some of {', '.join(LIBRARIES)}", repr(name))
         missing = LIBRARIES[name].missing()
         if missing:
             print(f"skipped {name}: {', '.join(missing)} not installed")

@@ -218,7 +218,7 @@ class FederationSettings:
     )
     dp_delta: float = _privacy(
         0.0,
-        "Delta of that budget; 0 takes 1 / n^1.1 of the smallest client",
+        "Delta of that budget, below 1 / n of every client; 0 takes 1e-5, or 1 / n^1.1 of each where less",
         least=0,
         most=1,
         needs=(_PRIVATE,),

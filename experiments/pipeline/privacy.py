@@ -43,10 +43,16 @@ def plan_privacy(
       comparators: whether comparators are trained, too, for the statement.
 
     Raises:
-      FlagError: the budget cannot be met.
+      FlagError: the budget cannot be met, or its delta allows to disclose an example.
     """
     if not settings.dp_epsilon:
         return PrivacyPlan({stage: None for _, stages in data for stage in stages}, {})
+    smallest = min(int(n) for clients, _ in data for n in clients.counts if n)
+    if settings.dp_delta * smallest >= 1:
+        expected = (
+            f"less than 1 / {smallest}, of the client with the fewest examples, one of which it gives away"
+        )
+        raise FlagError("dp_delta", expected, settings.dp_delta)
     noise, report = {}, {"noise_multiplier": {}, "epsilon": {}, "delta": {}}
     for clients, stages in data:
         steps = sum(

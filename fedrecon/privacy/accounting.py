@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 from fedrecon.errors import ArgumentError
 
+# Larger ones promise little: with probability delta an example may be disclosed.
+LARGEST_DEFAULT_DELTA = 1e-5
+
 
 class Calibration(NamedTuple):
     """One noise multiplier for all sites, and what it gives each.
@@ -76,7 +79,7 @@ def example_level_epsilon(
       examples: the site's number of examples.
       expected_batch_size: mean Poisson batch before truncation.
       padded_batch_size: largest batch.
-      delta: of the guarantee; ``examples ** -1.1`` by default.
+      delta: of the guarantee; by default 1e-5, and ``examples ** -1.1`` where that is less.
       discretization: grid of the privacy loss; smaller is tighter and slower.
 
     Returns:
@@ -167,8 +170,8 @@ def calibrate_noise_multiplier(
 
 
 def _delta(delta: float | None, examples: int) -> float:
-    # The default would be 1, no guarantee at all, for a single example.
-    delta = max(examples, 2) ** -1.1 if delta is None else delta
+    # Of few examples less than one over their number is still no guarantee.
+    delta = min(LARGEST_DEFAULT_DELTA, examples**-1.1) if delta is None else delta
     if not 0 < delta < 1:
         raise ArgumentError("delta", "a number between 0 and 1", repr(delta))
     return delta

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks import command as benchmark_command
 from benchmarks import measure
 from benchmarks.command import chosen_workloads
 from benchmarks.measure import Operation, format_table, relative_error, round_robin
@@ -18,6 +19,7 @@ from benchmarks.mri.__main__ import MRIOptions, run
 from benchmarks.mri.problems import WORKLOADS, Workload, make_problem
 from benchmarks.mri.registry import LIBRARIES, Library
 from benchmarks.mri.run import compare, describe
+from fedrecon.errors import ArgumentError
 
 pytestmark = pytest.mark.slow
 
@@ -202,3 +204,20 @@ def test_wrong_options_are_refused_by_name(tmp_path):
 def test_names_stand_for_all_their_variants():
     assert chosen_workloads(["e", "b", "e-own"], WORKLOADS) == ["e-shared", "e-own", "b"]
     assert chosen_workloads(["tiny-f"], WORKLOADS) == ["tiny-f"]
+
+
+def test_settings_errors_are_one_line_and_internal_errors_keep_their_traceback(monkeypatch):
+    def main(error):
+        def run(options):
+            raise error
+
+        benchmark_command._main("mri", dataclasses.make_dataclass("Options", []), run, False, ["mri"])
+
+    with pytest.raises(SystemExit) as ended:
+        main(ArgumentError("--workloads", "some of\na", "'z'"))
+    assert ended.value.code == "mri: --workloads: expected some of a, found 'z'"
+    with pytest.raises(ValueError, match="operands"):
+        main(ValueError("operands could not be broadcast"))
+    with pytest.raises(SystemExit) as ended:
+        main(KeyboardInterrupt())
+    assert ended.value.code == 130

@@ -258,6 +258,13 @@ def test_flags_without_an_effect_are_refused(changes, flag):
     assert found.value.flag == flag
 
 
+def test_a_delta_that_gives_away_an_example_is_refused():
+    smallest = int(np.asarray(CLIENTS.counts).min())
+    settings = FederationSettings(dp_epsilon=8.0, dp_delta=1.01 / smallest)
+    with pytest.raises(FlagError, match=f"--dp_delta: expected less than 1 / {smallest}"):
+        plan_privacy(settings, [(CLIENTS, {"one": Budget(1, 1, 4, 0.1)})])
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_of_trainings_come_below_what_is_given(preset):
     for task in ("classification", "segmentation", "reconstruction"):

@@ -64,9 +64,13 @@ def test_epsilon_moves_the_right_way():
     assert example_level_epsilon(**(fast | {"steps": 0})) == 0.0
 
 
-def test_delta_defaults_to_the_size_of_the_site():
-    explicit = example_level_epsilon(**(BASE | {"delta": 200**-1.1}))
+def test_delta_defaults_to_little_and_to_less_at_large_sites():
+    explicit = example_level_epsilon(**(BASE | {"delta": 1e-5}))
     assert example_level_epsilon(**(BASE | {"delta": None})) == explicit
+    options = {"steps": 1, "expected_batch_size": 4, "padded_batch_size": 12, "discretization": 0.05}
+    found = calibrate_noise_multiplier(8.0, examples=(1, 2, 200, 10**6), tolerance=1.0, **options).deltas
+    # 1e6^-1.1 = 10^-6.6
+    np.testing.assert_allclose(found, [1e-5, 1e-5, 1e-5, 10**-6.6])
 
 
 def test_calibration_returns_the_accepted_end_of_the_last_interval():
