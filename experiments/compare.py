@@ -35,6 +35,7 @@ from experiments.pipeline.programs import (
     given_settings,
     parse,
     read_methods,
+    with_flag_files,
 )
 from experiments.pipeline.scores import LOWER_IS_BETTER, summary
 from fedrecon import reporting
@@ -214,6 +215,7 @@ def main(dotted: Dotted) -> None:
 
 def parse_flags(argv: list[str]) -> Dotted:
     """Parses all flags, those of methods from a file among them."""
+    argv = with_flag_files(argv)
     read_methods(argv)
     show_help(argv, flag_groups(TrainSettings), FIRST)
     return parse(argv, (*algorithms(), *ALIASES, "reduce"))

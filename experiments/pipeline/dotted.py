@@ -1,6 +1,7 @@
 """Options in text: ``--GROUP.NAME=VALUE``."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,18 +11,23 @@ Dotted = dict[str, tuple[tuple[str, str], ...]]
 
 
 def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str], Dotted]:
-    """Takes ``--GROUP.NAME=VALUE`` out of the arguments.
+    """Takes ``--GROUP.NAME=VALUE``, or the two with a space between them, out of the arguments.
 
     Raises:
       FlagError: the group is unknown, the value is missing, or a name is given twice.
     """
     rest, found = [], {group: {} for group in groups}
-    for argument in argv:
+    arguments = iter(argv)
+    for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
-        group, dot, option = name.partition(".")
-        if not argument.startswith("-") or not dot:
+        # A negative number is the value of the flag before it.
+        if not re.match(r"--?[A-Za-z]\w*\.", argument) or "." not in name:
             rest.append(argument)
             continue
+        group, _, option = name.partition(".")
+        if not equals:
+            value = next(arguments, "--")
+            equals = "" if value.startswith("--") else "="
         if group not in found:
             raise FlagError(name, f"one of {', '.join(groups)} before the dot", repr(group))
         if not equals or not option:

@@ -287,7 +287,11 @@ def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
             inside = split_patients(pooled.patients[part], fractions, settings.seed)
         except ArgumentError as error:
             expected = f"patients for every part of client {number} ({error.name}: {error.expected})"
-            advice = "; raise --minimum_examples or --concentration, or take fewer --clients"
+            advice = (
+                "; raise --examples_per_client"
+                if settings.partition == "natural"
+                else "; raise --minimum_examples or --concentration, or take fewer --clients"
+            )
             raise FlagError(f"partition={settings.partition}", expected, f"{error.found}{advice}") from error
         for members, chosen in zip(split, inside, strict=True):
             members.append(part[chosen])

@@ -119,6 +119,14 @@ def flag_groups(settings: type, flag_values: flags.FlagValues = flags.FLAGS) -> 
     return {name: members for name, members in groups.items() if members}
 
 
+def with_flag_files(argv: list[str]) -> list[str]:
+    """The command line with the lines of ``--flagfile`` in its place; ends as `fail` if there is none."""
+    try:
+        return [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)]
+    except flags.Error as error:
+        fail(str(error))
+
+
 def read_methods(argv: list[str]) -> None:
     """Runs the file of ``--methods_from``, before other flags are checked; ends as `fail` if it is wrong."""
     for number, argument in enumerate(argv):
@@ -138,6 +146,7 @@ def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> D
       settings: class of the program's settings.
       first: flags that ``--help`` shows.
     """
+    argv = with_flag_files(argv)
     read_methods(argv)
     show_help(argv, flag_groups(settings), first)
     return parse(argv, ("algorithm", "reduce"))

@@ -7,6 +7,7 @@ from experiments.pipeline.cohorts import Cohorts, load_cohorts
 from experiments.pipeline.components import schedule_name
 from experiments.pipeline.downstream import run_downstream, with_images
 from experiments.pipeline.federated_faults import parse_faults
+from experiments.pipeline.options import FlagError
 from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
 from experiments.pipeline.reconstruction import checks, run_reconstruction
 from experiments.pipeline.report import Outcome, Provenance, print_tables, write_page, write_results
@@ -108,10 +109,19 @@ def plan_stages(settings: FullStackSettings, cohorts: Cohorts, budgets: dict[str
     """The privacy plan of all stages, composed where they train on the same patients.
 
     Raises:
-      FlagError: the budget of privacy cannot be met, or a fault is of no client of a stage.
+      FlagError: the budget of privacy cannot be met, a fault is of no client of a stage, or no stage has so
+        many clients as there should be in a round.
     """
+    asked, clients = settings.federation.clients_per_round, {}
     for stage in STAGES:
-        parse_faults(settings.federation.fault, getattr(cohorts, stage).train.names)
+        train = getattr(cohorts, stage).train
+        parse_faults(settings.federation.fault, train.names)
+        clients[stage] = train.clients
+    if asked > (most := max(clients.values())):
+        raise FlagError("clients_per_round", f"at most the {most} sites of the cohort", asked)
+    for stage, count in clients.items():
+        if count < asked:
+            print(f"{stage} has {count} sites, fewer than --clients_per_round={asked}: all join every round")
     groups = [STAGES] if cohorts.shared_images else [(stage,) for stage in STAGES]
     data = [
         (getattr(cohorts, stages[0]).train, {stage: budgets[stage] for stage in stages}) for stages in groups

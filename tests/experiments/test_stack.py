@@ -10,16 +10,17 @@ import pytest
 
 from experiments.pipeline.algorithms import algorithms, check_method, fitted, make_algorithm
 from experiments.pipeline.budgets import Budget, Noise
+from experiments.pipeline.cohorts import Cohorts, Split
 from experiments.pipeline.federated_settings import PRESETS, TrainSettings, check_settings
 from experiments.pipeline.federated_settings import resolve as resolve_training
 from experiments.pipeline.federation_settings import FederationSettings, check_federation
 from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.privacy import most_participations, plan_privacy
-from experiments.pipeline.run import stage_budgets
+from experiments.pipeline.run import plan_stages, stage_budgets
 from experiments.pipeline.settings import resolve
 from experiments.pipeline.training import Execution, Stage, train_stage
 from fedrecon import Task, Variables
-from fedrecon.data import stack_clients
+from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import History
 from fedrecon.runtime import Workdir, read_log
@@ -256,6 +257,19 @@ def test_flags_without_an_effect_are_refused(changes, flag):
     with pytest.raises(FlagError, match="alone") as found:
         check_settings(changed(TrainSettings(), **changes))
     assert found.value.flag == flag
+
+
+def test_more_clients_a_round_than_any_stage_has_are_refused(capsys):
+    """Cohorts of measured data have other sites in each stage."""
+    few = select_clients(CLIENTS, ("a", "b"))
+    splits = [Split(clients, clients, clients) for clients in (CLIENTS, few, few)]
+    cohorts = Cohorts(*splits, False, (8, 8), [], ())
+    settings = resolve({"cohort": "measured", "data_dir": "x", "clients_per_round": 4})
+    with pytest.raises(FlagError, match=r"--clients_per_round: expected at most the 3 sites .*, found 4"):
+        plan_stages(settings, cohorts, stage_budgets(settings))
+    assert not capsys.readouterr().out
+    plan_stages(changed(settings, clients_per_round=3), cohorts, stage_budgets(settings))
+    assert capsys.readouterr().out.count("all join every round") == 2
 
 
 def test_a_delta_that_gives_away_an_example_is_refused():

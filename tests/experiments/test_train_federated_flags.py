@@ -14,8 +14,8 @@ from experiments.pipeline.dotted import split_dotted
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
-from experiments.pipeline.options import changed, fields
-from experiments.pipeline.programs import GROUPS, flag_groups
+from experiments.pipeline.options import FlagError, changed, fields
+from experiments.pipeline.programs import GROUPS, flag_groups, with_flag_files
 from experiments.pipeline.training import example_of
 from fedrecon.runtime.help import help_text
 
@@ -116,6 +116,22 @@ def test_settings_out_of_range_name_the_flag(changes, message):
         check_settings(changed(TINY, **changes))
 
 
+def test_files_of_flags_may_hold_those_of_the_algorithm(tmp_path):
+    (tmp_path / "inner").write_text("--algorithm.strength=0.5\n")
+    (tmp_path / "outer").write_text(f"# Comment\n--flagfile={tmp_path}/inner\n--rounds=3\n")
+    for given in ([f"--flagfile={tmp_path}/outer"], ["--flagfile", f"{tmp_path}/outer"]):
+        found = with_flag_files(["p", "--seed", "7", *given, "--clients=2"])
+        expected = ["--seed", "7", "--algorithm.strength=0.5", "--rounds=3", "--clients=2"]
+        assert found == ["p", *expected]
+    with pytest.raises(SystemExit, match="none"):
+        with_flag_files(["p", f"--flagfile={tmp_path}/none"])
+
+
+def test_a_client_of_one_example_is_named_with_what_to_do():
+    with pytest.raises(FlagError, match=r"client 0 .*found 1; raise --examples_per_client"):
+        load_data(changed(TINY, examples_per_client=1))
+
+
 def test_images_of_a_folder_have_a_size():
     with pytest.raises(ValueError, match="--image_size: expected another --cohort than folder"):
         check_settings(resolve({"data_dir": "x", "image_size": 64}))
@@ -132,6 +148,13 @@ def test_dotted_flags_are_taken_out():
     }.items():
         with pytest.raises(ValueError, match=message):
             split_dotted([wrong], ("m", "n"))
+    arguments = ["--screen_cosine", "-0.5", "-.5", "--m.x", "-2.5", "--path=a.b", "--n.y", "z"]
+    rest, dotted = split_dotted(arguments, ("m", "n"))
+    assert rest == ["--screen_cosine", "-0.5", "-.5", "--path=a.b"]
+    assert dotted == {"m": (("x", "-2.5"),), "n": (("y", "z"),)}
+    for wrong in (["--m.x", "--rounds=3"], ["--m.x"]):
+        with pytest.raises(ValueError, match="NAME=VALUE"):
+            split_dotted(wrong, ("m", "n"))
     with pytest.raises(ValueError, match="found twice"):
         split_dotted(["--m.x=1", "--m.x=2"], ("m",))
 

@@ -60,6 +60,31 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/dotted.py",
+        # The value after a space is taken for a flag.
+        (
+            "rest.append(argument)",
+            "rest += [] if argument[1:2].isdigit() else [argument]",
+            "tests/experiments/test_train_federated_flags.py::test_dotted_flags_are_taken_out",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/run.py",
+        (
+            "if asked > (most := max(clients.values())):",
+            "if asked > 10 * (most := max(clients.values())):",
+            "tests/experiments/test_stack.py::test_more_clients_a_round_than_any_stage_has_are_refused",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/privacy.py",
+        (
+            "if settings.dp_delta * smallest >= 1:",
+            "if False:",
+            "tests/experiments/test_stack.py::test_a_delta_that_gives_away_an_example_is_refused",
+        ),
+    ),
+    *in_file(
         "fedrecon/__init__.py",
         (
             "if found != own:",
@@ -151,9 +176,9 @@ MUTANTS = (
             _PRIVACY + "untruncated_equals_the_poisson_subsampled_gaussian",
         ),
         (
-            "max(examples, 2) ** -1.1",
-            "max(examples, 2) ** -0.9",
-            _PRIVACY + "delta_defaults_to_the_size_of_the_site",
+            "min(LARGEST_DEFAULT_DELTA, examples**-1.1)",
+            "examples**-1.1",
+            _PRIVACY + "delta_defaults_to_little_and_to_less_at_large_sites",
         ),
         (
             "truncated_batch_size=padded_batch_size,",
