@@ -50,14 +50,11 @@ void check_gridding(int ndim, int width, bool planes) {
   g.ndim = ndim, g.width = width, g.degree = 1;
   for (int axis = 3 - ndim; axis < 3; ++axis) g.cells[axis] = cells[axis], g.taps[axis] = width;
   for (int p = 0; p < 2; ++p) {
-    T lane[16] = {}, repeated[16] = {};
-    const int stride = ndim == 3 ? 5 : 8;
+    T lane[16] = {};
     for (int t = 0; t < width; ++t) lane[t] = kernel[p * width + t];
-    for (int i = 0; i < stride * (16 / stride); ++i) repeated[i] = lane[i % stride];
     g.coefficients[p] = load<T>(lane);
     const RealLanes<T> first = real<T>(g.coefficients[p]);
     g.paired[p] = interleaved<T>(joined<T>(first, first));
-    g.repeated[p] = load<T>(repeated);
   }
   Grid<T> grid(g, planes);
   Scratch memory(grid.bytes());

@@ -20,7 +20,6 @@ struct Geometry {
   bool conjugate;
   ComplexLanes<T> coefficients[32];  // of u^p, a tap per lane
   ComplexLanes<T> paired[32];        // the first eight of them, each twice
-  ComplexLanes<T> repeated[32];      // the same once per axis, where all axes fit: from lanes 0 and 8, or 0, 5 and 10
 };
 
 // A grid row holds `row` vectors: one per cell, lanes being planes, or one per eight cells of a single plane.
@@ -155,43 +154,10 @@ struct Weights {
   ComplexLanes<T> x;
 
   Weights(const Geometry<T>& g, const Located<T>& at, int point) {
-    if (g.ndim == 3 && g.width <= 5) {
-      of_volume(g, at, point);
-    } else if (g.ndim == 2 && g.width <= 8) {
-      of_image(g, at, point);
-    } else {
-      x = tap_weights(g, at.u[2][point]);
-      z[0] = y[0] = 1;
-      if (g.ndim > 1) store<T>(y, tap_weights(g, at.u[1][point]));
-      if (g.ndim > 2) store<T>(z, tap_weights(g, at.u[0][point]));
-    }
-  }
-
- private:
-  // All axes share the lanes of one polynomial.
-  static ComplexLanes<T> together(const Geometry<T>& g, ComplexLanes<T> u) {
-    ComplexLanes<T> w = g.repeated[g.degree];
-    for (int p = g.degree - 1; p >= 0; --p) w = w * u + g.repeated[p];
-    return w;
-  }
-
-  void of_image(const Geometry<T>& g, const Located<T>& at, int point) {
-    const ComplexLanes<T> w = together(g, joined<T>(RealLanes<T>{} + at.u[2][point], RealLanes<T>{} + at.u[1][point]));
-    const RealLanes<T> along_y = imag<T>(w);
-    z[0] = 1;
-    std::memcpy(y, &along_y, sizeof along_y);
-    x = joined<T>(real<T>(w), RealLanes<T>{});
-  }
-
-  void of_volume(const Geometry<T>& g, const Located<T>& at, int point) {
-    alignas(64) static const T of[3][16] = {
-        {1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1}};
-    const ComplexLanes<T> on_x = load<T>(of[0]), on_y = load<T>(of[1]), on_z = load<T>(of[2]);
-    const ComplexLanes<T> w = together(g, on_x * at.u[2][point] + on_y * at.u[1][point] + on_z * at.u[0][point]);
-    alignas(64) T all[16];
-    store<T>(all, w);
-    for (int i = 0; i < 5; ++i) y[i] = all[5 + i], z[i] = all[10 + i];
-    x = w * on_x;
+    x = tap_weights(g, at.u[2][point]);
+    z[0] = y[0] = 1;
+    if (g.ndim > 1) store<T>(y, tap_weights(g, at.u[1][point]));
+    if (g.ndim > 2) store<T>(z, tap_weights(g, at.u[0][point]));
   }
 };
 

@@ -42,10 +42,6 @@ Geometry<T> geometry_of(ffi::Span<const int64_t> shape, ffi::Span<const int64_t>
     g.coefficients[p] = load<T>(lane);
     const RealLanes<T> first = real<T>(g.coefficients[p]);
     g.paired[p] = interleaved<T>(joined<T>(first, first));
-    T repeated[16] = {};
-    const int stride = g.ndim == 3 ? 5 : 8;
-    for (int i = 0; i < stride * (16 / stride); ++i) repeated[i] = lane[i % stride];
-    g.repeated[p] = load<T>(repeated);
   }
   return g;
 }
