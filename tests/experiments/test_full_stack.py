@@ -18,7 +18,7 @@ from fedrecon.runtime import Workdir, read_log
 # A short trial of the smallest networks.
 TINY = (
     "--preset=smoke", "--image_size=16", "--cascades=1", "--channels=2", "--finetune_channels=2",
-    "--finetune_pools=1",
+    "--finetune_pools=1", "--devices=1",
 )  # fmt: skip
 
 
