@@ -8,14 +8,14 @@ is compared with the root of the sum of squares of all of it.
 CT files are HDF5 of parallel beams, of the Helsinki challenge and of LoDoPaB, and folders of DICOM-CT-PD;
 images are attenuation in 1/mm, or Hounsfield units with --water_attenuation.
 
-With --network a trained network reconstructs, and the residual of the measured samples and whether it is at
+With --weights a trained network reconstructs, and the residual of the measured samples and whether it is at
 home with the measurement are printed.
 
   python -m experiments.reconstruct --input=brain.h5 --output=brain.png --method=l1-wavelet --acceleration=4
   python -m experiments.reconstruct --input=scan.mrd --output=scan.nii.gz --coil_maps=walsh
   python -m experiments.reconstruct --input=echoes.mrd --output=echo.png --select=contrast=1 --slices=0,4-6
   python -m experiments.reconstruct --input=views --output=ct.dcm --water_attenuation=0.0193 --slices=40-60
-  python -m experiments.reconstruct --input=brain.h5 --output=brain.nii.gz --network=runs/first
+  python -m experiments.reconstruct --input=brain.h5 --output=brain.nii.gz --weights=runs/first
   python -m experiments.reconstruct --input=ksp.cfl --trajectory=traj.cfl --output=image.h5 --method=tgv
 """
 
@@ -83,7 +83,7 @@ class ReconstructOptions:
     input: str
     output: str
     method: str | None = None
-    network: str | None = None
+    weights: str | None = None
     coil_maps: str = "espirit"
     calibration_size: int = 24
     weight: float | None = None
@@ -141,7 +141,7 @@ def define_flags() -> None:
         flags.DEFINE_float(name, default[name], text, lower_bound=smallest, upper_bound=largest)
     flags.DEFINE_bool("whiten", default["whiten"], "Decorrelate the coils where the file has a noise scan.")
     flags.DEFINE_string(
-        "network",
+        "weights",
         None,
         "Folder of a run of experiments.full_stack or experiments.export: its network reconstructs.",
     )
@@ -265,7 +265,7 @@ def run(options: ReconstructOptions) -> None:
     for name in CT_ONLY:
         if getattr(options, name) is not None:
             raise FlagError(name, "none with a measurement of MRI", getattr(options, name))
-    network = None if options.network is None else open_network(options)
+    network = None if options.weights is None else open_network(options)
     with _naming_flags():
         settings = ClassicalSettings(
             options.method or "cg-sense",

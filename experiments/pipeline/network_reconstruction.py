@@ -17,7 +17,7 @@ _WITHOUT = ("method", "coil_maps", "calibration_size", "weight", "iterations")
 
 
 def open_network(options: Any) -> CheckedNetwork:
-    """The network of ``options.network``, see `load_network`.
+    """The network of ``options.weights``, see `load_network`.
 
     Args:
       options: `ReconstructOptions`.
@@ -29,14 +29,14 @@ def open_network(options: Any) -> CheckedNetwork:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name in _WITHOUT and value != field.default:
-            raise FlagError(field.name, "none with --network, which is a method of its own", value)
-    if not Path(options.network).exists():
+            raise FlagError(field.name, "none with --weights, which is a method of its own", value)
+    if not Path(options.weights).exists():
         expected = "the folder of a run of experiments.full_stack or of experiments.export, or a network.npz"
-        raise FlagError("network", expected, options.network)
-    network = load_network(options.network)
+        raise FlagError("weights", expected, options.weights)
+    network = load_network(options.weights)
     if network.physics != "mri":
         found = f"one of {network.physics.upper()} ({network.origin})"
-        raise FlagError("network", "a network of MRI, as --input is", found)
+        raise FlagError("weights", "a network of MRI, as --input is", found)
     return network
 
 
@@ -50,7 +50,7 @@ def reconstruct_by_network(
         name, expected, found = (getattr(error, part, None) for part in ("name", "expected", "found"))
         if name != "measurement":
             raise
-        raise FlagError("network", f"{expected}, in --input", found) from error
+        raise FlagError("weights", f"{expected}, in --input", found) from error
 
 
 def describe_network(network: CheckedNetwork, signs: Signs) -> dict[str, Any]:

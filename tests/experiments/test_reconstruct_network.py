@@ -53,7 +53,7 @@ def unexplained(image, path):
 def test_the_network_of_a_run_reconstructs_a_file(tmp_path, capsys):
     """In the unit of the file, and what is said of the image is true."""
     path = write_phantom(tmp_path / "k.h5", scale=1e-3)
-    image, record = images(tmp_path / "k.h5", network=write_run(tmp_path / "run"))
+    image, record = images(tmp_path / "k.h5", weights=write_run(tmp_path / "run"))
     residual = unexplained(image[0], path)
     assert 0 < residual < 0.5 and record["residual"] == pytest.approx(residual, rel=1e-2)
     assert record["method"] == "network" and record["out_of_distribution"] == ""
@@ -66,13 +66,13 @@ def test_the_network_of_a_run_reconstructs_a_file(tmp_path, capsys):
 def test_a_network_is_compared_with_all_samples(tmp_path):
     write_phantom(tmp_path / "k.h5")
     file = f"{write_run(tmp_path / 'run')}/network.npz"
-    _, record = images(tmp_path / "k.h5", network=file, acceleration=2.0, center_fraction=0.3)
+    _, record = images(tmp_path / "k.h5", weights=file, acceleration=2.0, center_fraction=0.3)
     assert record["acceleration"] > 1.5 and record["psnr"] > 10
 
 
 def test_a_measurement_unlike_those_of_training_is_told(tmp_path, capsys):
     write_phantom(tmp_path / "k.h5")
-    _, record = images(tmp_path / "k.h5", network=write_run(tmp_path / "run", bound=1e-6))
+    _, record = images(tmp_path / "k.h5", weights=write_run(tmp_path / "run", bound=1e-6))
     out = capsys.readouterr().out
     assert (
         "notice: 1 of 1 images: the network leaves" in out
@@ -85,21 +85,21 @@ def test_a_measurement_unlike_those_of_training_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"method": "cg-sense"}, "--method: expected none with --network.*found cg-sense"),
-        ({"coil_maps": "walsh"}, "--coil_maps: expected none with --network"),
-        ({"weight": 0.1}, "--weight: expected none with --network"),
+        ({"method": "cg-sense"}, "--method: expected none with --weights.*found cg-sense"),
+        ({"coil_maps": "walsh"}, "--coil_maps: expected none with --weights"),
+        ({"weight": 0.1}, "--weight: expected none with --weights"),
         (
-            {"network": "{}/absent"},
-            "--network: expected the folder of a run .* or a network.npz, found .*absent",
+            {"weights": "{}/absent"},
+            "--weights: expected the folder of a run .* or a network.npz, found .*absent",
         ),
         (
-            {"network": "{}/ct"},
-            "--network: expected a network of MRI.*found one of CT .modl trained on nothing",
+            {"weights": "{}/ct"},
+            "--weights: expected a network of MRI.*found one of CT .modl trained on nothing",
         ),
-        ({"input": "spokes.h5"}, "--network: expected Cartesian sampling.*, in --input, found a trajectory"),
+        ({"input": "spokes.h5"}, "--weights: expected Cartesian sampling.*, in --input, found a trajectory"),
         (
             {"input": "hollow.h5"},
-            "--network: expected a fully sampled center of k-space, in --input, found none",
+            "--weights: expected a fully sampled center of k-space, in --input, found none",
         ),
     ],
 )
@@ -110,8 +110,8 @@ def test_what_a_network_cannot_take_is_refused_by_name(tmp_path, options, words)
     write_spokes(tmp_path / "spokes.h5")
     folder = write_run(tmp_path / "run")
     write_run(tmp_path / "ct", physics="ct")
-    options = {"input": "k.h5", "network": folder, **options}
-    options["network"] = options["network"].format(tmp_path)
+    options = {"input": "k.h5", "weights": folder, **options}
+    options["weights"] = options["weights"].format(tmp_path)
     options["input"] = str(tmp_path / options["input"])
     with pytest.raises(ValueError, match=words):
         run(ReconstructOptions(output=str(tmp_path / "out.h5"), **options))
