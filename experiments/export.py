@@ -161,8 +161,11 @@ def run(workdir: str, output: str, stage: str | None = None, license: str = "not
     file = released_file(finished.workdir, name)
     if not file.exists():
         algorithm = finished.config["algorithm"]
-        expected = "a run with a model that is handed out, which methods that share nothing have not"
-        raise FlagError("workdir", expected, f"--algorithm={algorithm} and no {file}")
+        expected = "a run with a model that is handed out"
+        found = (
+            f"--algorithm={algorithm} and no {file}, as of methods that share nothing and of earlier versions"
+        )
+        raise FlagError("workdir", expected, found)
     try:
         variables, about = read_weights(file)
         example = {
