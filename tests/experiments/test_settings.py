@@ -43,6 +43,16 @@ def test_given_values_win_over_the_preset():
         ({"rounds": 0}, "--rounds: expected a positive number, found 0"),
         ({"learning_rate": float("nan")}, "--learning_rate"),
         ({"acceleration": 0.5}, "--acceleration: expected at least 1"),
+        ({"acceleration": float("inf")}, "--acceleration: expected at least 1, found inf"),
+        ({"dp_epsilon": float("inf")}, "--dp_epsilon: expected at least 0, found inf"),
+        (
+            {"dp_epsilon": 8.0, "dp_delta": float("nan")},
+            "--dp_delta: expected a number from 0 to 1, found nan",
+        ),
+        (
+            {"pooled_learning_rate": 1.0, "comparators": False},
+            "--pooled_learning_rate: expected --comparators",
+        ),
         ({"clip_norm": -1.0}, "--clip_norm"),
         ({"dp_delta": 1.0}, "--dp_delta"),
         ({"cohort": "measured", "data_dir": "x", "shrink": 3}, "--shrink: expected 1, 2 or 4"),
