@@ -3,11 +3,24 @@
 `python -m tests.mutants` applies them one by one to a copy of the project and runs their tests.
 """
 
-from tests.mutants import ct, data, federated, formats, learning, methods, mri, operators, runs
+from tests.mutants import (
+    ct,
+    data,
+    federated,
+    formats,
+    learning,
+    methods,
+    mri,
+    operators,
+    programs,
+    runs,
+    solvers,
+)
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *operators.MUTANTS,
+    *solvers.MUTANTS,
     *mri.MUTANTS,
     *ct.MUTANTS,
     *data.MUTANTS,
@@ -16,4 +29,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *federated.MUTANTS,
     *methods.MUTANTS,
     *runs.MUTANTS,
+    *programs.MUTANTS,
 )

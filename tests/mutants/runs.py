@@ -6,38 +6,10 @@ _PRIVACY = "tests/privacy/test_accounting.py::test_"
 _RUNTIME = "tests/runtime/test_runtime.py::test_"
 _REPORTING = "tests/reporting/test_reporting.py::test_"
 _PATIENTS = "tests/reporting/test_patients.py::test_"
-_DIAGNOSIS = "tests/experiments/test_diagnosis.py::test_"
-_CURVES = "tests/experiments/test_learning_curves.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
-_RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
-_VALIDATION = "tests/experiments/test_validation.py::test_"
-_FAULTS = "tests/experiments/test_federated_faults.py::test_"
 _PROGRAM = "tests/runtime/test_program.py::test_"
 
-_QUALITY = in_file(
-    "experiments/benchmark_quality.py",
-    (
-        'best, image = max(found, key=lambda one: one[0]["psnr"])',
-        'best, image = min(found, key=lambda one: one[0]["psnr"])',
-        "tests/experiments/test_benchmark_quality.py::test_rows_hold_the_best_weight_the_default_and_what_is_missing",
-    ),
-    (
-        "rest = round(mask.size / acceleration) - mask.sum()",
-        "rest = round(mask.size / acceleration)",
-        "tests/experiments/test_benchmark_quality.py::test_single_samples_are_drawn_to_the_factor",
-    ),
-)
-
 MUTANTS = (
-    *in_file(
-        "experiments/pipeline/settings.py",
-        # Flags of measured data change nothing in simulated cohorts, without a word.
-        (
-            "check_needs(settings, base)",
-            "pass",
-            "tests/experiments/test_settings.py::test_values_out_of_range_name_the_flag",
-        ),
-    ),
     *in_file(
         "fedrecon/runtime/workdir.py",
         (
@@ -49,39 +21,6 @@ MUTANTS = (
             'document | {"config": config}',
             "document",
             _RUNTIME + "numbers_that_may_grow_continue_the_run_and_say_why_not",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/growth.py",
-        (
-            "if federation.dp_epsilon:",
-            "if False:",
-            "tests/experiments/test_growth.py::test_what_depends_on_the_number_of_rounds_is_not_continued",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/dotted.py",
-        # The value after a space is taken for a flag.
-        (
-            "rest.append(argument)",
-            "rest += [] if argument[1:2].isdigit() else [argument]",
-            "tests/experiments/test_train_federated_flags.py::test_dotted_flags_are_taken_out",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/run.py",
-        (
-            "if asked > (most := max(clients.values())):",
-            "if asked > 10 * (most := max(clients.values())):",
-            "tests/experiments/test_stack.py::test_more_clients_a_round_than_any_stage_has_are_refused",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/privacy.py",
-        (
-            "if settings.dp_delta * smallest >= 1:",
-            "if False:",
-            "tests/experiments/test_stack.py::test_a_delta_that_gives_away_an_example_is_refused",
         ),
     ),
     *in_file(
@@ -100,16 +39,6 @@ MUTANTS = (
             "tests/runtime/test_program.py::test_help_is_asked_for_in_absls_words_and_wraps_what_flags_say",
         ),
     ),
-    *in_file(
-        "experiments/pipeline/federation_settings.py",
-        # Reducers of a ring change nothing, without a word.
-        (
-            'lambda s: s.topology == "star")',
-            "lambda s: True)",
-            _FAULTS + "flags_that_do_not_fit_are_named",
-        ),
-    ),
-    *_QUALITY,
     *in_file(
         "fedrecon/runtime/checkpoint.py",
         # The oldest checkpoint is restored.
@@ -184,89 +113,6 @@ MUTANTS = (
             "truncated_batch_size=padded_batch_size,",
             "truncated_batch_size=examples,",
             _PRIVACY + "event_is_that_of_jax_privacy",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/components.py",
-        # Every round starts the schedule afresh.
-        (
-            "_warmup_cosine((round + part) / rounds, final)",
-            "_warmup_cosine(part, final)",
-            _FAULTS + "clients_of_all_sizes_move_by_the_rates_of_the_round",
-        ),
-        (
-            "final = ADAM_COSINE_END",
-            "pass",
-            _FAULTS + "adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/examples.py",
-        # One model for all clients.
-        (
-            "key=lambda place: id(models[place[0]])",
-            "key=lambda place: 0",
-            _RECONSTRUCTION + "every_valid_example_is_seen_by_the_model_of_its_client",
-        ),
-        # Filling of the last chunk is kept.
-        (
-            "np.asarray(x)[:count]",
-            "np.asarray(x)",
-            _RECONSTRUCTION + "every_valid_example_is_seen_by_the_model_of_its_client",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/reconstruction.py",
-        (
-            "np.cumsum(np.sum(data.valid, 1))",
-            "np.cumsum(np.sum(data.valid, 0))",
-            _RECONSTRUCTION + "signs_are_told_by_client",
-        ),
-        (
-            "predict([model] * data.clients, data)",
-            "predict(list(models), data)",
-            _RECONSTRUCTION + "every_network_is_scored_at_home_and_elsewhere",
-        ),
-        # Only larger weights are tried.
-        (
-            "max((best - 1, best + 1), key=at)",
-            "max((best, best + 1), key=at)",
-            _RECONSTRUCTION + "the_best_weight_is_found_by_climbing",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/programs.py",
-        (
-            'return len(recorded["devices"])',
-            "return 1",
-            _RECONSTRUCTION + "a_run_resumes_on_as_many_devices_as_it_began_with",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/validation.py",
-        # The newest round is kept, not the best.
-        (
-            "rounds.federation(watched.best)",
-            "rounds.federation(watched.state)",
-            _VALIDATION + "patience_ends_a_training_and_keeps_its_best_round",
-        ),
-        (
-            ".where(wide, new, old)",
-            ".where(wide.any(), new, old)",
-            _VALIDATION + "sites_that_share_nothing_choose_rounds_of_their_own",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/progress.py",
-        (
-            "course.idle == course.rounds",
-            "course.idle > course.rounds",
-            _VALIDATION + "a_training_in_which_nobody_took_part_is_an_error",
-        ),
-        (
-            "max(-slope * count, 0.0)",
-            "max(-slope, 0.0)",
-            _VALIDATION + "a_trend_says_what_remains_to_be_gained",
         ),
     ),
     *in_file(
@@ -389,45 +235,6 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/diagnosis.py",
-        (
-            "called = test.probability > np.asarray(thresholds)[test.site]",
-            "called = test.probability > np.asarray(thresholds)[0]",
-            _DIAGNOSIS + "classification_counts_pairs_within_sites_and_says_nothing_of_few",
-        ),
-        (
-            "_LEAST = 5",
-            "_LEAST = 1",
-            _DIAGNOSIS + "classification_counts_pairs_within_sites_and_says_nothing_of_few",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/stages.py",
-        (
-            'if kind == "centralized":',
-            'if kind != "federated":',
-            _CURVES + "only_pooled_data_take_the_rate_and_the_epochs_of_their_own",
-        ),
-        (
-            "epochs=self.settings.pooled_epochs or budget.epochs",
-            "epochs=budget.epochs",
-            _CURVES + "only_pooled_data_take_the_rate_and_the_epochs_of_their_own",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/network_reconstruction.py",
-        (
-            'if network.physics != "mri":',
-            "if False:",
-            "tests/experiments/test_reconstruct_network.py::test_what_a_network_cannot_take_is_refused_by_name",
-        ),
-        (
-            'trust it" if found else',
-            'trust it" if not found else',
-            "tests/experiments/test_reconstruct_network.py::test_a_measurement_unlike_those_of_training_is_told",
-        ),
-    ),
-    *in_file(
         "fedrecon/learned.py",
         (
             "over = ~(known <= bound)",
@@ -446,36 +253,6 @@ MUTANTS = (
             "<td>{html.escape(str(cell))}</td>",
             "<td>{cell}</td>",
             _REPORTING + "the_page_is_self_contained_and_escaped",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/privacy.py",
-        # Composed over the largest stage instead of the sum of all.
-        (
-            "steps = sum(",
-            "steps = max(",
-            "tests/experiments/test_privacy.py::test_stages_on_the_same_patients_compose",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/algorithms.py",
-        (
-            '"equal" if (settings.weighting, settings.sampler)',
-            '"examples" if (settings.weighting, settings.sampler)',
-            "tests/experiments/test_stack.py::test_sizes_count_once_where_clients_are_drawn_by_size",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/federated_faults.py",
-        (
-            "counted & (steps < expected)",
-            "steps < expected",
-            _FAULTS + "records_name_who_something_was_wrong_with",
-        ),
-        (
-            "if names.index(name) in faults:",
-            "if name in faults:",
-            _FAULTS + "faults_are_read_and_wrong_ones_named",
         ),
     ),
 )
