@@ -32,6 +32,7 @@ from absl import flags, logging
 import operators
 from experiments.pipeline.ct_reconstruction import CT_ONLY, run_ct
 from experiments.pipeline.image_files import SUFFIXES, check_output, place_of, write_images
+from experiments.pipeline.list_flags import image_shape_of, selection_of, slices_of
 from experiments.pipeline.network_reconstruction import (
     describe_network,
     open_network,
@@ -214,39 +215,6 @@ def print_ending(method: str, infos: list[dict]) -> None:
     print(f"{method}: {count} of {len(infos)} slices converged, {steps} steps, relative change {change:.1e}")
 
 
-def _image_shape(words: list[str] | None) -> tuple[int, int] | None:
-    if words is None:
-        return None
-    try:
-        ny, nx = (int(n) for n in words)
-    except ValueError as error:
-        raise FlagError("image_shape", "rows,columns", ",".join(words)) from error
-    return ny, nx
-
-
-def _selection(words: list[str] | None) -> dict[str, int] | None:
-    if words is None:
-        return None
-    try:
-        pairs = [word.split("=") for word in words]
-        return {name.strip(): int(number) for name, number in pairs}
-    except ValueError as error:
-        raise FlagError("select", "NAME=NUMBER,... as contrast=0", ",".join(words)) from error
-
-
-def _slices(words: list[str] | None) -> list[int] | None:
-    if words is None:
-        return None
-    try:
-        result = []
-        for word in words:
-            first, _, last = word.partition("-")
-            result += range(int(first), int(last or first) + 1)
-        return result
-    except ValueError as error:
-        raise FlagError("slices", "numbers and ranges", ",".join(words)) from error
-
-
 def run(options: ReconstructOptions) -> None:
     """Reads, reconstructs, compares and writes.
 
@@ -257,7 +225,7 @@ def run(options: ReconstructOptions) -> None:
     """
     output = Path(options.output)
     check_output(output, options.input)
-    shape, slices = _image_shape(options.image_shape), _slices(options.slices)
+    shape, slices = image_shape_of(options.image_shape), slices_of(options.slices)
     if is_ct(options.input):
         with _naming_flags():
             run_ct(options, shape, slices)
@@ -280,7 +248,7 @@ def run(options: ReconstructOptions) -> None:
             trajectory=options.trajectory,
             image_shape=shape,
             trajectory_unit=options.trajectory_unit,
-            select=_selection(options.select),
+            select=selection_of(options.select),
             slices=slices,
             group=options.group,
         )
@@ -292,6 +260,11 @@ def run(options: ReconstructOptions) -> None:
     chosen, settings = settings.weight is None, settled(settings, prepared)
     if chosen and settings.weight is not None:
         print(f"{settings.method}: weight {settings.weight:.1e}, for noise of {prepared.noise:.1e}")
+        if settings.coil_maps == "calibration":
+            print(
+                "notice: this weight is for ESPIRiT's maps; maps of the calibration block need a larger "
+                "--weight"
+            )
     record = {
         "source": Path(options.input).name,
         "format": measurement.format,

@@ -101,6 +101,17 @@ def test_noise_scans_whiten_the_coils(tmp_path):
     assert not record["whitened"]
 
 
+def test_the_default_weight_is_said_to_be_for_the_maps_of_espirit(tmp_path, capsys):
+    write_phantom(tmp_path / "k.h5")
+    for options, told in (
+        ({"coil_maps": "calibration"}, True),
+        ({"coil_maps": "calibration", "weight": 1e-2}, False),
+        ({"coil_maps": "espirit"}, False),
+    ):
+        images(tmp_path / "k.h5", method="cg-sense", **options)
+        assert ("maps of the calibration block need a larger --weight" in capsys.readouterr().out) == told
+
+
 def test_a_separate_calibration_scan_gives_the_maps(tmp_path):
     """Every second line and no center: what is measured alone could not tell the maps."""
     pytest.importorskip("ismrmrd")
