@@ -36,7 +36,8 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
     monkeypatch.setattr(privacy, "calibrate_noise_multiplier", calibrate)
     counts = {stage: [8 * steps - 7, 5] for stage, steps in STEPS.items()}
     data = {
-        stage: SimpleNamespace(counts=counts[stage], names=[f"{stage} a", f"{stage} b"]) for stage in STEPS
+        stage: SimpleNamespace(clients=2, counts=counts[stage], names=[f"{stage} a", f"{stage} b"])
+        for stage in STEPS
     }
     cohorts = SimpleNamespace(
         shared_images=shared, **{stage: SimpleNamespace(train=clients) for stage, clients in data.items()}
