@@ -186,9 +186,13 @@ def test_the_command_prints_the_table_and_refuses_other_settings(environment, tm
     process = start("--rounds=2")
     assert process.returncode == 0, process.stderr
     assert "accuracy (2 seeds)" in process.stdout and "ditto" in process.stdout
-    refused = start("--rounds=3")
-    assert refused.returncode == 1 and "--rounds: was 2, now 3" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    for change, words in (
+        ("--rounds=1", "--rounds: expected at least 2"),
+        ("--epochs=2", "--epochs: was 1, now 2"),
+    ):
+        refused = start("--rounds=2", change)
+        assert refused.returncode == 1 and words in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
     wrong = start("--rounds=2", "--metric=beauty")
     assert wrong.returncode == 1 and "--metric: expected one of accuracy" in wrong.stderr
 

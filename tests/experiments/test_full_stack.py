@@ -87,9 +87,10 @@ def test_one_command_does_everything_and_a_second_run_changes_nothing(environmen
     run(environment, folder, "--nocomparators", "--rounds=4")
     assert before == ((folder / "results.json").read_bytes(), (folder / "metrics.jsonl").read_bytes())
 
-    process = start(environment, folder, "--nocomparators", "--rounds=3")
-    assert process.wait(60) == 1
-    assert "--rounds: was 4, now 3" in process.stderr.read()
+    for change, words in (("--rounds=3", "--rounds: expected at least 4"), ("--epochs=7", "--epochs: was ")):
+        process = start(environment, folder, "--nocomparators", "--rounds=4", change)
+        assert process.wait(60) == 1
+        assert words in process.stderr.read()
     process = start(environment, folder, "--nocomparators", "--rounds=4", "--noresume")
     assert process.wait(60) == 1
     assert "--noresume" in process.stderr.read()
