@@ -32,7 +32,7 @@ from fedrecon.federated import (
     place,
     run_rounds,
 )
-from fedrecon.runtime import release_memory, set_cpu_devices
+from fedrecon.runtime import compiled, release_memory, set_cpu_devices
 from fedrecon.types import Variables
 
 
@@ -70,11 +70,10 @@ def _run_round(
         parallel = choose_parallel(algorithm, state, data, batch_size=problem.batch_size, mesh=mesh)
     chosen = time.monotonic() - start
     round = make_round(algorithm, batch_size=problem.batch_size, epochs=1, mesh=mesh, parallel=parallel)
-    if workload.dispatch > 1:
-        round = run_rounds(round, workload.dispatch)
     key = jax.random.key(SEED)
     release_memory()
     recorder.stamp()
+    round = compiled(run_rounds(round, workload.dispatch).lower(state, data, key))
     for _ in range(problem.rounds // workload.dispatch):
         state, info = jax.block_until_ready(round(state, data, key))
         recorder.stamp()

@@ -22,6 +22,7 @@ from fedrecon import Variables
 from fedrecon import federated as fl
 from fedrecon.data import ClientData
 from fedrecon.federated import FederatedAlgorithm, RoundState
+from fedrecon.runtime import compiled
 
 PyTree = Any
 
@@ -143,18 +144,6 @@ def open_rounds(
         lambda state: fl.average_variables(algorithm, state),
         evaluation(algorithm, mesh),
     )
-
-
-def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles the rounds of a training.
-
-    On CPU without the emitters of fusions where XLA still has a choice: with them compiling takes half as
-    long again, and the rounds of convolutional networks are not faster.
-    """
-    if jax.default_backend() == "cpu":
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            return lowered.compile({"xla_cpu_use_fusion_emitters": False})
-    return lowered.compile()
 
 
 def evaluation(algorithm: FederatedAlgorithm, mesh: Mesh) -> Callable:

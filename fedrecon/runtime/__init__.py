@@ -3,6 +3,7 @@
 from fedrecon.runtime.checkpoint import Checkpointer
 from fedrecon.runtime.devices import (
     available_processors,
+    compiled,
     describe_environment,
     release_memory,
     set_cpu_devices,
@@ -42,6 +43,7 @@ __all__ = [
     "WorkdirError",
     "agreed",
     "available_processors",
+    "compiled",
     "decode_numbers",
     "describe_environment",
     "encode_numbers",

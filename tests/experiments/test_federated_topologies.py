@@ -11,10 +11,11 @@ import pytest
 from experiments.pipeline import federated_streaming
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_streaming import open_clients, store_clients
-from experiments.pipeline.federated_topologies import compiled, mesh_of, open_rounds
+from experiments.pipeline.federated_topologies import mesh_of, open_rounds
 from experiments.pipeline.options import changed
 from experiments.pipeline.training import Execution, Stage, choose_parallel, fine_tuned, resolve_parallel
 from fedrecon import federated as fl
+from fedrecon.runtime import compiled
 from fedrecon.types import Variables
 from tests.experiments import quadratics
 from tests.federated.conftest import TAU, A, B
