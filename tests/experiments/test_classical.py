@@ -88,6 +88,10 @@ def test_the_background_is_weighted_by_the_noise():
     sizes = [np.asarray(operators.rss(classical.coil_maps(kspace, (24, 24), "espirit", s))) for s in (0, 1)]
     assert sizes[0].min() == pytest.approx(0.2, abs=0.01) and sizes[1].min() == pytest.approx(0.5, abs=0.01)
     assert all(size.max() > 0.99 for size in sizes)
+    # In between it depends on the ratio of noise and object alone.
+    found = [classical.coil_maps(scale * kspace, (24, 24), "espirit", scale * 5e-3) for scale in (1, 20)]
+    floors = [float(np.asarray(operators.rss(maps)).min()) for maps in found]
+    assert 0.21 < floors[0] < 0.49 and floors[1] == pytest.approx(floors[0], rel=1e-3)
 
 
 def test_images_do_not_carry_the_weights_of_their_maps():
