@@ -91,8 +91,7 @@ def export_model(
       ValueError: the folder holds something, or ``predict`` needs a fixed number of examples.
       ImportError: without the extra ``fedrecon[export]``.
     """
-    flatbuffers, safetensors = _libraries()
-    del flatbuffers
+    safetensors = _safetensors()
     weights = named_arrays(variables)
     specs = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
     with native.portable(), _without_source_files():
@@ -126,7 +125,7 @@ def load(folder: str | os.PathLike) -> ExportedModel:
       ValueError: the folder is none; names the file.
       ImportError: without the extra ``fedrecon[export]``.
     """
-    _, safetensors = _libraries()
+    safetensors = _safetensors()
     folder = Path(folder)
     with _reading(folder / _CARD, f"a JSON object with format {FORMAT!r}"):
         card = json.loads((folder / _CARD).read_text())
@@ -234,10 +233,11 @@ def _reading(path: Path, expected: str) -> Iterator[None]:
         raise ArgumentError(str(path), expected, f"{type(error).__name__}: {text}") from error
 
 
-def _libraries() -> tuple[Any, Any]:
+def _safetensors() -> Any:
+    """The library, where flatbuffers is, too, which `jax.export` needs."""
     try:
-        import flatbuffers
+        import flatbuffers  # noqa: F401
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(f"exported networks need {error.name}: pip install 'fedrecon[export]'") from error
-    return flatbuffers, safetensors
+    return safetensors

@@ -59,7 +59,7 @@ def _interrupting_again(raised: Any) -> None:
 
 
 def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
-    """Parses flags as absl does, but for ``--help``, for which see `show_help`.
+    """Parses flags as absl does, except ``--help``, see `show_help`.
 
     A wrong one ends the program in one line, as does a word that is no flag.
 
