@@ -29,7 +29,6 @@ import numpy as np
 from absl import flags, logging
 
 import operators
-from experiments.pipeline.options import FlagError
 from experiments.reconstruct import sampling_mask, scores
 from fedrecon.classical import (
     ClassicalSettings,
@@ -44,6 +43,7 @@ from fedrecon.data import read_measurement
 from fedrecon.data.formats import from_bart, read_cfl, to_bart, write_cfl
 from fedrecon.files import write_atomically
 from fedrecon.runtime import ending, run_program
+from fedrecon.training import FlagError
 
 SCANS = ("brain_8ch_poisson", "brain_cimax3t_16ch", "phantom_skyra3t_2ch", "skyra_32ch")
 MASKS = ("random", "random-2d", "equispaced", "poisson-disc")

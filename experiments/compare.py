@@ -21,13 +21,10 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from experiments.pipeline.algorithms import algorithms, check_method, comparator, method
-from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
 from experiments.pipeline.federated_run import METRICS, is_finished, run, with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.growth import rounds_obstacle
-from experiments.pipeline.options import FlagError, changed, flat
 from experiments.pipeline.programs import (
     define_run_flags,
     ending_run,
@@ -37,11 +34,22 @@ from experiments.pipeline.programs import (
     read_methods,
     with_flag_files,
 )
-from experiments.pipeline.scores import LOWER_IS_BETTER, summary
 from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices, show_help
+from fedrecon.tasks import LOWER_IS_BETTER
+from fedrecon.training import (
+    Dotted,
+    FlagError,
+    algorithms,
+    changed,
+    check_method,
+    comparator,
+    flat,
+    method,
+    summary,
+)
 
 # Flags that --help shows.
 FIRST = ("workdir", "methods", "seeds", "baseline", "metric", "preset", "task", "cohort", "data_dir",

@@ -21,15 +21,14 @@ from absl import flags, logging
 
 from experiments.pipeline import downstream, federated_data, reconstruction
 from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import FlagError, changed, fields
 from experiments.pipeline.run import STAGES
 from experiments.pipeline.settings import FullStackSettings
-from experiments.pipeline.training import released_file
 from fedrecon import Task
 from fedrecon.data import DataError
 from fedrecon.exports import export_model
 from fedrecon.learned import about_network, load_network
 from fedrecon.runtime import ending, run_program
+from fedrecon.training import FlagError, changed, fields, released_file
 from fedrecon.weights import read_weights
 
 _PROGRAMS = {"full_stack": FullStackSettings, "train_federated": TrainSettings}

@@ -24,10 +24,7 @@ from functools import partial
 
 from absl import flags, logging
 
-from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.growth import full_stack_obstacles
-from experiments.pipeline.methods_file import naming_the_line
-from experiments.pipeline.options import flat
 from experiments.pipeline.programs import (
     cpu_devices,
     define_run_flags,
@@ -38,6 +35,7 @@ from experiments.pipeline.programs import (
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import BY_PRESET, FullStackSettings, resolve
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
+from fedrecon.training import Dotted, flat, naming_the_line
 from operators.kernels import native
 
 # Flags that --help shows.

@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import flags, logging
 
-from experiments.pipeline.methods_file import load_methods
 from fedrecon import catalog
 from fedrecon.catalog import Entry
 from fedrecon.runtime import ending, run_program
+from fedrecon.training import load_methods
 
 _HEADER = """# Methods
 

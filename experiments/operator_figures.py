@@ -21,10 +21,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 import operators
-from experiments.pipeline.options import FlagError
 from fedrecon.data import read_measurement, read_radial
 from fedrecon.files import write_atomically
 from fedrecon.runtime import ending, run_program
+from fedrecon.training import FlagError
 
 RADIAL, BRAIN = "phantom_radial33_17ch.h5", "brain_8ch_poisson.h5"
 _CALIBRATION = (24, 24)

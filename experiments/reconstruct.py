@@ -38,7 +38,6 @@ from experiments.pipeline.network_reconstruction import (
     open_network,
     reconstruct_by_network,
 )
-from experiments.pipeline.options import FlagError
 from fedrecon.classical import (
     COIL_MAPS,
     METHODS,
@@ -58,6 +57,7 @@ from fedrecon.errors import ArgumentError
 from fedrecon.runtime import Progress, ending, run_program
 from fedrecon.tasks import reconstruction_metrics
 from fedrecon.tomography import CT_METHODS
+from fedrecon.training import FlagError
 
 MASKS = ("random", "equispaced", "poisson-disc")
 # Coil maps from a smaller center of k-space lose decibels.

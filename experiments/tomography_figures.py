@@ -20,10 +20,10 @@ from matplotlib.patches import Circle, Rectangle
 
 import operators
 from experiments.operator_figures import save
-from experiments.pipeline.options import FlagError
 from fedrecon.data import read_htc, read_tomography
 from fedrecon.data.formats import open_hdf5, read_array
 from fedrecon.runtime import ending, run_program
+from fedrecon.training import FlagError
 
 TOOTH, DISC, CLINICAL = "tooth_parallel.h5", "htc2022_disc_ta.h5", "clinical_ct_512.h5"
 _WATER = 0.0192  # 1/mm at about 70 keV (NIST XCOM)

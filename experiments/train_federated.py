@@ -25,12 +25,9 @@ from functools import partial
 import jax
 from absl import flags, logging
 
-from experiments.pipeline.algorithms import check_method
-from experiments.pipeline.dotted import Dotted
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.growth import rounds_obstacle
-from experiments.pipeline.options import flat
 from experiments.pipeline.programs import (
     define_process_flags,
     define_run_flags,
@@ -47,6 +44,7 @@ from fedrecon.runtime import (
     set_cpu_devices,
     start,
 )
+from fedrecon.training import Dotted, check_method, flat
 
 # Flags that --help shows.
 FIRST = (

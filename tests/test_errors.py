@@ -4,8 +4,8 @@ import pickle
 import pytest
 
 import operators
-from experiments.pipeline.options import FlagError, as_flag_error
 from fedrecon.errors import ArgumentError
+from fedrecon.training.options import FlagError, as_flag_error
 
 
 def test_the_library_says_name_expected_and_found():

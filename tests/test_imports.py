@@ -94,6 +94,11 @@ ALLOWED = {
         {"fedrecon.runtime", "fedrecon.types", "fedrecon.files"},
         {"jax", "numpy", "orbax", "rich", "absl"},
     ),
+    "fedrecon/training": (
+        {"fedrecon.training", "fedrecon.catalog", "fedrecon.data", "fedrecon.federated", "fedrecon.files"}
+        | {"fedrecon.privacy", "fedrecon.runtime", "fedrecon.tasks", "fedrecon.types", "fedrecon.weights"},
+        {"jax", "numpy", "optax", "h5py"},
+    ),
     "fedrecon/reporting": ({"fedrecon.reporting", "fedrecon.files"}, {"numpy", "matplotlib"}),
     "data_scripts": (
         {"data_scripts", "fedrecon.data", "fedrecon.files", "fedrecon.runtime", "operators"},
@@ -116,6 +121,7 @@ FACES = (
     "fedrecon.reporting",
     "fedrecon.runtime",
     "fedrecon.tasks",
+    "fedrecon.training",
 )
 OPERATORS = ("algebra", "kernels", "fourier", "solvers", "mri", "ct", "phantoms")
 FACES += tuple(f"operators.{package}" for package in OPERATORS)

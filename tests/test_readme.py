@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.pipeline.options import fields
+from fedrecon.training.options import fields
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 

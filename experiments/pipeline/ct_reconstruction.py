@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from experiments.pipeline.image_files import Place, write_images
-from experiments.pipeline.options import FlagError
 from fedrecon.data import CTMeasurement, read_ct_measurement
 from fedrecon.data.formats import centered_affine
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import Progress
 from fedrecon.tomography import CT_METHODS, reconstruct_ct
+from fedrecon.training import FlagError
 from operators.ct import attenuation_to_hu
 
 # Flags that mean something for CT; the others have to stay as they are.

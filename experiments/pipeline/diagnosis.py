@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.pipeline.scores import Scores
 from fedrecon.data import ClientData
 from fedrecon.reporting import auc, best_threshold, bootstrap_interval, patient_masks
+from fedrecon.training import Scores
 
 THRESHOLDS = tuple(np.round(np.linspace(0.05, 0.95, 19), 2))
 # An area under the curve of fewer slices of either kind says nothing.

@@ -12,11 +12,11 @@ from experiments.pipeline.diagnosis import Diagnosis
 from experiments.pipeline.examples import each
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
-from experiments.pipeline.training import example_of
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
 from fedrecon.models import Classifier, UNet, warm_start
 from fedrecon.tasks import check_labels, classification_task, segmentation_task
+from fedrecon.training import example_of
 
 # Initial log-odds of a lesion pixel.
 _RARE = -3.0

@@ -9,7 +9,6 @@ import numpy as np
 
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.folders import read_folder
-from experiments.pipeline.options import FlagError
 from fedrecon import Task
 from fedrecon.data import (
     ClientData,
@@ -38,6 +37,7 @@ from fedrecon.tasks import (
     reconstruction_task,
     segmentation_task,
 )
+from fedrecon.training import FlagError
 
 _SIZES = {"retina": 64, "xray": 56}
 _TEST = 0.25

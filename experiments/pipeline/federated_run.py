@@ -9,18 +9,27 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.pipeline.algorithms import check_method, has_own_models
-from experiments.pipeline.budgets import Budget
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from experiments.pipeline.methods_file import naming_the_line
-from experiments.pipeline.privacy import plan_privacy
-from experiments.pipeline.progress import Course
-from experiments.pipeline.scores import Scores, as_json, summary
-from experiments.pipeline.training import Execution, Stage, choose_parallel, example_of, train_stage
 from fedrecon.files import write_atomically
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead, read_log
+from fedrecon.training import (
+    Budget,
+    Course,
+    Execution,
+    Scores,
+    Stage,
+    as_json,
+    check_method,
+    choose_parallel,
+    example_of,
+    has_own_models,
+    naming_the_line,
+    plan_privacy,
+    summary,
+    train_stage,
+)
 
 # The figure by which methods are compared, and the figures of the table.
 METRICS = {

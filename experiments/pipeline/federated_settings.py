@@ -4,9 +4,18 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from experiments.pipeline.algorithms import TASKS
-from experiments.pipeline.federation_settings import NO_PRIVACY, FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, Need, changed, check_needs, check_ranges, setting
+from fedrecon.training import (
+    NO_PRIVACY,
+    TASKS,
+    FederationSettings,
+    FlagError,
+    Need,
+    changed,
+    check_federation,
+    check_needs,
+    check_ranges,
+    setting,
+)
 
 COHORTS = ("simulated", "folder", "retina", "xray")
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from experiments.pipeline.options import FlagError
 from fedrecon.data import Cohort, read_mri_cohort
 from fedrecon.data.simulation import read_mri_cohort_manifest
+from fedrecon.training import FlagError
 
 
 def read_folder(data_dir: str, tasks: Sequence[str], *, pools: int, flag: str = "pools") -> Cohort:

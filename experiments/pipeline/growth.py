@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from experiments.pipeline.components import schedule_name
-from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.runtime import read_log
+from fedrecon.training import FederationSettings, schedule_name
 
 
 def rounds_obstacle(federation: FederationSettings, rounds_per_dispatch: int) -> str:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from experiments.pipeline.options import FlagError
 from fedrecon.data import Measurement, write_dicom
 from fedrecon.data.formats import centered_affine, nifti_bytes
 from fedrecon.files import replacing, write_atomically
+from fedrecon.training import FlagError
 
 SUFFIXES = (".h5", ".nii.gz", ".nii", ".dcm", ".png")
 _BRIGHTEST = 99.5

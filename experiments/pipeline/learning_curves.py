@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pipeline.progress import Course
 from fedrecon.reporting import Table
+from fedrecon.training import Course
 
 # What is shown of a task in place of its validation loss, where readers know something better.
 _VALIDATION = {"reconstruction": ("psnr", "validation PSNR (dB)")}

@@ -1,6 +1,6 @@
 """Flags of the reconstruct command that are lists."""
 
-from experiments.pipeline.options import FlagError
+from fedrecon.training import FlagError
 
 
 def image_shape_of(words: list[str] | None) -> tuple[int, int] | None:

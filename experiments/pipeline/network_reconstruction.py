@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pipeline.options import FlagError
 from fedrecon.data import Measurement
 from fedrecon.learned import MARGIN, CheckedNetwork, Signs, load_network, notices, reconstruct_measurement
+from fedrecon.training import FlagError
 
 # Flags that mean something for other methods alone.
 _WITHOUT = ("method", "coil_maps", "calibration_size", "weight", "iterations")

@@ -11,10 +11,7 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
-from experiments.pipeline.algorithms import algorithms
-from experiments.pipeline.dotted import Dotted, split_dotted
-from experiments.pipeline.methods_file import load_methods
-from experiments.pipeline.options import define_flags, fields, given_flags
+from experiments.pipeline.settings_flags import define_flags, given_flags
 from fedrecon.catalog import ALIASES
 from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.errors import ArgumentError
@@ -27,6 +24,7 @@ from fedrecon.runtime import (
     show_help,
     user_message,
 )
+from fedrecon.training import Dotted, algorithms, fields, load_methods, split_dotted
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()

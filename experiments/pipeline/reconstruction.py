@@ -12,15 +12,22 @@ import numpy as np
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
 from experiments.pipeline.examples import each
-from experiments.pipeline.scores import Scores, cross_site_scores, foreign_scores, mean_score, site_scores
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
-from experiments.pipeline.training import Trained, example_of
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData, ct_detector_count
 from fedrecon.learned import Architecture, CheckedNetwork, Signs, calibrate, make_images, make_signs, notices
 from fedrecon.runtime import host_copy
 from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
+from fedrecon.training import (
+    Scores,
+    Trained,
+    cross_site_scores,
+    example_of,
+    foreign_scores,
+    mean_score,
+    site_scores,
+)
 
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
 

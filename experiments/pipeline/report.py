@@ -10,8 +10,6 @@ from matplotlib.figure import Figure as Canvas
 
 from experiments.pipeline.downstream import Downstream
 from experiments.pipeline.learning_curves import learning_curves, training_table
-from experiments.pipeline.options import flat
-from experiments.pipeline.progress import Course
 from experiments.pipeline.reconstruction import Reconstruction
 from experiments.pipeline.report_tables import (
     diagnosis_tables,
@@ -19,7 +17,6 @@ from experiments.pipeline.report_tables import (
     shown,
     traffic_table,
 )
-from experiments.pipeline.scores import as_json
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Traffic
 from fedrecon.data import ClientData
@@ -37,6 +34,7 @@ from fedrecon.reporting import (
     write_report,
 )
 from fedrecon.runtime import Workdir, read_log
+from fedrecon.training import Course, as_json, flat
 
 _SHOWN_SITES = 3
 # Of networks of single sites one is shown.

@@ -2,20 +2,24 @@
 
 import time
 
-from experiments.pipeline.budgets import Budget
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
-from experiments.pipeline.components import schedule_name
 from experiments.pipeline.downstream import run_downstream, with_images
-from experiments.pipeline.federated_faults import parse_faults
-from experiments.pipeline.options import FlagError
-from experiments.pipeline.privacy import PrivacyPlan, plan_privacy
 from experiments.pipeline.reconstruction import checks, run_reconstruction
 from experiments.pipeline.report import Outcome, Provenance, print_tables, write_page, write_results
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run, courses, traffic
-from experiments.pipeline.training import Execution, choose_parallel
 from fedrecon.learned import save_network
 from fedrecon.runtime import Workdir
+from fedrecon.training import (
+    Budget,
+    Execution,
+    FlagError,
+    PrivacyPlan,
+    choose_parallel,
+    parse_faults,
+    plan_privacy,
+    schedule_name,
+)
 
 STAGES = ("reconstruction", "segmentation", "classification")
 

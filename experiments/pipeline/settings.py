@@ -4,9 +4,21 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from experiments.pipeline.algorithms import check_method, fitted, method, unprotected
-from experiments.pipeline.federation_settings import NO_PRIVACY, FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, Need, changed, check_needs, check_ranges, setting
+from fedrecon.training import (
+    NO_PRIVACY,
+    FederationSettings,
+    FlagError,
+    Need,
+    changed,
+    check_federation,
+    check_method,
+    check_needs,
+    check_ranges,
+    fitted,
+    method,
+    setting,
+    unprotected,
+)
 
 _data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
 _SIMULATED = Need("--cohort=simulated", lambda s: s.cohort == "simulated")

@@ -7,16 +7,23 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.pipeline.algorithms import comparator
-from experiments.pipeline.budgets import Budget, Noise
 from experiments.pipeline.cohorts import Split
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.progress import Course, course
 from experiments.pipeline.settings import FullStackSettings
-from experiments.pipeline.training import Execution, Stage, Trained, train_stage
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
 from fedrecon.runtime import Workdir, read_log
+from fedrecon.training import (
+    Budget,
+    Course,
+    Execution,
+    FederationSettings,
+    Noise,
+    Stage,
+    Trained,
+    comparator,
+    course,
+    train_stage,
+)
 
 _COMPARATORS = {"local": "local_only", "centralized": "centralized"}
 # Keys are folded from these words; others would change every result.

@@ -6,9 +6,9 @@ import numpy as np
 from experiments.pipeline import federated_run
 from experiments.pipeline.federated_data import FederatedData
 from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import flat
 from fedrecon.data import ClientData
 from fedrecon.runtime import Workdir, read_log
+from fedrecon.training.options import flat
 from fedrecon.types import Variables
 from tests.federated.conftest import QUAD, quad_data
 

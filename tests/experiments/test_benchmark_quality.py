@@ -9,8 +9,8 @@ import pytest
 import operators
 from experiments import benchmark_quality as program
 from experiments.benchmark_quality import QualityOptions, draw_mask, run
-from experiments.pipeline.options import FlagError
 from fedrecon.data import FastMRIVolume, write_fastmri
+from fedrecon.training.options import FlagError
 
 SHAPE = (32, 32)
 

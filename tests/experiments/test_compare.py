@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.compare import compare, define_flags, plan
-from experiments.pipeline.algorithms import algorithms
 from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import changed
 from fedrecon.reporting.comparison import (
     compare_values,
     latex_table,
@@ -28,6 +26,8 @@ from fedrecon.reporting.comparison import (
     write_csv,
 )
 from fedrecon.runtime import Workdir, read_log
+from fedrecon.training.catalog_algorithms import algorithms
+from fedrecon.training.options import changed
 
 TINY = TrainSettings(
     rounds=2, clients=3, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=6

@@ -14,11 +14,11 @@ from experiments import export
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import run
 from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import FlagError, flat
-from experiments.pipeline.training import released_file
 from fedrecon.data import DataError
 from fedrecon.learned import load_network
 from fedrecon.runtime import Workdir, describe_environment
+from fedrecon.training.options import FlagError, flat
+from fedrecon.training.stage import released_file
 from fedrecon.weights import read_weights
 
 SETTINGS = TrainSettings(

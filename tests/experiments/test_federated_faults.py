@@ -8,17 +8,17 @@ import optax
 import pytest
 
 from experiments.compare import plan
-from experiments.pipeline.algorithms import algorithms, check_method, comparator, make_algorithm
-from experiments.pipeline.budgets import Budget, Noise
-from experiments.pipeline.components import make_schedule, rate_by_round
 from experiments.pipeline.federated_data import load_data, make_task
-from experiments.pipeline.federated_faults import KINDS, full_record, inject, parse_faults
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from experiments.pipeline.federation_settings import SERVER_OPTIMIZERS, FederationSettings
-from experiments.pipeline.options import changed
-from experiments.pipeline.training import example_of, local_work
 from fedrecon import federated as fl
+from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.catalog_algorithms import algorithms, check_method, comparator, make_algorithm
+from fedrecon.training.components import make_schedule, rate_by_round
+from fedrecon.training.faults import KINDS, full_record, inject, parse_faults
+from fedrecon.training.federation_settings import SERVER_OPTIMIZERS, FederationSettings
+from fedrecon.training.options import changed
+from fedrecon.training.stage import example_of, local_work
 from tests.experiments import quadratics
 from tests.federated.conftest import LINEAR
 

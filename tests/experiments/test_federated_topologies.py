@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.pipeline import federated_streaming
 from experiments.pipeline.federated_run import budget_of
-from experiments.pipeline.federated_streaming import open_clients, store_clients
-from experiments.pipeline.federated_topologies import mesh_of, open_rounds
-from experiments.pipeline.options import changed
-from experiments.pipeline.training import Execution, Stage, choose_parallel, fine_tuned, resolve_parallel
 from fedrecon import federated as fl
 from fedrecon.runtime import compiled
+from fedrecon.training import streaming
+from fedrecon.training.options import changed
+from fedrecon.training.stage import Execution, Stage, choose_parallel, fine_tuned, resolve_parallel
+from fedrecon.training.streaming import open_clients, store_clients
+from fedrecon.training.topologies import mesh_of, open_rounds
 from fedrecon.types import Variables
 from tests.experiments import quadratics
 from tests.federated.conftest import TAU, A, B
@@ -126,7 +126,7 @@ def test_a_streamed_run_is_the_run_and_tells_its_time(tmp_path, monkeypatch):
         monkeypatch, tmp_path / "device", changed(settings, stream=0, stream_from="memory")
     )
     assert cost.clients_per_second == pytest.approx(2 * cost.rounds_per_second)
-    record, seen = federated_streaming.full_record, []
+    record, seen = streaming.full_record, []
 
     def interrupted(*arguments):
         seen.append(1)
@@ -134,7 +134,7 @@ def test_a_streamed_run_is_the_run_and_tells_its_time(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return record(*arguments)
 
-    monkeypatch.setattr(federated_streaming, "full_record", interrupted)
+    monkeypatch.setattr(streaming, "full_record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quadratics.run(monkeypatch, tmp_path / "streamed", settings)
     found, cost, streamed = quadratics.run(monkeypatch, tmp_path / "streamed", settings)

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from experiments.pipeline.federated_run import is_finished, run
-from experiments.pipeline.federation_settings import FederationSettings
 from experiments.pipeline.growth import full_stack_obstacles, rounds_obstacle
-from experiments.pipeline.options import changed, flat
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.runtime import RunLog, Workdir, WorkdirError
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import changed, flat
 from tests.experiments.test_train_federated import TINY
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from experiments.pipeline import stages
 from experiments.pipeline.learning_curves import learning_curves, training_table
-from experiments.pipeline.progress import course
 from experiments.pipeline.run import stage_budgets
-from experiments.pipeline.scores import foreign_scores
 from experiments.pipeline.settings import resolve
+from fedrecon.training.progress import course
+from fedrecon.training.scores import foreign_scores
 
 
 def record(kind, round, a, b, loss=1.0):

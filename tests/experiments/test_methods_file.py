@@ -10,12 +10,12 @@ import pytest
 
 from experiments import methods
 from experiments.compare import plan
-from experiments.pipeline.algorithms import algorithms, check_method
-from experiments.pipeline.methods_file import load_methods
-from experiments.pipeline.options import changed, flat
 from experiments.pipeline.programs import read_methods
 from fedrecon import catalog
 from fedrecon.runtime import WorkdirError
+from fedrecon.training.catalog_algorithms import algorithms, check_method
+from fedrecon.training.methods_file import load_methods
+from fedrecon.training.options import changed, flat
 from tests.experiments import quadratics
 from tests.federated.conftest import TAU, A, B
 

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.pipeline import privacy
-from experiments.pipeline.budgets import Budget
-from experiments.pipeline.options import changed
 from experiments.pipeline.run import plan_stages
 from experiments.pipeline.settings import FullStackSettings
+from fedrecon.training import privacy_plan
+from fedrecon.training.budgets import Budget
+from fedrecon.training.options import changed
 
 ROUNDS = {"reconstruction": 3, "segmentation": 10, "classification": 4}
 # Steps a round of the clients of each stage: batches of 8.
@@ -33,7 +33,7 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
             noise_multiplier=len(calls), epsilons=(epsilon,) * sites, deltas=(1e-3,) * sites
         )
 
-    monkeypatch.setattr(privacy, "calibrate_noise_multiplier", calibrate)
+    monkeypatch.setattr(privacy_plan, "calibrate_noise_multiplier", calibrate)
     counts = {stage: [8 * steps - 7, 5] for stage, steps in STEPS.items()}
     data = {
         stage: SimpleNamespace(clients=2, counts=counts[stage], names=[f"{stage} a", f"{stage} b"])

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.pipeline import examples, reconstruction
 from experiments.pipeline.programs import MOST_DEVICES, cpu_devices
-from experiments.pipeline.scores import cross_site_scores
 from fedrecon.data import ClientData
 from fedrecon.runtime import available_processors
+from fedrecon.training.scores import cross_site_scores
 
 WEIGHTS = reconstruction._WEIGHTS
 

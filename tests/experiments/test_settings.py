@@ -6,9 +6,9 @@ import sys
 import pytest
 from absl import flags
 
-from experiments.pipeline.options import fields
 from experiments.pipeline.programs import define_run_flags
 from experiments.pipeline.settings import BY_PRESET, PRESETS, SIMULATED_MRI, FullStackSettings, resolve
+from fedrecon.training.options import fields
 
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)

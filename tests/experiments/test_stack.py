@@ -8,22 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.pipeline.algorithms import algorithms, check_method, fitted, make_algorithm
-from experiments.pipeline.budgets import Budget, Noise
 from experiments.pipeline.cohorts import Cohorts, Split
 from experiments.pipeline.federated_settings import PRESETS, TrainSettings, check_settings
 from experiments.pipeline.federated_settings import resolve as resolve_training
-from experiments.pipeline.federation_settings import FederationSettings, check_federation
-from experiments.pipeline.options import FlagError, changed, flat
-from experiments.pipeline.privacy import most_participations, plan_privacy
 from experiments.pipeline.run import plan_stages, stage_budgets
 from experiments.pipeline.settings import resolve
-from experiments.pipeline.training import Execution, Stage, train_stage
 from fedrecon import Task, Variables
 from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import History
 from fedrecon.runtime import Workdir, read_log
+from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.catalog_algorithms import algorithms, check_method, fitted, make_algorithm
+from fedrecon.training.federation_settings import FederationSettings, check_federation
+from fedrecon.training.options import FlagError, changed, flat
+from fedrecon.training.privacy_plan import most_participations, plan_privacy
+from fedrecon.training.stage import Execution, Stage, train_stage
 
 WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5)
 NOISE = Noise(multiplier=2.0, clipping_norm=0.1)
@@ -181,7 +181,7 @@ def test_privacy_counts_every_turn_that_a_client_may_take(monkeypatch):
         calls.append(options)
         raise ArgumentError("epsilon", "more", epsilon)
 
-    monkeypatch.setattr("experiments.pipeline.privacy.calibrate_noise_multiplier", calibrate)
+    monkeypatch.setattr("fedrecon.training.privacy_plan.calibrate_noise_multiplier", calibrate)
     budget = Budget(rounds=5, epochs=3, batch_size=4, learning_rate=0.1)
     for changes, turns in [
         ({}, 5),

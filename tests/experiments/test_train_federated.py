@@ -12,17 +12,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.pipeline.algorithms import algorithms
 from experiments.pipeline.cohorts import load_cohorts
-from experiments.pipeline.components import REDUCERS, make_reducer
 from experiments.pipeline.federated_data import load_data, pad_examples, simulate_image_classes
 from experiments.pipeline.federated_run import read_results, run
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
-from experiments.pipeline.options import FlagError, changed, flat
-from experiments.pipeline.scores import summary
 from experiments.pipeline.settings import resolve as resolve_full_stack
 from fedrecon.data import simulate_mri_cohort, simulated_mri_sites, write_mri_cohort
 from fedrecon.runtime import Workdir, read_log
+from fedrecon.training.catalog_algorithms import algorithms
+from fedrecon.training.components import REDUCERS, make_reducer
+from fedrecon.training.options import FlagError, changed, flat
+from fedrecon.training.scores import summary
 
 TINY = TrainSettings(
     rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4
@@ -154,7 +154,7 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
     assert cost.compile_seconds is None
     assert json.dumps(again._asdict()) == json.dumps(results._asdict())
 
-    from experiments.pipeline import federated_faults
+    from fedrecon.training import faults
 
     rounds = []
 
@@ -164,12 +164,12 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
             raise KeyboardInterrupt
         return record(info, names)
 
-    record = federated_faults.round_record
-    monkeypatch.setattr(federated_faults, "round_record", interrupted_record)
+    record = faults.round_record
+    monkeypatch.setattr(faults, "round_record", interrupted_record)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "halves", settings)
     assert not (tmp_path / "halves" / "results.json").exists()
-    monkeypatch.setattr(federated_faults, "round_record", record)
+    monkeypatch.setattr(faults, "round_record", record)
     train(tmp_path / "halves", settings)
     files = [(tmp_path / name / "results.json").read_bytes() for name in ("whole", "halves")]
     assert files[0] == files[1]

@@ -9,15 +9,15 @@ import pytest
 from absl import flags
 
 from experiments import compare, full_stack, train_federated
-from experiments.pipeline.algorithms import algorithms, check_method, make_algorithm, options_of
-from experiments.pipeline.dotted import split_dotted
 from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
-from experiments.pipeline.options import FlagError, changed, fields
 from experiments.pipeline.programs import GROUPS, flag_groups, with_flag_files
-from experiments.pipeline.training import example_of
 from fedrecon.runtime.help import help_text
+from fedrecon.training.catalog_algorithms import algorithms, check_method, make_algorithm, options_of
+from fedrecon.training.dotted import split_dotted
+from fedrecon.training.options import FlagError, changed, fields
+from fedrecon.training.stage import example_of
 
 TINY = TrainSettings(
     rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4

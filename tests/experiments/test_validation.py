@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.pipeline.options import changed
-from experiments.pipeline.progress import course, remaining_gain
 from fedrecon.errors import ArgumentError
+from fedrecon.training.options import changed
+from fedrecon.training.progress import course, remaining_gain
 from tests.experiments import quadratics
 
 # Server momentum overshoots: curves fall and rise again.

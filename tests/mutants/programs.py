@@ -41,7 +41,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/dotted.py",
+        "fedrecon/training/dotted.py",
         # The value after a space is taken for a flag.
         (
             "rest.append(argument)",
@@ -58,7 +58,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/privacy.py",
+        "fedrecon/training/privacy_plan.py",
         (
             "if settings.dp_delta * smallest >= 1:",
             "if False:",
@@ -66,7 +66,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/federation_settings.py",
+        "fedrecon/training/federation_settings.py",
         # Reducers of a ring change nothing, without a word.
         (
             'lambda s: s.topology == "star")',
@@ -75,7 +75,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/components.py",
+        "fedrecon/training/components.py",
         # Every round starts the schedule afresh.
         (
             "_warmup_cosine((round + part) / rounds, final)",
@@ -131,7 +131,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/validation.py",
+        "fedrecon/training/validation.py",
         # The newest round is kept, not the best.
         (
             "rounds.federation(watched.best)",
@@ -145,7 +145,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/progress.py",
+        "fedrecon/training/progress.py",
         (
             "course.idle == course.rounds",
             "course.idle > course.rounds",
@@ -197,7 +197,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/privacy.py",
+        "fedrecon/training/privacy_plan.py",
         # Composed over the largest stage instead of the sum of all.
         (
             "steps = sum(",
@@ -206,7 +206,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/algorithms.py",
+        "fedrecon/training/catalog_algorithms.py",
         (
             '"equal" if (settings.weighting, settings.sampler)',
             '"examples" if (settings.weighting, settings.sampler)',
@@ -214,7 +214,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/federated_faults.py",
+        "fedrecon/training/faults.py",
         (
             "counted & (steps < expected)",
             "steps < expected",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.pipeline.federated_settings import TrainSettings
-from experiments.pipeline.options import fields
+from fedrecon.training.options import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()

@@ -9,10 +9,10 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.pipeline.options import FlagError
 from fedrecon import catalog
 from fedrecon.catalog import Entry
 from fedrecon.errors import ArgumentError
+from fedrecon.training.options import FlagError
 
 _LONGEST = 300
 # Path -> digest and rows of the files that this process has run.

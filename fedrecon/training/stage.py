@@ -11,22 +11,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.pipeline.algorithms import has_own_models, make_algorithm, method
-from experiments.pipeline.budgets import Budget, Noise
-from experiments.pipeline.components import make_optimizer, make_schedule
-from experiments.pipeline.federated_topologies import evaluation, mesh_of, open_rounds
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.options import FlagError
-from experiments.pipeline.progress import Course, check_course, course
-from experiments.pipeline.scores import Scores, site_scores
-from experiments.pipeline.validation import with_validation
-from fedrecon import Task, Variables
 from fedrecon import federated as fl
 from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, release_memory, train
+from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
+from fedrecon.training.components import make_optimizer, make_schedule
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError
+from fedrecon.training.progress import Course, check_course, course
+from fedrecon.training.scores import Scores, site_scores
+from fedrecon.training.topologies import evaluation, mesh_of, open_rounds
+from fedrecon.training.validation import with_validation
+from fedrecon.types import Task, Variables
 from fedrecon.weights import write_weights
 
 
@@ -54,6 +54,10 @@ class Stage(NamedTuple):
     validation: ClientData | None = None
 
 
+def _no_report(stage: str) -> None:
+    del stage
+
+
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """How trainings are carried out; it changes results by rounding at most.
@@ -67,7 +71,7 @@ class Execution:
 
     parallel: str = "auto"
     rounds_per_dispatch: int = 1
-    report_stage: Callable[[str], None] = lambda stage: None
+    report_stage: Callable[[str], None] = _no_report
 
 
 class Trained(NamedTuple):
@@ -93,7 +97,7 @@ class Trained(NamedTuple):
     compile_seconds: float
     course: Course
 
-    def models(self, count: int) -> list[Variables]:
+    def models(self, count: int) -> list[Variables | None]:
         """The model that each of ``count`` clients evaluates with."""
         if not self.own:
             return [self.released] * count
@@ -138,9 +142,9 @@ def train_stage(
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
     work = local_work(settings, budget, stage.clients, algorithm)
     execution.report_stage("compiling")
-    parts = (settings, budget, algorithm, stage.variables, clients, workdir.path)
-    parallel = resolve_parallel(execution, *parts, mesh)
-    with open_rounds(*parts, mesh=mesh, parallel=parallel, **work) as rounds:
+    run = (settings, budget, algorithm, stage.variables, clients, workdir.path)
+    parallel = resolve_parallel(execution, *run, mesh)
+    with open_rounds(*run, mesh=mesh, parallel=parallel, **work) as rounds:
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, stage.key)
         # Compiled before the first round, so that its time is not in the log.
@@ -207,7 +211,8 @@ class CompiledRounds:
     """
 
     def __init__(self, compile: Callable[[int, jax.Array], Callable], key: jax.Array) -> None:
-        self._compile, self._key, self._compiled = compile, key, {}
+        self._compile, self._key = compile, key
+        self._compiled: dict[int, Callable] = {}
         self.seconds = 0.0
 
     def __call__(self, count: int) -> Callable:
@@ -223,7 +228,7 @@ class CompiledRounds:
 
 def local_work(
     settings: FederationSettings, budget: Budget, sites: ClientData, algorithm: FederatedAlgorithm
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """What `make_round` is told of a client's steps in a round.
 
     A pooling comparator sees as many examples a round as the sampled clients have on average.

@@ -10,8 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.pipeline.budgets import Budget, Noise
-from experiments.pipeline.components import (
+from fedrecon import catalog
+from fedrecon import federated as fl
+from fedrecon.catalog import Entry
+from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
+from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.components import (
     ADAM_COSINE_END,
     check_reducer,
     full_steps,
@@ -21,16 +26,12 @@ from experiments.pipeline.components import (
     make_schedule,
     make_server_optimizer,
 )
-from experiments.pipeline.dotted import parse_options
-from experiments.pipeline.federated_faults import inject, parse_faults
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.methods_file import naming_the_line
-from experiments.pipeline.options import FlagError, as_flag_error
-from fedrecon import Task, Variables, catalog
-from fedrecon import federated as fl
-from fedrecon.catalog import Entry
-from fedrecon.data import ClientData
-from fedrecon.errors import ArgumentError
+from fedrecon.training.dotted import parse_options
+from fedrecon.training.faults import inject, parse_faults
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.methods_file import naming_the_line
+from fedrecon.training.options import FlagError, as_flag_error
+from fedrecon.types import Task, Variables
 
 TASKS = ("classification", "segmentation", "reconstruction")
 # Flags of what is exchanged, which concern no comparator.
@@ -48,7 +49,7 @@ _FLAGS = {
     "channel": ("clip_norm",),
     "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
-# What an experiment can give a method.
+# What a training can give a method.
 _GIVEN = ("clients", "head", "head_steps", "represent", *TASKS)
 
 
@@ -61,7 +62,7 @@ def method(name: str) -> Entry:
     """The row of the catalog of this name.
 
     Raises:
-      FlagError: there is none, or it needs what experiments do not give.
+      FlagError: there is none, or it needs what trainings are not given.
     """
     if catalog.ALIASES.get(name, name) not in algorithms():
         raise FlagError("algorithm", f"one of {', '.join(algorithms())}", repr(name))
@@ -78,8 +79,9 @@ def fixed_flags(entry: Entry) -> tuple[str, ...]:
 def comparator(settings: FederationSettings, name: str) -> FederationSettings:
     """The settings of a comparator, without what concerns an exchange."""
     defaults = FederationSettings()
-    kept = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
-    return dataclasses.replace(settings, **kept, algorithm=name, algorithm_options=(), reduce_options=())
+    kept: dict[str, Any] = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
+    kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": ()}
+    return dataclasses.replace(settings, **kept)
 
 
 def fitted(settings: FederationSettings) -> FederationSettings:
@@ -95,8 +97,12 @@ def fitted(settings: FederationSettings) -> FederationSettings:
         return dataclasses.replace(settings, optimizer="sgd")
     if _keeps_optimizer(entry):
         return settings
-    rates = {"rate_schedule": "warmup_cosine", "final_rate": ADAM_COSINE_END}
-    return dataclasses.replace(settings, optimizer="adam", **rates)
+    rates: dict[str, Any] = {
+        "optimizer": "adam",
+        "rate_schedule": "warmup_cosine",
+        "final_rate": ADAM_COSINE_END,
+    }
+    return dataclasses.replace(settings, **rates)
 
 
 def has_own_models(settings: FederationSettings) -> bool:
@@ -232,9 +238,11 @@ def padded_batch_size(expected: int) -> int:
     return 2 * expected + 4
 
 
-def _optimizers(settings, chosen: Entry, options, budget: Budget) -> dict[str, Any]:
+def _optimizers(
+    settings: FederationSettings, chosen: Entry, options: Mapping[str, Any], budget: Budget
+) -> dict[str, Any]:
     if chosen.rate == "optimizer":
-        arguments = {"optimizer": make_optimizer(settings, budget)}
+        arguments: dict[str, Any] = {"optimizer": make_optimizer(settings, budget)}
         if settings.optimizer == "adam_cosine" or settings.handover == "optimizer":
             arguments["keep_optimizer"] = True
         return arguments
@@ -244,7 +252,14 @@ def _optimizers(settings, chosen: Entry, options, budget: Budget) -> dict[str, A
     return arguments
 
 
-def _needed(settings, chosen: Entry, options, budget: Budget, task: Task, train) -> dict[str, Any]:
+def _needed(
+    settings: FederationSettings,
+    chosen: Entry,
+    options: Mapping[str, Any],
+    budget: Budget,
+    task: Task,
+    train: ClientData,
+) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if "clients" in chosen.needs:
         arguments["clients"] = train.clients
@@ -280,7 +295,7 @@ def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[s
     _stub(entry, settings, {**options, **private})
 
 
-def _stub(entry: Entry, settings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
+def _stub(entry: Entry, settings: FederationSettings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
     options = {name: value for name, value in options.items() if name != "head"}
     return _call(settings, entry, _STUB, _arguments(entry) | options)
 
@@ -301,7 +316,9 @@ def _arguments(entry: Entry) -> dict[str, Any]:
     return {name: known[name] for name in names if name in known}
 
 
-def _call(settings, entry: Entry, task: Task, arguments: Mapping[str, Any]) -> fl.FederatedAlgorithm:
+def _call(
+    settings: FederationSettings, entry: Entry, task: Task, arguments: Mapping[str, Any]
+) -> fl.FederatedAlgorithm:
     try:
         return entry.recipe(task, **arguments)
     except ArgumentError as error:

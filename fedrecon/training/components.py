@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.pipeline.budgets import Budget
-from experiments.pipeline.dotted import parse_options
-from experiments.pipeline.federated_faults import Faults
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.options import FlagError, as_flag_error
 from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
+from fedrecon.training.budgets import Budget
+from fedrecon.training.dotted import parse_options
+from fedrecon.training.faults import Faults
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError, as_flag_error
 
-REDUCERS = {
+REDUCERS: dict[str, tuple[Callable, dict[str, Any]]] = {
     "median": (fl.reducers.median, {}),
     "trimmed_mean": (fl.reducers.trimmed_mean, {"fraction": 0.2}),
     "krum": (fl.reducers.krum, {"byzantine": 1}),
@@ -184,7 +184,7 @@ def check_reducer(settings: FederationSettings, clients: int) -> None:
         )
 
 
-def _robust(settings: FederationSettings):
+def _robust(settings: FederationSettings) -> Any:
     if settings.reduce == "mean":
         return None
     recipe = REDUCERS[settings.reduce][0]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.pipeline.options import FlagError
 from fedrecon.federated import FederatedAlgorithm, RoundInfo
+from fedrecon.training.options import FlagError
 
 # Number of a client -> what goes wrong there, in every round.
 Faults = Mapping[int, str]

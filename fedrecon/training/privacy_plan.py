@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.pipeline.algorithms import padded_batch_size
-from experiments.pipeline.budgets import Budget, Noise
-from experiments.pipeline.components import full_steps
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.options import FlagError
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.privacy import calibrate_noise_multiplier
+from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.catalog_algorithms import padded_batch_size
+from fedrecon.training.components import full_steps
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError
 
 
 class PrivacyPlan(NamedTuple):
@@ -53,7 +53,8 @@ def plan_privacy(
             f"less than 1 / {smallest}, of the client with the fewest examples, one of which it gives away"
         )
         raise FlagError("dp_delta", expected, settings.dp_delta)
-    noise, report = {}, {"noise_multiplier": {}, "epsilon": {}, "delta": {}}
+    noise: dict[str, Noise | None] = {}
+    report: dict[str, Any] = {"noise_multiplier": {}, "epsilon": {}, "delta": {}}
     for clients, stages in data:
         steps = sum(
             most_participations(settings, budget.rounds) * int(full_steps(budget, clients).max())

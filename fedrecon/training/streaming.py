@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 import h5py
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from experiments.pipeline.federated_faults import full_record
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.options import FlagError, as_flag_error
-from fedrecon import Variables
 from fedrecon.data import ClientData
 from fedrecon.federated import FederatedAlgorithm
 from fedrecon.federated.topologies import (
@@ -24,6 +21,10 @@ from fedrecon.federated.topologies import (
     streaming_average,
 )
 from fedrecon.files import replacing
+from fedrecon.training.faults import full_record
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError, as_flag_error
+from fedrecon.types import Variables
 
 
 class Stored(NamedTuple):
@@ -57,11 +58,11 @@ def streamed_rounds(
     clients: ClientData,
     folder: Path,
     expected: np.ndarray,
-    weights: np.ndarray,
+    weights: np.ndarray | None,
     *,
-    mesh,
-    parallel,
-    **work: int,
+    mesh: Mesh,
+    parallel: str | int,
+    **work: Any,
 ) -> Iterator[tuple]:
     """The fields of `Rounds` except for the algorithm, at most ``settings.stream`` clients on the device.
 
@@ -97,7 +98,8 @@ def streamed_rounds(
             names = tuple(clients.names[i] for i in info.clients)
             figures = ("clients_per_second", "compute_seconds", "data_seconds", "compile_seconds")
             times = {name: round(float(getattr(info, name)), 4) for name in figures}
-            return full_record(info.round, names, expected[info.clients], weights[info.clients]) | times
+            theirs = None if weights is None else weights[info.clients]
+            return full_record(info.round, names, expected[info.clients], theirs) | times
 
         def evaluate(metrics, model, test):
             with _source(settings, test, folder / "test-clients.h5") as source:

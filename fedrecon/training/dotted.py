@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from experiments.pipeline.options import FlagError
+from fedrecon.training.options import FlagError
 
 Dotted = dict[str, tuple[tuple[str, str], ...]]
 
@@ -16,7 +16,8 @@ def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str
     Raises:
       FlagError: the group is unknown, the value is missing, or a name is given twice.
     """
-    rest, found = [], {group: {} for group in groups}
+    rest: list[str] = []
+    found: dict[str, dict[str, str]] = {group: {} for group in groups}
     arguments = iter(argv)
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")

@@ -3,7 +3,7 @@
 import dataclasses
 from functools import partial
 
-from experiments.pipeline.options import FlagError, Need, setting
+from fedrecon.training.options import FlagError, Need, setting
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adam_cosine")
 SAMPLERS = ("all", "uniform", "poisson", "weighted", "longest_absent", "highest_loss")

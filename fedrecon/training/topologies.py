@@ -11,18 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.pipeline.algorithms import method
-from experiments.pipeline.budgets import Budget
-from experiments.pipeline.components import full_steps
-from experiments.pipeline.federated_faults import full_record, parse_faults
-from experiments.pipeline.federated_streaming import streamed_rounds
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.options import FlagError, as_flag_error
-from fedrecon import Variables
 from fedrecon import federated as fl
 from fedrecon.data import ClientData
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.runtime import compiled
+from fedrecon.training.budgets import Budget
+from fedrecon.training.catalog_algorithms import method
+from fedrecon.training.components import full_steps
+from fedrecon.training.faults import full_record, parse_faults
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError, as_flag_error
+from fedrecon.training.streaming import streamed_rounds
+from fedrecon.types import Variables
 
 PyTree = Any
 
@@ -77,7 +77,7 @@ def open_rounds(
     *,
     mesh: Mesh,
     parallel: str | int,
-    **work: int,
+    **work: Any,
 ) -> Iterator[Rounds]:
     """The rounds that the settings ask for; a context, since streaming keeps a thread and a file open.
 
@@ -152,14 +152,18 @@ def evaluation(algorithm: FederatedAlgorithm, mesh: Mesh) -> Callable:
     return lambda metrics, model, test: make(metrics)(model, fl.place(test, mesh))
 
 
-def _expected_steps(settings, budget, clients, algorithm) -> np.ndarray:
+def _expected_steps(
+    settings: FederationSettings, budget: Budget, clients: ClientData, algorithm: FederatedAlgorithm
+) -> np.ndarray:
     # A pooled client may be given fewer steps than its epochs have; private steps are the same everywhere.
     if method(settings.algorithm).pooled or algorithm.client.batching is not None:
         return np.zeros(clients.clients)
     return full_steps(budget, clients)
 
 
-def _weights(settings, algorithm, clients) -> np.ndarray | None:
+def _weights(
+    settings: FederationSettings, algorithm: FederatedAlgorithm, clients: ClientData
+) -> np.ndarray | None:
     """What the steps of clients count in those of the shared model; None where it takes all of them."""
     if settings.topology in ("ring", "single_pass"):
         return None
@@ -208,10 +212,12 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
     )
 
 
-def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected, weights) -> dict[str, Any]:
+def _asynchronous_record(
+    info: fl.topologies.AsynchronousInfo, names: tuple[str, ...], expected: np.ndarray, weights: np.ndarray
+) -> dict[str, Any]:
     arrived = info.client >= 0
-    everybody = info._replace(client=np.where(arrived, info.client, 0))
-    names = tuple(names[i] for i in everybody.client)
+    client = np.where(arrived, info.client, 0)
+    names = tuple(names[i] for i in client)
     record = full_record(
         fl.RoundInfo(
             info.metrics,
@@ -225,8 +231,8 @@ def _asynchronous_record(info: fl.topologies.AsynchronousInfo, names, expected, 
             channel=info.channel,
         ),
         names,
-        expected[everybody.client],
-        weights[everybody.client],
+        expected[client],
+        weights[client],
     )
     return record | {"clock": float(info.clock[-1]), "staleness": float(np.mean(info.staleness))}
 

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.pipeline.budgets import Budget
-from experiments.pipeline.federated_topologies import Rounds
-from experiments.pipeline.federation_settings import FederationSettings
-from experiments.pipeline.options import FlagError
-from experiments.pipeline.scores import as_json, site_scores
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.federated import RoundState, client_variables
 from fedrecon.runtime import host_copy
+from fedrecon.training.budgets import Budget
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError
+from fedrecon.training.scores import as_json, site_scores
+from fedrecon.training.topologies import Rounds
 
 PyTree = Any
 
@@ -39,7 +39,8 @@ class Watched(NamedTuple):
 
 def curve_value(sums: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(sum, count), each (sites,), of the metric "loss", or else of the first."""
-    return tuple(map(np.asarray, sums.get("loss", next(iter(sums.values())))))
+    total, count = sums.get("loss", next(iter(sums.values())))
+    return np.asarray(total), np.asarray(count)
 
 
 def with_validation(

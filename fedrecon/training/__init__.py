@@ -1,0 +1,100 @@
+"""One training: a task at the clients of a cohort, by a method of the catalog; resumable, with its scores.
+
+`train_stage` is what every program calls. `FederationSettings` says how clients train together, `Budget` for
+how long.
+"""
+
+from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.catalog_algorithms import (
+    TASKS,
+    algorithms,
+    check_method,
+    comparator,
+    fitted,
+    has_own_models,
+    method,
+    unprotected,
+)
+from fedrecon.training.components import schedule_name
+from fedrecon.training.dotted import Dotted, split_dotted
+from fedrecon.training.faults import parse_faults
+from fedrecon.training.federation_settings import NO_PRIVACY, FederationSettings, check_federation
+from fedrecon.training.methods_file import load_methods, naming_the_line
+from fedrecon.training.options import (
+    FlagError,
+    Need,
+    changed,
+    check_needs,
+    check_ranges,
+    fields,
+    flat,
+    setting,
+)
+from fedrecon.training.privacy_plan import PrivacyPlan, plan_privacy
+from fedrecon.training.progress import Course, course
+from fedrecon.training.scores import (
+    Scores,
+    as_json,
+    cross_site_scores,
+    foreign_scores,
+    mean_score,
+    site_scores,
+    summary,
+)
+from fedrecon.training.stage import (
+    Execution,
+    Stage,
+    Trained,
+    choose_parallel,
+    example_of,
+    released_file,
+    train_stage,
+)
+
+__all__ = [
+    "NO_PRIVACY",
+    "TASKS",
+    "Budget",
+    "Course",
+    "Dotted",
+    "Execution",
+    "FederationSettings",
+    "FlagError",
+    "Need",
+    "Noise",
+    "PrivacyPlan",
+    "Scores",
+    "Stage",
+    "Trained",
+    "algorithms",
+    "as_json",
+    "changed",
+    "check_federation",
+    "check_method",
+    "check_needs",
+    "check_ranges",
+    "choose_parallel",
+    "comparator",
+    "course",
+    "cross_site_scores",
+    "example_of",
+    "fields",
+    "fitted",
+    "flat",
+    "foreign_scores",
+    "has_own_models",
+    "load_methods",
+    "mean_score",
+    "method",
+    "naming_the_line",
+    "parse_faults",
+    "plan_privacy",
+    "released_file",
+    "schedule_name",
+    "setting",
+    "site_scores",
+    "split_dotted",
+    "summary",
+    "train_stage",
+    "unprotected",
+]
