@@ -1,86 +1,23 @@
 """The printed tables, the figures and the HTML page of a full-stack run."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 
 from experiments.pipeline.downstream import Downstream
-from experiments.pipeline.learning_curves import learning_curves, training_table
-from experiments.pipeline.reconstruction import Reconstruction
-from experiments.pipeline.report_tables import (
-    diagnosis_tables,
-    quality_tables,
-    shown,
-    traffic_table,
-)
+from experiments.pipeline.learning_curves import training_table
+from experiments.pipeline.outcome import Outcome, Provenance
+from experiments.pipeline.patient_scores import PatientScores, overall, patient_scores
+from experiments.pipeline.report_figures import draw_figures
+from experiments.pipeline.report_tables import diagnosis_tables, quality_tables, traffic_table
 from experiments.pipeline.settings import FullStackSettings
-from experiments.pipeline.stages import Traffic
-from fedrecon.data import ClientData
 from fedrecon.files import write_atomically
-from fedrecon.reporting import (
-    Figure,
-    Section,
-    Table,
-    format_table,
-    plot_classification,
-    plot_reconstructions,
-    plot_segmentations,
-    plot_site_scores,
-    plot_training,
-    write_report,
-)
-from fedrecon.runtime import Workdir, read_log
-from fedrecon.training import Course, as_json, flat
-
-_SHOWN_SITES = 3
-# Of networks of single sites one is shown.
-_AT_UNSEEN = {"each site alone, at home": "one site alone (of median PSNR)"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Everything a finished run reports.
-
-    Attributes:
-      reconstruction, segmentation, classification: the stages' results.
-      tests: test split of each stage.
-      unseen: that of the reconstruction at the unseen site; None without one.
-      checks: site -> sentences about its federated reconstructions that are unlike those in training.
-      sites: rows of the site table, header first.
-      notes: sentences about the data that a reader must know.
-      courses: training -> how it went.
-      traffic: bytes by stage.
-      privacy: site -> epsilon, with the sentence that says what it means; empty without privacy.
-    """
-
-    reconstruction: Reconstruction
-    segmentation: Downstream
-    classification: Downstream
-    tests: dict[str, ClientData]
-    unseen: ClientData | None
-    checks: dict[str, list[str]]
-    sites: list[list[str]]
-    notes: tuple[str, ...]
-    courses: dict[str, Course]
-    traffic: list[Traffic]
-    privacy: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Provenance:
-    """How a run was made; part of the page, and of no result.
-
-    Attributes:
-      command: the command line.
-      seconds: spent in this process.
-    """
-
-    command: str
-    seconds: float
+from fedrecon.reporting import Figure, Section, Table, format_table, write_report
+from fedrecon.runtime import Workdir, peak_memory, read_log
+from fedrecon.training import as_json, flat
 
 
 def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) -> dict[str, Any]:
@@ -95,6 +32,7 @@ def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcom
         "sites": outcome.sites,
         "notes": outcome.notes,
         "reconstruction": outcome.reconstruction.scores,
+        "reconstruction_patients": _patients(outcome),
         "regularization_weights": outcome.reconstruction.weights,
         "segmentation": diagnosed(outcome.segmentation),
         "classification": diagnosed(outcome.classification),
@@ -106,6 +44,20 @@ def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcom
     results = as_json(results)
     write_atomically(workdir / "results.json", json.dumps(results, indent=2).encode())
     return results
+
+
+def _patients(outcome: Outcome) -> dict[str, Any]:
+    """Each patient's scores by method and site, and their means over the sites that train, with intervals."""
+    each, apart = _scores_of_patients(outcome), outcome.reconstruction.unseen
+    means = {}
+    for method, found in each.items():
+        here = {site: scores for site, scores in found.items() if site != apart}
+        means[method] = {metric: overall(here, metric) for metric in ("psnr", "ssim", "nmse")}
+    return {"each": jax.tree.map(np.ndarray.tolist, each), "overall": means}
+
+
+def _scores_of_patients(outcome: Outcome) -> PatientScores:
+    return patient_scores(outcome.reconstruction.images, outcome.reconstruction_tests())
 
 
 def tables(outcome: Outcome) -> dict[str, list[Table]]:
@@ -135,18 +87,10 @@ def write_page(
     workdir: Workdir, settings: FullStackSettings, outcome: Outcome, provenance: Provenance
 ) -> Path:
     """Draws the figures and writes ``report.html``; returns its path."""
-    records = read_log(workdir / "metrics.jsonl")
     stage_tables = tables(outcome)
-    reconstruction, test = outcome.reconstruction, outcome.tests["reconstruction"]
-    sites = [*test.names, *([reconstruction.unseen] if reconstruction.unseen else [])]
-    figures = {
-        "reconstruction": plot_reconstructions(_reconstruction_panels(outcome), shown(reconstruction.scores)),
-        "psnr": plot_site_scores(shown(reconstruction.scores), "psnr", sites, "PSNR (dB)"),
-        "segmentation": plot_segmentations(_segmentation_panels(outcome)),
-        "classification": plot_classification(_roc_curves(outcome)),
-        "training": plot_training(learning_curves(records)),
-    }
-    paths = {name: _save(canvas, workdir / f"{name}.png") for name, canvas in figures.items()}
+    paths = draw_figures(
+        workdir.path, outcome, _scores_of_patients(outcome), read_log(workdir / "metrics.jsonl")
+    )
     sections = [
         Section("Sites", outcome.notes, [Table("", outcome.sites[0], outcome.sites[1:])]),
         Section(
@@ -157,7 +101,11 @@ def write_page(
             stage_tables["reconstruction"],
             [Figure(paths["reconstruction"], "A test image of each shown site, with PSNR over the site's "
                     "test volumes; zoomed region framed; error maps below."),
-             Figure(paths["psnr"], "PSNR by site and method.")],
+             Figure(paths["psnr"], "PSNR by site and method."),
+             Figure(paths["patients"], "PSNR of each test patient by method, and what the federated network "
+                    "gains over the others for the same patient; boxes from quartile to quartile."),
+             Figure(paths["worst"], "The patients of the lowest PSNR by the federated network, one of a "
+                    "site, in the slice of the largest error, with the PSNR of the patient.")],
         ),
         Section("Checks of the reconstructions", _checks(outcome)),
         Section("Training", ["Networks are evaluated on the validation patients after each round. Steps are "
@@ -213,6 +161,8 @@ def _made_by(workdir: Workdir, settings: FullStackSettings, provenance: Provenan
     rows = [
         ["command", provenance.command],
         ["seconds in this process", f"{provenance.seconds:.0f}"],
+        *([["peak memory of this process", f"{peak / 1e6:.0f} MB"]] if (peak := peak_memory()) else []),
+        *([["machine", _machine(environment["machine"])]] if "machine" in environment else []),
         ["seed", str(settings.seed)],
         ["versions", ", ".join(f"{name} {version}" for name, version in packages.items() if version)],
         *([name, str(environment[name])] for name in ("python", "backend", "git") if environment.get(name)),
@@ -224,79 +174,9 @@ def _made_by(workdir: Workdir, settings: FullStackSettings, provenance: Provenan
     ]
 
 
-def _reconstruction_panels(outcome: Outcome) -> list[dict[str, Any]]:
-    """The first sites, of three the last being the unseen one."""
-    reconstruction = outcome.reconstruction
-    images = shown(reconstruction.images)
-    chosen = [(name, outcome.tests["reconstruction"], i) for i, name in
-              enumerate(outcome.tests["reconstruction"].names)][:_SHOWN_SITES]  # fmt: skip
-    if outcome.unseen is not None:
-        chosen = [*chosen[: _SHOWN_SITES - 1], (outcome.unseen.names[0], outcome.unseen, 0)]
-    panels = []
-    for site, data, i in chosen:
-        j = _most_lesion(data, i)
-        target = images["reference"][site][j]
-        side = max(8, target.shape[-1] // 4)
-        panels.append(
-            {
-                "site": site,
-                "title": f"{site} (unseen)" if site == reconstruction.unseen else site,
-                "names": _AT_UNSEEN if site == reconstruction.unseen else {},
-                "images": {method: of_sites[site][j] for method, of_sites in images.items()},
-                "zoom": (*_busiest(target, side), side, side),
-            }
-        )
-    return panels
-
-
-def _most_lesion(data: ClientData, site: int) -> int:
-    """The example with the largest lesion, or else the first."""
-    if "segmentation" not in data.examples:
-        return 0
-    areas = np.asarray(data.examples["segmentation"][site]).sum((-2, -1))
-    return int(np.argmax(areas * np.asarray(data.valid[site])))
-
-
-def _busiest(image: np.ndarray, side: int) -> tuple[int, int]:
-    """Top left corner of the central square in which the image varies most, clear of the inset."""
-    windows = np.lib.stride_tricks.sliding_window_view(image, (side, side)).std((-2, -1))
-    rows, columns = (np.arange(n)[:, None] / n for n in windows.shape)
-    columns = columns.T
-    central = (abs(rows - 0.5) < 0.3) & (abs(columns - 0.5) < 0.3) & ((rows < 0.4) | (columns < 0.35))
-    row, column = np.unravel_index(np.argmax(np.where(central, windows, -1)), windows.shape)
-    return int(row), int(column)
-
-
-def _segmentation_panels(outcome: Outcome) -> list[dict[str, Any]]:
-    test, panels = outcome.tests["segmentation"], []
-    for i, site in enumerate(test.names):
-        j = _most_lesion(test, i)
-        image = np.asarray(test.examples["image"][i, j])
-        image = np.clip(image / np.percentile(image, 99.5), 0, 1)
-        marked = outcome.segmentation.predictions[i, j, ..., 1] > outcome.segmentation.threshold
-        panels.append(
-            {
-                "site": site,
-                "image": image if image.shape[-1] == 3 else image[..., 0],
-                "reference": np.asarray(test.examples["segmentation"][i, j]),
-                "prediction": marked.astype(float),
-            }
-        )
-    return panels
-
-
-def _roc_curves(outcome: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    test, curves = outcome.tests["classification"], {}
-    for i, site in enumerate(test.names):
-        valid = np.asarray(test.valid[i])
-        label = np.asarray(test.examples["label"][i])[valid].astype(bool)
-        score = outcome.classification.predictions[i][valid, 1]
-        if label.any() and not label.all():
-            thresholds = np.concatenate([[np.inf], np.unique(score)[::-1]])
-            rates = [[(score[side] >= t).mean() for t in thresholds] for side in (~label, label)]
-            name = f"{site} ({label.sum()} of {len(label)} positive)"
-            curves[name] = (np.asarray(rates[0]), np.asarray(rates[1]))
-    return curves
+def _machine(machine: dict[str, Any]) -> str:
+    memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
+    return f"{machine['processor']}, {machine['processors']} processors{memory}, {machine['system']}"
 
 
 def _fine_tuning(downstream: Downstream) -> str:
@@ -306,8 +186,3 @@ def _fine_tuning(downstream: Downstream) -> str:
             "and is trained on its images."
         )
     return "The network starts from random weights."
-
-
-def _save(canvas: Canvas, path: Path) -> Path:
-    canvas.savefig(path, dpi=150, facecolor=canvas.get_facecolor())
-    return path

@@ -4,8 +4,9 @@ import time
 
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
 from experiments.pipeline.downstream import run_downstream, with_images
+from experiments.pipeline.outcome import Outcome, Provenance
 from experiments.pipeline.reconstruction import checks, run_reconstruction
-from experiments.pipeline.report import Outcome, Provenance, print_tables, write_page, write_results
+from experiments.pipeline.report import print_tables, write_page, write_results
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run, courses, traffic
 from fedrecon.learned import save_network

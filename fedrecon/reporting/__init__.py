@@ -15,6 +15,7 @@ from fedrecon.reporting.comparison import (
 )
 from fedrecon.reporting.figures import (
     plot_classification,
+    plot_patients,
     plot_reconstructions,
     plot_segmentations,
     plot_site_scores,
@@ -51,6 +52,7 @@ __all__ = [
     "plot_classification",
     "plot_comparison",
     "plot_partition",
+    "plot_patients",
     "plot_reconstructions",
     "plot_segmentations",
     "plot_site_scores",

@@ -134,6 +134,39 @@ def plot_site_scores(
     return figure
 
 
+def plot_patients(methods: Mapping[str, Sequence[float]], chosen: str, label: str, gain: str) -> Figure:
+    """Boxes over patients: their scores by method, and what ``chosen`` gains over each other method.
+
+    Boxes go from the first to the third quartile with the median, whiskers over all patients, each of whom is
+    a point. Patients are the same, in one order, for all methods; those that cannot be scored are NaN.
+
+    Args:
+      methods: method -> score of each patient.
+      chosen: one of them.
+      label: of the scores.
+      gain: of the differences.
+    """
+    figure = Figure(figsize=(9.6, 1.5 + 0.42 * len(methods)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    values = {name: np.asarray(x, float) for name, x in methods.items()}
+    gains = {name: values[chosen] - x for name, x in values.items() if name != chosen}
+    for axis, rows, title in ((left, values, label), (right, gains, gain)):
+        for place, (name, row) in enumerate(rows.items()):
+            known = row[np.isfinite(row)]
+            if not len(known):
+                continue
+            color = _COLORS[list(values).index(name) % len(_COLORS)]
+            axis.boxplot(known, positions=[place], widths=0.6, orientation="horizontal", whis=(0, 100),
+                         medianprops={"color": color, "linewidth": 2}, showfliers=False)  # fmt: skip
+            spread = np.linspace(-0.2, 0.2, len(known))
+            axis.plot(known, place + spread, ".", color=color, ms=4, alpha=0.7)
+        axis.set_yticks(range(len(rows)), [_wrapped(name, 26) for name in rows], fontsize=8)
+        axis.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(axis="x", color="0.9", linewidth=0.6)
+    right.axvline(0, color="0.4", linewidth=0.9)
+    return figure
+
+
 def plot_training(
     curves: Mapping[str, Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]],
 ) -> Figure:

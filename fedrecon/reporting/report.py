@@ -21,8 +21,9 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .28rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
 td { white-space: nowrap; } th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; } td:first-child, .text td { white-space: normal; }
-.text td { text-align: left; overflow-wrap: anywhere; }
+.text td, .text th { text-align: left; overflow-wrap: anywhere; }
 @media (max-width: 60rem) { table { font-size: .78rem; } th, td { padding: .25rem .22rem; } }
+@media (max-width: 44rem) { figure img { max-width: none; width: 44rem; } }
 tbody tr:hover { background: var(--soft); }
 figure { margin: 1rem 0; } img { max-width: 100%; border-radius: 4px; background: white; }
 figcaption { font-size: .88rem; opacity: .8; }
@@ -96,6 +97,6 @@ def _figure(figure: Figure) -> str:
     data = base64.b64encode(Path(figure.path).read_bytes()).decode("ascii")
     caption = html.escape(figure.caption)
     return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+        f'<figure><div class="scroll"><img alt="{caption}" src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )

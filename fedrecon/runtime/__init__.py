@@ -5,6 +5,7 @@ from fedrecon.runtime.devices import (
     available_processors,
     compiled,
     describe_environment,
+    peak_memory,
     release_memory,
     set_cpu_devices,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "leave",
     "open_workdir",
     "parse_flags",
+    "peak_memory",
     "program_name",
     "read_log",
     "release_memory",

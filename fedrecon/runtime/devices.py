@@ -6,8 +6,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -89,6 +91,36 @@ def describe_environment() -> dict:
         "devices": [device.device_kind for device in devices],
         "processes": jax.process_count(),
         "git": _git_revision(),
+        "machine": _machine(),
+    }
+
+
+def peak_memory() -> int | None:
+    """The largest resident memory that this process has had, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _machine() -> dict[str, Any]:
+    """System, processor, the number of processors, and memory in bytes; nothing that names the machine."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
+        )
+    memory = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": model,
+        "processors": available_processors(),
+        "memory_bytes": memory,
     }
 
 

@@ -2,7 +2,7 @@
 
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.diagnosis import classification_metrics
-from fedrecon.tasks.image_quality import reconstruction_metrics, ssim
+from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
 from fedrecon.tasks.reconstruction import ct_measure, mri_measure, reconstruction_task
@@ -25,4 +25,5 @@ __all__ = [
     "segmentation_metrics",
     "segmentation_task",
     "ssim",
+    "volume_scores",
 ]

@@ -68,6 +68,21 @@ def reconstruction_metrics(images: jax.Array, batch: Batch) -> Metrics:
     Returns:
       {"nmse", "psnr", "ssim"}: (sum over volumes, number of volumes).
     """
+    scores, present = volume_scores(images, batch)
+    return {name: total(score, present) for name, score in scores.items()}
+
+
+def volume_scores(images: jax.Array, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+    """NMSE, PSNR and SSIM of each volume of one client, see `reconstruction_metrics`.
+
+    Args:
+      images, batch: as there.
+
+    Returns:
+      ({"nmse", "psnr", "ssim"}: (examples,), counted (examples,) bool): in the increasing order of the
+      identifiers of the volumes, those of padding included, and then without meaning where ``counted`` is
+      False, as for blank volumes and beyond the number of volumes.
+    """
     images, target, valid = magnitude(images), jnp.asarray(batch["target"]), batch["valid"]
     examples = valid.shape[0]
     _, volume = jnp.unique(batch["volume"], return_inverse=True, size=examples, fill_value=0)
@@ -88,4 +103,4 @@ def reconstruction_metrics(images: jax.Array, batch: Batch) -> Metrics:
         "psnr": 10 * jnp.log10(jnp.square(peak) / mse),
         "ssim": per_volume(ssim(images, target, data_range)) / slices,
     }
-    return {name: total(score, present) for name, score in scores.items()}
+    return scores, present

@@ -66,8 +66,16 @@ def check_complete(workdir):
             if stage == "reconstruction":
                 assert all(values["psnr"] is not None for values in scores.values()), method
     page = (workdir / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
-    for name in ("reconstruction", "psnr", "segmentation", "classification", "training"):
+    assert page.count("data:image/png;base64,") == 7
+    for name in (
+        "reconstruction",
+        "psnr",
+        "patients",
+        "worst",
+        "segmentation",
+        "classification",
+        "training",
+    ):
         assert (workdir / f"{name}.png").stat().st_size > 5_000
     assert "How it was made" in page and "python -m experiments.full_stack" in page
     assert (workdir / "network.npz").stat().st_size > 1_000

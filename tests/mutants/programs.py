@@ -6,6 +6,7 @@ _DIAGNOSIS = "tests/experiments/test_diagnosis.py::test_"
 _CURVES = "tests/experiments/test_learning_curves.py::test_"
 _RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
+_PATIENTS = "tests/experiments/test_patient_scores.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
 _QUALITY = in_file(
@@ -30,6 +31,24 @@ MUTANTS = (
             "check_needs(settings, base)",
             "pass",
             "tests/experiments/test_settings.py::test_values_out_of_range_name_the_flag",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/patient_scores.py",
+        (
+            'batch["volume"] = np.where(valid, batch["volume"], np.iinfo(np.int32).max)',
+            'batch["volume"] = np.where(valid, batch["volume"], -1)',
+            f"{_PATIENTS}each_patient_has_scores_of_the_whole_volume_and_blank_ones_none",
+        ),
+        (
+            "worst = int(np.nanargmin(values))",
+            "worst = int(np.nanargmax(values))",
+            f"{_PATIENTS}the_worst_patient_of_each_site_is_shown_where_its_error_is_largest",
+        ),
+        (
+            "example = int(chosen[np.argmax(error)])",
+            "example = int(chosen[0])",
+            f"{_PATIENTS}the_worst_patient_of_each_site_is_shown_where_its_error_is_largest",
         ),
     ),
     *in_file(

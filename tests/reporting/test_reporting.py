@@ -13,6 +13,7 @@ from fedrecon.reporting import (
     format_table,
     metric_rows,
     plot_classification,
+    plot_patients,
     plot_reconstructions,
     plot_segmentations,
     plot_site_scores,
@@ -58,6 +59,17 @@ def test_the_reconstruction_figure_shows_images_scores_and_errors():
     assert axes[0].get_title() == "zero-filled\n12.3 dB" and axes[2].get_title() == "reference"
     errors = [axis.images[0].get_array() for axis in axes[3:]]
     assert errors[0].max() > 0 and np.all(errors[1] == 0) and np.all(errors[2] == 0)
+    assert _pixels(figure).std() > 10
+
+
+def test_patients_are_shown_by_method_and_by_what_they_gain():
+    scores = {"TV": [20.0, 22.0, np.nan], "federated": [21.0, 25.0, 30.0]}
+    figure = plot_patients(scores, "federated", "PSNR (dB)", "gain (dB)")
+    left, right = figure.axes
+    points = [line for line in right.lines if line.get_marker() == "."]
+    assert len(points) == 1 and list(points[0].get_xdata()) == [1.0, 3.0]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["TV", "federated"]
+    assert [t.get_text() for t in right.get_yticklabels()] == ["TV"]
     assert _pixels(figure).std() > 10
 
 
