@@ -67,10 +67,11 @@ def poisson_clients(rate: float) -> Callable[[jax.Array, jax.Array, History], ja
 
 
 def weighted_clients(count: int, weights: ArrayLike) -> Sampler:
-    """``count`` clients without replacement, one after another in proportion to the weights of those left.
+    """``count`` clients, each with a probability in proportion to its weight, or 1 where that would exceed 1.
 
-    Drawn by exponential races (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006). Clients of weight
-    zero come last, and only if there are too few others.
+    Drawn in random order by equal steps along the sum of the probabilities (Madow, Ann. Math. Stat. 20:333,
+    1949), so that the mean over rounds of the mean over those drawn, weighted by `drawn_by_size`, is the
+    weighted mean over all clients. Clients of weight zero come last, and only if there are too few others.
 
     Args:
       count: clients in a round.
@@ -81,20 +82,66 @@ def weighted_clients(count: int, weights: ArrayLike) -> Sampler:
         sampler, if there are fewer than ``count`` clients or another number than weights.
     """
     _check_count(count, "count")
-    weights = np.asarray(weights, np.float64)
-    if weights.ndim != 1 or not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
-        raise ArgumentError("weights", "one axis of non-negative finite numbers, some positive", weights)
+    weights = _checked_weights(weights)
+    rates = _inclusion_rates(count, weights)
 
     def sampler(key, round, history):
         clients = _clients(history, count)
         if clients != len(weights):
             raise ArgumentError("weights", f"one for each of {clients} clients", len(weights))
-        positive = weights > 0
-        rate = jnp.asarray(np.where(positive, weights, 1), jnp.float32)
-        finish = jax.random.exponential(key, (clients,)) / rate
-        return _first(jnp.lexsort((finish, jnp.asarray(~positive))), count)
+        certain = rates >= 1
+        drawn = count - int(certain.sum())
+        if not drawn:
+            return jnp.asarray(certain)
+        shuffle, start = jax.random.split(key)
+        order = random_order(shuffle, jnp.arange(clients))
+        ends = jnp.cumsum(jnp.asarray(np.where(certain, 0, rates), jnp.float32)[order])
+        # Rounding may not take a step beyond the last client.
+        steps = jnp.minimum((jax.random.uniform(start) + jnp.arange(drawn)) / drawn, 1 - 2e-7) * ends[-1]
+        places = jnp.searchsorted(ends, steps, side="right")
+        return jnp.asarray(certain).at[order[places]].set(True)
 
     return Sampler(sampler, count)
+
+
+def drawn_by_size(count: int, weights: ArrayLike) -> Callable[[jax.Array, Context], jax.Array]:
+    """p_i over the probability that `weighted_clients` of the same arguments draws the client.
+
+    The same for all clients whose probability is in proportion to their weight, more for those that are
+    always drawn: sizes count once (Horvitz and Thompson, J. Am. Stat. Assoc. 47:663, 1952).
+    """
+    weights = _checked_weights(weights)
+    rates = _inclusion_rates(count, weights)
+    unsure = rates < 1
+    # The weight at which the probability reaches 1.
+    full = weights[unsure].sum() / max(count - int((~unsure).sum()), 1)
+    if not full:
+        return by_examples
+    return lambda weight, context: jnp.where(weight > 0, jnp.maximum(weight / full, 1), 0)
+
+
+def _checked_weights(weights: ArrayLike) -> np.ndarray:
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim != 1 or not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
+        raise ArgumentError("weights", "one axis of non-negative finite numbers, some positive", weights)
+    return weights
+
+
+def _inclusion_rates(count: int, weights: np.ndarray) -> np.ndarray:
+    """Probabilities (clients,) in proportion to weights, at most 1, that add up to ``count``."""
+    rates = np.zeros(len(weights))
+    left = count
+    for unsure in (weights > 0, weights == 0):
+        size = np.where(weights > 0, weights, 1.0)
+        while left > 0 and unsure.any():
+            rates[unsure] = left * size[unsure] / size[unsure].sum()
+            sure = unsure & (rates >= 1 - 1e-9)
+            rates[sure] = 1
+            if not sure.any():
+                return rates
+            left -= int(sure.sum())
+            unsure = unsure & ~sure
+    return rates
 
 
 def longest_absent(count: int) -> Sampler:

@@ -25,6 +25,7 @@ from fedrecon.training.components import (
     make_sampler,
     make_schedule,
     make_server_optimizer,
+    make_weighting,
 )
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.faults import inject, parse_faults
@@ -41,6 +42,8 @@ _EXCHANGE = (
     "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing", "dp_epsilon",
     "dp_delta", "dp_clipping_norm", "dp_batch_size",
 )  # fmt: skip
+# Flags of who takes part, which mean nothing where all data are one client's.
+_CHOICE = ("sampler", "clients_per_round", "stream", "stream_from")
 # Option of `federated` -> the flags that set it.
 _FLAGS = {
     "server_optimizer": ("server_optimizer", "server_learning_rate"),
@@ -72,7 +75,7 @@ def method(name: str) -> Entry:
 def fixed_flags(entry: Entry) -> tuple[str, ...]:
     """Flags that the method's definition leaves no choice of."""
     if not entry.exchanges:
-        return (*_EXCHANGE, *(("stream", "stream_from") if entry.pooled else ()))
+        return (*_EXCHANGE, *(_CHOICE if entry.pooled else ()))
     return tuple(flag for option in entry.fixes for flag in _FLAGS[option])
 
 
@@ -201,12 +204,8 @@ def make_algorithm(
         arguments["represent"] = represent
     if not chosen.pooled and "sampler" not in chosen.fixes:
         arguments["sampler"] = make_sampler(settings, train)
-    # Sizes count once: in who is drawn, or in the mean.
-    weighting = (
-        "equal" if (settings.weighting, settings.sampler) == ("default", "weighted") else settings.weighting
-    )
-    if "weighting" not in fixed_flags(chosen) and weighting != "default":
-        arguments["weighting"] = {"examples": fl.by_examples, "equal": fl.equal}[weighting]
+    if "weighting" not in fixed_flags(chosen) and (weighting := make_weighting(settings, train)) is not None:
+        arguments["weighting"] = weighting
     if (reduce := make_reducer(settings)) is not None:
         check_reducer(settings, train.clients)
         arguments["reduce"] = reduce

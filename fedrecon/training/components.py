@@ -149,6 +149,14 @@ def make_sampler(settings: FederationSettings, train: ClientData) -> Callable:
     )
 
 
+def make_weighting(settings: FederationSettings, train: ClientData) -> Callable | None:
+    """Weights of the clients in the mean; None is the algorithm's own."""
+    if (settings.weighting, settings.sampler) == ("default", "weighted"):
+        # Sizes count once: in who is drawn, or in the mean.
+        return fl.sampling.drawn_by_size(settings.clients_per_round, np.asarray(train.counts))
+    return {"default": None, "examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
+
+
 def make_reducer(settings: FederationSettings) -> fl.Reducer | Callable | None:
     """The robust reducer, behind the screen where there is one, or None for the mean of all.
 

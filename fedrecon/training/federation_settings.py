@@ -88,7 +88,8 @@ class FederationSettings:
     )
     weighting: str = _federation(
         "default",
-        "Weights of the clients in the mean; default is the algorithm's own, equal with --sampler=weighted",
+        "Weights of the clients in the mean; default is the algorithm's own, and with --sampler=weighted "
+        "equal, or more for clients that are always drawn",
         choices=WEIGHTINGS,
         needs=(
             _SERVER,

@@ -52,6 +52,10 @@ def test_every_option_of_every_algorithm_is_a_number_or_a_name():
         ({"algorithm": "feddyn", "weighting": "equal"}, "--weighting: expected default"),
         ({"algorithm": "afl", "sampler": "uniform", "clients_per_round": 2}, "--sampler: expected all"),
         ({"algorithm": "local_only", "reduce": "median"}, "--reduce: expected mean"),
+        (
+            {"algorithm": "centralised", "sampler": "uniform", "clients_per_round": 2},
+            "--sampler: expected all",
+        ),
         ({"algorithm": "moon", "task": "segmentation"}, "--task=classification"),
         ({"reduce_options": (("fraction", "0.1"),)}, "--reduce: expected a robust reducer"),
         (

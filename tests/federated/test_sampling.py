@@ -62,21 +62,35 @@ def test_uniform_subsets_are_all_equally_likely():
     assert_distributed(pairs, np.ones(10))
 
 
-def test_weighted_sampling_draws_one_after_another():
-    """P(i, j) = w_i / W w_j / (W - w_i), in either order; a client of weight zero comes last."""
-    weights = np.array([1.0, 2.0, 0.0, 3.0, 4.0])
-    taken = draws(fl.sampling.weighted_clients(2, weights), history_of(5))
-    pairs = list(itertools.combinations(range(5), 2))
-    counts = [taken[:, list(pair)].all(1).sum() for pair in pairs]
-    assert sum(counts) == DRAWS
-    total = weights.sum()
+@pytest.mark.parametrize(
+    ("count", "weights", "rates"),
+    [
+        (2, [5, 5, 5, 5, 20, 20], [1 / 6] * 4 + [2 / 3] * 2),
+        (2, [1, 2, 0, 3, 9], [1 / 6, 1 / 3, 0, 1 / 2, 1]),
+        (3, [1, 1, 2, 6, 90], [1 / 4, 1 / 4, 1 / 2, 1, 1]),
+        (4, [1, 0, 0, 3, 4], [1, 1 / 2, 1 / 2, 1, 1]),
+        (5, [1, 0, 0, 3, 4], [1] * 5),
+    ],
+)
+def test_weighted_sampling_counts_sizes_once(count, weights, rates):
+    """P(i) by hand: c w_i / sum(w), and 1 where that exceeds 1; each choice weighted by p_i / P(i)."""
+    weights, rates = np.array(weights, float), np.array(rates)
+    taken = draws(fl.sampling.weighted_clients(count, weights), history_of(len(weights)))
+    assert (taken.sum(1) == count).all()
+    spread = np.sqrt(rates * (1 - rates) / DRAWS)
+    assert (np.abs(taken.mean(0) - rates) <= 4.5 * spread).all(), (taken.mean(0), rates)
+    # Every client jumps to a number of its own: the mean model is the mean over all examples.
+    own = np.arange(len(weights)) ** 2.0
+    weighting = fl.sampling.drawn_by_size(count, weights)(jnp.asarray(weights), None)
+    models = (taken * weighting * own).sum(1) / (taken * weighting).sum(1)
+    expected = (weights * own).sum() / weights.sum()
+    assert abs(models.mean() - expected) <= 4.5 * models.std() / math.sqrt(DRAWS) + 1e-5
 
-    def ordered(i, j):
-        return weights[i] / total * weights[j] / (total - weights[i])
 
-    assert_distributed(counts, [ordered(i, j) + ordered(j, i) for i, j in pairs])
-    assert fl.sampling.weighted_clients(5, weights)(KEY, 0, history_of(5)).all()
-    assert not fl.sampling.weighted_clients(4, weights)(KEY, 0, history_of(5))[2]
+def test_any_two_clients_may_meet_in_a_weighted_draw():
+    taken = draws(fl.sampling.weighted_clients(2, [1.0, 2.0, 3.0, 4.0]), history_of(4))
+    pairs = [taken[:, list(pair)].all(1).sum() for pair in itertools.combinations(range(4), 2)]
+    assert min(pairs) > 0 and sum(pairs) == DRAWS
 
 
 def test_the_longest_absent_come_first():

@@ -14,7 +14,7 @@ _SCHEDULE = _F + "test_schedule.py::test_rates_and_steps_of_each_client_and_roun
 _CLIP = _F + "test_channels.py::test_clip_bounds_the_norm_and_leaves_what_is_within_alone"
 _CHAIN = _F + "test_channels.py::test_chain_encodes_forward_and_decodes_backward"
 _ORDER = _F + "test_keys.py::test_an_order_is_that_of_sorting_the_keys"
-_MOMENTS = _F + "test_sampling.py::test_weighted_sampling_draws_one_after_another"
+_SIZES = _F + "test_sampling.py::test_weighted_sampling_counts_sizes_once"
 
 
 def recorded(name: str, topology: str = "star") -> str:
@@ -214,7 +214,14 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/federated/sampling.py",
-        ("(clients,)) / rate", "(clients,)) * rate", _MOMENTS),
+        (
+            "random_order(shuffle, jnp.arange(clients))",
+            "jnp.arange(clients)",
+            _F + "test_sampling.py::test_any_two_clients_may_meet_in_a_weighted_draw",
+        ),
+        ("jax.random.uniform(start) + jnp.arange", "0.5 + jnp.arange", _SIZES),
+        ("left -= int(sure.sum())", "left -= 1", _SIZES),
+        ("jnp.maximum(weight / full, 1), 0)", "1.0, 0)", _SIZES),
         (
             "jnp.argsort(-history.loss[chosen]",
             "jnp.argsort(history.loss[chosen]",

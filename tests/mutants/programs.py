@@ -225,10 +225,10 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "fedrecon/training/catalog_algorithms.py",
+        "fedrecon/training/components.py",
         (
-            '"equal" if (settings.weighting, settings.sampler)',
-            '"examples" if (settings.weighting, settings.sampler)',
+            'if (settings.weighting, settings.sampler) == ("default", "weighted"):',
+            'if (settings.weighting, settings.sampler) == ("equal", "weighted"):',
             "tests/experiments/test_stack.py::test_sizes_count_once_where_clients_are_drawn_by_size",
         ),
     ),
