@@ -99,6 +99,10 @@ ALLOWED = {
         | {"fedrecon.privacy", "fedrecon.runtime", "fedrecon.tasks", "fedrecon.types", "fedrecon.weights"},
         {"jax", "numpy", "optax", "h5py"},
     ),
+    "fedrecon/tracking.py": (
+        {"fedrecon.runtime"},
+        {"numpy", "matplotlib", "tensorboardX", "mlflow"},
+    ),
     "fedrecon/reporting": ({"fedrecon.reporting", "fedrecon.files"}, {"numpy", "matplotlib"}),
     "data_scripts": (
         {"data_scripts", "fedrecon.data", "fedrecon.files", "fedrecon.runtime", "operators"},

@@ -7,6 +7,7 @@ _CURVES = "tests/experiments/test_learning_curves.py::test_"
 _RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _PATIENTS = "tests/experiments/test_patient_scores.py::test_"
+_TRACKING = "tests/test_tracking.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
 _QUALITY = in_file(
@@ -31,6 +32,24 @@ MUTANTS = (
             "check_needs(settings, base)",
             "pass",
             "tests/experiments/test_settings.py::test_values_out_of_range_name_the_flag",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tracking.py",
+        (
+            "if key not in known:",
+            "if True:",
+            f"{_TRACKING}following_hands_on_every_record_once_until_the_results_are_there",
+        ),
+        (
+            "writer.add_scalar(name, value, step)",
+            "writer.add_scalar(name, value, 0)",
+            f"{_TRACKING}tensorboard_gets_scalars_settings_and_figures",
+        ),
+        (
+            'if key not in ("stage", "round"):',
+            'if key != "stage":',
+            f"{_TRACKING}numbers_have_names_of_stage_site_and_metric",
         ),
     ),
     *in_file(
