@@ -118,7 +118,11 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], license: str)
     config, results = run.config, run.results
     command = [f"python -m experiments.{run.program}", "--workdir=RUN"]
     defaults = {field.name: value for field, value in fields(type(run.settings))}
-    command += [f"--{name}={value}" for name, value in config.items() if value != defaults.get(name)]
+    command += [
+        f"--{name}={value}"
+        for name, value in config.items()
+        if value != defaults.get(name) and name != "data_labels"
+    ]
     if run.program == "full_stack":
         scores = {"methods": results[task]}
         if task == "reconstruction":
@@ -128,7 +132,7 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], license: str)
         notes = list(results["notes"])
     else:
         scores, notes = {"released": results["released"], "own": results["own"]}, []
-    simulated = config["cohort"] in _SIMULATED
+    simulated = config["cohort"] in _SIMULATED and not config.get("data_labels")
     return {
         "task": task,
         "trained_on": {

@@ -55,7 +55,7 @@ ALLOWED = {
     "fedrecon/data/clients": ({"fedrecon.data.clients", "operators"}, {"jax", "numpy"}),
     "fedrecon/data/formats": (
         {"fedrecon.data.formats", "fedrecon.files", "operators"},
-        {"numpy", "h5py", "ismrmrd", "pydicom", "highdicom", "nibabel", "twixtools"},
+        {"numpy", "h5py", "ismrmrd", "pydicom", "highdicom", "nibabel", "twixtools", "PIL"},
     ),
     "fedrecon/data/simulation": (
         {"fedrecon.data.simulation", "fedrecon.data.clients", "fedrecon.data.formats"}
@@ -65,7 +65,13 @@ ALLOWED = {
     "fedrecon/data/simulation/anatomy": ({"fedrecon.data.simulation.anatomy"}, {"numpy"}),
     "fedrecon/data/measured": (
         {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats"}
-        | {"fedrecon.data.simulation.coil_fields", "operators"},
+        | {"fedrecon.data.simulation.chest_coils", "operators"},
+        {"jax", "numpy", "h5py"},
+    ),
+    "fedrecon/data/folders": (
+        {"fedrecon.data.folders", "fedrecon.data.clients", "fedrecon.data.formats", "operators"}
+        | {f"fedrecon.data.simulation.{name}" for name in ("chest_coils", "read_mri_cohort")}
+        | {"fedrecon.data.simulation.read_mri_cohort_manifest"},
         {"jax", "numpy", "h5py"},
     ),
     "fedrecon/classical.py": ({"fedrecon.classical_methods", "fedrecon.data", "operators"}, {"jax", "numpy"}),
@@ -114,7 +120,7 @@ ALLOWED = {
 # Every package of fedrecon imports it.
 SHARED = "fedrecon.errors.ArgumentError"
 # Packages whose modules only they import; all others import from the package.
-DATA = ("clients", "formats", "measured", "simulation")
+DATA = ("clients", "folders", "formats", "measured", "simulation")
 FACES = (
     "fedrecon.data",
     *(f"fedrecon.data.{part}" for part in DATA),

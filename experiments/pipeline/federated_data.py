@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.federated_settings import LABELS, TrainSettings
 from experiments.pipeline.folders import read_folder
 from fedrecon import Task
 from fedrecon.data import (
@@ -132,7 +132,9 @@ def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
 
 def number_of_classes(settings: TrainSettings) -> int:
     """Classes of the classification."""
-    return settings.classes if settings.cohort == "simulated" else 2
+    if settings.cohort == "simulated":
+        return settings.classes
+    return len(settings.data_labels.split(LABELS)) if settings.data_labels else 2
 
 
 def representation(settings: TrainSettings) -> Callable:
@@ -219,7 +221,18 @@ def _cohort(settings: TrainSettings) -> Cohort:
     if settings.cohort == "xray":
         return load_measured_chest_xray(settings.data_dir, size=size, seed=settings.seed)
     if settings.cohort == "folder":
-        return read_folder(settings.data_dir, (settings.task,), pools=settings.pools)
+        cohort = read_folder(
+            settings.data_dir,
+            (settings.task,),
+            pools=settings.pools,
+            size=settings.image_size,
+            seed=settings.seed,
+            skip_bad=settings.skip_bad,
+        )
+        if cohort.labels and len(cohort.labels) != number_of_classes(settings):
+            expected = f"the {number_of_classes(settings)} labels that there were when the run began"
+            raise FlagError("data_dir", expected, ", ".join(cohort.labels))
+        return cohort
     sites = settings.clients or 5
     return simulate_mri_cohort(
         sites, settings.patients_per_site, slices=2, image_shape=(size, size), seed=settings.seed
@@ -228,7 +241,7 @@ def _cohort(settings: TrainSettings) -> Cohort:
 
 def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
     """Volumes of k-space are segmented and classified on their references."""
-    if settings.cohort not in ("simulated", "folder") or settings.task == "reconstruction":
+    if settings.cohort != "simulated" or settings.task == "reconstruction":
         return cohort
     kept = ("label", "volume", *(("segmentation",) if settings.task == "segmentation" else ()))
 

@@ -20,6 +20,8 @@ from fedrecon.training import (
 COHORTS = ("simulated", "folder", "retina", "xray")
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
 NORMS = ("instance", "group", "batch")
+# Between the names of classes in `TrainSettings.data_labels`.
+LABELS = "|"
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -63,13 +65,23 @@ class TrainSettings:
     task: str = _data("classification", "Task of the training", choices=TASKS)
     cohort: str = _data(
         "simulated",
-        "Data: simulated, or from --data_dir: what data_scripts.simulate_cohort wrote (folder), which is the "
-        "default with that flag, photographs of the retina (segmentation) or chest radiographs "
-        "(classification)",
+        "Data: simulated, or from --data_dir: own files in folders of hospitals, or what "
+        "data_scripts.simulate_cohort wrote (folder), which is the default with that flag, photographs of "
+        "the retina (segmentation) or chest radiographs (classification)",
         choices=COHORTS,
     )
-    data_dir: str = _data("", "Folder with cohort.json, or with multisite/ for --cohort=retina or xray")
+    data_dir: str = _data(
+        "",
+        "Folder of hospitals (docs/own_data.md), or with cohort.json, or with "
+        "multisite/ for --cohort=retina or xray",
+    )
     data_sha256: str = ""
+    data_labels: str = ""
+    skip_bad: bool = _data(
+        False,
+        "Leave out files of --data_dir that have a fault, and list them in the notes",
+        needs=(Need("--data_dir of own files", lambda s: s.cohort == "folder"),),
+    )
     seed: int = _run(0, "Seed of the data, the partition, the initial weights and the training", least=0)
     rounds: int = _training(20, "Federated rounds", above=0)
     epochs: int = _training(1, "Local passes over a client's data in a round", above=0)
@@ -135,11 +147,8 @@ class TrainSettings:
     classes: int = _data(10, "Classes of the simulated classification", least=2, needs=(_DRAWN,))
     image_size: int = _data(
         0,
-        "Edge of the images; 0 is 16 to 64, by cohort",
+        "Edge of the images; 0 is 16 to 64, by cohort, or that of the files of --data_dir",
         least=0,
-        needs=(
-            Need("another --cohort than folder, whose images have a size", lambda s: s.cohort != "folder"),
-        ),
     )
     channels: int = _model(8, "Channels of the network at full resolution", above=0)
     pools: int = _model(2, "Poolings of the network", least=0)

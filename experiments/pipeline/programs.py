@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
+from experiments.pipeline.federated_settings import LABELS
 from experiments.pipeline.settings_flags import define_flags, given_flags
 from fedrecon.catalog import ALIASES
-from fedrecon.data.simulation import read_mri_cohort_manifest
+from fedrecon.data.folders import identify_cohort
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import (
     available_processors,
@@ -172,7 +173,9 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
     if given.get("methods_from"):
         given["methods_sha256"] = load_methods(given["methods_from"])
     if given.get("data_dir") and given.get("cohort", "folder") == "folder":
-        given["data_sha256"] = read_mri_cohort_manifest(given["data_dir"]).sha256
+        identity = identify_cohort(given["data_dir"], skip_bad=bool(given.get("skip_bad")))
+        given["data_sha256"] = identity.sha256
+        given["data_labels"] = LABELS.join(identity.labels or ())
     if "algorithm" in given:
         given["algorithm"] = ALIASES.get(given["algorithm"], given["algorithm"])
     options = {f"{group}_options": dotted.get(group, ()) for group in ("algorithm", "reduce")}

@@ -35,8 +35,9 @@ class FullStackSettings:
     modality: str = _data("mri", "Physics of the simulated cohort", choices=("mri", "ct"))
     cohort: str = _data(
         "simulated",
-        "Simulated sites, or from --data_dir: what data_scripts.simulate_cohort wrote (folder), which is the "
-        "default with that flag, or measured data (measured, or real)",
+        "Simulated sites, or from --data_dir: own files in folders of hospitals, or what "
+        "data_scripts.simulate_cohort wrote (folder), which is the default with that flag, or measured data "
+        "(measured, or real)",
         choices=("simulated", "folder", "measured", "real"),
     )
     preset: str = _run(
@@ -44,8 +45,18 @@ class FullStackSettings:
         "Sizes: minutes, half an hour, or a short trial; sets what other flags leave open",
         choices=("default", "full", "smoke"),
     )
-    data_dir: str = _data("", "Folder with cohort.json, or with mri/ and multisite/ for --cohort=measured")
+    data_dir: str = _data(
+        "",
+        "Folder of hospitals (docs/own_data.md), or with cohort.json, or with "
+        "mri/ and multisite/ for --cohort=measured",
+    )
     data_sha256: str = ""
+    data_labels: str = ""
+    skip_bad: bool = _data(
+        False,
+        "Leave out files of --data_dir that have a fault, and list them in the notes",
+        needs=(Need("--data_dir of own files", lambda s: s.cohort == "folder"),),
+    )
     seed: int = _run(0, "Seed of the cohort, the initial weights and the training", least=0)
     # Cohort.
     sites: int = _data(5, "Number of simulated sites", above=0, needs=(_SIMULATED,))

@@ -1,4 +1,4 @@
-"""Data: clients and their examples, file formats, simulated and measured cohorts."""
+"""Data: clients and their examples, file formats, cohorts of files, simulated and measured cohorts."""
 
 from fedrecon.data.clients import (
     ClientData,
@@ -20,6 +20,7 @@ from fedrecon.data.clients import (
     stack_clients,
     to_native,
 )
+from fedrecon.data.folders import FolderSite, read_cohort
 from fedrecon.data.formats import (
     CTMeasurement,
     DataError,
@@ -77,6 +78,7 @@ __all__ = [
     "DicomSlices",
     "FastMRIVolume",
     "FeatureShift",
+    "FolderSite",
     "ImageSite",
     "MRISite",
     "MeasuredMRISite",
@@ -97,6 +99,7 @@ __all__ = [
     "plan_patients",
     "pool",
     "quantity_partition",
+    "read_cohort",
     "read_ct_measurement",
     "read_dicom_ct_pd",
     "read_dicom_slices",

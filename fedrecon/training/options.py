@@ -98,6 +98,7 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, value
 
 
+_IF_GIVEN = ("methods_from", "data_labels", "skip_bad")
 _DIGESTS = {"methods_sha256": "methods_from.sha256", "data_sha256": "data_dir.sha256"}
 
 
@@ -105,7 +106,7 @@ def flat(settings: Any) -> dict[str, Any]:
     """JSON-able dict of all fields, for config.json.
 
     ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` is there only if there is such a file,
-    as are the SHA-256 of it and of the manifest in ``data_dir``.
+    as are the SHA-256 of it and of the manifest in ``data_dir``, the labels of own data, and ``skip_bad``.
     """
     values: dict[str, Any] = {}
     for field, value in fields(settings):
@@ -114,7 +115,7 @@ def flat(settings: Any) -> dict[str, Any]:
             values |= {f"{group}.{name}": text for name, text in value}
         elif field.name in _DIGESTS:
             values |= {_DIGESTS[field.name]: value} if value else {}
-        elif field.name != "methods_from" or value:
+        elif field.name not in _IF_GIVEN or value:
             values[field.name] = value
     return values
 

@@ -9,6 +9,7 @@ _FILES = _D + "test_cohort_files.py::test_"
 _MRI = _D + "test_mri_simulation.py::test_"
 _CT = _D + "test_ct_simulation.py::test_"
 _MEASURED = _D + "test_measured.py::test_"
+_FOLDER = _D + "test_folders.py::test_"
 
 _CLIENT_DATA = (
     *in_file(
@@ -186,6 +187,9 @@ _MEASURED_DATA = (
             "if volume.mask is not None and not volume.mask.any():",
             _MEASURED + "undersampled_files_cannot_be_a_reference",
         ),
+    ),
+    *in_file(
+        "fedrecon/data/clients/undersampling.py",
         (
             "common = resize_kspace(padded, matrix)",
             "common = padded[..., : matrix[0], : matrix[1]]",
@@ -194,4 +198,36 @@ _MEASURED_DATA = (
     ),
 )
 
-MUTANTS = _CLIENT_DATA + _SIMULATION + _MEASURED_DATA
+_FOLDERS = (
+    *in_file(
+        "fedrecon/data/folders/images.py",
+        (
+            "low = np.maximum(edges[:-1, None], np.arange(old))",
+            "low = np.floor(np.maximum(edges[:-1, None], np.arange(old)) / 2) * 2",
+            _FOLDER + "pictures_and_masks_are_scaled_by_area_into_one_frame",
+        ),
+        (
+            "before = [(m - n) // 2 for",
+            "before = [(m - n) // 3 for",
+            _FOLDER + "pictures_and_masks_are_scaled_by_area_into_one_frame",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/folders/files.py",
+        (
+            "return folders[0] if folders else stem_of(path)",
+            "return stem_of(path)",
+            _FOLDER + "files_of_a_patient_stay_together_and_parts_may_be_named",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/pictures.py",
+        (
+            "values.transpose(2, 1, 0)[:, ::-1, ::-1]",
+            "values.transpose(2, 1, 0)",
+            _FOLDER + "slices_of_nifti_lie_as_in_the_scanner",
+        ),
+    ),
+)
+
+MUTANTS = _CLIENT_DATA + _SIMULATION + _MEASURED_DATA + _FOLDERS

@@ -18,6 +18,7 @@ from fedrecon.data.clients.partition import (
     shard_partition,
     site_partition,
 )
+from fedrecon.data.clients.undersampling import mask_key, undersampled_examples
 
 __all__ = [
     "FRACTIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "dirichlet_partition",
     "draw_feature_shifts",
     "label_counts",
+    "mask_key",
     "mri_examples",
     "partition_examples",
     "pool",
@@ -44,4 +46,5 @@ __all__ = [
     "stack_parts",
     "stack_volumes",
     "to_native",
+    "undersampled_examples",
 ]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Cohort:
       patients: for each part (``"train"``, ``"validation"``, ``"test"``) and client the patient or volume
         that each value of ``examples["volume"]`` stands for.
       notes: what a report must say about these data.
+      labels: names of the classes of ``examples["label"]`` in their order; empty where they have none.
     """
 
     train: ClientData
@@ -34,6 +35,15 @@ class Cohort:
     image_shape: tuple[int, int]
     patients: dict[str, tuple[tuple[str, ...], ...]]
     notes: str = ""
+    labels: tuple[str, ...] = ()
+
+
+class Parts(TypedDict):
+    """The data of a cohort by part."""
+
+    train: ClientData
+    validation: ClientData
+    test: ClientData
 
 
 def stack_volumes(volumes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -44,8 +54,7 @@ def stack_volumes(volumes: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndar
     return {key: np.concatenate([volume[key] for volume in numbered]) for key in numbered[0]}
 
 
-def stack_parts(
-    examples: dict[str, list[list[dict[str, np.ndarray]]]], names: Sequence[str]
-) -> dict[str, ClientData]:
-    """ClientData of each part, from volumes by part and client."""
-    return {part: stack_clients([stack_volumes(v) for v in examples[part]], names) for part in PARTS}
+def stack_parts(examples: dict[str, list[list[dict[str, np.ndarray]]]], names: Sequence[str]) -> Parts:
+    """The data of each part, from volumes by part and client."""
+    train, validation, test = (stack_clients([stack_volumes(v) for v in examples[p]], names) for p in PARTS)
+    return {"train": train, "validation": validation, "test": test}

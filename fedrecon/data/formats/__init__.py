@@ -30,8 +30,10 @@ from fedrecon.data.formats.measurement import (
     TRAJECTORY_UNITS,
     Measurement,
     correct_delays,
+    file_format,
     read_measurement,
 )
+from fedrecon.data.formats.pictures import Nifti, read_nifti, read_picture
 from fedrecon.data.formats.placed_images import centered_affine, nifti_bytes, write_dicom
 from fedrecon.data.formats.radial import read_radial
 
@@ -47,11 +49,13 @@ __all__ = [
     "ISMRMRDHeader",
     "JsonObject",
     "Measurement",
+    "Nifti",
     "RawMeasurement",
     "Sinogram",
     "centered_affine",
     "correct_delays",
     "describe_file",
+    "file_format",
     "format_ismrmrd_header",
     "from_bart",
     "is_ct",
@@ -70,6 +74,8 @@ __all__ = [
     "read_json_object",
     "read_lodopab",
     "read_measurement",
+    "read_nifti",
+    "read_picture",
     "read_radial",
     "read_tomography",
     "to_bart",

@@ -6,25 +6,22 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedrecon.data.clients import (
     FRACTIONS,
     PARTS,
     Cohort,
-    center_columns,
-    mri_examples,
-    resize_kspace,
+    mask_key,
     split_patients,
     stack_parts,
+    undersampled_examples,
 )
 from fedrecon.data.formats import DataError, open_hdf5, read_array, read_fastmri
 from fedrecon.data.measured.manifest import Scanner, read_mri_manifest
-from fedrecon.data.simulation import coil_fields
+from fedrecon.data.simulation import chest_coils
 from fedrecon.errors import ArgumentError
-from operators import fft2c, ifft2c, random_mask, rss
+from operators import fft2c
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,23 +180,10 @@ def _image_sets(path: Path, site: Scanner, coils: int, echoes: int, seed: int) -
     result = []
     for name, stack in images.items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        maps = _chest_coils(rng, coils, stack.shape[-2:], site.field_of_view)
+        maps = chest_coils(rng, coils, stack.shape[-2:], site.field_of_view)
         kspace = np.asarray(fft2c(maps * stack[:echoes, None]))
         result.append(_Group(name, [(f"{name} echo {e + 1}", k) for e, k in enumerate(kspace)]))
     return result
-
-
-def _chest_coils(
-    rng: np.random.Generator, coils: int, shape: tuple[int, int], field_of_view: float
-) -> jax.Array:
-    """Coils as around a chest that fills the field of view: the images are stored without geometry."""
-    pixel = field_of_view / max(shape)
-    y, x = ((np.arange(n) - n // 2) * pixel for n in shape)
-    angles = 2 * np.pi * (np.arange(coils) + rng.uniform(0.2, 0.3)) / coils
-    reach = rng.uniform(0.97, 1.05, coils) * field_of_view
-    centers = np.stack([0.65 * reach * np.cos(angles), 0.65 * reach * np.sin(angles)], 1)
-    radii = np.full(coils, min(0.75 * np.pi / coils, 0.35) * field_of_view)
-    return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centers, radii)))
 
 
 def _example(
@@ -214,20 +198,8 @@ def _example(
     seed: int,
 ) -> dict:
     """One slice under one mask, on the common grid; leading axis of length 1."""
-    native = kspace.shape[-2:]
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{name}/{part}/{number}".encode()) >> 1)
-    columns = np.asarray(random_mask(key, native[1], acceleration, center_fraction))
-    mask = resize_kspace(np.broadcast_to(columns, native), matrix)
-    # All coils at once: one shape compiles once.
-    padded = np.pad(kspace, ((0, coils - len(kspace)), (0, 0), (0, 0)))
-    common = resize_kspace(padded, matrix)
-    reference = np.asarray(rss(ifft2c(common)))
-    block = center_columns(native[1], center_fraction)
-    # Between an odd and an even matrix the center block moves by one: the samples in both are fully sampled.
-    block = min(block - (native[1] - matrix[1]) % 2 * (1 - block % 2), matrix[1])
-    rows = min(2 * block, native[0] - (native[0] - matrix[0]) % 2, matrix[0])
-    example = mri_examples(common[None], mask, reference[None], (rows, max(block, 1)), coils)
-    return example | {"native_shape": np.asarray([native], np.int32)}
+    key = mask_key(seed, f"{name}/{part}/{number}")
+    return undersampled_examples(kspace[None], key, matrix, coils, acceleration, center_fraction)
 
 
 def _site(site: Scanner, spaces: list[np.ndarray]) -> MeasuredMRISite:

@@ -10,7 +10,7 @@ from fedrecon.data.simulation.cohort import (
 from fedrecon.data.simulation.cohort_files import read_mri_cohort, read_mri_cohort_manifest, write_mri_cohort
 from fedrecon.data.simulation.ct import CTSite, ct_detector_count, simulate_ct_patient
 from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, brain_hospitals
-from fedrecon.data.simulation.mri import MRISite, coil_fields, simulate_mri_patient
+from fedrecon.data.simulation.mri import MRISite, chest_coils, coil_fields, simulate_mri_patient
 from fedrecon.data.simulation.planning import PlannedPatient, plan_patients
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "MRISite",
     "PlannedPatient",
     "brain_hospitals",
+    "chest_coils",
     "coil_fields",
     "ct_detector_count",
     "plan_patients",

@@ -78,6 +78,29 @@ def tissue_signal(tissue: Tissue, site: MRISite) -> float:
     return float(tissue.proton_density * recovery * np.exp(-site.echo_time / tissue.t2))
 
 
+def chest_coils(
+    rng: np.random.Generator, coils: int, shape: tuple[int, int], field_of_view: float
+) -> jax.Array:
+    """Coils as around a chest that fills the field of view, for images that are stored without geometry.
+
+    Args:
+      rng: for where the coils are.
+      coils: their number.
+      shape: (ny, nx).
+      field_of_view: the extent of the longer edge in mm.
+
+    Returns:
+      ``(coils, ny, nx)`` complex64, as of `coil_fields`.
+    """
+    pixel = field_of_view / max(shape)
+    y, x = ((np.arange(n) - n // 2) * pixel for n in shape)
+    angles = 2 * np.pi * (np.arange(coils) + rng.uniform(0.2, 0.3)) / coils
+    reach = rng.uniform(0.97, 1.05, coils) * field_of_view
+    centers = np.stack([0.65 * reach * np.cos(angles), 0.65 * reach * np.sin(angles)], 1)
+    radii = np.full(coils, min(0.75 * np.pi / coils, 0.35) * field_of_view)
+    return coil_fields(*(jnp.asarray(v, jnp.float32) for v in (x, -y, centers, radii)))
+
+
 @functools.partial(jax.jit, static_argnames="segments")
 def coil_fields(
     x: jax.Array, y: jax.Array, centers: jax.Array, radii: jax.Array, segments: int = 24

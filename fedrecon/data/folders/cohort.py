@@ -1,0 +1,254 @@
+"""Cohorts of files: read, divided by patient and brought to one grid."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from fedrecon.data.clients import (
+    PARTS,
+    ClientData,
+    Cohort,
+    mask_key,
+    mri_examples,
+    resize_kspace,
+    stack_parts,
+    undersampled_examples,
+)
+from fedrecon.data.folders.division import divide
+from fedrecon.data.folders.images import by_area, fitted, in_channels, normalized
+from fedrecon.data.folders.loading import Loaded, is_simulated, load_volumes
+from fedrecon.data.folders.manifest import TASKS, Manifest
+from fedrecon.data.folders.reading import Volume
+from fedrecon.data.formats import DataError
+from fedrecon.data.simulation import read_mri_cohort
+from fedrecon.errors import ArgumentError
+from operators import ifft2c, rss
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSite:
+    """A site of a cohort of files.
+
+    Attributes:
+      name: of the site.
+      patients, files, slices: their numbers.
+      native_shapes: the (ny, nx) of its images before they got the common one.
+      coils: numbers of coils of its k-space; empty for images.
+      held_out: what validation and test have that training has not, see the manifest.
+    """
+
+    name: str
+    patients: int
+    files: int
+    slices: int
+    native_shapes: tuple[tuple[int, int], ...]
+    coils: tuple[int, ...]
+    held_out: str
+
+
+def read_cohort(
+    data_dir: str | os.PathLike,
+    task: str,
+    *,
+    manifest: str | os.PathLike | None = None,
+    matrix: tuple[int, int] | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+) -> Cohort:
+    """Reads a cohort of files for a task: what cohort.json names, or ``DIR/<hospital>/...`` without one.
+
+    docs/own_data.md says what files there may be and what the manifest says of them. A cohort.json of
+    `write_mri_cohort` is read as `read_mri_cohort` does.
+
+    Examples of reconstruction are those of `mri_examples` (of fully sampled k-space, undersampled) and
+    ``native_shape`` (2,) int32; those of other tasks are ``image`` (ny, nx, channels) float32, and
+    ``segmentation`` (ny, nx) float32, 0 or 1, or ``label`` () int32. ``volume`` () int32 is the patient
+    within client and part. Examples of reconstruction also have segmentation and label where all files have.
+
+    Args:
+      data_dir: the folder.
+      task: ``"reconstruction"``, ``"segmentation"`` or ``"classification"``.
+      manifest: another file than ``data_dir/cohort.json``; names in it are relative to ``data_dir``.
+      matrix: (ny, nx) of all images, in place of the manifest's.
+      seed: of the split and the masks.
+      skip_bad: leave out files with a fault, and name them in ``notes``.
+
+    Raises:
+      DataError: the manifest or a file is missing, damaged or not as it should be, or a site has too few
+        patients; names the file.
+      ValueError: an argument is out of its range.
+      ImportError: a file needs an extra that is not installed.
+    """
+    if task not in TASKS:
+        raise ArgumentError("task", f"one of {', '.join(TASKS)}", repr(task))
+    if manifest is None and is_simulated(data_dir):
+        return _as_images(read_mri_cohort(data_dir), task)
+    loaded = load_volumes(data_dir, task, manifest=manifest, skip_bad=skip_bad)
+    return make_cohort(loaded, task, matrix=matrix, seed=seed)
+
+
+def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = None, seed: int = 0) -> Cohort:
+    """The cohort of volumes that were read for a task; they are taken out of ``loaded``."""
+    manifest = loaded.manifest
+    everything = [volume for volumes in loaded.volumes.values() for volume in volumes]
+    shapes = [_shape(volume) for volume in everything]
+    ny, nx = (max(shape[axis] for shape in shapes) for axis in (0, 1))
+    matrix = matrix or manifest.matrix or (ny, nx)
+    coils = max((v.kspace.shape[1] for v in everything if v.kspace is not None), default=0)
+    classes = manifest.labels or ()
+    complete = all(volume.segmentation is not None for volume in everything)
+    sites = tuple(_site(name, volumes, loaded.held_out[name]) for name, volumes in loaded.volumes.items())
+    examples: dict[str, list] = {part: [] for part in PARTS}
+    patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
+    for name in list(loaded.volumes):
+        volumes = loaded.volumes.pop(name)
+        divided = divide(name, volumes, loaded.held_out[name], manifest, seed)
+        del volumes
+        for part in PARTS:
+            made: dict[str, list[dict[str, np.ndarray]]] = {}
+            for patient, volume, copies in divided[part]:
+                for number in range(copies):
+                    key = mask_key(seed, f"{name}/{volume.name}/{patient}/{part}/{number}")
+                    one = _examples(volume, task, key, matrix, coils, manifest, classes, complete)
+                    made.setdefault(patient if copies == 1 else f"{patient} mask {number}", []).append(one)
+            joined = {p: {k: np.concatenate([e[k] for e in es]) for k in es[0]} for p, es in made.items()}
+            examples[part].append(list(joined.values()))
+            patients[part].append(tuple(joined))
+    return Cohort(
+        **stack_parts(examples, [site.name for site in sites]),
+        sites=sites,
+        image_shape=(int(matrix[0]), int(matrix[1])),
+        patients={part: tuple(ids) for part, ids in patients.items()},
+        notes=_notes(loaded, sites),
+        labels=classes if task == "classification" else (),
+    )
+
+
+def _examples(
+    volume: Volume,
+    task: str,
+    key: jax.Array,
+    matrix: tuple[int, int],
+    coils: int,
+    manifest: Manifest,
+    classes: Sequence[str],
+    complete: bool,
+) -> dict[str, np.ndarray]:
+    """The examples of one volume, one for each slice."""
+    labels: np.ndarray | None = None
+    if volume.labels is not None:
+        labels = np.asarray([classes.index(label) for label in volume.labels], np.int32)
+    elif volume.segmentation is not None:
+        labels = np.asarray(volume.segmentation.any((1, 2)), np.int32)
+    if task == "reconstruction":
+        assert volume.kspace is not None, "checked when it was read"
+        segmentation = None
+        if complete and volume.segmentation is not None:
+            segmentation = (by_area(volume.segmentation, matrix) > 0.5).astype(np.uint8)
+        examples = _measured(volume, key, matrix, coils, manifest, segmentation)
+        examples.pop("volume")
+        return examples if labels is None or not complete else examples | {"label": labels}
+    if volume.kspace is None:
+        assert volume.image is not None, "one of both is there"
+        image = normalized(volume.image, volume.intensity)
+        image = fitted(in_channels(image, manifest.channels or image.shape[-1]), matrix)
+        segmentation = None if volume.segmentation is None else fitted(volume.segmentation, matrix)
+    else:
+        reference = volume.reference
+        if reference is None:
+            reference = np.asarray(rss(ifft2c(resize_kspace(volume.kspace, matrix))))
+        image = normalized(reference, volume.intensity)[..., None]
+        segmentation = None if volume.segmentation is None else by_area(volume.segmentation, matrix)
+    if task == "segmentation":
+        assert segmentation is not None, "checked when it was read"
+        return {"image": image, "segmentation": (segmentation > 0.5).astype(np.float32)}
+    assert labels is not None, "checked when it was read"
+    return {"image": image, "label": labels}
+
+
+def _measured(
+    volume: Volume,
+    key: jax.Array,
+    matrix: tuple[int, int],
+    coils: int,
+    manifest: Manifest,
+    segmentation: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    kspace, rule = volume.kspace, manifest.undersampling
+    assert kspace is not None, "the caller's test"
+    if volume.sampling is None:
+        return undersampled_examples(
+            kspace, key, matrix, coils, rule.acceleration, rule.center_fraction, segmentation
+        )
+    assert volume.reference is not None, "sampled k-space has one"
+    if kspace.shape[-2:] != tuple(matrix):
+        expected = f"the matrix {tuple(matrix)} of the cohort, since the reference has no k-space"
+        raise DataError(volume.path, None, expected, kspace.shape[-2:])
+    columns = np.asarray(volume.sampling.all(0))
+    middle = len(columns) // 2
+    before, after = columns[:middle][::-1], columns[middle:]
+    block = min(*(int(np.argmin(side)) if not side.all() else len(side) for side in (before, after)))
+    block = max(2 * block, 1)
+    examples = mri_examples(
+        kspace,
+        volume.sampling,
+        volume.reference,
+        (min(2 * block, matrix[0]), block),
+        coils,
+        segmentation,
+    )
+    return examples | {"native_shape": np.tile(np.asarray(matrix, np.int32), (len(kspace), 1))}
+
+
+def _shape(volume: Volume) -> tuple[int, int]:
+    if volume.kspace is not None:
+        return volume.kspace.shape[-2:]
+    assert volume.image is not None, "one of both is there"
+    return volume.image.shape[1:3]
+
+
+def _site(name: str, volumes: list[Volume], held_out: str) -> FolderSite:
+    return FolderSite(
+        name=name,
+        patients=len({volume.patient for volume in volumes}),
+        files=len(volumes),
+        slices=sum(volume.slices for volume in volumes),
+        native_shapes=tuple(sorted({_shape(volume) for volume in volumes})),
+        coils=tuple(sorted({v.kspace.shape[1] for v in volumes if v.kspace is not None})),
+        held_out=held_out,
+    )
+
+
+def _notes(loaded: Loaded, sites: Sequence[FolderSite]) -> str:
+    """What the manifest says, what is held out, and what was skipped."""
+    manifest = loaded.manifest
+    sentences = [manifest.notes, *(f"{s.name}: {s.notes}" for s in manifest.sources if s.notes)]
+    for kind in ("slices", "masks"):
+        names = [site.name for site in sites if site.held_out == kind]
+        if names:
+            what = "slices" if kind == "slices" else "sampling masks"
+            sentences.append(
+                f"Validation and test of {', '.join(names)} are other {what} of the same patients: that "
+                "measures no generalization to other patients."
+            )
+    if loaded.skipped:
+        faults = "; ".join(str(error) for error in loaded.skipped)
+        sentences.append(f"{len(loaded.skipped)} skipped (--skip_bad): {faults}.")
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _as_images(cohort: Cohort, task: str) -> Cohort:
+    """Volumes of k-space are segmented and classified on their references."""
+    if task == "reconstruction":
+        return cohort
+    kept = ("label", "volume", *(("segmentation",) if task == "segmentation" else ()))
+
+    def images(data: ClientData) -> ClientData:
+        examples = {name: data.examples[name] for name in kept}
+        return ClientData(examples | {"image": data.examples["target"][..., None]}, data.valid, data.names)
+
+    train, validation, test = (images(data) for data in (cohort.train, cohort.validation, cohort.test))
+    return dataclasses.replace(cohort, train=train, validation=validation, test=test)

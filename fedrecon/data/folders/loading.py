@@ -1,0 +1,205 @@
+"""Reading all files of a cohort: their faults, their patients and their classes."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from fedrecon.data.folders.files import Faults, Item, discover, list_items
+from fedrecon.data.folders.images import normalized
+from fedrecon.data.folders.labels import TABLE
+from fedrecon.data.folders.manifest import MANIFEST, Manifest, read_manifest
+from fedrecon.data.folders.reading import Volume, read_item, read_texts
+from fedrecon.data.formats import DataError, read_json_object
+from fedrecon.data.simulation import read_mri_cohort_manifest
+
+OTHER = "other"
+
+
+class Loaded(NamedTuple):
+    """The volumes of a cohort by site, as they are in the files; ``skipped`` are the faults of others."""
+
+    manifest: Manifest
+    volumes: dict[str, list[Volume]]
+    held_out: dict[str, str]
+    skipped: tuple[DataError, ...]
+
+
+def is_simulated(data_dir: str | os.PathLike) -> bool:
+    """Whether a folder has the cohort.json of a simulated cohort."""
+    path = Path(data_dir) / MANIFEST
+    return path.is_file() and "format" not in read_json_object(path).members
+
+
+def find_manifest(
+    data_dir: str | os.PathLike, manifest: str | os.PathLike | None = None, faults: Faults | None = None
+) -> Manifest:
+    """The manifest of a folder: that named, its cohort.json, or the one that its folders amount to."""
+    path = Path(data_dir) / MANIFEST if manifest is None else Path(manifest)
+    if path.is_file() or manifest is not None:
+        return read_manifest(path, data_dir)
+    return discover(data_dir, faults)
+
+
+class Identity(NamedTuple):
+    """What tells cohorts of files apart without opening all of them.
+
+    Attributes:
+      sha256: of the manifest, and of the names and sizes of files and the tables of labels.
+      labels: names of the classes; None of simulated cohorts.
+    """
+
+    sha256: str
+    labels: tuple[str, ...] | None
+
+
+def identify_cohort(data_dir: str | os.PathLike, *, skip_bad: bool = False) -> Identity:
+    """What a run writes down of its data.
+
+    Raises:
+      DataError: as `read_cohort`.
+    """
+    if is_simulated(data_dir):
+        return Identity(read_mri_cohort_manifest(data_dir).sha256, None)
+    folder, faults = Path(data_dir), Faults(skip_bad)
+    manifest = find_manifest(folder, faults=faults)
+    folders = (folder, *(folder / (source.name or "") for source in manifest.sources))
+    tables = {manifest.path, *(place / TABLE for place in folders)}
+    parts = [path.read_bytes() for path in sorted(tables) if path.is_file()]
+    items = list_items(manifest, faults)
+    for item in items:
+        inside = sorted(item.path.rglob("*")) if item.path.is_dir() else [item.path]
+        for path in (*inside, *([item.mask] if item.mask else [])):
+            size = path.stat().st_size if path.is_file() else 0
+            parts.append(f"{path.relative_to(folder).as_posix()} {size}".encode())
+    return Identity(hashlib.sha256(b"\n".join(parts)).hexdigest(), _label_names(manifest, items, faults))
+
+
+def load_volumes(
+    data_dir: str | os.PathLike,
+    task: str | None,
+    *,
+    manifest: str | os.PathLike | None = None,
+    skip_bad: bool = False,
+) -> Loaded:
+    """Reads all files; those that lack what the task needs are faults, too.
+
+    Args:
+      data_dir, manifest, skip_bad: as of `read_cohort`.
+      task: None for whatever there is.
+    """
+    faults = Faults(skip_bad)
+    found = find_manifest(data_dir, manifest, faults)
+    if task is not None and found.tasks is not None and task not in found.tasks:
+        raise DataError(found.path, "tasks", f"{task} among them", ", ".join(found.tasks))
+    items = list_items(found, faults)
+    _check_copies(items, faults)
+    labels = _label_names(found, items, faults)
+    if task == "classification" and len(labels) < 2:
+        raise DataError(found.folder, None, "two labels or more", f"{labels[0]!r} alone")
+    found = dataclasses.replace(found, labels=labels)
+    volumes: dict[str, list[Volume]] = {}
+    held_out: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    channels: list[tuple[int, str]] = []
+    for item in items:
+        with faults.of():
+            for volume in read_item(item, found):
+                _check_volume(volume, found, task, channels)
+                _check_patient(volume, found, seen)
+                volumes.setdefault(volume.site, []).append(volume)
+                held_out[volume.site] = item.source.held_out
+    for site in [source.name for source in found.sources if source.name]:
+        if site not in volumes:
+            raise DataError(Path(data_dir) / site, None, "at least one sound file of the site", "none")
+    least = max(source.minimum_patients for source in found.sources)
+    return Loaded(found, _merged(volumes, least, held_out), held_out, tuple(faults.skipped))
+
+
+def _label_names(manifest: Manifest, items: list[Item], faults: Faults) -> tuple[str, ...]:
+    """The classes in their order: of the manifest, else of all files, sorted; those of masks without any."""
+    if manifest.labels is not None:
+        return manifest.labels
+    found = {item.label for item in items if item.label is not None}
+    for item in items:
+        if "label" in item.source.keys:
+            with faults.of():
+                found |= set(read_texts(item.path, item.source.keys["label"]))
+    if not found:
+        return ("without", "with")
+    if all(label.lstrip("-").isdigit() for label in found):
+        return tuple(sorted(found, key=int))
+    return tuple(sorted(found))
+
+
+def _check_copies(items: list[Item], faults: Faults) -> None:
+    """Refuses files of the same content: a copy may be in training and test."""
+    by_size: dict[int, list[Item]] = {}
+    for item in items:
+        if item.path.is_file() and item.source.reader != "hdf5":
+            by_size.setdefault(item.path.stat().st_size, []).append(item)
+    for size, members in by_size.items():
+        seen: dict[bytes, Item] = {}
+        for item in members if len(members) > 1 and size else ():
+            with item.path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            if digest in seen:
+                with faults.of():
+                    raise DataError(
+                        item.path, None, "a file unlike the others", f"the content of {seen[digest].path}"
+                    )
+            seen[digest] = item
+
+
+def _check_volume(
+    volume: Volume, manifest: Manifest, task: str | None, channels: list[tuple[int, str]]
+) -> None:
+    """Refuses what lacks something for the task, or differs from the others; ``channels`` is of the first."""
+    path = volume.path
+    if task == "reconstruction" and volume.kspace is None:
+        expected = (
+            "raw k-space to reconstruct (or coils and field_of_view in the manifest, which simulate it)"
+        )
+        raise DataError(path, None, expected, f"images ({volume.unit})")
+    if task == "segmentation" and volume.segmentation is None:
+        raise DataError(path, None, "a mask (the same name in masks/, or NAME_mask)", "none")
+    if task == "classification" and volume.labels is None and volume.segmentation is None:
+        raise DataError(path, None, "a label in labels.csv", "none")
+    for label in volume.labels or ():
+        if manifest.labels is not None and label not in manifest.labels:
+            raise DataError(path, None, f"one of the labels {', '.join(manifest.labels)}", repr(label))
+    if volume.image is not None and manifest.channels is None:
+        count = volume.image.shape[-1]
+        channels.append((count, volume.name))
+        if count != channels[0][0]:
+            channels.pop()
+            expected = f"{channels[0][0]} channels as {channels[0][1]}, or channels in the manifest"
+            raise DataError(path, None, expected, count)
+    if volume.image is not None:
+        try:
+            normalized(volume.image, volume.intensity)
+        except ValueError as error:
+            raise DataError(path, None, "an image of several values", error) from error
+
+
+def _check_patient(volume: Volume, manifest: Manifest, seen: dict[str, str]) -> None:
+    """Refuses patients at two sites, unless sites number their own."""
+    if manifest.patients_numbered_by_site:
+        return
+    if (site := seen.setdefault(volume.patient, volume.site)) != volume.site:
+        expected = f"patient {volume.patient!r} at one site, or patients_numbered_by_site in the manifest"
+        raise DataError(volume.path, None, expected, f"{site!r} and {volume.site!r}")
+
+
+def _merged(
+    volumes: dict[str, list[Volume]], least: int, held_out: dict[str, str]
+) -> dict[str, list[Volume]]:
+    """Sites of fewer patients are one, at the end."""
+    small = [site for site, members in volumes.items() if len({v.patient for v in members}) < least]
+    if not small:
+        return volumes
+    kept = {site: members for site, members in volumes.items() if site not in small}
+    kept[OTHER] = [v._replace(patient=f"{site}/{v.patient}") for site in small for v in volumes[site]]
+    held_out[OTHER] = held_out[small[0]]
+    return kept

@@ -1,0 +1,187 @@
+"""Cohorts in folders of hospitals: what is read, how it is divided, and on which grid it ends."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedrecon.data import read_cohort, read_fastmri, to_native
+from tests.data.hospital_files import (
+    disc,
+    save_nifti,
+    write_manifest,
+    write_mri,
+    write_nifti,
+    write_pictures,
+)
+
+PARTS = ("train", "validation", "test")
+
+
+def examples(cohort, site):
+    """Patient -> examples of a site, of all parts."""
+    found = {}
+    for part in PARTS:
+        data = getattr(cohort, part)
+        index = data.names.index(site)
+        valid = np.asarray(data.valid[index])
+        for number, patient in enumerate(cohort.patients[part][index]):
+            here = valid & (np.asarray(data.examples["volume"][index]) == number)
+            assert patient not in found, "a patient is in one part"
+            found[patient] = {name: value[index][here] for name, value in data.examples.items()}
+    return found
+
+
+def test_kspace_of_different_scanners_becomes_examples_on_one_grid(tmp_path):
+    sites = {"north": (3, 16, 16), "south": (1, 20, 18)}
+    write_mri(tmp_path, sites, slices=2)
+    cohort = read_cohort(tmp_path, "reconstruction", seed=3)
+    assert cohort.image_shape == (20, 18) and cohort.train.names == ("north", "south")
+    assert [site.coils for site in cohort.sites] == [(3,), (1,)]
+    for site, (coils, ny, nx) in sites.items():
+        patients = examples(cohort, site)
+        assert sorted(patients) == ["p0", "p1", "p2", "p3"]
+        for patient, found in patients.items():
+            kspace = read_fastmri(tmp_path / site / f"{patient}.h5").kspace
+            assert found["kspace"].shape == (2, 3, 20, 18) and not found["kspace"][:, coils:].any()
+            # Where the mask is 1 the measurement is the file's, around the center of a larger grid.
+            top, left = 10 - ny // 2, 9 - nx // 2
+            rows, columns = slice(top, top + ny), slice(left, left + nx)
+            mask = found["mask"][:, rows, columns]
+            measured = (found["kspace"] * found["scale"][:, None, None, None])[:, :coils, rows, columns]
+            np.testing.assert_allclose(measured, kspace * mask[:, None], rtol=1e-5, atol=1e-6)
+            assert 0 < mask.mean() < 0.7 and found["mask"].sum() == mask.sum()
+            # The reference is the root of the sum of squares of the whole, by NumPy in double precision.
+            padded = np.zeros((2, coils, 20, 18), complex)
+            padded[:, :, top : top + ny, left : left + nx] = kspace
+            images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(padded, (-2, -1)), norm="ortho"), (-2, -1))
+            reference = np.sqrt((np.abs(images) ** 2).sum(1))
+            target = found["target"] * found["scale"][:, None, None]
+            np.testing.assert_allclose(target, reference, rtol=1e-4, atol=1e-5)
+            assert to_native(found["target"][0], (ny, nx), found["scale"][0]).shape == (ny, nx)
+    again = read_cohort(tmp_path, "reconstruction", seed=3).train.examples["mask"]
+    np.testing.assert_array_equal(again, cohort.train.examples["mask"])
+    other = read_cohort(tmp_path, "reconstruction", seed=4)
+    assert (other.patients != cohort.patients) or (other.train.examples["mask"] != again).any()
+
+
+def test_pictures_and_masks_are_scaled_by_area_into_one_frame(tmp_path):
+    write_pictures(tmp_path, {"a": (8, 16), "b": (32, 16)})
+    cohort = read_cohort(tmp_path, "segmentation", matrix=(16, 16))
+    found = examples(cohort, "a")["p1"]
+    stored = np.asarray(Image.open(tmp_path / "a" / "images" / "p1.png"))
+    np.testing.assert_allclose(found["image"][0, 4:12, :, 0], stored / 255, atol=1e-6)
+    assert not found["image"][0, :4].any() and not found["image"][0, 12:].any()
+    np.testing.assert_array_equal(found["segmentation"][0, 4:12], disc(8, 16, 0.1))
+    # Half the size: a pixel is the mean of four, and of the structure where more than half of it is.
+    found = examples(cohort, "b")["p2"]
+    stored = np.asarray(Image.open(tmp_path / "b" / "images" / "p2.png")) / 255
+    means = stored.reshape(16, 2, 8, 2).mean((1, 3))
+    np.testing.assert_allclose(found["image"][0, :, 4:12, 0], means, atol=1e-6)
+    area = disc(32, 16, 0.2).reshape(16, 2, 8, 2).mean((1, 3))
+    np.testing.assert_array_equal(found["segmentation"][0, :, 4:12], area > 0.5)
+    assert not found["segmentation"][0, :, :4].any()
+
+
+def test_labels_become_classes_in_their_order(tmp_path):
+    write_nifti(tmp_path, {"a": (12, 16), "b": (16, 12)}, labels=("normal", "cyst"))
+    cohort = read_cohort(tmp_path, "classification")
+    assert cohort.labels == ("cyst", "normal") and cohort.image_shape == (16, 16)
+    for site in ("a", "b"):
+        for patient, found in examples(cohort, site).items():
+            expected = 1 - int(patient[1:]) % 2
+            assert found["label"].tolist() == [expected] * 2 and found["image"].shape == (2, 16, 16, 1)
+    table = (tmp_path / "labels.csv").read_text()
+    (tmp_path / "labels.csv").unlink()
+    for site in "ab":
+        rows = [
+            line.replace(f"{site}/", "") for line in table.splitlines() if line.startswith((site, "file"))
+        ]
+        (tmp_path / site / "labels.csv").write_text("\n".join(rows).replace(",", ";"))
+    again = read_cohort(tmp_path, "classification")
+    np.testing.assert_array_equal(again.train.examples["label"], cohort.train.examples["label"])
+
+
+def test_files_of_a_patient_stay_together_and_parts_may_be_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for patient in range(5):
+        folder = tmp_path / "a" / f"case{patient}"
+        folder.mkdir(parents=True)
+        for number in range(1 + patient):
+            Image.fromarray(rng.integers(0, 255, (8, 8)).astype(np.uint8)).save(folder / f"{number}.png")
+    rows = ["patient,label,part"]
+    parts = ("test", "train", "train", "validation", "train")
+    rows += [f"case{p},{p % 2},{part}" for p, part in enumerate(parts)]
+    (tmp_path / "a" / "labels.csv").write_text("\n".join(rows))
+    cohort = read_cohort(tmp_path, "classification")
+    assert cohort.patients == {
+        "train": (("case1", "case2", "case4"),),
+        "validation": (("case3",),),
+        "test": (("case0",),),
+    }
+    assert [int(getattr(cohort, part).counts[0]) for part in PARTS] == [10, 4, 1] and cohort.labels == (
+        "0",
+        "1",
+    )
+
+
+def test_slices_of_nifti_lie_as_in_the_scanner(tmp_path):
+    # Values are the place in mm to the left, back and head: rows go to the back, columns to the left.
+    affine = np.array([[0, -2.0, 0, 7], [3, 0, 0, -5], [0, 0, 4, 1], [0, 0, 0, 1]])
+    index = np.moveaxis(np.indices((5, 6, 4)), 0, -1)
+    place = index @ affine[:3, :3].T + affine[:3, 3]
+    for axis, sign in ((0, -1), (1, -1), (2, 1)):
+        folder = tmp_path / str(axis) / "a"
+        folder.mkdir(parents=True)
+        for patient in range(3):
+            save_nifti(folder / f"{patient}.nii", sign * place[..., axis] + 0.001 * patient, affine)
+        window = {"rule": "window", "low": -100, "high": 100}
+        write_manifest(
+            tmp_path / str(axis),
+            [{"name": "a", "reader": "nifti", "files": ["a/*.nii"]}],
+            intensity=window,
+        )
+        (folder / "labels.csv").write_text("file,label\n0.nii,x\n1.nii,y\n2.nii,x")
+        found = examples(read_cohort(tmp_path / str(axis), "classification"), "a")["0"]["image"][..., 0]
+        assert found.shape == (4, 5, 6), "slices, rows to the back, columns to the left"
+        steps = [np.diff(200 * found.astype(float), axis=k) for k in (2, 1, 0)]
+        size = (2.0, 3.0, 4.0)[axis]
+        np.testing.assert_allclose(steps[axis], size, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_multisite_files_enter_by_a_manifest_alone(measured_data, tmp_path):
+    folder = measured_data("multisite/sunnybrook_cardiac.h5").parents[1]
+    cardiac = {
+        "name": "Sunnybrook",
+        "reader": "hdf5",
+        "files": ["multisite/sunnybrook_cardiac.h5"],
+        "keys": {"image": "image", "mask": "mask", "patient": "patient_id", "label": "group"},
+    }
+    write_manifest(tmp_path, [cardiac], matrix=[64, 64])
+    cohort = read_cohort(folder, "segmentation", manifest=tmp_path / "cohort.json")
+    assert cohort.sites[0].patients == 30
+    assert sum(int(getattr(cohort, part).counts.sum()) for part in PARTS) == 526
+    assert not set(cohort.patients["train"][0]) & set(cohort.patients["test"][0])
+
+
+@pytest.mark.slow
+def test_heads_of_seven_scanners_are_measured_by_simulated_coils(measured_data, tmp_path):
+    folder = measured_data("mri/heads_multivendor.h5").parents[1]
+    names = ("canon_galan_ghu", "ge_mr750_nih", "siemens_trio_usc")
+    sites = [
+        {
+            "name": name,
+            "reader": "hdf5",
+            "files": ["mri/heads_multivendor.h5"],
+            "keys": {"image": f"{name}/image"},
+            "held_out": "slices",
+            "coils": 4,
+            "field_of_view": 240,
+            "slices": 10,
+        }
+        for name in names
+    ]
+    write_manifest(tmp_path, sites, patients_numbered_by_site=True)
+    cohort = read_cohort(folder, "reconstruction", manifest=tmp_path / "cohort.json")
+    assert cohort.train.names == names and cohort.image_shape == (86, 86)
+    assert np.asarray(cohort.train.counts).tolist() == [7] * 3 and "same patients" in cohort.notes
