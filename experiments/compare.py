@@ -38,7 +38,7 @@ from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices, show_help
-from fedrecon.tasks import LOWER_IS_BETTER
+from fedrecon.tasks import lower_is_better
 from fedrecon.training import (
     Dotted,
     FlagError,
@@ -132,7 +132,7 @@ def compare(
                 f"{(results.bytes_up + results.bytes_down) / 1e6:.1f} MB",
                 flush=True,
             )
-    lower = metric in LOWER_IS_BETTER
+    lower = lower_is_better(metric)
     rows = reporting.compare_values(own, baseline, "own", lower_is_better=lower)
     shared = {name: values for name, values in released.items() if values}
     rows += reporting.compare_values(shared, baseline, "released", lower_is_better=lower)

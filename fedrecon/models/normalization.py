@@ -155,7 +155,10 @@ class BatchNorm(nn.Module):
         return normalized(mean, variance)
 
 
-NORMALIZATION: tuple[type[nn.Module], ...] = (InstanceNorm, GroupNorm, BatchNorm)
+NORMALIZATION: tuple[type[nn.Module], ...] = (
+    *(InstanceNorm, GroupNorm, BatchNorm),
+    *(nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm),
+)
 
 
 def normalization_leaves(init: Callable[..., PyTree], *args: Any) -> tuple[PyTree, PyTree]:

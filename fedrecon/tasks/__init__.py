@@ -4,13 +4,14 @@ from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.labels import check_labels
+from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
 from fedrecon.tasks.reconstruction import ct_measure, mri_measure, reconstruction_task
-from fedrecon.tasks.scores import LOWER_IS_BETTER, means
+from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
 
 __all__ = [
-    "LOWER_IS_BETTER",
+    "LOSSES",
     "check_labels",
     "classification_metrics",
     "classification_task",
@@ -18,7 +19,10 @@ __all__ = [
     "dice",
     "distance_transform",
     "hausdorff95",
+    "lower_is_better",
     "means",
+    "metric_names",
+    "module_task",
     "mri_measure",
     "reconstruction_metrics",
     "reconstruction_task",

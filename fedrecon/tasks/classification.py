@@ -57,7 +57,7 @@ def classification_task(
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         if flip:
             batch = {**batch, "image": random_flips(key, batch["image"])[0]}
-        logits, stats = net.train(params, stats, batch)
+        logits, stats = net.train(params, stats, batch, key)
         each = losses(logits, batch)
         return mean(*each), (stats, {"loss": total(*each)})
 

@@ -12,19 +12,29 @@ from fedrecon.errors import ArgumentError
 from fedrecon.models import normalization_leaves
 from fedrecon.types import Batch, PyTree, Variables
 
+# Arguments by which modules are told that they are trained, and what they are told then.
+_TRAINING = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+_COLLECTIONS = ("params", "batch_stats")
+
 
 class Network(NamedTuple):
     """A flax model as pure functions of pytrees.
 
     Attributes:
       init: ``init(key) -> Variables``.
-      train: ``train(params, stats, batch) -> (output, stats)``.
+      train: ``train(params, stats, batch, key) -> (output, stats)``; ``key`` is for dropout and the like.
       evaluate: ``evaluate(params, stats, batch) -> output``.
       normalization: ``Variables`` of bools, see ``fedrecon.types.Task``.
     """
 
     init: Callable[[jax.Array], Variables]
-    train: Callable[[PyTree, PyTree, Batch], tuple[jax.Array, PyTree]]
+    train: Callable[[PyTree, PyTree, Batch, jax.Array], tuple[jax.Array, PyTree]]
     evaluate: Callable[[PyTree, PyTree, Batch], jax.Array]
     normalization: Variables
 
@@ -33,8 +43,10 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
     """Wraps a model called as ``model(*inputs(batch), train=..., valid=...)``.
 
     Args:
-      model: linen module with collections "params" and, with batch normalization, "batch_stats". It is not
-        given ``train`` or ``valid`` if its ``__call__`` does not take it.
+      model: linen module with collections "params" and, with batch normalization, "batch_stats". Of
+        ``valid`` and the arguments by which modules are told that they are trained (``train``,
+        ``training``, ``is_training``, ``deterministic``, ``use_running_average``) it is given those that its
+        ``__call__`` takes. ``flax.linen.BatchNorm`` anywhere in it leaves padded examples out.
       inputs: the model's array arguments from a batch.
       example: a batch of arrays or ``jax.ShapeDtypeStruct``, of which only shapes and dtypes are used.
 
@@ -42,12 +54,15 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
       The model's functions; ``init`` is compiled.
 
     Raises:
-      ValueError: a module that is no linen module.
+      ValueError: a module that is no linen module, or has other collections; from ``train``, batch
+        normalization of something else than examples.
     """
     if not isinstance(model, nn.Module):
-        raise ArgumentError("model", "a flax.linen.Module", type(model).__name__)
+        advice = f"the class {model.__name__}: call it" if isinstance(model, type) else type(model).__name__
+        raise ArgumentError("model", "a flax.linen.Module", advice)
     taken = _options(model)
-    evaluating: dict[str, Any] = {"train": False} if "train" in taken else {}
+    told = {name: value for name, value in _TRAINING.items() if name in taken}
+    evaluating: dict[str, Any] = {name: not value for name, value in told.items()}
 
     def initialize(key: jax.Array) -> Mapping:
         # One example of zeros: parameters do not depend on the batch.
@@ -55,18 +70,24 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
             name: jnp.zeros((1, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
             for name, leaf in example.items()
         }
-        return model.init(key, *inputs(batch), **evaluating)
+        variables = model.init(key, *inputs(batch), **evaluating)
+        if others := sorted(set(variables) - set(_COLLECTIONS)):
+            raise ArgumentError("model", f"variables in {' and '.join(_COLLECTIONS)} alone", others[0])
+        return variables
 
     def init(key: jax.Array) -> Variables:
         variables = initialize(key)
-        return Variables(variables["params"], variables.get("batch_stats", {}))
+        return Variables(variables.get("params", {}), variables.get("batch_stats", {}))
 
-    def train(params: PyTree, stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+    def train(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
         variables = {"params": params, "batch_stats": stats}
-        options: dict[str, Any] = {
-            name: value for name, value in (("train", True), ("valid", batch["valid"])) if name in taken
-        }
-        output, updates = model.apply(variables, *inputs(batch), **options, mutable=["batch_stats"])
+        options: dict[str, Any] = told | ({"valid": batch["valid"]} if "valid" in taken else {})
+        # Modules that ask for randomness of another name get it from "params".
+        rngs = dict(zip(("params", "dropout"), jax.random.split(jax.random.fold_in(key, 1)), strict=True))
+        with nn.intercept_methods(_without_padding(batch["valid"])):
+            output, updates = model.apply(
+                variables, *inputs(batch), **options, rngs=rngs, mutable=["batch_stats"]
+            )
         return output, updates.get("batch_stats", stats)
 
     def evaluate(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
@@ -86,11 +107,36 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
 
 
 def _options(model: nn.Module) -> set[str]:
-    """Which of "train" and "valid" the model takes."""
+    """Which of the arguments that a model may be given it takes."""
     parameters = inspect.signature(type(model).__call__).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return {"train", "valid"}
-    return {"train", "valid"} & parameters.keys()
+        return {"train", "valid"} | (_TRAINING.keys() & parameters.keys())
+    return {"valid", *_TRAINING} & parameters.keys()
+
+
+def _without_padding(valid: jax.Array) -> Callable:
+    """An interceptor of flax's methods: batch normalization takes its moments from valid examples."""
+    # Of nothing else than padding there are no moments; what comes of it is not used.
+    some = valid | ~valid.any()
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        module = context.module
+        if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__" or "mask" in kwargs:
+            return call(*args, **kwargs)
+        x = args[0] if args else kwargs["x"]
+        if x.ndim == 0 or x.shape[0] != len(valid):
+            where = f"batch normalization ({'/'.join(module.path)})"
+            expected = f"{where} of arrays with the axis of examples first, by which it leaves padding out"
+            raise ArgumentError("model", expected, f"the shape {x.shape} of {len(valid)} examples")
+        before: dict[str, Any] = {name: module.get_variable("batch_stats", name) for name in ("mean", "var")}
+        output = call(*args, **kwargs, mask=some.reshape(-1, *(1,) * (x.ndim - 1)))
+        for name, old in before.items():
+            if old is not None and module.is_mutable_collection("batch_stats"):
+                new: Any = module.get_variable("batch_stats", name)
+                module.put_variable("batch_stats", name, jnp.where(valid.any(), new, old))
+        return output
+
+    return intercept
 
 
 def check_batch(example: Mapping, names: tuple[str, ...]) -> None:

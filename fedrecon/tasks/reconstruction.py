@@ -54,8 +54,7 @@ def reconstruction_task(
     def loss(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        del key
-        images, stats = net.train(params, stats, batch)
+        images, stats = net.train(params, stats, batch, key)
         each = losses(magnitude(images), batch)
         return mean(*each), (stats, {"loss": total(*each)})
 

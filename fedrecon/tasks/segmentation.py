@@ -50,7 +50,7 @@ def segmentation_task(
         if flip:
             image, segmentation = random_flips(key, batch["image"], batch["segmentation"])
             batch = {**batch, "image": image, "segmentation": segmentation}
-        logits, stats = net.train(params, stats, batch)
+        logits, stats = net.train(params, stats, batch, key)
         logits = _two_sided(logits)
         wrong, scored = examined(batch, "segmentation", logits.shape[-1], ignore)
         value = _loss(logits, batch["segmentation"], scored, ignore)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedrecon.runtime import encode_numbers
-from fedrecon.tasks import LOWER_IS_BETTER, means
+from fedrecon.tasks import lower_is_better, means
 
 Scores = dict[str, dict[str, float]]
 
@@ -70,7 +70,7 @@ def summary(scores: Scores, metric: str) -> tuple[float, float]:
     values = [v for site in scores.values() if not math.isnan(v := site.get(metric, math.nan))]
     if not values:
         return math.nan, math.nan
-    return float(np.mean(values)), max(values) if metric in LOWER_IS_BETTER else min(values)
+    return float(np.mean(values)), max(values) if lower_is_better(metric) else min(values)
 
 
 def as_json(value: Any) -> Any:
