@@ -82,8 +82,8 @@ def network(model: nn.Module, inputs: Callable[[Batch], tuple], example: Mapping
     def train(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, PyTree]:
         variables = {"params": params, "batch_stats": stats}
         options: dict[str, Any] = told | ({"valid": batch["valid"]} if "valid" in taken else {})
-        # Modules that ask for randomness of another name get it from "params".
-        rngs = dict(zip(("params", "dropout"), jax.random.split(jax.random.fold_in(key, 1)), strict=True))
+        # Dropout and whatever else asks for randomness by another name get it from "params", too.
+        rngs = {"params": jax.random.fold_in(key, 1)}
         with nn.intercept_methods(_without_padding(batch["valid"])):
             output, updates = model.apply(
                 variables, *inputs(batch), **options, rngs=rngs, mutable=["batch_stats"]

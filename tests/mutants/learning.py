@@ -8,6 +8,7 @@ _NORMALIZATION = _M + "test_normalization.py::test_"
 _UNET = _M + "test_unet.py::test_"
 _K = "tests/tasks/"
 _TASKS = _K + "test_tasks.py::test_"
+_MODULES = _K + "test_module_task.py::test_"
 _QUALITY = _K + "test_image_quality.py::test_"
 _OVERLAP = _K + "test_overlap.py::test_"
 _DIAGNOSIS = _K + "test_diagnosis.py::test_"
@@ -201,6 +202,29 @@ _TASK_PACKAGE = (
             "/ jnp.maximum(where.sum(), 1)",
             "/ where.size",
             _TASKS + "segmentation_loss_takes_dice_over_the_batch",
+        ),
+        (
+            "some = valid | ~valid.any()",
+            "some = valid | True",
+            _MODULES + "padding_changes_nothing_for_batch_normalization_and_dropout",
+        ),
+        (
+            '("params", "dropout")',
+            '("params", "other")',
+            _MODULES + "dropout_draws_in_training_alone_and_normalization_is_found",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/module.py",
+        (
+            "jnp.where(valid, jnp.arange(len(valid)), jnp.argmax(valid))",
+            "jnp.arange(len(valid))",
+            _MODULES + "a_loss_that_divides_by_the_example_has_a_finite_gradient_beside_padding",
+        ),
+        (
+            "(diverged | ~jnp.isnan",
+            "(~jnp.isnan",
+            _MODULES + "undefined_metrics_are_left_out_and_those_of_a_diverged_network_are_not",
         ),
     ),
     *in_file(
