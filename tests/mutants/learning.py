@@ -209,8 +209,8 @@ _TASK_PACKAGE = (
             _MODULES + "padding_changes_nothing_for_batch_normalization_and_dropout",
         ),
         (
-            '("params", "dropout")',
-            '("params", "other")',
+            '{"params": jax.random.fold_in(key, 1)}',
+            '{"params": jax.random.key(1)}',
             _MODULES + "dropout_draws_in_training_alone_and_normalization_is_found",
         ),
     ),
