@@ -283,7 +283,7 @@ _TASK_PACKAGE = (
     *in_file(
         "fedrecon/tasks/scores.py",
         (
-            "worst = np.inf if name in lower else -np.inf",
+            "worst = np.inf if lower_is_better(name) else -np.inf",
             "worst = np.nan",
             _LABELS + "what_is_not_finite_is_told_from_nothing_to_score",
         ),
