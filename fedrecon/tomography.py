@@ -76,8 +76,11 @@ def reconstruct_ct(
         raise ArgumentError("weight", "a non-negative number", weight)
     if iterations is not None and iterations < 1:
         raise ArgumentError("iterations", "a positive number", iterations)
-    geometry, shape, pixel = measurement.geometry, measurement.image_shape, measurement.pixel_size
+    geometry, shape = measurement.geometry, measurement.image_shape
     volume = len(shape) == 3
+    pixel: Any = measurement.pixel_size
+    if volume:
+        pixel = (measurement.slice_distance, pixel, pixel)
     if chosen.run is None:
         inverse: Any = operators.fdk if volume else operators.fbp
 

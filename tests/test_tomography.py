@@ -97,12 +97,15 @@ def test_arcs_are_chosen_by_their_names(tmp_path):
 
 
 def test_cones_of_dicom_projections(tmp_path):
-    """Rays written down in the coordinates of the format, whose x is the negative of that of `operators`."""
+    """Rays written down in the coordinates of the format, whose x is the negative of that of `operators`.
+
+    Elements are less high than wide, and so are voxels.
+    """
     pydicom = pytest.importorskip("pydicom")
     from tests.data.dicom_files import header, save
 
-    near, far, views, rows, columns, pitch = 60.0, 100.0, 48, 12, 48, 0.0
-    ball, height = np.array([5.0, -3.0, 41.0]), 40.0
+    near, far, views, rows, columns, step = 60.0, 100.0, 48, 18, 48, 1.0
+    ball, height = np.array([5.0, -3.0, 42.0]), 40.0
     for view in range(views):
         angle = 2 * np.pi * view / views
         inward, along = (
@@ -112,7 +115,7 @@ def test_cones_of_dicom_projections(tmp_path):
         origin = -near * inward + [0, 0, height]
         alpha = (np.arange(columns) - 23.5) * 1.5 / far
         # Rows descend in z.
-        up = -(np.arange(rows) - 5.5) * 1.5
+        up = -(np.arange(rows) - 8.5) * step
         ray = far * (np.cos(alpha)[:, None] * inward + np.sin(alpha)[:, None] * along)
         ray = ray + up[:, None, None] * np.array([0, 0, 1])
         ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
@@ -124,12 +127,12 @@ def test_cones_of_dicom_projections(tmp_path):
         )
         for tag, value in {
             0x70291002: 1.5,
-            0x70291006: 1.5,
+            0x70291006: step,
             0x70311001: angle,
-            0x70311002: height + pitch * view,
+            0x70311002: height,
             0x70311003: near,
             0x70311031: far,
-            0x70311033: [24.5, 6.5],
+            0x70311033: [24.5, 9.5],
         }.items():
             data.add_new(tag, "FL", value)
         data.add_new(0x7029100B, "CS", "CYLINDRICAL")
@@ -140,14 +143,15 @@ def test_cones_of_dicom_projections(tmp_path):
     assert measurement.format == "DICOM-CT-PD" and measurement.height == height and measurement.unit == "mm"
     images = reconstruct_ct(measurement)
     assert images.shape == measurement.image_shape and measurement.slices == len(images)
+    pixel, distance = measurement.pixel_size, measurement.slice_distance
+    assert measurement.slices == rows and distance == pytest.approx(step * near / far)
     weights = np.where(images > VALUE / 3, images, 0)
-    pixel = measurement.pixel_size
     z, y, x = (np.arange(n) - (n - 1) / 2 for n in images.shape)
-    total = weights.sum() / pixel
+    total = weights.sum()
     found = [
-        (weights.sum((0, 1)) * x).sum() / total,
-        (weights.sum((0, 2)) * -y).sum() / total,
-        (weights.sum((1, 2)) * z).sum() / total + height,
+        (weights.sum((0, 1)) * x).sum() / total * pixel,
+        (weights.sum((0, 2)) * -y).sum() / total * pixel,
+        (weights.sum((1, 2)) * z).sum() / total * distance + height,
     ]
     np.testing.assert_allclose(found, ball * [-1, 1, 1], atol=0.4)
     assert pydicom

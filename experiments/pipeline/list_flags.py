@@ -29,11 +29,20 @@ def slices_of(words: list[str] | None) -> list[int] | None:
     """Numbers of slices of --slices, ranges written out; None without it."""
     if words is None:
         return None
-    try:
-        result = []
-        for word in words:
-            first, _, last = word.partition("-")
-            result += range(int(first), int(last or first) + 1)
-        return result
-    except ValueError as error:
-        raise FlagError("slices", "numbers and ranges", ",".join(words)) from error
+    result: list[int] = []
+    for word in words:
+        first, dash, last = (part.strip() for part in word.partition("-"))
+        numbers = [first, last] if dash else [first]
+        # Longer numbers are no slices, and their ranges would not fit into memory.
+        if not all(number.isdecimal() and len(number) < 7 for number in numbers):
+            raise FlagError("slices", "numbers and ranges, as 0,4-6", repr(word))
+        chosen = range(int(numbers[0]), int(numbers[-1]) + 1)
+        if not chosen:
+            raise FlagError("slices", f"a range that rises, as {last}-{first}", repr(word))
+        result += chosen
+    if len(set(result)) < len(result):
+        twice = next(number for number in result if result.count(number) > 1)
+        raise FlagError("slices", "every number once", f"{twice} twice")
+    if not result:
+        raise FlagError("slices", "numbers and ranges, as 0,4-6", "none")
+    return result

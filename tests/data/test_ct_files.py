@@ -363,3 +363,18 @@ def test_malformed_dicom_ct_pd(tag, value, words, tmp_path):
         read_dicom_ct_pd(tmp_path / "p.dcm")
     for word in ["p.dcm", *words]:
         assert word in str(caught.value)
+
+
+def test_pictures_are_no_projections(tmp_path):
+    """A series of images, as scanners send them, says so; so does a folder in which one lies by mistake."""
+    pydicom = pytest.importorskip("pydicom")
+    save(projection(pydicom, 0, False), tmp_path / "a.dcm")
+    save(slice_header(pydicom, 0.0, 1, np.zeros((4, 4), np.uint16)), tmp_path / "b.dcm")
+    for path in (tmp_path, tmp_path / "b.dcm"):
+        with pytest.raises(
+            DataError, match=r"b\.dcm: expected a view of projections in the DICOM-CT-PD"
+        ) as caught:
+            read_dicom_ct_pd(path)
+        assert "CT Image Storage: pictures already, which fedrecon.data.read_dicom_slices" in str(
+            caught.value
+        )

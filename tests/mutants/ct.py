@@ -278,6 +278,16 @@ _CT = (
             "((high - low) / 2).tolist()",
             _T + "test_image_conversions.py::test_volumes_of_astra_and_odl_have_the_same_bounds",
         ),
+        (
+            'np.asarray(scan["offOrigin"]) + grid.center[::-1]',
+            "np.zeros(3) + grid.center[::-1]",
+            _T + "test_image_conversions.py::test_a_helix_of_tigre_moves_the_image_by_both",
+        ),
+        (
+            "(center + grid.half).tolist()",
+            "(grid.half - center).tolist()",
+            _T + "test_image_conversions.py::test_windows_are_half_a_voxel_around_the_outermost_ones",
+        ),
     ),
     *in_file(
         "operators/ct/geometry/circular.py",

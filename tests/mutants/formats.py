@@ -264,6 +264,7 @@ MUTANTS = (
             _TOMOGRAPHY + "cones_of_dicom_projections",
         ),
         ("source * math.sin(fan)", "source * math.tan(fan)", _TOMOGRAPHY + "arcs_are_chosen_by_their_names"),
+        ("height = scan.spacing[0] * shrink", "height = pixel", _TOMOGRAPHY + "cones_of_dicom_projections"),
         (
             "geometry.axial_offset - middle",
             "geometry.axial_offset",

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from operators import ConeBeam, ParallelBeam, Radon, fdk
-from operators.ct import from_tigre, image_from_astra, image_from_odl, image_from_tigre, to_tigre
+from operators.ct import (
+    from_tigre,
+    image_from_astra,
+    image_from_odl,
+    image_from_tigre,
+    image_to_astra,
+    image_to_odl,
+    image_to_tigre,
+    to_tigre,
+)
 
 project = jax.jit(lambda A, x: A(x))
 WINDOW = {"WindowMinX": -3.0, "WindowMaxX": 9.0, "WindowMinY": 2.0, "WindowMaxY": 5.0}
@@ -60,6 +69,44 @@ def test_an_image_of_tigre_off_the_origin_is_reconstructed(normal):
     np.testing.assert_allclose(fdk(y, there, **place), expected, atol=2e-3 * np.abs(expected).max())
 
 
+GRID = {"image_shape": (4, 6, 8), "pixel_size": (1.5, 0.5, 1.25), "image_center": (3.0, -3.5, 2.0)}
+
+
+def test_windows_are_half_a_voxel_around_the_outermost_ones():
+    """Voxel (k, i, c) is at x = X + (c - 3.5) 1.25, y = Y - (i - 2.5) 0.5, z = Z + (k - 1.5) 1.5."""
+    low = [3 - 3.5 * 1.25 - 0.625, -3.5 - 2.5 * 0.5 - 0.25, 2 - 1.5 * 1.5 - 0.75]
+    high = [3 + 3.5 * 1.25 + 0.625, -3.5 + 2.5 * 0.5 + 0.25, 2 + 1.5 * 1.5 + 0.75]
+    volume = image_to_astra(**GRID)
+    assert [volume[f"Grid{name}Count"] for name in ("Col", "Row", "Slice")] == [8, 6, 4]
+    for end, bounds in (("Min", low), ("Max", high)):
+        assert [volume["option"][f"Window{end}{axis}"] for axis in "XYZ"] == bounds
+    assert image_to_odl(**GRID) == {"min_pt": low, "max_pt": high, "shape": [8, 6, 4]}
+    flat = image_to_astra((6, 8), 0.5, (2.0, -1.0))
+    window = {"WindowMinX": 0.0, "WindowMaxX": 4.0, "WindowMinY": -2.5, "WindowMaxY": 0.5}
+    assert flat == {"GridColCount": 8, "GridRowCount": 6, "option": window}
+
+
+def test_grids_come_back_from_every_package():
+    assert image_from_astra(image_to_astra(**GRID)) == GRID
+    assert image_from_odl(SimpleNamespace(**image_to_odl(**GRID))) == GRID
+    fan = to_tigre(ConeBeam(np.arange(4.0), (6, 30), (1.6, 1.2), 40.0, 20.0))
+    fields = image_to_tigre(fan, **GRID)
+    np.testing.assert_array_equal(fields["offOrigin"], [2.0, -3.5, 3.0])
+    np.testing.assert_array_equal(fields["sVoxel"], [6.0, 3.0, 10.0])
+    assert image_from_tigre(fields) == {**GRID, "image_center": (0.0, 0.0, 0.0)}
+
+
+def test_a_helix_of_tigre_moves_the_image_by_both(normal):
+    turns = np.arange(60) * (4 * np.pi / 60)
+    geometry = ConeBeam(turns, (6, 30), (1.6, 1.2), 40.0, 20.0, pitch=3.0, axial_offset=-2.0)
+    here = {"image_shape": (3, 8, 10), "pixel_size": (1.2, 0.7, 0.9), "image_center": (3.0, -2.0, 0.5)}
+    fields = image_to_tigre(to_tigre(geometry), **here)
+    there, y = from_tigre(fields, fields["angles"]), normal(geometry.shape)
+    expected = np.asarray(fdk(y, geometry, **here))
+    found = fdk(y, there, **image_from_tigre(fields))
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
@@ -78,6 +125,9 @@ def test_an_image_of_tigre_off_the_origin_is_reconstructed(normal):
             lambda: image_from_odl(SimpleNamespace(shape=(8,), min_pt=[0.0], max_pt=[1.0])),
             "image_from_odl: space: image_shape",
         ),
+        (lambda: image_to_astra((4, 5), (1.0, 2.0)), "image_to_astra: pixel_size: expected square pixels"),
+        (lambda: image_to_odl((4, 5), -1.0), "image_to_odl: pixel_size"),
+        (lambda: image_to_tigre({}, (4, 5)), "image_to_tigre: image_shape: expected \\(nz, ny, nx\\)"),
     ],
 )
 def test_errors(make, words):

@@ -94,14 +94,21 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_another_package_of_the_name_operators_is_refused(kind, tmp_path):
+@pytest.mark.parametrize(
+    "kind, program",
+    [
+        ("package", "experiments.train_federated"),
+        ("module", "data_scripts.inspect_file"),
+        ("package", "benchmarks.convolution"),
+    ],
+)
+def test_another_package_of_the_name_operators_is_refused(kind, program, tmp_path):
     """Found first, it would be used in place of ours, as far as it goes; it is not even imported."""
     other = tmp_path / OTHERS[kind]
     other.parent.mkdir(exist_ok=True)
     other.write_text("raise SystemExit('imported')")
     found = subprocess.run(
-        [sys.executable, "-m", "experiments.train_federated", "--help"],
+        [sys.executable, "-m", program, "--help"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -28,7 +28,8 @@ class CTMeasurement:
       geometry: as `operators.Radon` takes it.
       image_shape: ``(ny, nx)`` of a slice, or ``(nz, ny, nx)`` of the volume of a cone beam.
       pixel_size: width of the pixels (of the voxels of a cone beam), in ``unit``.
-      slice_distance: in ``unit``; of slices without a common place ``pixel_size``.
+      slice_distance: in ``unit``, the height of the voxels of a cone beam; of slices without a common place
+        ``pixel_size``.
       unit: of all lengths, ``"mm"`` or ``"pixel"``.
       height: z of the middle slice in the scanner's coordinates, in ``unit``.
     """
@@ -64,7 +65,8 @@ def read_ct_measurement(
     """Reads a tomography, Helsinki challenge or LoDoPaB HDF5 file, or a folder of DICOM-CT-PD views.
 
     What the arguments leave open is as the file has it, else such that the circle that all views see fills
-    the image with pixels of the width of a detector element at the rotation axis.
+    the image with pixels of the width of a detector element at the rotation axis; voxels of a cone beam are
+    as high as such an element.
 
     Args:
       path: the file or folder.
@@ -179,10 +181,12 @@ def _cone(
     # A circle sees what its rows span at the axis, a helix what its source passes by.
     shrink = float(geometry.source_distance / (geometry.source_distance + geometry.detector_distance))
     extent = float(high - low) or rows * scan.spacing[0] * shrink
-    shape = (max(round(extent / pixel), 1), *shape)
+    # Voxels are as high as rows there: elements need not be as high as wide.
+    height = scan.spacing[0] * shrink
+    shape = (max(round(extent / height), 1), *shape)
     # The format's rows descend in z, those of the geometry ascend.
     values = np.ascontiguousarray(scan.values[:, ::-1])
-    return CTMeasurement("DICOM-CT-PD", values, geometry, shape, pixel, pixel, "mm", middle)
+    return CTMeasurement("DICOM-CT-PD", values, geometry, shape, pixel, height, "mm", middle)
 
 
 def _grid(geometry: Any, shape: Any, pixel_size: float | None) -> tuple[tuple[int, int], float]:

@@ -66,6 +66,11 @@ def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
     Phys. 42:6964, 2015.
     """
     files = read_headers(path)
+    for name, header in files:
+        if not any(tag in header for tag, _, _ in _TAGS.values()):
+            raise DataError(
+                name, None, "a view of projections in the DICOM-CT-PD format", _other_kind(header)
+            )
     files.sort(key=lambda item: numbers(item[0], item[1], "InstanceNumber", 1)[0])
     name, header = files[0]
     rows, columns = (int(_private(name, header, tag, 1)[0]) for tag in ("rows", "columns"))
@@ -111,6 +116,13 @@ def read_dicom_ct_pd(path: str | os.PathLike) -> DicomProjections:
         central_element=(float(central[1]) - 1, float(central[0]) - 1),
         photons=photons,
     )
+
+
+def _other_kind(header: Any) -> str:
+    kind = getattr(header.get("SOPClassUID"), "name", None) or "DICOM of no stated kind"
+    if "PixelData" not in header:
+        return str(kind)
+    return f"{kind}: pictures already, which fedrecon.data.read_dicom_slices reads"
 
 
 # Tags of the format, the type of their values, and their names in its dictionary.

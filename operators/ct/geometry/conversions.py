@@ -203,8 +203,9 @@ def from_tigre(geo: Any, angles: ArrayLike) -> ConeBeam | ParallelBeam3D | Vecto
 def to_tigre(geometry: Geometry) -> dict:
     """TIGRE's fields of a ParallelBeam3D, ConeBeam or FanBeam with a flat detector, and its angles.
 
-    Set them on a ``tigre.geometry`` that describes the volume; see :func:`from_tigre`. A FanBeam becomes one
-    row whose height is a column's width.
+    Set them on a ``tigre.geometry`` that describes the volume, or add it by
+    :func:`operators.ct.image_to_tigre`; see :func:`from_tigre`. A FanBeam becomes one row whose height is a
+    column's width.
 
     Returns:
       DSD and DSO (cone only), nDetector, dDetector, offDetector, offOrigin, COR, rotDetector, mode, angles.

@@ -1,4 +1,4 @@
-"""Where other packages have the pixels of images: arguments of ``Radon``, ``fbp`` and ``fdk``."""
+"""Where other packages have the pixels of images, from and to arguments of ``Radon``, ``fbp`` and ``fdk``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from operators.algebra import ArgumentError
-from operators.ct.geometry.image_grid import image_grid
+from operators.ct.geometry.image_grid import ImageGrid, image_grid
 
 
 class ImageArguments(TypedDict):
@@ -83,6 +83,82 @@ def image_from_tigre(geo: Any) -> ImageArguments:
     counts, steps = fields["nVoxel"][::-1], fields["dVoxel"][::-1]
     half = [n * d / 2 for n, d in zip(counts, steps, strict=True)]
     return _between(counts, [-h for h in half], half, "image_from_tigre: dVoxel")
+
+
+def image_to_astra(image_shape: Any, pixel_size: Any = 1.0, image_center: Any = None) -> dict[str, Any]:
+    """ASTRA's volume geometry of an image or volume, as ``astra.create_vol_geom`` returns it.
+
+    Arguments as of :class:`operators.Radon`; see ``from_astra`` for the layout of arrays.
+
+    Raises:
+      ValueError: if an argument is not as described there, or in two dimensions pixels are not square, which
+        ASTRA's projectors of images do not take.
+
+    Example:
+      >>> operators.ct.image_to_astra((8, 12), 0.5, (2.0, 0.0))["option"]["WindowMaxX"]
+      5.0
+    """
+    grid = image_grid(image_shape, pixel_size, image_center, "image_to_astra")
+    if len(grid.shape) == 2 and not grid.isotropic:
+        raise ArgumentError("image_to_astra: pixel_size", "square pixels of an image", grid.steps[::-1])
+    names = ("GridColCount", "GridRowCount", "GridSliceCount")
+    option: dict[str, float] = {}
+    for axis, low, high in zip("XYZ", *_bounds(grid), strict=False):
+        option |= {f"WindowMin{axis}": low, f"WindowMax{axis}": high}
+    return dict(zip(names, grid.shape[::-1], strict=False)) | {"option": option}
+
+
+def image_to_odl(image_shape: Any, pixel_size: Any = 1.0, image_center: Any = None) -> dict[str, list]:
+    """The arguments ``min_pt``, ``max_pt`` and ``shape`` of ``odl.uniform_discr``, each (x, y) or (x, y, z).
+
+    Arguments as of :class:`operators.Radon`; see ``from_odl`` for the layout of arrays.
+
+    Raises:
+      ValueError: if an argument is not as described there.
+
+    Example:
+      >>> operators.ct.image_to_odl((8, 12), (1.0, 0.5), (2.0, 0.0))
+      {'min_pt': [-1.0, -4.0], 'max_pt': [5.0, 4.0], 'shape': [12, 8]}
+    """
+    grid = image_grid(image_shape, pixel_size, image_center, "image_to_odl")
+    low, high = _bounds(grid)
+    return {"min_pt": low, "max_pt": high, "shape": list(grid.shape[::-1])}
+
+
+def image_to_tigre(
+    scan: Mapping[str, Any], image_shape: Any, pixel_size: Any = 1.0, image_center: Any = None
+) -> dict[str, Any]:
+    """TIGRE's fields of a scan and of the volume that it reconstructs.
+
+    Args:
+      scan: what ``to_tigre`` returns; its ``offOrigin``, one for each view of a helix, is added.
+      image_shape: (nz, ny, nx).
+      pixel_size: as of :class:`operators.Radon`.
+      image_center: as of :class:`operators.Radon`.
+
+    Returns:
+      ``scan`` with ``nVoxel``, ``dVoxel``, ``sVoxel`` (the extent) and ``offOrigin``, each (z, y, x).
+
+    Raises:
+      ValueError: if an argument is not as described.
+    """
+    grid = image_grid(image_shape, pixel_size, image_center, "image_to_tigre")
+    if len(grid.shape) != 3:
+        raise ArgumentError("image_to_tigre: image_shape", "(nz, ny, nx)", grid.shape)
+    size = np.array(grid.steps[::-1])
+    return {
+        **scan,
+        "nVoxel": np.array(grid.shape),
+        "dVoxel": size,
+        "sVoxel": size * grid.shape,
+        "offOrigin": np.asarray(scan["offOrigin"]) + grid.center[::-1],
+    }
+
+
+def _bounds(grid: ImageGrid) -> tuple[list[float], list[float]]:
+    """Along x, y and z."""
+    center = np.array(grid.center)
+    return (center - grid.half).tolist(), (center + grid.half).tolist()
 
 
 def _between(counts: Sequence, low: Sequence, high: Sequence, name: str) -> ImageArguments:
