@@ -2,8 +2,8 @@
 
 A network answers every measurement with a plausible image. Two numbers tell what it did with this one: how
 much of the measured samples its image leaves unexplained, and how far it went from the regularized
-least-squares image of the same samples. The largest that occurred in training, with a margin, are saved with
-the network; what exceeds them is reported.
+least-squares image of the same samples. The largest that occurred in validation, with a margin, are saved
+with the network; what exceeds them is reported.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from fedrecon.types import Batch, Variables
 from fedrecon.weights import read_weights, write_weights
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"modl": MoDL, "varnet": VarNet}
-# Room above what occurred in training.
+# Room above what occurred in validation.
 MARGIN = 1.5
 _FORMAT = "fedrecon network 2"
 _WEIGHT, _STEPS = 1e-2, 8
@@ -235,7 +235,7 @@ def reconstruct_measurement(
 
 
 def calibrate(signs: Sequence[Signs], margin: float = MARGIN) -> Signs:
-    """Bounds of signs: ``margin`` times the largest of those in training, each an array of any length."""
+    """Bounds of signs: ``margin`` times the largest of those in validation, each an array of any length."""
 
     def largest(values: Sequence[Any]) -> float:
         together = np.concatenate([np.ravel(v) for v in values])
@@ -253,10 +253,11 @@ def notices(signs: Signs, bounds: Signs) -> list[str]:
       bounds: scalars; NaN is no bound. A sign that is not finite exceeds every bound.
     """
     texts = {
-        "residual": "leaves {:.2g} of the measured samples unexplained (in norm), in training at most {:.2g}",
-        "noise": "misses the measured samples by {:.2g} standard deviations of their noise, in training at "
+        "residual": "leaves {:.2g} of the measured samples unexplained (in norm), in validation at "
         "most {:.2g}",
-        "departure": "changes the regularized least-squares image by {:.2g} of it, in training at "
+        "noise": "misses the measured samples by {:.2g} standard deviations of their noise, in validation at "
+        "most {:.2g}",
+        "departure": "changes the regularized least-squares image by {:.2g} of it, in validation at "
         "most {:.2g}",
     }
     found = []

@@ -102,9 +102,17 @@ ALLOWED = {
     ),
     "fedrecon/training": (
         {"fedrecon.training", "fedrecon.catalog", "fedrecon.data", "fedrecon.federated", "fedrecon.files"}
-        | {"fedrecon.privacy", "fedrecon.runtime", "fedrecon.tasks", "fedrecon.types", "fedrecon.weights"},
+        | {
+            "fedrecon.ood",
+            "fedrecon.privacy",
+            "fedrecon.runtime",
+            "fedrecon.tasks",
+            "fedrecon.types",
+            "fedrecon.weights",
+        },
         {"jax", "numpy", "optax", "h5py"},
     ),
+    "fedrecon/ood.py": ({"fedrecon.data"}, {"numpy"}),
     "fedrecon/tracking.py": (
         {"fedrecon.runtime"},
         {"numpy", "matplotlib", "tensorboardX", "mlflow"},

@@ -96,7 +96,7 @@ def test_what_exceeds_a_bound_is_told():
     strange = Signs(np.array([0.1, 0.5]), np.array([1.0, np.nan]), np.array([0.1, np.nan]))
     residual, departure = notices(strange, bounds)
     assert residual.startswith("1 of 2 images") and "0.5 of the measured samples" in residual
-    assert "in training at most 0.2" in residual
+    assert "in validation at most 0.2" in residual
     assert departure.startswith("1 of 2 images") and "inf" in departure
 
 

@@ -61,8 +61,8 @@ def describe_network(network: CheckedNetwork, signs: Signs) -> dict[str, Any]:
     known = np.asarray(signs.noise)[~np.isnan(signs.noise)]
     noise = f", {np.max(known):.2g} standard deviations of their noise" if known.size else ""
     print(
-        f"network: residual {residual:.3g} of the measured samples{noise} (in training at most {bound:.3g}), "
-        f"{departure:.2g} away from the regularized least-squares image"
+        f"network: residual {residual:.3g} of the measured samples{noise} "
+        f"(in validation at most {bound:.3g}), {departure:.2g} away from the regularized least-squares image"
     )
     found = notices(signs, network.bounds)
     for sentence in found:

@@ -18,7 +18,7 @@ class Outcome:
       reconstruction, segmentation, classification: the stages' results.
       tests: test split of each stage.
       unseen: that of the reconstruction at the unseen site; None without one.
-      checks: site -> sentences about its federated reconstructions that are unlike those in training.
+      checks: site -> sentences about its federated reconstructions that are unlike those in validation.
       sites: rows of the site table, header first.
       notes: sentences about the data that a reader must know.
       courses: training -> how it went.

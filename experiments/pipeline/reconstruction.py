@@ -43,7 +43,7 @@ class Reconstruction(NamedTuple):
         the sites' own networks at the unseen site, that of median PSNR.
       reconstructed: split -> magnitudes (clients, examples, ny, nx) by the federated model, and the signs of
         each client's valid examples.
-      network: the federated model, with averaged private leaves, and the bounds of its signs in training.
+      network: the federated model, with averaged private leaves, and the bounds of its signs in validation.
       weights: regularization weight chosen for each classical method on the validation split.
     """
 
@@ -111,8 +111,8 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
             scores["federated"] |= _scores(found, data)
             images["federated"] |= _by_site(found, data)
             images["reference"] |= _by_site(np.asarray(data.examples["target"]), data)
-    # Every site tells the largest sign of its own training data.
-    bounds = calibrate(reconstructed["train"][1])
+    # Every site tells the largest sign of its own validation data, which no model was trained on.
+    bounds = calibrate(reconstructed["validation"][1])
     return Reconstruction(
         scores=scores,
         unseen=None if cohort.unseen is None else cohort.unseen.names[0],

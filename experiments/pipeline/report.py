@@ -139,7 +139,7 @@ def _checks(outcome: Outcome) -> list[str]:
     found = [f"{site}: {text}." for site, texts in outcome.checks.items() for text in texts]
     lead = (
         "network.npz holds the federated network and bounds, half as much again as the largest values on the "
-        f"sites' training data ({limits}): of the part of the measured samples that an image leaves "
+        f"sites' validation data ({limits}): of the part of the measured samples that an image leaves "
         "unexplained, in itself and in standard deviations of their noise, and of its distance from the "
         "regularized least-squares image."
     )

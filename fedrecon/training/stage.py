@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedrecon import federated as fl
+from fedrecon import ood
 from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
@@ -170,7 +171,7 @@ def train_stage(
         if entry.pooled:
             released = fl.client_variables(algorithm, state, 0)
         if released is not None and is_lead():
-            save_released(workdir.path, stage, released)
+            save_released(workdir.path, stage, released, private=bool(settings.dp_epsilon))
         evaluate = rounds.evaluate
         if settings.fine_tune:
             algorithm, state = fine_tuned(
@@ -191,16 +192,24 @@ def released_file(folder: Path, stage: str) -> Path:
     return folder / "models" / f"{stage}.npz"
 
 
-def save_released(folder: Path, stage: Stage, released: Variables) -> None:
-    """Keeps the released model with what `experiments.export` must know of its data."""
+def save_released(folder: Path, stage: Stage, released: Variables, *, private: bool) -> None:
+    """Keeps the released model with what `experiments.export` must know of its data.
+
+    Of images also what tells them from others (`fedrecon.ood`), unless the training was private, whose
+    guarantee would not hold for that.
+    """
     inputs = {
         name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype)}
         for name, x in example_of(stage.clients).items()
     }
     sites = {name: int(count) for name, count in zip(stage.clients.names, stage.clients.counts, strict=True)}
+    about: dict[str, Any] = {"inputs": inputs, "sites": sites}
+    if "image" in inputs and len(inputs["image"]["shape"]) == 3 and not private:
+        known = [ood.client_statistics(data) for data in (stage.clients, stage.validation or stage.clients)]
+        about["images"] = ood.as_document(ood.reference_of(*known))
     path = released_file(folder, stage.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, released, {"inputs": inputs, "sites": sites})
+    write_weights(path, released, about)
 
 
 class CompiledRounds:

@@ -58,7 +58,7 @@ def test_the_network_of_a_run_reconstructs_a_file(tmp_path, capsys):
     assert 0 < residual < 0.5 and record["residual"] == pytest.approx(residual, rel=1e-2)
     assert record["method"] == "network" and record["out_of_distribution"] == ""
     out = capsys.readouterr().out
-    assert f"residual {record['residual']:.3g}" in out and f"in training at most {10 / MARGIN:.3g}" in out
+    assert f"residual {record['residual']:.3g}" in out and f"in validation at most {10 / MARGIN:.3g}" in out
     assert "modl trained on nothing" in out and "1 images, as in training" in out and "notice" not in out
 
 

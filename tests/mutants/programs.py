@@ -35,6 +35,24 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/ood.py",
+        (
+            "part = min(1.0, features / count)",
+            "part = 0.0",
+            "tests/test_ood.py::test_distances_are_those_of_mahalanobis_with_a_shrunk_covariance",
+        ),
+        (
+            "rows = np.flatnonzero(data.valid[index])",
+            "rows = np.arange(data.valid.shape[1])",
+            "tests/test_ood.py::test_padding_is_not_looked_at_and_all_clients_are",
+        ),
+        (
+            "whitening = vectors / np.sqrt(np.maximum(values, 1e-6))",
+            "whitening = vectors / np.sqrt(np.maximum(values, 1e-30))",
+            "tests/test_ood.py::test_what_is_constant_in_training_has_a_floor_and_few_images_do",
+        ),
+    ),
+    *in_file(
         "fedrecon/tracking.py",
         (
             "if key not in known:",
