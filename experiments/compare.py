@@ -22,9 +22,8 @@ import jax
 from absl import flags, logging
 
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
-from experiments.pipeline.federated_run import METRICS, is_finished, run, with_seed
+from experiments.pipeline.federated_run import METRICS, run, with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.growth import rounds_obstacle
 from experiments.pipeline.programs import (
     define_run_flags,
     ending_run,
@@ -47,7 +46,9 @@ from fedrecon.training import (
     check_method,
     comparator,
     flat,
+    is_finished,
     method,
+    rounds_obstacle,
     summary,
 )
 
@@ -168,7 +169,9 @@ def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir)
     data = {
         seed: load_data(with_seed(first, seed))
         for seed in seeds
-        if not all(is_finished(_path(workdir, name, seed), settings) for name, settings in planned.items())
+        if not all(
+            is_finished(_path(workdir, name, seed), settings.rounds) for name, settings in planned.items()
+        )
     }
     parts = [
         part

@@ -27,7 +27,6 @@ from absl import flags, logging
 
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.growth import rounds_obstacle
 from experiments.pipeline.programs import (
     define_process_flags,
     define_run_flags,
@@ -44,7 +43,7 @@ from fedrecon.runtime import (
     set_cpu_devices,
     start,
 )
-from fedrecon.training import Dotted, check_method, flat
+from fedrecon.training import Dotted, check_method, flat, rounds_obstacle
 
 # Flags that --help shows.
 FIRST = (

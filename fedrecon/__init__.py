@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 
 def _check_operators() -> None:
@@ -22,5 +23,17 @@ from fedrecon.errors import ArgumentError  # noqa: E402
 from fedrecon.exports import load  # noqa: E402
 from fedrecon.types import Task, Variables  # noqa: E402
 
+if TYPE_CHECKING:
+    from fedrecon.training import run
+
 __version__ = "0.1.0"
-__all__ = ["ArgumentError", "Task", "Variables", "__version__", "load"]
+__all__ = ["ArgumentError", "Task", "Variables", "__version__", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """`run` is imported when it is first asked for, since it needs all of the package."""
+    if name != "run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fedrecon.training import run
+
+    return run

@@ -4,11 +4,12 @@ A method of this package is a file in ``fedrecon/federated/methods`` and a row o
 from elsewhere adds its row by `register`. CONTRIBUTING.md has an example.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -307,6 +308,19 @@ def register(entry: Entry) -> Entry:
         raise ArgumentError("name", "one that is not in the catalog", repr(entry.name))
     _entries[entry.name] = entry
     return entry
+
+
+@contextlib.contextmanager
+def registered(entry: Entry) -> Iterator[None]:
+    """`register` for the length of a block; a row that is in the catalog stays there."""
+    if entry in _entries.values():
+        yield
+        return
+    register(entry)
+    try:
+        yield
+    finally:
+        del _entries[entry.name]
 
 
 PARAMETERS = 10**6

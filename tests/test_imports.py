@@ -50,7 +50,10 @@ ALLOWED = {
         {"fedrecon.errors", "fedrecon.types", "fedrecon.weights", "operators.kernels"},
         {"jax", "numpy", "flatbuffers", "safetensors"},
     ),
-    "fedrecon/__init__.py": ({"fedrecon.types", "fedrecon.errors", "fedrecon.exports"}, set()),
+    "fedrecon/__init__.py": (
+        {"fedrecon.types", "fedrecon.errors", "fedrecon.exports", "fedrecon.training.run"},
+        set(),
+    ),
     "fedrecon/data": ({"fedrecon.data"}, set()),
     "fedrecon/data/clients": ({"fedrecon.data.clients", "operators"}, {"jax", "numpy"}),
     "fedrecon/data/formats": (
@@ -104,6 +107,7 @@ ALLOWED = {
         {"fedrecon.training", "fedrecon.catalog", "fedrecon.data", "fedrecon.federated", "fedrecon.files"}
         | {
             "fedrecon.ood",
+            "fedrecon.models",
             "fedrecon.privacy",
             "fedrecon.runtime",
             "fedrecon.tasks",

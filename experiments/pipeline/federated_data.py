@@ -29,25 +29,16 @@ from fedrecon.data.clients import (
     split_patients,
 )
 from fedrecon.errors import ArgumentError
-from fedrecon.models import BatchNorm, Classifier, Encoder, GroupNorm, InstanceNorm, UNet, VarNet
+from fedrecon.models import Encoder
 from fedrecon.tasks import (
     check_labels,
-    classification_task,
-    mri_measure,
-    reconstruction_task,
-    segmentation_task,
 )
-from fedrecon.training import FlagError
+from fedrecon.training import NORMS, FlagError, named_task
 
 _SIZES = {"retina": 64, "xray": 56}
 _TEST = 0.25
 # Key and number of classes of segmentations: background and one structure.
 _MASKS = ("segmentation", 2)
-_NORMS = {
-    "instance": InstanceNorm,
-    "group": GroupNorm,
-    "batch": BatchNorm,
-}
 
 
 class FederatedData(NamedTuple):
@@ -121,13 +112,8 @@ def load_data(settings: TrainSettings) -> FederatedData:
 
 def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
     """The task and its network, of examples like ``example``: arrays, or what has their shapes and dtypes."""
-    sizes = {"channels": settings.channels, "pools": settings.pools, "norm": _NORMS[settings.norm]}
-    if settings.task == "classification":
-        return classification_task(Classifier(**sizes, classes=number_of_classes(settings)), example)
-    if settings.task == "segmentation":
-        # Structures are rare: the first predictions are background.
-        return segmentation_task(UNet(**sizes, output_bias=-3.0), example, flip=True)
-    return reconstruction_task(VarNet(cascades=settings.cascades, **sizes), mri_measure, example)
+    sizes = {name: getattr(settings, name) for name in ("channels", "pools", "norm", "cascades")}
+    return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
 
 
 def number_of_classes(settings: TrainSettings) -> int:
@@ -139,7 +125,7 @@ def number_of_classes(settings: TrainSettings) -> int:
 
 def representation(settings: TrainSettings) -> Callable:
     """What the classifier's last layer sees: ``represent(params, stats, batch) -> (examples, features)``."""
-    encoder = Encoder(settings.channels, settings.pools, _NORMS[settings.norm])
+    encoder = Encoder(settings.channels, settings.pools, NORMS[settings.norm])
 
     def represent(params, stats, batch):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}

@@ -1,34 +1,30 @@
 """One federated training: data, rounds, scores of every client, and what it cost."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from fedrecon.files import write_atomically
 from fedrecon.reporting import format_table, save_partition_plot
-from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead, read_log
+from fedrecon.runtime import Workdir, agreed, is_lead
 from fedrecon.training import (
     Budget,
-    Course,
+    Cost,
     Execution,
-    Scores,
+    Results,
     Stage,
-    as_json,
     check_method,
     choose_parallel,
     example_of,
     has_own_models,
+    is_finished,
     naming_the_line,
-    plan_privacy,
+    read_results,
+    run_stage,
     summary,
-    train_stage,
 )
 
 # The figure by which methods are compared, and the figures of the table.
@@ -39,35 +35,6 @@ METRICS = {
 }
 # A table of more clients is left to results.json.
 _MOST_ROWS = 100
-
-
-class Results(NamedTuple):
-    """What a training leaves, as in results.json.
-
-    Attributes:
-      own: client -> metric -> value on the client's test examples, of the model it evaluates with itself.
-      released: the same of the one model that is handed out; empty where nothing is shared.
-      counts: client -> numbers of training and test examples.
-      bytes_up, bytes_down: sent by and to all clients in all rounds.
-      course: of the rounds.
-      privacy: the report of `plan_privacy`; empty without privacy.
-    """
-
-    own: Scores
-    released: Scores
-    counts: dict[str, tuple[int, int]]
-    bytes_up: int
-    bytes_down: int
-    course: Course
-    privacy: dict[str, Any] = {}  # noqa: RUF012
-
-
-class Cost(NamedTuple):
-    """Seconds of compiling (None after the rounds came to an end), and rounds and clients per second."""
-
-    compile_seconds: float | None
-    rounds_per_second: float
-    clients_per_second: float
 
 
 def run(
@@ -97,8 +64,8 @@ def run(
     check_settings(settings)
     check_method(settings.federation, (settings.task,))
     choose_parallel(parallel)
-    if agreed(is_finished(workdir.path, settings)):
-        return read_results(workdir), Cost(None, *_speed(workdir))
+    if agreed(is_finished(workdir.path, settings.rounds)):
+        return read_results(workdir)
     data = data or load_data(settings)
     title = f"{settings.cohort}, {settings.partition}"
     if is_lead():
@@ -107,32 +74,8 @@ def run(
         )
     execution = Execution(parallel, rounds_per_dispatch, report_stage)
     with naming_the_line(settings.federation.methods_from):
-        results, compile_seconds = _train_and_score(settings, workdir, data, execution)
-    if is_lead():
-        document = results._asdict() | {"course": results.course._asdict()}
-        document = json.dumps(as_json(document), indent=2)
-        write_atomically(workdir / "results.json", document.encode())
-    return results, Cost(compile_seconds, *_speed(workdir))
-
-
-def is_finished(folder: Path, settings: TrainSettings) -> bool:
-    """Whether a directory holds the results of all rounds of a training; it may have been one of fewer."""
-    file = folder / "results.json"
-    return file.exists() and json.loads(file.read_text())["course"]["planned"] == settings.rounds
-
-
-def read_results(workdir: Workdir) -> Results:
-    """The results that a finished run left: NaN where nothing was to score, infinite what diverged."""
-    document = decode_numbers(json.loads((workdir / "results.json").read_text()))
-    for kind in ("own", "released"):
-        document[kind] = {
-            client: {name: math.nan if value is None else value for name, value in scores.items()}
-            for client, scores in document[kind].items()
-        }
-    given = {name: math.nan if value is None else value for name, value in document["course"].items()}
-    document["course"] = Course(**given)
-    document["counts"] = {client: tuple(counts) for client, counts in document["counts"].items()}
-    return Results(**document)
+        stage = stage_of(settings, data)
+        return run_stage(stage, data.test, settings.federation, budget_of(settings), workdir, execution)
 
 
 def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None:
@@ -170,24 +113,6 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     )
 
 
-def _train_and_score(settings, workdir, data: FederatedData, execution) -> tuple[Results, float]:
-    federation, name = settings.federation, settings.federation.algorithm
-    budget = budget_of(settings)
-    stage = stage_of(settings, data)
-    plan = plan_privacy(federation, [(data.train, {name: budget})])
-    trained = train_stage(stage, federation, budget, workdir, execution, plan.noise[name])
-    own, released = trained.scores(stage.task, data.test)
-    log = read_log(workdir / "metrics.jsonl")
-    counts = {
-        client: (int(a), int(b))
-        for client, a, b in zip(data.train.names, data.train.counts, data.test.counts, strict=True)
-    }
-    up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
-    # Streamed rounds compile in the first of them.
-    seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
-    return Results(own, released, counts, up, down, trained.course, plan.report), seconds
-
-
 def budget_of(settings: TrainSettings) -> Budget:
     """What the training may spend; under differential privacy batches have the expected size."""
     federation = settings.federation
@@ -211,16 +136,6 @@ def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
         represent,
         data.validation,
     )
-
-
-def _speed(workdir: Workdir) -> tuple[float, float]:
-    """Rounds and clients per second, without compiling and validation."""
-    log = read_log(workdir / "metrics.jsonl")
-    apart = ("compile_seconds", "validation_seconds")
-    seconds = sum(record["seconds"] - sum(record.get(name, 0) for name in apart) for record in log)
-    if seconds <= 0:
-        return math.nan, math.nan
-    return len(log) / seconds, sum(record["clients"] for record in log) / seconds
 
 
 def _figure(value: float | None) -> str:

@@ -1,21 +1,10 @@
-"""Which runs may be continued with more rounds than they were begun with."""
+"""Whether a run of the full stack may be continued with more rounds than it was begun with."""
 
 from collections.abc import Mapping
 
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.runtime import read_log
-from fedrecon.training import FederationSettings, schedule_name
-
-
-def rounds_obstacle(federation: FederationSettings, rounds_per_dispatch: int) -> str:
-    """Why more rounds would not be what a run begun with them gives; empty where they are."""
-    if (schedule := schedule_name(federation)) != "constant":
-        return f"since the rates of {schedule} are as long as the rounds"
-    if federation.dp_epsilon:
-        return "since the noise of --dp_epsilon was calibrated for them"
-    if federation.patience and (federation.validate_every > 1 or rounds_per_dispatch > 1):
-        return "since --patience counts the validation after the last of them"
-    return ""
+from fedrecon.training import rounds_obstacle
 
 
 def full_stack_obstacles(

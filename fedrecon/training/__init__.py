@@ -6,7 +6,6 @@ how long.
 
 from fedrecon.training.budgets import Budget, Noise
 from fedrecon.training.catalog_algorithms import (
-    TASKS,
     algorithms,
     check_method,
     comparator,
@@ -18,8 +17,16 @@ from fedrecon.training.catalog_algorithms import (
 from fedrecon.training.components import schedule_name
 from fedrecon.training.dotted import Dotted, split_dotted
 from fedrecon.training.faults import parse_faults
-from fedrecon.training.federation_settings import NO_PRIVACY, FederationSettings, check_federation
+from fedrecon.training.federation_settings import (
+    NO_PRIVACY,
+    FederationSettings,
+    check_budget,
+    check_federation,
+)
+from fedrecon.training.growth import rounds_obstacle
+from fedrecon.training.interactive import Result, run
 from fedrecon.training.methods_file import load_methods, naming_the_line
+from fedrecon.training.named_tasks import NORMS, TASKS, made_task, named_task
 from fedrecon.training.options import (
     FlagError,
     Need,
@@ -32,6 +39,7 @@ from fedrecon.training.options import (
 )
 from fedrecon.training.privacy_plan import PrivacyPlan, plan_privacy
 from fedrecon.training.progress import Course, course
+from fedrecon.training.results import Cost, Results, is_finished, read_results, run_stage
 from fedrecon.training.scores import (
     Scores,
     as_json,
@@ -52,9 +60,11 @@ from fedrecon.training.stage import (
 )
 
 __all__ = [
+    "NORMS",
     "NO_PRIVACY",
     "TASKS",
     "Budget",
+    "Cost",
     "Course",
     "Dotted",
     "Execution",
@@ -63,12 +73,15 @@ __all__ = [
     "Need",
     "Noise",
     "PrivacyPlan",
+    "Result",
+    "Results",
     "Scores",
     "Stage",
     "Trained",
     "algorithms",
     "as_json",
     "changed",
+    "check_budget",
     "check_federation",
     "check_method",
     "check_needs",
@@ -83,13 +96,20 @@ __all__ = [
     "flat",
     "foreign_scores",
     "has_own_models",
+    "is_finished",
     "load_methods",
+    "made_task",
     "mean_score",
     "method",
+    "named_task",
     "naming_the_line",
     "parse_faults",
     "plan_privacy",
+    "read_results",
     "released_file",
+    "rounds_obstacle",
+    "run",
+    "run_stage",
     "schedule_name",
     "setting",
     "site_scores",

@@ -31,10 +31,10 @@ from fedrecon.training.dotted import parse_options
 from fedrecon.training.faults import inject, parse_faults
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.methods_file import naming_the_line
+from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError, as_flag_error
 from fedrecon.types import Task, Variables
 
-TASKS = ("classification", "segmentation", "reconstruction")
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
@@ -218,7 +218,9 @@ def make_algorithm(
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
     faults = parse_faults(settings.fault, train.names)
-    return inject(algorithm._replace(schedule=make_schedule(settings, budget, train, faults)), faults)
+    if (schedule := make_schedule(settings, budget, train, faults)) is not None:
+        algorithm = algorithm._replace(schedule=schedule)
+    return inject(algorithm, faults)
 
 
 def private_method(budget: Budget, train: ClientData, noise: Noise) -> fl.Method:
@@ -273,6 +275,11 @@ def _needed(
         smallest = int(np.min(np.asarray(train.counts)))
         arguments["head_steps"] = max(1, budget.epochs * math.ceil(smallest / budget.batch_size) // 2)
     return arguments
+
+
+def example_algorithm(entry: Entry) -> fl.FederatedAlgorithm:
+    """The method at its defaults, for a task that is nobody's."""
+    return _stub(entry, FederationSettings(), {})
 
 
 def _keeps_optimizer(entry: Entry) -> bool:

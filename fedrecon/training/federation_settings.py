@@ -3,6 +3,9 @@
 import dataclasses
 from functools import partial
 
+import numpy as np
+
+from fedrecon.training.budgets import Budget
 from fedrecon.training.options import FlagError, Need, setting
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adam_cosine")
@@ -262,3 +265,19 @@ def check_federation(settings: FederationSettings) -> None:
         raise FlagError("patience", expected, settings.patience)
     if settings.dp_epsilon and settings.sampler == "highest_loss":
         raise FlagError("sampler", "one that needs no loss with --dp_epsilon", settings.sampler)
+
+
+def check_budget(settings: FederationSettings, budget: Budget) -> None:
+    """Checks the sizes of a training.
+
+    Raises:
+      FlagError: a number is not positive, or the topology has one round.
+    """
+    for name, value in budget._asdict().items():
+        whole = name != "learning_rate"
+        kind = "a positive whole number" if whole else "a positive number"
+        allowed = (int, np.integer) if whole else (int, float, np.number)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value < np.inf:
+            raise FlagError(name, kind, repr(value))
+    if settings.topology == "single_pass" and budget.rounds != 1:
+        raise FlagError("rounds", "1 with --topology=single_pass", budget.rounds)

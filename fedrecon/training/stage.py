@@ -28,7 +28,7 @@ from fedrecon.training.scores import Scores, site_scores
 from fedrecon.training.topologies import evaluation, mesh_of, open_rounds
 from fedrecon.training.validation import with_validation
 from fedrecon.types import Task, Variables
-from fedrecon.weights import write_weights
+from fedrecon.weights import read_weights, write_weights
 
 
 class Stage(NamedTuple):
@@ -138,6 +138,7 @@ def train_stage(
     Raises:
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
     """
+    check_private(stage, settings)
     entry, mesh = method(settings.algorithm), mesh_of(settings)
     clients = pool(stage.clients) if entry.pooled else stage.clients
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
@@ -182,6 +183,17 @@ def train_stage(
     return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken)
 
 
+def check_private(stage: Stage, settings: FederationSettings) -> None:
+    """Refuses differential privacy of a network with running statistics.
+
+    Raises:
+      FlagError: the two are asked for.
+    """
+    if settings.dp_epsilon and jax.tree.leaves(stage.variables.stats):
+        expected = "0 with a network that has running statistics, which mix examples"
+        raise FlagError("dp_epsilon", expected, settings.dp_epsilon)
+
+
 def example_of(clients: ClientData) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch of one example."""
     return {name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in clients.examples.items()}
@@ -190,6 +202,31 @@ def example_of(clients: ClientData) -> dict[str, jax.ShapeDtypeStruct]:
 def released_file(folder: Path, stage: str) -> Path:
     """Where a stage's released model is, in the folder of a run."""
     return folder / "models" / f"{stage}.npz"
+
+
+def personal_file(folder: Path, stage: str) -> Path:
+    """Where the models are that clients of a stage evaluate with, if they have models of their own."""
+    return folder / "models" / f"{stage}.own.npz"
+
+
+def save_personal(folder: Path, stage: Stage, trained: "Trained") -> None:
+    """Keeps the clients' own models, stacked, unless they are more than fit on the device."""
+    models = trained.models(stage.clients.clients)
+    stacked: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
+    path = personal_file(folder, stage.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(path, stacked, {"clients": list(stage.clients.names)})
+
+
+def read_models(folder: Path, stage: str) -> tuple[Variables | None, dict[str, Variables]]:
+    """The released model of a stage, None where nothing is shared, and those of clients with their own."""
+    released, own = released_file(folder, stage), personal_file(folder, stage)
+    variables = read_weights(released)[0] if released.exists() else None
+    if not own.exists():
+        return variables, {}
+    stacked, about = read_weights(own)
+    names = enumerate(about["clients"])
+    return variables, {name: jax.tree.map(lambda x, i=i: x[i], stacked) for i, name in names}
 
 
 def save_released(folder: Path, stage: Stage, released: Variables, *, private: bool) -> None:

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from experiments.pipeline.federated_run import is_finished, run
+from experiments.pipeline.federated_run import run
 from experiments.pipeline.growth import full_stack_obstacles, rounds_obstacle
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.runtime import RunLog, Workdir, WorkdirError
+from fedrecon.training import is_finished
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import changed, flat
 from tests.experiments.test_train_federated import TINY
@@ -37,10 +38,10 @@ CASES = {
 def test_more_rounds_continue_a_finished_run_as_if_begun_with_them(case, tmp_path):
     settings = changed(TINY, **CASES[case])
     assert train(tmp_path / "grown", changed(settings, rounds=2)).course.planned == 2
-    assert not is_finished(tmp_path / "grown", changed(settings, rounds=4))
+    assert not is_finished(tmp_path / "grown", 4)
     train(tmp_path / "grown", changed(settings, rounds=4))
     train(tmp_path / "whole", changed(settings, rounds=4))
-    assert is_finished(tmp_path / "grown", changed(settings, rounds=4))
+    assert is_finished(tmp_path / "grown", 4)
     assert losses(tmp_path / "grown") == losses(tmp_path / "whole")
     assert (tmp_path / "grown/results.json").read_text() == (tmp_path / "whole/results.json").read_text()
     with pytest.raises(WorkdirError, match="--rounds: expected at least 4"):

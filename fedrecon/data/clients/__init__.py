@@ -1,5 +1,6 @@
 """The data of several clients: stacking, splitting, partitions, and the examples that networks get."""
 
+from fedrecon.data.clients.arrays import cohort_from_arrays
 from fedrecon.data.clients.client_data import ClientData, pool, select_clients, split_patients, stack_clients
 from fedrecon.data.clients.cohort import FRACTIONS, PARTS, Cohort, stack_parts, stack_volumes
 from fedrecon.data.clients.examples import (
@@ -27,6 +28,7 @@ __all__ = [
     "Cohort",
     "FeatureShift",
     "center_columns",
+    "cohort_from_arrays",
     "common_entries",
     "dirichlet_partition",
     "draw_feature_shifts",

@@ -1,0 +1,91 @@
+"""The tasks of the package with their networks, by name, and those that users make."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from fedrecon.errors import ArgumentError
+from fedrecon.models import BatchNorm, Classifier, GroupNorm, InstanceNorm, UNet, VarNet
+from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
+from fedrecon.types import Task, Variables
+
+TASKS = ("classification", "segmentation", "reconstruction")
+NORMS = {"instance": InstanceNorm, "group": GroupNorm, "batch": BatchNorm}
+
+
+def named_task(
+    name: str,
+    example: Mapping[str, Any],
+    *,
+    channels: int = 8,
+    pools: int = 2,
+    norm: str = "instance",
+    classes: int = 2,
+    cascades: int = 3,
+) -> Task:
+    """A task of the package.
+
+    Args:
+      name: "classification" ("image" and "label"), "segmentation" ("image" and "segmentation", background and
+        one structure) or "reconstruction" (of multi-coil MRI, as `mri_examples` makes).
+      example: arrays (examples, ...), or what has their shapes and dtypes.
+      channels: of the network at full resolution.
+      pools: of the network.
+      norm: one of `NORMS`.
+      classes: of the classification.
+      cascades: of the reconstruction.
+
+    Raises:
+      ValueError: there is no such task, or the examples are not of it.
+    """
+    if name not in TASKS:
+        raise ArgumentError("task", f"{', '.join(TASKS)} or a task", repr(name))
+    sizes: dict[str, Any] = {"channels": channels, "pools": pools, "norm": NORMS[norm]}
+    image = example.get("image")
+    if name != "reconstruction" and image is not None and len(image.shape) != 4:
+        raise ArgumentError("image", "arrays (examples, ny, nx, channels)", image.shape)
+    if name == "classification":
+        return classification_task(Classifier(**sizes, classes=classes), example)
+    if name == "segmentation":
+        # Structures are rare: the first predictions are background.
+        return segmentation_task(UNet(**sizes, output_bias=-3.0), example, flip=True)
+    return reconstruction_task(VarNet(cascades=cascades, **sizes), mri_measure, example)
+
+
+def made_task(task: Any, example: Mapping[str, Any]) -> Task:
+    """A task, or what a function makes of an example, once it has been traced with the example.
+
+    Args:
+      task: a `Task`, or ``task(example) -> Task``.
+      example: arrays (examples, ...), or what has their shapes and dtypes.
+
+    Raises:
+      ValueError: it is neither, or asks for examples that the data do not have.
+    """
+    with _asking(example):
+        made = task if isinstance(task, Task) else task(example) if callable(task) else None
+        if not isinstance(made, Task):
+            found = f"a function that returns {type(made).__name__}" if callable(task) else repr(task)
+            raise ArgumentError("task", "a fedrecon.Task, or a function of an example that makes one", found)
+        shapes = {name: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) for name, x in example.items()}
+        batch = {**shapes, "valid": jax.ShapeDtypeStruct((2,), bool)}
+        variables = jax.eval_shape(made.init, key := jax.random.key(0))
+        if not isinstance(variables, Variables):
+            raise ArgumentError("task.init", "fedrecon.Variables", type(variables).__name__)
+        loss = jax.eval_shape(lambda *arguments: made.loss(*arguments)[0], *variables, batch, key)
+        if loss.shape != ():
+            raise ArgumentError("task.loss", "a scalar first", f"the shape {loss.shape}")
+        jax.eval_shape(made.metrics, *variables, batch)
+    return made
+
+
+@contextlib.contextmanager
+def _asking(example: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        if not error.args or error.args[0] in example:
+            raise
+        raise ArgumentError("task", f"keys of the examples ({', '.join(sorted(example))})", error) from error

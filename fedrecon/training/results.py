@@ -1,0 +1,123 @@
+"""One training from its settings to its results, which are kept, and read where it is finished."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from fedrecon.data import ClientData
+from fedrecon.files import write_atomically
+from fedrecon.runtime import Workdir, decode_numbers, is_lead, read_log
+from fedrecon.training.budgets import Budget
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.privacy_plan import plan_privacy
+from fedrecon.training.progress import Course
+from fedrecon.training.scores import Scores, as_json
+from fedrecon.training.stage import Execution, Stage, save_personal, train_stage
+
+
+class Results(NamedTuple):
+    """What a training leaves, as in results.json.
+
+    Attributes:
+      own: client -> metric -> value on the client's test examples, of the model it evaluates with itself.
+      released: the same of the one model that is handed out; empty where nothing is shared.
+      counts: client -> numbers of training and test examples.
+      bytes_up, bytes_down: sent by and to all clients in all rounds.
+      course: of the rounds.
+      privacy: the report of `plan_privacy`; empty without privacy.
+    """
+
+    own: Scores
+    released: Scores
+    counts: dict[str, tuple[int, int]]
+    bytes_up: int
+    bytes_down: int
+    course: Course
+    privacy: dict[str, Any] = {}  # noqa: RUF012
+
+
+class Cost(NamedTuple):
+    """Seconds of compiling (None after the rounds came to an end), and rounds and clients per second."""
+
+    compile_seconds: float | None
+    rounds_per_second: float
+    clients_per_second: float
+
+
+def run_stage(
+    stage: Stage,
+    test: ClientData,
+    settings: FederationSettings,
+    budget: Budget,
+    workdir: Workdir,
+    execution: Execution,
+) -> tuple[Results, Cost]:
+    """Trains, or finishes what an interrupted run left, scores, and writes results.json.
+
+    With several processes all of them call it, and process 0 writes.
+
+    Args:
+      stage: what is trained.
+      test: the clients' test split.
+      settings: how clients train together; checked by `check_federation` and `check_method`.
+      budget: rounds and steps.
+      workdir: of the run, which has no other stage.
+      execution: how.
+
+    Raises:
+      ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
+    """
+    name = settings.algorithm
+    plan = plan_privacy(settings, [(stage.clients, {name: budget})])
+    trained = train_stage(stage, settings, budget, workdir, execution, plan.noise[name])
+    if trained.own and not settings.stream and jax.process_count() == 1:
+        save_personal(workdir.path, stage, trained)
+    own, released = trained.scores(stage.task, test)
+    log = read_log(workdir / "metrics.jsonl")
+    counts = {
+        client: (int(a), int(b))
+        for client, a, b in zip(test.names, stage.clients.counts, test.counts, strict=True)
+    }
+    up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
+    # Streamed rounds compile in the first of them.
+    seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
+    results = Results(own, released, counts, up, down, trained.course, plan.report)
+    if is_lead():
+        document = results._asdict() | {"course": results.course._asdict()}
+        write_atomically(workdir / "results.json", json.dumps(as_json(document), indent=2).encode())
+    return results, Cost(seconds, *_speed(workdir))
+
+
+def is_finished(folder: Path, rounds: int) -> bool:
+    """Whether a directory holds the results of all rounds of a training; it may have been one of fewer."""
+    file = folder / "results.json"
+    return file.exists() and json.loads(file.read_text())["course"]["planned"] == rounds
+
+
+def read_results(workdir: Workdir) -> tuple[Results, Cost]:
+    """What a finished run left: NaN where nothing was to score, infinite what diverged."""
+    document = decode_numbers(json.loads((workdir / "results.json").read_text()))
+    for kind in ("own", "released"):
+        document[kind] = {
+            client: {name: math.nan if value is None else value for name, value in scores.items()}
+            for client, scores in document[kind].items()
+        }
+    given: dict[str, Any] = {
+        name: math.nan if value is None else value for name, value in document["course"].items()
+    }
+    document["course"] = Course(**given)
+    document["counts"] = {client: tuple(counts) for client, counts in document["counts"].items()}
+    return Results(**document), Cost(None, *_speed(workdir))
+
+
+def _speed(workdir: Workdir) -> tuple[float, float]:
+    """Rounds and clients per second, without compiling and validation."""
+    log = read_log(workdir / "metrics.jsonl")
+    apart = ("compile_seconds", "validation_seconds")
+    seconds = sum(record["seconds"] - sum(record.get(name, 0) for name in apart) for record in log)
+    if seconds <= 0:
+        return math.nan, math.nan
+    return len(log) / seconds, sum(record["clients"] for record in log) / seconds
