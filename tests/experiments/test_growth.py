@@ -5,10 +5,10 @@ import json
 import pytest
 
 from experiments.pipeline.federated_run import run
-from experiments.pipeline.growth import full_stack_obstacles, rounds_obstacle
+from experiments.pipeline.growth import full_stack_obstacles
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.runtime import RunLog, Workdir, WorkdirError
-from fedrecon.training import is_finished
+from fedrecon.training import is_finished, rounds_obstacle
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import changed, flat
 from tests.experiments.test_train_federated import TINY

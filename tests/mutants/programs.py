@@ -8,6 +8,7 @@ _RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _PATIENTS = "tests/experiments/test_patient_scores.py::test_"
 _TRACKING = "tests/test_tracking.py::test_"
+_RUN = "tests/training/test_run.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
 _QUALITY = in_file(
@@ -89,11 +90,28 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "experiments/pipeline/growth.py",
+        "fedrecon/training/growth.py",
         (
             "if federation.dp_epsilon:",
             "if False:",
             "tests/experiments/test_growth.py::test_what_depends_on_the_number_of_rounds_is_not_continued",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/clients/arrays.py",
+        (
+            "    if not finite.all():",
+            "    if False:",
+            _RUN + "what_does_not_fit_is_refused_in_one_line_and_leaves_nothing",
+        ),
+        ("whose[chosen]", "whose", _RUN + "arrays_are_divided_by_patient"),
+    ),
+    *in_file(
+        "fedrecon/training/interactive.py",
+        (
+            "worst for name, (_, worst)",
+            "worst for name, (worst, _)",
+            _RUN + "fedavg_of_a_linear_model_is_the_one_of_numpy",
         ),
     ),
     *in_file(
