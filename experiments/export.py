@@ -186,8 +186,7 @@ def run(workdir: str, output: str, stage: str | None = None, license: str = "not
     example["valid"] = jax.ShapeDtypeStruct((1,), np.dtype(bool))
     task = task_of(finished, task_name, example)
     card = card_of(finished, task_name, sites, license)
-    if "images" in about:
-        card["images"] = about["images"]
+    card |= {key: about[key] for key in ("preparation", "images") if key in about}
     if name == "reconstruction/federated":
         card["network"] = about_network(load_network(finished.workdir))
     try:

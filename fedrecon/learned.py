@@ -206,7 +206,11 @@ def measured_examples(measurement: Measurement, calibration_size: int = 24) -> l
 
 
 def reconstruct_measurement(
-    network: CheckedNetwork, measurement: Measurement, progress: Callable[[int], None] = lambda count: None
+    network: CheckedNetwork,
+    measurement: Measurement,
+    progress: Callable[[int], None] = lambda count: None,
+    *,
+    normalized: bool = False,
 ) -> tuple[np.ndarray, Signs]:
     """Images of a Cartesian measurement of MRI by a network, and their signs, to be told by `notices`.
 
@@ -214,6 +218,7 @@ def reconstruct_measurement(
       network: from `load_network`.
       measurement: of any scanner.
       progress: called with the number of slices finished since the last call.
+      normalized: images as networks see them in training, instead of in the unit of the measurement.
 
     Returns:
       Complex images (slices, ny, nx) in the unit of the measurement under orthonormal transforms, and signs
@@ -228,7 +233,8 @@ def reconstruct_measurement(
     images, signs = [], []
     for batch in measured_examples(measurement):
         image, sign = reconstruct(network.variables, batch)
-        images.append(np.asarray(image[0]) * batch["scale"][0])
+        scale = 1 if normalized else batch["scale"][0]
+        images.append(np.asarray(image[0]) * scale)
         signs.append(sign)
         progress(1)
     return np.stack(images), Signs(*(np.concatenate(values) for values in zip(*signs, strict=True)))

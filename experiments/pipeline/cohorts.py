@@ -1,6 +1,8 @@
 """The cohorts of the full-stack experiment, simulated or measured."""
 
-from typing import NamedTuple
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +50,7 @@ class Cohorts(NamedTuple):
       image_shape: (ny, nx) of the reconstructions.
       sites: table of the sites, header first.
       notes: sentences about the data that a reader must know.
+      preparations: of the images of a task, see `Cohort`; none where they are reconstructions.
     """
 
     reconstruction: Split
@@ -57,6 +60,7 @@ class Cohorts(NamedTuple):
     image_shape: tuple[int, int]
     sites: list[list[str]]
     notes: tuple[str, ...]
+    preparations: Mapping[str, dict[str, Any]] = types.MappingProxyType({})
 
 
 def load_cohorts(settings: FullStackSettings) -> Cohorts:
@@ -179,7 +183,9 @@ def _measured(settings: FullStackSettings) -> Cohorts:
         f"K-space of every site is cropped or zero-padded to a common grid of {grid} (--matrix; 0 keeps all)."
     )
     notes = tuple(dict.fromkeys((resolution, mri.notes, retina.notes, chest.notes)))
-    return Cohorts(_split(mri), _split(retina), _split(chest), False, mri.image_shape, table, notes)
+    preparations = {"segmentation": retina.preparation, "classification": chest.preparation}
+    splits = (_split(cohort) for cohort in (mri, retina, chest))
+    return Cohorts(*splits, False, mri.image_shape, table, notes, preparations)
 
 
 def _split(cohort: Cohort) -> Split:

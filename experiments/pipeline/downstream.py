@@ -81,7 +81,9 @@ def with_images(data: ClientData, images: np.ndarray) -> ClientData:
     return ClientData(examples=examples, valid=data.valid, names=data.names)
 
 
-def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | None) -> Downstream:
+def run_downstream(
+    kind: str, run: Run, cohort: Split, pretrained: Variables | None, about: Mapping[str, Any]
+) -> Downstream:
     """Fine-tunes one task on all sites, and on each site alone as the comparator.
 
     Args:
@@ -89,6 +91,7 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
       run: the stage.
       cohort: examples with ``image`` (ny, nx, channels), ``volume``, and ``segmentation`` or ``label``.
       pretrained: reconstruction network whose encoder layers are taken over where their shapes agree.
+      about: what is kept with the released model, see `Stage`.
     """
     settings = run.settings
     train, rater = cohort.train, RATERS[kind]
@@ -121,7 +124,7 @@ def run_downstream(kind: str, run: Run, cohort: Split, pretrained: Variables | N
             unseen["local-only"] = diagnosis.average(
                 [rater.score(found, [bound]) for found, bound in zip(there, own, strict=True)]
             )
-    federated = run.train(kind, "federated", task, initial, cohort)
+    federated = run.train(kind, "federated", task, initial, cohort, about)
     models = federated.models(train.clients)
     threshold = rater.threshold(cases(models, cohort.validation))
     predictions = probabilities(models, cohort.test)

@@ -1,5 +1,6 @@
 """The data of a federated training: a cohort, divided over clients, with a held-out part of each."""
 
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ class FederatedData(NamedTuple):
       counts: (clients, labels) numbers of examples, train and test together.
       labels: names of the columns of ``counts``.
       notes: what a reader must know about the data.
+      preparation: what was done to images, see `Cohort`.
     """
 
     train: ClientData
@@ -57,6 +59,7 @@ class FederatedData(NamedTuple):
     counts: np.ndarray
     labels: tuple[str, ...]
     notes: str
+    preparation: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class _Pool(NamedTuple):
@@ -92,6 +95,7 @@ def load_data(settings: TrainSettings) -> FederatedData:
             )
         else:
             data = _divide(pooled, settings)
+        data = data._replace(preparation=cohort.preparation)
     key, classes = {"classification": ("label", number_of_classes(settings)), "segmentation": _MASKS}.get(
         settings.task, ("", 0)
     )

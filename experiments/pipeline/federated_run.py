@@ -135,6 +135,7 @@ def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
         keys[2],
         represent,
         data.validation,
+        {"preparation": dict(data.preparation)} if data.preparation else {},
     )
 
 

@@ -71,7 +71,8 @@ def run(
     results = {}
     for kind, cohort in (("segmentation", cohorts.segmentation), ("classification", cohorts.classification)):
         pretrained = reconstruction.network.variables if cohorts.shared_images else None
-        results[kind] = run_downstream(kind, trainings[kind], cohort, pretrained)
+        about = {"preparation": p} if (p := cohorts.preparations.get(kind)) else {}
+        results[kind] = run_downstream(kind, trainings[kind], cohort, pretrained, about)
         _say(f"{kind} done", start)
     outcome = Outcome(
         reconstruction=reconstruction,

@@ -1,9 +1,10 @@
 """The trainings of one stage of the full stack: federated, and its comparators."""
 
 import dataclasses
+import types
 import zlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -48,7 +49,15 @@ class Run:
     budget: Budget
     noise: Noise | None
 
-    def train(self, stage: str, kind: str, task: Task, variables: Variables, data: Split) -> Trained:
+    def train(
+        self,
+        stage: str,
+        kind: str,
+        task: Task,
+        variables: Variables,
+        data: Split,
+        about: Mapping[str, Any] = types.MappingProxyType({}),
+    ) -> Trained:
         """Trains one network, or finishes what an interrupted run left.
 
         Args:
@@ -57,6 +66,7 @@ class Run:
           task: what is learned.
           variables: the initial model of every site.
           data: the training data, and what its curve is recorded on.
+          about: what is kept with the released model, see `Stage`.
         """
         settings, budget = self.settings.federation, self.budget
         if kind == "centralized":
@@ -71,7 +81,9 @@ class Run:
         )
         tuning_key = jax.random.fold_in(key, 3)
         trained = train_stage(
-            Stage(f"{stage}/{kind}", task, variables, data.train, key, tuning_key, None, data.validation),
+            Stage(
+                f"{stage}/{kind}", task, variables, data.train, key, tuning_key, None, data.validation, about
+            ),
             _within(settings, data.train),
             budget,
             self.workdir,

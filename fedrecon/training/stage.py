@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class Stage(NamedTuple):
       tuning_key: of fine-tuning after them.
       represent: the network's representation, for algorithms that contrast it; None without one.
       validation: the clients' validation split, for the curve; None without one.
+      about: what is kept with the released model besides what is known here, JSON-able.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Stage(NamedTuple):
     tuning_key: jax.Array
     represent: Callable | None = None
     validation: ClientData | None = None
+    about: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _no_report(stage: str) -> None:
@@ -240,7 +243,7 @@ def save_released(folder: Path, stage: Stage, released: Variables, *, private: b
         for name, x in example_of(stage.clients).items()
     }
     sites = {name: int(count) for name, count in zip(stage.clients.names, stage.clients.counts, strict=True)}
-    about: dict[str, Any] = {"inputs": inputs, "sites": sites}
+    about: dict[str, Any] = {**stage.about, "inputs": inputs, "sites": sites}
     if "image" in inputs and len(inputs["image"]["shape"]) == 3 and not private:
         known = [ood.client_statistics(data) for data in (stage.clients, stage.validation or stage.clients)]
         about["images"] = ood.as_document(ood.reference_of(*known))

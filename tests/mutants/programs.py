@@ -7,6 +7,7 @@ _CURVES = "tests/experiments/test_learning_curves.py::test_"
 _RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _PATIENTS = "tests/experiments/test_patient_scores.py::test_"
+_PREDICT = "tests/experiments/test_predict.py::test_"
 _TRACKING = "tests/test_tracking.py::test_"
 _RUN = "tests/training/test_run.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
@@ -33,6 +34,35 @@ MUTANTS = (
             "check_needs(settings, base)",
             "pass",
             "tests/experiments/test_settings.py::test_values_out_of_range_name_the_flag",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/folders/preparation.py",
+        (
+            "inside = values[:, top : top + size[0], left : left + size[1]]",
+            "inside = values",
+            f"{_PREDICT}images_are_prepared_as_in_training_and_masks_come_back",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/prediction.py",
+        (
+            "prediction.probabilities[..., 1] > predictor.threshold",
+            "prediction.probabilities[..., 0] > predictor.threshold",
+            f"{_PREDICT}nifti_gets_a_mask_in_its_place",
+        ),
+        (
+            "if predictor.reference is not None:",
+            "if False:",
+            f"{_PREDICT}images_unlike_those_of_validation_are_called_so",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/formats/dicom_segmentation.py",
+        (
+            'return [headers[i] for i in np.argsort(along, kind="stable")]',
+            "return headers[::-1]",
+            f"{_PREDICT}a_dicom_series_gets_a_segmentation_that_refers_to_it",
         ),
     ),
     *in_file(

@@ -242,8 +242,8 @@ MUTANTS = (
             "tests/test_learned.py::test_what_exceeds_a_bound_is_told",
         ),
         (
-            "np.asarray(image[0]) * batch",
-            "np.asarray(image[0]) / batch",
+            "np.asarray(image[0]) * scale",
+            "np.asarray(image[0]) / scale",
             "tests/test_learned.py::test_a_measurement_is_reconstructed_in_its_own_unit",
         ),
     ),

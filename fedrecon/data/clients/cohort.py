@@ -26,6 +26,8 @@ class Cohort:
         that each value of ``examples["volume"]`` stands for.
       notes: what a report must say about these data.
       labels: names of the classes of ``examples["label"]`` in their order; empty where they have none.
+      preparation: what was done to images, JSON-able, see `fedrecon.data.folders.Preparation`; empty where
+        examples are no images of files.
     """
 
     train: ClientData
@@ -36,6 +38,7 @@ class Cohort:
     patients: dict[str, tuple[tuple[str, ...], ...]]
     notes: str = ""
     labels: tuple[str, ...] = ()
+    preparation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Parts(TypedDict):

@@ -21,6 +21,7 @@ from fedrecon.data.folders.division import divide
 from fedrecon.data.folders.images import by_area, fitted, in_channels, normalized
 from fedrecon.data.folders.loading import Loaded, is_simulated, load_volumes
 from fedrecon.data.folders.manifest import TASKS, Manifest
+from fedrecon.data.folders.preparation import Preparation
 from fedrecon.data.folders.reading import Volume
 from fedrecon.data.formats import DataError
 from fedrecon.data.simulation import read_mri_cohort
@@ -101,6 +102,15 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
     classes = manifest.labels or ()
     complete = all(volume.segmentation is not None for volume in everything)
     sites = tuple(_site(name, volumes, loaded.held_out[name]) for name, volumes in loaded.volumes.items())
+    # New files have no site that could say otherwise.
+    rules = {source.intensity or manifest.intensity for source in manifest.sources}
+    preparation = Preparation(
+        (int(matrix[0]), int(matrix[1])),
+        manifest.channels or max(1 if v.image is None else v.image.shape[-1] for v in everything),
+        rules.pop() if len(rules) == 1 else None,
+        classes if task == "classification" else (),
+    )
+    del everything
     examples: dict[str, list] = {part: [] for part in PARTS}
     patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for name in list(loaded.volumes):
@@ -124,6 +134,7 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         patients={part: tuple(ids) for part, ids in patients.items()},
         notes=_notes(loaded, sites),
         labels=classes if task == "classification" else (),
+        preparation={} if task == "reconstruction" else preparation.as_document(),
     )
 
 

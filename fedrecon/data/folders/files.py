@@ -142,7 +142,7 @@ def _discovered(folder: Path, site: Path, faults: Faults) -> Source | None:
     for path in sorted(site.rglob("*")):
         if path.is_file() and _is_visible(path.relative_to(site)):
             with faults.of():
-                kind = _kind(path)
+                kind = kind_of(path)
                 if kind is not None:
                     kinds[path] = kind
     images = {path: kind for path, kind in kinds.items() if not _is_mask(path.relative_to(site))}
@@ -269,7 +269,7 @@ def _fits(path: Path, reader: str) -> bool:
     return not name.endswith(_PAPERS)
 
 
-def _kind(path: Path) -> str | None:
+def kind_of(path: Path) -> str | None:
     """The reader of a file; None for what lies beside data.
 
     Raises:

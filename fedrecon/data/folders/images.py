@@ -34,13 +34,18 @@ def fitted(image: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
 
     A new pixel is the mean of the old ones over its area.
     """
-    ny, nx = image.shape[1:3]
-    factor = min(matrix[0] / ny, matrix[1] / nx)
-    size = tuple(max(min(round(n * factor), m), 1) for n, m in zip((ny, nx), matrix, strict=True))
-    scaled = by_area(image, (size[0], size[1]))
+    size = size_in((image.shape[1], image.shape[2]), matrix)
+    scaled = by_area(image, size)
     before = [(m - n) // 2 for n, m in zip(size, matrix, strict=True)]
     widths = [(b, m - n - b) for b, n, m in zip(before, size, matrix, strict=True)]
     return np.pad(scaled, [(0, 0), *widths, *[(0, 0)] * (image.ndim - 3)])
+
+
+def size_in(shape: tuple[int, int], matrix: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of an image (ny, nx) of the same proportions in a matrix."""
+    factor = min(matrix[0] / shape[0], matrix[1] / shape[1])
+    ny, nx = (max(min(round(n * factor), m), 1) for n, m in zip(shape, matrix, strict=True))
+    return ny, nx
 
 
 def by_area(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from fedrecon.data.formats.ct_files import Sinogram, read_htc, read_lodopab, rea
 from fedrecon.data.formats.ct_measurement import CTMeasurement, is_ct, read_ct_measurement
 from fedrecon.data.formats.describe import describe_file
 from fedrecon.data.formats.dicom_ct import DicomProjections, read_dicom_ct_pd
+from fedrecon.data.formats.dicom_segmentation import dicom_segmentation_bytes
 from fedrecon.data.formats.dicom_series import DicomSlices, read_dicom_slices
 from fedrecon.data.formats.fastmri import FastMRIVolume, read_fastmri, write_fastmri
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array
@@ -55,6 +56,7 @@ __all__ = [
     "centered_affine",
     "correct_delays",
     "describe_file",
+    "dicom_segmentation_bytes",
     "file_format",
     "format_ismrmrd_header",
     "from_bart",

@@ -44,6 +44,8 @@ def centered_affine(shape: tuple[int, int, int], spacing: tuple[float, float, fl
 def nifti_bytes(images: np.ndarray, affine: np.ndarray, unit: str = "mm") -> bytes:
     """A NIfTI file of (slices, ny, nx), stored as (columns, rows, slices); x to the right, y to the front.
 
+    Masks of uint8 stay such, all else is float32.
+
     Raises:
       ImportError: nibabel is not installed.
     """
@@ -52,7 +54,9 @@ def nifti_bytes(images: np.ndarray, affine: np.ndarray, unit: str = "mm") -> byt
     except ImportError as error:
         raise ImportError("NIfTI files need an extra: pip install 'fedrecon[nifti]'") from error
     turned = np.diag([-1.0, -1, 1, 1]) @ affine
-    image = nibabel.Nifti1Image(np.asarray(images, np.float32).transpose(2, 1, 0), turned)
+    values = np.asarray(images)
+    values = values if values.dtype == np.uint8 else values.astype(np.float32)
+    image = nibabel.Nifti1Image(values.transpose(2, 1, 0), turned)
     # A sheared stack has no rotation that says the same as the matrix.
     steps = turned[:3, :3] / np.linalg.norm(turned[:3, :3], axis=0)
     image.set_qform(turned, code=1 if np.allclose(steps.T @ steps, np.eye(3), atol=1e-4) else 0)

@@ -78,7 +78,14 @@ def load_measured_images(
         patients = [f"{site}/{patient}" for site, patient in zip(names, patients, strict=True)]
     numbers = collections.Counter(site for site, _ in set(zip(names, patients, strict=True)))
     merged = {site: "other" if numbers[site] < minimum_patients else site for site in names}
-    return _cohort(examples, names, patients, merged, fractions, seed, manifest.notes)
+    cohort = _cohort(examples, names, patients, merged, fractions, seed, manifest.notes)
+    preparation = {
+        "matrix": list(cohort.image_shape),
+        "channels": manifest.channels,
+        "intensity": {"rule": "window", "low": 0.0, "high": float(manifest.largest)},
+        "classes": [],
+    }
+    return dataclasses.replace(cohort, preparation=preparation)
 
 
 def load_measured_retina(
