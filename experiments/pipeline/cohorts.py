@@ -19,6 +19,7 @@ from fedrecon.data import (
     simulate_mri_cohort,
 )
 from fedrecon.data.simulation import HOSPITAL_FRACTIONS, brain_hospitals, simulate_mri_test_site
+from fedrecon.training import FlagError
 
 RETINA_SIZE, CHEST_SIZE = 256, 224
 _COUNTED = ["patients: train", "validation", "test", "test with lesions"]
@@ -74,7 +75,10 @@ def load_cohorts(settings: FullStackSettings) -> Cohorts:
     if settings.cohort == "folder":
         flag = max(("pools", "finetune_pools"), key=lambda name: getattr(settings, name))
         tasks, pools = ("reconstruction", "segmentation", "classification"), getattr(settings, flag)
-        return _mri_cohorts(read_folder(settings.data_dir, tasks, pools=pools, flag=flag))
+        cohort = read_folder(
+            settings.data_dir, tasks, pools=pools, flag=flag, seed=settings.seed, skip_bad=settings.skip_bad
+        )
+        return _own(cohort, settings.data_dir) if settings.data_labels else _mri_cohorts(cohort)
     return _simulated_mri(settings) if settings.modality == "mri" else _simulated_ct(settings)
 
 
@@ -109,6 +113,23 @@ def _mri_cohorts(cohort: Cohort, outside: tuple[MRISite, ClientData] | None = No
         table.append([name, *physics, f"{site.field_of_view:g}", *counts])
     split = _split(cohort)._replace(unseen=foreign)
     return Cohorts(split, split, split, True, cohort.image_shape, table, (cohort.notes,))
+
+
+def _own(cohort: Cohort, data_dir: str) -> Cohorts:
+    """Sites of own files of k-space, all with masks."""
+    if "segmentation" not in cohort.train.examples:
+        expected = (
+            "files of k-space with a segmentation each, for all three stages; "
+            "experiments.train_federated --task=reconstruction needs none"
+        )
+        raise FlagError("data_dir", expected, f"{data_dir} without")
+    table = [["site", "coils", "native matrix", "held out", *_COUNTED]]
+    for site, counts in zip(cohort.sites, _patients(cohort), strict=True):
+        shapes = ", ".join(f"{ny}×{nx}" for ny, nx in site.native_shapes)
+        table.append([site.name, ", ".join(map(str, site.coils)), shapes, site.held_out, *counts])
+    split = _split(cohort)
+    notes = (cohort.notes,) if cohort.notes else ()
+    return Cohorts(split, split, split, True, cohort.image_shape, table, notes)
 
 
 def _simulated_ct(settings: FullStackSettings) -> Cohorts:

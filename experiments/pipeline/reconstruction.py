@@ -148,7 +148,7 @@ def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]
 
 
 def _origin(settings: FullStackSettings, train: ClientData) -> str:
-    kind = "measured" if settings.cohort == "measured" else "simulated"
+    kind = "measured" if settings.cohort == "measured" or settings.data_labels else "simulated"
     return (
         f"{settings.network} trained by {settings.federation.algorithm} on the {kind} "
         f"{settings.modality.upper()} of {', '.join(train.names)} (seed {settings.seed})"

@@ -1,7 +1,10 @@
 """Cohorts in the user's own files: folders of hospitals, or a manifest."""
 
 from fedrecon.data.folders.cohort import FolderSite, read_cohort
-from fedrecon.data.folders.loading import Identity, identify_cohort, is_simulated
+from fedrecon.data.folders.files import Faults, list_items, with_entries
+from fedrecon.data.folders.loading import Identity, find_manifest, identify_cohort, is_simulated
+from fedrecon.data.folders.manifest import MANIFEST, TASKS, Manifest, manifest_document
+from fedrecon.data.folders.memory import Memory, estimate_memory
 from fedrecon.data.folders.preparation import (
     Preparation,
     PreparedImages,
@@ -9,16 +12,30 @@ from fedrecon.data.folders.preparation import (
     read_images,
     to_native_grid,
 )
+from fedrecon.data.folders.survey import SiteSurvey, Survey, survey_cohort
 
 __all__ = [
+    "MANIFEST",
+    "TASKS",
+    "Faults",
     "FolderSite",
     "Identity",
+    "Manifest",
+    "Memory",
     "Preparation",
     "PreparedImages",
+    "SiteSurvey",
+    "Survey",
+    "estimate_memory",
+    "find_manifest",
     "identify_cohort",
     "is_dicom_series",
     "is_simulated",
+    "list_items",
+    "manifest_document",
     "read_cohort",
     "read_images",
+    "survey_cohort",
     "to_native_grid",
+    "with_entries",
 ]

@@ -94,12 +94,25 @@ def read_cohort(
 def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = None, seed: int = 0) -> Cohort:
     """The cohort of volumes that were read for a task; they are taken out of ``loaded``."""
     manifest = loaded.manifest
+    if loaded.lost:
+        expected = "at least one sound file of the site"
+        raise DataError(manifest.folder / loaded.lost[0], None, expected, "none")
     everything = [volume for volumes in loaded.volumes.values() for volume in volumes]
-    shapes = [_shape(volume) for volume in everything]
+    shapes = [volume.matrix for volume in everything]
     ny, nx = (max(shape[axis] for shape in shapes) for axis in (0, 1))
     matrix = matrix or manifest.matrix or (ny, nx)
     coils = max((v.kspace.shape[1] for v in everything if v.kspace is not None), default=0)
     classes = manifest.labels or ()
+    everything = [volume for volumes in loaded.volumes.values() for volume in volumes]
+    shapes = [volume.matrix for volume in everything]
+    ny, nx = (max(shape[axis] for shape in shapes) for axis in (0, 1))
+    matrix = matrix or manifest.matrix or (ny, nx)
+    coils = max((v.kspace.shape[1] for v in everything if v.kspace is not None), default=0)
+    classes = manifest.labels or ()
+    if task == "classification" and len(classes) < 2:
+        raise DataError(manifest.folder, None, "two labels or more", f"{', '.join(classes)} alone")
+    if task == "classification":
+        _check_classes(manifest, everything)
     complete = all(volume.segmentation is not None for volume in everything)
     sites = tuple(_site(name, volumes, loaded.held_out[name]) for name, volumes in loaded.volumes.items())
     # New files have no site that could say otherwise.
@@ -136,6 +149,17 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         labels=classes if task == "classification" else (),
         preparation={} if task == "reconstruction" else preparation.as_document(),
     )
+
+
+def _check_classes(manifest: Manifest, volumes: Sequence[Volume]) -> None:
+    found: set[str] = set()
+    for volume in volumes:
+        if volume.labels is not None:
+            found |= set(volume.labels)
+        elif volume.segmentation is not None:
+            found |= {"with" if mask.any() else "without" for mask in volume.segmentation}
+    if len(found) < 2:
+        raise DataError(manifest.folder, None, "two labels or more", f"{', '.join(found) or 'none'} alone")
 
 
 def _examples(
@@ -214,20 +238,13 @@ def _measured(
     return examples | {"native_shape": np.tile(np.asarray(matrix, np.int32), (len(kspace), 1))}
 
 
-def _shape(volume: Volume) -> tuple[int, int]:
-    if volume.kspace is not None:
-        return volume.kspace.shape[-2:]
-    assert volume.image is not None, "one of both is there"
-    return volume.image.shape[1:3]
-
-
 def _site(name: str, volumes: list[Volume], held_out: str) -> FolderSite:
     return FolderSite(
         name=name,
         patients=len({volume.patient for volume in volumes}),
         files=len(volumes),
         slices=sum(volume.slices for volume in volumes),
-        native_shapes=tuple(sorted({_shape(volume) for volume in volumes})),
+        native_shapes=tuple(sorted({volume.matrix for volume in volumes})),
         coils=tuple(sorted({v.kspace.shape[1] for v in volumes if v.kspace is not None})),
         held_out=held_out,
     )

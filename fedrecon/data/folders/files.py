@@ -83,10 +83,9 @@ def discover(folder: str | os.PathLike, faults: Faults | None = None) -> Manifes
     if not folder.is_dir():
         raise DataError(folder, None, "a folder of hospitals", "no such folder")
     sources = []
-    for site in sorted(path for path in folder.iterdir() if path.is_dir() and _is_visible(path)):
-        source = _discovered(folder, site, faults)
-        if source is not None:
-            sources.append(source)
+    for site in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        with faults.of():
+            sources.append(_discovered(folder, site, faults))
     if not sources:
         expected = f"a sub-folder of files for each hospital, or {MANIFEST}"
         raise DataError(folder, None, expected, "neither")
@@ -137,7 +136,7 @@ def _labeled(item: Item, table: Table) -> Item:
     )
 
 
-def _discovered(folder: Path, site: Path, faults: Faults) -> Source | None:
+def _discovered(folder: Path, site: Path, faults: Faults) -> Source:
     kinds: dict[Path, str] = {}
     for path in sorted(site.rglob("*")):
         if path.is_file() and _is_visible(path.relative_to(site)):
@@ -150,7 +149,7 @@ def _discovered(folder: Path, site: Path, faults: Faults) -> Source | None:
     if not images:
         if kinds:
             raise DataError(min(kinds), None, "an image that it is the mask of", "masks alone")
-        return None
+        raise DataError(site, None, "files of measurements or images", "none")
     counts = {kind: list(images.values()).count(kind) for kind in images.values()}
     most = max(counts, key=lambda kind: (counts[kind], kind))
     for path, kind in list(images.items()):

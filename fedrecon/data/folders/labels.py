@@ -36,6 +36,7 @@ class Table:
     """
 
     def __init__(self, folder: Path, sites: tuple[str, ...]) -> None:
+        self.folder = folder
         self.used: set[Row] = set()
         self.by_site: dict[str, dict[str, Row]] = {}
         top = folder / TABLE
@@ -58,8 +59,10 @@ class Table:
         return row
 
     def unused(self) -> list[Row]:
-        """Rows that no file belongs to."""
+        """Rows that no file belongs to, and whose file is not there at all."""
         rows = {row for keys in self.by_site.values() for row in keys.values()} | set(self.shared)
+        folders = {self.folder, *(self.folder / site for site in self.by_site)}
+        rows = {row for row in rows if not any((f / row.file).is_file() for f in folders if row.file)}
         return sorted(rows - self.used, key=lambda row: (str(row.table), row.line))
 
 

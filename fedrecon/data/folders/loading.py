@@ -1,5 +1,6 @@
 """Reading all files of a cohort: their faults, their patients and their classes."""
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -18,11 +19,20 @@ OTHER = "other"
 
 
 class Loaded(NamedTuple):
-    """The volumes of a cohort by site, as they are in the files; ``skipped`` are the faults of others."""
+    """The volumes of a cohort, as they are in the files.
+
+    Attributes:
+      manifest: of the cohort, with the names of the classes.
+      volumes: of each site.
+      held_out: of each site, see the manifest.
+      lost: sites none of whose files is sound.
+      skipped: faults of files that were left out.
+    """
 
     manifest: Manifest
     volumes: dict[str, list[Volume]]
     held_out: dict[str, str]
+    lost: tuple[str, ...]
     skipped: tuple[DataError, ...]
 
 
@@ -94,27 +104,24 @@ def load_volumes(
     if task is not None and found.tasks is not None and task not in found.tasks:
         raise DataError(found.path, "tasks", f"{task} among them", ", ".join(found.tasks))
     items = list_items(found, faults)
-    _check_copies(items, faults)
+    items = _without_copies(items, faults)
     labels = _label_names(found, items, faults)
-    if task == "classification" and len(labels) < 2:
-        raise DataError(found.folder, None, "two labels or more", f"{labels[0]!r} alone")
     found = dataclasses.replace(found, labels=labels)
     volumes: dict[str, list[Volume]] = {}
     held_out: dict[str, str] = {}
     seen: dict[str, str] = {}
-    channels: list[tuple[int, str]] = []
     for item in items:
         with faults.of():
             for volume in read_item(item, found):
-                _check_volume(volume, found, task, channels)
+                _check_volume(volume, found, task)
                 _check_patient(volume, found, seen)
                 volumes.setdefault(volume.site, []).append(volume)
                 held_out[volume.site] = item.source.held_out
-    for site in [source.name for source in found.sources if source.name]:
-        if site not in volumes:
-            raise DataError(Path(data_dir) / site, None, "at least one sound file of the site", "none")
+    if found.channels is None:
+        _check_channels(volumes, faults)
+    lost = tuple(source.name for source in found.sources if source.name and source.name not in volumes)
     least = max(source.minimum_patients for source in found.sources)
-    return Loaded(found, _merged(volumes, least, held_out), held_out, tuple(faults.skipped))
+    return Loaded(found, _merged(volumes, least, held_out), held_out, lost, tuple(faults.skipped))
 
 
 def _label_names(manifest: Manifest, items: list[Item], faults: Faults) -> tuple[str, ...]:
@@ -133,29 +140,60 @@ def _label_names(manifest: Manifest, items: list[Item], faults: Faults) -> tuple
     return tuple(sorted(found))
 
 
-def _check_copies(items: list[Item], faults: Faults) -> None:
+def _without_copies(items: list[Item], faults: Faults) -> list[Item]:
     """Refuses files of the same content: a copy may be in training and test."""
     by_size: dict[int, list[Item]] = {}
     for item in items:
         if item.path.is_file() and item.source.reader != "hdf5":
             by_size.setdefault(item.path.stat().st_size, []).append(item)
+    copies = set()
     for size, members in by_size.items():
         seen: dict[bytes, Item] = {}
         for item in members if len(members) > 1 and size else ():
             with item.path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-            if digest in seen:
+                first = seen.setdefault(hashlib.file_digest(file, "sha256").digest(), item)
+            if first is not item:
+                copies.add(item.path)
                 with faults.of():
                     raise DataError(
-                        item.path, None, "a file unlike the others", f"the content of {seen[digest].path}"
+                        item.path, None, "a file unlike the others", f"the content of {first.path}"
                     )
-            seen[digest] = item
+    return [item for item in items if item.path not in copies]
 
 
-def _check_volume(
-    volume: Volume, manifest: Manifest, task: str | None, channels: list[tuple[int, str]]
-) -> None:
-    """Refuses what lacks something for the task, or differs from the others; ``channels`` is of the first."""
+def _check_volume(volume: Volume, manifest: Manifest, task: str | None) -> None:
+    """Refuses what lacks something for the task."""
+    path = volume.path
+    if task is not None:
+        check_needs(volume, task)
+    for label in volume.labels or ():
+        if manifest.labels is not None and label not in manifest.labels:
+            raise DataError(path, None, f"one of the labels {', '.join(manifest.labels)}", repr(label))
+    if volume.image is not None:
+        try:
+            normalized(volume.image, volume.intensity)
+        except ValueError as error:
+            raise DataError(path, None, "an image of several values", error) from error
+
+
+def _check_channels(volumes: dict[str, list[Volume]], faults: Faults) -> None:
+    """Refuses, and takes out, images of other numbers of channels than the most."""
+    images = [v for members in volumes.values() for v in members if v.image is not None]
+    counts = collections.Counter(v.image.shape[-1] for v in images if v.image is not None)
+    for volume in images if len(counts) > 1 else ():
+        assert volume.image is not None, "chosen so"
+        most, found = counts.most_common(1)[0][0], volume.image.shape[-1]
+        if found != most:
+            with faults.of():
+                expected = f"{most} channels as the most have, or channels in the manifest"
+                raise DataError(volume.path, None, expected, found)
+            volumes[volume.site] = [v for v in volumes[volume.site] if v is not volume]
+    for site in [site for site, members in volumes.items() if not members]:
+        del volumes[site]
+
+
+def check_needs(volume: Volume, task: str) -> None:
+    """Raises `DataError` unless a volume has what a task needs."""
     path = volume.path
     if task == "reconstruction" and volume.kspace is None:
         expected = (
@@ -166,21 +204,6 @@ def _check_volume(
         raise DataError(path, None, "a mask (the same name in masks/, or NAME_mask)", "none")
     if task == "classification" and volume.labels is None and volume.segmentation is None:
         raise DataError(path, None, "a label in labels.csv", "none")
-    for label in volume.labels or ():
-        if manifest.labels is not None and label not in manifest.labels:
-            raise DataError(path, None, f"one of the labels {', '.join(manifest.labels)}", repr(label))
-    if volume.image is not None and manifest.channels is None:
-        count = volume.image.shape[-1]
-        channels.append((count, volume.name))
-        if count != channels[0][0]:
-            channels.pop()
-            expected = f"{channels[0][0]} channels as {channels[0][1]}, or channels in the manifest"
-            raise DataError(path, None, expected, count)
-    if volume.image is not None:
-        try:
-            normalized(volume.image, volume.intensity)
-        except ValueError as error:
-            raise DataError(path, None, "an image of several values", error) from error
 
 
 def _check_patient(volume: Volume, manifest: Manifest, seen: dict[str, str]) -> None:

@@ -195,6 +195,8 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
             document[name] = list(value) if isinstance(value, tuple) else value
     if manifest.intensity is not None:
         document["intensity"] = dataclasses.asdict(manifest.intensity)
+    if manifest.patients_numbered_by_site:
+        document["patients_numbered_by_site"] = True
     document["undersampling"] = dataclasses.asdict(manifest.undersampling)
     document["split"] = dict(zip(PARTS, manifest.fractions, strict=True))
     document["sites"] = [

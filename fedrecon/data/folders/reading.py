@@ -26,6 +26,7 @@ from fedrecon.data.formats import (
     read_picture,
 )
 from fedrecon.data.simulation import chest_coils
+from fedrecon.errors import ArgumentError
 from operators import fbp, fft2c
 
 EIGHT_BITS = Intensity("window", 0.0, 255.0)
@@ -75,6 +76,14 @@ class Volume(NamedTuple):
         assert values is not None, "one of both is there"
         return len(values)
 
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(ny, nx)."""
+        if self.kspace is not None:
+            return self.kspace.shape[-2:]
+        assert self.image is not None, "one of both is there"
+        return self.image.shape[1:3]
+
 
 def read_item(item: Item, manifest: Manifest) -> Iterator[Volume]:
     """The volumes of a file: one, or of arrays in HDF5 one for each patient.
@@ -84,7 +93,7 @@ def read_item(item: Item, manifest: Manifest) -> Iterator[Volume]:
       ImportError: the file needs an extra that is not installed.
     """
     reader = {"mri": _mri, "ct": _ct, "dicom": _dicom, "nifti": _nifti, "picture": _picture, "hdf5": _hdf5}
-    for volume in reader[item.source.reader](item, manifest):
+    for volume in _named(reader[item.source.reader](item, manifest), item.path):
         for name, values in (("kspace", volume.kspace), ("image", volume.image)):
             if values is not None and not np.isfinite(values).all():
                 wrong = int((~np.isfinite(values)).sum())
@@ -96,6 +105,16 @@ def read_item(item: Item, manifest: Manifest) -> Iterator[Volume]:
         if item.source.simulation is not None:
             volume = _measured_by(volume, item.source.simulation)
         yield volume
+
+
+def _named(volumes: Iterator[Volume], path: Path) -> Iterator[Volume]:
+    """The same; errors of readers about an argument, such as a missing group, name the file."""
+    try:
+        yield from volumes
+    except DataError:
+        raise
+    except ArgumentError as error:
+        raise DataError(path, error.name, error.expected, error.found) from error
 
 
 def _volume(item: Item, **values: Any) -> Volume:

@@ -105,10 +105,12 @@ def _undecoded(header: Any) -> str | None:
     """What is missing to decode the picture, None where nothing is."""
     from pydicom.pixels import get_decoder
 
-    syntax = header.file_meta.TransferSyntaxUID
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
+    if syntax is None:
+        return "no TransferSyntaxUID"
     try:
         available = not syntax.is_compressed or get_decoder(syntax).is_available
-    except NotImplementedError:
+    except (NotImplementedError, ValueError):
         return f"{syntax.name}, which no decoder reads"
     return None if available else f"{syntax.name} and no decoder: pip install 'fedrecon[dicom]'"
 
