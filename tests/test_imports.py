@@ -67,7 +67,7 @@ ALLOWED = {
     ),
     "fedrecon/data/simulation/anatomy": ({"fedrecon.data.simulation.anatomy"}, {"numpy"}),
     "fedrecon/data/measured": (
-        {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats"}
+        {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats", "fedrecon.data.folders"}
         | {"fedrecon.data.simulation.chest_coils", "operators"},
         {"jax", "numpy", "h5py"},
     ),

@@ -1,10 +1,19 @@
 """Cohorts in folders of hospitals: what is read, how it is divided, and on which grid it ends."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from fedrecon.data import read_cohort, read_fastmri, to_native
+from fedrecon.data import (
+    load_measured_chest_xray,
+    load_measured_retina,
+    read_cohort,
+    read_fastmri,
+    to_native,
+)
+from fedrecon.data.measured import manifest
 from tests.data.hospital_files import (
     disc,
     save_nifti,
@@ -185,3 +194,25 @@ def test_heads_of_seven_scanners_are_measured_by_simulated_coils(measured_data, 
     cohort = read_cohort(folder, "reconstruction", manifest=tmp_path / "cohort.json")
     assert cohort.train.names == names and cohort.image_shape == (86, 86)
     assert np.asarray(cohort.train.counts).tolist() == [7] * 3 and "same patients" in cohort.notes
+
+
+@pytest.mark.slow
+def test_the_manifests_of_measured_cohorts_are_read_like_any_other(measured_data):
+    """By area or by blocks, with the same split; and the scanners under masks of the same kind."""
+    folder = measured_data("multisite/retina_vessels.h5").parents[1]
+    shipped = Path(manifest.__file__).with_name("manifests")
+    cohort = read_cohort(folder, "segmentation", manifest=shipped / "retina.json", matrix=(64, 64), seed=2)
+    expected = load_measured_retina(folder, size=64, seed=2)
+    assert sorted(cohort.train.names) == sorted(expected.train.names)
+    for site in cohort.train.names:
+        found, wanted = examples(cohort, site), examples(expected, site)
+        assert sorted(found) == sorted(name.removeprefix(f"{site}/") for name in wanted)
+        for name, value in wanted.items():
+            one = found[name.removeprefix(f"{site}/")]
+            np.testing.assert_allclose(one["image"], value["image"], atol=1e-5)
+            assert np.mean(one["segmentation"] != value["segmentation"]) < 1e-4
+    chest = read_cohort(folder, "classification", manifest=shipped / "chest_xray.json", matrix=(28, 28))
+    assert chest.train.names == load_measured_chest_xray(folder, size=28).train.names
+    mri = read_cohort(folder, "reconstruction", manifest=shipped / "mri.json", matrix=(64, 64))
+    assert mri.train.names == ("CimaX-3T", "Prisma-3T", "Skyra-3T", "NIH-1.5T")
+    assert [site.held_out for site in mri.sites] == ["masks"] * 3 + ["patients"]

@@ -22,24 +22,32 @@ from fedrecon.data import (
 from fedrecon.data.measured import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-SITE = {"name": "A", "reader": "fastmri", "files": ["a/1.h5"], "held_out": "masks", "single_subject": True}
+FORMAT = "fedrecon-cohort-1"
+SITE = {"name": "A", "reader": "mri", "files": ["a/1.h5"], "held_out": "masks", "single_subject": True}
 IMAGES = {
     "name": "B",
-    "reader": "images",
+    "reader": "hdf5",
     "files": ["b.h5"],
-    "held_out": "images",
+    "keys": {"image": "view*"},
+    "coils": 4,
+    "held_out": "patients",
     "single_subject": False,
-    "prefix": "view",
     "field_of_view": 300,
 }
-MRI = {"sites": [SITE, IMAGES], "notes": "two"}
+MRI = {"format": FORMAT, "sites": [SITE, IMAGES], "notes": "two"}
 XRAY = {
-    "file": "x.h5",
-    "image": {"key": "pixels", "channels": 1, "largest": 100},
-    "label": {"key": "finding", "classes": 3},
-    "site": "hospital",
-    "patient": "person",
+    "format": FORMAT,
+    "channels": 1,
+    "labels": ["0", "1", "2"],
+    "intensity": {"rule": "window", "low": 0, "high": 100},
     "patients_numbered_by_site": True,
+    "sites": [
+        {
+            "reader": "hdf5",
+            "files": ["x.h5"],
+            "keys": {"image": "pixels", "label": "finding", "site": "hospital", "patient": "person"},
+        }
+    ],
     "notes": "three findings",
 }
 
@@ -74,8 +82,8 @@ def test_the_manifest_of_the_data_folder_comes_first(tmp_path):
         write_fastmri(tmp_path / file, FastMRIVolume(signal((2, 2, 16, 16))))
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.update({f"view{i}": signal((1, 12, 16)) for i in range(4)} | {"other": np.zeros(3)})
-    several = SITE | {"files": files, "held_out": "images", "single_subject": False}
-    write(tmp_path, "mri", {"sites": [several, IMAGES], "notes": "two"})
+    several = SITE | {"files": files, "held_out": "patients", "single_subject": False}
+    write(tmp_path, "mri", MRI | {"sites": [several, IMAGES]})
     cohort = load_measured_mri_cohort(tmp_path, acceleration=2.0, center_fraction=0.25, simulated_coils=3)
     assert cohort.train.names == ("A", "B") and cohort.notes == "two" and cohort.image_shape == (16, 16)
     first, second = cohort.sites
@@ -109,7 +117,7 @@ def test_a_cohort_of_images_is_read_as_its_manifest_says(tmp_path):
         [d.examples["label"][d.valid] for d in (cohort.train, cohort.validation, cohort.test)]
     )
     assert sorted(labels.tolist()) == sorted(finding.tolist())
-    write(tmp_path, "xray", XRAY | {"label": {"key": "finding", "classes": 2}})
+    write(tmp_path, "xray", XRAY | {"labels": ["0", "1"]})
     with pytest.raises(DataError, match=r"x\.h5: key 'finding': expected values 0 and 1, found .* to 2"):
         load_measured_images(tmp_path, "xray")
     # The same number at two sites is then one patient, who is at both.
@@ -136,28 +144,33 @@ def changed(value, path, new):
 @pytest.mark.parametrize(
     ("path", "new", "key"),
     [
-        (["notes"], KeyError, "notes"),
+        (["format"], KeyError, "format"),
+        (["format"], "fedrecon-cohort-0", "format"),
         (["notes"], 3, "notes"),
         (["sites"], {}, "sites"),
         (["sites"], [], "sites"),
         (["sites"], ["A"], "sites[0]"),
         (["more"], 1, "more"),
         (["sites", 0, "more"], 1, "sites[0].more"),
-        (["sites", 0, "prefix"], "set", "sites[0].prefix"),
+        (["sites", 0, "keys"], {"image": "set*"}, "sites[0].keys"),
         (["sites", 0, "name"], "", "sites[0].name"),
         (["sites", 1, "name"], "A", "sites[1].name"),
         (["sites", 0, "reader"], "nifti", "sites[0].reader"),
-        (["sites", 0, "reader"], ["fastmri"], "sites[0].reader"),
+        (["sites", 0, "reader"], ["mri"], "sites[0].reader"),
         (["sites", 0, "files"], [], "sites[0].files"),
         (["sites", 0, "files"], "a.h5", "sites[0].files"),
-        (["sites", 0, "files"], ["/etc/a.h5"], "sites[0].files"),
-        (["sites", 0, "files"], ["../a.h5"], "sites[0].files"),
+        (["sites", 0, "files"], ["/etc/a.h5"], "sites[0].files[0]"),
+        (["sites", 0, "files"], ["../a.h5"], "sites[0].files[0]"),
+        (["sites", 0, "files"], [{"file": "a.h5", "more": 1}], "sites[0].files[0].more"),
         (["sites", 0, "files"], ["a.h5", "more/a.h5"], "sites[0].files"),
         (["sites", 1, "files"], ["1.h5"], "sites[1].files"),
         (["sites", 1, "files"], ["b.h5", "c.h5"], "sites[1].files"),
         (["sites", 1, "held_out"], "subjects", "sites[1].held_out"),
+        (["sites", 1, "held_out"], "slices", "sites[1].held_out"),
         (["sites", 1, "single_subject"], 1, "sites[1].single_subject"),
-        (["sites", 1, "prefix"], None, "sites[1].prefix"),
+        (["sites", 1, "keys"], {"image": "view"}, "sites[1].keys"),
+        (["sites", 1, "keys"], {"image": None}, "sites[1].keys.image"),
+        (["sites", 1, "coils"], KeyError, "sites[1].field_of_view"),
         (["sites", 1, "field_of_view"], 0, "sites[1].field_of_view"),
         (["sites", 1, "field_of_view"], 10**309, "sites[1].field_of_view"),
         (["sites", 1, "field_of_view"], float("nan"), "sites[1].field_of_view"),
@@ -174,18 +187,24 @@ def test_faults_of_an_mri_manifest_are_named(tmp_path, path, new, key):
 @pytest.mark.parametrize(
     ("path", "new", "key"),
     [
-        (["file"], "", "file"),
-        (["image"], "pixels", "image"),
-        (["image", "channels"], 0, "image.channels"),
-        (["image", "channels"], 1.0, "image.channels"),
-        (["image", "largest"], -1, "image.largest"),
-        (["image", "more"], -1, "image.more"),
-        (["label"], KeyError, None),
-        (["segmentation"], {"key": "mask", "area": 0.5}, None),
-        (["label", "classes"], 1, "label.classes"),
-        (["label", "area"], 0.5, "label.area"),
-        (["site"], KeyError, "site"),
-        (["patient"], [], "patient"),
+        (["sites", 0, "files"], [""], "sites[0].files[0]"),
+        (["sites", 0, "files"], ["x.h5", "y.h5"], "sites[0].files"),
+        (["sites", 0, "reader"], "nifti", "sites[0].name"),
+        (["channels"], 0, "channels"),
+        (["channels"], KeyError, "channels"),
+        (["intensity"], KeyError, "intensity"),
+        (["intensity", "high"], -1, "intensity.high"),
+        (["intensity", "low"], 1, "intensity"),
+        (["intensity", "rule"], "percentile", "intensity"),
+        (["intensity", "more"], -1, "intensity.more"),
+        (["sites", 0, "keys", "label"], KeyError, "sites[0].keys"),
+        (["sites", 0, "keys", "mask"], "mask", "sites[0].keys"),
+        (["sites", 0, "keys", "site"], KeyError, "sites[0].name"),
+        (["sites", 0, "keys", "patient"], [], "sites[0].keys.patient"),
+        (["labels"], ["0"], "labels"),
+        (["labels"], ["no", "yes"], "labels"),
+        (["labels"], KeyError, "labels"),
+        (["mask_area"], 1, "mask_area"),
         (["patients_numbered_by_site"], "yes", "patients_numbered_by_site"),
     ],
 )

@@ -18,7 +18,7 @@ from fedrecon.data.clients.cohort import PARTS
 from fedrecon.data.measured.manifest import read_mri_manifest
 from operators import ifft2c
 
-SCANNERS = {site.name: site.files for site in read_mri_manifest("absent").sites if site.reader == "fastmri"}
+SCANNERS = {site.name: site.files for site in read_mri_manifest("absent").sites if site.prefix is None}
 CARDIAC_FILE = "cardiac_complex_multiecho.h5"
 
 

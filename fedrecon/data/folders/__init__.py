@@ -3,7 +3,7 @@
 from fedrecon.data.folders.cohort import FolderSite, read_cohort
 from fedrecon.data.folders.files import Faults, list_items, with_entries
 from fedrecon.data.folders.loading import Identity, find_manifest, identify_cohort, is_simulated
-from fedrecon.data.folders.manifest import MANIFEST, TASKS, Manifest, manifest_document
+from fedrecon.data.folders.manifest import MANIFEST, TASKS, Manifest, Source, manifest_document, read_manifest
 from fedrecon.data.folders.memory import Memory, estimate_memory
 from fedrecon.data.folders.preparation import (
     Preparation,
@@ -25,6 +25,7 @@ __all__ = [
     "Preparation",
     "PreparedImages",
     "SiteSurvey",
+    "Source",
     "Survey",
     "estimate_memory",
     "find_manifest",
@@ -35,6 +36,7 @@ __all__ = [
     "manifest_document",
     "read_cohort",
     "read_images",
+    "read_manifest",
     "survey_cohort",
     "to_native_grid",
     "with_entries",

@@ -182,7 +182,7 @@ def _examples(
         assert volume.kspace is not None, "checked when it was read"
         segmentation = None
         if complete and volume.segmentation is not None:
-            segmentation = (by_area(volume.segmentation, matrix) > 0.5).astype(np.uint8)
+            segmentation = (by_area(volume.segmentation, matrix) > manifest.mask_area).astype(np.uint8)
         examples = _measured(volume, key, matrix, coils, manifest, segmentation)
         examples.pop("volume")
         return examples if labels is None or not complete else examples | {"label": labels}
@@ -199,7 +199,7 @@ def _examples(
         segmentation = None if volume.segmentation is None else by_area(volume.segmentation, matrix)
     if task == "segmentation":
         assert segmentation is not None, "checked when it was read"
-        return {"image": image, "segmentation": (segmentation > 0.5).astype(np.float32)}
+        return {"image": image, "segmentation": (segmentation > manifest.mask_area).astype(np.float32)}
     assert labels is not None, "checked when it was read"
     return {"image": image, "label": labels}
 
@@ -254,6 +254,8 @@ def _notes(loaded: Loaded, sites: Sequence[FolderSite]) -> str:
     """What the manifest says, what is held out, and what was skipped."""
     manifest = loaded.manifest
     sentences = [manifest.notes, *(f"{s.name}: {s.notes}" for s in manifest.sources if s.notes)]
+    if single := [source.name for source in manifest.sources if source.single_subject and source.name]:
+        sentences.append(f"All data of {', '.join(single)} are of one subject each.")
     for kind in ("slices", "masks"):
         names = [site.name for site in sites if site.held_out == kind]
         if names:

@@ -89,6 +89,7 @@ class Source:
       intensity: None for the cohort's.
       simulation: None where images stay images.
       minimum_patients: sites of the file with fewer are one site, "other".
+      single_subject: whether all data are of one subject.
       notes: about the site.
     """
 
@@ -103,6 +104,7 @@ class Source:
     intensity: Intensity | None = None
     simulation: Simulation | None = None
     minimum_patients: int = 1
+    single_subject: bool = False
     notes: str = ""
 
 
@@ -115,6 +117,7 @@ class Manifest:
       tasks: that it is for; None for whatever its data allow.
       labels: names of the classes in their order; None: those found, sorted.
       structure: values of masks that are what is segmented; None: all but 0, of which there may be one.
+      mask_area: part of a pixel of the cohort above which it belongs to the structure.
       matrix: (ny, nx) that all images get; None for the largest.
       channels: of all images; None for those of the files.
       intensity: None: by the kind of file.
@@ -130,6 +133,7 @@ class Manifest:
     tasks: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
     structure: tuple[int, ...] | None = None
+    mask_area: float = 0.5
     matrix: tuple[int, int] | None = None
     channels: int | None = None
     intensity: Intensity | None = None
@@ -173,6 +177,7 @@ def read_manifest(path: str | os.PathLike, folder: str | os.PathLike | None = No
         tasks=tasks and tuple(tasks),
         labels=labels and tuple(labels),
         structure=structure and tuple(structure),
+        mask_area=top.fraction("mask_area") if "mask_area" in top.members else 0.5,
         matrix=matrix and (matrix[0], matrix[1]),
         channels=_optional(top, "channels", lambda: top.take("channels", "1 or 3", lambda v: v in (1, 3))),
         intensity=_optional(top, "intensity", lambda: _intensity(top.object("intensity"))),
@@ -190,7 +195,7 @@ def read_manifest(path: str | os.PathLike, folder: str | os.PathLike | None = No
 def manifest_document(manifest: Manifest) -> dict[str, Any]:
     """The JSON document of a manifest, without what is as by default."""
     document: dict[str, Any] = {"format": FORMAT}
-    for name in ("tasks", "labels", "structure", "matrix", "channels"):
+    for name in ("tasks", "labels", "structure", "mask_area", "matrix", "channels"):
         if (value := getattr(manifest, name)) is not None:
             document[name] = list(value) if isinstance(value, tuple) else value
     if manifest.intensity is not None:
@@ -241,6 +246,7 @@ def _source(entry: JsonObject) -> Source:
         simulation=simulation,
         minimum_patients=_optional(entry, "minimum_patients", lambda: entry.integer("minimum_patients", 1))
         or 1,
+        single_subject=bool(_optional(entry, "single_subject", lambda: entry.flag("single_subject"))),
         notes=_optional(entry, "notes", lambda: entry.text("notes")) or "",
     )
     entry.finish()

@@ -1,50 +1,33 @@
-"""Manifests of measured cohorts: JSON files that say which files a cohort is read from, and how.
+"""Manifests of the measured cohorts that have loaders of their own, in the format of all cohorts of files.
 
 The manifest of the cohort NAME (``mri``, ``retina``, ``chest_xray``) is ``cohorts/NAME.json`` in the data
 folder; where that does not exist, the one of this package, which describes the public files that the project
-is tested with. Files are named relative to the data folder. Unknown members are refused.
+is tested with. Files are named relative to the data folder. docs/own_data.md describes the format; of what it
+allows, these loaders take
 
-Members of an MRI manifest: ``notes`` (text for reports) and ``sites``, a list of
-
-- ``name``: of the site, unlike the others.
-- ``reader``: ``"fastmri"`` for fully sampled k-space in fastMRI HDF5; ``"images"`` for one HDF5 file of
-  complex data sets (echoes, ny, nx), which coils are simulated for.
-- ``files``: a list of at least one file; no two files of a cohort have the same name.
-- ``held_out``: what validation and test have that training has not seen: ``"masks"`` (the same slices under
-  other masks) or ``"images"`` (other files, or other data sets of an ``"images"`` file).
-- ``single_subject``: whether all data of the site are of one subject.
-- ``prefix``, ``field_of_view``: for ``"images"`` only, how the names of the data sets begin and the extent of
-  the longer edge in mm.
-
-Members of a manifest of images, all in one HDF5 file:
-
-- ``file``.
-- ``image``: an object of ``key``, ``channels`` (1 for (n, ny, nx), more for (n, ny, nx, channels)) and
-  ``largest``, the value that becomes 1.
-- one of ``segmentation``: ``key`` of masks (n, ny, nx) and ``area``, the part of a shrunken pixel above
-  which it belongs to the segmentation; ``label``: ``key`` of labels (n,) and ``classes``, their number.
-- ``site``, ``patient``: keys of the text (n,) that names them.
-- ``patients_numbered_by_site``: whether the same name at two sites means two patients.
-- ``notes``.
+- MRI: sites of the reader ``"mri"`` (fully sampled), and of the reader ``"hdf5"`` with one file, whose
+  complex data sets (echoes, ny, nx) are named by ``keys.image`` up to a final ``*`` and seen by simulated
+  coils (``coils``, ``field_of_view``); no two files of a cohort have the same name, and ``held_out`` is
+  ``"patients"`` (files, or data sets) or ``"masks"``.
+- images: one entry of the reader ``"hdf5"`` with one file and the keys ``image``, ``site``, ``patient`` and
+  either ``mask`` or ``label``; ``channels``, and an ``intensity`` window from 0; labels are numbers from 0.
 """
 
 import dataclasses
 import os
 from pathlib import Path, PurePosixPath
 
-from fedrecon.data.formats import read_json_object
+from fedrecon.data.folders import Manifest, Source, read_manifest
+from fedrecon.data.formats import DataError
 
-READERS = ("fastmri", "images")
-HELD_OUT = ("masks", "images")
 _SHIPPED = Path(__file__).with_name("manifests")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scanner:
-    """One site of an MRI manifest; the members are those of the file."""
+    """One site of an MRI manifest; ``prefix`` and ``field_of_view`` are None of measured k-space."""
 
     name: str
-    reader: str
     files: tuple[str, ...]
     held_out: str
     single_subject: bool
@@ -69,10 +52,10 @@ class ImageManifest:
       image, channels, largest: key, number of channels, and the value that becomes 1.
       target: ``"segmentation"`` or ``"label"``.
       target_key: of its values.
-      area: of segmentations, see above; None for labels.
+      area: of segmentations, the part of a pixel above which it belongs to the structure.
       classes: of labels; 2 for segmentations.
       site, patient: keys.
-      patients_numbered_by_site: see above.
+      patients_numbered_by_site: whether the same name at two sites means two patients.
       notes: what a report must say.
     """
 
@@ -82,7 +65,7 @@ class ImageManifest:
     largest: float
     target: str
     target_key: str
-    area: float | None
+    area: float
     classes: int
     site: str
     patient: str
@@ -102,33 +85,40 @@ def read_mri_manifest(data_dir: str | os.PathLike, name: str = "mri") -> MRIMani
     Raises:
       DataError: it cannot be read, or a member is missing, unknown or not as it should be.
     """
-    top = read_json_object(manifest_path(data_dir, name))
-    sites: list[Scanner] = []
-    for index, entry in enumerate(top.objects("sites")):
-        reader = entry.choice("reader", READERS)
-        images = reader == "images"
-        site = Scanner(
-            name=entry.text("name"),
-            reader=reader,
-            files=entry.files("files"),
-            held_out=entry.choice("held_out", HELD_OUT),
-            single_subject=entry.flag("single_subject"),
-            prefix=entry.text("prefix") if images else None,
-            field_of_view=entry.positive("field_of_view") if images else None,
+    path = manifest_path(data_dir, name)
+    manifest = read_manifest(path, data_dir)
+    stems: set[str] = set()
+    sites = []
+    for index, source in enumerate(manifest.sources):
+        where = f"sites[{index}]"
+        files = tuple(entry.file for entry in source.files)
+        own = [PurePosixPath(file).stem for file in files]
+        if stems & set(own) or len(set(own)) < len(own):
+            raise DataError(path, f"{where}.files", "files of distinct names in the cohort", list(files))
+        stems |= set(own)
+        if source.name is None or source.reader not in ("mri", "hdf5"):
+            raise DataError(path, f"{where}.reader", "'mri', or 'hdf5' of a named site", source.reader)
+        if source.held_out == "slices":
+            raise DataError(path, f"{where}.held_out", "'patients' or 'masks'", source.held_out)
+        prefix = field_of_view = None
+        if source.reader == "hdf5":
+            prefix, field_of_view = _complex_images(path, where, source)
+        sites.append(
+            Scanner(source.name, files, source.held_out, source.single_subject, prefix, field_of_view)
         )
-        entry.finish()
-        if images and len(site.files) > 1:
-            raise entry.error("files", "one file for the reader images", list(site.files))
-        if site.name in {other.name for other in sites}:
-            raise top.error(f"sites[{index}].name", "a name unlike those before", site.name)
-        names = {PurePosixPath(file).stem for other in sites for file in other.files}
-        stems = [PurePosixPath(file).stem for file in site.files]
-        if names & set(stems) or len(set(stems)) < len(stems):
-            raise entry.error("files", "files of distinct names in the cohort", list(site.files))
-        sites.append(site)
-    result = MRIManifest(tuple(sites), top.text("notes"))
-    top.finish()
-    return result
+    return MRIManifest(tuple(sites), manifest.notes)
+
+
+def _complex_images(path: Path, where: str, source: Source) -> tuple[str, float]:
+    """How the names of data sets begin, and the extent of the longer edge in mm."""
+    if len(source.files) > 1:
+        raise DataError(path, f"{where}.files", "one file for the reader hdf5", len(source.files))
+    prefix, star, rest = source.keys["image"].partition("*")
+    if not star or rest or set(source.keys) != {"image"}:
+        raise DataError(path, f"{where}.keys", "the key image alone, with * at its end", source.keys)
+    if source.simulation is None:
+        raise DataError(path, f"{where}.coils", "a number of coils to simulate, and field_of_view", "none")
+    return prefix, source.simulation.field_of_view
 
 
 def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest:
@@ -137,27 +127,45 @@ def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest
     Raises:
       DataError: it cannot be read, or a member is missing, unknown or not as it should be.
     """
-    top = read_json_object(manifest_path(data_dir, name))
-    image = top.object("image")
-    targets = [key for key in ("segmentation", "label") if key in top.members]
-    if len(targets) != 1:
-        raise top.error(None, "one of the members segmentation and label", sorted(top.members))
+    path = manifest_path(data_dir, name)
+    manifest = read_manifest(path, data_dir)
+    if len(manifest.sources) != 1 or manifest.sources[0].reader != "hdf5":
+        raise DataError(path, "sites", "one entry of the reader hdf5", f"{len(manifest.sources)} entries")
+    (source,) = manifest.sources
+    targets = {"mask", "label"} & set(source.keys)
+    if len(targets) != 1 or not {"site", "patient"} <= set(source.keys):
+        expected = "the keys image, site, patient and one of mask and label"
+        raise DataError(path, "sites[0].keys", expected, ", ".join(source.keys))
+    if len(source.files) != 1:
+        raise DataError(path, "sites[0].files", "one file", len(source.files))
+    if manifest.channels is None:
+        raise DataError(path, "channels", "1 or 3", "nothing")
     (kind,) = targets
-    target = top.object(kind)
-    result = ImageManifest(
-        file=top.file("file"),
-        image=image.text("key"),
-        channels=image.integer("channels", 1),
-        largest=image.positive("largest"),
-        target=kind,
-        target_key=target.text("key"),
-        area=target.fraction("area") if kind == "segmentation" else None,
-        classes=target.integer("classes", 2) if kind == "label" else 2,
-        site=top.text("site"),
-        patient=top.text("patient"),
-        patients_numbered_by_site=top.flag("patients_numbered_by_site"),
-        notes=top.text("notes"),
+    return ImageManifest(
+        file=source.files[0].file,
+        image=source.keys["image"],
+        channels=manifest.channels,
+        largest=_largest(path, manifest, source),
+        target="segmentation" if kind == "mask" else "label",
+        target_key=source.keys[kind],
+        area=manifest.mask_area,
+        classes=_classes(path, manifest) if kind == "label" else 2,
+        site=source.keys["site"],
+        patient=source.keys["patient"],
+        patients_numbered_by_site=manifest.patients_numbered_by_site,
+        notes=manifest.notes,
     )
-    for table in (image, target, top):
-        table.finish()
-    return result
+
+
+def _largest(path: Path, manifest: Manifest, source: Source) -> float:
+    rule = source.intensity or manifest.intensity
+    if rule is None or rule.rule != "window" or rule.low != 0:
+        raise DataError(path, "intensity", "the rule window with low 0", rule and rule.rule)
+    return rule.high
+
+
+def _classes(path: Path, manifest: Manifest) -> int:
+    labels = manifest.labels or ()
+    if not labels or list(labels) != [str(i) for i in range(len(labels))]:
+        raise DataError(path, "labels", "the numbers of the classes, '0', '1', ...", labels or "nothing")
+    return len(labels)

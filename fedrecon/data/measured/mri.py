@@ -102,7 +102,7 @@ def load_measured_mri_cohort(
     # Site -> part -> acquisitions (name, fully sampled k-space (coils, ny, nx), number of masks).
     acquisitions = {}
     for site in manifest.sites:
-        if site.reader == "fastmri":
+        if site.prefix is None:
             groups = [_measured_slices(Path(data_dir) / file) for file in site.files]
         else:
             path = Path(data_dir) / site.files[0]
@@ -167,7 +167,7 @@ def _measured_slices(path: Path) -> _Group:
 def _image_sets(path: Path, site: Scanner, coils: int, echoes: int, seed: int) -> list[_Group]:
     """The data sets of complex images, seen by simulated coils: acquisitions (coils, ny, nx) of each echo."""
     with open_hdf5(path) as file:
-        names = sorted(name for name in file if name.startswith(site.prefix))
+        names = sorted(name for name in file if name.startswith(site.prefix or ""))
         if len(names) < len(PARTS):
             expected = f"at least {len(PARTS)} data sets named {site.prefix}.."
             raise DataError(path, None, expected, f"{sorted(file)}")
@@ -209,6 +209,6 @@ def _site(site: Scanner, spaces: list[np.ndarray]) -> MeasuredMRISite:
         native_shapes=tuple(sorted({k.shape[-2:] for k in spaces})),
         coils=tuple(sorted({k.shape[0] for k in spaces})),
         single_subject=site.single_subject,
-        unseen_objects=site.held_out == "images",
-        simulated_coils=site.reader == "images",
+        unseen_objects=site.held_out == "patients",
+        simulated_coils=site.prefix is not None,
     )
