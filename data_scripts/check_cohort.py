@@ -34,12 +34,15 @@ from fedrecon.data.folders import (
 from fedrecon.files import write_atomically
 from fedrecon.runtime import end_with, ending, parse_flags, run_program
 
-_TASK = flags.DEFINE_enum("task", None, TASKS, "Task that the cohort is for (default: any).")
-_SIZE = flags.DEFINE_integer("image_size", 0, "Edge of the images, as in training; 0 for the files'.", 0)
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object, no table.")
-_FIGURE = flags.DEFINE_string("figure", None, "PNG file of an example of each hospital, with its mask.")
-_SKIP = flags.DEFINE_bool("skip_bad", False, "Leave out files with a fault.")
-_WRITE = flags.DEFINE_bool("write", False, f"Write {MANIFEST} of the folders; refuses where there is one.")
+
+def define_flags() -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    flags.DEFINE_enum("task", None, TASKS, "Task that the cohort is for (default: any).")
+    flags.DEFINE_integer("image_size", 0, "Edge of the images, as in training; 0 for the files'.", 0)
+    flags.DEFINE_bool("json", False, "Print one JSON object, no table.")
+    flags.DEFINE_string("figure", None, "PNG file of an example of each hospital, with its mask.")
+    flags.DEFINE_bool("skip_bad", False, "Leave out files with a fault.")
+    flags.DEFINE_bool("write", False, f"Write {MANIFEST} of the folders; refuses where there is one.")
 
 
 def main(argv: list[str]) -> int:
@@ -50,19 +53,19 @@ def main(argv: list[str]) -> int:
     with ending():
         if is_simulated(folder):
             end_with(f"{folder}: expected own files, found a simulated cohort, which the programs check")
-        if _WRITE.value:
+        if flags.FLAGS.write:
             _write(folder)
-        matrix = (_SIZE.value, _SIZE.value) if _SIZE.value else None
-        survey = survey_cohort(folder, _TASK.value, matrix=matrix)
-        if _FIGURE.value and survey.cohort is not None:
-            _draw(survey, _FIGURE.value)
-    sound = bool(survey.tasks) and (_SKIP.value or not survey.faults)
-    if _JSON.value:
+        matrix = (flags.FLAGS.image_size, flags.FLAGS.image_size) if flags.FLAGS.image_size else None
+        survey = survey_cohort(folder, flags.FLAGS.task, matrix=matrix)
+        if flags.FLAGS.figure and survey.cohort is not None:
+            _draw(survey, flags.FLAGS.figure)
+    sound = bool(survey.tasks) and (flags.FLAGS.skip_bad or not survey.faults)
+    if flags.FLAGS.json:
         print(json.dumps(_document(survey, sound), indent=2))
     else:
         print("\n".join(_lines(survey)))
     for error in survey.faults:
-        skipped = " (skipped)" if _SKIP.value else ""
+        skipped = " (skipped)" if flags.FLAGS.skip_bad else ""
         print(f"check_cohort: {_line(error)}{skipped}", file=sys.stderr)
     for obstacle in dict.fromkeys(survey.obstacles.values()) if not survey.tasks else ():
         print(f"check_cohort: {_line(obstacle)}", file=sys.stderr)
@@ -74,7 +77,7 @@ def _write(folder: Path) -> None:
     path = folder / MANIFEST
     if path.exists():
         raise DataError(path, None, f"a folder without {MANIFEST}, with --write", "one")
-    faults = Faults(_SKIP.value)
+    faults = Faults(flags.FLAGS.skip_bad)
     manifest = find_manifest(folder, faults=faults)
     document = manifest_document(with_entries(manifest, list_items(manifest, faults)))
     write_atomically(path, (json.dumps(document, indent=2) + "\n").encode())
@@ -106,7 +109,7 @@ def _lines(survey: Survey) -> list[str]:
             f"about {memory.total / 1e9:.2f} GB of memory on CPU",
         ]
     if survey.faults:
-        what = "skipped" if _SKIP.value else "faults"
+        what = "skipped" if flags.FLAGS.skip_bad else "faults"
         lines.append(f"{what}: {len(survey.faults)}, listed below")
     return lines
 
@@ -203,4 +206,5 @@ def _draw(survey: Survey, path: str) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_program(main, functools.partial(parse_flags, positional=True))

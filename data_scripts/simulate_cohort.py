@@ -10,32 +10,35 @@ from absl import flags, logging
 from fedrecon.data import simulated_mri_sites, write_mri_cohort
 from fedrecon.runtime import ending, run_program
 
-_OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; created if absent. Required.")
-_SITES = flags.DEFINE_integer("sites", 5, "Number of sites, each with its own scanner.", lower_bound=1)
-_PATIENTS = flags.DEFINE_float("patients_per_site", 8.0, "Average number of patients of a site, at least 3.")
-_SLICES = flags.DEFINE_integer("slices", 4, "Neighboring slices of each patient.", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 64, "Edge of the image matrix in pixels.", lower_bound=32)
-_ACCELERATION = flags.DEFINE_float("acceleration", 4.0, "Nominal acceleration of the sampling masks.")
-_CENTER = flags.DEFINE_float("center_fraction", 0.1, "Fraction of the columns in the fully sampled center.")
-_SIZE_SKEW = flags.DEFINE_float("size_skew", 0.5, "Spread of the sites' numbers of patients, in [0, 1).")
-_LABEL_SKEW = flags.DEFINE_float("label_skew", 0.5, "Spread of the sites' prevalences of lesions, in [0, 1].")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same cohort.", lower_bound=0)
+
+def define_flags() -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    flags.DEFINE_string("output", None, "Directory to write to; created if absent.", required=True)
+    flags.DEFINE_integer("sites", 5, "Number of sites, each with its own scanner.", lower_bound=1)
+    flags.DEFINE_float("patients_per_site", 8.0, "Average number of patients of a site, at least 3.")
+    flags.DEFINE_integer("slices", 4, "Neighboring slices of each patient.", lower_bound=1)
+    flags.DEFINE_integer("size", 64, "Edge of the image matrix in pixels.", lower_bound=32)
+    flags.DEFINE_float("acceleration", 4.0, "Nominal acceleration of the sampling masks.")
+    flags.DEFINE_float("center_fraction", 0.1, "Fraction of the columns in the fully sampled center.")
+    flags.DEFINE_float("size_skew", 0.5, "Spread of the sites' numbers of patients, in [0, 1).")
+    flags.DEFINE_float("label_skew", 0.5, "Spread of the sites' prevalences of lesions, in [0, 1].")
+    flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same cohort.", lower_bound=0)
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with ending():
         sites = simulated_mri_sites(
-            _SITES.value,
-            _PATIENTS.value,
-            acceleration=_ACCELERATION.value,
-            center_fraction=_CENTER.value,
-            size_skew=_SIZE_SKEW.value,
-            label_skew=_LABEL_SKEW.value,
-            seed=_SEED.value,
+            flags.FLAGS.sites,
+            flags.FLAGS.patients_per_site,
+            acceleration=flags.FLAGS.acceleration,
+            center_fraction=flags.FLAGS.center_fraction,
+            size_skew=flags.FLAGS.size_skew,
+            label_skew=flags.FLAGS.label_skew,
+            seed=flags.FLAGS.seed,
         )
-        shape = (_SIZE.value, _SIZE.value)
-        document = write_mri_cohort(_OUTPUT.value, sites, _SLICES.value, shape, _SEED.value)
+        shape = (flags.FLAGS.size, flags.FLAGS.size)
+        document = write_mri_cohort(flags.FLAGS.output, sites, flags.FLAGS.slices, shape, flags.FLAGS.seed)
     for site in document["sites"]:
         labels = [label for volume in site["volumes"] for label in volume["labels"]]
         print(
@@ -44,5 +47,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("output")
+    define_flags()
     run_program(main)

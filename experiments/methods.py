@@ -163,9 +163,14 @@ def main(_: list[str]) -> None:
         print(text_table(entries, values.survey))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
     flags.DEFINE_bool("json", False, "Print a list of JSON objects.")
     flags.DEFINE_bool("markdown", False, "Print docs/methods.md.")
     flags.DEFINE_bool("survey", False, "Only the methods of the review's tables, by their rows there.")
     flags.DEFINE_string("methods_from", "", "A Python file that registers methods of its own.")
+
+
+if __name__ == "__main__":
+    define_flags()
     run_program(main)

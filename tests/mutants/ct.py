@@ -119,6 +119,11 @@ _CT = (
             _INVERSION + "parker_weights_of_conjugate_rays_sum_to_one",
         ),
         (
+            "_GAP * xp.maximum(common, period / views)",
+            "_GAP * period / views",
+            _INVERSION + "random_angles_cover_the_half_turn",
+        ),
+        (
             "weights = (gaps + xp.roll(gaps, 1)) / 2",
             "weights = gaps",
             _INVERSION + "views_stand_for_the_gaps_next_to_them",

@@ -188,6 +188,21 @@ def test_views_stand_for_the_gaps_next_to_them():
     np.testing.assert_allclose(helical_coverage(np.array([1.0, 9.0, 3.0])).weights, [2, 6, 4])
 
 
+@pytest.mark.parametrize("views", [60, 400])
+def test_random_angles_cover_the_half_turn(views):
+    """Some of their gaps are ten times the mean; a view next to one still stands for half of it."""
+    for seed in range(5):
+        angles = np.random.default_rng(seed).uniform(0, np.pi, views)
+        coverage = angular_coverage(angles, np.pi)
+        assert coverage.complete
+        np.testing.assert_allclose(coverage.weights.sum(), np.pi)
+
+    # A wedge that was left out stays one, and so do two.
+    angles = np.random.default_rng(0).uniform(0, np.pi, 400)
+    kept = (angles < 1) | ((angles > 1.5) & (angles < 2)) | (angles > 2.5)
+    assert angular_coverage(angles[kept], np.pi).weights.sum() < np.pi - 0.9
+
+
 def test_a_full_turn_counts_every_ray_half():
     coverage = angular_coverage(even(90), 2 * np.pi)
     np.testing.assert_allclose(coverage.weights, 2 * np.pi / 90)

@@ -1,5 +1,7 @@
 """Filtered back-projection of detectors that see one side of the object, and of scans given as vectors."""
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -57,6 +59,23 @@ def test_a_displaced_cone_sees_the_middle_plane():
     geometry = ConeBeam(TURN, (6, 95), (1.0, 1.0), 150.0, 100.0, detector_offset=30.0)
     phantom = Ellipsoids([(*p, 0.0) for p in PLACES], [[r, r, 40.0] for r in RADII], [0.0, 0.0], VALUES)
     assert_discs(fdk(project_phantom(phantom, geometry, bins=2), geometry, (1, N, N))[0])
+
+
+@pytest.mark.parametrize("arc", [np.pi, 1.2 * np.pi, 1.9 * np.pi])
+def test_a_displaced_detector_and_no_full_turn_is_warned_about(arc):
+    """Rays are missing: conjugates of those that only the long side of the detector sees."""
+    angles = np.arange(120) * (arc / 120)
+    for geometry in (
+        ParallelBeam(angles, 48, detector_offset=-18.0),
+        FanBeam(angles, 95, 1.0, 150.0, 100.0, detector_offset=30.0),
+    ):
+        with pytest.warns(UserWarning, match="expected a full turn, or an image that both sides"):
+            fbp(np.ones(geometry.shape, np.float32), geometry, (N, N))
+    # A wide detector may be displaced, and so may one whose image is small.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scan, size in ((ParallelBeam(angles, 120, detector_offset=-18.0), N), (geometry, 18)):
+            fbp(np.ones(scan.shape, np.float32), scan, (size, size))
 
 
 def test_detectors_that_see_the_object_on_both_sides_weigh_as_ever():

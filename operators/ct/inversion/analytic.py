@@ -43,14 +43,15 @@ def fbp(
     """Filtered back-projection, in absolute units: a disc of attenuation mu comes back as mu.
 
     Angles need be neither even nor in order: each view stands for half of the gaps to its neighbors, modulo
-    pi for parallel beams and 2 pi for fans. A gap of more than four times the mean counts as not measured; a
-    limited arc gives what its views tell, without extrapolation. Fans of a full turn count every ray half;
-    those of an arc are weighted after Parker with the virtual fan angle that the arc admits (Silver),
-    whatever its start, direction and length; on arcs shorter than half a turn plus the fan, rays without a
-    conjugate count fully. Detector and axis offsets enter through the rays themselves. On a full turn a
-    detector displaced so far that it passes the object on one side only (half-fan, offset scan) is made up
-    for after Wang: what it sees once counts fully. The circle inscribed in the image is taken as the object,
-    and the geometry has to be concrete.
+    pi for parallel beams and 2 pi for fans. A gap of more than four times the mean, and of what most gaps
+    have, counts as not measured; a limited arc gives what its views tell, without extrapolation. Fans of a
+    full turn count every ray half; those of an arc are weighted after Parker with the virtual fan angle that
+    the arc admits (Silver), whatever its start, direction and length; on arcs shorter than half a turn plus
+    the fan, rays without a conjugate count fully. Detector and axis offsets enter through the rays
+    themselves. On a full turn a detector displaced so far that it passes the object on one side only
+    (half-fan, offset scan) is made up for after Wang: what it sees once counts fully. The circle inscribed in
+    the image is taken as the object, and the geometry has to be concrete. On less than a full turn rays are
+    missing then, of which a warning tells.
 
     The methods:
 

@@ -8,6 +8,7 @@ have their tails there.
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import jax
@@ -19,6 +20,12 @@ from operators.ct.inversion.short_scan import angular_coverage
 
 # In elements; a quarter shift is none.
 _LEAST = 2.01
+# The part of the circle inscribed in an image that objects may be expected to stay in.
+_NEAR_ENOUGH = 0.9
+_MISSING = (
+    "the detector passes the image on one side, and its angles are no full turn: expected a full turn, or an "
+    "image that both sides of the detector see; values are wrong where rays are missing"
+)
 
 
 def even_out(sinogram: jax.Array, geometry: Any, grid: ImageGrid) -> tuple[jax.Array, Any]:
@@ -27,8 +34,8 @@ def even_out(sinogram: jax.Array, geometry: Any, grid: ImageGrid) -> tuple[jax.A
     Args:
       sinogram: (..., columns).
       geometry: ParallelBeam, FanBeam, ParallelBeam3D or ConeBeam. Nothing is done where its numbers are
-        traced, its angles do not cover a full turn, or its detector sees the circle inscribed in the image on
-        both sides.
+        traced, its angles do not cover a full turn (a warning says so), or its detector sees the circle
+        inscribed in the image on both sides.
       grid: of the image or volume. Where it is not around the axis, the smallest circle around the axis is
         taken that holds the inscribed one.
 
@@ -51,6 +58,8 @@ def even_out(sinogram: jax.Array, geometry: Any, grid: ImageGrid) -> tuple[jax.A
     if near >= radius or far - near < _LEAST * step:
         return sinogram, geometry
     if not angular_coverage(geometry.angles, 2 * math.pi).complete:
+        if near < _NEAR_ENOUGH * radius:
+            warnings.warn(_MISSING, stacklevel=4)
         return sinogram, geometry
     rays = _conjugate_coordinate(geometry, np.arange(count))
     long_side = 1.0 if edges.sum() > 0 else -1.0

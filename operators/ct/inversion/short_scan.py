@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A gap this many times the mean is taken as not measured.
-_GAP = 4.0
+# A gap this many times the mean, and the one that so large a part of all gaps has at most, is not measured.
+_GAP, _MOST = 4.0, 0.9
 
 
 class Coverage(NamedTuple):
@@ -29,9 +29,10 @@ class Coverage(NamedTuple):
 def angular_coverage(angles: jax.Array, period: float) -> Coverage:
     """The trapezoidal rule on a circle: each view stands for half of the gaps to its two neighbors.
 
-    Angles are taken modulo the period, in any order. A gap of more than four times ``period / views`` is
-    taken as not measured, and the views next to it stand there for half of the mean of the other gaps, so
-    that weights are even on a limited arc of even angles.
+    Angles are taken modulo the period, in any order. A gap of more than four times ``period / views``, and of
+    four times what nine tenths of the gaps have at most (random angles have many large ones), is taken as not
+    measured, and the views next to it stand there for half of the mean of the other gaps, so that weights are
+    even on a limited arc of even angles.
 
     Args:
       angles: (views,) in radians; in float64 numpy wherever they are concrete.
@@ -43,7 +44,8 @@ def angular_coverage(angles: jax.Array, period: float) -> Coverage:
     order = xp.argsort(folded)
     folded = folded[order]
     after = xp.append(folded[1:], folded[:1] + period) - folded
-    missing = after > _GAP * period / views
+    common = xp.sort(after)[int(_MOST * (views - 1))]
+    missing = after > _GAP * xp.maximum(common, period / views)
     usual = xp.sum(xp.where(missing, 0, after)) / xp.maximum(xp.sum(~missing), 1)
     gaps = xp.where(missing, usual, after)
     weights = (gaps + xp.roll(gaps, 1)) / 2
