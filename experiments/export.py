@@ -27,8 +27,9 @@ from fedrecon import Task
 from fedrecon.data import DataError
 from fedrecon.exports import export_model
 from fedrecon.learned import about_network, load_network
+from fedrecon.reporting import mean_interval
 from fedrecon.runtime import ending, run_program
-from fedrecon.training import FlagError, changed, fields, released_file
+from fedrecon.training import FlagError, as_json, changed, fields, released_file
 from fedrecon.weights import read_weights
 
 _PROGRAMS = {"full_stack": FullStackSettings, "train_federated": TrainSettings}
@@ -132,6 +133,7 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], license: str)
         notes = list(results["notes"])
     else:
         scores, notes = {"released": results["released"], "own": results["own"]}, []
+        scores["over_sites"] = over_sites(results["released"] or results["own"])
     simulated = config["cohort"] in _SIMULATED and not config.get("data_labels")
     return {
         "task": task,
@@ -153,6 +155,16 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], license: str)
         "settings": config,
         "versions": run.environment,
     }
+
+
+def over_sites(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean over the sites of each metric, which count alike, and its 95 % interval by the t distribution."""
+    found = {}
+    for metric in next(iter(scores.values()), {}):
+        values = [v for site in scores.values() if isinstance(v := site.get(metric), float)]
+        mean, half = mean_interval(values)
+        found[metric] = {"mean": mean, "low": mean - half, "high": mean + half, "sites": len(values)}
+    return as_json(found)
 
 
 def run(workdir: str, output: str, stage: str | None = None, license: str = "not stated") -> dict[str, Any]:
@@ -187,7 +199,7 @@ def run(workdir: str, output: str, stage: str | None = None, license: str = "not
     task = task_of(finished, task_name, example)
     card = card_of(finished, task_name, sites, license)
     card |= {key: about[key] for key in ("preparation", "images") if key in about}
-    if name == "reconstruction/federated":
+    if task_name == "reconstruction" and (finished.workdir / "network.npz").exists():
         card["network"] = about_network(load_network(finished.workdir))
     try:
         return export_model(output, task.predict, variables, example, card)

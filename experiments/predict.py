@@ -127,8 +127,10 @@ def main(_: list[str]) -> None:
     with ending():
         records = run(values.weights, values.input, values.output, values.reconstruction, values.threshold)
     strange = sum(bool(record.get("out_of_distribution") or record.get("notices")) for record in records)
-    kind = "unlike what the network was validated on: do not trust them" if strange else "as in validation"
-    print(f"wrote {values.output}; {strange or 'all'} of {len(records)} {kind}")
+    verdict = "images as in validation"
+    if strange:
+        verdict = f"{strange} unlike what the network was validated on: do not trust them"
+    print(f"wrote {values.output}: {len(records)} predictions, {verdict}")
 
 
 if __name__ == "__main__":

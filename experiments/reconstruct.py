@@ -258,7 +258,7 @@ def run(options: ReconstructOptions) -> None:
     with _naming_flags(measurement="--input"):
         prepared = prepare(measurement, options.whiten)
     chosen, settings = settings.weight is None, settled(settings, prepared)
-    if chosen and settings.weight is not None:
+    if network is None and chosen and settings.weight is not None:
         print(f"{settings.method}: weight {settings.weight:.1e}, for noise of {prepared.noise:.1e}")
         if settings.coil_maps == "calibration":
             print(

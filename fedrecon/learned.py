@@ -23,7 +23,7 @@ from fedrecon.classical import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
 from fedrecon.exports import is_export, load
-from fedrecon.models import MoDL, VarNet
+from fedrecon.models import NORMS, MoDL, VarNet
 from fedrecon.tasks import mri_measure
 from fedrecon.types import Batch, Variables
 from fedrecon.weights import read_weights, write_weights
@@ -43,6 +43,7 @@ class Architecture:
     Attributes:
       network: a key of `NETWORKS`.
       cascades, channels, pools, learn_coil_maps: its attributes.
+      norm: a key of `NORMS`.
     """
 
     network: str
@@ -50,6 +51,7 @@ class Architecture:
     channels: int
     pools: int
     learn_coil_maps: bool = False
+    norm: str = "instance"
 
     def build(self) -> nn.Module:
         """The flax module."""
@@ -58,6 +60,7 @@ class Architecture:
             channels=self.channels,
             pools=self.pools,
             learn_coil_maps=self.learn_coil_maps,
+            norm=NORMS[self.norm],
         )
 
 
@@ -332,8 +335,9 @@ def _checked(path: Path, variables: Variables, about: Mapping[str, Any]) -> Chec
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
         architecture = Architecture(**about["architecture"])
-        if architecture.network not in NETWORKS:
-            raise ValueError(f"network {architecture.network!r}")
+        for key, known in (("network", NETWORKS), ("norm", NORMS)):
+            if (name := getattr(architecture, key)) not in known:
+                raise ValueError(f"{key} {name!r}")
         bounds = Signs(**{k: float("nan") if v is None else float(v) for k, v in about["bounds"].items()})
         origin, physics = str(about["origin"]), str(about["physics"])
         return CheckedNetwork(architecture, variables, bounds, origin, physics)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import jax
 
+from experiments.pipeline.checked_network import checked_network
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from fedrecon.learned import save_network
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, is_lead
 from fedrecon.training import (
@@ -23,9 +25,11 @@ from fedrecon.training import (
     is_finished,
     naming_the_line,
     read_results,
+    released_file,
     run_stage,
     summary,
 )
+from fedrecon.weights import read_weights
 
 # The figure by which methods are compared, and the figures of the table.
 METRICS = {
@@ -75,7 +79,12 @@ def run(
     execution = Execution(parallel, rounds_per_dispatch, report_stage)
     with naming_the_line(settings.federation.methods_from):
         stage = stage_of(settings, data)
-        return run_stage(stage, data.test, settings.federation, budget_of(settings), workdir, execution)
+        found = run_stage(stage, data.test, settings.federation, budget_of(settings), workdir, execution)
+    file = released_file(workdir.path, stage.name)
+    if settings.task == "reconstruction" and is_lead() and file.exists():
+        network = checked_network(settings, read_weights(file)[0], data.validation or data.test)
+        save_network(workdir / "network.npz", network)
+    return found
 
 
 def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None:

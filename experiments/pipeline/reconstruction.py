@@ -11,7 +11,7 @@ import numpy as np
 
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
-from experiments.pipeline.examples import each
+from experiments.pipeline.examples import each, signs_of_clients
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from fedrecon import Task, Variables
@@ -102,7 +102,8 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     for split, data in cohort._asdict().items():
         if data is not None:
             own = models if data.names == test.names else [released] * data.clients
-            reconstructed[split] = _with_signs(images_by, signs_by, own, data)
+            found, signs = signs_of_clients(images_by, signs_by, own, data)
+            reconstructed[split] = _placed(found, data), signs
     # The reference is the last column of the figure.
     scores["federated"], images["federated"], images["reference"] = {}, {}, {}
     for split in ("test", "unseen"):
@@ -176,24 +177,6 @@ def _placed(found: np.ndarray | None, data: ClientData) -> np.ndarray:
 def _images(function: Callable, models: Sequence[Any], data: ClientData) -> np.ndarray:
     """Images (clients, examples, ny, nx) by ``function(model, batch)``, each with the model of its client."""
     return _placed(each(function, models, data), data)
-
-
-def _with_signs(
-    images_by: Callable, signs_by: Callable, models: Sequence[Variables], data: ClientData
-) -> tuple[np.ndarray, list[Signs]]:
-    """Magnitudes (clients, examples, ny, nx), and the signs of each client's valid examples."""
-
-    def both(model, batch):
-        found = images_by(model, batch)
-        return jnp.abs(found), signs_by(found, batch)
-
-    found = each(both, models, data)
-    if found is None:
-        return _placed(None, data), [Signs(*(np.zeros(0),) * 3)] * data.clients
-    ends = np.cumsum(np.sum(data.valid, 1))[:-1]
-    return _placed(found[0], data), [
-        Signs(*own) for own in zip(*(np.split(x, ends) for x in found[1]), strict=True)
-    ]
 
 
 def _cross_sums(predict: Callable, models: Sequence[Variables], data: ClientData) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fedrecon.models.ista import SparseTransform, ista_net
 from fedrecon.models.modl import MoDL
 from fedrecon.models.normalization import (
     NORMALIZATION,
+    NORMS,
     BatchNorm,
     GroupNorm,
     InstanceNorm,
@@ -28,6 +29,7 @@ from fedrecon.models.varnet import VarNet
 
 __all__ = [
     "NORMALIZATION",
+    "NORMS",
     "BatchNorm",
     "CascadeInputs",
     "Classifier",

@@ -159,6 +159,8 @@ NORMALIZATION: tuple[type[nn.Module], ...] = (
     *(InstanceNorm, GroupNorm, BatchNorm),
     *(nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm),
 )
+# By the names that settings and files have for them.
+NORMS: dict[str, type[nn.Module]] = {"instance": InstanceNorm, "group": GroupNorm, "batch": BatchNorm}
 
 
 def normalization_leaves(init: Callable[..., PyTree], *args: Any) -> tuple[PyTree, PyTree]:

@@ -7,12 +7,11 @@ from typing import Any
 import jax
 
 from fedrecon.errors import ArgumentError
-from fedrecon.models import BatchNorm, Classifier, GroupNorm, InstanceNorm, UNet, VarNet
+from fedrecon.models import NORMS, Classifier, UNet, VarNet
 from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
 from fedrecon.types import Task, Variables
 
 TASKS = ("classification", "segmentation", "reconstruction")
-NORMS = {"instance": InstanceNorm, "group": GroupNorm, "batch": BatchNorm}
 
 
 def named_task(

@@ -112,3 +112,15 @@ def test_every_stage_of_the_full_stack_is_exported(environment, tmp_path):
     assert ours.architecture == theirs.architecture and ours.origin == theirs.origin
     np.testing.assert_equal(tuple(ours.bounds), tuple(theirs.bounds))
     jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+
+
+def test_scores_over_sites_have_intervals():
+    from scipy import stats
+
+    values = [20.0, 23.0, 25.0]
+    scores = {str(i): {"psnr": v, "dice": None, "loss": "inf"} for i, v in enumerate(values)}
+    found = export.over_sites(scores)
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert found["psnr"] == pytest.approx({"mean": np.mean(values), "low": low, "high": high, "sites": 3})
+    assert found["dice"] == {"mean": None, "low": None, "high": None, "sites": 0}
+    assert export.over_sites({}) == {}

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.pipeline import examples, reconstruction
+from experiments.pipeline.examples import signs_of_clients
 from experiments.pipeline.programs import MOST_DEVICES, cpu_devices
 from fedrecon.data import ClientData
+from fedrecon.learned import Signs
 from fedrecon.runtime import available_processors
 from fedrecon.training.scores import cross_site_scores
 
@@ -50,17 +52,17 @@ def test_every_valid_example_is_seen_by_the_model_of_its_client(monkeypatch, chu
 
 def test_signs_are_told_by_client():
     data = clients([[1, 1, 0], [0, 0, 0], [0, 1, 1]])
-    images, signs = reconstruction._with_signs(
+    images, signs = signs_of_clients(
         lambda model, batch: -model * batch["target"],
-        lambda found, batch: reconstruction.Signs(*(found[:, 0, 0] + i for i in range(3))),
+        lambda found, batch: Signs(*(found[:, 0, 0] + i for i in range(3))),
         [np.float32(1)] * 3,
         data,
     )
-    np.testing.assert_array_equal(images, data.examples["target"] * data.valid[..., None, None])
+    np.testing.assert_array_equal(images, data.examples["target"][data.valid])
     assert [list(own.noise) for own in signs] == [[0, -1], [], [-7, -8]]
     nobody = dataclasses.replace(data, valid=np.zeros_like(data.valid))
-    images, signs = reconstruction._with_signs(None, None, [None] * 3, nobody)
-    assert not images.any() and [len(own.residual) for own in signs] == [0, 0, 0]
+    images, signs = signs_of_clients(None, None, [None] * 3, nobody)
+    assert images is None and [len(own.residual) for own in signs] == [0, 0, 0]
 
 
 def test_every_network_is_scored_at_home_and_elsewhere():

@@ -66,6 +66,14 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/export.py",
+        (
+            'found[metric] = {"mean": mean, "low": mean - half',
+            'found[metric] = {"mean": mean, "low": mean',
+            "tests/experiments/test_export.py::test_scores_over_sites_have_intervals",
+        ),
+    ),
+    *in_file(
         "fedrecon/ood.py",
         (
             "part = min(1.0, features / count)",
@@ -206,14 +214,14 @@ MUTANTS = (
             "np.asarray(x)",
             _RECONSTRUCTION + "every_valid_example_is_seen_by_the_model_of_its_client",
         ),
-    ),
-    *in_file(
-        "experiments/pipeline/reconstruction.py",
         (
             "np.cumsum(np.sum(data.valid, 1))",
             "np.cumsum(np.sum(data.valid, 0))",
             _RECONSTRUCTION + "signs_are_told_by_client",
         ),
+    ),
+    *in_file(
+        "experiments/pipeline/reconstruction.py",
         (
             "predict([model] * data.clients, data)",
             "predict(list(models), data)",
