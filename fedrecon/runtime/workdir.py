@@ -19,7 +19,8 @@ class Workdir:
     """An exclusively locked directory that holds ``config.json``, logs, checkpoints and results.
 
     Opening it a second time with the same configuration continues the run; with another one it is refused,
-    because a run half made under two configurations describes neither.
+    because a run half made under two configurations describes neither. A run that ends with a ValueError
+    (a setting or a file does not fit) before anything is written leaves no trace.
 
     Args:
       path: directory; created with its parents when absent.
@@ -44,6 +45,7 @@ class Workdir:
         growing: Mapping[str, str] = types.MappingProxyType({}),
     ) -> None:
         self.path = Path(path).absolute()
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] | None = (self.path / ".lock").open("w")
@@ -120,5 +122,15 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, ValueError) and not self.resumed and self._lock is not None:
+            self._withdraw()
         self.close()
+
+    def _withdraw(self) -> None:
+        """Removes what opening has made, where nothing came of the run: other data or settings may follow."""
+        if {path.name for path in self.path.iterdir()} <= {".lock", "config.json"}:
+            for name in ("config.json", ".lock"):
+                (self / name).unlink(missing_ok=True)
+            if self._made:
+                self.path.rmdir()

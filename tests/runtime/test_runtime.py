@@ -327,3 +327,22 @@ def test_numbers_that_may_grow_continue_the_run_and_say_why_not(tmp_path):
         assert workdir.resumed
     found = json.loads((tmp_path / "config.json").read_text())
     assert found == {"config": {"rounds": 5, "rate": 0.1}, "environment": environment}
+
+
+def test_a_run_that_ends_before_it_begins_leaves_no_trace(tmp_path):
+    def run(folder, error, **members):
+        with pytest.raises(type(error)), Workdir(folder, {"a": 1}) as workdir:
+            for name, text in members.items():
+                (workdir / name).write_text(text)
+            raise error
+
+    run(tmp_path / "new", ValueError("a file"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    run(tmp_path / "old", ValueError("a file"))
+    assert list((tmp_path / "old").iterdir()) == []
+    # What was written stays, as does what is not about settings or files, and a run begun before.
+    run(tmp_path / "log", ValueError("a file"), log="1")
+    run(tmp_path / "bug", RuntimeError("a bug"))
+    run(tmp_path / "bug", ValueError("a file"))
+    assert all((tmp_path / name / "config.json").exists() for name in ("log", "bug"))
