@@ -1,5 +1,7 @@
 """What was measured and how large its pixels are: random ISMRMRD scans against the standard's rules."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +13,8 @@ from fedrecon.data.formats.geometry import image_geometry, slice_order
 
 ismrmrd = pytest.importorskip("ismrmrd")
 
+NOISE = 19
+OTHERS = (NOISE, NOISE, 23, 24, 26, 27, 28, 29, 30, 31)
 in_folder = dict(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, database=None)
 
 
@@ -47,7 +51,10 @@ def xml(scan):
 
 @st.composite
 def scans(draw):
-    """A scan by its header and its lines: (slice, kz, ky) relative to DC, first and last sample, flags."""
+    """A scan by its header and its lines: image, (slice, kz, ky) relative to DC, first sample, flags.
+
+    Lines of several contrasts and repetitions are mixed with each other and with those of other purposes.
+    """
     volume = draw(st.booleans())
     recon = [draw(st.integers(2, 7)), draw(st.integers(2, 8)), draw(st.integers(2, 5)) if volume else 1]
     pixel = [draw(st.sampled_from([0.75, 1.0, 2.5])) for _ in range(3)]
@@ -66,11 +73,14 @@ def scans(draw):
     cut = draw(st.integers(0, samples // 2 - 1)) if samples > 3 and draw(st.booleans()) else 0
     lines = []
     every = draw(st.sampled_from([1, 2, 3]))
+    # Partial Fourier: the first lines were not measured.
+    skipped = draw(st.integers(0, matrix[1] // 2 - 1)) if matrix[1] > 3 and draw(st.booleans()) else 0
+    images = [(c, r) for c in range(draw(st.integers(1, 2))) for r in range(draw(st.sampled_from([1, 1, 3])))]
     # A scan is a volume only where it was measured as one.
     depths = range(-(matrix[2] // 2), matrix[2] - matrix[2] // 2) if volume else [0]
-    for s in range(count):
+    for image, s in itertools.product(images, range(count)):
         for kz in depths:
-            for ky in range(-(matrix[1] // 2), matrix[1] - matrix[1] // 2):
+            for ky in range(skipped - matrix[1] // 2, matrix[1] - matrix[1] // 2):
                 extra = abs(ky) < 1
                 if ky % every and not extra:
                     continue
@@ -78,10 +88,12 @@ def scans(draw):
                 if extra and every > 1:
                     flags += ((20,) if ky % every else (21,)) if draw(st.booleans()) else ()
                 for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
-                    lines.append(dict(slice=s, kz=kz, ky=ky, first=cut, flags=flags))
+                    lines.append(dict(image=image, slice=s, kz=kz, ky=ky, first=cut, flags=flags))
+    # Noise, navigators, phase correction, feedback and dummy scans, of other lengths.
+    lines += [dict(other=flag) for flag in draw(st.lists(st.sampled_from(OTHERS), max_size=4))]
     order = draw(st.permutations(range(len(lines))))
     # Steps are counters: DC has that of the header's center.
-    low = [min(x) for x in ([ln["ky"] for ln in lines], [ln["kz"] for ln in lines])]
+    low = [min(x) for x in zip(*[(ln["ky"], ln["kz"]) for ln in lines if "ky" in ln], strict=True)]
     centers = [max(c, -m) for c, m in zip(centers, low, strict=True)]
     return dict(
         matrix=matrix,
@@ -93,6 +105,8 @@ def scans(draw):
         distance=recon_view[2] + gap,
         mode=draw(st.sampled_from(["embedded", "interleaved", "separate"])),
         lines=[lines[i] for i in order],
+        images=images,
+        image=draw(st.sampled_from(images)),
         volume=volume,
         discard=draw(st.booleans()),
         normal=draw(st.sampled_from([(0, 0, 1), (0.6, 0, 0.8), (-0.48, 0.6, 0.64)])),
@@ -100,13 +114,22 @@ def scans(draw):
 
 
 def write(path, scan):
-    """The file and the values of its lines (2, samples), in the order of rising k."""
+    """The file and the values of its lines (2, samples), those of an image in the order of rising k."""
     rng = np.random.default_rng(0)
     normal = np.array(scan["normal"])
     written = []
     with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
         file.write_xml_header(xml(scan).encode())
         for line in scan["lines"]:
+            if "other" in line:
+                values = rng.normal(size=(2, 5)).astype(np.complex64)
+                one = ismrmrd.Acquisition.from_array(values, center_sample=2)
+                # Their counters mean nothing.
+                one.idx.kspace_encode_step_1 = one.idx.contrast = one.idx.slice = 99
+                one.set_flag(line["other"])
+                file.append_acquisition(one)
+                written.append(values)
+                continue
             samples, first = scan["matrix"][0], line["first"]
             # Samples before those of a partial echo may be there, marked as not to be used.
             start = 0 if scan["discard"] else first
@@ -123,6 +146,7 @@ def write(path, scan):
             setattr(one, "discard_post" if backward else "discard_pre", first - start)
             one.idx.kspace_encode_step_1 = line["ky"] + scan["centers"][0]
             one.idx.kspace_encode_step_2 = line["kz"] + scan["centers"][1]
+            one.idx.contrast, one.idx.repetition = line["image"]
             one.idx.slice = scan["slices"].index(line["slice"])
             one.position[:] = normal * scan["distance"] * line["slice"] + (10, -20, 30)
             one.slice_dir[:] = normal
@@ -138,6 +162,8 @@ def expected(scan, written):
     slices = len(scan["slices"])
     kinds = {}
     for line, values in zip(scan["lines"], written, strict=True):
+        if line.get("image") != scan["image"]:
+            continue
         image = 20 not in line["flags"]
         place = (line["slice"], line["kz"] + nz // 2, line["ky"] + ny // 2)
         kinds.setdefault((place, image), []).append((line["first"], values))
@@ -158,7 +184,16 @@ def expected(scan, written):
 def check(folder, scan):
     written = write(folder / "scan.mrd", scan)
     kspace, mask = expected(scan, written)
-    whole = read_ismrmrd(folder / "scan.mrd", remove_oversampling=False)
+    several = len(scan["images"]) > 1
+    if several:
+        with pytest.raises(ValueError, match="or one selected"):
+            read_measurement(folder / "scan.mrd")
+    select = dict(zip(("contrast", "repetition"), scan["image"], strict=True)) if several else {}
+    whole = read_ismrmrd(folder / "scan.mrd", remove_oversampling=False, select=select)
+    noise = [v for ln, v in zip(scan["lines"], written, strict=True) if ln.get("other") == NOISE]
+    assert (whole.noise is None) == (not noise)
+    if noise:
+        np.testing.assert_array_equal(whole.noise, np.concatenate(noise, 1))
     found = whole.kspace.swapaxes(1, 2) if scan["volume"] else whole.kspace[:, None]
     # Slices by position: up or down, as the counters go when they follow the stack.
     ranks = np.array(scan["slices"])
@@ -166,7 +201,7 @@ def check(folder, scan):
     order = slice(None, None, -1) if down else slice(None)
     np.testing.assert_allclose(found, kspace[order], atol=1e-6)
     np.testing.assert_array_equal(whole.mask if scan["volume"] else whole.mask[:, None], mask[order])
-    read = read_measurement(folder / "scan.mrd")
+    read = read_measurement(folder / "scan.mrd", select=select)
     voxel = [v / m for v, m in zip(scan["view"], scan["matrix"], strict=True)]
     if not scan["volume"]:
         voxel[2] = scan["distance"] if len(ranks) > 1 else scan["recon_view"][2]
@@ -181,13 +216,13 @@ def check(folder, scan):
     if scan["volume"]:
         assert len(read.kspace) * x == pytest.approx(scan["recon_view"][0], abs=x / 2 + 1e-6)
         assert read.mask.mean() == pytest.approx(mask.any(2).mean())
-    elif not scan["lines"][0]["first"]:
+    elif not any(line.get("first") for line in scan["lines"]):
         # Removing the oversampling changes nothing but the extent.
         assert read.mask[0].any(0).sum() == mask[0, 0].any(0).sum()
         assert read.image_shape[0] * x == pytest.approx(scan["recon_view"][0], abs=x / 2 + 1e-6)
 
 
-@settings(**in_folder, max_examples=25)
+@settings(**in_folder, max_examples=12)
 @given(scans())
 def test_random_scans_are_read_as_the_standard_says(tmp_path, scan):
     check(tmp_path, scan)
