@@ -34,6 +34,7 @@ from experiments.pipeline.programs import (
 )
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import BY_PRESET, FullStackSettings, resolve
+from experiments.pipeline.start import with_start
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
 from fedrecon.training import Dotted, flat, naming_the_line
 from operators.kernels import native
@@ -59,7 +60,7 @@ def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     with ending_run(values.workdir):
-        settings = resolve(given_settings(FullStackSettings, dotted))
+        settings = with_start(resolve(given_settings(FullStackSettings, dotted)))
         set_cpu_devices(values.devices or cpu_devices(values.workdir))
         native.prepare("convolution", "projector" if settings.modality == "ct" else "nufft")
         with (

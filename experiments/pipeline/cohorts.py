@@ -18,7 +18,12 @@ from fedrecon.data import (
     simulate_ct_cohort,
     simulate_mri_cohort,
 )
-from fedrecon.data.simulation import HOSPITAL_FRACTIONS, brain_hospitals, simulate_mri_test_site
+from fedrecon.data.simulation import (
+    HOSPITAL_FRACTIONS,
+    brain_hospitals,
+    read_mri_test_site,
+    simulate_mri_test_site,
+)
 from fedrecon.training import FlagError
 
 RETINA_SIZE, CHEST_SIZE = 256, 224
@@ -78,7 +83,9 @@ def load_cohorts(settings: FullStackSettings) -> Cohorts:
         cohort = read_folder(
             settings.data_dir, tasks, pools=pools, flag=flag, seed=settings.seed, skip_bad=settings.skip_bad
         )
-        return _own(cohort, settings.data_dir) if settings.data_labels else _mri_cohorts(cohort)
+        if settings.data_labels:
+            return _own(cohort, settings.data_dir)
+        return _mri_cohorts(cohort, read_mri_test_site(settings.data_dir))
     return _simulated_mri(settings) if settings.modality == "mri" else _simulated_ct(settings)
 
 
@@ -98,8 +105,7 @@ def _simulated_mri(settings: FullStackSettings) -> Cohorts:
         seed=settings.seed,
     )
     foreign = simulate_mri_test_site(unseen, settings.slices, shape, coils, settings.seed)
-    cohorts = _mri_cohorts(cohort, (unseen, foreign))
-    return cohorts._replace(notes=(cohort.notes, _UNSEEN.format(unseen.name)))
+    return _mri_cohorts(cohort, (unseen, foreign))
 
 
 def _mri_cohorts(cohort: Cohort, outside: tuple[MRISite, ClientData] | None = None) -> Cohorts:
@@ -112,7 +118,8 @@ def _mri_cohorts(cohort: Cohort, outside: tuple[MRISite, ClientData] | None = No
         physics = [str(site.coils), site.mask, f"{site.acceleration:g}", f"{site.snr:g}"]
         table.append([name, *physics, f"{site.field_of_view:g}", *counts])
     split = _split(cohort)._replace(unseen=foreign)
-    return Cohorts(split, split, split, True, cohort.image_shape, table, (cohort.notes,))
+    notes = (cohort.notes, *(() if unseen is None else (_UNSEEN.format(unseen.name),)))
+    return Cohorts(split, split, split, True, cohort.image_shape, table, notes)
 
 
 def _own(cohort: Cohort, data_dir: str) -> Cohorts:

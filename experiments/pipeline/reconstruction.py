@@ -14,11 +14,18 @@ from experiments.pipeline.cohorts import Cohorts, Split
 from experiments.pipeline.examples import each, signs_of_clients
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
+from experiments.pipeline.start import architecture_of, open_start
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData, ct_detector_count
-from fedrecon.learned import Architecture, CheckedNetwork, Signs, calibrate, make_images, make_signs, notices
+from fedrecon.learned import CheckedNetwork, Signs, calibrate, make_images, make_signs, notices
 from fedrecon.runtime import host_copy
-from fedrecon.tasks import ct_measure, mri_measure, reconstruction_metrics, reconstruction_task
+from fedrecon.tasks import (
+    ct_measure,
+    mri_measure,
+    random_mirrors,
+    reconstruction_metrics,
+    reconstruction_task,
+)
 from fedrecon.training import (
     Scores,
     Trained,
@@ -65,7 +72,8 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     settings, cohort = run.settings, cohorts.reconstruction
     measure, architecture = _measure(cohorts.image_shape, settings), architecture_of(settings)
     model, task = architecture.build(), make_task(settings, cohorts.image_shape, example_of(cohort.train))
-    initial = task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
+    start = open_start(settings)
+    initial = start.variables if start else task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
     scores, images, weights = _classical(measure, cohort, settings.modality)
     test, images_by = cohort.test, make_images(model, measure)
 
@@ -80,6 +88,10 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
         scores.setdefault(name, {}).update(_scores(found, data))
         images.setdefault(name, {}).update(_by_site(found, data))
 
+    if start:
+        for data in (cohort.test, cohort.unseen):
+            if data is not None:
+                add("start", [initial] * data.clients, data)
     if settings.comparators:
         models = host_copy(train("local").models(test.clients))
         home, away = cross_site_scores(_cross_sums(predict, models, test), test.names)
@@ -126,16 +138,10 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     )
 
 
-def architecture_of(settings: FullStackSettings) -> Architecture:
-    """The network that the settings name."""
-    return Architecture(
-        settings.network, settings.cascades, settings.channels, settings.pools, settings.learn_coil_maps
-    )
-
-
 def make_task(settings: FullStackSettings, image_shape: tuple[int, int], example: Mapping[str, Any]) -> Task:
     """The task and its network, of examples like ``example``."""
-    return reconstruction_task(architecture_of(settings).build(), _measure(image_shape, settings), example)
+    model, measure = architecture_of(settings).build(), _measure(image_shape, settings)
+    return reconstruction_task(model, measure, example, augment=random_mirrors if settings.mirror else None)
 
 
 def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from fedrecon.reporting import Table, metric_rows
 
 _QUALITY = (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 3), ("nmse", "NMSE", 4))
 _NAMES = {
+    "start": "starting network, no training here",
     "local-only": "each site alone, at home",
     "local-only on other sites": "each site alone, elsewhere",
     "centralized": "pooled data",

@@ -9,6 +9,7 @@ from experiments.pipeline.reconstruction import checks, run_reconstruction
 from experiments.pipeline.report import print_tables, write_page, write_results
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run, courses, traffic
+from experiments.pipeline.start import start_notes
 from fedrecon.learned import save_network
 from fedrecon.runtime import Workdir
 from fedrecon.training import (
@@ -82,7 +83,7 @@ def run(
         unseen=cohorts.reconstruction.unseen,
         checks=checked,
         sites=cohorts.sites,
-        notes=cohorts.notes,
+        notes=(*cohorts.notes, *start_notes(settings)),
         courses=courses(workdir, budgets, federation.patience),
         traffic=[traffic(workdir, f"{stage}/federated") for stage in STAGES],
         privacy=plan.report,

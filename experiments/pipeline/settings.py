@@ -15,6 +15,7 @@ from fedrecon.training import (
     check_needs,
     check_ranges,
     fitted,
+    fixed_flags,
     method,
     setting,
     unprotected,
@@ -80,6 +81,11 @@ class FullStackSettings:
     batch_size: int = _training(
         2, "Slices in a local step of the reconstruction", above=0, needs=(NO_PRIVACY,)
     )
+    mirror: bool = _training(
+        False,
+        "Mirror slices at random in both directions while the reconstruction is trained",
+        needs=(Need("--modality=mri", lambda s: s.modality == "mri"),),
+    )
     comparators: bool = _training(True, "Also train local-only and centralized reconstruction networks")
     # Reconstruction.
     network: str = _model(
@@ -89,6 +95,12 @@ class FullStackSettings:
         choices=("modl", "varnet"),
     )
     rounds: int = _training(12, "Reconstruction rounds", above=0)
+    start: str = _model(
+        "random",
+        "Network that all trainings of the reconstruction start from: shipped (made by "
+        "experiments.starting_network), the folder of a run or a network.npz, or random weights (random)",
+    )
+    start_sha256: str = ""
     cascades: int = _model(4, "Cascades of the reconstruction network", above=0)
     channels: int = _model(8, "Channels of its regularizer at full resolution", above=0)
     pools: int = _model(2, "Poolings of its regularizer", above=0)
@@ -137,6 +149,8 @@ class FullStackSettings:
     )
 
 
+# Ends no training early: of every one, comparators included, the best round by validation is kept.
+_KEEPS_BEST = {"patience": 1000}
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("simulated", "default"): {},
     ("simulated", "full"): {
@@ -164,7 +178,16 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("measured", "default"): {
         "matrix": 128,
         "masks_per_slice": 4,
+        "network": "modl",
+        "cascades": 3,
         "rounds": 12,
+        "epochs": 6,
+        "batch_size": 1,
+        "learning_rate": 16e-3,
+        "pooled_epochs": 2,
+        "pooled_learning_rate": 8e-3,
+        "weighting": "equal",
+        **_KEEPS_BEST,
         "finetune_rounds": 10,
         "finetune_comparators": True,
     },
@@ -197,27 +220,33 @@ _PROXIMAL = {
     "epochs": 2,
     "learning_rate": 16e-3,
     "pooled_learning_rate": 8e-3,
+    "mirror": True,
 }
 SIMULATED_MRI: dict[str, dict[str, Any]] = {
     "default": {
         **_PROXIMAL,
+        **_KEEPS_BEST,
+        "start": "shipped",
         "sites": 8,
         "patients_per_site": 4,
         "slices": 3,
         "image_size": 128,
         "rounds": 8,
         "epochs": 4,
-        "pooled_epochs": 2,
+        "learning_rate": 6e-3,
+        "pooled_epochs": 1,
+        "pooled_learning_rate": 4e-3,
         "finetune_rounds": 12,
         "finetune_comparators": True,
     },
     "full": {
         **_PROXIMAL,
+        **_KEEPS_BEST,
+        "start": "shipped",
         "sites": 8,
         "patients_per_site": 12,
         "slices": 5,
         "image_size": 160,
-        "cascades": 4,
         "rounds": 20,
         "epochs": 1,
         "learning_rate": 6e-3,
@@ -240,6 +269,7 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
 
     Algorithms that presume an optimizer of their own get it where none is given, see `fitted`;
     ``clients_per_round`` without a sampler is drawn uniformly, and ``data_dir`` without a cohort is a folder.
+    A preset's ``patience`` is for trainings that have validation curves, which private ones have not.
 
     Raises:
       FlagError: a value is outside its range; the message names the flag, what was expected and found.
@@ -252,9 +282,13 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
     if (cohort, preset) not in PRESETS:
         choices = ", ".join(f"--cohort={c} --preset={p}" for c, p in PRESETS)
         raise FlagError("preset", f"one of {choices}", f"--cohort={cohort} --preset={preset}")
-    values = PRESETS[cohort, preset]
+    fixed = fixed_flags(method(arguments.get("algorithm", "fedavg")))
+    values = {name: value for name, value in PRESETS[cohort, preset].items() if name not in fixed}
     if cohort == "simulated" and arguments.get("modality", "mri") == "mri":
         values = values | SIMULATED_MRI[preset]
+    if arguments.get("dp_epsilon") or not arguments.get("validate_every", 1):
+        # Validation curves are not private, and there may be none.
+        values = values | dict.fromkeys(_KEEPS_BEST, 0)
     if arguments.get("clients_per_round") and "sampler" not in arguments:
         arguments = {**arguments, "sampler": "uniform"}
     settings = changed(FullStackSettings(), **{**values, **arguments})

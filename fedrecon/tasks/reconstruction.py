@@ -13,10 +13,17 @@ from operators import SENSE, CartesianFourier, LinearOperator, ParallelBeam
 from operators.ct import filtered_radon
 
 Measure = Callable[[Batch], tuple[LinearOperator, jax.Array, jax.Array | None]]
+Augment = Callable[[jax.Array, Batch], Batch]
 
 
 def reconstruction_task(
-    model: nn.Module, measure: Measure, example: Mapping, *, ssim_weight: float = 0.1, chunk: int = 8
+    model: nn.Module,
+    measure: Measure,
+    example: Mapping,
+    *,
+    ssim_weight: float = 0.1,
+    chunk: int = 8,
+    augment: Augment | None = None,
 ) -> Task:
     """Trains a network to reconstruct images from measurements.
 
@@ -33,6 +40,7 @@ def reconstruction_task(
         "data_range", "volume" as in ``reconstruction_metrics``.
       ssim_weight: weight of the structural part.
       chunk: examples reconstructed at a time in ``metrics``, which bounds memory.
+      augment: ``augment(key, batch) -> batch`` changes examples in training, such as `random_mirrors`.
 
     Returns:
       A task; ``metrics`` are those of ``reconstruction_metrics`` per volume and "loss" per example;
@@ -54,6 +62,8 @@ def reconstruction_task(
     def loss(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        if augment is not None:
+            batch, key = augment(key, batch), jax.random.fold_in(key, 1)
         images, stats = net.train(params, stats, batch, key)
         each = losses(magnitude(images), batch)
         return mean(*each), (stats, {"loss": total(*each)})
@@ -67,6 +77,25 @@ def reconstruction_task(
         return {"loss": evaluated, **reconstruction_metrics(images, batch)}
 
     return Task(net.init, loss, metrics, predict, net.normalization)
+
+
+def random_mirrors(key: jax.Array, batch: Batch) -> Batch:
+    """Mirrors each example of `mri_measure` along x and along y, each with probability 1/2.
+
+    Images and k-space are mirrored alike, about pixel N // 2: the measurement stays that of the image.
+    """
+    names = [name for name in ("kspace", "mask", "coil_maps", "target") if name in batch]
+
+    def mirrored(key: jax.Array, arrays: list[jax.Array]) -> list[jax.Array]:
+        for axis, flip in zip((-1, -2), jax.random.bernoulli(key, 0.5, (2,)), strict=True):
+            arrays = [
+                jnp.where(flip, jnp.roll(jnp.flip(x, axis), 1 - x.shape[axis] % 2, axis), x) for x in arrays
+            ]
+        return arrays
+
+    arrays = [jnp.asarray(batch[name]) for name in names]
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(arrays[0])))
+    return {**batch, **dict(zip(names, jax.vmap(mirrored)(keys, arrays), strict=True))}
 
 
 def mri_measure(batch: Batch) -> tuple[LinearOperator, jax.Array, None]:

@@ -99,14 +99,19 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
 
 
 _IF_GIVEN = ("methods_from", "data_labels", "skip_bad")
-_DIGESTS = {"methods_sha256": "methods_from.sha256", "data_sha256": "data_dir.sha256"}
+_DIGESTS = {
+    "methods_sha256": "methods_from.sha256",
+    "data_sha256": "data_dir.sha256",
+    "start_sha256": "start.sha256",
+}
 
 
 def flat(settings: Any) -> dict[str, Any]:
     """JSON-able dict of all fields, for config.json.
 
     ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` is there only if there is such a file,
-    as are the SHA-256 of it and of the manifest in ``data_dir``, the labels of own data, and ``skip_bad``.
+    as are the SHA-256 of it, of the manifest in ``data_dir`` and of the network of ``start``, the labels of
+    own data, and ``skip_bad``.
     """
     values: dict[str, Any] = {}
     for field, value in fields(settings):

@@ -1,5 +1,6 @@
 """Cohorts in folders: the arrays of the same cohort in memory, and every fault by the name of its file."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,8 @@ from fedrecon.data import (
     simulated_mri_sites,
     write_mri_cohort,
 )
+from fedrecon.data.simulation import read_mri_test_site, simulate_mri_test_site
+from fedrecon.data.simulation.hospitals import UNSEEN_HOSPITAL
 
 # Scanners of 8 and 6 coils: the second is padded.
 SITES = tuple(simulated_mri_sites(3, 3, size_skew=0.0)[index] for index in (0, 2))
@@ -37,6 +40,28 @@ def test_a_folder_holds_the_cohort_of_the_same_arguments(written):
             np.testing.assert_array_equal(found.examples[name], value, err_msg=name)
     for name in ("sites", "image_shape", "patients", "notes"):
         assert getattr(cohort, name) == getattr(expected, name)
+
+
+def test_a_folder_holds_the_hospital_that_takes_no_part(tmp_path):
+    """With its coils padded as those of the others: it has more of them here."""
+    unseen = dataclasses.replace(UNSEEN_HOSPITAL, coils=9, patients=2)
+    fractions = (1 / 3, 1 / 3, 1 / 3)
+    write_mri_cohort(tmp_path, SITES[:1], 1, (32, 32), 3, fractions=fractions, unseen=unseen)
+    cohort, (site, foreign) = read_mri_cohort(tmp_path), read_mri_test_site(tmp_path)
+    expected = simulate_mri_cohort(SITES[:1], 3, 1, (32, 32), fractions=fractions, coils=9, seed=3)
+    wanted = simulate_mri_test_site(unseen, 1, (32, 32), 9, 3)
+    assert site == unseen and cohort.sites == SITES[:1] and cohort.patients == expected.patients
+    assert foreign.names == wanted.names
+    for found, right in ((foreign, wanted), (cohort.test, expected.test)):
+        for name, value in right.examples.items():
+            np.testing.assert_array_equal(found.examples[name], value, err_msg=name)
+
+
+def test_older_folders_have_no_unseen_hospital(written, tmp_path):
+    assert read_mri_test_site(written) is None
+    folder = shutil.copytree(written, tmp_path / "copy")
+    _edit(lambda d: d.pop("unseen"))(folder)
+    assert len(read_mri_cohort(folder).sites) == 2 and read_mri_test_site(folder) is None
 
 
 def _edit(change):
@@ -112,6 +137,11 @@ FAULTS = {
     "no part": (
         _edit(lambda d: [v.update(part="train") for v in d["sites"][0]["volumes"]]),
         "a patient in the part 'validation'",
+    ),
+    "unseen unknown": (_edit(lambda d: d.update(unseen="x")), "key 'unseen': expected the name of one of"),
+    "unseen trains": (
+        _edit(lambda d: d.update(unseen=d["sites"][1]["name"])),
+        r"sites\[1\]\.volumes'?: expected patients in the part 'test' alone",
     ),
     "patient twice": (_edit(_again), r"sites\[1\]\.volumes\[0\]\.patient"),
     "other labels": (_volume(labels=[1, 1]), r"\.h5: key 'segmentation': expected lesions in the slices"),

@@ -5,6 +5,7 @@ import pytest
 
 from fedrecon.data.simulation import (
     HOSPITAL_FRACTIONS,
+    abdominal_hospitals,
     brain_hospitals,
     plan_patients,
     simulate_mri_test_site,
@@ -40,3 +41,14 @@ def test_every_hospital_trains_on_few_patients_and_the_unseen_one_on_none():
 def test_too_little_acceleration_is_refused():
     with pytest.raises(ValueError, match="acceleration: expected at least 4/3"):
         brain_hospitals(acceleration=1.0)
+
+
+def test_no_scanner_or_patient_of_the_starting_network_is_in_the_hospitals():
+    """Patients are drawn by the names of their sites, which are all different."""
+    hospitals, unseen = brain_hospitals(16)
+    others = abdominal_hospitals(16)
+    assert not {site.name for site in others} & {site.name for site in (*hospitals, unseen)}
+    assert {site.anatomy for site in others} == {"abdomen"}
+    protocols = [{(s.field_strength, s.repetition_time, s.echo_time, s.inversion_time) for s in group}
+                 for group in (others, (*hospitals, unseen))]  # fmt: skip
+    assert not protocols[0] & protocols[1]

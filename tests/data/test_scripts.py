@@ -23,6 +23,7 @@ from fedrecon.data import (
     write_mri_cohort,
 )
 from fedrecon.data.formats import write_cfl
+from fedrecon.data.simulation import brain_hospitals
 from tests.data.twix_files import readout, write_twix
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,21 @@ def test_simulate_cohort_writes_what_its_flags_say_or_names_the_wrong_one(tmp_pa
     result = run("data_scripts.simulate_cohort", f"--output={tmp_path}", *flags)
     assert result.returncode == 0 and "3 patients" in result.stdout
     assert json.loads((tmp_path / "cohort.json").read_text())["image_shape"] == [32, 32]
+
+
+@pytest.mark.slow
+def test_simulate_cohort_writes_the_hospitals_of_the_first_command(tmp_path):
+    flags = ["--scanners=hospitals", "--sites=1", "--slices=1", "--size=32"]
+    result = run("data_scripts.simulate_cohort", f"--output={tmp_path}", "--label_skew=0.1", *flags)
+    assert result.returncode == 1 and "--label_skew: expected --scanners=mixed with it" in result.stderr
+    result = run("data_scripts.simulate_cohort", f"--output={tmp_path}", *flags)
+    assert result.returncode == 0 and "PD-3T (unseen): 4 patients" in result.stdout
+    document = json.loads((tmp_path / "cohort.json").read_text())
+    _, unseen = brain_hospitals(1)
+    assert document["unseen"] == unseen.name
+    assert [site["patients"] for site in document["sites"]] == [4, 4]
+    parts = [volume["part"] for volume in document["sites"][0]["volumes"]]
+    assert sorted(parts) == ["test", "test", "train", "validation"]
 
 
 def test_inspect_file_describes_sound_files_and_names_what_is_wrong(tmp_path):

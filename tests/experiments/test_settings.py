@@ -8,7 +8,7 @@ from absl import flags
 
 from experiments.pipeline.programs import define_run_flags
 from experiments.pipeline.settings import BY_PRESET, PRESETS, SIMULATED_MRI, FullStackSettings, resolve
-from fedrecon.training.options import fields
+from fedrecon.training.options import fields, flat
 
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
@@ -17,7 +17,7 @@ def test_every_preset_resolves(cohort, preset):
     settings = resolve({"cohort": cohort, "preset": preset, **data_dir})
     simulated_mri = SIMULATED_MRI[preset] if cohort == "simulated" else {}
     for name, value in (PRESETS[cohort, preset] | simulated_mri).items():
-        assert getattr(settings, name) == value
+        assert flat(settings)[name] == value
 
 
 def test_simulated_mri_has_values_of_its_own():
@@ -25,7 +25,15 @@ def test_simulated_mri_has_values_of_its_own():
     assert resolve({"network": "varnet"}).network == "varnet"
     ct = resolve({"modality": "ct", "preset": "full"})
     assert (ct.network, ct.rounds) == ("varnet", PRESETS["simulated", "full"]["rounds"])
-    assert resolve({"cohort": "measured", "data_dir": "somewhere"}).network == "varnet"
+    measured = resolve({"cohort": "measured", "data_dir": "somewhere"})
+    assert (measured.network, measured.federation.weighting, measured.start) == ("modl", "equal", "random")
+
+
+def test_the_best_round_is_kept_where_there_are_validation_curves():
+    assert resolve({}).federation.patience > resolve({}).rounds
+    for given in ({"dp_epsilon": 8.0}, {"validate_every": 0}):
+        assert resolve(given).federation.patience == 0
+    assert resolve({"patience": 3}).federation.patience == 3
 
 
 def test_real_is_another_word_for_measured():

@@ -141,6 +141,21 @@ _SIMULATION = (
     ),
     *in_file(
         "fedrecon/data/simulation/cohort_files.py",
+        (
+            'has != {"test"}',
+            "not has",
+            "tests/data/test_cohort_files.py::test_faults_of_a_folder_name_the_file",
+        ),
+        (
+            "seed, (0.0, 0.0, 1.0)))",
+            "seed, fractions))",
+            "tests/data/test_cohort_files.py::test_a_folder_holds_the_hospital_that_takes_no_part",
+        ),
+        (
+            "coils = max(site.coils for site in manifest.sites)",
+            "coils = site.coils",
+            "tests/data/test_cohort_files.py::test_a_folder_holds_the_hospital_that_takes_no_part",
+        ),
         # Coils and noise are not those of the cohort in memory.
         (
             "coils = max(site.coils for site in sites)",

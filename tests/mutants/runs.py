@@ -9,7 +9,35 @@ _PATIENTS = "tests/reporting/test_patients.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
 _PROGRAM = "tests/runtime/test_program.py::test_"
 
+_START = "tests/experiments/test_start.py::test_"
+
 MUTANTS = (
+    *in_file(
+        "experiments/pipeline/start.py",
+        (
+            "if asked[name] != value:",
+            "if False:",
+            _START + "what_does_not_fit_is_named",
+        ),
+        (
+            "if network.physics != settings.modality:",
+            "if False:",
+            _START + "what_does_not_fit_is_named",
+        ),
+        (
+            "hashlib.sha256(data).hexdigest()",
+            "hashlib.sha256().hexdigest()",
+            _START + "a_file_and_its_folder_name_the_same_network",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/settings.py",
+        (
+            "values = values | dict.fromkeys(_KEEPS_BEST, 0)",
+            "pass",
+            "tests/experiments/test_settings.py::test_the_best_round_is_kept_where_there_are_validation_curves",
+        ),
+    ),
     *in_file(
         "fedrecon/runtime/workdir.py",
         (

@@ -7,9 +7,14 @@ from fedrecon.data.simulation.cohort import (
     simulated_ct_sites,
     simulated_mri_sites,
 )
-from fedrecon.data.simulation.cohort_files import read_mri_cohort, read_mri_cohort_manifest, write_mri_cohort
+from fedrecon.data.simulation.cohort_files import (
+    read_mri_cohort,
+    read_mri_cohort_manifest,
+    read_mri_test_site,
+    write_mri_cohort,
+)
 from fedrecon.data.simulation.ct import CTSite, ct_detector_count, simulate_ct_patient
-from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, brain_hospitals
+from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, abdominal_hospitals, brain_hospitals
 from fedrecon.data.simulation.mri import MRISite, chest_coils, coil_fields, simulate_mri_patient
 from fedrecon.data.simulation.planning import PlannedPatient, plan_patients
 
@@ -18,6 +23,7 @@ __all__ = [
     "CTSite",
     "MRISite",
     "PlannedPatient",
+    "abdominal_hospitals",
     "brain_hospitals",
     "chest_coils",
     "coil_fields",
@@ -25,6 +31,7 @@ __all__ = [
     "plan_patients",
     "read_mri_cohort",
     "read_mri_cohort_manifest",
+    "read_mri_test_site",
     "simulate_ct_cohort",
     "simulate_ct_patient",
     "simulate_mri_cohort",

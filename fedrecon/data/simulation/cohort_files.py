@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedrecon.data.clients import PARTS, Cohort, stack_parts
+from fedrecon.data.clients import (
+    FRACTIONS,
+    PARTS,
+    ClientData,
+    Cohort,
+    stack_clients,
+    stack_parts,
+    stack_volumes,
+)
 from fedrecon.data.formats import (
     DataError,
     FastMRIVolume,
@@ -34,12 +42,15 @@ def write_mri_cohort(
     slices: int,
     image_shape: tuple[int, int],
     seed: int,
+    *,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    unseen: MRISite | None = None,
 ) -> dict[str, Any]:
     """Simulates a cohort and writes it: a folder for each site, a file for each patient, cohort.json.
 
-    The files are those patients, in those parts, that `simulate_mri_cohort` has for the same arguments; their
-    names are ``<site>/<patient>.h5``. cohort.json is written last: a directory without it is incomplete.
-    `read_mri_cohort` reads them.
+    The files are those patients, in those parts, that `simulate_mri_cohort` has for the same arguments, and
+    `simulate_mri_test_site` for ``unseen``; their names are ``<site>/<patient>.h5``. cohort.json is written
+    last: a directory without it is incomplete. `read_mri_cohort` and `read_mri_test_site` read them.
 
     Args:
       output: directory, created with its parents if absent.
@@ -47,11 +58,14 @@ def write_mri_cohort(
       slices: of each patient.
       image_shape: (ny, nx).
       seed: non-negative integer.
+      fractions: of each site's patients in train, validation and test, all positive.
+      unseen: a site that takes no part in training: all its patients are for the test.
 
     Returns:
-      The content of cohort.json: ``tasks`` that the cohort is for, ``seed``, ``image_shape``, ``slices`` and
-      ``sites``, a list of the fields of each `MRISite` and its ``volumes``: ``file`` and its ``sha256``,
-      ``patient``, ``part``, and ``labels`` of the slices.
+      The content of cohort.json: ``tasks`` that the cohort is for, ``seed``, ``image_shape``, ``slices``, the
+      name of the ``unseen`` site or null, and ``sites``, the unseen one last: a list of the fields of each
+      `MRISite` and its ``volumes``: ``file`` and its ``sha256``, ``patient``, ``part``, and ``labels`` of the
+      slices.
 
     Raises:
       ValueError: ``output`` already holds a cohort, or a site cannot be simulated.
@@ -60,7 +74,10 @@ def write_mri_cohort(
     output = Path(output)
     if (output / MANIFEST).exists():
         raise ArgumentError(f"output {output}", "a directory without a cohort", MANIFEST)
-    plans = [plan_patients(s.name, s.patients, s.prevalence, seed) for s in sites]
+    plans = [plan_patients(s.name, s.patients, s.prevalence, seed, fractions) for s in sites]
+    if unseen is not None:
+        sites = [*sites, unseen]
+        plans.append(plan_patients(unseen.name, unseen.patients, unseen.prevalence, seed, (0.0, 0.0, 1.0)))
     # Noise is drawn for the coils of the whole cohort, as in memory.
     coils = max(site.coils for site in sites)
     described: list[dict] = []
@@ -69,6 +86,7 @@ def write_mri_cohort(
         "seed": seed,
         "image_shape": list(image_shape),
         "slices": slices,
+        "unseen": None if unseen is None else unseen.name,
         "sites": described,
     }
     for site, plan in zip(sites, plans, strict=True):
@@ -99,23 +117,39 @@ def read_mri_cohort(data_dir: str | os.PathLike) -> Cohort:
       DataError: there is no cohort.json, or a member is missing, unknown or contradicts another one; a file
         is missing, damaged, changed, not named there, or not of the site and patient that are named.
     """
-    folder, manifest = Path(data_dir), read_mri_cohort_manifest(data_dir)
-    coils = max(site.coils for site in manifest.sites)
-    volumes: dict[str, list] = {part: [[] for _ in manifest.sites] for part in PARTS}
-    patients: dict[str, list[list[str]]] = {part: [[] for _ in manifest.sites] for part in PARTS}
-    for index, (site, members) in enumerate(zip(manifest.sites, manifest.volumes, strict=True)):
-        for member in members:
-            volume = _read_volume(folder / member.file, member, site, manifest)
-            examples = examples_of_volume(site, volume, manifest.image_shape, coils)
-            volumes[member.part][index].append(examples)
-            patients[member.part][index].append(member.patient)
+    manifest = read_mri_cohort_manifest(data_dir)
+    volumes: dict[str, list] = {part: [] for part in PARTS}
+    patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
+    sites = [site for site in manifest.sites if site.name != manifest.unseen]
+    for site in sites:
+        for part in PARTS:
+            examples, names = _examples(Path(data_dir), manifest, site, part)
+            volumes[part].append(examples)
+            patients[part].append(names)
     return Cohort(
-        **stack_parts(volumes, [site.name for site in manifest.sites]),
-        sites=manifest.sites,
+        **stack_parts(volumes, [site.name for site in sites]),
+        sites=tuple(sites),
         image_shape=manifest.image_shape,
-        patients={part: tuple(map(tuple, names)) for part, names in patients.items()},
+        patients={part: tuple(names) for part, names in patients.items()},
         notes=NOTES,
     )
+
+
+def read_mri_test_site(data_dir: str | os.PathLike) -> tuple[MRISite, ClientData] | None:
+    """Reads the site that takes no part in training, as `simulate_mri_test_site` makes it; None without one.
+
+    Args:
+      data_dir: the folder of cohort.json.
+
+    Raises:
+      DataError: as `read_mri_cohort`.
+    """
+    manifest = read_mri_cohort_manifest(data_dir)
+    for site in manifest.sites:
+        if site.name == manifest.unseen:
+            examples, _ = _examples(Path(data_dir), manifest, site, "test")
+            return site, stack_clients([stack_volumes(examples)], [site.name])
+    return None
 
 
 class CohortVolume(NamedTuple):
@@ -136,6 +170,7 @@ class CohortManifest(NamedTuple):
       image_shape: (ny, nx).
       slices: of each patient.
       sites: with their scanners.
+      unseen: name of the one that takes no part in training; None without one.
       volumes: of each site.
       sha256: of the manifest, which names those of the files.
     """
@@ -144,6 +179,7 @@ class CohortManifest(NamedTuple):
     image_shape: tuple[int, int]
     slices: int
     sites: tuple[MRISite, ...]
+    unseen: str | None
     volumes: tuple[tuple[CohortVolume, ...], ...]
     sha256: str
 
@@ -163,6 +199,7 @@ def read_mri_cohort_manifest(data_dir: str | os.PathLike) -> CohortManifest:
     top.integer("seed", 0)
     shape = top.take("image_shape", "two positive integers", _is_shape)
     slices = top.integer("slices", 1)
+    unseen = top.members.pop("unseen", None)
     sites: list[MRISite] = []
     volumes: list[tuple[CohortVolume, ...]] = []
     for index, entry in enumerate(top.objects("sites")):
@@ -172,8 +209,11 @@ def read_mri_cohort_manifest(data_dir: str | os.PathLike) -> CohortManifest:
             raise top.error(f"sites[{index}].name", "a name unlike those before", site.name)
         if site.patients != len(members):
             raise entry.error("volumes", f"one for each of {site.patients} patients", len(members))
-        for part in PARTS:
-            if part not in {member.part for member in members}:
+        has = {member.part for member in members}
+        if site.name == unseen and has != {"test"}:
+            raise entry.error("volumes", "patients in the part 'test' alone, of the unseen site", sorted(has))
+        for part in PARTS if site.name != unseen else ():
+            if part not in has:
                 raise entry.error("volumes", f"a patient in the part {part!r}", "none")
         for name in ("file", "patient"):
             before = {getattr(other, name) for others in volumes for other in others}
@@ -186,9 +226,23 @@ def read_mri_cohort_manifest(data_dir: str | os.PathLike) -> CohortManifest:
         sites.append(site)
         volumes.append(members)
     top.finish()
+    if unseen is not None and (len(sites) < 2 or unseen not in [site.name for site in sites]):
+        raise top.error("unseen", "the name of one of several sites, or null", unseen)
     _check_folders(path, volumes)
-    digest = _sha256(path)
-    return CohortManifest(tuple(tasks), (shape[0], shape[1]), slices, tuple(sites), tuple(volumes), digest)
+    image_shape = (shape[0], shape[1])
+    members = tuple(volumes)
+    return CohortManifest(tuple(tasks), image_shape, slices, tuple(sites), unseen, members, _sha256(path))
+
+
+def _examples(
+    folder: Path, manifest: CohortManifest, site: MRISite, part: str
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The examples of each of a site's patients in a part, and their names."""
+    coils = max(site.coils for site in manifest.sites)
+    members = [m for m in manifest.volumes[manifest.sites.index(site)] if m.part == part]
+    volumes = (_read_volume(folder / member.file, member, site, manifest) for member in members)
+    examples = [examples_of_volume(site, volume, manifest.image_shape, coils) for volume in volumes]
+    return examples, tuple(member.patient for member in members)
 
 
 def _site(entry: JsonObject) -> MRISite:

@@ -1,6 +1,7 @@
-"""Small simulated hospitals that scan brains, each with a scanner and a protocol of its own."""
+"""Small simulated hospitals, each with a scanner and a protocol of its own."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fedrecon.data.simulation.mri import MRISite
@@ -30,6 +31,25 @@ HOSPITALS = (
 # Takes no part in training: known contrasts, coils and masks in a combination that no other has.
 UNSEEN_HOSPITAL = MRISite("PD-3T", "head", 240, 3.0, 2500, 20, coils=5, mask="poisson", acceleration=6,
                           snr=40, gain=10.0, prevalence=0.75)  # fmt: skip
+# Of other patients, scanners and protocols than those above: the starting network is trained there.
+ABDOMINAL_HOSPITALS = (
+    MRISite("abdomen-T1-FS-1.5T", "abdomen", 380, 1.5, 500, 11, fat_suppression=0.5, coils=6, mask="random",
+            acceleration=3, snr=30, gain=1e-2, slice_spacing=8),
+    MRISite("abdomen-T2-3T", "abdomen", 360, 3.0, 3500, 80, fat_suppression=0.3, coils=6, mask="equispaced",
+            acceleration=5, snr=45, gain=2e-3, slice_spacing=8),
+    MRISite("abdomen-IR-3T", "abdomen", 400, 3.0, 6000, 60, 2300, coils=4, mask="poisson", acceleration=5,
+            snr=25, gain=4.0, slice_spacing=8),
+    MRISite("abdomen-T2-FS-1.5T", "abdomen", 370, 1.5, 3000, 75, fat_suppression=0.8, coils=5, mask="random",
+            acceleration=4, snr=25, gain=50.0, slice_spacing=8),
+    MRISite("abdomen-T1-FS-3T", "abdomen", 390, 3.0, 600, 9, fat_suppression=0.85, coils=5, mask="poisson",
+            acceleration=6, snr=40, gain=7e2, slice_spacing=8),
+    MRISite("abdomen-IR-1.5T", "abdomen", 350, 1.5, 7000, 70, 2000, coils=6, mask="equispaced",
+            acceleration=4, snr=20, slice_spacing=8),
+    MRISite("abdomen-PD-1.5T", "abdomen", 380, 1.5, 2000, 16, fat_suppression=0.9, coils=4, mask="random",
+            acceleration=3, snr=22, gain=0.2, slice_spacing=8),
+    MRISite("abdomen-PD-FS-3T", "abdomen", 360, 3.0, 3000, 30, fat_suppression=0.7, coils=4, mask="poisson",
+            acceleration=6, snr=35, gain=3e-2, slice_spacing=8),
+)  # fmt: skip
 _NOMINAL = 4.0
 
 
@@ -56,20 +76,49 @@ def brain_hospitals(
     Raises:
       ValueError: an argument is out of its range.
     """
+    hospitals = _hospitals(HOSPITALS, count, patients_per_site, acceleration, size_skew, seed)
+    patients = max(4, round(patients_per_site / 2))
+    return hospitals, dataclasses.replace(_accelerated(UNSEEN_HOSPITAL, acceleration), patients=patients)
+
+
+def abdominal_hospitals(
+    count: int = 8,
+    patients_per_site: float = 6,
+    *,
+    acceleration: float = 4.0,
+    size_skew: float = 0.0,
+    seed: int = 0,
+) -> tuple[MRISite, ...]:
+    """Hospitals that scan abdomens; arguments as in `brain_hospitals`, with whom they share no scanner.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    return _hospitals(ABDOMINAL_HOSPITALS, count, patients_per_site, acceleration, size_skew, seed)
+
+
+def _hospitals(
+    templates: Sequence[MRISite],
+    count: int,
+    patients_per_site: float,
+    acceleration: float,
+    size_skew: float,
+    seed: int,
+) -> tuple[MRISite, ...]:
     if not acceleration >= 4 / 3:
         raise ArgumentError("acceleration", "at least 4/3, of which some hospitals have 3/4", acceleration)
     sizes = site_sizes(round(count * patients_per_site), count, size_skew)
     prevalences = site_prevalences(count, 0.375, seed)
-
-    def adapted(site: MRISite, **changes: Any) -> MRISite:
-        factor = site.acceleration / _NOMINAL
-        return dataclasses.replace(site, acceleration=round(acceleration * factor, 2), **changes)
-
     hospitals = []
     for index, (size, prevalence) in enumerate(zip(sizes, prevalences, strict=True)):
-        site, again = HOSPITALS[index % len(HOSPITALS)], index // len(HOSPITALS)
+        site, again = templates[index % len(templates)], index // len(templates)
         changes: dict[str, Any] = {"patients": size, "prevalence": round(prevalence + 0.25, 6)}
         if again:
             changes |= {"name": f"{site.name}-{again + 1}", "snr": round(site.snr * 0.85**again, 1)}
-        hospitals.append(adapted(site, **changes))
-    return tuple(hospitals), adapted(UNSEEN_HOSPITAL, patients=max(4, round(patients_per_site / 2)))
+        hospitals.append(dataclasses.replace(_accelerated(site, acceleration), **changes))
+    return tuple(hospitals)
+
+
+def _accelerated(site: MRISite, acceleration: float) -> MRISite:
+    """A hospital's site at its own part of the mean acceleration."""
+    return dataclasses.replace(site, acceleration=round(acceleration * site.acceleration / _NOMINAL, 2))
