@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from fedrecon.data import DataError
+from fedrecon.data import DataError, read_mri_cohort
+from fedrecon.data.clients import PARTS
 from fedrecon.data.folders import (
     MANIFEST,
     TASKS,
@@ -31,6 +32,7 @@ from fedrecon.data.folders import (
     survey_cohort,
     with_entries,
 )
+from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.files import write_atomically
 from fedrecon.runtime import end_with, ending, parse_flags, run_program
 
@@ -52,7 +54,10 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[1])
     with ending():
         if is_simulated(folder):
-            end_with(f"{folder}: expected own files, found a simulated cohort, which the programs check")
+            lines = _simulated_lines(folder)
+            found = {"sound": True, "simulated": True, "sites": lines[:-1]}
+            print(json.dumps(found, indent=2) if flags.FLAGS.json else "\n".join(lines))
+            return 0
         if flags.FLAGS.write:
             _write(folder)
         matrix = (flags.FLAGS.image_size, flags.FLAGS.image_size) if flags.FLAGS.image_size else None
@@ -112,6 +117,21 @@ def _lines(survey: Survey) -> list[str]:
         what = "skipped" if flags.FLAGS.skip_bad else "faults"
         lines.append(f"{what}: {len(survey.faults)}, listed below")
     return lines
+
+
+def _simulated_lines(folder: Path) -> list[str]:
+    """Of what simulate_cohort wrote, after every file was read and found to be the one that was written."""
+    cohort, manifest = read_mri_cohort(folder), read_mri_cohort_manifest(folder)
+    ny, nx = cohort.image_shape
+    lines = []
+    for site, volumes in zip(manifest.sites, manifest.volumes, strict=True):
+        parts = ", ".join(f"{sum(v.part == part for v in volumes)} {part}" for part in PARTS)
+        ill = sum(any(v.labels) for v in volumes)
+        lines.append(
+            f"{site.name}: {len(volumes)} patients ({parts}), {manifest.slices} slices each of {ny}x{nx}, "
+            f"{site.coils} coils, {site.mask} masks {site.acceleration:g}x; {ill} patients with lesions"
+        )
+    return [*lines, f"simulated; every file is as it was written; can train: {', '.join(manifest.tasks)}"]
 
 
 def _row(site: SiteSurvey) -> list[str]:

@@ -33,7 +33,6 @@ from fedrecon.training import FlagError, as_json, changed, fields, released_file
 from fedrecon.weights import read_weights
 
 _PROGRAMS = {"full_stack": FullStackSettings, "train_federated": TrainSettings}
-_SIMULATED = ("simulated", "folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +113,8 @@ def task_of(run: FinishedRun, task: str, example: Mapping[str, jax.ShapeDtypeStr
     return downstream.make_task(task, run.settings, example)
 
 
-def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], license: str) -> dict[str, Any]:
-    """What a reader must know of the network, JSON-able."""
+def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], kind: str, license: str) -> dict[str, Any]:
+    """What a reader must know of the network, JSON-able; ``kind`` of data is simulated or measured."""
     config, results = run.config, run.results
     command = [f"python -m experiments.{run.program}", "--workdir=RUN"]
     defaults = {field.name: value for field, value in fields(type(run.settings))}
@@ -134,12 +133,12 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], license: str)
     else:
         scores, notes = {"released": results["released"], "own": results["own"]}, []
         scores["over_sites"] = over_sites(results["released"] or results["own"])
-    simulated = config["cohort"] in _SIMULATED and not config.get("data_labels")
+    simulated = kind == "simulated"
     return {
         "task": task,
         "trained_on": {
             "cohort": config["cohort"],
-            "data": "simulated" if simulated else "measured",
+            "data": kind,
             "training_examples": dict(sites),
         },
         "never_saw": "the test and validation patients of these sites, whose scores are given here, and any "
@@ -190,15 +189,15 @@ def run(workdir: str, output: str, stage: str | None = None, license: str = "not
             key: jax.ShapeDtypeStruct((1, *spec["shape"]), np.dtype(spec["dtype"]))
             for key, spec in about["inputs"].items()
         }
-        sites = dict(about["sites"])
+        sites, kind = dict(about["sites"]), str(about["data"])
     except Exception as error:
         # Whatever a damaged archive raises.
         raise DataError(file, None, "a released model", error) from error
     # Some networks look at which examples are padding.
     example["valid"] = jax.ShapeDtypeStruct((1,), np.dtype(bool))
     task = task_of(finished, task_name, example)
-    card = card_of(finished, task_name, sites, license)
-    card |= {key: about[key] for key in ("preparation", "images") if key in about}
+    card = card_of(finished, task_name, sites, kind, license)
+    card |= {key: about[key] for key in ("preparation", "images") if about.get(key)}
     if task_name == "reconstruction" and (finished.workdir / "network.npz").exists():
         card["network"] = about_network(load_network(finished.workdir))
     try:

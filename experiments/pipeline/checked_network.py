@@ -2,6 +2,7 @@
 
 from experiments.pipeline.examples import signs_of_clients
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.folders import data_kind
 from fedrecon import Variables
 from fedrecon.data import ClientData
 from fedrecon.learned import Architecture, CheckedNetwork, calibrate, make_images, make_signs
@@ -21,7 +22,7 @@ def checked_network(settings: TrainSettings, released: Variables, data: ClientDa
     )
     images_by, signs_by = make_images(architecture.build(), mri_measure), make_signs(mri_measure)
     _, signs = signs_of_clients(images_by, signs_by, [released] * data.clients, data)
-    kind = "simulated" if settings.cohort == "simulated" else "measured"
+    kind = data_kind(settings)
     origin = (
         f"varnet trained by {settings.federation.algorithm} on the {kind} MRI of {', '.join(data.names)} "
         f"(seed {settings.seed})"

@@ -9,6 +9,7 @@ import jax
 from experiments.pipeline.checked_network import checked_network
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.pipeline.folders import data_kind
 from fedrecon.learned import save_network
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, is_lead
@@ -144,7 +145,7 @@ def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
         keys[2],
         represent,
         data.validation,
-        {"preparation": dict(data.preparation)} if data.preparation else {},
+        {"data": data_kind(settings), "preparation": dict(data.preparation)},
     )
 
 

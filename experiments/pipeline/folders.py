@@ -1,11 +1,19 @@
 """Cohorts in folders of the user's."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fedrecon.data import Cohort, read_cohort
 from fedrecon.data.folders import is_simulated
 from fedrecon.data.simulation import read_mri_cohort_manifest
 from fedrecon.training import FlagError
+
+
+def data_kind(settings: Any) -> str:
+    """``"simulated"`` or ``"measured"``, of the data that the settings of a program name."""
+    if settings.cohort == "folder":
+        return "simulated" if is_simulated(settings.data_dir) else "measured"
+    return "simulated" if settings.cohort == "simulated" else "measured"
 
 
 def read_folder(

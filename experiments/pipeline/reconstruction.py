@@ -12,6 +12,7 @@ import numpy as np
 import operators
 from experiments.pipeline.cohorts import Cohorts, Split
 from experiments.pipeline.examples import each, signs_of_clients
+from experiments.pipeline.folders import data_kind
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from experiments.pipeline.start import architecture_of, open_start
@@ -155,9 +156,8 @@ def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]
 
 
 def _origin(settings: FullStackSettings, train: ClientData) -> str:
-    kind = "measured" if settings.cohort == "measured" or settings.data_labels else "simulated"
     return (
-        f"{settings.network} trained by {settings.federation.algorithm} on the {kind} "
+        f"{settings.network} trained by {settings.federation.algorithm} on the {data_kind(settings)} "
         f"{settings.modality.upper()} of {', '.join(train.names)} (seed {settings.seed})"
     )
 

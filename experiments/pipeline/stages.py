@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.pipeline.cohorts import Split
+from experiments.pipeline.folders import data_kind
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
@@ -69,6 +70,7 @@ class Run:
           about: what is kept with the released model, see `Stage`.
         """
         settings, budget = self.settings.federation, self.budget
+        about = {"data": data_kind(self.settings), **about}
         if kind == "centralized":
             budget = budget._replace(
                 learning_rate=self.settings.pooled_learning_rate or budget.learning_rate,

@@ -1,0 +1,55 @@
+"""Pages of instructions: their commands and blocks run in order, and print what is stated."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Page -> numbers of its blocks of commands and of Python with stated output.
+PAGES = {"start": (5, 0), "use_a_model": (1, 2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    blocks = re.findall(r"```(bash|python)\n(.*?)```(?:\n\n```text\n(.*?)```)?", page, re.S)
+    kinds = [kind for kind, _, _ in blocks]
+    assert (kinds.count("bash"), kinds.count("python")) == PAGES[name]
+    for kind, text, stated in blocks:
+        if kind == "bash":
+            for command in text.splitlines():
+                words = shlex.split(command)
+                assert words[0] == "python"
+                done = subprocess.run(
+                    [sys.executable, *words[1:]], capture_output=True, text=True, timeout=900
+                )
+                assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(text, {})
+        assert printed.getvalue() == stated
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_links_lead_somewhere(page):
+    text = (ROOT / "docs" / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text) if not link.startswith("http")]
+    assert all((ROOT / "docs" / link).exists() for link in links)
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    missing = [
+        p.name for p in (ROOT / "docs").glob("*.md") if p.name != "index.md" and f"]({p.name})" not in index
+    ]
+    assert not missing
