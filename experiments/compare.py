@@ -22,7 +22,7 @@ import jax
 from absl import flags, logging
 
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
-from experiments.pipeline.federated_run import METRICS, run, with_seed
+from experiments.pipeline.federated_run import METRICS, metrics_of, run, with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.programs import (
     define_run_flags,
@@ -30,7 +30,7 @@ from experiments.pipeline.programs import (
     flag_groups,
     given_settings,
     parse,
-    read_methods,
+    read_own_files,
     with_flag_files,
 )
 from fedrecon import reporting
@@ -122,6 +122,8 @@ def compare(
                     results, cost = run(settings, directory, data=data.get(seed), **execution)
             except FlagError as error:
                 raise error.renamed("algorithm", name) from error
+            if metric not in (known := metrics_of(settings.task, results)):
+                raise FlagError("metric", f"one of {', '.join(known)}", repr(metric))
             mean, lowest = summary(results.own, metric)
             own[name][seed] = lowest if worst else mean
             if results.released:
@@ -191,8 +193,8 @@ def main(dotted: Dotted) -> None:
         baseline = ALIASES.get(values.baseline, values.baseline)
         if baseline not in planned:
             raise FlagError("baseline", f"one of --methods={','.join(planned)}", repr(values.baseline))
-        metric = values.metric or METRICS[base.task][0]
-        if metric not in METRICS[base.task]:
+        metric = values.metric or METRICS.get(base.task, ("loss",))[0]
+        if base.task in METRICS and metric not in METRICS[base.task]:
             raise FlagError("metric", f"one of {', '.join(METRICS[base.task])}", repr(metric))
         set_cpu_devices(values.devices)
         config = {**flat(base), "comparison": True}
@@ -227,7 +229,7 @@ def main(dotted: Dotted) -> None:
 def parse_flags(argv: list[str]) -> Dotted:
     """Parses all flags, those of methods from a file among them."""
     argv = with_flag_files(argv)
-    read_methods(argv)
+    read_own_files(argv)
     show_help(argv, flag_groups(TrainSettings), FIRST)
     return parse(argv, (*algorithms(), *ALIASES, "reduce"))
 
@@ -242,7 +244,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.", **options)
     text = "Compare the worst client of each training, not the mean of the clients."
     flags.DEFINE_bool("worst", False, text, **options)
-    flags.DEFINE_string("metric", "", "Figure to compare; the task's first by default.", **options)
+    flags.DEFINE_string(
+        "metric",
+        "",
+        "Figure to compare; by default the task's first, or the loss of an own task.",
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -81,7 +81,10 @@ def read_run(workdir: Path) -> FinishedRun:
     kind = _PROGRAMS[program]
     known = {field.name for field, _ in fields(kind)}
     try:
-        settings = changed(kind(), **{name: value for name, value in config.items() if name in known})
+        given = {name: value for name, value in config.items() if name in known}
+        if "task.sha256" in config:
+            given["task_sha256"] = config["task.sha256"]
+        settings = changed(kind(), **given)
         results = json.loads((workdir / "results.json").read_text())
     except FileNotFoundError as error:
         expected = "a finished run, with results.json; the same command again continues it"

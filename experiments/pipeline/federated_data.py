@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.pipeline.federated_settings import LABELS, TrainSettings
+from experiments.pipeline.federated_settings import LABELS, TrainSettings, is_own
 from experiments.pipeline.folders import read_folder
 from fedrecon import Task
 from fedrecon.data import (
@@ -29,12 +29,13 @@ from fedrecon.data.clients import (
     site_partition,
     split_patients,
 )
+from fedrecon.data.folders import possible_tasks
 from fedrecon.errors import ArgumentError
 from fedrecon.models import Encoder
 from fedrecon.tasks import (
     check_labels,
 )
-from fedrecon.training import NORMS, FlagError, named_task
+from fedrecon.training import NORMS, TASKS, FlagError, load_task, made_task, named_task, naming_the_line
 
 _SIZES = {"retina": 64, "xray": 56}
 _TEST = 0.25
@@ -116,8 +117,25 @@ def load_data(settings: TrainSettings) -> FederatedData:
 
 def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
     """The task and its network, of examples like ``example``: arrays, or what has their shapes and dtypes."""
+    if is_own(settings.task):
+        return own_task(settings, example)
     sizes = {name: getattr(settings, name) for name in ("channels", "pools", "norm", "cascades")}
     return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
+
+
+def own_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
+    """The task in the file of ``--task``, of examples of the data.
+
+    Raises:
+      ValueError: the file fails, is another than the run was begun with, or asks for what the data lack.
+    """
+    made, digest = load_task(settings.task)
+    if settings.task_sha256 not in ("", digest):
+        raise FlagError(
+            "task", f"the file that the run was trained with ({settings.task_sha256[:8]}...)", digest
+        )
+    with naming_the_line(settings.task, "task"):
+        return made_task(made, example)
 
 
 def number_of_classes(settings: TrainSettings) -> int:
@@ -213,8 +231,8 @@ def _cohort(settings: TrainSettings) -> Cohort:
     if settings.cohort == "folder":
         cohort = read_folder(
             settings.data_dir,
-            (settings.task,),
-            pools=settings.pools,
+            (settings.task,) if settings.task in TASKS else possible_tasks(settings.data_dir)[:1],
+            pools=settings.pools if settings.task in TASKS else 0,
             size=settings.image_size,
             seed=settings.seed,
             skip_bad=settings.skip_bad,
@@ -231,9 +249,13 @@ def _cohort(settings: TrainSettings) -> Cohort:
 
 def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
     """Volumes of k-space are segmented and classified on their references."""
-    if settings.cohort != "simulated" or settings.task == "reconstruction":
+    own = is_own(settings.task)
+    measured = "target" in cohort.train.examples and "image" not in cohort.train.examples
+    if settings.task == "reconstruction" or not measured or not (own or settings.cohort == "simulated"):
         return cohort
     kept = ("label", "volume", *(("segmentation",) if settings.task == "segmentation" else ()))
+    # A task of one's own may want any of them.
+    kept = tuple(cohort.train.examples) if own else kept
 
     def images(data: ClientData) -> ClientData:
         examples = {name: data.examples[name] for name in kept}

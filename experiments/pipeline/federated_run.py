@@ -78,7 +78,7 @@ def run(
             workdir / "partition.png", data.counts, data.train.names, data.labels, title=title
         )
     execution = Execution(parallel, rounds_per_dispatch, report_stage)
-    with naming_the_line(settings.federation.methods_from):
+    with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
         stage = stage_of(settings, data)
         found = run_stage(stage, data.test, settings.federation, budget_of(settings), workdir, execution)
     file = released_file(workdir.path, stage.name)
@@ -90,7 +90,7 @@ def run(
 
 def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None:
     """The table of clients, and the cost."""
-    metrics = METRICS[settings.task]
+    metrics = metrics_of(settings.task, results)
     models = {"own": results.own, "released": results.released}
     if not has_own_models(settings.federation):
         models = {"": results.released}
@@ -121,6 +121,14 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
         f"{cost.clients_per_second:.2f} clients/s, "
         f"{results.bytes_up / 1e6:.2f} MB up, {results.bytes_down / 1e6:.2f} MB down"
     )
+
+
+def metrics_of(task: str, results: Results) -> tuple[str, ...]:
+    """The figures of a task; of one's own all of its metrics, the loss last."""
+    if task in METRICS:
+        return METRICS[task]
+    names = {name for scores in results.own.values() for name in scores}
+    return tuple(sorted(names, key=lambda name: (name == "loss", name)))
 
 
 def budget_of(settings: TrainSettings) -> Budget:

@@ -47,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 BY_PRESET = frozenset(name for preset in PRESETS.values() for name in preset)
 
 _data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
+_OF_PACKAGE = Need("a --task of the package, which has a network,", lambda s: s.task in TASKS)
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
@@ -62,7 +63,11 @@ class TrainSettings:
     preset: str = _run(
         "default", "Sizes: a minute or two, longer training, or a short trial", choices=PRESETS
     )
-    task: str = _data("classification", "Task of the training", choices=TASKS)
+    task: str = _data(
+        "classification",
+        f"Task of the training: {', '.join(TASKS)}, or FILE:name of a task of one's own (docs/own_model.md)",
+    )
+    task_sha256: str = ""
     cohort: str = _data(
         "simulated",
         "Data: simulated, or from --data_dir: own files in folders of hospitals, or what "
@@ -150,9 +155,9 @@ class TrainSettings:
         "Edge of the images; 0 is 16 to 64, by cohort, or that of the files of --data_dir",
         least=0,
     )
-    channels: int = _model(8, "Channels of the network at full resolution", above=0)
-    pools: int = _model(2, "Poolings of the network", least=0)
-    norm: str = _model("instance", "Normalization layers of the network", choices=NORMS)
+    channels: int = _model(8, "Channels of the network at full resolution", above=0, needs=(_OF_PACKAGE,))
+    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE,))
+    norm: str = _model("instance", "Normalization layers of the network", choices=NORMS, needs=(_OF_PACKAGE,))
     cascades: int = _model(
         3,
         "Cascades of the reconstruction network",
@@ -170,6 +175,11 @@ def resolve(arguments: dict[str, Any]) -> TrainSettings:
         arguments = {**arguments, "cohort": "folder"}
     preset = arguments.get("preset", "default")
     return changed(TrainSettings(), **{**PRESETS.get(preset, {}), **arguments})
+
+
+def is_own(task: str) -> bool:
+    """Whether ``--task`` names a file."""
+    return ":" in task
 
 
 def divides_patients(settings: Any) -> bool:
@@ -198,7 +208,9 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
             "norm", "instance or group with --dp_epsilon, since batch statistics mix examples", settings.norm
         )
     fitting = {"retina": ("segmentation",), "xray": ("classification",)}.get(settings.cohort, TASKS)
-    if settings.task not in fitting:
+    if settings.task not in TASKS and not is_own(settings.task):
+        raise FlagError("task", f"{', '.join(TASKS)}, or FILE:name", repr(settings.task))
+    if settings.task not in fitting and not is_own(settings.task):
         raise FlagError("task", f"{' or '.join(fitting)} with --cohort={settings.cohort}", settings.task)
     if (settings.cohort != "simulated") != bool(settings.data_dir):
         expected = "no folder" if settings.cohort == "simulated" else "the folder of the data"

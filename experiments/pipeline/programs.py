@@ -25,7 +25,7 @@ from fedrecon.runtime import (
     show_help,
     user_message,
 )
-from fedrecon.training import Dotted, algorithms, fields, load_methods, split_dotted
+from fedrecon.training import Dotted, algorithms, fields, load_methods, load_task, split_dotted
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
@@ -126,15 +126,21 @@ def with_flag_files(argv: list[str]) -> list[str]:
         fail(str(error))
 
 
-def read_methods(argv: list[str]) -> None:
-    """Runs the file of ``--methods_from``, before other flags are checked; ends as `fail` if it is wrong."""
+def read_own_files(argv: list[str]) -> None:
+    """Runs the files of ``--methods_from`` and ``--task``, before other flags are checked.
+
+    Ends as `fail` if one is wrong.
+    """
     for number, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
-        if name in ("--methods_from", "-methods_from"):
-            try:
-                load_methods(value if equals else "".join(argv[number + 1 : number + 2]))
-            except ArgumentError as error:
-                fail(str(error))
+        value = value if equals else "".join(argv[number + 1 : number + 2])
+        try:
+            if name in ("--methods_from", "-methods_from"):
+                load_methods(value)
+            if name in ("--task", "-task") and ":" in value:
+                load_task(value)
+        except ArgumentError as error:
+            fail(str(error))
 
 
 def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> Dotted:
@@ -146,7 +152,7 @@ def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> D
       first: flags that ``--help`` shows.
     """
     argv = with_flag_files(argv)
-    read_methods(argv)
+    read_own_files(argv)
     show_help(argv, flag_groups(settings), first)
     return parse(argv, ("algorithm", "reduce"))
 
@@ -172,6 +178,8 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
     given = given_flags(settings)
     if given.get("methods_from"):
         given["methods_sha256"] = load_methods(given["methods_from"])
+    if ":" in given.get("task", ""):
+        given["task_sha256"] = load_task(given["task"])[1]
     if given.get("data_dir") and given.get("cohort", "folder") == "folder":
         identity = identify_cohort(given["data_dir"], skip_bad=bool(given.get("skip_bad")))
         given["data_sha256"] = identity.sha256

@@ -26,7 +26,6 @@ from fedrecon.training.federation_settings import (
 )
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.interactive import Result, run
-from fedrecon.training.methods_file import load_methods, naming_the_line
 from fedrecon.training.named_tasks import NORMS, TASKS, made_task, named_task
 from fedrecon.training.options import (
     FlagError,
@@ -38,6 +37,7 @@ from fedrecon.training.options import (
     flat,
     setting,
 )
+from fedrecon.training.own_files import load_methods, load_task, naming_the_line
 from fedrecon.training.privacy_plan import PrivacyPlan, plan_privacy
 from fedrecon.training.progress import Course, course
 from fedrecon.training.results import Cost, Results, is_finished, read_results, run_stage
@@ -100,6 +100,7 @@ __all__ = [
     "has_own_models",
     "is_finished",
     "load_methods",
+    "load_task",
     "made_task",
     "mean_score",
     "method",

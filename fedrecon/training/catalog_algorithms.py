@@ -30,9 +30,9 @@ from fedrecon.training.components import (
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.faults import inject, parse_faults
 from fedrecon.training.federation_settings import FederationSettings
-from fedrecon.training.methods_file import naming_the_line
 from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError, as_flag_error
+from fedrecon.training.own_files import naming_the_line
 from fedrecon.types import Task, Variables
 
 # Flags of what is exchanged, which concern no comparator.

@@ -100,9 +100,15 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
 
 _IF_GIVEN = ("methods_from", "data_labels", "skip_bad")
 _DIGESTS = {
+<<<<<<< HEAD
     "methods_sha256": "methods_from.sha256",
     "data_sha256": "data_dir.sha256",
     "start_sha256": "start.sha256",
+=======
+    "task_sha256": "task.sha256",
+    "methods_sha256": "methods_from.sha256",
+    "data_sha256": "data_dir.sha256",
+>>>>>>> c1a1e84 (Train a task of one's own from a file: --task=FILE:name)
 }
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from experiments import methods
 from experiments.compare import plan
-from experiments.pipeline.programs import read_methods
+from experiments.pipeline.programs import read_own_files
 from fedrecon import catalog
 from fedrecon.runtime import WorkdirError
 from fedrecon.training.catalog_algorithms import algorithms, check_method
-from fedrecon.training.methods_file import load_methods
 from fedrecon.training.options import changed, flat
+from fedrecon.training.own_files import load_methods
 from tests.experiments import quadratics
 from tests.federated.conftest import TAU, A, B
 
@@ -93,7 +93,7 @@ def test_flags_know_the_methods_of_the_file(tmp_path):
         ["p", "--methods_from", path],
         ["p", f"-methods_from={path}"],
     ):
-        read_methods(argv)
+        read_own_files(argv)
         assert "fedcm" in algorithms()
         assert load_methods(path) == load_methods(path)
     with pytest.raises(ValueError, match=r"--algorithm.strength: .*fedcm's options .*mixing \(float\)"):
@@ -105,7 +105,7 @@ def test_flags_know_the_methods_of_the_file(tmp_path):
     assert row["module"] == "methods_from_fedcm" and row["bytes_up"] == 8_000_004
     for argv in (["p", "--methods_from=absent.py"], ["p", "--methods_from"]):
         with pytest.raises(SystemExit, match="--methods_from: expected a Python file, found"):
-            read_methods(argv)
+            read_own_files(argv)
 
 
 @pytest.mark.parametrize(

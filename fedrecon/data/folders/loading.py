@@ -86,6 +86,25 @@ def identify_cohort(data_dir: str | os.PathLike, *, skip_bad: bool = False) -> I
     return Identity(hashlib.sha256(b"\n".join(parts)).hexdigest(), _label_names(manifest, items, faults))
 
 
+def possible_tasks(data_dir: str | os.PathLike) -> tuple[str, ...]:
+    """The tasks that a folder has the data for: those of its manifest, or else by its masks and labels.
+
+    Raises:
+      DataError: as `read_cohort`.
+    """
+    if is_simulated(data_dir):
+        tasks = read_mri_cohort_manifest(data_dir).tasks
+        return ("reconstruction",) if "reconstruction" in tasks else tuple(tasks)
+    manifest = find_manifest(data_dir, faults=Faults(True))
+    if manifest.tasks is not None:
+        return manifest.tasks
+    items = list_items(manifest, Faults(True))
+    masks = all(item.mask is not None or "mask" in item.source.keys for item in items)
+    labels = all(item.label is not None or "label" in item.source.keys for item in items)
+    found = (("segmentation", masks), ("classification", labels))
+    return (*(task for task, there in found if there), "reconstruction")
+
+
 def load_volumes(
     data_dir: str | os.PathLike,
     task: str | None,
