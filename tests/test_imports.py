@@ -106,6 +106,7 @@ ALLOWED = {
     "fedrecon/training": (
         {"fedrecon.training", "fedrecon.catalog", "fedrecon.data", "fedrecon.federated", "fedrecon.files"}
         | {
+            "fedrecon.exports",
             "fedrecon.ood",
             "fedrecon.models",
             "fedrecon.privacy",

@@ -25,7 +25,15 @@ from fedrecon.runtime import (
     show_help,
     user_message,
 )
-from fedrecon.training import Dotted, algorithms, fields, load_methods, load_task, split_dotted
+from fedrecon.training import (
+    Dotted,
+    algorithms,
+    fields,
+    initial_digest,
+    load_methods,
+    load_task,
+    split_dotted,
+)
 
 # Flags belong to the program that calls for them, whose --help lists them.
 flags.disclaim_key_flags()
@@ -178,6 +186,8 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
     given = given_flags(settings)
     if given.get("methods_from"):
         given["methods_sha256"] = load_methods(given["methods_from"])
+    if given.get("initialize_from"):
+        given["initialize_sha256"] = initial_digest(given["initialize_from"])
     if ":" in given.get("task", ""):
         given["task_sha256"] = load_task(given["task"])[1]
     if given.get("data_dir") and given.get("cohort", "folder") == "folder":

@@ -25,6 +25,7 @@ from fedrecon.training.federation_settings import (
     check_federation,
 )
 from fedrecon.training.growth import rounds_obstacle
+from fedrecon.training.initial import initial_digest
 from fedrecon.training.interactive import Result, run
 from fedrecon.training.named_tasks import NORMS, TASKS, made_task, named_task
 from fedrecon.training.options import (
@@ -98,6 +99,7 @@ __all__ = [
     "flat",
     "foreign_scores",
     "has_own_models",
+    "initial_digest",
     "is_finished",
     "load_methods",
     "load_task",

@@ -47,6 +47,10 @@ class FederationSettings:
         "", "Python file that registers methods of its own in fedrecon.catalog; see CONTRIBUTING.md"
     )
     methods_sha256: str = ""
+    initialize_from: str = _training(
+        "", "Model to start from: RUN, RUN:STAGE, the folder of an export, or an .npz of models/"
+    )
+    initialize_sha256: str = ""
     optimizer: str = _training(
         "sgd",
         "Optimizer of the clients, started afresh each round; momentum is 0.9. adam_cosine is adam that is "

@@ -22,6 +22,7 @@ from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import check_method
 from fedrecon.training.federation_settings import FederationSettings, check_budget, check_federation
 from fedrecon.training.growth import rounds_obstacle
+from fedrecon.training.initial import initial_digest
 from fedrecon.training.named_tasks import made_task, named_task
 from fedrecon.training.options import FlagError, check_needs, check_ranges, flat
 from fedrecon.training.own_methods import named_method
@@ -212,7 +213,10 @@ def _federation(name: str, options: Mapping[str, Any], settings: Mapping[str, An
         if not isinstance(value, (int, float) if kind is float else kind):
             raise ArgumentError(key, f"a value of {kind.__name__}", repr(value))
     texts = tuple(sorted((key, str(value)) for key, value in options.items()))
-    federation = FederationSettings(algorithm=name, algorithm_options=texts, **settings)
+    given = dict(settings)
+    if given.get("initialize_from"):
+        given["initialize_sha256"] = initial_digest(given["initialize_from"])
+    federation = FederationSettings(algorithm=name, algorithm_options=texts, **given)
     check_ranges(federation)
     check_federation(federation)
     check_needs(federation, FederationSettings(algorithm=name))

@@ -98,7 +98,7 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, value
 
 
-_IF_GIVEN = ("methods_from", "data_labels", "skip_bad")
+_IF_GIVEN = ("methods_from", "initialize_from", "data_labels", "skip_bad")
 _DIGESTS = {
 <<<<<<< HEAD
     "methods_sha256": "methods_from.sha256",
@@ -107,6 +107,7 @@ _DIGESTS = {
 =======
     "task_sha256": "task.sha256",
     "methods_sha256": "methods_from.sha256",
+    "initialize_sha256": "initialize_from.sha256",
     "data_sha256": "data_dir.sha256",
 >>>>>>> c1a1e84 (Train a task of one's own from a file: --task=FILE:name)
 }

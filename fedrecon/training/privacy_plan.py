@@ -85,6 +85,8 @@ def plan_privacy(
         "is protected less. Noise comes from JAX's threefry generator, which is not a cryptographic source: "
         f"this is the accounting of a simulation.{compared}"
     )
+    if settings.initialize_from:
+        report["statement"] += " It does not cover the model that the training started from."
     return PrivacyPlan(noise, report)
 
 

@@ -23,6 +23,7 @@ from fedrecon.training.budgets import Budget, Noise
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
 from fedrecon.training.components import make_optimizer, make_schedule
 from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.initial import initial_variables
 from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
 from fedrecon.training.scores import Scores, site_scores
@@ -142,6 +143,7 @@ def train_stage(
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
     """
     check_private(stage, settings)
+    stage = stage._replace(variables=initial_variables(settings, stage.name, stage.variables))
     entry, mesh = method(settings.algorithm), mesh_of(settings)
     clients = pool(stage.clients) if entry.pooled else stage.clients
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)

@@ -54,12 +54,13 @@ def whole(parts, tmp_path_factory):
     return go(parts, tmp_path_factory.mktemp("whole") / "run")
 
 
-def numpy_fedavg(train, rounds, rate):
+def numpy_fedavg(train, rounds, rate, first=None):
     """Means of squared errors at three clients, a step of gradient descent a round, averaged by size."""
-    first = task({name: x[0] for name, x in train.examples.items()}).init(
-        jax.random.fold_in(jax.random.key(0), 1)
-    )
-    w = np.append(np.asarray(first.params["Dense_0"]["kernel"], float)[:, 0], 0)
+    if first is None:
+        example = {name: x[0] for name, x in train.examples.items()}
+        first = task(example).init(jax.random.fold_in(jax.random.key(0), 1))
+    dense = first.params["Dense_0"]
+    w = np.append(np.asarray(dense["kernel"], float)[:, 0], np.asarray(dense["bias"], float))
     for _ in range(rounds):
         moved = []
         for i in range(train.clients):
@@ -107,6 +108,16 @@ def test_a_finished_run_is_read_and_an_interrupted_one_continued(parts, whole, t
     read = go(parts, tmp_path / "halves", report=pytest.fail)
     jax.tree.map(np.testing.assert_array_equal, read.variables, whole.variables)
     assert read.scores == whole.scores and read.course == again.course
+    # Three rounds from where three ended are not six, but begin there.
+    onward = go(parts, tmp_path / "onward", initialize_from=str(tmp_path / "halves"))
+    start = jax.tree.map(np.asarray, whole.variables)
+    np.testing.assert_allclose(
+        np.append(onward.variables.params["Dense_0"]["kernel"], onward.variables.params["Dense_0"]["bias"]),
+        numpy_fedavg(parts[0], 3, RATE, start),
+        rtol=2e-5,
+    )
+    with pytest.raises(ValueError, match=r"^initialize_from: expected RUN"):
+        go(parts, tmp_path / "nowhere", initialize_from="absent")
     more = go(parts, tmp_path / "halves", rounds=4)
     assert more.course.rounds == 4 and len(more.history) == 4
     others = {"seed": 1, "learning_rate": 0.2, "clip_norm": 1.0, "method": "fedadam", "rounds": 2}
