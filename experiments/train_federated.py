@@ -27,6 +27,7 @@ from absl import flags, logging
 
 from experiments.pipeline.federated_run import print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
+from experiments.pipeline.learning_curves import save_learning_curves
 from experiments.pipeline.programs import (
     define_process_flags,
     define_run_flags,
@@ -93,6 +94,8 @@ def main(dotted: Dotted) -> None:
             Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,
         ):
             outcome = run(settings, workdir, report_stage=watchdog.report_stage, **execution)
+            if is_lead():
+                save_learning_curves(workdir.path)
         if is_lead():
             print_results(settings, *outcome)
     if jax.distributed.is_initialized():

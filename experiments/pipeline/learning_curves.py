@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedrecon.reporting import Table
+from fedrecon.reporting import Table, plot_training
+from fedrecon.runtime import read_log
 from fedrecon.training import Course
 
 # What is shown of a task in place of its validation loss, where readers know something better.
 _VALIDATION = {"reconstruction": ("psnr", "validation PSNR (dB)")}
+# More lines cannot be told apart.
+_MOST_SITES = 12
 _KINDS = {"local": "each site alone", "centralized": "pooled data"}
 
 
@@ -28,16 +32,23 @@ def learning_curves(
         metric, label = _VALIDATION.get(task, ("loss", "validation loss"))
         sites = {site: scores.get(metric) for site, scores in record.get("validation", {}).items()}
         sites = {site: v for site, v in sites.items() if v is not None}
-        training = _KINDS.get(kind, kind)
+        training = _KINDS.get(kind, kind) or task
         mean = float(np.mean(list(sites.values()))) if sites else None
         points = [(label, training, mean), ("training loss", training, record.get("loss"))]
-        if kind == "federated":
-            points += [(f"{label}, federated by site", site, value) for site, value in sites.items()]
+        if kind in ("", "federated") and len(sites) <= _MOST_SITES:
+            quantity = f"{label}, federated by site" if kind else f"{label} by site"
+            points += [(quantity, site, value) for site, value in sites.items()]
         panels = curves.setdefault(task, {})
         for quantity, line, value in points:
             if value is not None and math.isfinite(value):
                 panels.setdefault(quantity, {}).setdefault(line, []).append((record["round"], value))
     return {task: panels for task, panels in curves.items() if panels}
+
+
+def save_learning_curves(folder: Path) -> None:
+    """Draws the curves in metrics.jsonl of a run into learning_curves.png."""
+    if curves := learning_curves(read_log(folder / "metrics.jsonl")):
+        plot_training(curves).savefig(folder / "learning_curves.png", dpi=150)
 
 
 def training_table(courses: Mapping[str, Course]) -> Table:

@@ -100,25 +100,20 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
 
 _IF_GIVEN = ("methods_from", "initialize_from", "data_labels", "skip_bad")
 _DIGESTS = {
-<<<<<<< HEAD
-    "methods_sha256": "methods_from.sha256",
-    "data_sha256": "data_dir.sha256",
-    "start_sha256": "start.sha256",
-=======
     "task_sha256": "task.sha256",
     "methods_sha256": "methods_from.sha256",
     "initialize_sha256": "initialize_from.sha256",
     "data_sha256": "data_dir.sha256",
->>>>>>> c1a1e84 (Train a task of one's own from a file: --task=FILE:name)
+    "start_sha256": "start.sha256",
 }
 
 
 def flat(settings: Any) -> dict[str, Any]:
     """JSON-able dict of all fields, for config.json.
 
-    ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` is there only if there is such a file,
-    as are the SHA-256 of it, of the manifest in ``data_dir`` and of the network of ``start``, the labels of
-    own data, and ``skip_bad``.
+    ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` and ``initialize_from`` are there only
+    if there are such files, as are the SHA-256 of them, of an own task, of the manifest in ``data_dir``, of
+    the network of ``start``, the labels of own data, and ``skip_bad``.
     """
     values: dict[str, Any] = {}
     for field, value in fields(settings):

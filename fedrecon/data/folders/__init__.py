@@ -2,7 +2,13 @@
 
 from fedrecon.data.folders.cohort import FolderSite, read_cohort
 from fedrecon.data.folders.files import Faults, list_items, with_entries
-from fedrecon.data.folders.loading import Identity, find_manifest, identify_cohort, is_simulated, possible_tasks
+from fedrecon.data.folders.loading import (
+    Identity,
+    find_manifest,
+    identify_cohort,
+    is_simulated,
+    possible_tasks,
+)
 from fedrecon.data.folders.manifest import MANIFEST, TASKS, Manifest, Source, manifest_document, read_manifest
 from fedrecon.data.folders.memory import Memory, estimate_memory
 from fedrecon.data.folders.preparation import (
