@@ -1,0 +1,105 @@
+"""Strangers' trips: from raw files of hospitals to a network on the next patient, by commands alone."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fedrecon.data import simulated_mri_sites, write_fastmri
+from fedrecon.data.simulation import simulate_mri_patient
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def command(environment, tmp_path):
+    """``command("experiments.export", "--workdir=...")`` in the folder of the test: what it printed."""
+
+    def run(program, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", program, *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+def test_fastmri_files_of_three_hospitals_to_dicom_of_the_next_scan(command, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    pytest.importorskip("safetensors")
+    for site in simulated_mri_sites(3, 5, acceleration=1.0, seed=0):
+        (tmp_path / "data" / site.name).mkdir(parents=True)
+        for number in range(6):
+            volume = simulate_mri_patient(site, number, number % 2 == 0, (32, 32), 2, 0)
+            volume = dataclasses.replace(volume, mask=None, segmentation=None)
+            folder = tmp_path / "data" / site.name if number < 5 else tmp_path
+            write_fastmri(folder / f"{site.name}-{number}.h5", volume)
+    said = command("data_scripts.check_cohort", "data")
+    assert "can train: reconstruction" in said
+    training = ("--task=reconstruction", "--rounds=4", "--epochs=4", "--optimizer=adam")
+    sizes = ("--learning_rate=0.003", "--channels=4", "--cascades=2")
+    command("experiments.train_federated", "--workdir=run", "--data_dir=data", *training, *sizes)
+    command("experiments.export", "--workdir=run", "--output=exported")
+    card = json.loads((tmp_path / "exported" / "card.json").read_text())
+    assert card["trained_on"]["data"] == "measured" and card["scores"]["over_sites"]["psnr"]["sites"] == 3
+    (scan,) = tmp_path.glob("head-t2-3T-5.h5")
+    said = command(
+        "experiments.reconstruct", "--weights=exported", f"--input={scan.name}", "--output=new.dcm"
+    )
+    assert "of the measured samples" in said and "network: 2 images, " in said
+    files = sorted((tmp_path / "new.dcm").iterdir())
+    images = [pydicom.dcmread(file) for file in files]
+    assert [image.pixel_array.shape for image in images] == [(32, 32)] * 2
+    assert all(image.Modality == "MR" and image.pixel_array.std() > 1000 for image in images)
+
+
+def head(rng, ill):
+    """A head as (columns, rows, slices), of the ill with a bright spot."""
+    x, y, z = np.mgrid[:24, :24, :3]
+    values = 100.0 * ((x - 12) ** 2 / 90 + (y - 12) ** 2 / 100 < 1) + 5 * rng.normal(size=x.shape)
+    row, column = rng.integers(8, 16, 2)
+    return (values + 80 * ill * ((x - column) ** 2 + (y - row) ** 2 + 0 * z < 9)).astype(np.float32)
+
+
+def test_nifti_volumes_and_a_table_of_labels_to_a_diagnosis(command, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    pytest.importorskip("safetensors")
+    rng, rows = np.random.default_rng(0), []
+    names = ("healthy", "ill")
+    for hospital, patients in (("north", 8), ("south", 9), ("west", 7)):
+        (tmp_path / "data" / hospital).mkdir(parents=True)
+        for number in range(patients):
+            file = f"{hospital}/p{number}.nii.gz"
+            image = nibabel.Nifti1Image(head(rng, number % 2), np.diag([1.0, 1, 3, 1]))
+            nibabel.save(image, tmp_path / "data" / file)
+            rows.append((file, names[number % 2]))
+    with (tmp_path / "data" / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *rows])
+    for ill, name in enumerate(names):
+        image = nibabel.Nifti1Image(head(rng, ill), np.diag([1.0, 1, 3, 1]))
+        nibabel.save(image, tmp_path / f"new_{name}.nii.gz")
+    assert "can train: classification" in command("data_scripts.check_cohort", "data")
+    training = ("--task=classification", "--optimizer=adam", "--learning_rate=0.003", "--epochs=2")
+    command("experiments.train_federated", "--workdir=run", "--data_dir=data", *training)
+    command("experiments.export", "--workdir=run", "--output=exported")
+    for name in names:
+        said = command(
+            "experiments.predict",
+            "--weights=exported",
+            f"--input=new_{name}.nii.gz",
+            f"--output={name}.csv",
+        )
+        assert "3 predictions, images as in validation" in said
+        with (tmp_path / f"{name}.csv").open() as file:
+            assert [row["predicted"] for row in csv.DictReader(file)] == [name] * 3
