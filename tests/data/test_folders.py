@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
 from fedrecon.data import (
+    RawMeasurement,
     load_measured_chest_xray,
     load_measured_retina,
     read_cohort,
     read_fastmri,
     to_native,
+    write_ismrmrd,
 )
+from fedrecon.data.formats import write_cfl
 from fedrecon.data.measured import manifest
 from tests.data.hospital_files import (
+    centered_fft,
     disc,
     save_nifti,
     write_manifest,
@@ -100,6 +105,10 @@ def test_labels_become_classes_in_their_order(tmp_path):
             expected = 1 - int(patient[1:]) % 2
             assert found["label"].tolist() == [expected] * 2 and found["image"].shape == (2, 16, 16, 1)
     table = (tmp_path / "labels.csv").read_text()
+    (tmp_path / "labels.csv").write_text(table.replace("file", "patient").replace(".nii.gz", ""))
+    named = read_cohort(tmp_path, "classification")
+    assert named.patients == cohort.patients
+    np.testing.assert_array_equal(named.train.examples["label"], cohort.train.examples["label"])
     (tmp_path / "labels.csv").unlink()
     for site in "ab":
         rows = [
@@ -216,3 +225,50 @@ def test_the_manifests_of_measured_cohorts_are_read_like_any_other(measured_data
     mri = read_cohort(folder, "reconstruction", manifest=shipped / "mri.json", matrix=(64, 64))
     assert mri.train.names == ("CimaX-3T", "Prisma-3T", "Skyra-3T", "NIH-1.5T")
     assert [site.held_out for site in mri.sites] == ["masks"] * 3 + ["patients"]
+
+
+@pytest.mark.slow
+def test_raw_files_of_several_formats_are_one_cohort(tmp_path):
+    write_mri(tmp_path, {"fastmri": (2, 24, 24)})
+    rng = np.random.default_rng(1)
+    for name in ("bart", "ismrmrd"):
+        (tmp_path / name).mkdir()
+    for patient in range(3):
+        image = disc(20, 24, 0.1 * patient) + 0.05 * rng.normal(size=(2, 3, 20, 24))
+        kspace = centered_fft(image).astype(np.complex64)
+        write_ismrmrd(tmp_path / "ismrmrd" / f"s{patient}.h5", RawMeasurement(kspace, (20, 24)))
+        write_cfl(tmp_path / "bart" / f"s{patient}", kspace[0].transpose(1, 2, 0)[:, :, None])
+    cohort = read_cohort(tmp_path, "reconstruction")
+    assert cohort.train.names == ("bart", "fastmri", "ismrmrd") and cohort.image_shape == (24, 24)
+    assert [(site.patients, site.slices, site.coils) for site in cohort.sites] == [
+        (3, 3, (3,)),
+        (4, 4, (2,)),
+        (3, 6, (3,)),
+    ]
+    # The same slice, in both formats.
+    first, second = (examples(cohort, site)["s1"]["target"][0] for site in ("bart", "ismrmrd"))
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.slow
+def test_sinograms_become_images_of_attenuation(tmp_path):
+    """A disc of 0.02 per element, whose chords are known."""
+    u = np.arange(48) - 23.5
+    for site, shift in (("a", 0), ("b", 1)):
+        (tmp_path / site).mkdir()
+        for patient in range(3):
+            radius = 10 + 2 * patient + shift
+            chords = 2 * np.sqrt(np.maximum(radius**2 - u**2, 0))
+            with h5py.File(tmp_path / site / f"t{patient}.h5", "w") as file:
+                file["sinogram"] = np.broadcast_to(0.02 * chords, (2, 90, 48)).astype(np.float32)
+                file["angles_deg"] = 2.0 * np.arange(90)
+                file.attrs["rotation_centre_pixel"], file.attrs["detector_pixel"] = 23.5, 1.0
+    window = {"rule": "window", "low": 0.0, "high": 0.04}
+    rows = [f"{site}/t{p},{'large' if p == 2 else 'small'}" for site in "ab" for p in range(3)]
+    (tmp_path / "labels.csv").write_text("patient,label\n" + "\n".join(rows))
+    sites = [{"name": site, "reader": "ct", "files": [f"{site}/*.h5"]} for site in "ab"]
+    write_manifest(tmp_path, sites, intensity=window, patients_numbered_by_site=True)
+    image = examples(read_cohort(tmp_path, "classification"), "b")["t1"]["image"][0, ..., 0]
+    middle = image.shape[0] // 2
+    assert abs(image[middle - 6 : middle + 6, middle - 6 : middle + 6].mean() - 0.5) < 0.01
+    assert image[:4].max() < 0.1

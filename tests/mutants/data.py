@@ -10,6 +10,7 @@ _MRI = _D + "test_mri_simulation.py::test_"
 _CT = _D + "test_ct_simulation.py::test_"
 _MEASURED = _D + "test_measured.py::test_"
 _FOLDER = _D + "test_folders.py::test_"
+_BROKEN = _D + "test_broken_cohorts.py::test_"
 
 _CLIENT_DATA = (
     *in_file(
@@ -230,6 +231,11 @@ _FOLDERS = (
     *in_file(
         "fedrecon/data/folders/files.py",
         (
+            "patient=row.patient if row.file and row.patient else item.patient,",
+            "patient=row.patient or item.patient,",
+            _FOLDER + "labels_become_classes_in_their_order",
+        ),
+        (
             "return folders[0] if folders else stem_of(path)",
             "return stem_of(path)",
             _FOLDER + "files_of_a_patient_stay_together_and_parts_may_be_named",
@@ -245,4 +251,39 @@ _FOLDERS = (
     ),
 )
 
-MUTANTS = _CLIENT_DATA + _SIMULATION + _MEASURED_DATA + _FOLDERS
+_CHECKED = (
+    *in_file(
+        "fedrecon/data/folders/loading.py",
+        (
+            "(site := seen.setdefault(volume.patient, volume.site)) != volume.site:",
+            "(site := seen.setdefault(volume.patient, volume.site)) is None:",
+            _BROKEN + "a_faulty_cohort_is_refused_by_the_name_of_its_file",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/folders/division.py",
+        (
+            "if len(names) < len(PARTS):",
+            "if len(names) < 2:",
+            _BROKEN + "a_faulty_cohort_is_refused_by_the_name_of_its_file",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/folders/survey.py",
+        (
+            "if volume.segmentation is not None and not volume.segmentation.any()",
+            "if volume.segmentation is not None and not volume.segmentation.all()",
+            _D + "test_check_cohort.py::test_odd_files_and_sites_are_named",
+        ),
+    ),
+    *in_file(
+        "fedrecon/runtime/workdir.py",
+        (
+            "if self._made:",
+            "if not self._made:",
+            "tests/runtime/test_runtime.py::test_a_run_that_ends_before_it_begins_leaves_no_trace",
+        ),
+    ),
+)
+
+MUTANTS = _CLIENT_DATA + _SIMULATION + _MEASURED_DATA + _FOLDERS + _CHECKED

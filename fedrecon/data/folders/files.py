@@ -132,7 +132,7 @@ def _labeled(item: Item, table: Table) -> Item:
     return item._replace(
         label=item.label or row.label,
         part=item.part or row.part or None,
-        patient=row.patient or item.patient,
+        patient=row.patient if row.file and row.patient else item.patient,
     )
 
 
