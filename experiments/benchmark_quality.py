@@ -1,58 +1,53 @@
 """Compares the quality of reconstructed images with that of BART and sigpy, where these are installed.
 
-Measured k-space is undersampled by several masks; every method of every library runs at five weights, with
-coil maps of its own library and with ours, and its best row counts. Ours also runs at its default weight.
-Magnitudes are scored against the root of the sum of squares of all samples, the same for all. Scans that are
-themselves undersampled are completed by `l1-wavelet` first, which favors sparse methods, those of all
-libraries alike. Seconds are those of one weight, with the maps where these are the library's own: of ours
-after compilation, of BART with its start and its files.
+Measured k-space is undersampled by several masks; every method of every library runs at the best weight of a
+ladder by PSNR, which a walk uphill finds: ours with maps of our ESPIRiT and with those of BART, the others
+with those of BART (ours where BART is missing). Ours also runs as a user without flags has it. Magnitudes are
+scored against the root of the sum of squares of all samples, the same for all. Scans that are themselves
+undersampled are completed by `l1-wavelet` first, which favors sparse methods, those of all libraries alike;
+images without raw data (FILE:GROUP) get a phase, coils and noise. Seconds are those of one weight and the
+maps: of ours after compilation, of BART with its start and its files, of sigpy within its process.
 
   python -m experiments.benchmark_quality --json=quality.json --figures=figures
   python -m experiments.benchmark_quality --scans=brain_cimax3t_16ch --masks=random --accelerations=4
+  python -m experiments.benchmark_quality --finished=a.json,b.json --json=all.json --table=quality.md
 """
 
 import contextlib
 import dataclasses
-import importlib.util
-import itertools
 import json
 import os
-import shutil
-import subprocess
-import tempfile
+import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import flags, logging
 
-import operators
-from experiments.reconstruct import sampling_mask, scores
-from fedrecon.classical import (
-    ClassicalSettings,
-    PreparedMeasurement,
-    calibration_size,
-    coil_maps,
-    prepare,
-    reconstruct,
-    undersample,
+from experiments.pipeline.quality_cases import MASKS, SCANS, Case, cases, scan_file
+from experiments.pipeline.quality_report import describe, markdown, summary, write_figure
+from experiments.pipeline.quality_solvers import (
+    Libraries,
+    NotComputedError,
+    Solved,
+    bart_maps,
+    open_libraries,
+    our_maps,
+    solve_by_default,
 )
-from fedrecon.data import read_measurement
-from fedrecon.data.formats import from_bart, read_cfl, to_bart, write_cfl
+from experiments.reconstruct import scores
+from fedrecon.classical import ClassicalSettings, settled
 from fedrecon.files import write_atomically
 from fedrecon.runtime import ending, run_program
 from fedrecon.training import FlagError
 
-SCANS = ("brain_8ch_poisson", "brain_cimax3t_16ch", "phantom_skyra3t_2ch", "skyra_32ch")
-MASKS = ("random", "random-2d", "equispaced", "poisson-disc")
 LIBRARIES = ("fedrecon", "bart", "sigpy")
-METHODS = ("cg-sense", "l1-wavelet", "total-variation")
-_SPARSE = (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
-WEIGHTS = {"cg-sense": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "l1-wavelet": _SPARSE, "total-variation": _SPARSE}
-_CALIBRATION = 24
-_CENTER_FRACTION = 0.08
+METHODS = ("cg-sense", "l1-wavelet", "total-variation", "tgv")
+_SPARSE = (2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2, 2e-1)
+WEIGHTS = {"cg-sense": tuple(1.5 * weight for weight in _SPARSE)} | dict.fromkeys(METHODS[1:], _SPARSE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,38 +56,15 @@ class QualityOptions:
 
     data: str = ""
     json: str | None = None
+    table: str | None = None
     figures: str | None = None
+    finished: list[str] = dataclasses.field(default_factory=list)
     scans: list[str] = dataclasses.field(default_factory=lambda: list(SCANS))
     masks: list[str] = dataclasses.field(default_factory=lambda: list(MASKS))
     accelerations: list[str] = dataclasses.field(default_factory=lambda: ["4", "6"])
     libraries: list[str] = dataclasses.field(default_factory=lambda: list(LIBRARIES))
     methods: list[str] = dataclasses.field(default_factory=lambda: list(METHODS))
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One undersampled slice.
-
-    Attributes:
-      name: scan, mask and acceleration, in words.
-      prepared: the undersampled measurement, of one slice.
-      reference: root of the sum of squares of all samples, (ny, nx).
-      maps: our coil maps (coils, ny, nx), weighted.
-    """
-
-    name: str
-    prepared: PreparedMeasurement
-    reference: np.ndarray
-    maps: np.ndarray
-
-    @property
-    def kspace(self) -> np.ndarray:
-        """(coils, ny, nx), zero where not measured."""
-        return self.prepared.measurement.kspace[0]
-
-
-# (coils, ny, nx) k-space, maps or None for the library's own, method, weight -> magnitudes (ny, nx).
-Solve = Callable[[Case, np.ndarray | None, str, float], np.ndarray]
+    sigpy_python: str | None = None
 
 
 def define_flags() -> None:
@@ -100,183 +72,121 @@ def define_flags() -> None:
     folder = str(Path(os.environ.get("FEDRECON_DATA", "../shared/data")) / "mri")
     flags.DEFINE_string("data", folder, "Folder of the measured files.")
     flags.DEFINE_string("json", None, "File of all rows.")
-    flags.DEFINE_string("figures", None, "Folder of one picture per case.")
-    flags.DEFINE_list("scans", list(SCANS), "Names of files in --data, without their suffix.")
+    flags.DEFINE_string("table", None, "File of the table, Markdown.")
+    flags.DEFINE_string("figures", None, "Folder of one picture per case and method.")
+    flags.DEFINE_list("finished", [], "Files of --json of earlier runs, whose cases are taken over.")
+    flags.DEFINE_list(
+        "scans", list(SCANS), "Names of files in --data, without suffix, or FILE:GROUP of images."
+    )
     flags.DEFINE_list("masks", list(MASKS), f"Of {', '.join(MASKS)}.")
     flags.DEFINE_list("accelerations", ["4", "6"], "Undersampling factors above 1.")
     flags.DEFINE_list("libraries", list(LIBRARIES), f"Of {', '.join(LIBRARIES)}.")
     flags.DEFINE_list("methods", list(METHODS), f"Of {', '.join(METHODS)}.")
+    flags.DEFINE_string("sigpy_python", None, "A Python that has sigpy; this one when not given.")
 
 
-def fully_sampled(path: Path) -> PreparedMeasurement:
-    """The first slice of a file; where it is undersampled, completed by `l1-wavelet`."""
-    measurement = read_measurement(path, slices=[0])
-    prepared = prepare(measurement)
-    mask = prepared.measurement.mask
-    if mask is None or mask.all():
-        return prepared
-    settings = ClassicalSettings("l1-wavelet", "espirit", _CALIBRATION)
-    image = reconstruct(prepared, settings)
-    kspace = prepared.measurement.kspace
-    block = calibration_size(prepared.measurement, 0, _CALIBRATION)
-    maps = np.asarray(coil_maps(kspace[0], block, "espirit", prepared.noise))
-    unit = np.maximum(np.asarray(operators.rss(maps)), 1e-6)
-    filled = np.asarray(operators.fft2c(maps / unit * image))
-    completed = np.where(mask[:, None], kspace, filled)
-    full = dataclasses.replace(
-        prepared.measurement, kspace=completed.astype(np.complex64), mask=np.ones_like(mask)
-    )
-    return prepared._replace(measurement=full)
+def climb(value: Callable[[int], float], count: int, start: int) -> int:
+    """The index of a maximum of ``value(index)``, uphill from ``start``."""
+    best = start
+    while True:
+        near = [i for i in (best, best - 1, best + 1) if 0 <= i < count]
+        higher = max(near, key=value)
+        if higher == best:
+            return best
+        best = higher
 
 
-def draw_mask(kind: str, shape: tuple[int, int], acceleration: float) -> np.ndarray:
-    """A mask (nx,) or (ny, nx); "random-2d" takes single samples and a center of calibration."""
-    if kind != "random-2d":
-        # Kernels of ESPIRiT need a block around them.
-        fraction = max(_CENTER_FRACTION, (16 if kind == "poisson-disc" else 8) / min(shape))
-        return sampling_mask(kind, shape, acceleration, fraction, seed=0)
-    mask = np.zeros(shape, bool)
-    mask[tuple(operators.mri.center_slice(n, max(16, round(_CENTER_FRACTION * n))) for n in shape)] = True
-    rest = round(mask.size / acceleration) - mask.sum()
-    others = np.flatnonzero(~mask)
-    mask.flat[np.random.default_rng(0).choice(others, max(rest, 0), replace=False)] = True
-    return mask
+class Maps(NamedTuple):
+    """Coil maps (coils, ny, nx) and the seconds they took."""
+
+    maps: np.ndarray
+    seconds: float
 
 
-def cases(options: QualityOptions) -> Iterator[Case]:
-    """All undersampled slices; what cannot be undersampled like that is left out with a line."""
-    for scan in options.scans:
-        full = fully_sampled(Path(options.data) / f"{scan}.h5")
-        reference = reconstruct(full, ClassicalSettings("rss"))[0]
-        for kind, factor in itertools.product(options.masks, options.accelerations):
-            name = f"{scan}, {kind}, {factor}x"
-            try:
-                mask = draw_mask(kind, full.measurement.image_shape, float(factor))
-                prepared = undersample(full, mask)
-                block, y = (
-                    calibration_size(prepared.measurement, 0, _CALIBRATION),
-                    prepared.measurement.kspace[0],
-                )
-                maps = np.asarray(coil_maps(y, block, "espirit", prepared.noise))
-            except ValueError as error:
-                print(f"{name}: left out, {' '.join(str(error).split())}")
-                continue
-            yield Case(name, prepared, reference, maps)
+class Comparison:
+    """Runs the methods of all libraries on one case after the other.
 
+    Args:
+      libraries: what is installed.
+    """
 
-def solve_ours(case: Case, maps: np.ndarray | None, method: str, weight: float | None) -> np.ndarray:
-    """By `fedrecon.classical`, whose maps are always those of ``case``."""
-    settings = ClassicalSettings(method, "espirit", _CALIBRATION, weight)
-    return np.abs(reconstruct(case.prepared, settings)[0])
+    def __init__(self, libraries: Libraries) -> None:
+        self._libraries = libraries
+        # Where the last walk of the same kind ended.
+        self._ends: dict[tuple, int] = {}
 
+    def rows(
+        self, case: Case, maps: dict[str, Maps], method: str
+    ) -> tuple[list[dict], dict[str, np.ndarray]]:
+        """Rows of all libraries, and images by the name of their row."""
+        rows: list[dict] = []
+        images: dict[str, np.ndarray] = {}
+        for library in self._libraries.solvers:
+            if library == "fedrecon":
+                first, second = (solve_by_default(case, method) for _ in range(2))
+                weight = settled(ClassicalSettings(method), case.prepared).weight
+                row = _row(case, library, method) | {"maps": "fedrecon", "default": True, "weight": weight}
+                rows.append(row | {"first_seconds": first.seconds} | _scored(second, case))
+                images["fedrecon, default"] = second.image
+            # Others have maps of BART where there are any.
+            for name in maps if library == "fedrecon" else list(maps)[-1:]:
+                row = _row(case, library, method) | {"maps": name, "default": False}
+                try:
+                    found, image = self._best(case, library, maps[name], method)
+                except NotComputedError as error:
+                    rows.append(row | {"missing": str(error)})
+                else:
+                    rows.append(row | found)
+                    images[f"{library}, {name} maps"] = image
+        rows += [
+            _row(case, library, method) | {"missing": reason}
+            for library, reason in self._libraries.missing.items()
+        ]
+        return rows, images
 
-def solve_bart(case: Case, maps: np.ndarray | None, method: str, weight: float) -> np.ndarray:
-    """By ``bart pics`` with 100 iterations, and ``bart ecalib`` for maps of its own."""
-    term = {"cg-sense": ["-l2", "-r", weight], "l1-wavelet": ["-R", f"W:3:0:{weight}"]}.get(
-        method, ["-R", f"T:3:0:{weight}"]
-    )
-    axes = ("COIL", "READ", "PHS1")
-    with tempfile.TemporaryDirectory() as folder:
-        kspace, sensitivities, image = (str(Path(folder) / name) for name in ("kspace", "maps", "image"))
-        write_cfl(kspace, to_bart(case.kspace, axes))
-        if maps is None:
-            _bart("ecalib", "-m1", f"-r{_CALIBRATION}", kspace, sensitivities)
-            maps = np.array(from_bart(read_cfl(sensitivities), axes))
-        else:
-            write_cfl(sensitivities, to_bart(maps, axes))
-        _bart("pics", "-S", "-i100", *map(str, term), kspace, sensitivities, image)
-        return np.abs(np.array(from_bart(read_cfl(image), axes[1:]))) * np.asarray(operators.rss(maps))
-
-
-def _bart(*words: str) -> None:
-    done = subprocess.run(["bart", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(f"bart {words[0]}: {done.stderr.strip() or done.returncode}")
-
-
-def solve_sigpy(case: Case, maps: np.ndarray | None, method: str, weight: float) -> np.ndarray:
-    """By ``sigpy.mri.app`` with its own numbers of iterations, and ``EspiritCalib`` for maps of its own."""
-    import sigpy.mri.app as app
-
-    kspace = np.asarray(case.kspace)
-    quiet = {"show_pbar": False}
-    if maps is None:
-        maps = app.EspiritCalib(kspace, calib_width=_CALIBRATION, **quiet).run()
-    solver = {"cg-sense": app.SenseRecon, "l1-wavelet": app.L1WaveletRecon}.get(
-        method, app.TotalVariationRecon
-    )
-    image = solver(kspace, maps, weight, **quiet).run()
-    return np.abs(image) * np.asarray(operators.rss(maps))
-
-
-SOLVERS: dict[str, Solve] = {"fedrecon": solve_ours, "bart": solve_bart, "sigpy": solve_sigpy}
-
-
-def missing(library: str) -> str | None:
-    """Why a library cannot run; None if it can."""
-    if library == "bart" and shutil.which("bart") is None:
-        return "no program bart in the path"
-    if library == "sigpy" and importlib.util.find_spec("sigpy") is None:
-        return "no package sigpy"
-    return None
-
-
-def rows_of(case: Case, library: str, method: str) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """The best of five weights by PSNR, with both kinds of maps, and ours by default; and the images."""
-    row = {"case": case.name, "library": library, "method": method}
-    if reason := missing(library):
-        return [{**row, "missing": reason}], {}
-    solve, rows, images = SOLVERS[library], [], {}
-    choices = [("own", weights) for weights in (WEIGHTS[method],)]
-    if library == "fedrecon":
-        choices.append(("own", (None,)))
-    else:
-        choices.append(("ours", WEIGHTS[method]))
-    for kind, weights in choices:
-        maps = case.maps if kind == "ours" else None
-        if library == "fedrecon":
-            solve(case, maps, method, weights[0])  # Compiles.
-        found = []
-        for weight in weights:
+    def maps(self, case: Case) -> dict[str, Maps]:
+        """Ours, and those of BART where it can make them."""
+        our_maps(case)  # Compiles.
+        makers, found = {"fedrecon": our_maps}, {}
+        if "bart" in self._libraries.solvers:
+            makers["bart"] = bart_maps
+        for name, make in makers.items():
             begin = time.perf_counter()
-            image = solve(case, maps, method, weight)
-            seconds = time.perf_counter() - begin
-            quality = scores(image[None], case.reference[None])
-            quality["nrmse"] = quality.pop("nmse") ** 0.5
-            found.append(({"maps": kind, "weight": weight, **quality, "seconds": seconds}, image))
-        best, image = max(found, key=lambda one: one[0]["psnr"])
-        rows.append(row | best | {"weights": len(weights)})
-        images[f"{library} {kind}" if weights[0] is not None else f"{library} default"] = image
-    return rows, images
+            try:
+                found[name] = Maps(make(case), time.perf_counter() - begin)
+            except NotComputedError as error:
+                print(f"{case.name}: no maps of BART, {error}")
+        return found
+
+    def _best(self, case: Case, library: str, maps: Maps, method: str) -> tuple[dict, np.ndarray]:
+        solve, ladder = self._libraries.solvers[library], WEIGHTS[method]
+        solved: dict[int, Solved] = {}
+        quality: dict[int, dict] = {}
+        if library == "fedrecon":
+            solve(case, maps.maps, method, ladder[-1])  # Compiles.
+
+        def value(index: int) -> float:
+            if index not in solved:
+                one = solve(case, maps.maps, method, ladder[index])
+                solved[index] = one._replace(seconds=one.seconds + maps.seconds)
+                quality[index] = _scored(solved[index], case)
+            return quality[index]["psnr"]
+
+        kind = (case.scan, library, method)
+        best = climb(value, len(ladder), self._ends.get(kind, len(ladder) // 2))
+        self._ends[kind] = best
+        tried = {f"{ladder[i]:g}": quality[i]["psnr"] for i in sorted(quality)}
+        return {"weight": ladder[best], "tried": tried} | quality[best], solved[best].image
 
 
-def describe(row: dict) -> str:
-    """A row in one line."""
-    head = f"{row['case']:38} {row['method']:16} {row['library']:9}"
-    if "missing" in row:
-        return f"{head} left out: {row['missing']}"
-    weight = "default" if row["weight"] is None else f"{row['weight']:g}"
-    return (
-        f"{head} maps {row['maps']:5} weight {weight:8} PSNR {row['psnr']:6.2f} dB, SSIM {row['ssim']:.3f}, "
-        f"NRMSE {row['nrmse']:.4f}, {row['seconds']:.2f} s"
-    )
+def _row(case: Case, library: str, method: str) -> dict:
+    return {"case": case.name, "library": library, "method": method}
 
 
-def write_figure(path: Path, reference: np.ndarray, images: dict[str, np.ndarray]) -> None:
-    """Magnitudes above and five times their errors below, on the scale of the reference."""
-    from matplotlib.figure import Figure
-
-    tall = len(reference) / len(reference[0])
-    figure = Figure(figsize=(2 * len(images) + 2, 2 * (2 * tall + 0.3)), layout="constrained")
-    axes = figure.subplots(2, len(images) + 1, squeeze=False)
-    largest = np.percentile(reference, 99.7)
-    for column, (name, image) in enumerate({"reference": reference, **images}.items()):
-        axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=largest)
-        axes[1, column].imshow(5 * np.abs(image - reference), cmap="magma", vmin=0, vmax=largest)
-        axes[0, column].set_title(name, fontsize=8)
-    for axis in axes.flat:
-        axis.axis("off")
-    figure.savefig(path, dpi=100)
+def _scored(solved: Solved, case: Case) -> dict:
+    quality = scores(solved.image[None], case.reference[None])
+    quality["nrmse"] = quality.pop("nmse") ** 0.5
+    return quality | {"seconds": solved.seconds} | solved.info
 
 
 def _check(options: QualityOptions) -> None:
@@ -290,38 +200,82 @@ def _check(options: QualityOptions) -> None:
                 continue
         raise FlagError("accelerations", "numbers above 1", repr(value))
     for scan in options.scans:
-        if not (Path(options.data) / f"{scan}.h5").is_file():
+        if not scan_file(options.data, scan).is_file():
             raise FlagError("scans", f"names of files NAME.h5 in {options.data}", repr(scan))
-    if options.json is not None and not Path(options.json).parent.is_dir():
-        raise FlagError("json", "a file in an existing folder", options.json)
+    for name in ("json", "table"):
+        path = getattr(options, name)
+        if path is not None and not Path(path).parent.is_dir():
+            raise FlagError(name, "a file in an existing folder", path)
     if options.figures is not None:
         Path(options.figures).mkdir(parents=True, exist_ok=True)
 
 
+def _finished(paths: list[str]) -> dict[tuple[str, str], list[dict]]:
+    """Rows of earlier runs by case and method."""
+    found: dict[tuple[str, str], list[dict]] = {}
+    for path in paths:
+        try:
+            rows = json.loads(Path(path).read_text())["rows"]
+            keys = [(row["case"], row["method"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FlagError("finished", "files of --json of earlier runs", f"{path} ({error})") from error
+        for key in keys:
+            found[key] = []
+        for key, row in zip(keys, rows, strict=True):
+            found[key].append(row)
+    return found
+
+
 def run(options: QualityOptions) -> list[dict]:
-    """Runs all cases; returns the rows, which are in ``options.json`` after every case.
+    """Runs all cases; returns the rows, which are in ``options.json`` after every method of a case.
 
     Raises:
       FlagError: an option is not as it should be; names it.
-      OSError: a file cannot be read or written, or BART fails.
+      OSError: a file cannot be read or written.
     """
     _check(options)
-    rows: list[dict] = []
-    for case in cases(options):
-        for method in options.methods:
-            images: dict[str, np.ndarray] = {}
-            for library in options.libraries:
-                new, pictures = rows_of(case, library, method)
-                images |= pictures
+    finished, rows = _finished(options.finished), []
+    factors = [float(value) for value in options.accelerations]
+    libraries = open_libraries(options.libraries, options.sigpy_python)
+    comparison = Comparison(libraries)
+    try:
+        for name, case in cases(options.data, options.scans, options.masks, factors):
+            if not isinstance(case, str) and any((name, m) not in finished for m in options.methods):
+                maps = comparison.maps(case)
+            for method in options.methods:
+                if isinstance(case, str):
+                    new: list[dict] = [{"case": name, "method": method, "library": "all", "missing": case}]
+                elif (name, method) in finished:
+                    new = finished[name, method]
+                else:
+                    new, images = comparison.rows(case, maps, method)
+                    if options.figures is not None:
+                        file = f"{name}, {method}.png".replace(", ", "-").replace(":", "-")
+                        write_figure(Path(options.figures) / file, case.reference, images)
                 rows += new
                 print("\n".join(map(describe, new)), flush=True)
-            if options.figures is not None and images:
-                name = f"{case.name}, {method}.png".replace(", ", "-")
-                write_figure(Path(options.figures) / name, case.reference, images)
-        if options.json is not None:
-            record = {"date": time.strftime("%Y-%m-%d"), "jax": jax.__version__, "rows": rows}
-            write_atomically(Path(options.json), json.dumps(record, indent=1).encode())
+                _write(options, rows)
+    finally:
+        libraries.close()
+    print("\n".join(summary(rows)))
+    missing = sum("missing" in row for row in rows)
+    print(f"{len(rows) - missing} rows, {missing} not computed")
     return rows
+
+
+def _write(options: QualityOptions, rows: list[dict]) -> None:
+    if options.json is not None:
+        record = {
+            "date": time.strftime("%Y-%m-%d"),
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "jax": jax.__version__,
+            "rows": rows,
+        }
+        write_atomically(Path(options.json), json.dumps(record, indent=1).encode())
+    if options.table is not None:
+        write_atomically(Path(options.table), markdown(rows).encode())
 
 
 def main(_: list[str]) -> None:

@@ -166,7 +166,7 @@ def undersample(prepared: PreparedMeasurement, mask: np.ndarray) -> PreparedMeas
     assert measurement.mask is not None, "measured_part's test"
     mask = (np.asarray(mask) > 0) & measurement.mask
     kept = dataclasses.replace(measurement, kspace=measurement.kspace * mask[:, None], mask=mask)
-    return prepared._replace(measurement=kept)
+    return prepared._replace(measurement=kept, noise=noise_level(kept))
 
 
 def measured_part(measurement: Measurement) -> tuple[slice, slice]:
