@@ -207,7 +207,10 @@ def crop(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def print_ending(method: str, infos: list[dict]) -> None:
-    """Says of an iterative method how many steps it made, and whether it stopped because it had converged."""
+    """Says of an iterative method its weights, steps, and whether it stopped because it had converged."""
+    if infos and "weight" in infos[0]:
+        weights = [info["weight"] for info in infos]
+        print(f"{method}: weight {min(weights):.1e} to {max(weights):.1e}, chosen slice by slice")
     if not infos or "converged" not in infos[0]:
         return
     steps, change = (max(info[name] for info in infos) for name in ("iterations", "change"))
@@ -258,7 +261,8 @@ def run(options: ReconstructOptions) -> None:
     with _naming_flags(measurement="--input"):
         prepared = prepare(measurement, options.whiten)
     chosen, settings = settings.weight is None, settled(settings, prepared)
-    if network is None and chosen and settings.weight is not None:
+    follows = METHODS[settings.method].noise_weight is not None
+    if network is None and chosen and follows and settings.weight is not None:
         print(f"{settings.method}: weight {settings.weight:.1e}, for noise of {prepared.noise:.1e}")
         if settings.coil_maps == "calibration":
             print(
@@ -292,6 +296,8 @@ def run(options: ReconstructOptions) -> None:
     images = crop(images, measurement.crop_shape)
     if network is None:
         print_ending(method, infos)
+        if "weight" in infos[0]:
+            record["weights"] = [info["weight"] for info in infos]
     else:
         record |= describe_network(network, signs)
     if reference is not None:

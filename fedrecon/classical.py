@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import operators
-from fedrecon.classical_methods import METHODS, ClassicalProblem
+from fedrecon.classical_methods import METHODS, SMALLEST_WEIGHT, ClassicalProblem
 from fedrecon.data import Measurement
 from fedrecon.errors import ArgumentError
 from operators import LinearOperator
@@ -19,8 +19,8 @@ from operators.mri import center_slice
 COIL_MAPS = ("calibration", "walsh", "espirit")
 # Maps of a smaller center of k-space leave aliases as bright as the object.
 SMALLEST_CALIBRATION = 6
-# Without noise solvers need a weight to converge to.
-_SMALLEST_WEIGHT = 3e-5
+# Where maps do not explain the calibration, this part of the misfit acts as noise does.
+_MISFIT = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class ClassicalSettings:
       coil_maps: one of `COIL_MAPS`: low-resolution coil images over their root sum of squares,
         eigenvectors of their local covariance (Walsh), or ESPIRiT.
       calibration_size: largest edge of the k-space center they come from, clipped to what is fully sampled.
-      weight: of the regularization, for images of order one; None: the method's, or what `settled` finds.
+      weight: of the regularization, for images of order one; None: the method's, what `settled` finds, or
+        what the method chooses for every slice.
       iterations: None: the method's.
     """
 
@@ -141,15 +142,14 @@ def noise_level(measurement: Measurement) -> float:
 
 
 def settled(settings: ClassicalSettings, prepared: PreparedMeasurement) -> ClassicalSettings:
-    """The settings with the weight that None stands for: in proportion to the noise where the method says so.
+    """The settings with the weight that None stands for, where it is in proportion to the noise.
 
-    A weight of a fixed multiple of the noise is the scaling of universal thresholds (Donoho 1995); the
-    multiples were chosen on two measured heads and a phantom.
+    None stays where the method chooses the weight of every slice while it reconstructs.
     """
-    multiple = METHODS[settings.method].noise_weight
-    if settings.weight is not None or multiple is None:
+    method = METHODS[settings.method]
+    if settings.weight is not None or method.noise_weight is None or method.choose is not None:
         return settings
-    return dataclasses.replace(settings, weight=max(multiple * prepared.noise, _SMALLEST_WEIGHT))
+    return dataclasses.replace(settings, weight=max(method.noise_weight * prepared.noise, SMALLEST_WEIGHT))
 
 
 def undersample(prepared: PreparedMeasurement, mask: np.ndarray) -> PreparedMeasurement:
@@ -205,8 +205,8 @@ def reconstruct(
     Returns:
       (slices, ny, nx), complex64 or float32; times ``prepared.scale`` they are in the unit of the measurement
       under orthonormal transforms. With ``return_info`` also a list of one dict per slice: ``iterations``
-      made, the relative ``change`` of the last one (the residual with cg-sense), and whether it ``converged``
-      before the bound; empty for methods that do not say.
+      made, the relative ``change`` of the last one (the residual with cg-sense), whether it ``converged``
+      before the bound, and the ``weight`` where the method chose it; empty for methods that do not say.
 
     Raises:
       ValueError: the method needs Cartesian sampling, or too little of the center of k-space is sampled.
@@ -281,6 +281,7 @@ class _Plan(NamedTuple):
       kernel_block: that of a separate calibration scan that interpolation is calibrated on; None without one.
       mask: shape and packed bits of the mask, for methods that need its values; None for others.
       cartesian: whether sampling is.
+      choose: whether the method chooses the weight.
     """
 
     method: str
@@ -290,6 +291,7 @@ class _Plan(NamedTuple):
     kernel_block: tuple[int, int] | None
     mask: tuple[tuple[int, int], bytes] | None
     cartesian: bool
+    choose: bool
 
 
 def _plan(
@@ -318,6 +320,7 @@ def _plan(
         None if measurement.calibration is None else calibration_block(sampled, max(shape)),
         (shape, np.packbits(mask).tobytes()) if method.cartesian and mask is not None else None,
         mask is not None,
+        settings.weight is None and method.choose is not None,
     )
     return _fourier(measurement, mask, index), _density(prepared.density, index), plan
 
@@ -346,8 +349,31 @@ def _solve(
     else:
         calibration = None
     problem = ClassicalProblem(fourier, y, maps, density, mask, calibration, weight, plan.iterations)
+    chosen: dict[str, jax.Array] = {}
+    if plan.choose:
+        assert method.choose is not None and maps is not None, "methods that choose weights read maps"
+        errors = jnp.hypot(noise, _misfit(maps, gridded, plan.block, y))
+        chosen["weight"] = method.choose(problem, errors)
+        problem = problem._replace(weight=chosen["weight"])
     image, info = method.run(problem)
+    info = info | chosen
     return (image if maps is None else image * operators.rss(maps)), info
+
+
+def _misfit(maps: jax.Array, gridded: jax.Array, block: tuple[int, int], y: jax.Array) -> jax.Array:
+    """What the errors of maps add to those of a sample's real and imaginary part, as a standard deviation.
+
+    The part of the calibration block that no image times the maps explains, relative to the block, applies to
+    all samples alike. Noise is in it, too, but small where signals are large.
+    """
+    place = (slice(None), *(center_slice(n, c) for n, c in zip(gridded.shape[-2:], block, strict=True)))
+    known = gridded[place]
+    images = operators.ifft2c(jnp.zeros_like(gridded).at[place].set(known))
+    explained = maps * operators.mri.coil_combine(images, maps)
+    rest = known - operators.fft2c(explained)[place]
+    ratio = jnp.sum(jnp.abs(rest) ** 2) / jnp.maximum(jnp.sum(jnp.abs(known) ** 2), 1e-30) / 2
+    measured = jnp.maximum(jnp.sum(jnp.any(y != 0, axis=0)), 1)
+    return _MISFIT * jnp.sqrt(ratio * jnp.sum(jnp.abs(y) ** 2) / measured)
 
 
 def coil_maps(kspace: jax.Array, block: tuple[int, int], kind: str, noise: Any) -> jax.Array:

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import operators
-from fedrecon import classical
+from fedrecon import classical, classical_methods
 from fedrecon.classical import ClassicalSettings, prepare, reconstruct, undersample
 from fedrecon.data import Measurement
 
@@ -76,11 +77,80 @@ def test_weights_follow_the_noise_of_the_outer_samples():
     )
     prepared = prepare(given)
     assert prepared.noise * prepared.scale == pytest.approx(0.02, rel=0.1)
-    weight = classical.settled(ClassicalSettings("total-variation"), prepared).weight
-    assert weight == pytest.approx(0.05 * prepared.noise)
-    assert classical.settled(ClassicalSettings("total-variation", weight=0.3), prepared).weight == 0.3
+    weight = classical.settled(ClassicalSettings("cg-sense"), prepared).weight
+    assert weight == pytest.approx(0.5 * prepared.noise)
+    assert classical.settled(ClassicalSettings("cg-sense", weight=0.3), prepared).weight == 0.3
     silent = prepared._replace(noise=0.0)
-    assert 0 < classical.settled(ClassicalSettings("l1-wavelet"), silent).weight < 1e-4
+    assert 0 < classical.settled(ClassicalSettings("cg-sense"), silent).weight < 1e-4
+    assert classical.settled(ClassicalSettings("l1-wavelet"), prepared).weight is None
+
+
+def test_the_noise_of_undersampled_measurements_is_that_of_the_samples_kept():
+    given = measurement()
+    kspace = np.zeros_like(given.kspace)
+    rng = np.random.default_rng(0)
+    kspace[..., ::2] = rng.normal(size=kspace[..., ::2].shape) + 1j * rng.normal(size=kspace[..., ::2].shape)
+    kspace[..., 1::2] = 1e-3 * kspace[..., ::2]
+    prepared = prepare(dataclasses.replace(given, kspace=kspace))
+    odd = undersample(prepared, np.arange(SHAPE[1]) % 2)
+    assert odd.noise * odd.scale == pytest.approx(1e-3, rel=0.2)
+
+
+def test_weights_are_chosen_by_the_errors_and_the_size_of_the_image():
+    """With an image that does not depend on the weight the choice has a closed form, between bounds."""
+    image, y = np.full((4, 5), 0.25 + 0j), np.zeros((1, 4, 5), np.complex64)
+    problem = classical.ClassicalProblem(
+        operators.CartesianFourier((4, 5)), y, np.ones((1, 4, 5)), np.ones(()), None, None, None, 10
+    )
+
+    def chosen(errors, size=1.0):
+        choose = classical_methods._chooser(
+            lambda A, y, weight, iterations: size * jnp.asarray(image),
+            lambda x: jnp.sum(jnp.abs(x)),
+            0.05,
+            0.3,
+        )
+        return float(choose(problem, jnp.asarray(errors)))
+
+    # The mean size is 0.25: 0.3 * errors ** 2 / 0.25.
+    assert chosen(0.1) == pytest.approx(0.012, rel=1e-5)
+    assert chosen(0.2) == pytest.approx(0.048, rel=1e-5)
+    assert chosen(0.1, 0.5) == pytest.approx(0.024, rel=1e-5)
+    assert chosen(0.1, 0.0) == pytest.approx(0.05) and chosen(0.1, 100.0) == pytest.approx(1e-3)
+    assert chosen(0.0) == pytest.approx(classical_methods.SMALLEST_WEIGHT)
+
+
+def test_what_maps_do_not_explain_counts_as_noise():
+    """A second coil outside the maps, in a block of the center and elsewhere."""
+    rng = np.random.default_rng(1)
+    y = (rng.normal(size=(2, 12, 10)) + 1j * rng.normal(size=(2, 12, 10))) * np.array([3, 1])[:, None, None]
+    y[..., 7:] = 0
+    maps = np.zeros((2, 12, 10), np.complex64)
+    maps[0] = 1
+    block = y[:, 3:9, 3:7]
+    ratio = np.sum(np.abs(block[1]) ** 2) / np.sum(np.abs(block) ** 2)
+    # Of the real and the imaginary part, over the 12 x 7 samples that were measured.
+    expected = 0.25 * np.sqrt(ratio / 2 * np.sum(np.abs(y) ** 2) / 84)
+    assert float(classical._misfit(maps, jnp.asarray(y), (6, 4), y)) == pytest.approx(expected, rel=1e-4)
+    maps[:] = y[:, :1, :1] / np.linalg.norm(y[:, 0, 0])
+    one = maps * y[:1]
+    assert float(classical._misfit(maps, jnp.asarray(one), (6, 4), one)) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["l1-wavelet", "total-variation", "tgv"])
+def test_weights_chosen_follow_the_noise_and_are_reported(method):
+    """They are those of the same image in another unit, and larger where there is more noise."""
+    found = []
+    for noise, scale in ((0.0, 1.0), (0.0, 300.0), (0.05, 1.0)):
+        given = measurement(scale=scale)
+        rng = np.random.default_rng(3)
+        more = noise * (rng.normal(size=given.kspace.shape) + 1j * rng.normal(size=given.kspace.shape))
+        prepared = prepare(dataclasses.replace(given, kspace=(given.kspace + more).astype(np.complex64)))
+        settings = ClassicalSettings(method, "espirit", iterations=2)
+        found.append(reconstruct(prepared, settings, return_info=True)[1][0]["weight"])
+    assert found[1] == pytest.approx(found[0], rel=1e-2) and found[2] > 4 * found[0] > 0
+    _, infos = reconstruct(prepared, dataclasses.replace(settings, weight=1e-3), return_info=True)
+    assert "weight" not in infos[0]
 
 
 def test_the_background_is_weighted_by_the_noise():

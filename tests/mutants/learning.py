@@ -366,9 +366,29 @@ _CLASSICAL = in_file(
         "tests/experiments/test_classical.py::test_weights_follow_the_noise_of_the_outer_samples",
     ),
     (
-        "weight=max(multiple * prepared.noise, _SMALLEST_WEIGHT)",
-        "weight=max(multiple, _SMALLEST_WEIGHT)",
+        "weight=max(method.noise_weight * prepared.noise, SMALLEST_WEIGHT)",
+        "weight=max(method.noise_weight, SMALLEST_WEIGHT)",
         "tests/experiments/test_classical.py::test_weights_follow_the_noise_of_the_outer_samples",
+    ),
+    (
+        "measurement=kept, noise=noise_level(kept)",
+        "measurement=kept",
+        "tests/experiments/test_classical.py::test_the_noise_of_undersampled_measurements_is_that_of_the_samples_kept",
+    ),
+    (
+        "jnp.hypot(noise, _misfit(maps, gridded, plan.block, y))",
+        "_misfit(maps, gridded, plan.block, y)",
+        "tests/experiments/test_classical.py::test_weights_chosen_follow_the_noise_and_are_reported",
+    ),
+    (
+        "measured = jnp.maximum(jnp.sum(jnp.any(y != 0, axis=0)), 1)",
+        "measured = y[0].size",
+        "tests/experiments/test_classical.py::test_what_maps_do_not_explain_counts_as_noise",
+    ),
+    (
+        "rest = known - operators.fft2c(explained)[place]",
+        "rest = known - operators.fft2c(images)[place]",
+        "tests/experiments/test_classical.py::test_what_maps_do_not_explain_counts_as_noise",
     ),
     (
         "4 * background / jnp.sqrt(",
@@ -381,5 +401,23 @@ _CLASSICAL = in_file(
         "tests/experiments/test_classical.py::test_a_sweep_of_weights_compiles_once",
     ),
 )
+_CHOICE = in_file(
+    "fedrecon/classical_methods.py",
+    (
+        "share * errors**2 * x.size /",
+        "share * errors * x.size /",
+        "tests/experiments/test_classical.py::test_weights_are_chosen_by_the_errors_and_the_size_of_the_image",
+    ),
+    (
+        "jnp.clip(weight, 0.01 * errors, 0.5 * errors)",
+        "weight",
+        "tests/experiments/test_classical.py::test_weights_are_chosen_by_the_errors_and_the_size_of_the_image",
+    ),
+    (
+        "jnp.maximum(weight, SMALLEST_WEIGHT)",
+        "weight",
+        "tests/experiments/test_classical.py::test_weights_are_chosen_by_the_errors_and_the_size_of_the_image",
+    ),
+)
 
-MUTANTS = _MODELS + _TASK_PACKAGE + _CLASSICAL + _FILES
+MUTANTS = _MODELS + _TASK_PACKAGE + _CLASSICAL + _CHOICE + _FILES
