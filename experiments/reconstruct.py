@@ -260,9 +260,16 @@ def run(options: ReconstructOptions) -> None:
     print("\n".join([_describe(measurement), *measurement.notes]))
     with _naming_flags(measurement="--input"):
         prepared = prepare(measurement, options.whiten)
+    reference = None
+    if options.acceleration > 1:
+        full = prepared
+        prepared = _undersampled(full, options)
+        acceleration = float(full.measurement.mask.sum() / prepared.measurement.mask.sum())
+        print(f"undersampled {acceleration:.2f} times ({options.mask})")
+        reference = crop(reconstruct(full, ClassicalSettings("rss")), measurement.crop_shape)
+    # After undersampling: weights follow the noise of the samples that are kept.
     chosen, settings = settings.weight is None, settled(settings, prepared)
-    follows = METHODS[settings.method].noise_weight is not None
-    if network is None and chosen and follows and settings.weight is not None:
+    if network is None and chosen and settings.weight is not None:
         print(f"{settings.method}: weight {settings.weight:.1e}, for noise of {prepared.noise:.1e}")
         if settings.coil_maps == "calibration":
             print(
@@ -278,13 +285,6 @@ def run(options: ReconstructOptions) -> None:
         "notes": "; ".join(measurement.notes),
         "whitened": bool(options.whiten and measurement.noise is not None),
     }
-    reference = None
-    if options.acceleration > 1:
-        full = prepared
-        prepared = _undersampled(full, options)
-        acceleration = float(full.measurement.mask.sum() / prepared.measurement.mask.sum())
-        print(f"undersampled {acceleration:.2f} times ({options.mask})")
-        reference = crop(reconstruct(full, ClassicalSettings("rss")), measurement.crop_shape)
     if network is None and METHODS[settings.method].maps:
         _note_calibration(prepared.measurement, settings)
     method = settings.method if network is None else "network"
