@@ -62,7 +62,9 @@ def test_iterative_methods_say_how_they_ended():
     images, infos = reconstruct(prepared, ClassicalSettings("l1-wavelet", weight=4e-4), return_info=True)
     assert images.shape == (1, *SHAPE) and infos[0]["converged"]
     assert infos[0]["change"] <= 1e-3 and 10 < infos[0]["iterations"] < 300
-    _, infos = reconstruct(prepared, ClassicalSettings("l1-wavelet", weight=4e-4, iterations=4), return_info=True)
+    _, infos = reconstruct(
+        prepared, ClassicalSettings("l1-wavelet", weight=4e-4, iterations=4), return_info=True
+    )
     assert not infos[0]["converged"] and infos[0]["iterations"] == 4 and infos[0]["change"] > 1e-3
     _, infos = reconstruct(prepared, ClassicalSettings("cg-sense"), return_info=True)
     assert infos[0]["converged"] and infos[0]["change"] <= 1e-4
