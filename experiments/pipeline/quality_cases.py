@@ -21,7 +21,7 @@ from fedrecon.classical import (
     undersample,
 )
 from fedrecon.data import Measurement, read_measurement
-from fedrecon.data.formats.hdf5 import DataError
+from fedrecon.data.formats import DataError
 
 SCANS = (
     "brain_8ch_poisson",
