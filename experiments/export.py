@@ -134,7 +134,8 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], kind: str, li
             scores |= {"patients": patients, "checks": results["checks"]}
         notes = list(results["notes"])
     else:
-        scores, notes = {"released": results["released"], "own": results["own"]}, []
+        scores = {"released": results["released"], "own": results["own"]}
+        notes = [results["notes"]] if results.get("notes") else []
         scores["over_sites"] = over_sites(results["released"] or results["own"])
     simulated = kind == "simulated"
     return {

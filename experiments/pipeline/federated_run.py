@@ -80,7 +80,8 @@ def run(
     execution = Execution(parallel, rounds_per_dispatch, report_stage)
     with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
         stage = stage_of(settings, data)
-        found = run_stage(stage, data.test, settings.federation, budget_of(settings), workdir, execution)
+        budget = budget_of(settings)
+        found = run_stage(stage, data.test, settings.federation, budget, workdir, execution, data.notes)
     file = released_file(workdir.path, stage.name)
     if settings.task == "reconstruction" and is_lead() and file.exists():
         network = checked_network(settings, read_weights(file)[0], data.validation or data.test)
@@ -115,6 +116,8 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     if results.privacy:
         rows = [[client, f"{epsilon:.3f}"] for client, epsilon in results.privacy["epsilon"].items()]
         print(results.privacy["statement"] + "\n" + format_table(["client", "ε"], rows[:_MOST_ROWS]))
+    if settings.data_labels and results.notes:
+        print(results.notes)
     compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
     print(
         f"compiling {compiled}, {cost.rounds_per_second:.2f} rounds/s, "

@@ -28,6 +28,7 @@ class Results(NamedTuple):
       bytes_up, bytes_down: sent by and to all clients in all rounds.
       course: of the rounds.
       privacy: the report of `plan_privacy`; empty without privacy.
+      notes: what a reader must know about the data.
     """
 
     own: Scores
@@ -37,6 +38,7 @@ class Results(NamedTuple):
     bytes_down: int
     course: Course
     privacy: dict[str, Any] = {}  # noqa: RUF012
+    notes: str = ""
 
 
 class Cost(NamedTuple):
@@ -54,6 +56,7 @@ def run_stage(
     budget: Budget,
     workdir: Workdir,
     execution: Execution,
+    notes: str = "",
 ) -> tuple[Results, Cost]:
     """Trains, or finishes what an interrupted run left, scores, and writes results.json.
 
@@ -66,6 +69,7 @@ def run_stage(
       budget: rounds and steps.
       workdir: of the run, which has no other stage.
       execution: how.
+      notes: what a reader must know about the data.
 
     Raises:
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
@@ -84,7 +88,7 @@ def run_stage(
     up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
     # Streamed rounds compile in the first of them.
     seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
-    results = Results(own, released, counts, up, down, trained.course, plan.report)
+    results = Results(own, released, counts, up, down, trained.course, plan.report, notes)
     if is_lead():
         document = results._asdict() | {"course": results.course._asdict()}
         write_atomically(workdir / "results.json", json.dumps(as_json(document), indent=2).encode())

@@ -1,0 +1,81 @@
+"""Own files through the programs: classes by name, faults leave nothing, results say what was skipped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.pipeline.cohorts import load_cohorts
+from experiments.pipeline.federated_data import load_data, number_of_classes
+from experiments.pipeline.federated_settings import resolve
+from experiments.pipeline.settings import resolve as resolve_full_stack
+from fedrecon.data import FastMRIVolume, read_cohort, write_fastmri
+from fedrecon.training import FlagError
+from tests.data.hospital_files import centered_fft, disc, write_mri, write_nifti
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_classes_are_those_of_the_labels_and_must_stay_so(tmp_path):
+    write_nifti(tmp_path, {"a": (8, 8), "b": (8, 8)}, labels=("x", "y", "z"))
+    settings = resolve({"data_dir": str(tmp_path), "data_labels": "x|y|z", "image_size": 16, "pools": 1})
+    data = load_data(settings)
+    assert number_of_classes(settings) == 3 and data.train.examples["image"].shape[2:] == (16, 16, 1)
+    expected = read_cohort(tmp_path, "classification", matrix=(16, 16)).train
+    np.testing.assert_array_equal(data.train.examples["label"], expected.examples["label"])
+    with pytest.raises(
+        FlagError, match=r"--data_dir: expected the 2 labels that there were .*, found x, y, z"
+    ):
+        load_data(resolve({"data_dir": str(tmp_path), "data_labels": "x|y", "pools": 1}))
+
+
+@pytest.mark.slow
+def test_the_full_stack_takes_kspace_with_masks_and_names_what_takes_it_without(tmp_path):
+    with_masks = tmp_path / "masks"
+    for site in ("a", "b"):
+        (with_masks / site).mkdir(parents=True)
+        for patient in range(3):
+            lesion = disc(16, 16, 0.1 * patient, 0.3)
+            noise = 0.05 * np.random.default_rng([patient, ord(site)]).normal(size=(1, 2, 16, 16))
+            kspace = centered_fft(disc(16, 16) + lesion + noise).astype(np.complex64)
+            mask = lesion[None].astype(np.uint8)
+            write_fastmri(with_masks / site / f"p{patient}.h5", FastMRIVolume(kspace, segmentation=mask))
+    given = {"preset": "smoke", "data_labels": "without|with"}
+    cohorts = load_cohorts(resolve_full_stack(given | {"data_dir": str(with_masks)}))
+    assert cohorts.shared_images and [row[0] for row in cohorts.sites] == ["site", "a", "b"]
+    marked = cohorts.segmentation.train.examples["segmentation"].sum((2, 3))
+    assert (marked > 0).all() and (cohorts.classification.test.examples["label"] == 1).all()
+    without = write_mri(tmp_path / "without", {"a": (2, 16, 16), "b": (2, 16, 16)})
+    with pytest.raises(
+        FlagError, match=r"a segmentation each, .*train_federated --task=reconstruction needs"
+    ):
+        load_cohorts(resolve_full_stack(given | {"data_dir": str(without)}))
+
+
+@pytest.mark.slow
+def test_faults_leave_nothing_and_skipped_files_are_in_the_results(tmp_path):
+    data = write_mri(tmp_path / "data", {"a": (2, 16, 16), "b": (1, 16, 16)})
+    (data / "a" / "p1.h5").write_bytes(b"")
+
+    def run(program, *arguments):
+        flags = [
+            f"--data_dir={data}",
+            "--preset=smoke",
+            f"--workdir={tmp_path / 'runs' / program}",
+            *arguments,
+        ]
+        command = [sys.executable, "-m", f"experiments.{program}", *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    for program, task in (("train_federated", 1), ("full_stack", 0)):
+        found = run(program, *["--task=reconstruction"][:task])
+        assert found.returncode == 1 and not (tmp_path / "runs" / program).exists()
+        assert f"{data}/a/p1.h5: expected an HDF5 file, found an empty file" in found.stderr
+        assert found.stderr.count("\n") == 1
+    found = run("train_federated", "--task=reconstruction", "--skip_bad")
+    assert found.returncode == 0 and "1 skipped (--skip_bad)" in found.stdout, found.stderr
+    results = json.loads((tmp_path / "runs" / "train_federated" / "results.json").read_text())
+    assert "a/p1.h5: expected an HDF5 file" in results["notes"]
