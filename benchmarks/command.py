@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from fedrecon.errors import ArgumentError
-from fedrecon.runtime import end_interrupted, user_message
+from fedrecon.runtime import end_interrupted, parse_flags, run_program, user_message
 
 # Threads of several OpenMP runtimes in one process otherwise spin while they wait, in the way of the next
 # library and, where the machine is not idle, of their own.
@@ -37,12 +37,17 @@ def start(
       passive_openmp: whether threads of OpenMP wait passively, unless the environment says how they wait.
     """
     define_flags()
-    app.run(functools.partial(_main, program, options, run, passive_openmp))
+    run_program(functools.partial(_main, program, options, run, passive_openmp), _parsed)
 
 
-def _main(program, options, run, passive_openmp, argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected only flags, found {argv[1:]}")
+def _parsed(argv: list[str]) -> list[str]:
+    rest = parse_flags(argv)
+    if "json" in flags.FLAGS:
+        check_json(flags.FLAGS.json)
+    return rest
+
+
+def _main(program, options, run, passive_openmp, _: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if passive_openmp:
         os.environ.setdefault(OPENMP, "PASSIVE")

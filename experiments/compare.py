@@ -240,7 +240,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define_run_flags(TrainSettings, without=("algorithm",), by_preset=BY_PRESET, flag_values=flag_values)
     methods = ["fedavg", "fedprox", "scaffold", "local_only", "centralized"]
     flags.DEFINE_list("methods", methods, f"Algorithms, some of {', '.join(algorithms())}.", **options)
-    flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", lower_bound=1, **options)
+    flags.DEFINE_integer("seeds", 5, "Number of seeds, from --seed on.", 1, 1000, **options)
     flags.DEFINE_string("baseline", "fedavg", "The method that others are compared with.", **options)
     text = "Compare the worst client of each training, not the mean of the clients."
     flags.DEFINE_bool("worst", False, text, **options)

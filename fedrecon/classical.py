@@ -21,6 +21,8 @@ COIL_MAPS = ("calibration", "walsh", "espirit")
 SMALLEST_CALIBRATION = 6
 # Where maps do not explain the calibration, this part of the misfit acts as noise does.
 _MISFIT = 0.25
+# Of samples: images, sums of up to 1e7 of them, are numbers of float32, too.
+_SMALLEST = 1e-31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,9 @@ def prepare(measurement: Measurement, whiten: bool = True) -> PreparedMeasuremen
     largest = np.abs(kspace).max()
     if not largest > 0:
         raise ArgumentError("measurement", "a signal", "k-space of zeros")
+    if not _SMALLEST < largest < 1 / _SMALLEST:
+        expected = f"a largest value from {_SMALLEST} to {1 / _SMALLEST}, which float32 holds"
+        raise ArgumentError("measurement", expected, float(largest))
     whole = None if measurement.mask is None else np.ones((), bool)
     size = jax.jit(lambda fourier, density, y: operators.rss(fourier.H(density * y)).max())
     sizes = []

@@ -18,6 +18,7 @@ from fedrecon.data.folders import identify_cohort
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import (
     available_processors,
+    check_values,
     end_interrupted,
     end_with,
     leave,
@@ -132,6 +133,8 @@ def with_flag_files(argv: list[str]) -> list[str]:
         return [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)]
     except flags.Error as error:
         fail(str(error))
+    except UnicodeDecodeError as error:
+        fail(f"--flagfile: expected a text file, found {error}")
 
 
 def read_own_files(argv: list[str]) -> None:
@@ -170,6 +173,7 @@ def parse(argv: list[str], groups: Collection[str]) -> Dotted:
     try:
         rest, dotted = split_dotted(argv, groups)
         positional = flags.FLAGS(rest)[1:]
+        check_values()
         if positional:
             raise ArgumentError("command line", "only flags, --NAME=VALUE", repr(positional[0]))
     except (flags.Error, ArgumentError) as error:

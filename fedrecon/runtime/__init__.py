@@ -19,6 +19,7 @@ from fedrecon.runtime.distributed import (
 )
 from fedrecon.runtime.log import RunLog, decode_numbers, encode_numbers, read_log
 from fedrecon.runtime.program import (
+    check_values,
     end_interrupted,
     end_with,
     ending,
@@ -44,6 +45,7 @@ __all__ = [
     "WorkdirError",
     "agreed",
     "available_processors",
+    "check_values",
     "compiled",
     "decode_numbers",
     "describe_environment",

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import math
+import os
 import signal
 import sys
 import threading
@@ -18,7 +20,9 @@ from fedrecon.runtime.watchdog import PeerError, leave
 from fedrecon.runtime.workdir import WorkdirError
 
 _INTERRUPTED = 130
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of the integers of flags: seeds and counts are int32 in compiled programs.
+MOST = 2**31 - 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | None = None) -> None:
@@ -70,11 +74,32 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
     show_help(argv)
     try:
         rest = flags.FLAGS(argv)
+        check_values()
         if rest[1:] and not positional:
             raise ArgumentError("command line", "only flags, --NAME=VALUE", f"{rest[1]!r}")
     except (flags.Error, ArgumentError) as error:
         end_with(str(error))
+    except UnicodeDecodeError as error:
+        end_with(f"--flagfile: expected a text file, found {error}")
     return rest
+
+
+def check_values(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Checks what holds for the values of all flags.
+
+    Raises:
+      ArgumentError: a number is not finite, an integer is larger than 32 bits hold, or a required text is
+        empty.
+    """
+    for name in flag_values:
+        flag = flag_values[name]
+        value = flag.value
+        if value == "" and any("other than None" in check.message for check in flag.validators):
+            raise ArgumentError(f"--{name}", "a value", "none")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ArgumentError(f"--{name}", "a finite number", value)
+        if isinstance(value, int) and abs(value) > MOST:
+            raise ArgumentError(f"--{name}", f"at most {MOST}", value)
 
 
 def show_help(
@@ -126,6 +151,12 @@ def user_message(error: BaseException) -> str | None:
         return f"{where}expected room on the disk, found none left; free some and repeat the command"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: expected a file to read or write, found: {error.strerror}"
+    if isinstance(error, OSError) and any(os.strerror(number) in str(error) for number in _FULL):
+        return f"{error}: expected room on the disk; free some and repeat the command"
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"expected sizes that fit into memory, found: {error or 'none left'}"
     if isinstance(error, ImportError) and "pip install" in str(error):
         return str(error)
     return None
@@ -141,7 +172,8 @@ def end_interrupted(line: str) -> NoReturn:
 
 def program_name() -> str:
     """The name of the running program, as in ``python -m experiments.NAME``."""
-    return Path(sys.argv[0]).name.removesuffix(".py")
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name.removesuffix(".py")
 
 
 def end_with(message: str) -> NoReturn:

@@ -11,6 +11,10 @@ from fedrecon.errors import ArgumentError
 Settings = TypeVar("Settings", bound=Any)
 
 
+# Of integers: seeds and counts are int32 in compiled programs.
+MOST = 2**31 - 1
+
+
 class FlagError(ArgumentError):
     """A flag's value does not fit.
 
@@ -159,6 +163,8 @@ def check_ranges(settings: Any) -> None:
 
 
 def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
+    if isinstance(value, int) and abs(value) > MOST:
+        raise FlagError(name, f"at most {MOST}", value)
     above, least, most = bounds["above"], bounds["least"], bounds["most"]
     low = -math.inf if least is None else least
     high = math.inf if most is None else most

@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
+from experiments import flag_reference
+
 ROOT = Path(__file__).parents[2]
 
 # Program, arguments and what the last line names; {} is a folder with the files of `folder`.
@@ -51,9 +53,9 @@ train_federated | --algorithm=fedavg --fedprox.strength=1 | fedprox
 train_federated | --dp_epsilon=8 --algorithm=qfedavg | --dp_epsilon
 train_federated | --cohort=retina --task=segmentation --data_dir={}/none | none
 train_federated | --topology=asynchronous --fine_tune=1 --stream | --stream
-train_federated | --data_dir={}/none | none: expected a folder with cohort.json
-full_stack | --data_dir={} | a folder with cohort.json
-compare | --data_dir={} | a folder with cohort.json
+train_federated | --data_dir={}/none | none: expected a folder of hospitals
+full_stack | --data_dir={} | expected files of measurements or images
+compare | --data_dir={} | expected files of measurements or images
 compare | --baseline=nosuch | --baseline
 compare | --methods=nosuch | --methods
 compare | --seeds=0 | --seeds
@@ -89,8 +91,62 @@ methods | --methods_from={}/none.py | none.py
 methods | --survey=7 | survey
 tomography_figures | --output_dir={}/none | --output_dir
 operator_figures | --output_dir={}/none | --output_dir
+operator_figures | --output_dir={}/bare --data_dir={}/none | none
+full_stack | --workdir= | --workdir
+full_stack | --image_size=100000000000 | --image_size
+full_stack | --cohort=measured --data_dir={}/bare | bare
+train_federated | --seed=99999999999999999999 | --seed
+train_federated | --image_size=200000 --preset=smoke | memory
+train_federated | --flagfile={}/rubbish | --flagfile
+train_federated | --flagfile={}/bare | bare
+train_federated | --data_dir={}/odd | cohort.json
+train_federated | --workdir={}/odd_run | config.json
+train_federated | --processes=2 | --coordinator
+compare | --seeds=2000000000 --preset=smoke | --seeds
+reconstruct | --input={}/nan.h5 --output={}/x.h5 | nan.h5
+reconstruct | --input={}/zeros.h5 --output={}/x.h5 | --input
+reconstruct | --input={}/big.h5 --output={}/x.h5 | --input
+reconstruct | --input={}/tiny.h5 --output={}/x.h5 | --input
+reconstruct | --input={}/text_array.h5 --output={}/x.h5 | text_array.h5
+reconstruct | --input={}/rubbish --output={}/x.h5 | rubbish
+reconstruct | --input={}/no_bytes.h5 --output={}/x.h5 | no_bytes.h5
+reconstruct | --input={}/no_bytes.cfl --output={}/x.h5 | no_bytes
+reconstruct | --input={}/bare --output={}/x.h5 | bare
+reconstruct | --input={} --output={}/x.h5 | expected a DICOM file
+reconstruct | --input=/dev/null --output={}/x.h5 | /dev/null
+reconstruct | --input={}/views.h5 --output={}/x.h5 | angles_deg
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --acceleration=nan | --acceleration
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --weight=inf --method=l1-wavelet | --weight
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --iterations=99999999999 | --iterations
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --iterations=three | --iterations
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --slices=6-4 | --slices
+reconstruct | --input={}/scan.h5 --output={}/x.h5 --weights={}/odd_run | odd_run
+export | --output={}/e | --workdir
+export | --workdir={}/none --output={}/e | none
+export | --workdir={}/odd_run --output={}/e | --workdir
+predict | --weights={}/none --input={}/scan.h5 --output={}/p.png | none
+predict | --weights={}/odd_run --input={}/scan.h5 --output={}/p.png --threshold=2 | --threshold
+track | --workdir={}/none | none
+track | --workdir={}/odd_run | --workdir
+simulate_cohort | --output={}/d --patients_per_site=nan | --patients_per_site
+simulate_cohort | --output= | --output
+inspect_file | {}/rubbish | rubbish
+inspect_file | {}/nan.h5 | nan.h5
+inspect_file | {}/bare | bare
+check_cohort | | folder
+check_cohort | {}/none | none
+check_cohort | {}/scan.h5 | scan.h5
+benchmarks.mri | --workloads=nosuch | --workloads
+benchmarks.mri | --json={}/none/x.json | --json
+benchmarks.mri | word | word
+benchmarks.ct | --pythons=nosuch | --pythons
+benchmarks.ct | --seconds=nan | --seconds
+benchmarks.federated | --engines=nosuch | --engines
+benchmarks.convolution | --repeats=many | --repeats
+operators.native | nosuch | nosuch
+operators.native | --precision=float16 | --precision
 """
-DATA_SCRIPTS = {"inspect_file", "simulate_cohort"}
+DATA_SCRIPTS = {"check_cohort", "inspect_file", "simulate_cohort"}
 TRAINING = {"full_stack", "train_federated", "compare"}
 
 
@@ -103,6 +159,25 @@ def folder(path):
     with h5py.File(path / "scan.h5", "w") as file:
         file["kspace"] = np.ones((1, 2, 24, 20), np.complex64)
     (path / "short.h5").write_bytes((path / "scan.h5").read_bytes()[:900])
+    ones = np.ones((1, 2, 24, 20), np.complex64)
+    for name, kspace in (
+        ("nan", ones * np.nan),
+        ("zeros", 0 * ones),
+        ("big", 1e38 * ones),
+        ("tiny", 1e-40 * ones),
+        ("text_array", np.array([b"a", b"b"])),
+    ):
+        with h5py.File(path / f"{name}.h5", "w") as file:
+            file["kspace"] = kspace
+    with h5py.File(path / "views.h5", "w") as file:
+        file["sinogram"], file["angles_deg"] = np.ones((1, 8, 9), np.float32), np.arange(7.0)
+    (path / "rubbish").write_bytes(b"\xff\xfe" + np.random.default_rng(0).bytes(3000))
+    for name in ("no_bytes.h5", "no_bytes.cfl", "no_bytes.hdr"):
+        (path / name).touch()
+    for name in ("bare", "odd", "odd_run"):
+        (path / name).mkdir()
+    (path / "odd/cohort.json").write_text("[]")
+    (path / "odd_run/config.json").write_bytes(b"\xff{}")
     return path
 
 
@@ -110,13 +185,16 @@ def folder(path):
 def test_bad_calls_end_in_one_line_that_names_what_was_wrong(tmp_path):
     place = str(folder(tmp_path))
     rows = [[part.strip() for part in line.split("|")] for line in CALLS.strip().splitlines()]
-    assert len(rows) >= 60
+    assert len(rows) >= 120
+    own = {name.rpartition(".")[2] if "benchmarks" not in name else name for name in flag_reference.PROGRAMS}
+    assert own | {"inspect_file", "operators.native"} == {program for program, *_ in rows}
     calls = []
     for program, arguments, _ in rows:
         if program in TRAINING and "--workdir" not in arguments:
             arguments += " --workdir={}/run"
         package = "data_scripts" if program in DATA_SCRIPTS else "experiments"
-        calls.append((f"{package}.{program}", arguments.replace("{}", place).split()))
+        module = program if "." in program else f"{package}.{program}"
+        calls.append((module, arguments.replace("{}", place).split()))
     run = subprocess.run(
         [sys.executable, "-m", "tests.experiments.call_programs"],
         input=json.dumps(calls),
@@ -130,6 +208,6 @@ def test_bad_calls_end_in_one_line_that_names_what_was_wrong(tmp_path):
     for (program, arguments, named), (status, output) in zip(rows, json.loads(run.stdout), strict=True):
         lines = output.strip().splitlines()
         line = lines[-1] if lines else ""
-        if status in (0, 130) or status < 0 or "Traceback" in output or named not in line or len(lines) > 2:
+        if status in (0, 130) or status < 0 or "Traceback" in output or named not in line or len(lines) > 3:
             wrong.append(f"{program} {arguments}: status {status}, expected {named!r} in:\n{output[-800:]}")
     assert not wrong, "\n\n".join(wrong)

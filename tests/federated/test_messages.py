@@ -11,6 +11,7 @@ import pytest
 from fedrecon import federated as fl
 from fedrecon.federated.messages import Reduction
 from fedrecon.federated.methods.fednova import normalized_averaging
+from fedrecon.federated.methods.scaffold import control_variates
 from fedrecon.federated.topologies import (
     StreamingRound,
     init_asynchronous,
@@ -201,6 +202,57 @@ def test_fednova_and_the_median_withstand_a_false_message(fx, factor):
     moved = states.variables.params["w"][0] - START.params["w"]
     np.testing.assert_allclose(moved, expected, rtol=1e-5)
     assert infos.applied.all()
+
+
+@pytest.mark.parametrize("reducer", ["krum", "screen", pytest.param("median", marks=pytest.mark.slow)])
+def test_scaffold_withstands_a_false_message(fx, reducer):
+    """The update of the client in the middle is sound, its control variate is 1e4 times what it should be."""
+    variates = control_variates(RATE)
+
+    def finish(result, memory, context):
+        result, message, memory = variates.finish(result, memory, context)
+        wrong = jnp.where(context.batches.client == BROKEN, 1e4, 1.0)
+        return result, jax.tree.map(lambda x: wrong * x, message), memory
+
+    reduce = {
+        "krum": fl.reducers.krum(1),
+        "median": fl.reducers.median(),
+        "screen": fl.reducers.screen(norm_factor=5.0),
+    }[reducer]
+    algorithm = fl.federated(
+        fx.quad, optax.sgd(RATE), method=variates._replace(finish=finish), reduce=reduce, weighting=fl.equal
+    )
+    data = data_of(fx)
+    b = np.array(data.examples["b"][:, 0])
+    # In the middle: it is the one that Krum would choose by updates alone.
+    b[BROKEN] = np.delete(b, BROKEN, 0).mean(0)
+    data = fx.quad_data(np.ones(CLIENTS, np.float32), b, np.full(CLIENTS, 3))
+    states, infos = fx.trajectory(fx.quad, algorithm, 10)(data, START)
+    path = np.asarray(states.variables.params["w"])
+    low, high = np.minimum(b.min(0), START.params["w"]), np.maximum(b.max(0), START.params["w"])
+    assert ((path > low - 0.5) & (path < high + 0.5)).all(), path[-3:]
+    assert infos.applied.all()
+    if reducer != "median":
+        # Who sends it is left out.
+        assert np.asarray(infos.excluded)[:, BROKEN].all()
+
+
+@pytest.mark.parametrize("bound", [0.8, pytest.param(1e-3, marks=pytest.mark.slow)])
+def test_the_bound_of_updates_does_not_scale_messages(fx, bound):
+    """Normalized averaging by hand: deltas clipped apart from the numbers of steps, which are longer."""
+    channel = fl.chain(fl.clip(bound))
+    algorithm = fl.fednova(fx.linear, RATE, channel=channel)
+    data = data_of(fx)
+    states, _ = fx.trajectory(fx.linear, algorithm, 1)(data, START)
+    p = COUNTS / COUNTS.sum()
+    b = np.asarray(data.examples["b"][:, 0], np.float64)
+    directions = -RATE * b
+    scale = np.minimum(1, bound / np.linalg.norm(directions, axis=1))
+    if bound > 0.5:
+        assert (scale == 1).all() and COUNTS.max() > bound
+    expected = (p @ COUNTS) * (p @ (scale[:, None] * directions))
+    moved = states.variables.params["w"][0] - START.params["w"]
+    np.testing.assert_allclose(moved, expected, rtol=1e-4)
 
 
 def counting(rollback=None, payload_bytes=None):

@@ -213,6 +213,22 @@ MUTANTS = (
         ("before = lax.gt(places,", "before = lax.ge(places,", _ORDER),
     ),
     *in_file(
+        "fedrecon/federated/reducers/robust.py",
+        (
+            "passed &= ~(sizes > _LONGEST",
+            "passed &= (sizes > -_LONGEST",
+            _F + "test_messages.py::test_scaffold_withstands_a_false_message",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/reducers/screening.py",
+        (
+            "(norms, *map(lengths, kinds_of_messages(sent.message)))",
+            "(norms,)",
+            _F + "test_messages.py::test_scaffold_withstands_a_false_message",
+        ),
+    ),
+    *in_file(
         "fedrecon/federated/sampling.py",
         (
             "random_order(shuffle, jnp.arange(clients))",

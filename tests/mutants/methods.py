@@ -191,13 +191,13 @@ _REDUCERS = (
         ("return _between(x, cut, count - 1 - cut)", "return _between(x, cut, count - cut)", _PAPERS),
         # Krum with one client too few for its guarantee.
         (
-            "max(2 * byzantine + 3, keep)",
-            "max(2 * byzantine + 2, keep)",
+            "arrived.sum() >= 2 * byzantine + 3",
+            "arrived.sum() >= 2 * byzantine + 2",
             _ROBUST + "too_few_clients_reduce_to_nothing",
         ),
         (
-            "count >= 4 * byzantine + 3)",
-            "count >= 4 * byzantine + 2)",
+            "arrived.sum() >= 4 * byzantine + 3)",
+            "arrived.sum() >= 4 * byzantine + 2)",
             _ROBUST + "too_few_clients_reduce_to_nothing",
         ),
         ("included.sum() - byzantine - 2, 1)", "included.sum() - byzantine - 1, 1)", _PAPERS),
@@ -208,10 +208,10 @@ _REDUCERS = (
             _ROBUST + "geometric_median",
         ),
         ("x / along(safe, x), 0)", "x, 0)", _ROBUST + "generic_properties_of_reducers"),
+        ("jnp.maximum(chosen.sum() - 1, 0) // 2", "chosen.sum() // 2", _SCREENING + "who_is_flagged"),
     ),
     *in_file(
         "fedrecon/federated/reducers/screening.py",
-        ("jnp.maximum(chosen.sum() - 1, 0) // 2", "chosen.sum() // 2", _SCREENING + "who_is_flagged"),
         (
             "inner.reduce(uploads, passed, state, context)",
             "inner.reduce(uploads, included, state, context)",

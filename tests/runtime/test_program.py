@@ -13,7 +13,7 @@ from absl import flags
 
 from fedrecon.data import DataError
 from fedrecon.errors import ArgumentError
-from fedrecon.runtime import WorkdirError, ending, parse_flags, run_program, user_message
+from fedrecon.runtime import WorkdirError, check_values, ending, parse_flags, run_program, user_message
 from fedrecon.runtime.help import help_asked, help_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
         (DataError("k.h5", "kspace", "complex numbers", "text"), "k.h5: key 'kspace': expected complex"),
         (WorkdirError("--workdir=x: taken"), "--workdir=x: taken"),
         (OSError(errno.ENOSPC, "No space left on device", "x/log"), "x/log: expected room on the disk"),
+        (OSError(errno.EFBIG, "File too large", "x/log"), "x/log: expected room on the disk"),
+        (
+            OSError("x: errno = 28, error message = 'No space left on device'"),
+            "'No space left on device': expected room on the disk",
+        ),
+        (OSError(errno.EIO, "x: Input/output error"), "x: Input/output error"),
+        (MemoryError("Unable to allocate 1.46 TiB"), "expected sizes that fit into memory, found: Unable"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "expected room on the disk"),
         (FileNotFoundError(errno.ENOENT, "No such file", "y.h5"), "y.h5: expected a file"),
         (ImportError("DICOM files need an extra: pip install 'fedrecon[dicom]'"), "pip install"),
@@ -135,6 +142,25 @@ def test_consoles_of_any_encoding_show_every_line(monkeypatch):
         run_program(main)
     streams[0].flush()
     assert streams[0].buffer.getvalue() == b"? ? ? ?\n"
+
+
+def test_numbers_and_required_values_of_every_program_are_checked():
+    values = flags.FlagValues()
+    flags.DEFINE_float("rate", 1.0, "", flag_values=values)
+    flags.DEFINE_integer("count", 1, "", flag_values=values)
+    flags.DEFINE_string("place", None, "", flag_values=values, required=True)
+    flags.DEFINE_string("other", "", "", flag_values=values)
+    values(["p", "--place=x", "--count=2147483647", "--other="])
+    check_values(values)
+    for word, expected in (
+        ("--rate=nan", "--rate: expected a finite number, found nan"),
+        ("--rate=-inf", "--rate: expected a finite number, found -inf"),
+        ("--count=2147483648", "--count: expected at most 2147483647, found 2147483648"),
+        ("--place=", "--place: expected a value, found none"),
+    ):
+        values(["p", "--rate=1", "--count=1", "--place=x", word])
+        with pytest.raises(ArgumentError, match=expected):
+            check_values(values)
 
 
 def test_words_that_are_no_flags_are_refused():

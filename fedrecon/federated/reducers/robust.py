@@ -4,9 +4,11 @@ Each is a `Reducer` for the ``reduce`` of an algorithm. They ignore the sizes of
 geometric median. What they return is the reduced update with weight 1. What comes with the update is reduced
 in the same way: coordinate by coordinate where the update is (`median`, `trimmed_mean`, `bulyan`), from the
 same clients where clients are chosen or weighed (`krum`, `geometric_median`); ``summed`` messages are given
-back as that mean times the number of included clients. Of a group of leaves with weights of its own, `median`
-and `trimmed_mean` see only the clients that have a weight in it; the others take their changes as 0.
-`fedrecon.federated.clip` bounds norms beforehand.
+back as that mean times the number of included clients. Where clients are chosen or weighed (`bulyan`, too)
+their updates alone decide; those with a kind of message of more than ten times the median length are left out
+before, and flagged. Of a group of leaves with weights of its own, `median` and `trimmed_mean` see only the
+clients that have a weight in it; the others take their changes as 0. `fedrecon.federated.clip` bounds norms
+beforehand.
 """
 
 from collections.abc import Callable
@@ -14,11 +16,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fedrecon.errors import ArgumentError
-from fedrecon.federated.messages import Message, Reducer, Upload, stateless
+from fedrecon.federated.messages import Message, Reducer, Reduction, Upload, stateless
 from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
+
+# Messages of honest clients differ in length, if less than updates do.
+_LONGEST = 10.0
 
 
 def median() -> Reducer:
@@ -62,14 +68,14 @@ def krum(byzantine: int, keep: int = 1) -> Reducer:
     """
     _check_numbers(byzantine, keep)
 
-    def reduce(uploads, included):
+    def reduce(uploads, included, arrived):
         sent = unweighted(uploads, included)
         order = _krum_order(sent.delta, included, byzantine)
         chosen = jnp.zeros_like(included).at[order[:keep]].set(True)
-        enough = included.sum() >= max(2 * byzantine + 3, keep)
+        enough = (arrived.sum() >= 2 * byzantine + 3) & (included.sum() >= keep)
         return _result(_mean(sent, chosen & included), included, enough)
 
-    return stateless(reduce)
+    return _screened(reduce)
 
 
 def bulyan(byzantine: int) -> Reducer:
@@ -83,7 +89,7 @@ def bulyan(byzantine: int) -> Reducer:
     """
     _check_numbers(byzantine, 1)
 
-    def reduce(uploads, included):
+    def reduce(uploads, included, arrived):
         sent = unweighted(uploads, included)
         count = included.sum()
 
@@ -104,9 +110,9 @@ def bulyan(byzantine: int) -> Reducer:
             rank = jnp.argsort(jnp.argsort(distance, axis=0), axis=0)
             return jnp.where(rank < near, jnp.where(jnp.isfinite(x), x, 0), 0).sum(0) / near
 
-        return _result(jax.tree.map(coordinate, sent), included, count >= 4 * byzantine + 3)
+        return _result(jax.tree.map(coordinate, sent), included, arrived.sum() >= 4 * byzantine + 3)
 
-    return stateless(reduce)
+    return _screened(reduce)
 
 
 def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: float = 1e-6) -> Reducer:
@@ -123,7 +129,7 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
         if not value > 0:
             raise ArgumentError(name, "a positive number", repr(value))
 
-    def reduce(uploads, included):
+    def reduce(uploads, included, arrived):
         sent = unweighted(uploads, included)
         updates = sent.delta
         weight = jnp.where(included, largest_of_each(uploads.weight), 0)
@@ -160,7 +166,7 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
         reduced = sent._replace(delta=v, message=average(beta, sent.message))
         return _result(reduced, included, included.any())
 
-    return stateless(reduce)
+    return _screened(reduce)
 
 
 def _check_numbers(byzantine: Any, keep: Any) -> None:
@@ -193,6 +199,38 @@ def unweighted(uploads: Upload, included: jax.Array) -> Upload:
         ),
         one,
     )
+
+
+def lengths(tree: PyTree) -> jax.Array:
+    """(clients,): l2 norms of leaves (clients, ...)."""
+    return jax.vmap(optax.tree.norm)(tree)
+
+
+def lower_median(values: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Of the chosen values (clients,), the lower of the two middle ones; inf where none is chosen."""
+    ordered = jnp.sort(jnp.where(chosen, values, jnp.inf))
+    return ordered[jnp.maximum(chosen.sum() - 1, 0) // 2]
+
+
+def kinds_of_messages(message: Message) -> list[PyTree]:
+    """Those that there are, added or averaged over clients."""
+    return [kind for kind in (message.summed, message.scalars) if jax.tree.leaves(kind)]
+
+
+def _screened(reduce: Callable[[Upload, jax.Array, jax.Array], Upload]) -> Reducer:
+    """A reducer that leaves out who sends messages that explode.
+
+    Args:
+      reduce: of (uploads, included, arrived), the last before somebody was left out.
+    """
+
+    def run(uploads, included, state, context):
+        passed = included
+        for sizes in map(lengths, kinds_of_messages(unweighted(uploads, included).message)):
+            passed &= ~(sizes > _LONGEST * lower_median(sizes, included & (sizes > 0)))
+        return Reduction(reduce(uploads, passed, included), state, included & ~passed)
+
+    return Reducer(lambda upload: (), run)
 
 
 def _mean(tree: PyTree, chosen: jax.Array) -> PyTree:

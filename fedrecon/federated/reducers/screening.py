@@ -6,7 +6,7 @@ import optax
 
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.messages import Context, Message, Reducer, Upload, stateless
-from fedrecon.federated.reducers.robust import median, unweighted
+from fedrecon.federated.reducers.robust import kinds_of_messages, lengths, lower_median, median, unweighted
 from fedrecon.federated.trees import along
 from fedrecon.types import PyTree
 
@@ -20,7 +20,7 @@ def screen(
     it, once per round and without memory of earlier ones. Left out are
 
       exploding: an l2 norm above ``norm_factor`` times the median of the norms that are not zero (the lower
-        of the two middle ones if their number is even);
+        of the two middle ones if their number is even), of the change or of a kind of message;
       reversed: among the rest, a cosine with the coordinate-wise median of the updates below ``min_cosine``.
         A change of zero has no direction and passes.
 
@@ -53,11 +53,12 @@ def screen(
     inner = reduce or stateless(_sum)
 
     def screened(uploads, included, state, context):
-        updates = unweighted(uploads, included).delta.params
-        norms = jax.vmap(optax.tree.norm)(updates)
-        passed = included
+        sent = unweighted(uploads, included)
+        updates, passed = sent.delta.params, included
+        norms = lengths(updates)
         if norm_factor is not None:
-            passed &= ~(norms > norm_factor * _lower_median(norms, included & (norms > 0)))
+            for sizes in (norms, *map(lengths, kinds_of_messages(sent.message))):
+                passed &= ~(sizes > norm_factor * lower_median(sizes, included & (sizes > 0)))
         if min_cosine is not None:
             passed &= ~(_cosines(updates, norms, passed, context) < min_cosine)
         reduction = inner.reduce(uploads, passed, state, context)
@@ -74,11 +75,6 @@ def _sum(uploads: Upload, included: jax.Array) -> Upload:
         lambda x: jnp.where(along(included, x), x, 0).sum(0, dtype=x.dtype),
         uploads,
     )
-
-
-def _lower_median(values: jax.Array, chosen: jax.Array) -> jax.Array:
-    ordered = jnp.sort(jnp.where(chosen, values, jnp.inf))
-    return ordered[jnp.maximum(chosen.sum() - 1, 0) // 2]
 
 
 def _cosines(updates: PyTree, norms: jax.Array, chosen: jax.Array, context: Context) -> jax.Array:
