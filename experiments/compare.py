@@ -3,8 +3,8 @@
 A seed sets the data (of simulated cohorts), the partition, the initial weights, the batches and the samples
 of clients; they are the same for all methods, so differences are taken seed by seed. Every training has a
 directory of its own, --workdir/METHOD/seed-N, as in train_federated: an interrupted comparison continues,
-and a finished one is extended by more --methods or --seeds. The working directory gets comparison.csv, .tex,
-.md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
+and a finished one is extended by more --methods or --seeds. The working directory gets comparison.csv, .json,
+.tex, .md and .png. Intervals are by the t distribution and are not corrected for the number of methods. The
 comparators local_only and centralized ignore flags about what is exchanged (--reduce, --weighting,
 --topology, --server_optimizer, --fault and the like), and centralized none of --sampler and --stream.
 --METHOD.NAME=VALUE sets a parameter of one method. --methods_from=FILE adds the methods of a Python file.
@@ -13,6 +13,7 @@ comparators local_only and centralized ignore flags about what is exchanged (--r
       --seeds=5 --partition=dirichlet --concentration=0.3 --fedprox.strength=0.1
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ from fedrecon.training import (
     Dotted,
     FlagError,
     algorithms,
+    as_json,
     changed,
     check_method,
     comparator,
@@ -142,9 +144,17 @@ def compare(
     write_atomically(workdir / "comparison.tex", reporting.latex_table(rows, metric, baseline).encode())
     write_atomically(workdir / "comparison.md", reporting.markdown_table(rows, metric, baseline).encode())
     reporting.write_csv(workdir / "comparison.csv", rows, metric)
+    objects = [_as_object(row) for row in rows]
+    document = as_json({"metric": metric, "baseline": baseline, "worst": worst, "rows": objects})
+    write_atomically(workdir / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
     if any(not math.isnan(row.interval.mean) for row in rows):
         reporting.save_comparison_plot(workdir / "comparison.png", rows, metric, baseline)
     return rows
+
+
+def _as_object(row: reporting.ComparisonRow) -> dict[str, Any]:
+    difference = None if row.difference is None else row.difference._asdict()
+    return row._asdict() | {"interval": row.interval._asdict(), "difference": difference}
 
 
 def _by_catalog_name(dotted: Dotted) -> Dotted:

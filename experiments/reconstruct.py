@@ -31,7 +31,7 @@ from absl import flags, logging
 
 import operators
 from experiments.pipeline.ct_reconstruction import CT_ONLY, run_ct
-from experiments.pipeline.image_files import SUFFIXES, check_output, place_of, write_images
+from experiments.pipeline.image_files import SUFFIXES, check_output, place_of, write_images, write_record
 from experiments.pipeline.list_flags import image_shape_of, selection_of, slices_of
 from experiments.pipeline.network_reconstruction import (
     describe_network,
@@ -104,6 +104,7 @@ class ReconstructOptions:
     mask: str = "random"
     center_fraction: float = 0.08
     seed: int = 0
+    json: str | None = None
 
 
 def define_flags() -> None:
@@ -166,6 +167,8 @@ def define_flags() -> None:
         ("water_attenuation", "Attenuation of water in 1/mm, 0.0193 at 70 keV: CT in Hounsfield units."),
     ):
         flags.DEFINE_float(name, None, text, lower_bound=0.0)
+    text = "File for what is known of the images, as JSON: settings, scores, residual, verdict."
+    flags.DEFINE_string("json", None, text)
     flags.DEFINE_bool("correct_delays", default["correct_delays"], "Measure the gradient delays of spokes.")
 
 
@@ -227,7 +230,7 @@ def run(options: ReconstructOptions) -> None:
       ImportError: a file needs an extra that is not installed.
     """
     output = Path(options.output)
-    check_output(output, options.input)
+    check_output(output, options.input, options.json)
     shape, slices = image_shape_of(options.image_shape), slices_of(options.slices)
     if is_ct(options.input):
         with _naming_flags():
@@ -307,6 +310,7 @@ def run(options: ReconstructOptions) -> None:
         record["acceleration"] = acceleration
     place = place_of(measurement, images.shape)
     write_images(output, images * np.float32(prepared.scale), place, record)
+    write_record(options.json, record)
     print(f"wrote {output}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pipeline.image_files import Place, write_images
+from experiments.pipeline.image_files import Place, write_images, write_record
 from fedrecon.data import CTMeasurement, read_ct_measurement
 from fedrecon.data.formats import centered_affine
 from fedrecon.errors import ArgumentError
@@ -18,7 +18,7 @@ from operators.ct import attenuation_to_hu
 
 # Flags that mean something for CT; the others have to stay as they are.
 _FLAGS = frozenset(
-    ("input", "output", "method", "weight", "iterations", "slices", "group")
+    ("input", "output", "method", "weight", "iterations", "slices", "group", "json")
     + ("image_shape", "pixel_size", "element_size", "water_attenuation")
 )
 # Flags that mean something for CT alone.
@@ -84,6 +84,7 @@ def run_ct(options: Any, image_shape: tuple[int, int] | None, slices: list[int] 
     }
     try:
         write_images(Path(options.output), images, place, record)
+        write_record(options.json, record)
     except ArgumentError as error:
         raise FlagError("output", error.expected, error.found) from error
     print(f"wrote {options.output} in {unit}")

@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from fedrecon.data import Measurement, write_dicom
 from fedrecon.data.formats import centered_affine, nifti_bytes
 from fedrecon.files import replacing, write_atomically
-from fedrecon.training import FlagError
+from fedrecon.training import FlagError, as_json
 
 SUFFIXES = (".h5", ".nii.gz", ".nii", ".dcm", ".png")
 _BRIGHTEST = 99.5
@@ -83,6 +85,15 @@ def write_images(path: Path, images: np.ndarray, place: Place, record: dict) -> 
     write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
+def write_record(path: str | None, record: Mapping[str, Any]) -> None:
+    """Writes what is known of images as JSON, if there is a path; settings are an object there."""
+    if path is None:
+        return
+    document = {k: json.loads(v) if k == "settings" else v for k, v in record.items()}
+    document = {k: v.item() if isinstance(v, np.generic) else v for k, v in document.items()}
+    write_atomically(path, (json.dumps(as_json(document), indent=2) + "\n").encode())
+
+
 def _png(magnitude: np.ndarray) -> bytes:
     from matplotlib.image import imsave
 
@@ -99,8 +110,13 @@ def _png(magnitude: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def check_output(path: Path, source: str) -> None:
+def check_output(path: Path, source: str, record: str | None = None) -> None:
     """Fails before the work rather than after it.
+
+    Args:
+      path: of the images.
+      source: the input.
+      record: file for what is known of the images.
 
     Raises:
       ValueError: the name has another suffix, its folder does not exist, or it is that of the input.
@@ -112,6 +128,10 @@ def check_output(path: Path, source: str) -> None:
         raise FlagError("output", "a file in an existing folder", path)
     if path.resolve() == Path(source).resolve():
         raise FlagError("output", "another file than --input", path)
+    if record is not None and not Path(record).parent.is_dir():
+        raise FlagError("json", "a file in an existing folder", record)
+    if record is not None and Path(record).resolve() in (path.resolve(), Path(source).resolve()):
+        raise FlagError("json", "another file than --input and --output", record)
     for suffix, package, extra in ((".nii", "nibabel", "nifti"), (".dcm", "highdicom", "dicom")):
         if suffix in path.suffixes and find_spec(package) is None:
             raise ImportError(f"{suffix} files need an extra: pip install 'fedrecon[{extra}]'")

@@ -1,6 +1,7 @@
 """Comparisons: intervals against scipy, paired differences, tables, resuming and extending."""
 
 import csv
+import json
 import math
 import subprocess
 import sys
@@ -146,8 +147,10 @@ def test_a_comparison_is_resumed_and_extended(tmp_path):
         ("fedavg", "released"),
     ]
     assert found[1].values.keys() == {0, 1}
-    for name in ("comparison.csv", "comparison.tex", "comparison.md", "comparison.png"):
+    for name in ("comparison.csv", "comparison.json", "comparison.tex", "comparison.md", "comparison.png"):
         assert (tmp_path / name).stat().st_size > 50
+    document = json.loads((tmp_path / "comparison.json").read_text())
+    assert document["rows"][1]["interval"]["mean"] == found[1].interval.mean
     before = (tmp_path / "comparison.csv").read_bytes()
     log = (tmp_path / "fedavg" / "seed-0" / "metrics.jsonl").read_bytes()
     run_comparison(tmp_path, ["fedavg", "local_only"], [0, 1])

@@ -1,7 +1,9 @@
 """The reconstruct command by a trained network: images, what is said of them, and what is refused."""
 
 import functools
+import json
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -116,3 +118,21 @@ def test_what_a_network_cannot_take_is_refused_by_name(tmp_path, options, words)
     with pytest.raises(ValueError, match=words):
         run(ReconstructOptions(output=str(tmp_path / "out.h5"), **options))
     assert not (tmp_path / "out.h5").exists()
+
+
+def test_what_is_known_of_the_images_is_written_as_json(tmp_path):
+    write_phantom(tmp_path / "k.h5")
+    folder, place = write_run(tmp_path / "run"), {"output": str(tmp_path / "out.h5")}
+    run(
+        ReconstructOptions(str(tmp_path / "k.h5"), **place, weights=folder, json=str(tmp_path / "known.json"))
+    )
+    found = json.loads((tmp_path / "known.json").read_text())
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert found["residual"] == file.attrs["residual"]
+    assert found["settings"]["network"] == "modl" and found["out_of_distribution"] == ""
+    for wrong, words in (
+        ("absent/known.json", "a file in an existing"),
+        ("k.h5", "another file than --input"),
+    ):
+        with pytest.raises(ValueError, match=f"--json: expected {words}"):
+            run(ReconstructOptions(str(tmp_path / "k.h5"), **place, json=str(tmp_path / wrong)))
