@@ -273,6 +273,24 @@ ONE_FILE = [
 ]
 WHOLE = [
     (
+        "dicom",
+        both(
+            removed("b", "labels.csv"),
+            lambda f: (f / "b").mkdir(),
+            *(copied(f"a/p0/0000{i}.dcm", f"b/x{i}.dcm") for i in (1, 2)),
+        ),
+        "b/x2.dcm",
+        "a folder for each series, or its patient in the manifest, found the series of .*b/x1.dcm",
+    ),
+    (
+        "nifti",
+        table(
+            lambda t: "patient,label\n" + "".join(f"p{p},{'cyst' if p % 2 else 'normal'}\n" for p in range(4))
+        ),
+        "labels.csv",
+        "HOSPITAL/p0, or a column site, since two hospitals have p0, found 'p0', of 'a' and 'b'",
+    ),
+    (
         "pictures",
         removed("a", "b"),
         "",

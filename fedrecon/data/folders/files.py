@@ -11,7 +11,7 @@ import h5py
 
 from fedrecon.data.folders.labels import TABLE, Table
 from fedrecon.data.folders.manifest import MANIFEST, Entry, Manifest, Source
-from fedrecon.data.formats import DataError, file_format, is_ct
+from fedrecon.data.formats import DataError, file_format, is_ct, series_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _HDF5 = (".h5", ".hdf5", ".hdf", ".mrd")
@@ -122,7 +122,22 @@ def list_items(manifest: Manifest, faults: Faults) -> list[Item]:
                 f"sites {seen[what].site!r} and {item.site!r}",
             )
         seen[what] = item
-    return items
+    return _without_scattered(items, faults)
+
+
+def _without_scattered(items: list[Item], faults: Faults) -> list[Item]:
+    """Refuses DICOM files of one series that are taken for several patients."""
+    first: dict[str, Item] = {}
+    kept = []
+    for item in items:
+        uid = series_of(item.path) if item.source.reader == "dicom" and item.path.is_file() else None
+        other = item if uid is None else first.setdefault(uid, item)
+        with faults.of():
+            if other.patient != item.patient:
+                expected = "a folder for each series, or its patient in the manifest"
+                raise DataError(item.path, None, expected, f"the series of {other.path}")
+            kept.append(item)
+    return kept
 
 
 def _labeled(item: Item, table: Table) -> Item:

@@ -37,7 +37,7 @@ class Table:
 
     def __init__(self, folder: Path, sites: tuple[str, ...]) -> None:
         self.folder = folder
-        self.used: set[Row] = set()
+        self.used: dict[Row, str] = {}
         self.by_site: dict[str, dict[str, Row]] = {}
         top = folder / TABLE
         shared = _read(top) if top.is_file() else None
@@ -51,11 +51,17 @@ class Table:
         self.shared = shared or []
 
     def find(self, site: str, file: str, patient: str) -> Row | None:
-        """The row of a file, named relative to the cohort, else that of its patient."""
+        """The row of a file, named relative to the cohort, else that of its patient.
+
+        Raises:
+          DataError: a row of the table of all hospitals fits files of two of them.
+        """
         keys = self.by_site.get(site, {})
         row = keys.get(f"file {file}") or keys.get(f"patient {patient}")
-        if row is not None:
-            self.used.add(row)
+        if row is not None and (first := self.used.setdefault(row, site)) != site:
+            name = row.file or row.patient
+            expected = f"HOSPITAL/{name}, or a column site, since two hospitals have {name}"
+            raise row.error(expected, f"{name!r}, of {first!r} and {site!r}")
         return row
 
     def unused(self) -> list[Row]:
@@ -63,19 +69,22 @@ class Table:
         rows = {row for keys in self.by_site.values() for row in keys.values()} | set(self.shared)
         folders = {self.folder, *(self.folder / site for site in self.by_site)}
         rows = {row for row in rows if not any((f / row.file).is_file() for f in folders if row.file)}
-        return sorted(rows - self.used, key=lambda row: (str(row.table), row.line))
+        return sorted(rows - set(self.used), key=lambda row: (str(row.table), row.line))
 
 
 def _keys(rows: list[Row], folder: Path, site: str) -> dict[str, Row]:
     found: dict[str, Row] = {}
+    by_name: dict[str, Path] = {}
+    for path in sorted((folder / site).rglob("*"), reverse=True):
+        by_name[path.name] = path
     for row in rows:
         if row.file:
             base = row.table.parent
             names = [base / row.file, folder / site / row.file, folder / row.file]
             paths = [path for path in names if path.exists()]
-            if not paths:
+            if not paths and row.file in by_name:
                 # A bare name may lie in any folder of the hospital.
-                paths = sorted((folder / site).rglob(Path(row.file).name)) if "/" not in row.file else []
+                paths = [by_name[row.file]]
             keys = [f"file {path.relative_to(folder).as_posix()}" for path in paths[:1]]
         else:
             keys = [f"patient {row.patient.removeprefix(site + '/')}"]

@@ -14,6 +14,7 @@ from fedrecon.data.formats.ct_files import Sinogram, read_htc, read_lodopab, rea
 from fedrecon.data.formats.ct_measurement import CTMeasurement, is_ct, read_ct_measurement
 from fedrecon.data.formats.describe import describe_file
 from fedrecon.data.formats.dicom_ct import DicomProjections, read_dicom_ct_pd
+from fedrecon.data.formats.dicom_elements import series_of
 from fedrecon.data.formats.dicom_segmentation import dicom_segmentation_bytes
 from fedrecon.data.formats.dicom_series import DicomSlices, read_dicom_slices
 from fedrecon.data.formats.fastmri import FastMRIVolume, read_fastmri, write_fastmri
@@ -80,6 +81,7 @@ __all__ = [
     "read_picture",
     "read_radial",
     "read_tomography",
+    "series_of",
     "to_bart",
     "trajectory_from_bart",
     "trajectory_to_bart",

@@ -121,3 +121,14 @@ def _lenient() -> Iterator[None]:
     with warnings.catch_warnings(), import_pydicom().config.disable_value_validation():
         warnings.simplefilter("ignore")
         yield
+
+
+def series_of(path: str | os.PathLike) -> str | None:
+    """SeriesInstanceUID of a DICOM file; None of what has none or cannot be read."""
+    pydicom = import_pydicom()
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        return str(header.SeriesInstanceUID)
+    # The reader of the file tells what is wrong with it.
+    except Exception:
+        return None
