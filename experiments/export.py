@@ -75,6 +75,9 @@ def read_run(workdir: Path) -> FinishedRun:
         config, environment = document["config"], document["environment"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FlagError("workdir", "the directory of a run, with config.json", error) from error
+    if config.get("program") == "fedrecon.run":
+        expected = "a run of a program; fedrecon.exports.export_model writes networks of fedrecon.run"
+        raise FlagError("workdir", expected, workdir)
     if "methods" in config:
         raise FlagError("workdir", "a run of one method, such as a folder inside", f"{workdir}, a comparison")
     program = "full_stack" if "finetune_rounds" in config else "train_federated"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Page -> numbers of its blocks of commands and of Python with stated output.
-PAGES = {"start": (5, 0), "use_a_model": (1, 2)}
+# Page -> numbers of its blocks of commands and of Python; those that begin with the name of a file are written
+# to it, all others print what is stated.
+PAGES = {"start": (5, 0), "use_a_model": (1, 2), "own_model": (1, 3), "own_method": (1, 3)}
 
 
 @pytest.mark.slow
@@ -24,6 +25,7 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
     blocks = re.findall(r"```(bash|python)\n(.*?)```(?:\n\n```text\n(.*?)```)?", page, re.S)
     kinds = [kind for kind, _, _ in blocks]
     assert (kinds.count("bash"), kinds.count("python")) == PAGES[name]
+    names: dict = {}
     for kind, text, stated in blocks:
         if kind == "bash":
             for command in text.splitlines():
@@ -34,9 +36,12 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
                 )
                 assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
             continue
+        if file := re.match(r"# (\w+\.py)\n", text):
+            Path(file[1]).write_text(text)
+            continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(text, {})
+            exec(text, names)
         assert printed.getvalue() == stated
 
 
