@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Page -> numbers of its blocks of commands and of Python; those that begin with the name of a file are written
-# to it, all others print what is stated.
+# Page -> numbers of its blocks of commands and of Python: those that begin with the name of a file are its
+# content, and all others print what is stated.
 PAGES = {"start": (5, 0), "use_a_model": (1, 2), "own_model": (1, 3), "own_method": (1, 3)}
 
 

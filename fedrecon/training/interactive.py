@@ -40,7 +40,8 @@ class Result(NamedTuple):
 
     Attributes:
       variables: the trained model that is handed out; None where nothing is shared.
-      personal: client -> the model that it evaluates with; empty where that is the one handed out.
+      personal: client -> the model that it evaluates with; empty where that is the one handed out, and of
+        streamed clients.
       scores: client -> metric -> value on its test examples, of the model that it evaluates with; NaN where
         there was nothing to score, infinite what diverged.
       released: the same of ``variables``.

@@ -215,7 +215,7 @@ def personal_file(folder: Path, stage: str) -> Path:
 
 
 def save_personal(folder: Path, stage: Stage, trained: "Trained") -> None:
-    """Keeps the clients' own models, stacked, unless they are more than fit on the device."""
+    """Keeps the clients' own models, stacked."""
     models = trained.models(stage.clients.clients)
     stacked: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
     path = personal_file(folder, stage.name)

@@ -9,6 +9,7 @@ _VALIDATION = "tests/experiments/test_validation.py::test_"
 _PATIENTS = "tests/experiments/test_patient_scores.py::test_"
 _PREDICT = "tests/experiments/test_predict.py::test_"
 _TRACKING = "tests/test_tracking.py::test_"
+_INITIAL = "tests/training/test_initial.py::test_"
 _RUN = "tests/training/test_run.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
@@ -172,6 +173,23 @@ MUTANTS = (
             _RUN + "what_does_not_fit_is_refused_in_one_line_and_leaves_nothing",
         ),
         ("whose[chosen]", "whose", _RUN + "arrays_are_divided_by_patient"),
+    ),
+    *in_file(
+        "fedrecon/training/initial.py",
+        (
+            "if shapes[0] != shapes[1]:",
+            "if False:",
+            _INITIAL + "leaves_that_do_not_fit_are_named_with_both_shapes",
+        ),
+        (' and path.stem == "federated"', "", _INITIAL + "each_stage_starts_from_its_own_model"),
+    ),
+    *in_file(
+        "fedrecon/training/named_tasks.py",
+        (
+            "error.args[0] in example",
+            "error.args[0]",
+            "tests/experiments/test_own_task.py::test_a_task_that_does_not_fit_the_data_is_named",
+        ),
     ),
     *in_file(
         "fedrecon/training/interactive.py",
