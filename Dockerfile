@@ -20,5 +20,8 @@ RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
 ENV FEDRECON_CACHE=/var/cache/fedrecon
 RUN python -m operators.native && chmod -R a+rwX "$FEDRECON_CACHE"
 
+# Any user of the container may write there: docker run --user.
 WORKDIR /work
+RUN chmod a+rwx /work
+ENV MPLCONFIGDIR=/tmp/matplotlib
 CMD ["python", "-m", "experiments.full_stack", "--help"]

@@ -101,11 +101,9 @@ def prepare(measurement: Measurement, whiten: bool = True) -> PreparedMeasuremen
         density = density if measurement.trajectory.ndim == 3 else density[0]
     # Measurements as small as 1e-30 would otherwise vanish when squared.
     largest = np.abs(kspace).max()
-    if not largest > 0:
-        raise ArgumentError("measurement", "a signal", "k-space of zeros")
     if not _SMALLEST < largest < 1 / _SMALLEST:
-        expected = f"a largest value from {_SMALLEST} to {1 / _SMALLEST}, which float32 holds"
-        raise ArgumentError("measurement", expected, float(largest))
+        found = float(largest) or "k-space of zeros"
+        raise ArgumentError("measurement", f"a signal from {_SMALLEST} to {1 / _SMALLEST}", found)
     whole = None if measurement.mask is None else np.ones((), bool)
     size = jax.jit(lambda fourier, density, y: operators.rss(fourier.H(density * y)).max())
     sizes = []

@@ -11,20 +11,28 @@ from pathlib import Path
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path in the same folder and renames it over ``path`` when the block succeeds.
 
-    A crash or an exception leaves ``path`` as it was; the temporary file is removed on an exception.
+    A crash or an exception leaves ``path`` as it was; the temporary file is removed on an exception. Errors
+    of the temporary file, and those without a name, such as a full disk, name ``path``.
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            own = error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(
+                f".{path.name}."
+            )
+            error.filename = str(path) if own else error.filename
         raise
 
 

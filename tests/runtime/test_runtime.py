@@ -21,6 +21,19 @@ from fedrecon.files import replacing, write_atomically
 from fedrecon.runtime import Checkpointer, RunLog, Workdir, WorkdirError, read_log, train, training
 
 
+def test_a_file_that_cannot_be_written_is_named_as_the_caller_knows_it(tmp_path):
+    """Not by the temporary name, and also where the disk is full, of which the system names no file."""
+    with pytest.raises(OSError) as raised, replacing(tmp_path / "x.h5"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "x.h5") and not list(tmp_path.iterdir())
+    with pytest.raises(OSError) as raised:
+        write_atomically(tmp_path / "none" / "x.h5", b"")
+    assert raised.value.filename == str(tmp_path / "none" / "x.h5")
+    with pytest.raises(OSError) as raised, replacing(tmp_path / "x.h5"):
+        (tmp_path / "another").read_bytes()
+    assert raised.value.filename == str(tmp_path / "another")
+
+
 def test_write_atomically_leaves_the_old_file_on_failure(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, b"old")
