@@ -158,6 +158,12 @@ GRAY = np.arange(64).reshape(8, 8)
 A, MASK = "a/images/p0.png", "a/masks/p0.png"
 # Kind, fault, what the message names, and the pattern that it has; faults of one file may be skipped.
 ONE_FILE = [
+    (
+        "pictures",
+        lambda f: (f / "a" / "x.png").symlink_to("absent"),
+        "a/x.png",
+        "a file, found a link to nothing",
+    ),
     ("pictures", content(A, b""), A, "found an empty file"),
     ("pictures", cut(A), A, "a readable picture .* truncated"),
     ("pictures", content(A, "text"), A, "a readable picture .* cannot identify"),

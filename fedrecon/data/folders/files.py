@@ -154,6 +154,9 @@ def _labeled(item: Item, table: Table) -> Item:
 def _discovered(folder: Path, site: Path, faults: Faults) -> Source:
     kinds: dict[Path, str] = {}
     for path in sorted(site.rglob("*")):
+        if path.is_symlink() and not path.exists():
+            with faults.of():
+                raise DataError(path, None, "a file", "a link to nothing")
         if path.is_file() and _is_visible(path.relative_to(site)):
             with faults.of():
                 kind = kind_of(path)
