@@ -68,6 +68,8 @@ class Course(NamedTuple):
     def _verdict(self) -> str:
         if self.rounds < self.planned:
             return f"ended since {self.patience} rounds brought none lower (at most {self.planned} rounds)"
+        if self.rounds >= 2 * _FEWEST and self.best >= self.first:
+            return f"not converged: the {self.curve} has never been below its first value"
         if not np.isfinite(self.remaining):
             return "too few rounds to say whether it has converged"
         what = f"another quarter of the rounds would gain {100 * self.remaining:.1f} % of the whole gain"

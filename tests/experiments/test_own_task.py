@@ -1,6 +1,9 @@
 """``--task=FILE:name``: a network and a loss of one's own, from the file to the table of results."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +19,9 @@ from experiments.pipeline.programs import read_own_files
 from fedrecon.runtime import Workdir, WorkdirError
 from fedrecon.training.options import changed, flat
 from fedrecon.training.own_files import load_task
+from tests.data.hospital_files import write_pictures
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TASK = '''"""Brightness of the image's left half as a regression, by a linear layer."""
 
@@ -96,6 +102,58 @@ def test_an_own_task_is_trained_compared_and_is_the_one_of_python(file, tmp_path
     Path(file).write_text(TASK + "# Another line.\n")
     with pytest.raises(WorkdirError, match=r"--task.sha256: was '\w{64}', now"):
         train(tmp_path / "run", settings_of(file))
+
+
+UNET = '''"""A small U-Net in plain flax."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fedrecon.tasks import module_task
+
+
+class SmallUNet(nn.Module):
+    @nn.compact
+    def __call__(self, image, train: bool):
+        def block(x, features):
+            x = nn.Conv(features, (3, 3), use_bias=False)(x)
+            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+
+        fine = block(image, 8)
+        coarse = block(nn.max_pool(fine, (2, 2), (2, 2)), 16)
+        coarse = nn.Dropout(0.1, deterministic=not train)(coarse)
+        x = jnp.concatenate([fine, nn.ConvTranspose(8, (2, 2), (2, 2))(coarse)], -1)
+        return nn.Conv(1, (1, 1))(block(x, 8))[..., 0]
+
+
+def dice(logits, batch):
+    mask, found = batch["segmentation"] > 0.5, logits > 0
+    size = mask.sum((1, 2)) + found.sum((1, 2))
+    return jnp.where(size > 0, 2 * (mask & found).sum((1, 2)) / size, jnp.nan)
+
+
+def make(example):
+    return module_task(
+        SmallUNet(), "binary_cross_entropy", example, target="segmentation", metrics={"dice": dice}
+    )
+'''
+
+
+@pytest.mark.slow
+def test_an_own_unet_segments_the_pictures_of_three_sites(tmp_path):
+    write_pictures(tmp_path / "eyes", {"a": (32, 32), "b": (32, 40), "c": (28, 32)}, patients=6)
+    (tmp_path / "unet.py").write_text(UNET)
+    flags = {"workdir": "run", "data_dir": "eyes", "task": "unet.py:make", "optimizer": "adam"}
+    flags |= {"learning_rate": 0.01, "rounds": 25, "batch_size": 4}
+    command = [sys.executable, "-m", "experiments.train_federated"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"client +train +test +dice +loss", done.stdout)
+    own = json.loads((tmp_path / "run" / "results.json").read_text())["own"]
+    assert set(own) == {"a", "b", "c"} and all(scores["dice"] > 0.8 for scores in own.values())
+    assert (tmp_path / "run" / "learning_curves.png").stat().st_size > 10_000
 
 
 FILES = {

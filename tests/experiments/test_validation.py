@@ -97,6 +97,8 @@ def test_verdicts_name_the_criterion():
     assert "training loss 8 to 1, lowest in round 8; not converged" in line
     assert "another quarter of the rounds would gain 42.9 % of the whole gain" in line
     assert course(records[:4], "s", 4).lines()[0].endswith("too few rounds to say whether it has converged")
+    rising = [{**record, "loss": 9 - record["loss"]} for record in records]
+    assert course(rising, "s", 8).lines()[0].endswith("loss has never been below its first value")
 
 
 def test_a_training_in_which_nobody_took_part_is_an_error(tmp_path, monkeypatch):
