@@ -107,7 +107,7 @@ def test_a_finished_run_is_read_and_an_interrupted_one_continued(parts, whole, t
     assert again.scores == whole.scores
     read = go(parts, tmp_path / "halves", report=pytest.fail)
     jax.tree.map(np.testing.assert_array_equal, read.variables, whole.variables)
-    assert read.scores == whole.scores and read.course == again.course
+    assert read.scores == whole.scores and str(read.course) == str(again.course)
     # Three rounds from where three ended are not six, but begin there.
     onward = go(parts, tmp_path / "onward", initialize_from=str(tmp_path / "halves"))
     start = jax.tree.map(np.asarray, whole.variables)
