@@ -288,7 +288,7 @@ def run(options: ReconstructOptions) -> None:
         "notes": "; ".join(measurement.notes),
         "whitened": bool(options.whiten and measurement.noise is not None),
     }
-    if network is None and METHODS[settings.method].maps:
+    if network is None and settings.method != "rss":
         _note_calibration(prepared.measurement, settings)
     method = settings.method if network is None else "network"
     with Progress(method, len(measurement.kspace)) as bar, _naming_flags():
@@ -346,12 +346,21 @@ def _note_calibration(measurement: Measurement, settings: ClassicalSettings) -> 
     blocks = [
         calibration_size(measurement, i, settings.calibration_size) for i in range(len(measurement.kspace))
     ]
-    smallest = min(blocks, key=min)
-    if SMALLEST_CALIBRATION <= min(smallest) < min(_GOOD_CALIBRATION, settings.calibration_size):
-        size = f"{smallest[0]} x {smallest[1]}"
+    smallest, method = min(blocks, key=min), METHODS[settings.method]
+    size = f"{smallest[0]} x {smallest[1]} fully sampled samples"
+    if not (method.maps or method.cartesian):
+        if min(smallest) < SMALLEST_CALIBRATION:
+            print(f"notice: the center has {size}; with few of them regular undersampling leaves aliases")
+    # Fewer are refused for maps.
+    elif (
+        SMALLEST_CALIBRATION * method.maps
+        <= min(smallest)
+        < min(_GOOD_CALIBRATION, settings.calibration_size)
+    ):
+        made = "coil maps" if method.maps else "interpolation kernels"
         print(
-            f"notice: coil maps come from {size} fully sampled samples; below {_GOOD_CALIBRATION} x "
-            f"{_GOOD_CALIBRATION} images lose decibels, --method=nlinv estimates maps from all samples"
+            f"notice: {made} come from {size}; below {_GOOD_CALIBRATION} x {_GOOD_CALIBRATION} images lose "
+            "decibels, --method=nlinv estimates maps from all samples"
         )
 
 

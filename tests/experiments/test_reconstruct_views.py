@@ -49,8 +49,17 @@ def test_a_center_too_small_for_coil_maps_is_refused_or_named(tmp_path, capsys):
         image, _ = images(tmp_path / "k.h5", method="cg-sense", coil_maps="calibration")
         assert ("notice: coil maps come from 24 x 7" in capsys.readouterr().out) == noted
         assert error(image[0], PHANTOM) < 0.2
-    source(0)
-    images(tmp_path / "k.h5", method="rss")
+    for width, method, words in (
+        (7, "grappa", "notice: interpolation kernels come from 24 x 7"),
+        (12, "grappa", ""),
+        (0, "nlinv", "notice: the center has 24 x 1"),
+        (7, "nlinv", ""),
+        (0, "rss", ""),
+    ):
+        source(width)
+        images(tmp_path / "k.h5", method=method)
+        out = capsys.readouterr().out
+        assert words in out and ("notice" in out) == bool(words)
 
 
 def test_one_of_several_images_and_slices_is_reconstructed_when_selected(tmp_path):
