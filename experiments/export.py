@@ -142,7 +142,8 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], kind: str, li
         scores["over_sites"] = over_sites(results["released"] or results["own"])
     simulated = kind == "simulated"
     return {
-        "task": task,
+        # Of the file of a task of one's own the name alone.
+        "task": task.rpartition("/")[2],
         "trained_on": {
             "cohort": config["cohort"],
             "data": kind,

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 
 from fedrecon import ood
-from fedrecon.data import ClientData
+from fedrecon.data import ClientData, load_measured_chest_xray, load_measured_retina
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,18 @@ def test_verdicts_name_what_is_above_the_bound_and_survive_json(statistics):
     assert ood.verdict([0.2, 2.0, np.inf])[0].startswith("2 of 3 images are unlike those of the training")
     with pytest.raises(ValueError, match="shapes"):
         ood.from_document({"mean": [0.0], "whitening": [[1.0, 2.0]], "bound": 1.0})
+
+
+@pytest.mark.slow
+def test_radiographs_and_photographs_are_strangers_to_each_other(measured_data):
+    folder = measured_data("multisite/retina_vessels.h5").parents[1]
+    cohorts = [load_measured_retina(folder, size=64), load_measured_chest_xray(folder, size=56)]
+    parts = [[_gray(getattr(c, part)) for part in ("train", "validation", "test")] for c in cohorts]
+    for (train, validation, test), (_, _, foreign) in zip(parts, parts[::-1], strict=True):
+        reference = ood.reference_of(ood.image_statistics(train), ood.image_statistics(validation))
+        known, strange = (ood.strangeness(images, reference) for images in (test, foreign))
+        assert known.max() < min(1, strange.min()) and np.median(strange) > 1
+
+
+def _gray(data):
+    return np.asarray(data.examples["image"])[np.asarray(data.valid)].mean(-1, keepdims=True)

@@ -82,7 +82,8 @@ def open_predictor(weights: str, network: CheckedNetwork | None, threshold: floa
         raise FlagError("weights", "a folder of experiments.export", weights)
     model = load(folder)
     card = model.card
-    if (task := card.get("task")) not in TASKS:
+    task = _kind_of(card)
+    if task not in TASKS:
         advice = "; experiments.reconstruct takes it" if task == "reconstruction" else ""
         raise FlagError("weights", f"a network of {' or '.join(TASKS)}", f"one of {task}{advice}")
     path = folder / "card.json"
@@ -107,6 +108,18 @@ def open_predictor(weights: str, network: CheckedNetwork | None, threshold: floa
         names = tuple(f"class {i}" for i in range(count))
     bound = float(chosen if threshold is None else threshold)
     return Predictor(model, task, names, preparation, network, reference, bound)
+
+
+def _kind_of(card: Mapping[str, Any]) -> str:
+    """The task of a card; tasks of users are told by their outputs, probabilities of pixels or of images."""
+    task = str(card.get("task"))
+    output, image = card.get("outputs"), card.get("inputs", {}).get("image")
+    if task in (*TASKS, "reconstruction") or not isinstance(output, dict) or image is None:
+        return task
+    shape, wanted = output.get("shape", [])[1:], [str(n) for n in image["shape"]]
+    if len(shape) == 1 and shape[0] != "1":
+        return "classification"
+    return "segmentation" if len(shape) == 3 and shape[:2] == wanted[:2] and shape[2] != "1" else task
 
 
 def predict_file(predictor: Predictor, path: Path) -> Prediction:

@@ -64,6 +64,68 @@ def test_fastmri_files_of_three_hospitals_to_dicom_of_the_next_scan(command, tmp
     assert all(image.Modality == "MR" and image.pixel_array.std() > 1000 for image in images)
 
 
+NETWORK = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fedrecon.tasks import module_task
+
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, image, train: bool = False):
+        x = nn.Conv(16, (5, 5))(image)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.8)(x))
+        y = nn.relu(nn.Conv(32, (3, 3), strides=(2, 2))(x))
+        y = nn.Dropout(0.1, deterministic=not train)(y)
+        y = nn.relu(nn.ConvTranspose(16, (4, 4), strides=(2, 2))(y))
+        return nn.Conv(2, (3, 3))(jnp.concatenate([x, y], -1))
+
+
+def cross_entropy(output, batch):
+    truth = jnp.stack([1 - batch["segmentation"], batch["segmentation"]], -1)
+    return -jnp.mean(jnp.sum(truth * nn.log_softmax(output), -1), (1, 2))
+
+
+def task(example):
+    return module_task(Network(), cross_entropy, example, predict=nn.softmax)
+"""
+
+
+def eye(rng, tint):
+    """A disc with one dark line across, (32, 32, 3), and the line, both uint8."""
+    y, x = np.mgrid[:32, :32] - 16
+    disc, angle = x**2 + y**2 < 225, rng.uniform(0, np.pi)
+    line = (abs(x * np.sin(angle) - y * np.cos(angle) + 3 * np.sin((x + y) / 6)) < 1.6) & disc
+    image = (disc * (1 - 0.6 * line))[..., None] * np.asarray(tint) * 255
+    image = image + 6 * rng.normal(size=image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), line.astype(np.uint8) * 255
+
+
+def test_pictures_and_masks_to_masks_by_a_network_of_ones_own(command, tmp_path):
+    pictures = pytest.importorskip("PIL.Image")
+    pytest.importorskip("safetensors")
+    rng = np.random.default_rng(0)
+    sites = {"paris": (0.9, 0.5, 0.2), "kyoto": (0.8, 0.4, 0.3), "lagos": (0.7, 0.3, 0.1)}
+    for patients, (site, tint) in enumerate(sites.items(), 6):
+        for number in range(patients):
+            for kind, pixels in zip(("images", "masks"), eye(rng, tint), strict=True):
+                (tmp_path / "data" / site / kind).mkdir(parents=True, exist_ok=True)
+                pictures.fromarray(pixels).save(tmp_path / "data" / site / kind / f"p{number}.png")
+    image, line = eye(rng, (0.85, 0.45, 0.2))
+    pictures.fromarray(image).save(tmp_path / "new.png")
+    (tmp_path / "network.py").write_text(NETWORK)
+    assert "can train: segmentation" in command("data_scripts.check_cohort", "data")
+    training = ("--task=network.py:task", "--optimizer=adam", "--learning_rate=0.01", "--epochs=4")
+    command("experiments.train_federated", "--workdir=run", "--data_dir=data", *training, "--rounds=10")
+    command("experiments.export", "--workdir=run", "--output=exported")
+    command("experiments.predict", "--weights=exported", "--input=new.png", "--output=mask.png")
+    found, truth = np.asarray(pictures.open(tmp_path / "mask.png").convert("L")) > 0, line > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
+    record = json.loads((tmp_path / "mask.png.json").read_text())
+    assert record["task"] == "segmentation" and record["out_of_distribution"] == []
+
+
 def head(rng, ill):
     """A head as (columns, rows, slices), of the ill with a bright spot."""
     x, y, z = np.mgrid[:24, :24, :3]
