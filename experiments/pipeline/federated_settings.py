@@ -209,7 +209,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         )
     fitting = {"retina": ("segmentation",), "xray": ("classification",)}.get(settings.cohort, TASKS)
     if settings.task not in TASKS and not is_own(settings.task):
-        raise FlagError("task", f"{', '.join(TASKS)}, or FILE:name", repr(settings.task))
+        raise FlagError("task", f"one of {', '.join(TASKS)}, or FILE:name", repr(settings.task))
     if settings.task not in fitting and not is_own(settings.task):
         raise FlagError("task", f"{' or '.join(fitting)} with --cohort={settings.cohort}", settings.task)
     if (settings.cohort != "simulated") != bool(settings.data_dir):

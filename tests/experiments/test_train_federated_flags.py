@@ -136,9 +136,9 @@ def test_a_client_of_one_example_is_named_with_what_to_do():
         load_data(changed(TINY, examples_per_client=1))
 
 
-def test_images_of_a_folder_have_a_size():
-    with pytest.raises(ValueError, match="--image_size: expected another --cohort than folder"):
-        check_settings(resolve({"data_dir": "x", "image_size": 64}))
+def test_images_of_a_folder_may_be_given_a_size():
+    settings = check_settings(resolve({"data_dir": "x", "image_size": 64}))
+    assert (settings.cohort, settings.image_size) == ("folder", 64)
 
 
 def test_dotted_flags_are_taken_out():
