@@ -219,8 +219,6 @@ def test_a_module_is_as_good_as_a_file(file, tmp_path, monkeypatch):
 def test_flags_of_the_networks_of_the_package_are_refused_with_an_own_one(file):
     with pytest.raises(ValueError, match=r"^--channels: expected a --task of the package"):
         settings_of(file, channels=4)
-    with pytest.raises(
-        ValueError, match=r"^--task: expected classification, .* or FILE:name, found 'triage'"
-    ):
+    with pytest.raises(ValueError, match=r"^--task: expected one of .* or FILE:name, found 'triage'"):
         check_settings(resolve({"task": "triage"}))
     assert "task.sha256" not in flat(resolve({})) and changed(settings_of(file), rounds=3).rounds == 3
