@@ -145,16 +145,17 @@ def test_what_maps_do_not_explain_counts_as_noise():
 
 @pytest.mark.parametrize("method", ["total-variation", *slow("l1-wavelet", "tgv")])
 def test_weights_chosen_follow_the_noise_and_are_reported(method):
-    """They are those of the same image in another unit, and larger where there is more noise."""
+    """Those of the image in another unit, larger with more noise, which is all that one coil shows."""
     found = []
     for noise, scale in ((0.0, 1.0), (0.0, 300.0), (0.05, 1.0)):
         given = measurement(scale=scale)
+        given = dataclasses.replace(given, kspace=given.kspace[:, :1])
         rng = np.random.default_rng(3)
         more = noise * (rng.normal(size=given.kspace.shape) + 1j * rng.normal(size=given.kspace.shape))
         prepared = prepare(dataclasses.replace(given, kspace=(given.kspace + more).astype(np.complex64)))
         settings = ClassicalSettings(method, "espirit", iterations=2)
         found.append(reconstruct(prepared, settings, return_info=True)[1][0]["weight"])
-    assert found[1] == pytest.approx(found[0], rel=1e-2) and found[2] > 4 * found[0] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-2) and found[2] > 2 * found[0] > 1e-3
     _, infos = reconstruct(prepared, dataclasses.replace(settings, weight=1e-3), return_info=True)
     assert "weight" not in infos[0]
 
