@@ -39,7 +39,7 @@ def test_a_linear_model_has_the_loss_and_the_gradient_of_its_formulas():
     batch = batch_of(5, padding=2)
     task = module_task(Linear(), "cross_entropy", batch, metrics={"accuracy": right})
     variables = task.init(jax.random.key(1))
-    (loss, (_, metrics)), gradient = jax.value_and_grad(task.loss, has_aux=True)(
+    (loss, (_, metrics)), gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(
         *variables, batch, jax.random.key(0)
     )
     x, y = batch["image"][:5].astype(float), np.eye(3)[batch["label"][:5]]
@@ -63,6 +63,7 @@ def test_padding_changes_nothing_for_batch_normalization_and_dropout():
     task = module_task(Normalized(), "cross_entropy", batch_of(1), chunk=4)
     variables, key = task.init(jax.random.key(0)), jax.random.key(3)
 
+    @jax.jit
     def step(batch):
         return jax.value_and_grad(task.loss, has_aux=True)(*variables, batch, key)
 
@@ -79,7 +80,8 @@ def test_padding_changes_nothing_for_batch_normalization_and_dropout():
     assert loss == 0 and metrics["loss"][1] == 0
     jax.tree.map(np.testing.assert_array_equal, kept, variables.stats)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    evaluated = [task.metrics(*variables, b) for b in (batch_of(6), batch_of(6, padding=4))]
+    metrics = jax.jit(task.metrics)
+    evaluated = [metrics(*variables, b) for b in (batch_of(6), batch_of(6, padding=4))]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *evaluated)
 
 
@@ -99,8 +101,9 @@ def test_a_loss_that_divides_by_the_example_has_a_finite_gradient_beside_padding
 
     task = module_task(Linear(), relative, batch_of(1))
     variables = task.init(jax.random.key(0))
-    gradient = jax.grad(task.loss, has_aux=True)(*variables, batch_of(3, padding=2), jax.random.key(0))[0]
-    expected = jax.grad(task.loss, has_aux=True)(*variables, batch_of(3), jax.random.key(0))[0]
+    slope = jax.jit(jax.grad(task.loss, has_aux=True))
+    gradient = slope(*variables, batch_of(3, padding=2), jax.random.key(0))[0]
+    expected = slope(*variables, batch_of(3), jax.random.key(0))[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient, expected)
 
 
