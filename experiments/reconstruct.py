@@ -296,13 +296,13 @@ def run(options: ReconstructOptions) -> None:
             images, infos = reconstruct(prepared, settings, bar.advance, return_info=True)
         else:
             images, signs = reconstruct_by_network(network, prepared.measurement, bar.advance)
-    images = crop(images, measurement.crop_shape)
+    whole, images = images, crop(images, measurement.crop_shape)
     if network is None:
         print_ending(method, infos)
         if "weight" in infos[0]:
             record["weights"] = [info["weight"] for info in infos]
     else:
-        record |= describe_network(network, signs)
+        record |= describe_network(network, signs, whole)
     if reference is not None:
         found = scores(images, reference)
         print(f"{method}: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}, NMSE {found['nmse']:.5f}")

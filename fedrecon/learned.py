@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import operators
+from fedrecon import ood
 from fedrecon.classical import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
@@ -88,6 +89,7 @@ class CheckedNetwork(NamedTuple):
       bounds: of the signs, as `calibrate` found them.
       origin: sentence that says what it was trained on.
       physics: ``"mri"`` or ``"ct"``.
+      images: what its images of the training data are like, by `appearance`; None where nobody says.
     """
 
     architecture: Architecture
@@ -95,6 +97,7 @@ class CheckedNetwork(NamedTuple):
     bounds: Signs
     origin: str
     physics: str = "mri"
+    images: ood.Reference | None = None
 
 
 def make_reconstruct(
@@ -243,6 +246,23 @@ def reconstruct_measurement(
     return np.stack(images), Signs(*(np.concatenate(values) for values in zip(*signs, strict=True)))
 
 
+def appearance(images: np.ndarray) -> np.ndarray:
+    """What images look like, in any unit: ``(images, ny, nx)`` -> ``(images, features)``.
+
+    `fedrecon.ood.image_statistics` of magnitudes over their deviation.
+    """
+    magnitudes = np.abs(np.asarray(images))
+    deviation = np.maximum(magnitudes.std((1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    return ood.image_statistics((magnitudes / deviation)[..., None])
+
+
+def strangeness(network: CheckedNetwork, images: np.ndarray) -> np.ndarray:
+    """Of a network's images ``(images, ny, nx)``: above 1 is unlike any in validation; NaN is not known."""
+    if network.images is None:
+        return np.full(len(images), np.nan)
+    return ood.distances(appearance(images), network.images) / network.images.bound
+
+
 def calibrate(signs: Sequence[Signs], margin: float = MARGIN) -> Signs:
     """Bounds of signs: ``margin`` times the largest of those in validation, each an array of any length."""
 
@@ -293,6 +313,7 @@ def about_network(network: CheckedNetwork) -> dict[str, Any]:
         "bounds": {k: None if math.isnan(v) else v for k, v in network.bounds._asdict().items()},
         "origin": network.origin,
         "physics": network.physics,
+        "images": None if network.images is None else ood.as_document(network.images),
     }
 
 
@@ -340,6 +361,8 @@ def _checked(path: Path, variables: Variables, about: Mapping[str, Any]) -> Chec
                 raise ValueError(f"{key} {name!r}")
         bounds = Signs(**{k: float("nan") if v is None else float(v) for k, v in about["bounds"].items()})
         origin, physics = str(about["origin"]), str(about["physics"])
-        return CheckedNetwork(architecture, variables, bounds, origin, physics)
+        known = about.get("images")
+        images = None if known is None else ood.from_document(known)
+        return CheckedNetwork(architecture, variables, bounds, origin, physics, images)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(path, None, _EXPECTED, error) from error

@@ -82,7 +82,7 @@ ALLOWED = {
     "fedrecon/tomography.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/learned.py": (
         {"fedrecon.classical", "fedrecon.data", "fedrecon.exports", "fedrecon.models", "fedrecon.tasks"}
-        | {"fedrecon.types", "fedrecon.weights", "operators"},
+        | {"fedrecon.ood", "fedrecon.types", "fedrecon.weights", "operators"},
         {"jax", "numpy", "flax"},
     ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import operators
+from fedrecon import ood
 from fedrecon.data import DataError, Measurement
 from fedrecon.learned import (
     MARGIN,
     Architecture,
     CheckedNetwork,
     Signs,
+    appearance,
     calibrate,
     load_network,
     make_reconstruct,
@@ -21,6 +23,7 @@ from fedrecon.learned import (
     reconstruct_measurement,
     save_network,
     signs_of,
+    strangeness,
 )
 from fedrecon.tasks import mri_measure, reconstruction_task
 
@@ -162,3 +165,16 @@ def test_measurements_that_networks_are_not_for_are_refused():
         measured_examples(volume)
     with pytest.raises(ValueError, match="network: expected one of MRI, found one of CT: nothing"):
         reconstruct_measurement(network()._replace(physics="ct"), measurement())
+
+
+def test_images_that_look_unlike_those_of_validation_are_strange_in_any_unit(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(size=(40, 16, 16)), 2) + 1j
+    known = ood.reference_of(appearance(smooth[:30]), appearance(smooth[30:]))
+    save_network(tmp_path / "network.npz", network()._replace(images=known))
+    found = load_network(tmp_path / "network.npz")
+    assert (strangeness(found, smooth[30:]) <= 1 / ood.MARGIN + 1e-6).all()
+    noise = rng.normal(size=(5, 16, 16))
+    assert (strangeness(found, noise) > 1).all()
+    assert strangeness(found, 1e-6 * noise) == pytest.approx(strangeness(found, noise), rel=1e-4)
+    assert np.isnan(strangeness(found._replace(images=None), noise)).all()

@@ -1,30 +1,46 @@
 """The reconstruction network of a federated training, with the bounds of its signs."""
 
+import dataclasses
+
+import numpy as np
+
 from experiments.pipeline.examples import signs_of_clients
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.folders import data_kind
-from fedrecon import Variables
+from fedrecon import Variables, ood
 from fedrecon.data import ClientData
-from fedrecon.learned import Architecture, CheckedNetwork, calibrate, make_images, make_signs
+from fedrecon.learned import Architecture, CheckedNetwork, appearance, calibrate, make_images, make_signs
 from fedrecon.tasks import mri_measure
 
+# Training examples of a site whose images are looked at.
+_MOST = 32
 
-def checked_network(settings: TrainSettings, released: Variables, data: ClientData) -> CheckedNetwork:
+
+def checked_network(
+    settings: TrainSettings, released: Variables, train: ClientData, data: ClientData
+) -> CheckedNetwork:
     """The released network; every site of ``data`` tells the largest signs of its own examples.
 
     Args:
       settings: of the training.
       released: its model.
+      train: the training data, of which some are reconstructed to know what images are like; none of private
+        trainings, whose guarantee would not cover it.
       data: measurements that it was not trained on, of the validation where there is one.
     """
     architecture = Architecture(
         "varnet", settings.cascades, settings.channels, settings.pools, norm=settings.norm
     )
     images_by, signs_by = make_images(architecture.build(), mri_measure), make_signs(mri_measure)
-    _, signs = signs_of_clients(images_by, signs_by, [released] * data.clients, data)
+    found, signs = signs_of_clients(images_by, signs_by, [released] * data.clients, data)
+    known = None
+    if not settings.federation.dp_epsilon and found is not None:
+        some = dataclasses.replace(train, valid=train.valid & (np.cumsum(train.valid, 1) <= _MOST))
+        seen, _ = signs_of_clients(images_by, signs_by, [released] * some.clients, some)
+        known = ood.reference_of(appearance(seen), appearance(found))
     kind = data_kind(settings)
     origin = (
         f"varnet trained by {settings.federation.algorithm} on the {kind} MRI of {', '.join(data.names)} "
         f"(seed {settings.seed})"
     )
-    return CheckedNetwork(architecture, released, calibrate(signs), origin)
+    return CheckedNetwork(architecture, released, calibrate(signs), origin, images=known)

@@ -84,7 +84,8 @@ def run(
         found = run_stage(stage, data.test, settings.federation, budget, workdir, execution, data.notes)
     file = released_file(workdir.path, stage.name)
     if settings.task == "reconstruction" and is_lead() and file.exists():
-        network = checked_network(settings, read_weights(file)[0], data.validation or data.test)
+        kept = data.validation or data.test
+        network = checked_network(settings, read_weights(file)[0], data.train, kept)
         save_network(workdir / "network.npz", network)
     return found
 

@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon import ood
 from fedrecon.data import Measurement
-from fedrecon.learned import MARGIN, CheckedNetwork, Signs, load_network, notices, reconstruct_measurement
+from fedrecon.learned import (
+    MARGIN,
+    CheckedNetwork,
+    Signs,
+    load_network,
+    notices,
+    reconstruct_measurement,
+    strangeness,
+)
 from fedrecon.training import FlagError
 
 # Flags that mean something for other methods alone.
@@ -53,7 +62,7 @@ def reconstruct_by_network(
         raise FlagError("weights", f"{expected}, in --input", found) from error
 
 
-def describe_network(network: CheckedNetwork, signs: Signs) -> dict[str, Any]:
+def describe_network(network: CheckedNetwork, signs: Signs, images: np.ndarray) -> dict[str, Any]:
     """Prints what was left unexplained, and the verdict; returns them for the record of the images."""
     residual, departure = (float(np.max(v)) for v in (signs.residual, signs.departure))
     bound = network.bounds.residual / MARGIN
@@ -64,7 +73,8 @@ def describe_network(network: CheckedNetwork, signs: Signs) -> dict[str, Any]:
         f"network: residual {residual:.3g} of the measured samples{noise} "
         f"(in validation at most {bound:.3g}), {departure:.2g} away from the regularized least-squares image"
     )
-    found = notices(signs, network.bounds)
+    strange = strangeness(network, images)
+    found = [*notices(signs, network.bounds), *ood.verdict(strange)]
     for sentence in found:
         print(f"notice: {sentence}")
     verdict = "outside of what the network was trained on: do not trust it" if found else "as in training"
@@ -75,5 +85,6 @@ def describe_network(network: CheckedNetwork, signs: Signs) -> dict[str, Any]:
         "network": network.origin,
         "residual": residual,
         "departure": departure,
+        "strangeness": float(np.max(strange)),
         "out_of_distribution": "; ".join(found),
     }

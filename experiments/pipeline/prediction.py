@@ -17,7 +17,7 @@ from fedrecon.data.folders import Preparation, PreparedImages, read_images, to_n
 from fedrecon.data.formats import dicom_segmentation_bytes, nifti_bytes
 from fedrecon.exports import ExportedModel, is_export, load
 from fedrecon.files import replacing, write_atomically
-from fedrecon.learned import CheckedNetwork, notices, reconstruct_measurement
+from fedrecon.learned import CheckedNetwork, notices, reconstruct_measurement, strangeness
 from fedrecon.training import FlagError, as_json
 
 TASKS = ("segmentation", "classification")
@@ -136,6 +136,7 @@ def predict_file(predictor: Predictor, path: Path) -> Prediction:
         measurement = read_measurement(path)
         images, signs = reconstruct_measurement(predictor.network, measurement, normalized=True)
         found, residual = notices(signs, predictor.network.bounds), np.asarray(signs.residual)
+        found += ood.verdict(strangeness(predictor.network, images))
         images = np.abs(images).astype(np.float32)[..., None]
         prepared = PreparedImages(images, (images.shape[1], images.shape[2]), measurement.affine, "mri")
     wanted = tuple(predictor.model.card["inputs"]["image"]["shape"])

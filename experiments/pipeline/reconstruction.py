@@ -16,9 +16,18 @@ from experiments.pipeline.folders import data_kind
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from experiments.pipeline.start import architecture_of, open_start
-from fedrecon import Task, Variables
+from fedrecon import Task, Variables, ood
 from fedrecon.data import ClientData, ct_detector_count
-from fedrecon.learned import CheckedNetwork, Signs, calibrate, make_images, make_signs, notices
+from fedrecon.learned import (
+    CheckedNetwork,
+    Signs,
+    appearance,
+    calibrate,
+    make_images,
+    make_signs,
+    notices,
+    strangeness,
+)
 from fedrecon.runtime import host_copy
 from fedrecon.tasks import (
     ct_measure,
@@ -37,6 +46,8 @@ from fedrecon.training import (
     site_scores,
 )
 
+# What tells the network's images from others, and the bound of that.
+_KNOWN = ("train", "validation")
 _WEIGHTS = tuple(10.0 ** np.arange(-4.0, 0.0, 0.5))
 
 
@@ -126,14 +137,18 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
             images["federated"] |= _by_site(found, data)
             images["reference"] |= _by_site(np.asarray(data.examples["target"]), data)
     # Every site tells the largest sign of its own validation data, which no model was trained on.
-    bounds = calibrate(reconstructed["validation"][1])
+    bounds, known = calibrate(reconstructed["validation"][1]), None
+    # The guarantee of a private training would not cover what its images are like.
+    if not settings.federation.dp_epsilon:
+        parts = (reconstructed[part][0][np.asarray(getattr(cohort, part).valid)] for part in _KNOWN)
+        known = ood.reference_of(*(appearance(images) for images in parts))
     return Reconstruction(
         scores=scores,
         unseen=None if cohort.unseen is None else cohort.unseen.names[0],
         images=images,
         reconstructed=reconstructed,
         network=CheckedNetwork(
-            architecture, released, bounds, _origin(settings, cohort.train), settings.modality
+            architecture, released, bounds, _origin(settings, cohort.train), settings.modality, known
         ),
         weights=weights,
     )
@@ -148,10 +163,13 @@ def make_task(settings: FullStackSettings, image_shape: tuple[int, int], example
 def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]]:
     """Site -> what is strange about the federated reconstructions of its examples, see `fedrecon.learned`."""
     found: dict[str, list[str]] = {}
+    network = reconstruction.network
     for split in ("test", "unseen"):
         if (data := getattr(cohort, split)) is not None:
-            for site, signs in zip(data.names, reconstruction.reconstructed[split][1], strict=True):
-                found.setdefault(site, []).extend(notices(signs, reconstruction.network.bounds))
+            images, each_signs = reconstruction.reconstructed[split]
+            for i, (site, signs) in enumerate(zip(data.names, each_signs, strict=True)):
+                strange = strangeness(network, images[i][np.asarray(data.valid[i])])
+                found.setdefault(site, []).extend([*notices(signs, network.bounds), *ood.verdict(strange)])
     return found
 
 
