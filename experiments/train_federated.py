@@ -25,7 +25,7 @@ from functools import partial
 import jax
 from absl import flags, logging
 
-from experiments.pipeline.federated_run import print_results, run
+from experiments.pipeline.federated_run import print_baselines, print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.learning_curves import save_learning_curves
 from experiments.pipeline.programs import (
@@ -93,11 +93,12 @@ def main(dotted: Dotted) -> None:
             ) as workdir,
             Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,
         ):
-            outcome = run(settings, workdir, report_stage=watchdog.report_stage, **execution)
+            outcome = run(settings, workdir, report_stage=watchdog.report_stage, baselines=True, **execution)
             if is_lead():
                 save_learning_curves(workdir.path)
         if is_lead():
             print_results(settings, *outcome)
+            print_baselines(workdir)
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 

@@ -1,24 +1,30 @@
 """One federated training: data, rounds, scores of every client, and what it cost."""
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from experiments.pipeline.checked_network import checked_network
+from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.folders import data_kind
+from experiments.pipeline.reconstruction import classical
+from fedrecon.files import write_atomically
 from fedrecon.learned import save_network
 from fedrecon.reporting import format_table, save_partition_plot
-from fedrecon.runtime import Workdir, agreed, is_lead
+from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead
+from fedrecon.tasks import mri_measure
 from fedrecon.training import (
     Budget,
     Cost,
     Execution,
     Results,
     Stage,
+    as_json,
     check_method,
     choose_parallel,
     example_of,
@@ -40,6 +46,7 @@ METRICS = {
 }
 # A table of more clients is left to results.json.
 _MOST_ROWS = 100
+_BASELINES = "baselines.json"
 
 
 def run(
@@ -50,6 +57,7 @@ def run(
     rounds_per_dispatch: int = 1,
     data: FederatedData | None = None,
     report_stage: Callable[[str], None] = lambda stage: None,
+    baselines: bool = False,
 ) -> tuple[Results, Cost]:
     """Trains, or finishes what an interrupted run left, and scores; a finished run is only read.
 
@@ -62,6 +70,7 @@ def run(
       rounds_per_dispatch: rounds compiled into one call.
       data: of these settings, if they were loaded before.
       report_stage: called with the name of each stage that begins, as in `Watchdog`.
+      baselines: also scores methods without training, see `write_baselines`.
 
     Raises:
       ValueError: a setting or the data do not fit; names the flag or the file.
@@ -77,6 +86,8 @@ def run(
         save_partition_plot(
             workdir / "partition.png", data.counts, data.train.names, data.labels, title=title
         )
+    if baselines and settings.task == "reconstruction" and jax.process_count() == 1:
+        write_baselines(workdir, data)
     execution = Execution(parallel, rounds_per_dispatch, report_stage)
     with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
         stage = stage_of(settings, data)
@@ -88,6 +99,36 @@ def run(
         network = checked_network(settings, read_weights(file)[0], data.train, kept)
         save_network(workdir / "network.npz", network)
     return found
+
+
+def write_baselines(workdir: Workdir, data: FederatedData) -> None:
+    """Scores zero-filled images, CG-SENSE and total variation on the test examples, in ``baselines.json``.
+
+    Weights are those of the best mean PSNR in validation; without a validation split only zero-filled images
+    are scored. What an interrupted run has written stays.
+    """
+    if (workdir / _BASELINES).exists():
+        return
+    tuned = data.validation is not None
+    split = Split(data.train, data.validation if tuned else data.test, data.test)
+    scores, _, weights = classical(mri_measure, split, "mri", tuned=tuned)
+    document = {"scores": scores, "weights": weights}
+    write_atomically(workdir / _BASELINES, (json.dumps(as_json(document), indent=2) + "\n").encode())
+
+
+def print_baselines(workdir: Workdir, metrics: Sequence[str] = ("psnr", "ssim")) -> None:
+    """The table of `write_baselines`, if it was written."""
+    file = workdir / _BASELINES
+    if not file.exists():
+        return
+    rows = []
+    for method, by_client in decode_numbers(json.loads(file.read_text()))["scores"].items():
+        # Null is nothing to score.
+        known = {c: {k: v for k, v in x.items() if v is not None} for c, x in by_client.items()}
+        figures = [summary(known, metric) for metric in metrics]
+        rows.append([method, *(_figure(value) for pair in figures for value in pair)])
+    header = [f"{which} {metric}" for metric in metrics for which in ("mean", "worst")]
+    print(format_table(["without training", *header], rows))
 
 
 def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None:

@@ -86,7 +86,7 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     model, task = architecture.build(), make_task(settings, cohorts.image_shape, example_of(cohort.train))
     start = open_start(settings)
     initial = start.variables if start else task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
-    scores, images, weights = _classical(measure, cohort, settings.modality)
+    scores, images, weights = classical(measure, cohort, settings.modality)
     test, images_by = cohort.test, make_images(model, measure)
 
     def predict(models: Sequence[Variables], data: ClientData) -> np.ndarray:
@@ -209,10 +209,20 @@ def _cross_sums(predict: Callable, models: Sequence[Variables], data: ClientData
     return jax.tree.map(lambda *x: np.stack(x), *each)
 
 
-def _classical(
-    measure: Callable, cohort: Split, modality: str
+def classical(
+    measure: Callable, cohort: Split, modality: str, *, tuned: bool = True
 ) -> tuple[dict[str, Scores], dict[str, dict[str, np.ndarray]], dict[str, float]]:
-    """The methods without training: direct inversion, Tikhonov and total variation, tuned on validation."""
+    """The methods without training: direct inversion, Tikhonov and total variation, tuned on validation.
+
+    Args:
+      measure: as in ``reconstruction_task``.
+      cohort: whose test splits are reconstructed.
+      modality: "mri" or "ct".
+      tuned: False leaves out the methods that have a weight.
+
+    Returns:
+      (scores by method and site, magnitudes by method and site, weight by tuned method).
+    """
 
     def per_example(solve):
         def run(weight, batch):
@@ -230,6 +240,8 @@ def _classical(
         ),
         "TV": per_example(lambda A, y, weight: operators.total_variation(A, y, weight, iterations=80)),
     }
+    if not tuned:
+        solvers = {direct: solvers[direct]}
     scores, images, weights = {}, {}, {}
     for name, solver in solvers.items():
         weight = 0.0

@@ -49,7 +49,10 @@ def test_fastmri_files_of_three_hospitals_to_dicom_of_the_next_scan(command, tmp
     assert "can train: reconstruction" in said
     training = ("--task=reconstruction", "--rounds=4", "--epochs=4", "--optimizer=adam")
     sizes = ("--learning_rate=0.003", "--channels=4", "--cascades=2")
-    command("experiments.train_federated", "--workdir=run", "--data_dir=data", *training, *sizes)
+    said = command("experiments.train_federated", "--workdir=run", "--data_dir=data", *training, *sizes)
+    assert "without training" in said and "zero-filled" in said and "\nTV " in said
+    found = json.loads((tmp_path / "run" / "baselines.json").read_text())["scores"]
+    assert len(found["TV"]) == 3 and all(x["psnr"] > 10 for x in found["TV"].values())
     command("experiments.export", "--workdir=run", "--output=exported")
     card = json.loads((tmp_path / "exported" / "card.json").read_text())
     assert card["trained_on"]["data"] == "measured" and card["scores"]["over_sites"]["psnr"]["sites"] == 3
