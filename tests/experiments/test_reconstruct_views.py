@@ -74,7 +74,10 @@ def test_one_of_several_images_and_slices_is_reconstructed_when_selected(tmp_pat
         ({"select": ["contrast"]}, "--select: expected NAME=NUMBER,... as contrast=0, found contrast"),
         ({"select": ["echo=1"]}, "--select: expected some of"),
         ({"select": ["contrast=7"]}, "contrast from 0 to 2, found 7"),
-        ({"select": ["contrast=0"], "slices": ["x"]}, "--slices: expected numbers and ranges, found x"),
+        (
+            {"select": ["contrast=0"], "slices": ["x"]},
+            "--slices: expected numbers and ranges, as 0,4-6, found 'x'",
+        ),
         ({"select": ["contrast=0"], "slices": ["2"]}, "--slices: expected distinct numbers from 0 to 1"),
         ({"group": "a"}, "--group: expected none"),
     ):

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from fedrecon.models import (
-    NORMALIZATION,
+    NORMS,
     BatchNorm,
     Conv,
     GroupNorm,
@@ -95,7 +95,7 @@ def test_batch_norm_does_not_see_padding(x64):
     jax.tree.map(np.testing.assert_array_equal, unmoved["batch_stats"], start)
 
 
-@pytest.mark.parametrize("layer", NORMALIZATION, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("layer", NORMS.values(), ids=lambda layer: layer.__name__)
 def test_constant_images_have_finite_gradients(layer):
     x, variables = jnp.ones((2, 4, 4, 4)), {"params": {"scale": jnp.ones(4), "bias": jnp.ones(4)}}
     if layer is BatchNorm:
@@ -145,7 +145,7 @@ def test_leaves_are_found_by_type_not_by_name():
     assert inside_stats == {"steps": {"inner": stats}}
 
 
-@pytest.mark.parametrize("layer", NORMALIZATION, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("layer", NORMS.values(), ids=lambda layer: layer.__name__)
 def test_masks_have_the_structure_of_the_variables(layer):
     model, x = UNet(4, 1, norm=layer), jnp.ones((1, 4, 4, 1))
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
