@@ -179,7 +179,7 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
     ]
     assert logs[0] == logs[1] and len(logs[0]) == 3
     with Workdir(tmp_path / "whole", flat(settings)) as workdir:
-        assert read_results(workdir).counts == results.counts
+        assert read_results(workdir)[0].counts == results.counts
     with pytest.raises(ValueError, match=r"--algorithm.learning_rate: was '0.02', now '0.03'"):
         train(tmp_path / "whole", changed(settings, algorithm_options=(("learning_rate", "0.03"),)))
 
@@ -212,7 +212,7 @@ def test_a_finished_run_is_read_and_a_run_in_two_halves_equals_a_whole_one(tmp_p
         {"task": "segmentation", "image_size": 32, "partition": "natural", "norm": "batch"},
         {"task": "segmentation", "image_size": 32, "partition": "dirichlet", "minimum_examples": 4},
         {"task": "reconstruction", "image_size": 32, "cascades": 2, "batch_size": 2},
-        {"algorithm": "centralized", "sampler": "uniform", "clients_per_round": 2},
+        {"algorithm": "centralized", "epochs": 2},
         {"algorithm": "local_only", "sampler": "uniform", "clients_per_round": 2},
     ],
     ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()),
