@@ -69,6 +69,10 @@ def run(
     if threshold is not None and predictor.task != "segmentation":
         raise FlagError("threshold", "none with a classification", threshold)
     records: list[dict[str, Any]] = []
+    stems = [_stem(file) for file in files]
+    if predictor.task == "segmentation" and len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise FlagError("input", "files of distinct names, which their masks get", f"{twice!r} twice")
     if predictor.task == "segmentation" and several:
         target.mkdir(exist_ok=True)
     with Progress(predictor.task, len(files)) as bar:
@@ -81,13 +85,16 @@ def run(
             else:
                 place = target
                 if several:
-                    stem = file.name.removesuffix(".gz").rpartition(".")[0] or file.name
-                    place = target / f"{stem}{_SUFFIXES[found.prepared.reader]}"
+                    place = target / f"{_stem(file)}{_SUFFIXES[found.prepared.reader]}"
                 records.append(write_mask(predictor, found, place))
             bar.advance(1)
     if predictor.task == "classification":
         write_table(target, records)
     return records
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").rpartition(".")[0] or file.name
 
 
 def _files(source: Path) -> list[Path]:

@@ -108,14 +108,18 @@ def strangeness(images: np.ndarray, reference: Reference) -> np.ndarray:
 
 
 def client_statistics(data: ClientData) -> np.ndarray:
-    """Statistics of at most 256 valid images of each client, evenly chosen, all clients together."""
+    """Statistics of at most 256 valid images of each client, evenly chosen, all clients together.
+
+    Images that are not finite are left out; the result has no row where none is left.
+    """
     found = []
     for index in range(data.clients):
         rows = np.flatnonzero(data.valid[index])
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int)]
         if len(rows):
             found.append(image_statistics(np.asarray(data.examples["image"][index])[rows]))
-    return np.concatenate(found)
+    statistics = np.concatenate(found) if found else np.zeros((0, 0))
+    return statistics[np.isfinite(statistics).all(1)]
 
 
 def as_document(reference: Reference) -> dict[str, Any]:

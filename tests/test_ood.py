@@ -75,6 +75,17 @@ def test_padding_is_not_looked_at_and_all_clients_are():
     assert np.array_equal(ood.client_statistics(data), expected)
 
 
+def test_images_that_are_not_finite_and_clients_without_any_are_left_out():
+    image = np.random.default_rng(3).uniform(size=(2, 2, 8, 8, 1))
+    image[0, 1, 0, 0] = np.nan
+    data = ClientData({"image": image}, np.array([[True, True], [False, False]]), ("A", "B"))
+    found = ood.client_statistics(data)
+    assert found.shape == (1, 18) and found == pytest.approx(ood.image_statistics(image[0, :1]), rel=1e-9)
+    nobody = ClientData({"image": image}, np.zeros((2, 2), bool), ("A", "B"))
+    assert len(ood.client_statistics(nobody)) == 0
+    assert np.isnan(ood.reference_of(np.ones((2, 3)), ood.client_statistics(nobody)).bound)
+
+
 def test_verdicts_name_what_is_above_the_bound_and_survive_json(statistics):
     reference = ood.reference_of(statistics, statistics)
     again = ood.from_document(json.loads(json.dumps(ood.as_document(reference))))

@@ -24,6 +24,7 @@ TASKS = ("segmentation", "classification")
 TABLES, MASKS = (".csv", ".json"), (".nii.gz", ".nii", ".dcm", ".png", ".h5")
 _BATCH = 16
 _THRESHOLD = 0.5
+_ROUNDING = 1e-4
 
 
 class Prediction(NamedTuple):
@@ -147,6 +148,9 @@ def predict_file(predictor: Predictor, path: Path) -> Prediction:
         for i in range(0, len(prepared.images), _BATCH)
     ]
     probabilities = np.concatenate(parts)
+    if not (np.min(probabilities) >= 0 and np.max(probabilities) <= 1 + _ROUNDING):
+        found = f"values from {np.min(probabilities):.3g} to {np.max(probabilities):.3g} for {path.name}"
+        raise FlagError("weights", "a network whose predictions are probabilities", found)
     if predictor.task == "segmentation" and predictor.preparation is not None:
         probabilities = to_native_grid(probabilities, prepared.native_shape)
     strange = np.full(len(prepared.images), np.nan)
@@ -184,9 +188,8 @@ def write_mask(predictor: Predictor, prediction: Prediction, output: Path) -> di
     elif name.endswith(".dcm"):
         if prediction.prepared.reader != "dicom":
             raise FlagError("output", "DICOM of DICOM images alone; NIfTI, PNG or HDF5 of others", name)
-        version = __version__
         labels = predictor.classes[1:]
-        content = dicom_segmentation_bytes(prediction.path, mask, labels, "fedrecon", version)
+        content = dicom_segmentation_bytes(prediction.path, mask, labels, "fedrecon", __version__)
         write_atomically(output, content)
     elif name.endswith((".nii", ".nii.gz")):
         known = affine is not None

@@ -248,7 +248,8 @@ def save_released(folder: Path, stage: Stage, released: Variables, *, private: b
     about: dict[str, Any] = {**stage.about, "inputs": inputs, "sites": sites}
     if "image" in inputs and len(inputs["image"]["shape"]) == 3 and not private:
         known = [ood.client_statistics(data) for data in (stage.clients, stage.validation or stage.clients)]
-        about["images"] = ood.as_document(ood.reference_of(*known))
+        if len(known[0]):
+            about["images"] = ood.as_document(ood.reference_of(*known))
     path = released_file(folder, stage.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_weights(path, released, about)

@@ -205,3 +205,17 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, segmenter, volume):
         with pytest.raises(FlagError, match=text):
             predict.run(folder, scan, out)
     assert not list(tmp_path.glob("mask*"))
+
+
+def test_logits_and_masks_of_one_name_are_refused(tmp_path, segmenter, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "eyes").mkdir()
+    for name in ("a.png", "a.bmp"):
+        image.fromarray(np.full((16, 16), 180, np.uint8)).save(tmp_path / "eyes" / name)
+    with pytest.raises(FlagError, match=r"--input: expected files of distinct names.*found 'a' twice"):
+        predict.run(segmenter, str(tmp_path / "eyes"), str(tmp_path / "masks"))
+    monkeypatch.setitem(BRIGHT, "segmentation", lambda x: jnp.concatenate([-8 * x, 8 * x], -1))
+    logits = export(tmp_path / "logits", "segmentation")
+    with pytest.raises(FlagError, match="--weights: expected a network whose predictions are probabilities"):
+        predict.run(logits, str(tmp_path / "eyes" / "a.png"), str(tmp_path / "mask.png"))
+    assert not list(tmp_path.glob("mask*"))

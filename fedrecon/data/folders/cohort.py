@@ -103,12 +103,6 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
     matrix = matrix or manifest.matrix or (ny, nx)
     coils = max((v.kspace.shape[1] for v in everything if v.kspace is not None), default=0)
     classes = manifest.labels or ()
-    everything = [volume for volumes in loaded.volumes.values() for volume in volumes]
-    shapes = [volume.matrix for volume in everything]
-    ny, nx = (max(shape[axis] for shape in shapes) for axis in (0, 1))
-    matrix = matrix or manifest.matrix or (ny, nx)
-    coils = max((v.kspace.shape[1] for v in everything if v.kspace is not None), default=0)
-    classes = manifest.labels or ()
     if task == "classification" and len(classes) < 2:
         raise DataError(manifest.folder, None, "two labels or more", f"{', '.join(classes)} alone")
     if task == "classification":

@@ -1,10 +1,8 @@
 """Dividing the volumes of a site into training, validation and test."""
 
-from typing import Any
-
 from fedrecon.data.clients import PARTS, split_patients
 from fedrecon.data.folders.manifest import Manifest
-from fedrecon.data.folders.reading import Volume
+from fedrecon.data.folders.reading import Volume, some_slices
 from fedrecon.data.formats import DataError
 
 
@@ -58,20 +56,7 @@ def _divided_slices(
         second = min(max(round((train + validation) * volume.slices), first + 1), volume.slices - 1)
         bounds = (0, first, second, volume.slices)
         for number, part in enumerate(PARTS):
-            kept = slice(bounds[number], bounds[number + 1])
-            name = f"{volume.patient} slices {kept.start + 1}-{kept.stop}"
-            result[part].append((name, _some(volume, kept), masks if part == "train" else 1))
+            kept = np.arange(bounds[number], bounds[number + 1])
+            name = f"{volume.patient} slices {bounds[number] + 1}-{bounds[number + 1]}"
+            result[part].append((name, some_slices(volume, kept), masks if part == "train" else 1))
     return result
-
-
-def _some(volume: Volume, kept: slice) -> Volume:
-    def some(values: Any) -> Any:
-        return None if values is None else values[kept]
-
-    return volume._replace(
-        kspace=some(volume.kspace),
-        image=some(volume.image),
-        segmentation=some(volume.segmentation),
-        reference=some(volume.reference),
-        labels=some(volume.labels),
-    )

@@ -115,7 +115,7 @@ def load_volumes(
     """Reads all files; those that lack what the task needs are faults, too.
 
     Args:
-      data_dir, manifest, skip_bad: as of `read_cohort`.
+      data_dir, manifest, skip_bad: as in `read_cohort`.
       task: None for whatever there is.
     """
     faults = Faults(skip_bad)

@@ -85,7 +85,7 @@ class Source:
       held_out: what validation and test have that training has not: ``"patients"``, else of the same patients
         other ``"slices"`` or other sampling ``"masks"``.
       select, group: of `read_measurement`.
-      slices: at most so many of each volume, evenly spaced; None for all.
+      slices: largest number of each volume, evenly spaced; None for all.
       intensity: None for the cohort's.
       simulation: None where images stay images.
       minimum_patients: sites of the file with fewer are one site, "other".

@@ -34,7 +34,7 @@ def estimate_memory(cohort: Cohort, task: str, *, batch_size: int = 10, channels
     """The peak of ``experiments.train_federated`` with one device on CPU.
 
     Args:
-      cohort: as of `read_cohort`.
+      cohort: as in `read_cohort`.
       task: of the same.
       batch_size: examples in a local step.
       channels: of the network at full resolution.

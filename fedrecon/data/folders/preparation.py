@@ -102,7 +102,7 @@ def read_images(path: str | os.PathLike, preparation: Preparation) -> PreparedIm
 
 
 def is_dicom_series(path: str | os.PathLike) -> bool:
-    """Whether a folder holds DICOM files alone, but for what lies beside data."""
+    """Whether all data files of a folder are DICOM; tables and texts do not count."""
     path = Path(path)
     if not path.is_dir():
         return False

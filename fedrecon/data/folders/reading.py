@@ -355,7 +355,11 @@ def _fewer(volume: Volume, count: int) -> Volume:
     have = volume.slices
     if have <= count:
         return volume
-    kept = np.floor((np.arange(count) + 0.5) * have / count).astype(int)
+    return some_slices(volume, np.floor((np.arange(count) + 0.5) * have / count).astype(int))
+
+
+def some_slices(volume: Volume, kept: np.ndarray) -> Volume:
+    """The volume of the slices with these numbers."""
 
     def some(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else values[kept]
