@@ -16,6 +16,8 @@ from fedrecon.data import (
     to_native,
     write_ismrmrd,
 )
+from fedrecon.data.folders import division, reading
+from fedrecon.data.folders.manifest import Manifest
 from fedrecon.data.formats import write_cfl
 from fedrecon.data.measured import manifest
 from tests.data.hospital_files import (
@@ -272,3 +274,15 @@ def test_sinograms_become_images_of_attenuation(tmp_path):
     middle = image.shape[0] // 2
     assert abs(image[middle - 6 : middle + 6, middle - 6 : middle + 6].mean() - 0.5) < 0.01
     assert image[:4].max() < 0.1
+
+
+def test_slices_of_one_patient_are_divided_without_any_in_two_parts():
+    image = np.arange(10.0)[:, None, None, None] * np.ones((1, 4, 4, 1))
+    labels = tuple("abcdefghij")
+    volume = reading.Volume("site", "p", None, "f", Path("f"), image=image, labels=labels)
+    found = division.divide("site", [volume], "slices", Manifest(Path(), ()), 0)
+    kept = {part: [v for _, v, _ in entries] for part, entries in found.items()}
+    assert list(kept) == list(PARTS) and all(len(volumes) == 1 for volumes in kept.values())
+    assert "".join("".join(volumes[0].labels) for volumes in kept.values()) == "abcdefghij"
+    for (part,) in kept.values():
+        assert [labels[int(x)] for x in part.image[:, 0, 0, 0]] == list(part.labels)

@@ -75,7 +75,20 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/data/folders/division.py",
+        (
+            "kept = np.arange(bounds[number], bounds[number + 1])",
+            "kept = np.arange(bounds[number], bounds[-1])",
+            "tests/data/test_folders.py::test_slices_of_one_patient_are_divided_without_any_in_two_parts",
+        ),
+    ),
+    *in_file(
         "experiments/pipeline/prediction.py",
+        (
+            "np.max(probabilities) <= 1 + _ROUNDING",
+            "np.max(probabilities) <= 100",
+            f"{_PREDICT}logits_and_masks_of_one_name_are_refused",
+        ),
         (
             "prediction.probabilities[..., 1] > predictor.threshold",
             "prediction.probabilities[..., 0] > predictor.threshold",

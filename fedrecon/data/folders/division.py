@@ -1,5 +1,7 @@
 """Dividing the volumes of a site into training, validation and test."""
 
+import numpy as np
+
 from fedrecon.data.clients import PARTS, split_patients
 from fedrecon.data.folders.manifest import Manifest
 from fedrecon.data.folders.reading import Volume, some_slices
