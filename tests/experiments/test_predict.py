@@ -214,7 +214,7 @@ def test_logits_and_masks_of_one_name_are_refused(tmp_path, segmenter, monkeypat
         image.fromarray(np.full((16, 16), 180, np.uint8)).save(tmp_path / "eyes" / name)
     with pytest.raises(FlagError, match=r"--input: expected files of distinct names.*found 'a' twice"):
         predict.run(segmenter, str(tmp_path / "eyes"), str(tmp_path / "masks"))
-    monkeypatch.setitem(BRIGHT, "segmentation", lambda x: jnp.concatenate([-8 * x, 8 * x], -1))
+    monkeypatch.setitem(BRIGHT, "segmentation", lambda x: jnp.concatenate([x, 8 * x], -1))
     logits = export(tmp_path / "logits", "segmentation")
     with pytest.raises(FlagError, match="--weights: expected a network whose predictions are probabilities"):
         predict.run(logits, str(tmp_path / "eyes" / "a.png"), str(tmp_path / "mask.png"))
