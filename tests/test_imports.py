@@ -99,6 +99,7 @@ ALLOWED = {
         {"fedrecon.privacy", "fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy", "dp_accounting"},
     ),
+    "fedrecon/secure_aggregation": ({"fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
     "fedrecon/runtime": (
         {"fedrecon.runtime", "fedrecon.types", "fedrecon.files"},
         {"jax", "numpy", "orbax", "rich", "absl"},
@@ -143,6 +144,7 @@ FACES = (
     "fedrecon.privacy",
     "fedrecon.reporting",
     "fedrecon.runtime",
+    "fedrecon.secure_aggregation",
     "fedrecon.tasks",
     "fedrecon.training",
 )
