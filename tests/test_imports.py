@@ -97,7 +97,7 @@ ALLOWED = {
     "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.types"}, {"jax", "optax"}),
     "fedrecon/privacy": (
         {"fedrecon.privacy", "fedrecon.federated", "fedrecon.types"},
-        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting"},
+        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr"},
     ),
     "fedrecon/secure_aggregation": ({"fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
     "fedrecon/runtime": (

@@ -12,6 +12,7 @@ from tests.mutants import (
     methods,
     mri,
     operators,
+    privacy_sums,
     programs,
     runs,
     solvers,
@@ -29,5 +30,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *federated.MUTANTS,
     *methods.MUTANTS,
     *runs.MUTANTS,
+    *privacy_sums.MUTANTS,
     *programs.MUTANTS,
 )

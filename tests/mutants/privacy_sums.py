@@ -1,0 +1,49 @@
+"""Mutants of the ledger of privacy, of distributed noise and of secure sums inside a round."""
+
+from tests.mutants.mutant import in_file
+
+_L = "tests/privacy/test_ledger.py::"
+
+MUTANTS = (
+    *in_file(
+        "fedrecon/privacy/ledger.py",
+        # What a crash left of a line is dropped although its release can be read.
+        (
+            "whole = self._completed(tail) if tail else None",
+            "whole = None",
+            _L + "test_a_cut_line_counts_if_all_of_its_release_is_there",
+        ),
+        # A fresh draw of the same round is taken for the earlier one.
+        (
+            "new = draw is None or (draw not in self.draws and draw not in draws)",
+            "new = draw not in self.draws and draw not in draws",
+            _L + "test_the_same_draw_counts_once_and_another_counts_again",
+        ),
+        # Another mechanism under the same name counts as the same release.
+        (
+            '("unit", "site", "stage", "round", "draw")), _text(record))',
+            '("unit", "site", "stage", "round", "draw")),)',
+            _L + "test_the_same_draw_counts_once_and_another_counts_again",
+        ),
+        # The lines are not chained.
+        (
+            "link = hashlib.sha256(chain.encode() + payload).hexdigest()",
+            "link = hashlib.sha256(payload).hexdigest()",
+            _L + "test_lines_doubled_taken_out_or_in_another_order_are_refused",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/composition.py",
+        # Both halves of delta are the whole.
+        (
+            "_by_divergence(by_divergence, relation, delta / 2)",
+            "_by_divergence(by_divergence, relation, 2 * delta)",
+            _L + "test_events_that_one_accountant_does_not_take_go_to_the_other",
+        ),
+        (
+            "part = accountant._pld.self_compose(count)",
+            "part = accountant._pld.self_compose(1)",
+            _L + "test_epsilon_is_that_of_dp_accounting",
+        ),
+    ),
+)
