@@ -95,7 +95,7 @@ def _line(text: object) -> str:
 
 def _lines(survey: Survey) -> list[str]:
     header = ["site", "files are", "patients", "files", "slices", "matrix", "coils or channels"]
-    header += ["spacing (mm)", "values", "labels", "masks"]
+    header += ["spacing (mm)", "values", "labels", "masks", "gridded"]
     rows = [header, *(_row(site) for site in survey.sites)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -151,6 +151,7 @@ def _row(site: SiteSurvey) -> list[str]:
         f"{site.intensity[0]:.3g} to {site.intensity[1]:.3g}",
         _few(labels) or "–",
         masks,
+        _few([f"{what} ({n})" for what, n in site.gridded.items()]) or "–",
     ]
 
 

@@ -8,6 +8,7 @@ import pydicom
 from PIL import Image
 
 from tests.data.hospital_files import save_nifti, write_manifest
+from tests.data.raw_files import coil_images, write_epi, write_siemens
 
 
 def content(name, value):
@@ -71,6 +72,14 @@ def hdf5(name, key, change):
                 del file[key]
             if value is not None:
                 file[key] = value
+
+    return edit
+
+
+def attribute(name, place, key, value):
+    def edit(folder):
+        with h5py.File(folder / name, "r+") as file:
+            file[place].attrs[key] = value
 
     return edit
 
@@ -220,6 +229,39 @@ ONE_FILE = [
     ("mri", content("a/p0.h5", b""), "a/p0.h5", "an HDF5 file, found an empty file"),
     ("mri", hdf5("a/p0.h5", "kspace", lambda k: None), "a/p0.h5", "HDF5 of measurements; name the keys"),
     ("mri", picture("a/x.png", GRAY), "a/x.png", "raw MRI, as the others of a, found pictures"),
+    (
+        "radial",
+        hdf5("a/p0.h5", "traj", lambda k: 6.28 * k),
+        "a/p0.h5",
+        "trajectory': expected .*cycles/pix",
+    ),
+    ("radial", hdf5("a/p0.h5", "traj", lambda k: k[:-1]), "a/p0.h5", "key 'traj': expected shape"),
+    ("radial", hdf5("a/p0.h5", "traj", lambda k: None), "a/p0.h5", "HDF5 of measurements; name the keys"),
+    ("radial", hdf5("a/p0.h5", "kdata", lambda k: 0 * k), "a/p0.h5", "a signal in every slice"),
+    ("radial", hdf5("a/p0.h5", "kdata", np.abs), "a/p0.h5", "key 'kdata': expected type complex"),
+    ("radial", hdf5("a/p0.h5", "kdata", nan), "a/p0.h5", "key 'kdata': expected finite values, found 1 NaN"),
+    ("radial", attribute("a/p0.h5", "/", "image_size", 0), "a/p0.h5", "@image_size': expected a positive"),
+    ("radial", cut("a/p0.h5"), "a/p0.h5", "a readable HDF5 file"),
+    ("epi", attribute("a/p0.h5", "image1", "matrix", -1), "a/p0.h5", "image1/@matrix': expected a positive"),
+    ("epi", hdf5("a/p0.h5", "image1/polarity", lambda s: 0 * s), "a/p0.h5", "values 1 and -1, found"),
+    ("epi", hdf5("a/p0.h5", "image1/kspace", lambda k: k[:-1]), "a/p0.h5", "image1/.*': expected shape"),
+    ("epi", hdf5("a/p0.h5", "image1/kspace", lambda k: 0 * k), "a/p0.h5", "a signal in every slice"),
+    (
+        "epi",
+        lambda f: write_epi(f / "a/p0.h5", coil_images(9), phase_lines=12),
+        "a/p0.h5",
+        "fully sampled k-space, or .* found 75.0 % of the samples and no reference",
+    ),
+    ("epi", cut("a/p0.h5"), "a/p0.h5", "a readable HDF5 file"),
+    ("twix", cut("a/p0.dat", 0.97), "a/p0.dat", "expected"),
+    ("twix", cut("a/p0.dat", 0.2), "a/p0.dat", "expected"),
+    ("twix", content("a/p0.dat", b""), "a/p0.dat", "expected"),
+    (
+        "twix",
+        lambda f: write_siemens(f / "a/p0.dat", coil_images(9), step=2),
+        "a/p0.dat",
+        "fully sampled k-space, or .* found 50.0 % of the samples and no reference",
+    ),
     ("dicom", content("a/p0/00001.dcm", b""), "a/p0/00001.dcm", "expected"),
     ("dicom", content("a/p0/00001.dcm", "text" * 50), "a/p0/00001.dcm", "expected"),
     (

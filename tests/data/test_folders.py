@@ -16,7 +16,7 @@ from fedrecon.data import (
     to_native,
     write_ismrmrd,
 )
-from fedrecon.data.folders import division, reading
+from fedrecon.data.folders import division, volume
 from fedrecon.data.folders.manifest import Manifest
 from fedrecon.data.formats import write_cfl
 from fedrecon.data.measured import manifest
@@ -279,8 +279,8 @@ def test_sinograms_become_images_of_attenuation(tmp_path):
 def test_slices_of_one_patient_are_divided_without_any_in_two_parts():
     image = np.arange(10.0)[:, None, None, None] * np.ones((1, 4, 4, 1))
     labels = tuple("abcdefghij")
-    volume = reading.Volume("site", "p", None, "f", Path("f"), image=image, labels=labels)
-    found = division.divide("site", [volume], "slices", Manifest(Path(), ()), 0)
+    whole = volume.Volume("site", "p", None, "f", Path("f"), image=image, labels=labels)
+    found = division.divide("site", [whole], "slices", Manifest(Path(), ()), 0)
     kept = {part: [v for _, v, _ in entries] for part, entries in found.items()}
     assert list(kept) == list(PARTS) and all(len(volumes) == 1 for volumes in kept.values())
     assert "".join("".join(volumes[0].labels) for volumes in kept.values()) == "abcdefghij"

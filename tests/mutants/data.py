@@ -11,6 +11,7 @@ _CT = _D + "test_ct_simulation.py::test_"
 _MEASURED = _D + "test_measured.py::test_"
 _FOLDER = _D + "test_folders.py::test_"
 _BROKEN = _D + "test_broken_cohorts.py::test_"
+_RAW = _D + "test_raw_cohorts.py::test_"
 
 _CLIENT_DATA = (
     *in_file(
@@ -251,6 +252,35 @@ _FOLDERS = (
     ),
 )
 
+_OFF_GRID = (
+    *in_file(
+        "fedrecon/data/folders/gridding.py",
+        (
+            "starts = [n // 2 - kept // 2 for",
+            "starts = [n // 2 - (kept - 1) // 2 for",
+            _RAW + "spokes_and_lines_of_both_directions_become_the_kspace_of_their_images",
+        ),
+        (
+            "gram = fourier.toeplitz(density)",
+            "gram = fourier.toeplitz()",
+            _RAW + "spokes_and_lines_of_both_directions_become_the_kspace_of_their_images",
+        ),
+        (
+            "_REACH = 0.75",
+            "_REACH = 0.4",
+            _RAW + "spokes_and_lines_of_both_directions_become_the_kspace_of_their_images",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/folders/loading.py",
+        (
+            "if first.path != item.path:",
+            "if first is not item:",
+            _RAW + "all_images_of_an_echo_planar_file_are_of_its_patient",
+        ),
+    ),
+)
+
 _CHECKED = (
     *in_file(
         "fedrecon/data/folders/loading.py",
@@ -286,4 +316,4 @@ _CHECKED = (
     ),
 )
 
-MUTANTS = _CLIENT_DATA + _SIMULATION + _MEASURED_DATA + _FOLDERS + _CHECKED
+MUTANTS = _CLIENT_DATA + _SIMULATION + _MEASURED_DATA + _FOLDERS + _OFF_GRID + _CHECKED

@@ -22,7 +22,7 @@ from fedrecon.data.folders.images import by_area, fitted, in_channels, normalize
 from fedrecon.data.folders.loading import Loaded, is_simulated, load_volumes
 from fedrecon.data.folders.manifest import TASKS, Manifest
 from fedrecon.data.folders.preparation import Preparation
-from fedrecon.data.folders.reading import Volume
+from fedrecon.data.folders.volume import Volume
 from fedrecon.data.formats import DataError
 from fedrecon.data.simulation import read_mri_cohort
 from fedrecon.errors import ArgumentError
@@ -39,6 +39,8 @@ class FolderSite:
       native_shapes: the (ny, nx) of its images before they got the common one.
       coils: numbers of coils of its k-space; empty for images.
       held_out: what validation and test have that training has not, see the manifest.
+      gridded: files whose samples were brought to the grid of k-space.
+      undersampling: what references of too few of these samples lack, in words.
     """
 
     name: str
@@ -48,6 +50,8 @@ class FolderSite:
     native_shapes: tuple[tuple[int, int], ...]
     coils: tuple[int, ...]
     held_out: str
+    gridded: int = 0
+    undersampling: tuple[str, ...] = ()
 
 
 def read_cohort(
@@ -241,6 +245,8 @@ def _site(name: str, volumes: list[Volume], held_out: str) -> FolderSite:
         native_shapes=tuple(sorted({volume.matrix for volume in volumes})),
         coils=tuple(sorted({v.kspace.shape[1] for v in volumes if v.kspace is not None})),
         held_out=held_out,
+        gridded=sum(bool(volume.gridded) for volume in volumes),
+        undersampling=tuple(dict.fromkeys(v.undersampling for v in volumes if v.undersampling)),
     )
 
 
@@ -258,6 +264,8 @@ def _notes(loaded: Loaded, sites: Sequence[FolderSite]) -> str:
                 f"Validation and test of {', '.join(names)} are other {what} of the same patients: that "
                 "measures no generalization to other patients."
             )
+    for site in sites:
+        sentences += [f"{site.name}: {text}." for text in site.undersampling]
     if loaded.skipped:
         faults = "; ".join(str(error) for error in loaded.skipped)
         sentences.append(f"{len(loaded.skipped)} skipped (--skip_bad): {faults}.")

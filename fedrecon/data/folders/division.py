@@ -4,7 +4,7 @@ import numpy as np
 
 from fedrecon.data.clients import PARTS, split_patients
 from fedrecon.data.folders.manifest import Manifest
-from fedrecon.data.folders.reading import Volume, some_slices
+from fedrecon.data.folders.volume import Volume, some_slices
 from fedrecon.data.formats import DataError
 
 

@@ -11,7 +11,7 @@ import h5py
 
 from fedrecon.data.folders.labels import TABLE, Table
 from fedrecon.data.folders.manifest import MANIFEST, Entry, Manifest, Source
-from fedrecon.data.formats import DataError, file_format, is_ct, series_of
+from fedrecon.data.formats import DataError, epi_images, file_format, is_ct, series_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _HDF5 = (".h5", ".hdf5", ".hdf", ".mrd")
@@ -42,6 +42,7 @@ class Item(NamedTuple):
       patient: within the site.
       part, label: None where nobody says it.
       mask: file of the segmentation; None without.
+      group, select: which of several measurements in the file, see `read_measurement`.
     """
 
     source: Source
@@ -52,6 +53,8 @@ class Item(NamedTuple):
     part: str | None
     label: str | None
     mask: Path | None
+    group: str | None = None
+    select: tuple[tuple[str, int], ...] = ()
 
 
 class Faults:
@@ -113,7 +116,7 @@ def list_items(manifest: Manifest, faults: Faults) -> list[Item]:
     seen: dict[tuple, Item] = {}
     for item in items:
         source = item.source
-        what = (item.path, source.keys.get("image"), source.group, tuple(sorted(source.select.items())))
+        what = (item.path, source.keys.get("image"), item.group, item.select)
         if what in seen:
             raise DataError(
                 item.path,
@@ -186,10 +189,18 @@ def _discovered(folder: Path, site: Path, faults: Faults) -> Source:
             file=path.relative_to(folder).as_posix(),
             patient=patient_of(path, site),
             mask=masks[path].relative_to(folder).as_posix() if path in masks else None,
+            group=group,
         )
         for path in paths
+        for group in (_groups(path) if most == "mri" else (None,))
     )
     return Source(site.name, most, entries)
+
+
+def _groups(path: Path) -> tuple[str | None, ...]:
+    """The images of a file of several, all of one patient."""
+    names = epi_images(path) if h5py.is_hdf5(path) and file_format(path) == "EPI" else ()
+    return names if len(names) > 1 else (None,)
 
 
 def _matched(manifest: Manifest, source: Source, entry: Entry, where: str) -> list[Item]:
@@ -221,7 +232,10 @@ def _matched(manifest: Manifest, source: Source, entry: Entry, where: str) -> li
         name = path.relative_to(folder).as_posix()
         mask = find_mask(path) if entry.mask is None else folder / entry.mask
         patient = entry.patient or patient_of(path, base)
-        items.append(Item(source, source.name or "", path, name, patient, entry.part, entry.label, mask))
+        group, select = entry.group or source.group, tuple(sorted((source.select | entry.select).items()))
+        items.append(
+            Item(source, source.name or "", path, name, patient, entry.part, entry.label, mask, group, select)
+        )
     return items
 
 
@@ -333,6 +347,8 @@ def with_entries(manifest: Manifest, items: list[Item]) -> Manifest:
                 part=item.part,
                 label=item.label,
                 mask=None if item.mask is None else item.mask.relative_to(manifest.folder).as_posix(),
+                group=item.group,
+                select=dict(item.select),
             )
             for item in items
             if item.source is source

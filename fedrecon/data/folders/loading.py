@@ -11,7 +11,8 @@ from fedrecon.data.folders.files import Faults, Item, discover, list_items
 from fedrecon.data.folders.images import normalized
 from fedrecon.data.folders.labels import TABLE
 from fedrecon.data.folders.manifest import MANIFEST, Manifest, read_manifest
-from fedrecon.data.folders.reading import Volume, read_item, read_texts
+from fedrecon.data.folders.reading import read_item, read_texts
+from fedrecon.data.folders.volume import Volume
 from fedrecon.data.formats import DataError, read_json_object
 from fedrecon.data.simulation import read_mri_cohort_manifest
 
@@ -171,7 +172,7 @@ def _without_copies(items: list[Item], faults: Faults) -> list[Item]:
         for item in members if len(members) > 1 and size else ():
             with item.path.open("rb") as file:
                 first = seen.setdefault(hashlib.file_digest(file, "sha256").digest(), item)
-            if first is not item:
+            if first.path != item.path:
                 copies.add(item.path)
                 with faults.of():
                     raise DataError(

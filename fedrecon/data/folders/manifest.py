@@ -25,13 +25,15 @@ _KEYS = ("image", "mask", "label", "site", "patient")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Files of a site: a pattern, or one file with what is known of it."""
+    """Files of a site: a pattern, or one file with what is known of it; the last two as of `Source`."""
 
     file: str
     patient: str | None = None
     part: str | None = None
     label: str | None = None
     mask: str | None = None
+    group: str | None = None
+    select: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +211,7 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
             "name": source.name,
             "reader": source.reader,
             "files": [
-                {k: v for k, v in dataclasses.asdict(e).items() if v is not None} for e in source.files
+                {k: v for k, v in dataclasses.asdict(e).items() if v not in (None, {})} for e in source.files
             ],
             "held_out": source.held_out,
         }
@@ -264,6 +266,9 @@ def _entry(site: JsonObject, where: str, value: Any) -> Entry:
         part=_optional(table, "part", lambda: table.choice("part", PARTS)),
         label=_optional(table, "label", lambda: str(table.take("label", "a text or integer", _is_label))),
         mask=_optional(table, "mask", lambda: table.file("mask")),
+        group=_optional(table, "group", lambda: table.text("group")),
+        select=_optional(table, "select", lambda: table.take("select", "numbers by counter", _is_select))
+        or {},
     )
     table.finish()
     return result

@@ -10,7 +10,7 @@ from fedrecon.data.clients import Cohort
 from fedrecon.data.folders.cohort import make_cohort
 from fedrecon.data.folders.loading import Loaded, check_needs, load_volumes
 from fedrecon.data.folders.manifest import TASKS, Manifest
-from fedrecon.data.folders.reading import Volume
+from fedrecon.data.folders.volume import Volume
 from fedrecon.data.formats import DataError
 
 # Ratio of a site's intensities to the median of all, and of spacings, from which they are called odd.
@@ -30,6 +30,7 @@ class SiteSurvey(NamedTuple):
       intensity: smallest and largest value of the images or magnitudes of k-space.
       labels: label -> number of files.
       masks: files with a mask, and the mean part of the pixels that they mark.
+      gridded: what was brought to the grid of k-space -> number of files.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SiteSurvey(NamedTuple):
     intensity: tuple[float, float]
     labels: dict[str, int]
     masks: tuple[int, float]
+    gridded: dict[str, int]
 
 
 class Survey(NamedTuple):
@@ -135,6 +137,7 @@ def _survey(name: str, volumes: list[Volume]) -> SiteSurvey:
         intensity=(float(min(m.min() for m in magnitudes)), float(max(m.max() for m in magnitudes))),
         labels=dict(sorted(collections.Counter(v.labels[0] for v in volumes if v.labels).items())),
         masks=(len(masks), float(np.mean([mask.mean() for mask in masks])) if masks else 0.0),
+        gridded=dict(sorted(collections.Counter(v.gridded for v in volumes if v.gridded).items())),
     )
 
 
@@ -165,6 +168,7 @@ def _odd(sites: tuple[SiteSurvey, ...], volumes: dict[str, list[Volume]]) -> lis
         elif labels and set(site.labels) < labels:
             missing = ", ".join(sorted(labels - set(site.labels)))
             found.append(f"{site.name}: nobody with the label {missing}")
+        found += [f"{volume.name}: {text}" for volume in members if (text := volume.undersampling)]
         found += [
             f"{volume.name}: an empty mask"
             for volume in members

@@ -17,6 +17,7 @@ from fedrecon.data.formats.dicom_ct import DicomProjections, read_dicom_ct_pd
 from fedrecon.data.formats.dicom_elements import series_of
 from fedrecon.data.formats.dicom_segmentation import dicom_segmentation_bytes
 from fedrecon.data.formats.dicom_series import DicomSlices, read_dicom_slices
+from fedrecon.data.formats.epi_files import epi_images
 from fedrecon.data.formats.fastmri import FastMRIVolume, read_fastmri, write_fastmri
 from fedrecon.data.formats.hdf5 import DataError, open_hdf5, read_array
 from fedrecon.data.formats.ismrmrd import (
@@ -58,6 +59,7 @@ __all__ = [
     "correct_delays",
     "describe_file",
     "dicom_segmentation_bytes",
+    "epi_images",
     "file_format",
     "format_ismrmrd_header",
     "from_bart",

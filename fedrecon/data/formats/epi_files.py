@@ -16,6 +16,20 @@ def is_epi(group: Any) -> bool:
     return isinstance(group, h5py.Group) and {"kspace", "traj", "polarity"} <= set(group)
 
 
+def epi_images(path: str | os.PathLike) -> tuple[str, ...]:
+    """Names of the groups of a file that hold images, not calibration alone.
+
+    Raises:
+      DataError: it is no HDF5 file.
+    """
+    with open_hdf5(path) as file:
+        return tuple(
+            name
+            for name, entry in file.items()
+            if is_epi(entry) and not entry.attrs.get("calibration", False)
+        )
+
+
 def read_epi(path: str | os.PathLike, group: str | None = None) -> RawMeasurement:
     """Reads one echo-planar image, its lines turned, its ramps put on the grid and its delay corrected.
 
@@ -33,12 +47,8 @@ def read_epi(path: str | os.PathLike, group: str | None = None) -> RawMeasuremen
       DataError: no such group, several of which none is named, or an entry is missing, of the wrong type or
         shape, or not finite.
     """
+    images = list(epi_images(path))
     with open_hdf5(path) as file:
-        images = [
-            name
-            for name, entry in file.items()
-            if is_epi(entry) and not entry.attrs.get("calibration", False)
-        ]
         if group is None and len(images) != 1:
             raise DataError(path, None, "a single image, or one selected (group)", f"{images}")
         group = images[0] if group is None else group
