@@ -94,6 +94,10 @@ ALLOWED = {
         {"fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy"},
     ),
+    "fedrecon/communication": (
+        {"fedrecon.communication", "fedrecon.federated", "fedrecon.types"},
+        {"jax", "numpy"},
+    ),
     "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.types"}, {"jax", "optax"}),
     "fedrecon/privacy": (
         {"fedrecon.privacy", "fedrecon.federated", "fedrecon.types"},

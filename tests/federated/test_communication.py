@@ -1,0 +1,430 @@
+"""Codecs: unbiased, within their bounds, exact where they must be, and as long as the round says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrecon import communication as cm
+from fedrecon import federated as fl
+from fedrecon.types import Variables
+
+SHAPES = ((3, 5), (7,), (), (2, 2, 9))
+SIZE = 59
+
+
+def leaves_of(vector, shapes=SHAPES):
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    return [
+        jnp.asarray(x.reshape(s), jnp.float32)
+        for x, s in zip(np.split(vector, ends[:-1]), shapes, strict=True)
+    ]
+
+
+def flat(leaves):
+    return np.concatenate([np.ravel(np.asarray(x)) for x in leaves])
+
+
+def keys(number=0):
+    return cm.Keys(jax.random.key(number), jax.random.key(77))
+
+
+def sent(codec, vector, number=0, shapes=SHAPES):
+    k = keys(number)
+    return flat(codec.decompress(codec.compress(leaves_of(vector, shapes), k), shapes, k.common))
+
+
+VECTOR = np.random.default_rng(0).normal(size=SIZE) * np.repeat([1e-3, 1.0, 100.0], [20, 20, 19])
+CODECS = [
+    cm.dense(),
+    cm.bfloat16(),
+    cm.stochastic(1),
+    cm.stochastic(5, bucket=16),
+    cm.stochastic(16),
+    cm.qsgd(7, bucket=16),
+    cm.qsgd(100),
+    cm.scaled_signs(),
+    cm.top_k(0.04),
+    cm.top_k(0.5),
+    cm.top_k(1.0),
+    cm.top_k(0.2, cm.stochastic(4)),
+    cm.top_k(0.2, cm.qsgd(3)),
+]
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+@pytest.mark.parametrize(
+    "number",
+    [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 3))],
+)
+def test_a_message_has_the_length_that_the_round_counts_and_comes_back(codec, number):
+    shapes = [SHAPES, ((1,),), ((513,),), ((600, 3), (1,))][number]
+    vector = np.random.default_rng(number).normal(size=sum(int(np.prod(s)) for s in shapes))
+    k = keys(number)
+    payload = {name: np.asarray(x) for name, x in codec.compress(leaves_of(vector, shapes), k).items()}
+    sections, whose = codec.sections(shapes), cm.Envelope(2**63, number, 5)
+    message = cm.serialize(codec.name, sections, payload, whose)
+    assert len(message) == cm.message_bytes(sections)
+    read, envelope = cm.deserialize(codec.name, sections, message)
+    assert envelope == whose
+    for name, values in payload.items():
+        np.testing.assert_array_equal(np.asarray(read[name], np.float64), values.reshape(-1))
+    there = codec.decompress({n: jnp.asarray(x) for n, x in read.items()}, shapes, k.common)
+    here = codec.decompress(codec.compress(leaves_of(vector, shapes), k), shapes, k.common)
+    np.testing.assert_array_equal(flat(there), flat(here))
+
+
+def test_bytes_are_those_of_the_formulas():
+    size, shapes = 1000, ((1000,),)
+    expected = {
+        cm.dense(): 4 * size,
+        cm.bfloat16(): 2 * size,
+        cm.stochastic(3): 375 + 8 * 2,
+        cm.qsgd(7): 500 + 4 * 2,
+        cm.qsgd(8): 625 + 4 * 2,
+        cm.scaled_signs(): 125 + 4,
+        cm.top_k(0.01): 4 * 10 + 13,  # ten places of ten bits
+        cm.top_k(0.2): 4 * 200 + 125,  # a bit for each value takes less
+        cm.top_k(0.2, cm.stochastic(4)): 100 + 8 + 125,
+    }
+    for codec, length in expected.items():
+        assert cm.message_bytes(codec.sections(shapes)) == 64 + length, codec.name
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_to_a_message_is_named(data):
+    codec = cm.stochastic(5, bucket=16)
+    payload = {n: np.asarray(x) for n, x in codec.compress(leaves_of(VECTOR), keys()).items()}
+    message = cm.serialize(codec.name, codec.sections(SHAPES), payload, cm.Envelope(1, 2, 3))
+    if data.draw(st.booleans()):
+        place, bit = data.draw(st.integers(0, len(message) - 1)), data.draw(st.integers(0, 7))
+        damaged = message[:place] + bytes([message[place] ^ (1 << bit)]) + message[place + 1 :]
+    else:
+        damaged = message[: data.draw(st.integers(0, len(message) - 1))] + data.draw(st.binary(max_size=3))
+    if damaged == message:
+        return
+    with pytest.raises(ValueError, match="message: expected"):
+        cm.deserialize(codec.name, codec.sections(SHAPES), damaged)
+
+
+def test_messages_of_other_codecs_and_values_that_do_not_fit_are_refused():
+    codec, sections = cm.dense(), cm.dense().sections(((2,),))
+    message = cm.serialize(codec.name, sections, {"values": np.ones(2, np.float32)}, cm.Envelope())
+    with pytest.raises(ValueError, match="message: expected one of the codec 'dense' for this model"):
+        cm.deserialize(codec.name, cm.dense().sections(((3,),)), message)
+    for wrong, words in (
+        ({"values": np.array([1.0, np.nan], np.float32)}, "values: expected finite"),
+        ({"values": np.ones(3, np.float32)}, "values: expected 2 values, found 3"),
+        ({"value": np.ones(2, np.float32)}, "payload: expected"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cm.serialize(codec.name, sections, wrong, cm.Envelope())
+    with pytest.raises(ValueError, match="levels: expected integers of 3 bits, found 8"):
+        cm.serialize("x", (cm.Section("levels", 2, 3),), {"levels": np.array([8, 0])}, cm.Envelope())
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [cm.stochastic(1), cm.stochastic(3, bucket=16), cm.qsgd(1, bucket=16), cm.qsgd(7)],
+    ids=lambda codec: codec.name,
+)
+def test_rounding_is_unbiased_and_within_its_bounds(codec):
+    draws = 400
+    run = jax.vmap(
+        lambda key: codec.decompress(codec.compress(leaves_of(VECTOR), cm.Keys(key, key)), SHAPES, key)
+    )
+    found = run(jax.random.split(jax.random.key(3), draws))
+    found = np.concatenate([np.asarray(x, np.float64).reshape(draws, -1) for x in found], 1)
+    kind, number, bucket = codec.name.split("-")
+    number, bucket = int(number), min(int(bucket), SIZE)
+    for start in range(0, SIZE, bucket):
+        part, rows = VECTOR[start : start + bucket], found[:, start : start + bucket]
+        step = np.linalg.norm(part) / number
+        if kind == "stochastic":
+            step = (part.max() - part.min()) / (2**number - 1)
+        # Rare steps are Poisson: five standard deviations of those seen, and ten.
+        error = 5 * rows.std(0) / np.sqrt(draws) + 10 * step / draws
+        assert (np.abs(rows.mean(0) - part) <= error).all()
+        assert np.abs(rows - part).max() <= step * (1 + 1e-5)
+        if kind == "qsgd":
+            bound = min(bucket / number**2, np.sqrt(bucket) / number) * (part**2).sum()
+            assert np.square(rows - part).sum(1).mean() <= bound
+            assert (rows * part >= 0).all()
+
+
+def test_values_on_levels_and_constants_are_exact():
+    codec = cm.stochastic(4)
+    steps = np.random.default_rng(1).integers(0, 16, SIZE) * 0.37 - 1.0
+    steps[:2] = -1.0, 15 * 0.37 - 1.0
+    once = sent(codec, steps)
+    np.testing.assert_allclose(once, steps, rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(sent(codec, once, 1), once)
+    np.testing.assert_array_equal(sent(codec, np.full(SIZE, 0.1)), np.full(SIZE, np.float32(0.1)))
+    fine = np.abs(sent(cm.stochastic(16), VECTOR) - VECTOR).max()
+    assert fine < 1e-4 * (VECTOR.max() - VECTOR.min())
+    for codec in CODECS:
+        if codec.name != "scaled_signs":
+            np.testing.assert_array_equal(sent(codec, np.zeros(SIZE)), 0)
+    tiny = sent(cm.qsgd(1000), np.full(SIZE, 1e-30))
+    np.testing.assert_allclose(tiny, 1e-30, rtol=0.1)
+
+
+def test_the_largest_are_kept_and_of_equals_the_first():
+    vector = np.array([1.0, -3.0, 3.0, 0.5, -3.0, 2.0])
+    shapes = ((2,), (4,))
+    assert sent(cm.top_k(2 / 6), vector, shapes=shapes).tolist() == [0, -3, 3, 0, 0, 0]
+    assert sent(cm.top_k(0.01), vector, shapes=shapes).tolist() == [0, -3, 0, 0, 0, 0]
+    assert np.count_nonzero(sent(cm.top_k(0.3), VECTOR)) == round(0.3 * SIZE)
+    np.testing.assert_array_equal(sent(cm.top_k(1.0), VECTOR), VECTOR.astype(np.float32))
+
+
+def context(round=0, client=0, broadcast=()):
+    common = jax.random.key(round)
+    return fl.Context(
+        jnp.int32(round),
+        jax.random.fold_in(common, client),
+        jnp.int32(client),
+        common=common,
+        broadcast=broadcast,
+    )
+
+
+def upload_of(vector, weight=1.0, shapes=SHAPES):
+    params = {f"{n}": x * weight for n, x in enumerate(leaves_of(vector, shapes))}
+    return fl.Upload(Variables(params, {"count": jnp.float32(3) * weight}), fl.Message(), jnp.float32(weight))
+
+
+def exchange(channel, changes, weights, states=None):
+    """One round of clients through a channel: (mean change of the parameters, states)."""
+    uploads = [upload_of(c, w) for c, w in zip(changes, weights, strict=True)]
+    if states is None:
+        client, server = channel.init(uploads[0])
+        states = [client] * len(uploads), server, 0
+    clients, server, round = states
+    broadcast = () if channel.broadcast is None else channel.broadcast(server)
+    encoded = [
+        channel.encode(u, c, context(round, n, broadcast))
+        for n, (u, c) in enumerate(zip(uploads, clients, strict=True))
+    ]
+    total = jax.tree.map(lambda *x: sum(x), *[e[0] for e in encoded])
+    total, server, _ = channel.decode(total, server, context(round, 0, broadcast))
+    assert jax.tree.structure(total) == jax.tree.structure(uploads[0])
+    mean = flat(jax.tree.leaves(total.delta.params)) / float(total.weight)
+    np.testing.assert_allclose(total.delta.stats["count"] / total.weight, 3, rtol=1e-6)
+    return mean, ([e[1] for e in encoded], server, round + 1)
+
+
+FEEDBACK_NAMES = ["top_k", "signs", "top_k+bits", "random_k", "power_sgd"]
+FEEDBACK = [
+    cm.compressed(cm.top_k(0.1), error_feedback=True),
+    cm.compressed(cm.scaled_signs(), error_feedback=True),
+    cm.compressed(cm.top_k(0.2, cm.stochastic(2)), error_feedback=True),
+    cm.random_k(0.1),
+    cm.power_sgd(1, smallest_ratio=1.0),
+]
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        pytest.param(channel, marks=pytest.mark.slow) if name in ("signs", "top_k") else channel
+        for channel, name in zip(FEEDBACK, FEEDBACK_NAMES, strict=True)
+    ],
+    ids=FEEDBACK_NAMES,
+)
+def test_what_was_sent_and_what_is_kept_add_up(channel):
+    rng, weights = np.random.default_rng(2), [1.0, 3.0]
+    states, total = None, np.zeros(SIZE)
+    changes = rng.normal(size=(4, 2, SIZE))
+    for round in changes:
+        mean, states = exchange(channel, round, weights, states)
+        total += mean * sum(weights)
+    kept = np.zeros(SIZE)
+    for client in states[0]:
+        if isinstance(client, dict) and set(client) <= {"0000", "0003"}:  # matrices of PowerSGD
+            full = np.zeros(SIZE)
+            full[:15], full[23:] = np.ravel(client["0000"]), np.ravel(client["0003"])
+            kept += full
+        else:
+            kept += flat(jax.tree.leaves(client))
+    expected = (changes * np.array(weights)[:, None]).sum((0, 1))
+    np.testing.assert_allclose(total + kept, expected, atol=3e-5)
+    assert np.abs(kept).max() > 0.1
+
+
+@pytest.mark.slow
+def test_signs_alone_diverge_where_their_errors_are_not_kept():
+    """The counterexample of Karimireddy et al. in one dimension: its expected sign points uphill."""
+    rng = np.random.default_rng(0)
+
+    def run(feedback):
+        channel = cm.compressed(cm.scaled_signs(), error_feedback=feedback)
+        state = channel.init(upload_of(np.zeros(1), shapes=((1,),)))[0]
+        encode = jax.jit(channel.encode)
+        x = 0.0
+        for round in range(400):
+            gradient = 4.0 if rng.random() < 0.25 else -1.0  # mean 1/4: f(x) = x / 4
+            sign = upload_of(
+                np.array([-0.02 * np.sign(gradient) if not feedback else -0.01 * gradient]), shapes=((1,),)
+            )
+            got, state, _ = encode(sign, state, context(round))
+            x += float(got.delta.params["0"][0])
+        return x
+
+    assert run(True) < -0.5 and run(False) > 0.5
+
+
+@pytest.mark.slow
+def test_places_that_all_share_add_and_are_unbiased():
+    channel = cm.random_k(0.25, error_feedback=False)
+    changes = np.random.default_rng(3).normal(size=(3, SIZE))
+    weights = [1.0, 2.0, 4.0]
+    expected = np.average(changes, axis=0, weights=weights)
+    state, found = None, []
+    for _ in range(300):
+        mean, state = exchange(channel, changes, weights, state)
+        found.append(mean)
+    kept = round(0.25 * SIZE)
+    for mean in found[:5]:
+        support = mean != 0
+        assert support.sum() == kept
+        np.testing.assert_allclose(mean[support], expected[support] * SIZE / kept, rtol=1e-5)
+    found = np.array(found)
+    assert (np.abs(found.mean(0) - expected) < 5 * found.std(0) / np.sqrt(300) + 1e-6).all()
+    encoded = channel.encode(upload_of(changes[0]), (), context())[0]
+    assert channel.payload_bytes(encoded) == 64 + 8 + 4 * kept + 4 + 4  # seed, values, count, weight
+
+
+def test_own_masks_are_averaged_over_those_who_sent():
+    channel = cm.random_mask(0.5)
+    changes, weights = np.random.default_rng(4).normal(size=(3, SIZE)), np.array([1.0, 2.0, 4.0])
+    encoded = [
+        channel.encode(upload_of(c, w), (), context(0, n))[0]
+        for n, (c, w) in enumerate(zip(changes, weights, strict=True))
+    ]
+    masks = np.array([np.asarray(e.delta.params.values["weights"]) > 0 for e in encoded])
+    assert (masks.sum(1) == round(0.5 * SIZE)).all() and not (masks == masks[0]).all()
+    mean, _ = exchange(channel, changes, weights)
+    share = masks * weights[:, None]
+    expected = np.where(share.sum(0) > 0, (share * changes).sum(0) / np.maximum(share.sum(0), 1), 0)
+    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+    mean, _ = exchange(cm.random_mask(1.0), changes, weights)
+    np.testing.assert_allclose(mean, np.average(changes, axis=0, weights=weights), rtol=1e-5, atol=1e-6)
+
+
+def test_a_majority_is_not_turned_by_fewer_voters():
+    channel = cm.majority_vote(0.1)
+    rng = np.random.default_rng(5)
+    honest = np.sign(rng.normal(size=SIZE))
+    changes = [honest * rng.uniform(0.1, 5, SIZE) for _ in range(3)] + [-1e6 * honest] * 2
+    mean, _ = exchange(channel, changes, [1.0, 1.0, 1.0, 100.0, 100.0])
+    np.testing.assert_allclose(mean, 0.1 * honest, rtol=1e-6)
+    tie, _ = exchange(channel, [honest, -honest], [1.0, 2.0])
+    np.testing.assert_array_equal(tie, 0)
+    assert channel.payload_bytes(upload_of(VECTOR)) == 64 + 8 + 4 + 4
+
+
+def test_sketches_add_and_find_what_is_large():
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(size=(2, 300)).astype(np.float32)
+    both = cm.sketch(jnp.asarray(a), 5, 40, 1) + cm.sketch(jnp.asarray(b), 5, 40, 1)
+    np.testing.assert_allclose(cm.sketch(jnp.asarray(a + b), 5, 40, 1), both, atol=1e-5)
+    assert np.abs(both - cm.sketch(jnp.asarray(a + b), 5, 40, 2)).max() > 1
+    noisy = 0.01 * a
+    noisy[[3, 70, 150, 200, 299]] = [10, -20, 30, -40, 50]
+    found = np.asarray(cm.estimates(cm.sketch(jnp.asarray(noisy), 5, 100, 1), 300, 1))
+    assert set(np.argsort(-np.abs(found))[:5]) == {3, 70, 150, 200, 299}
+    np.testing.assert_allclose(found[[3, 70, 150, 200, 299]], [10, -20, 30, -40, 50], atol=0.2)
+
+
+@pytest.mark.slow
+def test_a_wide_sketch_of_everything_is_averaging_with_momentum():
+    channel = cm.count_sketch(5, 20_000, fraction=1.0, momentum=0.5)
+    changes, weights = np.random.default_rng(7).normal(size=(3, 2, SIZE)), [1.0, 3.0]
+    state, velocity = None, np.zeros(SIZE)
+    for round in changes:
+        mean, state = exchange(channel, round, weights, state)
+        # All cells are zeroed after each round, those of the momentum, too.
+        velocity = np.average(round, axis=0, weights=weights)
+        np.testing.assert_allclose(mean, velocity, atol=1e-5)
+    part = cm.count_sketch(5, 20_000, fraction=1 / SIZE, momentum=0.0)
+    state, total = None, np.zeros(SIZE)
+    for round in changes:
+        mean, state = exchange(part, round, weights, state)
+        assert np.count_nonzero(mean) == 1
+        total += mean
+    left = np.asarray(cm.estimates(state[1].error, SIZE, 0))
+    np.testing.assert_allclose(total + left, np.average(changes, axis=1, weights=weights).sum(0), atol=1e-4)
+
+
+def test_low_ranks_are_exact_and_constant_changes_end_at_their_best_approximation():
+    rng = np.random.default_rng(8)
+    shapes = ((12, 9), (5,))
+    thin = rng.normal(size=(12, 2)) @ rng.normal(size=(2, 9))
+    full = rng.normal(size=(12, 9))
+    rest = rng.normal(size=5)
+
+    def run(matrix, rank, rounds):
+        channel = cm.power_sgd(rank, smallest_ratio=1.0)
+        upload = upload_of(np.concatenate([matrix.ravel(), rest]), shapes=shapes)
+        client, server = channel.init(upload)
+        for round in range(rounds):
+            # Without what was kept, each round sees the same matrix.
+            client = jax.tree.map(jnp.zeros_like, client)
+            total, client, _ = channel.encode(upload, client, context(round, 0, server))
+            total, server, _ = channel.decode(total, server, context(round, 0, server))
+        np.testing.assert_allclose(total.delta.params["1"], rest, rtol=1e-6)
+        return np.asarray(total.delta.params["0"])
+
+    np.testing.assert_allclose(run(thin, 2, 3), thin, atol=1e-4)
+    s = np.linalg.svd(full, compute_uv=False)
+    best = np.linalg.norm(s[2:])
+    assert np.linalg.norm(run(full, 2, 40) - full) < best * 1.01
+    assert np.linalg.norm(run(full, 2, 1) - full) > best * 1.05
+    upload = upload_of(np.concatenate([full.ravel(), rest]), shapes=shapes)
+    channel = cm.power_sgd(2, smallest_ratio=1.0)
+    client, server = channel.init(upload)
+    encoded = channel.encode(upload, client, context(0, 0, server))[0]
+    assert channel.payload_bytes(encoded) == 64 + 4 * 2 * (12 + 9) + 4 * 5 + 8
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        pytest.param(cm.compressed(cm.dense()), marks=pytest.mark.slow),
+        cm.compressed(cm.top_k(1.0), error_feedback=True),
+        pytest.param(cm.random_k(1.0), marks=pytest.mark.slow),
+    ],
+    ids=["dense", "top_k", "random_k"],
+)
+def test_codecs_that_leave_nothing_out_are_averaging_bit_for_bit(fx, channel):
+    def last(channel):
+        algorithm = fl.fedavg(fx.regression, optax.sgd(0.05), channel=channel)
+        run = fx.trajectory(fx.regression, algorithm, 2, batch_size=2, epochs=1)
+        states, infos = run(fx.regression_data([3, 5]))
+        return states.variables, infos
+
+    plain, _ = last(fl.chain())
+    through, infos = last(channel)
+    fx.assert_equal(plain, through)
+    assert int(infos.bytes_up[0, 0]) > 64
+
+
+def test_bad_numbers_are_named():
+    for make, words in (
+        (lambda: cm.stochastic(0), "bits: expected an integer from 1 to 16"),
+        (lambda: cm.qsgd(0), "levels: expected"),
+        (lambda: cm.top_k(0.0), "fraction: expected a number in"),
+        (lambda: cm.random_k(1.5), "fraction"),
+        (lambda: cm.random_mask(float("nan")), "fraction"),
+        (lambda: cm.count_sketch(0), "rows: expected a positive integer"),
+        (lambda: cm.count_sketch(momentum=1.0), "momentum"),
+        (lambda: cm.power_sgd(0), "rank"),
+        (lambda: cm.majority_vote(0.0), "step: expected a positive number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()
