@@ -2,6 +2,9 @@
 
 import collections
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -46,6 +49,25 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 def pytest_runtest_teardown():
     if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
         jax.clear_caches()
+
+
+def _of_the_process() -> dict:
+    """What a test would leave to those after it: a stray interrupt has made one of them fail at random."""
+    return {
+        "SIGINT": signal.getsignal(signal.SIGINT),
+        "SIGTERM": signal.getsignal(signal.SIGTERM),
+        "sys.unraisablehook": sys.unraisablehook,
+        "threading.excepthook": threading.excepthook,
+        "timers": [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)],
+    }
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call():
+    before = _of_the_process()
+    yield
+    after = _of_the_process()
+    assert after == before, [name for name, value in after.items() if value != before[name]]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -40,28 +40,43 @@ def _describe(leaf: Any) -> str:
 
 
 class _Quiet:
-    """Keeps the tracebacks to itself that orbax logs, or leaves in threads, of errors that it also raises."""
+    """Keeps the tracebacks to itself that orbax logs, or leaves in threads, of errors that it also raises.
+
+    The hooks are those of the process: the first of several at once sets them, the last puts them back.
+    """
+
+    _lock = threading.Lock()
+    _open: ClassVar[set["_Quiet"]] = set()
+    _hooks: tuple[Callable, Callable] = threading.excepthook, sys.unraisablehook
 
     def __init__(self) -> None:
-        self._hooks = threading.excepthook, sys.unraisablehook
         logging.getLogger("absl").addFilter(self)
-        threading.excepthook = self._in_thread
-        sys.unraisablehook = self._in_finalizer
+        with self._lock:
+            if not self._open:
+                _Quiet._hooks = threading.excepthook, sys.unraisablehook
+                threading.excepthook, sys.unraisablehook = self._in_thread, self._in_finalizer
+            self._open.add(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
 
-    def _in_thread(self, raised: threading.ExceptHookArgs) -> None:
+    @staticmethod
+    def _in_thread(raised: threading.ExceptHookArgs) -> None:
         if not type(raised.thread).__module__.startswith("orbax"):
-            self._hooks[0](raised)
+            _Quiet._hooks[0](raised)
 
-    def _in_finalizer(self, raised: Any) -> None:
+    @staticmethod
+    def _in_finalizer(raised: Any) -> None:
         if raised.exc_type is KeyboardInterrupt:
-            self._hooks[1](raised)
+            _Quiet._hooks[1](raised)
 
     def close(self) -> None:
         logging.getLogger("absl").removeFilter(self)
-        threading.excepthook, sys.unraisablehook = self._hooks
+        with self._lock:
+            if self in self._open:
+                self._open.remove(self)
+                if not self._open:
+                    threading.excepthook, sys.unraisablehook = self._hooks
 
 
 @contextlib.contextmanager

@@ -37,29 +37,47 @@ def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    with _interruptible():
+        try:
+            with ending():
+                app.run(main, flags_parser=parse or parse_flags)
+        except SystemExit as end:
+            if end.code == _INTERRUPTED:
+                # Libraries' threads may wait for something that does not come any more.
+                leave(_INTERRUPTED)
+            raise
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt in the block, again a moment later where a finalizer drops it."""
+    hook = sys.unraisablehook
+    main_thread, timers = threading.get_ident(), list[threading.Timer]()
+
+    def interrupt_again(raised: Any) -> None:
+        if raised.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(raised)
+            return
+        # Not at once, which would be inside of this function.
+        timer = threading.Timer(0.05, lambda: signal.pthread_kill(main_thread, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+        timers.append(timer)
+
     if callable(signal.getsignal(signal.SIGINT)):
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.unraisablehook = _interrupting_again
+    sys.unraisablehook = interrupt_again
     try:
-        with ending():
-            app.run(main, flags_parser=parse or parse_flags)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            # Libraries' threads may wait for something that does not come any more.
-            leave(_INTERRUPTED)
-        raise
-
-
-def _interrupting_again(raised: Any) -> None:
-    """Python drops an interrupt that arrives in a finalizer: it comes again a moment later."""
-    if raised.exc_type is not KeyboardInterrupt:
-        sys.__unraisablehook__(raised)
-        return
-    # Not at once, which would be inside of this function.
-    main_thread = threading.get_ident()
-    timer = threading.Timer(0.05, lambda: signal.pthread_kill(main_thread, signal.SIGINT))
-    timer.daemon = True
-    timer.start()
+        yield
+    finally:
+        # Where a program is called from Python, none may strike what comes after it.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for timer in timers:
+            timer.cancel()
+            timer.join()
+        sys.unraisablehook = hook
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def parse_flags(argv: list[str], positional: bool = False) -> list[str]:

@@ -104,11 +104,13 @@ class Watchdog:
     def __exit__(self, kind: Any, value: BaseException | None, traceback: Any) -> None:
         if self._count == 1:
             return
-        if isinstance(value, Exception):
-            self._explain(value)
-        self._leave(_DONE if value is None else self._reason(value))
-        signal.set_wakeup_fd(self._old_wakeup)
-        signal.signal(signal.SIGTERM, self._old_handler)
+        try:
+            if isinstance(value, Exception):
+                self._explain(value)
+            self._leave(_DONE if value is None else self._reason(value))
+        finally:
+            signal.set_wakeup_fd(self._old_wakeup)
+            signal.signal(signal.SIGTERM, self._old_handler)
 
     def _explain(self, error: Exception) -> None:
         """Raises `PeerError` if it was another process's end that made this one's communication fail."""

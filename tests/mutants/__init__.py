@@ -4,6 +4,7 @@
 """
 
 from tests.mutants import (
+    classical,
     ct,
     data,
     federated,
@@ -14,8 +15,11 @@ from tests.mutants import (
     operators,
     privacy_sums,
     programs,
+    quality,
     runs,
+    runtime,
     solvers,
+    training,
 )
 from tests.mutants.mutant import Mutant
 
@@ -27,9 +31,13 @@ MUTANTS: tuple[Mutant, ...] = (
     *data.MUTANTS,
     *formats.MUTANTS,
     *learning.MUTANTS,
+    *classical.MUTANTS,
     *federated.MUTANTS,
     *methods.MUTANTS,
-    *runs.MUTANTS,
     *privacy_sums.MUTANTS,
+    *runtime.MUTANTS,
+    *runs.MUTANTS,
+    *training.MUTANTS,
     *programs.MUTANTS,
+    *quality.MUTANTS,
 )

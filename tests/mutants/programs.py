@@ -5,56 +5,10 @@ from tests.mutants.mutant import in_file
 _DIAGNOSIS = "tests/experiments/test_diagnosis.py::test_"
 _CURVES = "tests/experiments/test_learning_curves.py::test_"
 _RECONSTRUCTION = "tests/experiments/test_reconstruction_stage.py::test_"
-_VALIDATION = "tests/experiments/test_validation.py::test_"
 _PATIENTS = "tests/experiments/test_patient_scores.py::test_"
 _PREDICT = "tests/experiments/test_predict.py::test_"
 _TRACKING = "tests/test_tracking.py::test_"
-_INITIAL = "tests/training/test_initial.py::test_"
 _RUN = "tests/training/test_run.py::test_"
-_FAULTS = "tests/experiments/test_federated_faults.py::test_"
-
-_QUALITY_TESTS = "tests/experiments/test_benchmark_quality.py::test_"
-_QUALITY = (
-    *in_file(
-        "experiments/benchmark_quality.py",
-        (
-            "higher = max(near, key=value)",
-            "higher = max(near[:2], key=value)",
-            _QUALITY_TESTS + "walks_end_at_the_highest_of_one_hill",
-        ),
-        (
-            "seconds=one.seconds + maps.seconds",
-            "seconds=maps.seconds",
-            _QUALITY_TESTS + "programs_that_fail_leave_the_rest_of_the_rows",
-        ),
-        (
-            "elif (name, method) in finished:",
-            "elif False:",
-            _QUALITY_TESTS + "rows_hold_the_best_weight_the_default_and_what_is_missing",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/quality_cases.py",
-        (
-            "rest = round(mask.size / acceleration) - mask.sum()",
-            "rest = round(mask.size / acceleration)",
-            _QUALITY_TESTS + "single_samples_are_drawn_to_the_factor",
-        ),
-        (
-            "image, rng = image / image.max(),",
-            "image, rng = image,",
-            _QUALITY_TESTS + "magnitudes_of_a_group_become_coils_with_noise",
-        ),
-    ),
-    *in_file(
-        "experiments/pipeline/quality_report.py",
-        (
-            "reached = sum(gap >= -limit for gap in gaps.values())",
-            "reached = sum(gap >= limit for gap in gaps.values())",
-            _QUALITY_TESTS + "the_summary_counts_cases_within_the_goal",
-        ),
-    ),
-)
 
 MUTANTS = (
     *in_file(
@@ -179,14 +133,6 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "fedrecon/training/growth.py",
-        (
-            "if federation.dp_epsilon:",
-            "if False:",
-            "tests/experiments/test_growth.py::test_what_depends_on_the_number_of_rounds_is_not_continued",
-        ),
-    ),
-    *in_file(
         "fedrecon/data/clients/arrays.py",
         (
             "    if not finite.all():",
@@ -196,76 +142,11 @@ MUTANTS = (
         ("whose[chosen]", "whose", _RUN + "arrays_are_divided_by_patient"),
     ),
     *in_file(
-        "fedrecon/training/initial.py",
-        (
-            "if shapes[0] != shapes[1]:",
-            "if False:",
-            _INITIAL + "leaves_that_do_not_fit_are_named_with_both_shapes",
-        ),
-        (' and path.stem == "federated"', "", _INITIAL + "each_stage_starts_from_its_own_model"),
-    ),
-    *in_file(
-        "fedrecon/training/named_tasks.py",
-        (
-            "error.args[0] in example",
-            "error.args[0]",
-            "tests/experiments/test_own_task.py::test_a_task_that_does_not_fit_the_data_is_named",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/interactive.py",
-        (
-            "worst for name, (_, worst)",
-            "worst for name, (worst, _)",
-            _RUN + "fedavg_of_a_linear_model_is_the_one_of_numpy",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/dotted.py",
-        # The value after a space is taken for a flag.
-        (
-            "rest.append(argument)",
-            "rest += [] if argument[1:2].isdigit() else [argument]",
-            "tests/experiments/test_train_federated_flags.py::test_dotted_flags_are_taken_out",
-        ),
-    ),
-    *in_file(
         "experiments/pipeline/run.py",
         (
             "if asked > (most := max(clients.values())):",
             "if asked > 10 * (most := max(clients.values())):",
             "tests/experiments/test_stack.py::test_more_clients_a_round_than_any_stage_has_are_refused",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/privacy_plan.py",
-        (
-            "if settings.dp_delta * smallest >= 1:",
-            "if False:",
-            "tests/experiments/test_stack.py::test_a_delta_that_gives_away_an_example_is_refused",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/federation_settings.py",
-        # Reducers of a ring change nothing, without a word.
-        (
-            'lambda s: s.topology == "star")',
-            "lambda s: True)",
-            _FAULTS + "flags_that_do_not_fit_are_named",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/components.py",
-        # Every round starts the schedule afresh.
-        (
-            "_warmup_cosine((round + part) / rounds, final)",
-            "_warmup_cosine(part, final)",
-            _FAULTS + "clients_of_all_sizes_move_by_the_rates_of_the_round",
-        ),
-        (
-            "final = ADAM_COSINE_END",
-            "pass",
-            _FAULTS + "adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client",
         ),
     ),
     *in_file(
@@ -311,33 +192,6 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "fedrecon/training/validation.py",
-        # The newest round is kept, not the best.
-        (
-            "rounds.federation(watched.best)",
-            "rounds.federation(watched.state)",
-            _VALIDATION + "patience_ends_a_training_and_keeps_its_best_round",
-        ),
-        (
-            ".where(wide, new, old)",
-            ".where(wide.any(), new, old)",
-            _VALIDATION + "sites_that_share_nothing_choose_rounds_of_their_own",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/progress.py",
-        (
-            "course.idle == course.rounds",
-            "course.idle > course.rounds",
-            _VALIDATION + "a_training_in_which_nobody_took_part_is_an_error",
-        ),
-        (
-            "max(-slope * count, 0.0)",
-            "max(-slope, 0.0)",
-            _VALIDATION + "a_trend_says_what_remains_to_be_gained",
-        ),
-    ),
-    *in_file(
         "experiments/pipeline/diagnosis.py",
         (
             "called = test.probability > np.asarray(thresholds)[test.site]",
@@ -376,35 +230,4 @@ MUTANTS = (
             "tests/experiments/test_reconstruct_network.py::test_a_measurement_unlike_those_of_training_is_told",
         ),
     ),
-    *in_file(
-        "fedrecon/training/privacy_plan.py",
-        # Composed over the largest stage instead of the sum of all.
-        (
-            "steps = sum(",
-            "steps = max(",
-            "tests/experiments/test_privacy.py::test_stages_on_the_same_patients_compose",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/components.py",
-        (
-            'if (settings.weighting, settings.sampler) == ("default", "weighted"):',
-            'if (settings.weighting, settings.sampler) == ("equal", "weighted"):',
-            "tests/experiments/test_stack.py::test_sizes_count_once_where_clients_are_drawn_by_size",
-        ),
-    ),
-    *in_file(
-        "fedrecon/training/faults.py",
-        (
-            "counted & (steps < expected)",
-            "steps < expected",
-            _FAULTS + "records_name_who_something_was_wrong_with",
-        ),
-        (
-            "if names.index(name) in faults:",
-            "if name in faults:",
-            _FAULTS + "faults_are_read_and_wrong_ones_named",
-        ),
-    ),
-    *_QUALITY,
 )

@@ -1,9 +1,8 @@
-"""Mutants of privacy, the runtime, reports and experiments."""
+"""Mutants of privacy, reports and experiments."""
 
 from tests.mutants.mutant import in_file
 
 _PRIVACY = "tests/privacy/test_accounting.py::test_"
-_RUNTIME = "tests/runtime/test_runtime.py::test_"
 _REPORTING = "tests/reporting/test_reporting.py::test_"
 _PATIENTS = "tests/reporting/test_patients.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
@@ -39,79 +38,11 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "fedrecon/runtime/workdir.py",
-        (
-            "        elif obstacle:",
-            "        elif False:",
-            _RUNTIME + "numbers_that_may_grow_continue_the_run_and_say_why_not",
-        ),
-        (
-            'document | {"config": config}',
-            "document",
-            _RUNTIME + "numbers_that_may_grow_continue_the_run_and_say_why_not",
-        ),
-    ),
-    *in_file(
         "fedrecon/__init__.py",
         (
             "if found != own:",
             "if found is None:",
             _PROGRAM + "another_package_of_the_name_operators_is_refused",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/help.py",
-        (
-            'if "helpfull" in names:',
-            "if False:",
-            "tests/runtime/test_program.py::test_help_is_asked_for_in_absls_words_and_wraps_what_flags_say",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/checkpoint.py",
-        # The oldest checkpoint is restored.
-        (
-            "sorted(self._manager.all_steps(), reverse=True)",
-            "sorted(self._manager.all_steps())",
-            _RUNTIME + "checkpoint_restores_values_dtypes_and_structure",
-        ),
-        # Shapes alone are compared.
-        (
-            "{getattr(leaf.dtype, 'name', leaf.dtype)} {tuple",
-            "{tuple",
-            _RUNTIME + "checkpoints_of_another_dtype_or_all_damaged_are_refused",
-        ),
-        (
-            "self._manager.delete(other)",
-            "pass",
-            _RUNTIME + "a_damaged_newest_checkpoint_is_named_and_the_one_before_restored",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/training.py",
-        (
-            "end + 19 * (end - start)",
-            "end",
-            _RUNTIME + "checkpoints_take_a_small_part_of_the_time",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/program.py",
-        (
-            'stream.reconfigure(errors="replace")',
-            "pass",
-            _PROGRAM + "consoles_of_any_encoding_show_every_line",
-        ),
-        # Any error of the library looks like one of the user.
-        (
-            "if isinstance(error, ArgumentError | WorkdirError",
-            "if isinstance(error, ValueError | WorkdirError",
-            _PROGRAM + "other_errors_keep_their_traceback",
-        ),
-        (
-            "error.errno in _FULL",
-            "not _FULL",
-            _PROGRAM + "what_users_can_mend_ends_in_one_line",
         ),
     ),
     *in_file(
@@ -141,80 +72,6 @@ MUTANTS = (
             "truncated_batch_size=padded_batch_size,",
             "truncated_batch_size=examples,",
             _PRIVACY + "event_is_that_of_jax_privacy",
-        ),
-    ),
-    *in_file(
-        "fedrecon/files.py",
-        (
-            "temporary.unlink(missing_ok=True)",
-            "temporary.replace(path)",
-            _RUNTIME + "write_atomically_leaves_the_old_file_on_failure",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/log.py",
-        (
-            "records.append(decode_numbers(record))",
-            "records.append(record)",
-            _RUNTIME + "what_is_not_finite_is_told_from_nothing_to_report",
-        ),
-        # A torn last line.
-        (
-            "if number == len(lines):",
-            "if number == len(lines) + 1:",
-            _RUNTIME + "a_torn_last_line_is_ignored_and_repaired",
-        ),
-        (
-            "self._rewrite(read_log(self.path))",
-            "read_log(self.path)",
-            _RUNTIME + "a_torn_last_line_is_ignored_and_repaired",
-        ),
-        (
-            'r.get("round", 0) <= round]',
-            'r.get("round", 0) < round]',
-            _RUNTIME + "drop_after_touches_one_stage",
-        ),
-        ('if r.get("stage") != stage or r.get', "if r.get", _RUNTIME + "drop_after_touches_one_stage"),
-    ),
-    *in_file(
-        "fedrecon/runtime/training.py",
-        # A resume that leaves the records after the checkpoint.
-        (
-            "log.drop_after(stage, done)",
-            "log.drop_after(stage, rounds)",
-            _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
-        ),
-        (
-            "count = min(rounds_per_dispatch, rounds - done)",
-            "count = rounds_per_dispatch",
-            _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
-        ),
-        (
-            "self._held = True",
-            "pass",
-            _RUNTIME + "an_interrupt_during_a_save_comes_after_it",
-        ),
-        (
-            "done, state = restored if restored is not None else (0, state)",
-            "done, state = (restored[0], state) if restored is not None else (0, state)",
-            _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/checkpoint.py",
-        (
-            "if expected_leaf != found_leaf:",
-            "if False:",
-            _RUNTIME + "checkpoint_restores_values_dtypes_and_structure",
-        ),
-    ),
-    *in_file(
-        "fedrecon/runtime/workdir.py",
-        ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", _RUNTIME + "workdir_is_exclusive"),
-        (
-            "if config.get(name) != found.get(name)",
-            "if name in config and name not in found",
-            _RUNTIME + "workdir_resumes_only_the_same_configuration",
         ),
     ),
     *in_file(

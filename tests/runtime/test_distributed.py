@@ -21,7 +21,7 @@ from fedrecon.runtime.distributed import check_same
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     "--clients=4 --examples_per_client=12 --classes=2 --image_size=8 --channels=2 --pools=1 --batch_size=4 "
-    "--rounds=24 --algorithm=fedbn"
+    "--rounds=36 --algorithm=fedbn"
 ).split()
 
 
@@ -93,13 +93,21 @@ def peer(tmp_path, monkeypatch):
     return Peer(tmp_path)
 
 
+def report_with(words, capfd):
+    """What was written to stderr until these words were."""
+    errors, until = "", time.monotonic() + 60
+    while words not in errors and time.monotonic() < until:
+        time.sleep(0.01)
+        errors += capfd.readouterr().err
+    return errors
+
+
 def test_a_stall_is_reported_with_stacks_and_who_is_behind(peer, tmp_path, capfd):
     peer.write()
     with Watchdog(tmp_path, stall_seconds=0.2, silent_seconds=60, period=0.02) as dog:
         dog.report_stage("round 7")
-        time.sleep(0.3)
-    errors = capfd.readouterr().err
-    assert "round 7 has been going on for 0 s (--stall_seconds)" in errors
+        errors = report_with("test_distributed.py", capfd)
+    assert re.search(r"round 7 has been going on for \d+ s \(--stall_seconds\)", errors)
     assert "not arrived: process 1 (h, pid 7), in round 6" in errors
     assert "Current thread" in errors and "time.sleep" not in errors and "test_distributed.py" in errors
     assert json.loads((peer.path / "0.json").read_text())["ended"] == "done"
@@ -109,13 +117,14 @@ def test_a_stall_names_who_arrived_and_went_silent(peer, tmp_path, capfd):
     peer.write(arrivals=1, place="round 7")
     with Watchdog(tmp_path, stall_seconds=0.3, silent_seconds=60, period=0.02) as dog:
         dog.report_stage("round 7")
-        time.sleep(0.5)
-    errors = capfd.readouterr().err
-    assert "not arrived: nobody; silent: process 1 (h, pid 7), for 0 s, in round 7\n" in errors
+        errors = report_with("silent: process 1", capfd)
+    expected = r"not arrived: nobody; silent: process 1 \(h, pid 7\), for \d+ s, in round 7\n"
+    assert re.search(expected, errors)
 
 
 def test_a_failure_of_communication_names_who_is_gone(peer, tmp_path):
     peer.write(ended="was interrupted")
+    before = signal.getsignal(signal.SIGTERM)
     dog = Watchdog(tmp_path, period=0.02)
     dog._end = lambda *arguments, **options: None
     with (
@@ -126,6 +135,7 @@ def test_a_failure_of_communication_names_who_is_gone(peer, tmp_path):
     ):
         dog.report_stage("round 7")
         raise RuntimeError("connection closed")
+    assert signal.getsignal(signal.SIGTERM) is before and signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -139,7 +149,7 @@ def test_silence_ends_the_process(peer, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(watchdog, "leave", leave)
     peer.write()
     with contextlib.suppress(SystemExit), Watchdog(tmp_path, silent_seconds=0.1, period=0.02) as dog:
-        dog._thread.join(5)
+        dog._thread.join(60)
     assert left == [1]
     assert re.search(
         r"process 1 \(h, pid 7\) has not been heard of for \d+ s, last in round 6", capfd.readouterr().err
@@ -255,7 +265,7 @@ def test_dead_stuck_and_interrupted_processes_and_resuming_on_other_numbers(tmp_
 
     # Interrupted: one of two.
     done = len(read_log(path / "metrics.jsonl"))
-    assert done <= 20
+    assert done <= 32
     job = Job(path, 2)
     job.wait_for_rounds(done + 1)
     job.processes[1].send_signal(signal.SIGTERM)

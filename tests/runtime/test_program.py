@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -57,9 +59,10 @@ def test_other_errors_keep_their_traceback(error):
 
 
 def test_control_c_is_one_line_and_130(capsys):
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as ended, ending("half is kept"):
         raise KeyboardInterrupt
-    assert ended.value.code == 130
+    assert ended.value.code == 130 and signal.signal(signal.SIGINT, before) is signal.SIG_IGN
     assert capsys.readouterr().err == "\nInterrupted; half is kept.\n"
 
 
@@ -142,6 +145,21 @@ def test_consoles_of_any_encoding_show_every_line(monkeypatch):
         run_program(main)
     streams[0].flush()
     assert streams[0].buffer.getvalue() == b"? ? ? ?\n"
+
+
+def test_a_program_takes_its_hooks_and_pending_interrupts_along(monkeypatch):
+    """Called from Python; the interrupt that a finalizer dropped would strike what comes next."""
+    monkeypatch.setattr(sys, "argv", ["p"])
+    hook, timers = sys.unraisablehook, []
+
+    def main(_):
+        assert sys.unraisablehook is not hook
+        sys.unraisablehook(types.SimpleNamespace(exc_type=KeyboardInterrupt))
+        timers.extend(x for x in threading.enumerate() if isinstance(x, threading.Timer))
+
+    with pytest.raises(SystemExit):
+        run_program(main)
+    assert sys.unraisablehook is hook and len(timers) == 1 and not timers[0].is_alive()
 
 
 def test_numbers_and_required_values_of_every_program_are_checked():

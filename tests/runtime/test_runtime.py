@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +189,17 @@ def test_a_full_disk_is_told_as_such_and_leaves_the_checkpoint_before(tmp_path, 
     with contextlib.suppress(OSError):
         checkpointer.close()
     assert not capfd.readouterr().err
+
+
+def test_checkpointers_at_once_leave_the_hooks_of_the_process(tmp_path, capsys):
+    """As trainings in two threads, of which the first to begin may be the first to end."""
+    hooks = sys.unraisablehook, threading.excepthook
+    first, second = (Checkpointer(tmp_path / name) for name in "ab")
+    assert sys.unraisablehook is not hooks[0]
+    first.close()
+    sys.unraisablehook(types.SimpleNamespace(exc_type=ValueError))
+    second.close()
+    assert (sys.unraisablehook, threading.excepthook) == hooks and not capsys.readouterr().err
 
 
 def test_checkpoints_take_a_small_part_of_the_time(monkeypatch):

@@ -37,9 +37,14 @@ def site(seed):
     return {"image": rng.normal(size=(24, 5)) + label[:, None], "label": label, "patient": np.arange(24) // 2}
 
 
+begun = []
+
+
 def slowly(line):
-    # Time enough to be killed.
-    time.sleep(float(sys.argv[2]))
+    begun.append(line)
+    if len(begun) == 7:
+        # To be killed here.
+        time.sleep(float(sys.argv[2]))
 
 
 sites = {name: site(seed) for seed, name in enumerate("abc")}
@@ -62,7 +67,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
         command = [sys.executable, str(program), str(tmp_path / folder), delay]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
-    whole, killed = start("whole", "0"), start("killed", "0.5")
+    whole, killed = start("whole", "0"), start("killed", "600")
     log = tmp_path / "killed" / "metrics.jsonl"
     until = time.monotonic() + 120
     while time.monotonic() < until and not (log.exists() and len(log.read_text().splitlines()) >= 3):

@@ -1,0 +1,135 @@
+"""Mutants of the training stage and of what is its own: tasks, methods, starts."""
+
+from tests.mutants.mutant import in_file
+
+_VALIDATION = "tests/experiments/test_validation.py::test_"
+_INITIAL = "tests/training/test_initial.py::test_"
+_RUN = "tests/training/test_run.py::test_"
+_FAULTS = "tests/experiments/test_federated_faults.py::test_"
+
+MUTANTS = (
+    *in_file(
+        "fedrecon/training/growth.py",
+        (
+            "if federation.dp_epsilon:",
+            "if False:",
+            "tests/experiments/test_growth.py::test_what_depends_on_the_number_of_rounds_is_not_continued",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/initial.py",
+        (
+            "if shapes[0] != shapes[1]:",
+            "if False:",
+            _INITIAL + "leaves_that_do_not_fit_are_named_with_both_shapes",
+        ),
+        (' and path.stem == "federated"', "", _INITIAL + "each_stage_starts_from_its_own_model"),
+    ),
+    *in_file(
+        "fedrecon/training/named_tasks.py",
+        (
+            "error.args[0] in example",
+            "error.args[0]",
+            "tests/experiments/test_own_task.py::test_a_task_that_does_not_fit_the_data_is_named",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/interactive.py",
+        (
+            "worst for name, (_, worst)",
+            "worst for name, (worst, _)",
+            _RUN + "fedavg_of_a_linear_model_is_the_one_of_numpy",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/dotted.py",
+        # The value after a space is taken for a flag.
+        (
+            "rest.append(argument)",
+            "rest += [] if argument[1:2].isdigit() else [argument]",
+            "tests/experiments/test_train_federated_flags.py::test_dotted_flags_are_taken_out",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/privacy_plan.py",
+        (
+            "if settings.dp_delta * smallest >= 1:",
+            "if False:",
+            "tests/experiments/test_stack.py::test_a_delta_that_gives_away_an_example_is_refused",
+        ),
+        # Composed over the largest stage instead of the sum of all.
+        (
+            "steps = sum(",
+            "steps = max(",
+            "tests/experiments/test_privacy.py::test_stages_on_the_same_patients_compose",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/federation_settings.py",
+        # Reducers of a ring change nothing, without a word.
+        (
+            'lambda s: s.topology == "star")',
+            "lambda s: True)",
+            _FAULTS + "flags_that_do_not_fit_are_named",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/components.py",
+        # Every round starts the schedule afresh.
+        (
+            "_warmup_cosine((round + part) / rounds, final)",
+            "_warmup_cosine(part, final)",
+            _FAULTS + "clients_of_all_sizes_move_by_the_rates_of_the_round",
+        ),
+        (
+            "final = ADAM_COSINE_END",
+            "pass",
+            _FAULTS + "adam_cosine_has_one_rate_at_a_time_whatever_the_size_of_a_client",
+        ),
+        (
+            'if (settings.weighting, settings.sampler) == ("default", "weighted"):',
+            'if (settings.weighting, settings.sampler) == ("equal", "weighted"):',
+            "tests/experiments/test_stack.py::test_sizes_count_once_where_clients_are_drawn_by_size",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/validation.py",
+        # The newest round is kept, not the best.
+        (
+            "rounds.federation(watched.best)",
+            "rounds.federation(watched.state)",
+            _VALIDATION + "patience_ends_a_training_and_keeps_its_best_round",
+        ),
+        (
+            ".where(wide, new, old)",
+            ".where(wide.any(), new, old)",
+            _VALIDATION + "sites_that_share_nothing_choose_rounds_of_their_own",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/progress.py",
+        (
+            "course.idle == course.rounds",
+            "course.idle > course.rounds",
+            _VALIDATION + "a_training_in_which_nobody_took_part_is_an_error",
+        ),
+        (
+            "max(-slope * count, 0.0)",
+            "max(-slope, 0.0)",
+            _VALIDATION + "a_trend_says_what_remains_to_be_gained",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/faults.py",
+        (
+            "counted & (steps < expected)",
+            "steps < expected",
+            _FAULTS + "records_name_who_something_was_wrong_with",
+        ),
+        (
+            "if names.index(name) in faults:",
+            "if name in faults:",
+            _FAULTS + "faults_are_read_and_wrong_ones_named",
+        ),
+    ),
+)
