@@ -120,7 +120,7 @@ ALLOWED = {
             "fedrecon.types",
             "fedrecon.weights",
         },
-        {"jax", "numpy", "optax", "h5py"},
+        {"jax", "numpy", "optax", "h5py", "flax"},
     ),
     "fedrecon/ood.py": ({"fedrecon.data"}, {"numpy"}),
     "fedrecon/tracking.py": (
