@@ -24,6 +24,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.predict": None,
     "experiments.track": None,
     "experiments.methods": None,
+    "experiments.secure_aggregation": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,
     "experiments.tomography_figures": None,
