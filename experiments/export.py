@@ -1,7 +1,7 @@
 """Exports the trained network of a run as a folder that others can use without this package.
 
-The run is one of experiments.full_stack or experiments.train_federated. The folder gets the weights
-(weights.safetensors), the compiled predictions for CPU, CUDA and TPU and any number of examples
+The run is one of experiments.full_stack, experiments.train_federated or fedrecon.run. The folder gets the
+weights (weights.safetensors), the compiled predictions for CPU, CUDA and TPU and any number of examples
 (predict.stablehlo, read by jax.export), and card.json: what the network takes and gives, what it was trained
 on, what it never saw, its scores, settings, versions and license. fedrecon.load reads the folder.
 
@@ -10,6 +10,7 @@ on, what it never saw, its scores, settings, versions and license. fedrecon.load
 """
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,30 +20,41 @@ import jax
 import numpy as np
 from absl import flags, logging
 
+import fedrecon
 from experiments.pipeline import downstream, federated_data, reconstruction
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.run import STAGES
 from experiments.pipeline.settings import FullStackSettings
-from fedrecon import Task
+from fedrecon import ArgumentError, Task, Variables
 from fedrecon.data import DataError
-from fedrecon.exports import export_model
+from fedrecon.exports import export_model, write_export
 from fedrecon.learned import about_network, load_network
 from fedrecon.reporting import mean_interval
 from fedrecon.runtime import ending, run_program
-from fedrecon.training import FlagError, as_json, changed, fields, released_file
+from fedrecon.training import (
+    FederationSettings,
+    FlagError,
+    as_json,
+    changed,
+    fields,
+    flat,
+    program_file,
+    released_file,
+)
 from fedrecon.weights import read_weights
 
 _PROGRAMS = {"full_stack": FullStackSettings, "train_federated": TrainSettings}
+_FROM_PYTHON = "fedrecon.run"
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run of one of the training programs.
+    """A run of one of the training programs, or of `fedrecon.run`.
 
     Attributes:
       workdir: its directory.
-      program: "full_stack" or "train_federated".
-      settings: of the program.
+      program: "full_stack", "train_federated" or "fedrecon.run".
+      settings: of the program; None of `fedrecon.run`.
       config: all settings by the names of their flags.
       environment: versions and devices.
       results: as in results.json.
@@ -50,7 +62,7 @@ class FinishedRun:
 
     workdir: Path
     program: str
-    settings: FullStackSettings | TrainSettings
+    settings: FullStackSettings | TrainSettings | None
     config: dict[str, Any]
     environment: dict[str, Any]
     results: dict[str, Any]
@@ -75,26 +87,27 @@ def read_run(workdir: Path) -> FinishedRun:
         config, environment = document["config"], document["environment"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FlagError("workdir", "the directory of a run, with config.json", error) from error
-    if config.get("program") == "fedrecon.run":
-        expected = "a run of a program; fedrecon.exports.export_model writes networks of fedrecon.run"
-        raise FlagError("workdir", expected, workdir)
     if "methods" in config:
         raise FlagError("workdir", "a run of one method, such as a folder inside", f"{workdir}, a comparison")
-    program = "full_stack" if "finetune_rounds" in config else "train_federated"
-    kind = _PROGRAMS[program]
-    known = {field.name for field, _ in fields(kind)}
+    program = config.get("program") or ("full_stack" if "finetune_rounds" in config else "train_federated")
     try:
-        given = {name: value for name, value in config.items() if name in known}
-        if "task.sha256" in config:
-            given["task_sha256"] = config["task.sha256"]
-        settings = changed(kind(), **given)
+        settings = None if program == _FROM_PYTHON else _settings_of(program, config)
         results = json.loads((workdir / "results.json").read_text())
     except FileNotFoundError as error:
-        expected = "a finished run, with results.json; the same command again continues it"
+        expected = "a finished run, with results.json; the same command or call again continues it"
         raise FlagError("workdir", expected, error) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise FlagError("workdir", f"a run of experiments.{program}", error) from error
     return FinishedRun(workdir, program, settings, config, environment, results)
+
+
+def _settings_of(program: str, config: Mapping[str, Any]) -> FullStackSettings | TrainSettings:
+    kind = _PROGRAMS[program]
+    known = {field.name for field, _ in fields(kind)}
+    given = {name: value for name, value in config.items() if name in known}
+    if "task.sha256" in config:
+        given["task_sha256"] = config["task.sha256"]
+    return changed(kind(), **given)
 
 
 def stage_of(run: FinishedRun, stage: str | None) -> tuple[str, str]:
@@ -105,13 +118,15 @@ def stage_of(run: FinishedRun, stage: str | None) -> tuple[str, str]:
     """
     if isinstance(run.settings, FullStackSettings):
         return (task := stage or "reconstruction"), f"{task}/federated"
-    if stage not in (None, run.settings.task):
-        raise FlagError("stage", f"{run.settings.task}, what the run trained", stage)
-    return run.settings.task, run.settings.federation.algorithm
+    trained = "own" if run.settings is None else run.settings.task
+    if stage not in (None, trained):
+        raise FlagError("stage", f"{trained}, what the run trained", stage)
+    return trained, run.config["algorithm"]
 
 
 def task_of(run: FinishedRun, task: str, example: Mapping[str, jax.ShapeDtypeStruct]) -> Task:
     """The task that the run trained, of examples like ``example``."""
+    assert run.settings is not None, "the tasks of fedrecon.run are kept as programs"
     if isinstance(run.settings, TrainSettings):
         return federated_data.make_task(run.settings, example)
     if task == "reconstruction":
@@ -122,13 +137,6 @@ def task_of(run: FinishedRun, task: str, example: Mapping[str, jax.ShapeDtypeStr
 def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], kind: str, license: str) -> dict[str, Any]:
     """What a reader must know of the network, JSON-able; ``kind`` of data is simulated or measured."""
     config, results = run.config, run.results
-    command = [f"python -m experiments.{run.program}", "--workdir=RUN"]
-    defaults = {field.name: value for field, value in fields(type(run.settings))}
-    command += [
-        f"--{name}={value}"
-        for name, value in config.items()
-        if value != defaults.get(name) and name != "data_labels"
-    ]
     if run.program == "full_stack":
         scores = {"methods": results[task]}
         if task == "reconstruction":
@@ -158,10 +166,28 @@ def card_of(run: FinishedRun, task: str, sites: Mapping[str, int], kind: str, li
         "notes": notes,
         "license": license,
         "use": "research only: not a medical device, and not validated for diagnosis",
-        "command": " ".join(command),
+        "command": _command_of(run),
         "settings": config,
         "versions": run.environment,
     }
+
+
+def _command_of(run: FinishedRun) -> str:
+    """The command, or the call, that made a run."""
+    if run.settings is None:
+        parameters = inspect.signature(fedrecon.run).parameters.values()
+        defaults = flat(FederationSettings()) | {p.name: p.default for p in parameters}
+        apart = ("program", "cohort", "task", "algorithm", "initialize_from.sha256")
+        options = {n.partition(".")[2]: v for n, v in run.config.items() if n.startswith("algorithm.")}
+        given = {n: v for n, v in run.config.items() if v != defaults.get(n) and n not in apart}
+        given = {n: v for n, v in given.items() if not n.startswith("algorithm.")}
+        arguments = [f"{n}={v!r}" for n, v in (given | ({"options": options} if options else {})).items()]
+        words = ["cohort", "task", repr(run.config["algorithm"]), "workdir='RUN'", *arguments]
+        return f"fedrecon.run({', '.join(words)})"
+    defaults = {field.name: value for field, value in fields(type(run.settings))}
+    given = {n: v for n, v in run.config.items() if v != defaults.get(n) and n != "data_labels"}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    return " ".join([f"python -m experiments.{run.program}", "--workdir=RUN", *flags])
 
 
 def over_sites(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -201,19 +227,39 @@ def run(workdir: str, output: str, stage: str | None = None, license: str = "not
     except Exception as error:
         # Whatever a damaged archive raises.
         raise DataError(file, None, "a released model", error) from error
-    # Some networks look at which examples are padding.
-    example["valid"] = jax.ShapeDtypeStruct((1,), np.dtype(bool))
-    task = task_of(finished, task_name, example)
-    card = card_of(finished, task_name, sites, kind, license)
+    card = card_of(finished, about.get("task", task_name), sites, kind, license)
     card |= {key: about[key] for key in ("preparation", "images") if about.get(key)}
     if task_name == "reconstruction" and (finished.workdir / "network.npz").exists():
         card["network"] = about_network(load_network(finished.workdir))
     try:
+        if finished.settings is None:
+            return _write_kept(finished.workdir, name, output, variables, card)
+        # Some networks look at which examples are padding.
+        example["valid"] = jax.ShapeDtypeStruct((1,), np.dtype(bool))
+        task = task_of(finished, task_name, example)
         return export_model(output, task.predict, variables, example, card)
     except ValueError as error:
         if getattr(error, "name", None) == "folder":
             raise FlagError("output", error.expected, error.found) from error
         raise
+
+
+def _write_kept(
+    workdir: Path, stage: str, output: str, variables: Variables, card: dict[str, Any]
+) -> dict[str, Any]:
+    """Exports by the predictions that `fedrecon.run` kept, whose task may be a function of a notebook."""
+    file = program_file(workdir, stage)
+    try:
+        return write_export(output, file.read_bytes(), variables, card)
+    except FileNotFoundError as error:
+        expected = "its predictions, which the same call of fedrecon.run writes where fedrecon[export] is "
+        expected += "installed, or says why it cannot"
+        raise DataError(file, None, expected, "no such file") from error
+    except (ArgumentError, ImportError, OSError):
+        raise
+    except Exception as error:
+        # Whatever a damaged program raises.
+        raise DataError(file, None, "a program of fedrecon.run for its model", error) from error
 
 
 def main(_: list[str]) -> None:

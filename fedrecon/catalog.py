@@ -5,6 +5,7 @@ from elsewhere adds its row by `register`. CONTRIBUTING.md has an example.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import inspect
@@ -279,11 +280,13 @@ _TABLE = (
 # Other spellings of names.
 ALIASES = {"centralised": "centralized"}
 _entries = {entry.name: entry for entry in _TABLE}
+# Of blocks of `registered`, each in its own thread or coroutine.
+_for_a_block: contextvars.ContextVar[tuple[Entry, ...]] = contextvars.ContextVar("_for_a_block", default=())
 
 
 def entries() -> tuple[Entry, ...]:
     """All rows, those of the package first."""
-    return tuple(_entries.values())
+    return (*_entries.values(), *_for_a_block.get())
 
 
 def lookup(name: str) -> Entry:
@@ -293,9 +296,10 @@ def lookup(name: str) -> Entry:
       ValueError: there is none; the message lists the names.
     """
     name = ALIASES.get(name, name)
-    if name not in _entries:
-        raise ArgumentError("method", f"one of {', '.join(_entries)}", repr(name))
-    return _entries[name]
+    known = {entry.name: entry for entry in entries()}
+    if name not in known:
+        raise ArgumentError("method", f"one of {', '.join(known)}", repr(name))
+    return known[name]
 
 
 def register(entry: Entry) -> Entry:
@@ -304,23 +308,32 @@ def register(entry: Entry) -> Entry:
     Raises:
       ValueError: if there is a method of this name.
     """
-    if entry.name in _entries or entry.name in ALIASES:
-        raise ArgumentError("name", "one that is not in the catalog", repr(entry.name))
+    _check_free(entry)
     _entries[entry.name] = entry
     return entry
 
 
 @contextlib.contextmanager
 def registered(entry: Entry) -> Iterator[None]:
-    """`register` for the length of a block; a row that is in the catalog stays there."""
-    if entry in _entries.values():
+    """Adds a method for the length of a block and this thread; a row that is in the catalog stays there.
+
+    Raises:
+      ValueError: as `register`.
+    """
+    if entry in entries():
         yield
         return
-    register(entry)
+    _check_free(entry)
+    token = _for_a_block.set((*_for_a_block.get(), entry))
     try:
         yield
     finally:
-        del _entries[entry.name]
+        _for_a_block.reset(token)
+
+
+def _check_free(entry: Entry) -> None:
+    if entry.name in ALIASES or any(entry.name == other.name for other in entries()):
+        raise ArgumentError("name", "one that is not in the catalog", repr(entry.name))
 
 
 PARAMETERS = 10**6

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ from fedrecon.weights import from_named_arrays, named_arrays
 from operators.kernels import native
 
 FORMAT = "fedrecon export 1"
+# Locations in programs are a setting of the process.
+_exporting = threading.Lock()
 PLATFORMS = ("cpu", "cuda", "tpu")
 _PROGRAM, _WEIGHTS, _CARD = "predict.stablehlo", "weights.safetensors", "card.json"
 
@@ -91,22 +94,53 @@ def export_model(
       ValueError: the folder holds something, or ``predict`` needs a fixed number of examples.
       ImportError: without the extra ``fedrecon[export]``.
     """
-    safetensors = _safetensors()
+    _check_new(Path(folder))
+    return write_export(folder, export_program(predict, variables, example), variables, card)
+
+
+def export_program(
+    predict: Callable[[PyTree, PyTree, dict], PyTree], variables: Variables, example: Mapping[str, Any]
+) -> bytes:
+    """The predictions of a network as `export_model` writes them, for `write_export`.
+
+    Args:
+      predict, variables, example: as of `export_model`; of the weights, too, shapes and dtypes are used.
+
+    Raises:
+      ValueError: ``predict`` needs a fixed number of examples.
+      ImportError: without the extra ``fedrecon[export]``.
+    """
+    _safetensors()
     weights = named_arrays(variables)
     specs = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
     with native.portable(), _without_source_files():
         used = _used(predict, weights, specs)
         program = _program(predict, weights, {name: specs[name] for name in used}, specs)
-    inputs = {name: {"shape": list(specs[name].shape), "dtype": str(specs[name].dtype)} for name in used}
+        return bytes(program.serialize())
+
+
+def write_export(
+    folder: str | os.PathLike, program: bytes, variables: Variables, card: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes a folder of a program of `export_program` and weights for it; else as `export_model`.
+
+    Raises:
+      ValueError: the folder holds something, or the program is none of these weights.
+      ImportError: without the extra ``fedrecon[export]``.
+    """
+    safetensors = _safetensors()
+    weights = named_arrays(variables)
+    exported, specs = _read_program(program, weights)
+    inputs = {name: {"shape": list(shape), "dtype": str(dtype)} for name, (shape, dtype) in specs.items()}
     outputs = jax.tree.map(
         lambda x: {"shape": [str(n) for n in x.shape], "dtype": str(x.dtype)},
-        jax.tree.unflatten(program.out_tree, program.out_avals),
+        jax.tree.unflatten(exported.out_tree, exported.out_avals),
     )
     count = sum(x.size for x in weights.values())
     written = {"format": FORMAT, **card, "parameters": count, "inputs": inputs, "outputs": outputs}
     text = json.dumps(written, indent=2)
     with _new_folder(Path(folder)) as made:
-        (made / _PROGRAM).write_bytes(program.serialize())
+        (made / _PROGRAM).write_bytes(program)
         safetensors.numpy.save_file(weights, made / _WEIGHTS, metadata={"format": FORMAT})
         (made / _WEIGHTS).chmod(0o644)
         (made / _CARD).write_text(text + "\n")
@@ -136,14 +170,20 @@ def load(folder: str | os.PathLike) -> ExportedModel:
         weights = safetensors.numpy.load_file(folder / _WEIGHTS)
         variables = from_named_arrays(weights)
     with _reading(folder / _PROGRAM, "a program of jax.export that fits the card and the weights"):
-        program = jax.export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
-        arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
-        found = {name: (x.shape, x.dtype) for name, x in arguments[0].items()}
-        if found != {name: (x.shape, x.dtype) for name, x in weights.items()}:
-            raise ValueError("other weights")
-        if {name: (x.shape[1:], x.dtype) for name, x in arguments[1].items()} != specs:
+        program, inputs = _read_program((folder / _PROGRAM).read_bytes(), weights)
+        if inputs != specs:
             raise ValueError("other inputs")
     return ExportedModel(card, variables, program)
+
+
+def _read_program(content: bytes, weights: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, tuple]]:
+    """A serialized program of these weights, and the shape without examples and the dtype of its inputs."""
+    program = jax.export.deserialize(bytearray(content))
+    arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    found = {name: (x.shape, x.dtype) for name, x in arguments[0].items()}
+    if found != {name: (x.shape, x.dtype) for name, x in weights.items()}:
+        raise ValueError("other weights")
+    return program, {name: (x.shape[1:], x.dtype) for name, x in arguments[1].items()}
 
 
 def _used(predict: Callable, weights: Mapping[str, Any], specs: Mapping[str, Any]) -> list[str]:
@@ -169,12 +209,13 @@ def _program(predict: Callable, weights: Mapping[str, Any], used: Mapping[str, A
 def _without_source_files() -> Iterator[None]:
     """Programs hold no names of files of this machine."""
     name = "jax_traceback_in_locations_limit"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
+    with _exporting:
+        before = getattr(jax.config, name)
+        jax.config.update(name, 0)
+        try:
+            yield
+        finally:
+            jax.config.update(name, before)
 
 
 def _by_name(predict: Callable, unused: Mapping[str, Any] | None = None) -> Callable:
@@ -207,11 +248,15 @@ def _fitting(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]) -> np
     return array.astype(dtype)
 
 
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError("folder", "a new or an empty folder", folder)
+
+
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside it, which takes its place when the block succeeds."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError("folder", "a new or an empty folder", folder)
+    _check_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

@@ -15,7 +15,7 @@ import safetensors.numpy
 import fedrecon
 from fedrecon import ArgumentError, Variables
 from fedrecon.data import DataError
-from fedrecon.exports import export_model
+from fedrecon.exports import export_model, write_export
 from fedrecon.learned import load_network
 from fedrecon.models import MoDL
 from fedrecon.tasks import mri_measure, reconstruction_task
@@ -174,15 +174,18 @@ def test_nothing_is_overwritten_and_nothing_half_written(exported, tmp_path, mon
     task, variables, folder = exported
     with pytest.raises(ArgumentError, match="folder: expected a new or an empty folder"):
         export_model(folder, task.predict, variables, EXAMPLE, {})
+    program = (folder / "predict.stablehlo").read_bytes()
     with pytest.raises(TypeError):
-        export_model(tmp_path / "new", task.predict, variables, EXAMPLE, {"unfit": object()})
+        write_export(tmp_path / "new", program, variables, {"unfit": object()})
+    with pytest.raises(ValueError, match="other weights"):
+        write_export(tmp_path / "new", program, Variables({}, {}), {})
 
     def full(*arguments, **options):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        export_model(tmp_path / "new", task.predict, variables, EXAMPLE, {})
+        write_export(tmp_path / "new", program, variables, {})
     assert not list(tmp_path.iterdir())
 
 

@@ -55,7 +55,9 @@ class Workdir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise WorkdirError(f"--workdir={path}: another process is using this directory") from error
+            raise WorkdirError(
+                f"--workdir={path}: another process or thread is using this directory"
+            ) from error
         try:
             self.resumed = self._open_config(config, environment or {}, resume, growing)
         except BaseException:

@@ -21,7 +21,6 @@ from fedrecon.training.faults import parse_faults
 from fedrecon.training.federation_settings import (
     NO_PRIVACY,
     FederationSettings,
-    check_budget,
     check_federation,
 )
 from fedrecon.training.growth import rounds_obstacle
@@ -41,7 +40,14 @@ from fedrecon.training.options import (
 from fedrecon.training.own_files import load_methods, load_task, naming_the_line
 from fedrecon.training.privacy_plan import PrivacyPlan, plan_privacy
 from fedrecon.training.progress import Course, course
-from fedrecon.training.results import Cost, Results, is_finished, read_results, run_stage
+from fedrecon.training.results import (
+    Cost,
+    Results,
+    is_finished,
+    program_file,
+    read_results,
+    run_stage,
+)
 from fedrecon.training.scores import (
     Scores,
     as_json,
@@ -83,7 +89,6 @@ __all__ = [
     "algorithms",
     "as_json",
     "changed",
-    "check_budget",
     "check_federation",
     "check_method",
     "check_needs",
@@ -110,6 +115,7 @@ __all__ = [
     "naming_the_line",
     "parse_faults",
     "plan_privacy",
+    "program_file",
     "read_results",
     "released_file",
     "rounds_obstacle",

@@ -27,7 +27,7 @@ from fedrecon.training.named_tasks import made_task, named_task
 from fedrecon.training.options import FlagError, check_needs, check_ranges, flat
 from fedrecon.training.own_methods import named_method
 from fedrecon.training.progress import Course
-from fedrecon.training.results import is_finished, read_results, run_stage
+from fedrecon.training.results import is_finished, keep_program, read_results, run_stage
 from fedrecon.training.scores import Scores, summary
 from fedrecon.training.stage import Execution, Stage, check_private, example_of, read_models
 from fedrecon.types import Task, Variables
@@ -89,6 +89,8 @@ def run(
 
     The same call again continues where it was interrupted, bit for bit, and returns at once what is finished;
     ``rounds`` may be more then. Other arguments with the same ``workdir`` are refused.
+    ``python -m experiments.export --workdir=WORKDIR --output=EXPORT`` makes a folder of the trained network
+    that runs with jax alone.
 
     Args:
       cohort: a `Cohort`, such as `fedrecon.data.read_cohort` returns; or (train, test) or (train, test,
@@ -126,7 +128,12 @@ def run(
             check_budget(federation, budget)
             check_method(federation, (task if isinstance(task, str) else _TASK,))
             keys = [jax.random.fold_in(jax.random.key(seed), number) for number in (1, 2, 3)]
-            stage = Stage(name, made, made.init(keys[0]), train, keys[1], keys[2], None, validation)
+            about = {
+                "task": task if isinstance(task, str) else _TASK,
+                "data": "not stated",
+                "preparation": cohort.preparation if isinstance(cohort, Cohort) else {},
+            }
+            stage = Stage(name, made, made.init(keys[0]), train, keys[1], keys[2], None, validation, about)
             check_private(stage, federation)
             config = {
                 "program": "fedrecon.run",
@@ -163,6 +170,7 @@ def _run(
         else:
             results, _ = run_stage(stage, test, federation, budget, workdir, execution)
         released, personal = read_models(workdir.path, stage.name)
+        keep_program(workdir.path, stage, released)
         scores = {name: summary(results.own, name) for name in next(iter(results.own.values()), {})}
         return Result(
             variables=released,

@@ -2,12 +2,14 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from fedrecon.data import ClientData
+from fedrecon.exports import export_program
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, decode_numbers, is_lead, read_log
 from fedrecon.training.budgets import Budget
@@ -15,7 +17,15 @@ from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.privacy_plan import plan_privacy
 from fedrecon.training.progress import Course
 from fedrecon.training.scores import Scores, as_json
-from fedrecon.training.stage import Execution, Stage, save_personal, train_stage
+from fedrecon.training.stage import (
+    Execution,
+    Stage,
+    example_of,
+    released_file,
+    save_personal,
+    train_stage,
+)
+from fedrecon.types import Variables
 
 
 class Results(NamedTuple):
@@ -115,6 +125,32 @@ def read_results(workdir: Workdir) -> tuple[Results, Cost]:
     document["course"] = Course(**given)
     document["counts"] = {client: tuple(counts) for client, counts in document["counts"].items()}
     return Results(**document), Cost(None, *_speed(workdir))
+
+
+def program_file(folder: Path, stage: str) -> Path:
+    """Where the predictions of a released model are, of a task that no file or name tells."""
+    return released_file(folder, stage).with_suffix(".stablehlo")
+
+
+def keep_program(folder: Path, stage: Stage, released: Variables | None) -> None:
+    """Writes the predictions beside the released model, for `experiments.export`, which cannot know the task.
+
+    Without the extra ``fedrecon[export]`` nothing is written; of predictions that cannot be exported a
+    warning tells.
+    """
+    file = program_file(folder, stage.name)
+    if released is None or file.exists():
+        return
+    # Some networks look at which examples are padding.
+    example = {**example_of(stage.clients), "valid": jax.ShapeDtypeStruct((1,), bool)}
+    try:
+        write_atomically(file, export_program(stage.task.predict, released, example))
+    except ImportError:
+        return
+    # Whatever a task of somebody raises: the training has come to its end nevertheless.
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        warnings.warn(f"the trained network cannot be exported: {type(error).__name__}: {text}", stacklevel=4)
 
 
 def _speed(workdir: Workdir) -> tuple[float, float]:

@@ -9,6 +9,27 @@ _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
 MUTANTS = (
     *in_file(
+        "fedrecon/training/results.py",
+        (
+            "if released is None or file.exists():",
+            "if True:",
+            _RUN + "a_run_of_a_closure_is_exported_by_the_command",
+        ),
+        (
+            "warnings.warn(",
+            "print(",
+            _RUN + "of_a_network_that_cannot_be_exported_the_reason_is_told",
+        ),
+    ),
+    *in_file(
+        "experiments/export.py",
+        (
+            "v != defaults.get(n) and n not in apart",
+            "n not in apart",
+            _RUN + "a_run_of_a_closure_is_exported_by_the_command",
+        ),
+    ),
+    *in_file(
         "fedrecon/training/growth.py",
         (
             "if federation.dp_epsilon:",

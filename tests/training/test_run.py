@@ -1,5 +1,7 @@
 """`fedrecon.run`: closed forms, all kinds of data and methods, resuming, and what is refused."""
 
+import shutil
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,15 @@ import optax
 import pytest
 
 import fedrecon
+from experiments import export
 from fedrecon import catalog
 from fedrecon import federated as fl
+from fedrecon.data import DataError
 from fedrecon.data.clients import cohort_from_arrays, stack_clients
 from fedrecon.runtime import WorkdirError
 from fedrecon.tasks import module_task
+from fedrecon.training import Stage
+from fedrecon.training.results import keep_program
 
 COUNTS = {"a": 5, "b": 9, "c": 7}
 RATE = 0.1
@@ -88,6 +94,48 @@ def test_fedavg_of_a_linear_model_is_the_one_of_numpy(parts, whole):
     # Five numbers and a weight of four bytes each, of three clients in three rounds.
     assert whole.bytes_up == whole.bytes_down + 9 * 4 == 9 * 4 * 5
     assert whole.course.curve == "validation loss" and whole.course.rounds == 3
+
+
+def test_a_run_of_a_closure_is_exported_by_the_command(parts, whole, tmp_path):
+    """The program has nothing but the run, which keeps what the task predicts."""
+    card = export.run(str(whole.workdir), str(tmp_path / "model"))
+    assert (card["task"], card["trained_on"]["data"], card["inputs"]) == (
+        "own",
+        "not stated",
+        {"image": {"shape": [3], "dtype": "float32"}},
+    )
+    call = "fedrecon.run(cohort, task, 'fedavg', workdir='RUN', rounds=3, batch_size=16, learning_rate=0.1)"
+    assert card["command"] == call
+    assert card["scores"]["released"]["a"]["loss"] == pytest.approx(whole.released["a"]["loss"])
+    w, image = numpy_fedavg(parts[0], 3, RATE), np.random.default_rng(0).normal(size=(4, 3))
+    found = fedrecon.load(tmp_path / "model").predict({"image": image})
+    np.testing.assert_allclose(found, image @ w[:3] + w[3], atol=1e-5)
+    folder = tmp_path / "copy"
+    shutil.copytree(whole.workdir, folder)
+    program = folder / "models" / "fedavg.stablehlo"
+    program.write_bytes(program.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"fedavg\.stablehlo.*expected a program of fedrecon\.run"):
+        export.run(str(folder), str(tmp_path / "other"))
+    program.unlink()
+    with pytest.raises(DataError, match=r"fedavg\.stablehlo.*same call of fedrecon\.run .* no such file"):
+        export.run(str(folder), str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"^--stage: expected own, .* found segmentation"):
+        export.run(str(folder), str(tmp_path / "other"), "segmentation")
+    # The same call, of a run that came to its end before.
+    go(parts, folder, report=pytest.fail)
+    assert export.run(str(folder), str(tmp_path / "other")) == card
+
+
+def test_of_a_network_that_cannot_be_exported_the_reason_is_told(parts, whole, tmp_path):
+    def predict(params, stats, batch):
+        return jnp.eye(int(batch["image"].shape[0])) @ batch["image"]
+
+    made = task({name: x[0] for name, x in parts[0].examples.items()})._replace(predict=predict)
+    stage = Stage("fedavg", made, whole.variables, parts[0], jax.random.key(0), jax.random.key(0))
+    with pytest.warns(UserWarning, match="the trained network cannot be exported: ArgumentError: predict: "):
+        keep_program(tmp_path, stage, whole.variables)
+    keep_program(tmp_path, stage, None)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
