@@ -46,6 +46,8 @@ def document(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "reference": entry.reference,
         "survey_row": entry.survey_row,
+        "tests": list(entry.tests),
+        "command": f"python -m {entry.command or default_command(entry)}",
         "linear": entry.linear,
         "personal": entry.personal,
         "module": entry.module,
@@ -57,6 +59,11 @@ def document(entry: Entry) -> dict[str, Any]:
         "fixes": list(entry.fixes),
         "options": {name: kind.__name__ for name, kind in entry.options.items()},
     }
+
+
+def default_command(entry: Entry) -> str:
+    """What runs a method by its name."""
+    return f"experiments.train_federated --workdir=runs/{entry.name} --algorithm={entry.name}"
 
 
 def text_table(entries: Sequence[Entry], survey: bool = False) -> str:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon import federated as fl
+from fedrecon import privacy
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.traffic import RoundBytes, round_bytes
 from fedrecon.types import Task, Variables
@@ -59,6 +60,8 @@ class Entry:
       changes: what it changes compared with FedAvg, in a phrase.
       survey_row: the method's row in the tables of Liu, Dai and Chen, *Review of Federated Learning in
         Medical Image Processing*, 2025; None if it is not in them.
+      tests: node ids of tests of what the reference says of it, besides those of every row.
+      command: runs it, where that takes more than its name; after ``python -m``.
       needs: keys of `NEEDS`, what an experiment must give.
       rate: a key of `RATES`. "optimizer": clients take any optimizer; "learning_rate": they descend plainly
         at this rate; "both": the recipe wants the optimizer and its rate.
@@ -77,6 +80,8 @@ class Entry:
     reference: str
     changes: str
     survey_row: str | None = None
+    tests: tuple[str, ...] = ()
+    command: str = ""
     needs: tuple[str, ...] = ()
     rate: str = "optimizer"
     fixes: tuple[str, ...] = ()
@@ -146,6 +151,14 @@ def _check_recipe(entry: Entry) -> None:
 _SERVER = ("server_optimizer",)
 _FEDOPT = "Reddi et al. 2021, ICLR, arXiv:2003.00295"
 _COMPARATOR = "comparator"
+
+
+def _on_radiographs(name: str, options: str = "") -> str:
+    """The command that trains on the measured chest radiographs."""
+    task = "--task=classification --cohort=xray --data_dir=$FEDRECON_DATA"
+    return f"experiments.train_federated --workdir=runs/{name} {task} --algorithm={name} {options}".rstrip()
+
+
 _TABLE = (
     Entry(
         "fedavg",
@@ -259,6 +272,28 @@ _TABLE = (
         "Abadi et al. 2016, CCS, arXiv:1607.00133",
         "gradients of single examples are clipped and noised at the client (DP-SGD)",
         needs=("privacy",),
+    ),
+    Entry(
+        "cheng",
+        privacy.cheng,
+        "Cheng et al. 2023, Blockchain-based federated learning, filled in",
+        "updates are summed under Paillier encryption, and a tamper-evident ledger records the rounds",
+        survey_row="Cheng",
+        tests=("tests/privacy/test_encrypted_sum.py", "tests/privacy/test_chain.py"),
+        command=_on_radiographs("cheng", "--algorithm.ledger=runs/cheng/chain.jsonl"),
+        needs=("clients",),
+        fixes=("reduce",),
+    ),
+    Entry(
+        "famhe",
+        privacy.famhe,
+        "Froelicher et al. 2021, Nature Communications 12:5910",
+        "updates are summed under a collective key, of which every client holds a share",
+        survey_row="FAMHE",
+        tests=("tests/privacy/test_encrypted_sum.py", "tests/encryption/test_collective_key.py"),
+        command=_on_radiographs("famhe"),
+        needs=("clients",),
+        fixes=("reduce",),
     ),
     Entry(
         "local_only",

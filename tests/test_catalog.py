@@ -10,7 +10,7 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 
 NAMES = """fedavg fedavgm fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl fedbn
-fedper fedrep ditto pfedme dp_fedavg local_only centralized""".split()
+fedper fedrep ditto pfedme dp_fedavg cheng famhe local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
@@ -25,6 +25,9 @@ NUMBERS = {
     "local_only": (0, 0),
     "centralized": (0, 0),
 }
+# Ciphertexts of the model and its weight, ten clients of which may have a weight of up to 4096: slots of
+# 24 + 12 + 4 + 1 bits, 74 of them in 3072 bits but 22; and 3 elements of 8192 coefficients of four primes.
+BYTES_UP = {"cheng": -(-(P + 1) // 74) * 769, "famhe": 123 * 3 * 8192 * 4 * 4}
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def test_a_row_is_true_to_its_algorithm(name):
     algorithm = catalog.example(entry)
     up, down = NUMBERS.get(name, (P + 1, P))
     found = catalog.traffic(entry)
-    assert (found.up, found.down) == (4 * up, 4 * down)
+    assert (found.up, found.down) == (BYTES_UP.get(name, 4 * up), 4 * down)
     reducer = algorithm.reduce
     assert entry.linear == (found.gathered == 0 and (reducer is None or reducer.linear))
     # Models of their own: private leaves, or variables that `personalize` replaces.
@@ -57,7 +60,7 @@ def test_a_row_is_true_to_its_algorithm(name):
     private = not all(jax.tree.leaves(algorithm.share_mask))
     assert entry.personal == ((replaced or private) and not entry.pooled)
     assert entry.exchanges == (up > 0)
-    assert entry.module.startswith("fedrecon.federated.methods.")
+    assert re.match(r"fedrecon\.(federated|privacy)\.methods\.", entry.module)
     assert entry.reference == "comparator" or re.search(r" (19|20)\d\d, ", entry.reference)
 
 

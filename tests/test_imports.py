@@ -98,10 +98,11 @@ ALLOWED = {
         {"fedrecon.communication", "fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy"},
     ),
-    "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.types"}, {"jax", "optax"}),
+    "fedrecon/encryption": ({"fedrecon.encryption"}, {"numpy", "tenseal", "cryptography"}),
+    "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.privacy", "fedrecon.types"}, {"jax", "optax"}),
     "fedrecon/privacy": (
-        {"fedrecon.privacy", "fedrecon.federated", "fedrecon.types"},
-        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr"},
+        {"fedrecon.privacy", "fedrecon.encryption", "fedrecon.federated", "fedrecon.types"},
+        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr", "cryptography"},
     ),
     "fedrecon/secure_aggregation": ({"fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
     "fedrecon/runtime": (
@@ -143,6 +144,7 @@ FACES = (
     "fedrecon.data",
     *(f"fedrecon.data.{part}" for part in DATA),
     "fedrecon.data.simulation.anatomy",
+    "fedrecon.encryption",
     "fedrecon.federated",
     "fedrecon.models",
     "fedrecon.privacy",

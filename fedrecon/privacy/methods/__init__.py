@@ -1,0 +1,1 @@
+"""Named methods of privacy, a file each."""

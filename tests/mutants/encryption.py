@@ -1,0 +1,75 @@
+"""Mutants of encryption and of the record of rounds."""
+
+from tests.mutants.mutant import in_file
+
+_SCHEMES = "tests/encryption/test_schemes.py::test_"
+_RING = "tests/encryption/test_collective_key.py::test_"
+_CHAIN = "tests/privacy/test_chain.py::test_"
+_SUM = "tests/privacy/test_encrypted_sum.py::test_"
+
+MUTANTS = (
+    *in_file(
+        "fedrecon/encryption/backend.py",
+        (
+            "return self.bits + bits_of(self.terms) + bits_of(self.largest_weight) + 1",
+            "return self.bits + bits_of(self.largest_weight) + 1",
+            _SCHEMES + "bytes_of_packed_paillier",
+        ),
+        (
+            "return (count - 1).bit_length()",
+            "return count.bit_length()",
+            _SCHEMES + "bytes_of_packed_paillier",
+        ),
+    ),
+    *in_file(
+        "fedrecon/encryption/paillier_schemes.py",
+        ("- terms * self.offset", "- self.offset", _SCHEMES + "slots_do_not_carry"),
+        (
+            "shares.append((exponent - sum(shares)) % modulus)",
+            "shares.append(exponent)",
+            _SCHEMES + "shares_of_paillier_are_one_secret",
+        ),
+    ),
+    *in_file(
+        "fedrecon/encryption/collective_key.py",
+        # Without smudging, answers tell the shares.
+        (
+            "noise = small(uniform_bits(degree, group.smudging))",
+            "noise = small(uniform_bits(degree, 3))",
+            _RING + "all_but_one_share_leave_noise",
+        ),
+        ("SMUDGING_BITS = 40", "SMUDGING_BITS = 20", _SCHEMES + "parameters_of_the_collective_key"),
+        ("(noisy + (1 << (group.shift - 1)))", "noisy", _SCHEMES + "sums_are_exact_and_ciphertexts_fresh"),
+    ),
+    *in_file(
+        "fedrecon/encryption/ring.py",
+        ("(even + (q - odd)) % q", "(even + odd) % q", _RING + "products_are_those_of_polynomials"),
+        ("astype(np.int64) % 3 - 1", "astype(np.int64) % 2", _RING + "draws_have_their_distributions"),
+    ),
+    *in_file(
+        "fedrecon/privacy/chain.py",
+        (
+            "if place in places:",
+            "if False:",
+            _CHAIN + "signatures_and_roles_hold_what_hashes_cannot",
+        ),
+        (
+            "if len(set(keys)) != len(keys):",
+            "if False:",
+            _CHAIN + "the_aggregator_never_holds_the_key",
+        ),
+        (
+            "if head is not None and head not in heads:",
+            "if False:",
+            _CHAIN + "what_was_cut_off_is_found_by_its_head",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/encrypted_sum.py",
+        (
+            "rows / jnp.where(weight > 0, weight, 1)[:, None], 0)",
+            "rows, 0)",
+            _SUM + "the_collective_key_averages",
+        ),
+    ),
+)
