@@ -191,7 +191,12 @@ def _describe(protocol: str, setup: AnySetup) -> str:
     )
 
 
-def _check_memory(setup: AnySetup) -> None:
+def check_memory(setup: AnySetup) -> None:
+    """Refuses rounds that are too large for one process.
+
+    Raises:
+      ArgumentError: words or messages take too much memory.
+    """
     if setup.clients * setup.size > _MOST_WORDS:
         most = _MOST_WORDS // setup.clients
         raise ArgumentError(
@@ -212,7 +217,7 @@ def main(_: list[str]) -> None:
     with ending("no sum was unmasked"):
         drop = parse_drop(values.drop, values.clients)
         setup = make_setup(values)
-        _check_memory(setup)
+        check_memory(setup)
         if not values.json:
             print(_describe(values.protocol, setup), flush=True)
         outcome, exact = run(setup, drop, values.seed, not values.json)
