@@ -3,6 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _L = "tests/privacy/test_ledger.py::"
+_D = "tests/privacy/test_distributed.py::"
 
 MUTANTS = (
     *in_file(
@@ -44,6 +45,40 @@ MUTANTS = (
             "part = accountant._pld.self_compose(count)",
             "part = accountant._pld.self_compose(1)",
             _L + "test_epsilon_is_that_of_dp_accounting",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/distributed.py",
+        # Shares are sized for all clients: with some gone the sum has too little noise.
+        (
+            "stddev = noise_multiplier * clip / math.sqrt(clients - dropouts)",
+            "stddev = noise_multiplier * clip / math.sqrt(clients)",
+            _D + "test_a_sum_has_the_noise_that_is_accounted_and_does_not_wrap",
+        ),
+        # Rounding is not repeated, and may be longer than what is accounted.
+        (
+            "if np.linalg.norm(rounded) <= self.scale * self.sensitivity:",
+            "if rounded.size:",
+            _D + "test_rounding_never_exceeds_the_sensitivity",
+        ),
+        # The cost of rounding is left out.
+        (
+            "reach**2 + d / 4 + math.sqrt(2 * _LOG_INVERSE_BETA) * (reach + math.sqrt(d) / 2),",
+            "reach**2,",
+            _D + "test_epsilon_is_that_of_the_papers",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/discrete.py",
+        (
+            "if _bernoulli_exp(excess * excess / (2 * variance), randbelow):",
+            "if variance:",
+            _D + "test_discrete_gaussian_has_the_stated_probabilities",
+        ),
+        (
+            "table = _poisson_table(variance / 2)",
+            "table = _poisson_table(variance)",
+            _D + "test_skellam_has_the_stated_probabilities",
         ),
     ),
 )
