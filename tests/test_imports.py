@@ -69,7 +69,7 @@ ALLOWED = {
     "fedrecon/data/measured": (
         {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats", "fedrecon.data.folders"}
         | {"fedrecon.data.simulation.chest_coils", "operators"},
-        {"jax", "numpy", "h5py"},
+        {"jax", "numpy", "h5py", "sklearn"},
     ),
     "fedrecon/data/folders": (
         {"fedrecon.data.folders", "fedrecon.data.clients", "fedrecon.data.formats", "operators"}

@@ -9,12 +9,16 @@ from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmen
 from fedrecon.tasks.reconstruction import ct_measure, mri_measure, random_mirrors, reconstruction_task
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
+from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
 __all__ = [
     "LOSSES",
     "check_labels",
     "classification_metrics",
     "classification_task",
+    "concordance",
+    "cox_loss",
+    "cox_task",
     "ct_measure",
     "dice",
     "distance_transform",

@@ -7,12 +7,16 @@ from fedrecon.data.measured.images import (
     load_measured_retina,
 )
 from fedrecon.data.measured.mri import MeasuredMRISite, load_measured_mri_cohort
+from fedrecon.data.measured.tables import Table, read_heart_disease, read_tcga_brca
 
 __all__ = [
     "ImageSite",
     "MeasuredMRISite",
+    "Table",
     "load_measured_chest_xray",
     "load_measured_images",
     "load_measured_mri_cohort",
     "load_measured_retina",
+    "read_heart_disease",
+    "read_tcga_brca",
 ]

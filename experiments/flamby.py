@@ -1,0 +1,85 @@
+"""Federated methods on FLamby's clinical tables, next to its published rows.
+
+Heart disease of four hospitals (accuracy) and survival with breast cancer of six regions (concordance), in
+FLamby's protocol: its division, models, budgets, rates and initial weights (arXiv:2210.04620). Methods are
+those of experiments.methods that need nothing besides a table, and pooled, local (each site's own network on
+its own test), cyclic, and cyclic_published, what FLamby's code does by that name: it hands no model on. A
+method that FLamby has not takes the rate of its FedAvg.
+
+  python -m experiments.flamby --dataset=heart --data_dir=DIR --methods=fedavg,fedadam,pooled,local
+  python -m experiments.flamby --dataset=tcga_brca --data_dir=DIR --seeds=42,43,44,45,46 --json
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from experiments.pipeline.flamby import METHODS, PROTOCOLS, published, setting, summary, trainer
+from fedrecon.errors import ArgumentError
+from fedrecon.reporting import format_table
+from fedrecon.runtime import ending, run_program
+
+
+def define_flags() -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    flags.DEFINE_enum("dataset", "heart", sorted(PROTOCOLS), "Table.")
+    flags.DEFINE_string("data_dir", None, "Folder of the tables, or the one above.", required=True)
+    flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "Seeds of initial weights and batches.")
+    flags.DEFINE_list("methods", list(METHODS), "Methods.")
+    flags.DEFINE_bool("json", False, "Print JSON: method -> mean, per_client, per_seed.")
+
+
+def run(dataset: str, folder: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
+    """{method: {"mean", "per_client", "per_seed"}}, means over seeds and sites of the test's metric."""
+    protocol = PROTOCOLS[dataset]
+    trainers = {}
+    data = setting(protocol, folder)
+    for name in methods:
+        trainers[name] = trainer(name, protocol, data)
+    return {name: summary([train(seed) for seed in seeds]) for name, train in trainers.items()}
+
+
+def main(_: list[str]) -> None:
+    values = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    seeds = [_seed(text) for text in values.seeds]
+    if not seeds or len(set(values.methods)) != len(values.methods) or not values.methods:
+        raise ArgumentError("--methods, --seeds", "distinct methods and at least one seed", values.methods)
+    with ending("nothing was written"):
+        results = run(values.dataset, values.data_dir, seeds, values.methods)
+    if values.json:
+        print(json.dumps(results))
+        return
+    path = Path(values.data_dir)
+    others = {}
+    for place in (path, path / "reference", path.parent / "reference"):
+        file = place / f"flamby_{values.dataset}_results.csv"
+        if file.exists():
+            others = published(file, seeds)
+            break
+    print(table(results, others, PROTOCOLS[values.dataset].metric))
+
+
+def table(results: dict[str, Any], others: dict[str, Any], metric: str) -> str:
+    """Rows of methods, FLamby's means beside them where they are known."""
+    sites = len(next(iter(results.values()))["per_client"])
+    header = ["method", metric, "FLamby's", *(f"site {number}" for number in range(sites))]
+    rows = []
+    for name, found in results.items():
+        known = f"{others[name]['mean']:.3f}" if name in others else "–"
+        rows.append([name, f"{found['mean']:.3f}", known, *(f"{x:.3f}" for x in found["per_client"])])
+    return format_table(header, rows)
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentError("--seeds", "whole numbers", text) from None
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_program(main)

@@ -1,0 +1,80 @@
+"""FLamby's tables: its division and initial weights, and its published means."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import flamby
+from experiments.pipeline.flamby import PROTOCOLS, initial_variables, setting
+from fedrecon.data import DataError
+from fedrecon.data.measured import read_heart_disease, read_tcga_brca
+
+
+@pytest.fixture(scope="module")
+def heart(measured_data):
+    return read_heart_disease(measured_data("tabular"))
+
+
+def test_hospitals_are_divided_as_published(heart):
+    """740 patients; FLamby's paper states 303, 261, 46 and 130, a third of each for the test."""
+    counts = [(int((heart.site == k).sum()), int((heart.test & (heart.site == k)).sum())) for k in range(4)]
+    assert counts == [(303, 104), (261, 89), (46, 16), (130, 45)]
+    assert heart.features.shape == (740, 13) and set(np.unique(heart.targets["label"])) == {0, 1}
+    scaled = heart.standardized()
+    for site in range(4):
+        train = scaled.part(site, test=False)["x"]
+        np.testing.assert_allclose(train.mean(0), 0, atol=1e-5)
+        deviation = train.std(0, ddof=1)
+        np.testing.assert_allclose(deviation[deviation > 0], 1, atol=1e-4)
+    together = heart.standardized(pooled=True)
+    np.testing.assert_allclose(together.part(None, test=False)["x"].mean(0), 0, atol=1e-5)
+
+
+def test_regions_are_divided_as_published(measured_data):
+    table = read_tcga_brca(measured_data("tabular"))
+    assert table.features.shape == (1088, 39) and int(table.test.sum()) == 222
+    assert [int((table.site == k).sum()) for k in range(6)] == [311, 196, 206, 162, 162, 51]
+
+
+def test_initial_weights_are_those_that_torch_draws(measured_data):
+    """``torch.manual_seed(42); torch.nn.Linear(13, 1)`` of torch 2.9."""
+    data = setting(PROTOCOLS["heart"], str(measured_data("tabular")))
+    found = initial_variables(data.task, 13, 42).params["linear"]
+    np.testing.assert_allclose(
+        np.ravel(found["kernel"])[:3],
+        [0.2120448350906372, 0.230202779173851, -0.06497549265623093],
+        rtol=2e-6,
+    )
+    np.testing.assert_allclose(found["bias"], 0.03756168484687805, rtol=2e-6)
+    assert jax.tree.structure(found) == jax.tree.structure(data.task.init(jax.random.key(0)).params["linear"])
+
+
+def test_files_that_are_something_else_are_named(tmp_path, measured_data):
+    with pytest.raises(ValueError, match=r"folder: expected one with heart_cleveland\.csv"):
+        read_heart_disease(tmp_path)
+    for name in ("cleveland", "hungarian", "switzerland", "va"):
+        text = measured_data(f"tabular/heart_{name}.csv").read_text()
+        (tmp_path / f"heart_{name}.csv").write_text(text)
+    for text, words in (
+        ("1,2,3\n", "heart_va.csv: expected 14 columns, found 3"),
+        ("", "heart_va.csv: expected patients, found none"),
+        (",".join(["x"] * 14), "heart_va.csv: expected numbers, found"),
+    ):
+        (tmp_path / "heart_va.csv").write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_heart_disease(tmp_path)
+
+
+@pytest.mark.slow
+def test_means_are_the_published_ones(measured_data, capsys):
+    """Of two seeds; five are in docs/benchmarks.md."""
+    found = flamby.run(
+        "heart", str(measured_data("tabular")), [42, 43], ["pooled", "fedavg", "fedadam", "cyclic_published"]
+    )
+    for name, mean in (("pooled", 0.735), ("fedavg", 0.685), ("fedadam", 0.726), ("cyclic_published", 0.718)):
+        assert abs(found[name]["mean"] - mean) < 0.02, name
+    assert json.loads(json.dumps(found)) == found
+    print(flamby.table(found, {"fedavg": {"mean": 0.685}}, "accuracy"))
+    assert "0.685" in capsys.readouterr().out
