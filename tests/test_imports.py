@@ -99,6 +99,7 @@ ALLOWED = {
         {"jax", "numpy"},
     ),
     "fedrecon/encryption": ({"fedrecon.encryption"}, {"numpy", "tenseal", "cryptography"}),
+    "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
     "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.privacy", "fedrecon.types"}, {"jax", "optax"}),
     "fedrecon/privacy": (
         {"fedrecon.privacy", "fedrecon.encryption", "fedrecon.federated", "fedrecon.types"},

@@ -1,0 +1,43 @@
+"""Evaluation beyond a mean score: fairness, contribution, calibration, agreement and significance.
+
+Functions of numpy arrays; nothing here knows of models or data sets.
+"""
+
+from fedrecon.evaluation.agreement import (
+    AreaInterval,
+    Limits,
+    OperatingPoint,
+    at_threshold,
+    delong_interval,
+    kappa,
+    limits_of_agreement,
+    operating_point,
+)
+from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
+from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
+from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
+from fedrecon.evaluation.significance import PairedTest, holm, paired_test
+
+__all__ = [
+    "AreaInterval",
+    "Contribution",
+    "Fairness",
+    "Limits",
+    "OperatingPoint",
+    "PairedTest",
+    "Reliability",
+    "at_threshold",
+    "collaboration",
+    "delong_interval",
+    "fit_temperature",
+    "holm",
+    "kappa",
+    "leave_one_out",
+    "limits_of_agreement",
+    "operating_point",
+    "paired_test",
+    "performance_fairness",
+    "reliability",
+    "sampled_shapley",
+    "shapley",
+]
