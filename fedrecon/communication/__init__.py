@@ -7,6 +7,7 @@ clients. `serialize` and `deserialize` are the bytes of a message, of the length
 
 from fedrecon.communication.codec import Codec, Encoded, Keys, compressed
 from fedrecon.communication.low_rank import power_sgd
+from fedrecon.communication.named import CODECS, NamedCodec, named_codec, upload_message
 from fedrecon.communication.quantization import bfloat16, dense, qsgd, stochastic
 from fedrecon.communication.signs import majority_vote, scaled_signs
 from fedrecon.communication.sketches import count_sketch, estimates, sketch
@@ -14,11 +15,13 @@ from fedrecon.communication.sparsification import random_k, random_mask, top_k
 from fedrecon.communication.wire import HEADER_BYTES, Envelope, Section, deserialize, message_bytes, serialize
 
 __all__ = [
+    "CODECS",
     "HEADER_BYTES",
     "Codec",
     "Encoded",
     "Envelope",
     "Keys",
+    "NamedCodec",
     "Section",
     "bfloat16",
     "compressed",
@@ -28,6 +31,7 @@ __all__ = [
     "estimates",
     "majority_vote",
     "message_bytes",
+    "named_codec",
     "power_sgd",
     "qsgd",
     "random_k",
@@ -37,4 +41,5 @@ __all__ = [
     "sketch",
     "stochastic",
     "top_k",
+    "upload_message",
 ]

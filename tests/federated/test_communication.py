@@ -428,3 +428,30 @@ def test_bad_numbers_are_named():
     ):
         with pytest.raises(ValueError, match=words):
             make()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("top_k", "random_k", "random_mask", "majority_vote")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in cm.CODECS
+    ],
+)
+def test_the_message_of_a_client_has_the_bytes_of_the_round(name):
+    named = cm.named_codec(name)
+    upload = upload_of(VECTOR, 3.0)
+    upload = upload._replace(message=fl.Message(scalars=jnp.float32(2.0), summed=jnp.arange(3)))
+    client, server = named.channel.init(upload)
+    broadcast = () if named.channel.broadcast is None else named.channel.broadcast(server)
+    at = context(4, 1, broadcast)
+    encoded, client, _ = named.channel.encode(upload, client, at)
+    for state in (named.channel.init(upload)[0], client):  # with nothing kept, and with what was left out
+        message = cm.upload_message(named, upload, state, at, cm.Envelope(1, 4, 1))
+        assert len(message) == named.channel.payload_bytes(encoded)
+
+
+def test_unknown_codecs_are_named():
+    with pytest.raises(ValueError, match="codec: expected one of dense, bfloat16"):
+        cm.named_codec("zip")
