@@ -91,7 +91,7 @@ ALLOWED = {
         {"jax", "numpy", "flax", "optax"},
     ),
     "fedrecon/federated": (
-        {"fedrecon.federated", "fedrecon.types"},
+        {"fedrecon.federated", "fedrecon.secure_aggregation", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy"},
     ),
     "fedrecon/communication": (

@@ -2,14 +2,15 @@
 
 `federated` makes an algorithm of a `Method`, or of several by `combine`; recipes such as `fedavg` and
 `scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, the
-batches of local steps in `batching`, other topologies than the star in `topologies`, bytes of a round in
-`traffic`.
+batches of local steps in `batching`, other topologies than the star in `topologies`, sums that hide their
+terms in `secure_sum`, bytes of a round in `traffic`.
 """
 
 from fedrecon.federated import batching as batching
 from fedrecon.federated import parallelism as parallelism
 from fedrecon.federated import reducers as reducers
 from fedrecon.federated import sampling as sampling
+from fedrecon.federated import secure_sum as secure_sum
 from fedrecon.federated import topologies as topologies
 from fedrecon.federated import traffic as traffic
 from fedrecon.federated.algorithm import (

@@ -70,6 +70,8 @@ def chain(*channels: Channel) -> Channel:
         payload_bytes=counted[-1] if counted else None,
         rollback=rollback if any(c.rollback for c in channels) else None,
         linear=all(channel.linear for channel in channels),
+        hides=any(channel.hides for channel in channels),
+        bytes_down=sum(channel.bytes_down for channel in channels),
     )
 
 

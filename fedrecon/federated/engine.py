@@ -29,6 +29,7 @@ from fedrecon.federated.clients import (
 from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
+from fedrecon.federated.secure_sum import check_hidden
 from fedrecon.federated.server import answered, channel_broadcast, first_answer, remember, server_step
 from fedrecon.federated.trees import (
     along,
@@ -101,9 +102,10 @@ def initial_state(
         turn = client_turn(
             algorithm, batching, received, ClientRows(client, (), private, answers), row, context
         )
-        return turn.upload
+        return turn.upload, turn.gathered
 
-    upload = jax.eval_shape(probe, row, frozen)
+    upload, gathered = jax.eval_shape(probe, row, frozen)
+    check_hidden(algorithm.channel, algorithm.reduce, algorithm.sampler, gathered)
     upload = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), upload)
     client_channel, channel = algorithm.channel.init(upload)
     return RoundState(

@@ -105,6 +105,8 @@ class Channel(NamedTuple):
       rollback: ``rollback(before, after) -> server_state`` when the round is not applied; None restores the
         state before the round, as clients do. Noise that must never repeat keeps ``after``.
       linear: whether encoded uploads are themselves updates, so that a reducer may compare them.
+      hides: whether the server can read nothing but sums; what needs single updates is then refused.
+      bytes_down: bytes sent to each client of a round besides the broadcast.
     """
 
     init: Callable[[Upload], tuple[PyTree, PyTree]]
@@ -114,6 +116,8 @@ class Channel(NamedTuple):
     payload_bytes: Callable[[Upload], int] | None = None
     rollback: Callable[[PyTree, PyTree], PyTree] | None = None
     linear: bool = True
+    hides: bool = False
+    bytes_down: int = 0
 
 
 class Exchange(NamedTuple):

@@ -22,10 +22,11 @@ from fedrecon.federated.messages import Context
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler that chooses ``count`` clients, or fewer."""
+    """A sampler that chooses ``count`` clients, or fewer; ``by_loss``: by the losses of single clients."""
 
     choose: Callable[[jax.Array, jax.Array, History], jax.Array]
     count: int
+    by_loss: bool = False
 
     def __call__(self, key: jax.Array, round: jax.Array, history: History) -> jax.Array:
         """Who takes part, bool (clients,)."""
@@ -180,7 +181,7 @@ def highest_loss(count: int, candidates: int) -> Sampler:
         worst = jnp.argsort(-history.loss[chosen], stable=True)
         return _first(chosen[worst], count, history.loss.shape[0])
 
-    return Sampler(sampler, count)
+    return Sampler(sampler, count, by_loss=True)
 
 
 def _check_count(count: Any, name: str) -> None:

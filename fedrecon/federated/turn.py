@@ -202,7 +202,8 @@ def bytes_down(
     answer: PyTree = (),
 ) -> int:
     """Bytes that a client receives: the shared leaves, both broadcasts and the reducer's answer."""
-    return nbytes((partition(variables, algorithm.share_mask)[0], payload, channel_payload, answer))
+    sent = nbytes((partition(variables, algorithm.share_mask)[0], payload, channel_payload, answer))
+    return sent + algorithm.channel.bytes_down
 
 
 def _validation(

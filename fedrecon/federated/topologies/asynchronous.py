@@ -185,6 +185,9 @@ def make_asynchronous_round(
         )
     if algorithm.reduce is not None:
         raise ArgumentError("algorithm.reduce", "None where updates arrive one by one", "a reducer")
+    if algorithm.channel.hides:
+        expected = "one that does not hide single updates where these arrive one by one"
+        raise ArgumentError("algorithm.channel", expected, "a secure sum")
     batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
     durations = durations or half_normal_durations()
     discount = discount or polynomial_discount()
