@@ -178,7 +178,7 @@ def plot_training(
     """
     columns = max((len(panels) for panels in curves.values()), default=1)
     rows = max(len(curves), 1)
-    figure = Figure(figsize=(4.2 * columns + 1.2, 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(5.4 * columns, 2.5 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, (task, panels) in zip(axes, curves.items(), strict=False):
         for axis in row[len(panels) :]:
@@ -186,14 +186,19 @@ def plot_training(
         for axis, (quantity, lines) in zip(row, panels.items(), strict=False):
             for j, (name, points) in enumerate(lines.items()):
                 if points:
-                    color = _COLORS[j % len(_COLORS)]
-                    axis.plot(*zip(*points, strict=True), label=name, color=color, linewidth=1.3)
+                    style = {
+                        "color": _COLORS[j % len(_COLORS)],
+                        "linestyle": "-" if j < len(_COLORS) else "--",
+                    }
+                    axis.plot(*zip(*points, strict=True), label=name, linewidth=1.3, **style)
             axis.set_title(task, fontsize=9)
             axis.set(xlabel="round", ylabel=_wrapped(quantity, 24))
             if "loss" in quantity:
                 axis.set_yscale("log")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             if axis.get_legend_handles_labels()[0]:
-                axis.legend(fontsize=7)
+                # Beside the panel: within it, it would cover curves.
+                axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     return figure
 
 

@@ -97,6 +97,16 @@ def test_the_other_figures_draw_their_data():
     np.testing.assert_array_equal(curves.axes[0].lines[0].get_ydata(), [1, 0.5])
 
 
+def test_legends_of_learning_curves_cover_no_curve():
+    sites = {f"hospital number {i}": [(1, 1.0 + i), (9, 2.0)] for i in range(12)}
+    figure = plot_training({"reconstruction": {"validation PSNR (dB)": sites, "PSNR by site": sites}})
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        legend = axis.get_legend().get_window_extent()
+        assert legend.x0 > axis.get_window_extent().x1 and legend.x1 < figure.bbox.x1
+        assert legend.y0 > 0 and len(axis.get_legend().get_texts()) == 12
+
+
 def test_sites_apart_stand_after_the_mean_and_outside_it():
     scores = {"m": {"s1": {"psnr": 1.0}, "s2": {"psnr": 3.0}, "unseen": {"psnr": 9.0}}}
     header, rows = metric_rows(scores, "psnr", ["s1", "s2"], apart=["unseen"])

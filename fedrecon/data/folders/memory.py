@@ -9,6 +9,8 @@ from fedrecon.data.clients import Cohort
 _BASE = {"reconstruction": 607e6, "segmentation": 499e6, "classification": 480e6}
 _COPIES = {"reconstruction": 2.1, "segmentation": 2.0, "classification": 2.5}
 _LAYERS = {"reconstruction": 76.0, "segmentation": 27.0, "classification": 7.0}
+# Of the process that has brought samples to the grid, what it compiled for that.
+_GRIDDING = 150e6
 
 
 class Memory(NamedTuple):
@@ -47,4 +49,5 @@ def estimate_memory(cohort: Cohort, task: str, *, batch_size: int = 10, channels
     ny, nx = cohort.image_shape
     layer = batch_size * ny * nx * channels * 4
     training = (_COPIES[task] - 1) * data + _LAYERS[task] * layer
-    return Memory(int(data), int(_BASE[task]), int(training))
+    gridded = any(getattr(site, "gridded", 0) for site in cohort.sites)
+    return Memory(int(data), int(_BASE[task] + gridded * _GRIDDING), int(training))
