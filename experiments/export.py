@@ -130,7 +130,7 @@ def task_of(run: FinishedRun, task: str, example: Mapping[str, jax.ShapeDtypeStr
     if isinstance(run.settings, TrainSettings):
         return federated_data.make_task(run.settings, example)
     if task == "reconstruction":
-        return reconstruction.make_task(run.settings, example["target"].shape[1:], example)
+        return reconstruction.make_task(run.settings, example)
     return downstream.make_task(task, run.settings, example)
 
 

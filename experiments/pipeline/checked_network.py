@@ -7,10 +7,11 @@ import numpy as np
 from experiments.pipeline.examples import signs_of_clients
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.folders import data_kind
+from experiments.pipeline.reconstruction import physics_of
 from fedrecon import Variables, ood
 from fedrecon.data import ClientData
 from fedrecon.learned import Architecture, CheckedNetwork, appearance, calibrate, make_images, make_signs
-from fedrecon.tasks import mri_measure
+from fedrecon.tasks import measure_of
 
 # Training examples of a site whose images are looked at.
 _MOST = 32
@@ -31,7 +32,8 @@ def checked_network(
     architecture = Architecture(
         "varnet", settings.cascades, settings.channels, settings.pools, norm=settings.norm
     )
-    images_by, signs_by = make_images(architecture.build(), mri_measure), make_signs(mri_measure)
+    measure, physics = measure_of(train.examples), physics_of(train.examples)
+    images_by, signs_by = make_images(architecture.build(), measure), make_signs(measure)
     found, signs = signs_of_clients(images_by, signs_by, [released] * data.clients, data)
     known = None
     if not settings.federation.dp_epsilon and found is not None:
@@ -40,7 +42,7 @@ def checked_network(
         known = ood.reference_of(appearance(seen), appearance(found))
     kind = data_kind(settings)
     origin = (
-        f"varnet trained by {settings.federation.algorithm} on the {kind} MRI of {', '.join(data.names)} "
-        f"(seed {settings.seed})"
+        f"varnet trained by {settings.federation.algorithm} on the {kind} {physics.upper()} of "
+        f"{', '.join(data.names)} (seed {settings.seed})"
     )
-    return CheckedNetwork(architecture, released, calibrate(signs), origin, images=known)
+    return CheckedNetwork(architecture, released, calibrate(signs), origin, physics, known)

@@ -12,12 +12,12 @@ from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.folders import data_kind
-from experiments.pipeline.reconstruction import classical
+from experiments.pipeline.reconstruction import classical, physics_of
 from fedrecon.files import write_atomically
 from fedrecon.learned import save_network
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead
-from fedrecon.tasks import mri_measure
+from fedrecon.tasks import measure_of
 from fedrecon.training import (
     Budget,
     Cost,
@@ -102,16 +102,17 @@ def run(
 
 
 def write_baselines(workdir: Workdir, data: FederatedData) -> None:
-    """Scores zero-filled images, CG-SENSE and total variation on the test examples, in ``baselines.json``.
+    """Scores the direct image, CG-SENSE and total variation on the test examples, in ``baselines.json``.
 
     Weights are those of the best mean PSNR in validation; without a validation split only zero-filled images
-    are scored. What an interrupted run has written stays.
+    (of CT, filtered back-projections) are scored. What an interrupted run has written stays.
     """
     if (workdir / _BASELINES).exists():
         return
     tuned = data.validation is not None
     split = Split(data.train, data.validation if tuned else data.test, data.test)
-    scores, _, weights = classical(mri_measure, split, "mri", tuned=tuned)
+    modality = physics_of(data.train.examples)
+    scores, _, weights = classical(measure_of(data.train.examples), split, modality, tuned=tuned)
     document = {"scores": scores, "weights": weights}
     write_atomically(workdir / _BASELINES, (json.dumps(as_json(document), indent=2) + "\n").encode())
 

@@ -17,7 +17,7 @@ from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from experiments.pipeline.start import architecture_of, open_start
 from fedrecon import Task, Variables, ood
-from fedrecon.data import ClientData, ct_detector_count
+from fedrecon.data import ClientData
 from fedrecon.learned import (
     CheckedNetwork,
     Signs,
@@ -30,8 +30,7 @@ from fedrecon.learned import (
 )
 from fedrecon.runtime import host_copy
 from fedrecon.tasks import (
-    ct_measure,
-    mri_measure,
+    measure_of,
     random_mirrors,
     reconstruction_metrics,
     reconstruction_task,
@@ -82,11 +81,12 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
       cohorts: of the run.
     """
     settings, cohort = run.settings, cohorts.reconstruction
-    measure, architecture = _measure(cohorts.image_shape, settings), architecture_of(settings)
-    model, task = architecture.build(), make_task(settings, cohorts.image_shape, example_of(cohort.train))
+    measure, physics = measure_of(cohort.train.examples), physics_of(cohort.train.examples)
+    architecture = architecture_of(settings)
+    model, task = architecture.build(), make_task(settings, example_of(cohort.train))
     start = open_start(settings)
     initial = start.variables if start else task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
-    scores, images, weights = classical(measure, cohort, settings.modality)
+    scores, images, weights = classical(measure, cohort, physics)
     test, images_by = cohort.test, make_images(model, measure)
 
     def predict(models: Sequence[Variables], data: ClientData) -> np.ndarray:
@@ -148,15 +148,15 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
         images=images,
         reconstructed=reconstructed,
         network=CheckedNetwork(
-            architecture, released, bounds, _origin(settings, cohort.train), settings.modality, known
+            architecture, released, bounds, _origin(settings, cohort.train), physics, known
         ),
         weights=weights,
     )
 
 
-def make_task(settings: FullStackSettings, image_shape: tuple[int, int], example: Mapping[str, Any]) -> Task:
+def make_task(settings: FullStackSettings, example: Mapping[str, Any]) -> Task:
     """The task and its network, of examples like ``example``."""
-    model, measure = architecture_of(settings).build(), _measure(image_shape, settings)
+    model, measure = architecture_of(settings).build(), measure_of(example)
     return reconstruction_task(model, measure, example, augment=random_mirrors if settings.mirror else None)
 
 
@@ -176,7 +176,7 @@ def checks(reconstruction: Reconstruction, cohort: Split) -> dict[str, list[str]
 def _origin(settings: FullStackSettings, train: ClientData) -> str:
     return (
         f"{settings.network} trained by {settings.federation.algorithm} on the {data_kind(settings)} "
-        f"{settings.modality.upper()} of {', '.join(train.names)} (seed {settings.seed})"
+        f"{physics_of(train.examples).upper()} of {', '.join(train.names)} (seed {settings.seed})"
     )
 
 
@@ -184,10 +184,9 @@ def _by_site(images: np.ndarray, data: ClientData) -> dict[str, np.ndarray]:
     return dict(zip(data.names, images, strict=True))
 
 
-def _measure(image_shape: tuple[int, int], settings: FullStackSettings) -> Callable:
-    if settings.modality == "mri":
-        return mri_measure
-    return ct_measure(image_shape, ct_detector_count(image_shape))
+def physics_of(example: Mapping[str, Any]) -> str:
+    """``"mri"`` or ``"ct"``, of examples of measurements."""
+    return "ct" if "sinogram" in example else "mri"
 
 
 def _placed(found: np.ndarray | None, data: ClientData) -> np.ndarray:

@@ -6,7 +6,13 @@ from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_sc
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
-from fedrecon.tasks.reconstruction import ct_measure, mri_measure, random_mirrors, reconstruction_task
+from fedrecon.tasks.reconstruction import (
+    ct_measure,
+    measure_of,
+    mri_measure,
+    random_mirrors,
+    reconstruction_task,
+)
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
@@ -25,6 +31,7 @@ __all__ = [
     "hausdorff95",
     "lower_is_better",
     "means",
+    "measure_of",
     "metric_names",
     "module_task",
     "mri_measure",

@@ -131,17 +131,32 @@ def ct_measure(
 
     Returns:
       ``measure(batch) -> (operators, measurements, None)``, which reads "sinogram" (examples, views,
-      detector_count) line integrals of what "target" holds, "angles" (examples, views) in radians and
-      "view_mask" (examples, views) float, 1 at real views and 0 at padding.
+      detector_count) line integrals of what "target" holds, "angles" (examples, views) in radians,
+      "view_mask" (examples, views) float, 1 at real views and 0 at padding, and perhaps "axis_offset"
+      (examples,), where the rotation axis is on the detector.
     """
 
-    def operator(angles: jax.Array, view_mask: jax.Array) -> LinearOperator:
-        geometry = ParallelBeam(angles, detector_count, detector_spacing)
+    def operator(angles: jax.Array, view_mask: jax.Array, *offset: jax.Array) -> LinearOperator:
+        places = {"axis_offset": offset[0]} if offset else {}
+        geometry = ParallelBeam(angles, detector_count, detector_spacing, **places)
         return filtered_radon(geometry, image_shape, pixel_size, view_mask)
 
     def measure(batch: Batch) -> tuple[LinearOperator, jax.Array, None]:
-        operators = jax.vmap(operator)(batch["angles"], batch["view_mask"])
+        names = ("angles", "view_mask", *(("axis_offset",) if "axis_offset" in batch else ()))
+        operators = jax.vmap(operator)(*(batch[name] for name in names))
         measurements = jax.vmap(lambda B, sinogram: B.prepare(sinogram))(operators, batch["sinogram"])
         return operators, measurements, None
 
     return measure
+
+
+def measure_of(example: Mapping) -> Measure:
+    """`mri_measure`, or of examples with a "sinogram" `ct_measure` in lengths of pixels.
+
+    Args:
+      example: arrays (examples, ...), or what has their shapes.
+    """
+    if "sinogram" not in example:
+        return mri_measure
+    ny, nx = example["target"].shape[-2:]
+    return ct_measure((ny, nx), example["sinogram"].shape[-1])

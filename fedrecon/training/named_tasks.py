@@ -8,7 +8,7 @@ import jax
 
 from fedrecon.errors import ArgumentError
 from fedrecon.models import NORMS, Classifier, UNet, VarNet
-from fedrecon.tasks import classification_task, mri_measure, reconstruction_task, segmentation_task
+from fedrecon.tasks import classification_task, measure_of, reconstruction_task, segmentation_task
 from fedrecon.types import Task, Variables
 
 TASKS = ("classification", "segmentation", "reconstruction")
@@ -28,7 +28,8 @@ def named_task(
 
     Args:
       name: "classification" ("image" and "label"), "segmentation" ("image" and "segmentation", background and
-        one structure) or "reconstruction" (of multi-coil MRI, as `mri_examples` makes).
+        one structure) or "reconstruction" (of multi-coil MRI, as `mri_examples` makes, or of sinograms, see
+        `measure_of`).
       example: arrays (examples, ...), or what has their shapes and dtypes.
       channels: of the network at full resolution.
       pools: of the network.
@@ -50,7 +51,7 @@ def named_task(
     if name == "segmentation":
         # Structures are rare: the first predictions are background.
         return segmentation_task(UNet(**sizes, output_bias=-3.0), example, flip=True)
-    return reconstruction_task(VarNet(cascades=cascades, **sizes), mri_measure, example)
+    return reconstruction_task(VarNet(cascades=cascades, **sizes), measure_of(example), example)
 
 
 def made_task(task: Any, example: Mapping[str, Any]) -> Task:

@@ -111,6 +111,11 @@ def nan(kspace):
     return kspace
 
 
+def not_finite(values):
+    values.flat[5] = np.inf
+    return values
+
+
 def holes(kspace):
     kspace[..., 1::2] = 0
     return kspace
@@ -262,6 +267,14 @@ ONE_FILE = [
         "a/p0.dat",
         "fully sampled k-space, or .* found 50.0 % of the samples and no reference",
     ),
+    ("ct", hdf5("a/p0.h5", "angles_deg", lambda a: a[:-1]), "a/p0.h5", "key 'angles_deg': expected shape"),
+    ("ct", hdf5("a/p0.h5", "angles_deg", np.deg2rad), "a/p0.h5", "degrees, found .* as if in radians"),
+    ("ct", hdf5("a/p0.h5", "angles_deg", lambda a: a / 2), "a/p0.h5", "views over 180 degrees .* found none"),
+    ("ct", hdf5("a/p0.h5", "sinogram", lambda s: s[0]), "a/p0.h5", "key 'sinogram': expected 3 axes"),
+    ("ct", hdf5("a/p0.h5", "sinogram", not_finite), "a/p0.h5", "key 'sinogram': expected finite"),
+    ("ct", attribute("a/p0.h5", "/", "detector_pixel", 0.0), "a/p0.h5", "@detector_pixel': expected a pos"),
+    ("ct", attribute("a/p0.h5", "/", "rotation_centre_pixel", 99), "a/p0.h5", "an element from 0 to 31"),
+    ("ct", cut("a/p0.h5"), "a/p0.h5", "a readable HDF5 file"),
     ("dicom", content("a/p0/00001.dcm", b""), "a/p0/00001.dcm", "expected"),
     ("dicom", content("a/p0/00001.dcm", "text" * 50), "a/p0/00001.dcm", "expected"),
     (

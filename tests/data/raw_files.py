@@ -66,12 +66,48 @@ def write_siemens(path, images, step=1):
     return write_twix(path, lines, **{"sKSpace.lBaseResolution": size})
 
 
-def write_discs(path, radii, views=24, elements=24, attenuation=0.02, spacing=1.0, arc=180.0, fan=None):
-    """Chords of discs around the axis, one for each slice: what any parallel view sees."""
-    u = (np.arange(elements) - (elements - 1) / 2) * spacing
-    chords = [2 * np.sqrt(np.maximum(r**2 - u**2, 0)) for r in radii]
+def chords(points, directions, discs):
+    """Line integrals of discs (x, y, radius, attenuation) along rays through points, unit directions."""
+    total = 0
+    for x, y, radius, attenuation in discs:
+        across = (points[..., 0] - x) * directions[..., 1] - (points[..., 1] - y) * directions[..., 0]
+        total = total + 2 * attenuation * np.sqrt(np.maximum(radius**2 - across**2, 0))
+    return total
+
+
+def write_parallel(path, slices, views=48, elements=32, axis=None, arc=180.0):
+    """Parallel beams through slices of discs, in lengths of elements; ``axis`` is the element at the axis."""
+    axis = (elements - 1) / 2 if axis is None else axis
+    t = np.deg2rad(arc / views * np.arange(views))[:, None]
+    s = np.arange(elements) - axis
+    points = np.stack([s * np.cos(t), s * np.sin(t)], -1)
+    directions = np.stack([-np.sin(t), np.cos(t)], -1)
     with h5py.File(path, "w") as file:
-        file["sinogram"] = np.stack([np.tile(attenuation * c, (views, 1)) for c in chords]).astype(np.float32)
-        file["angles_deg"] = arc / views * np.arange(views)
-        file.attrs["rotation_centre_pixel"], file.attrs["detector_pixel"] = (elements - 1) / 2, spacing
+        file["sinogram"] = np.stack([chords(points, directions, discs) for discs in slices]).astype(
+            np.float32
+        )
+        file["angles_deg"] = np.rad2deg(t[:, 0])
+        file.attrs["rotation_centre_pixel"], file.attrs["detector_pixel"] = axis, 1.0
+    return path
+
+
+def write_fan(path, discs, views=120, elements=32, source=100.0, detector=50.0, arc=360.0):
+    """A fan onto a flat detector whose elements are 1 mm wide at the axis, in the layout of Helsinki."""
+    t = np.deg2rad(arc / views * np.arange(views))[:, None, None]
+    spacing = (source + detector) / source
+    u = ((np.arange(elements) - (elements - 1) / 2) * spacing)[:, None]
+    e, n = (np.concatenate(pair, -1) for pair in ((np.cos(t), np.sin(t)), (-np.sin(t), np.cos(t))))
+    along = (source + detector) * n + u * e
+    along = along / np.linalg.norm(along, axis=-1, keepdims=True)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("arc")
+        group["sinogram"] = chords(-source * n, along, discs).astype(np.float32)
+        group["angles_deg"] = np.rad2deg(t[:, 0, 0])
+        for name, value in (
+            ("source_to_origin", source),
+            ("source_to_detector", source + detector),
+            ("detector_pixel", spacing),
+            ("recon_pixel", 1.0),
+        ):
+            file.attrs[f"{name}_mm"] = value
     return path

@@ -27,7 +27,7 @@ from tests.data.broken_files import (
     table,
 )
 from tests.data.hospital_files import write_mri, write_nifti, write_pictures
-from tests.data.raw_files import coil_images, write_epi, write_radial, write_siemens
+from tests.data.raw_files import coil_images, write_epi, write_parallel, write_radial, write_siemens
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {
@@ -38,8 +38,14 @@ TASKS = {
     "radial": "reconstruction",
     "epi": "reconstruction",
     "twix": "reconstruction",
+    "ct": "reconstruction",
 }
-RAW = {"radial": (write_radial, ".h5"), "epi": (write_epi, ".h5"), "twix": (write_siemens, ".dat")}
+RAW = {
+    "radial": (write_radial, ".h5"),
+    "epi": (write_epi, ".h5"),
+    "twix": (write_siemens, ".dat"),
+    "ct": (write_parallel, ".h5"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +236,8 @@ def broken(sound, tmp_path, kind, change):
         (sound / kind / "a").mkdir(parents=True)
         write, end = RAW[kind]
         for patient in range(4):
-            write(sound / kind / "a" / f"p{patient}{end}", coil_images(patient))
+            scanned = [[(patient, 2, 5, 0.02)]] if kind == "ct" else coil_images(patient)
+            write(sound / kind / "a" / f"p{patient}{end}", scanned)
     shutil.copytree(sound / kind, folder)
     change(folder)
     return folder

@@ -12,6 +12,7 @@ _MEASURED = _D + "test_measured.py::test_"
 _FOLDER = _D + "test_folders.py::test_"
 _BROKEN = _D + "test_broken_cohorts.py::test_"
 _RAW = _D + "test_raw_cohorts.py::test_"
+_SINOGRAMS = _D + "test_ct_cohorts.py::test_"
 
 _CLIENT_DATA = (
     *in_file(
@@ -269,6 +270,19 @@ _OFF_GRID = (
             "_REACH = 0.75",
             "_REACH = 0.4",
             _RAW + "spokes_and_lines_of_both_directions_become_the_kspace_of_their_images",
+        ),
+    ),
+    *in_file(
+        "fedrecon/data/folders/sinograms.py",
+        (
+            "offset = (rays.axis_offset + (count - kept) / 2) / factor",
+            "offset = rays.axis_offset / factor",
+            _SINOGRAMS + "rays_of_a_fan_become_those_of_parallel_beams",
+        ),
+        (
+            "view = np.mod(theta[:, None] + turn + sign * angle, 2 * np.pi)",
+            "view = np.mod(theta[:, None] + turn - sign * angle, 2 * np.pi)",
+            _SINOGRAMS + "rays_of_a_fan_become_those_of_parallel_beams",
         ),
     ),
     *in_file(

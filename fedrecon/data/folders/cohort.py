@@ -22,6 +22,7 @@ from fedrecon.data.folders.images import by_area, fitted, in_channels, normalize
 from fedrecon.data.folders.loading import Loaded, is_simulated, load_volumes
 from fedrecon.data.folders.manifest import TASKS, Manifest
 from fedrecon.data.folders.preparation import Preparation
+from fedrecon.data.folders.sinograms import few_views, kept_views
 from fedrecon.data.folders.volume import Volume
 from fedrecon.data.formats import DataError
 from fedrecon.data.simulation import read_mri_cohort
@@ -121,6 +122,11 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         rules.pop() if len(rules) == 1 else None,
         classes if task == "classification" else (),
     )
+    if task == "reconstruction":
+        _check_physics(everything)
+    views = max(
+        (kept_views(v.rays, manifest.undersampling.acceleration) for v in everything if v.rays), default=0
+    )
     del everything
     examples: dict[str, list] = {part: [] for part in PARTS}
     patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
@@ -133,7 +139,7 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
             for patient, volume, copies in divided[part]:
                 for number in range(copies):
                     key = mask_key(seed, f"{name}/{volume.name}/{patient}/{part}/{number}")
-                    one = _examples(volume, task, key, matrix, coils, manifest, classes, complete)
+                    one = _examples(volume, task, key, matrix, (coils, views), manifest, classes, complete)
                     made.setdefault(patient if copies == 1 else f"{patient} mask {number}", []).append(one)
             joined = {p: {k: np.concatenate([e[k] for e in es]) for k in es[0]} for p, es in made.items()}
             examples[part].append(list(joined.values()))
@@ -160,28 +166,48 @@ def _check_classes(manifest: Manifest, volumes: Sequence[Volume]) -> None:
         raise DataError(manifest.folder, None, "two labels or more", f"{', '.join(found) or 'none'} alone")
 
 
+def _check_physics(volumes: Sequence[Volume]) -> None:
+    """Refuses what one network cannot reconstruct: k-space and sinograms, or detectors of other sizes."""
+    first = volumes[0]
+    for volume in volumes:
+        if (volume.rays is None) != (first.rays is None):
+            kinds = ("k-space", "sinograms")
+            expected, found = kinds if first.rays is None else kinds[::-1]
+            raise DataError(volume.path, None, f"{expected}, as {first.name}, to reconstruct together", found)
+        if volume.rays is None or first.rays is None:
+            continue
+        expected, found = (v.values.shape[-1] for v in (first.rays, volume.rays))
+        if expected != found:
+            text = f"a detector of {expected} elements, as {first.name}, to reconstruct together"
+            raise DataError(volume.path, None, text, f"{found} elements")
+
+
 def _examples(
     volume: Volume,
     task: str,
     key: jax.Array,
     matrix: tuple[int, int],
-    coils: int,
+    padded: tuple[int, int],
     manifest: Manifest,
     classes: Sequence[str],
     complete: bool,
 ) -> dict[str, np.ndarray]:
-    """The examples of one volume, one for each slice."""
+    """The examples of one volume, one for each slice; ``padded`` are coils and views of all."""
     labels: np.ndarray | None = None
     if volume.labels is not None:
         labels = np.asarray([classes.index(label) for label in volume.labels], np.int32)
     elif volume.segmentation is not None:
         labels = np.asarray(volume.segmentation.any((1, 2)), np.int32)
     if task == "reconstruction":
-        assert volume.kspace is not None, "checked when it was read"
         segmentation = None
         if complete and volume.segmentation is not None:
-            segmentation = (by_area(volume.segmentation, matrix) > manifest.mask_area).astype(np.uint8)
-        examples = _measured(volume, key, matrix, coils, manifest, segmentation)
+            scaled = by_area if volume.rays is None else fitted
+            segmentation = (scaled(volume.segmentation, matrix) > manifest.mask_area).astype(np.uint8)
+        if volume.rays is None:
+            examples = _measured(volume, key, matrix, padded[0], manifest, segmentation)
+        else:
+            acceleration = manifest.undersampling.acceleration
+            examples = few_views(volume, key, matrix, padded[1], acceleration, segmentation)
         examples.pop("volume")
         return examples if labels is None or not complete else examples | {"label": labels}
     if volume.kspace is None:

@@ -215,7 +215,9 @@ def _check_channels(volumes: dict[str, list[Volume]], faults: Faults) -> None:
 def check_needs(volume: Volume, task: str) -> None:
     """Raises `DataError` unless a volume has what a task needs."""
     path = volume.path
-    if task == "reconstruction" and volume.kspace is None:
+    if task == "reconstruction" and volume.lacks is not None:
+        raise DataError(path, None, *volume.lacks)
+    if task == "reconstruction" and volume.kspace is None and volume.rays is None:
         expected = (
             "raw k-space to reconstruct (or coils and field_of_view in the manifest, which simulate it)"
         )

@@ -15,6 +15,22 @@ OTHERS = Intensity("percentile", 1.0, 99.5)
 _SAMPLED = 0.98
 
 
+class Rays(NamedTuple):
+    """Line integrals of parallel beams, which see from all sides.
+
+    Attributes:
+      values: float32 ``(slices, views, elements)``, dimensionless.
+      angles: float64 ``(views,)`` in radians, as of `operators.ParallelBeam`.
+      axis_offset: place of the rotation axis along the detector, in elements from its middle.
+      pixel_size: width of an element in the unit of the file.
+    """
+
+    values: np.ndarray
+    angles: np.ndarray
+    axis_offset: float
+    pixel_size: float
+
+
 class Volume(NamedTuple):
     """What one patient has in one file.
 
@@ -32,6 +48,7 @@ class Volume(NamedTuple):
       unit: of the image, in words.
       intensity: the rule for images of its kind.
       gridded: what was brought to the grid of ``kspace``, in words; empty where it was measured there.
+      rays: of CT; None of others, and where ``lacks`` says what is wrong with them, as expected and found.
       sampled: part of the field of view's k-space that samples off the grid cover.
     """
 
@@ -51,6 +68,8 @@ class Volume(NamedTuple):
     intensity: Intensity = OTHERS
     gridded: str = ""
     sampled: float = 1.0
+    rays: Rays | None = None
+    lacks: tuple[str, str] | None = None
 
     @property
     def slices(self) -> int:
@@ -86,6 +105,7 @@ def some_slices(volume: Volume, kept: np.ndarray) -> Volume:
         image=some(volume.image),
         segmentation=some(volume.segmentation),
         reference=some(volume.reference),
+        rays=volume.rays and volume.rays._replace(values=volume.rays.values[kept]),
         labels=None if volume.labels is None else tuple(volume.labels[i] for i in kept),
     )
 
