@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments.pipeline import federated_settings, settings
 from experiments.pipeline.programs import flag_groups
-from fedrecon.runtime import run_program
+from fedrecon.runtime import run_program, spelled
 from fedrecon.training import fields
 
 # Module -> its settings class and the fields that presets set; None where there is no such class.
@@ -46,6 +46,7 @@ _HEADER = """# Flags
 The flags of all programs, printed by `python -m experiments.flag_reference` from where they are defined; a
 value that fits none is refused in one line that names the flag. Lists are separated by commas; flags of true
 and false are `--NAME` and `--noNAME`. `--algorithm.NAME` and `--reduce.NAME` are in [methods.md](methods.md);
+`--dp.NAME` may be written `--dp_NAME`, and is explained in [privacy.md](privacy.md);
 `python -m PROGRAM --help` says what a program does; `--flagfile=FILE` reads flags from a file, one a line.
 
 Programs without flags: `python -m data_scripts.inspect_file FILE ...`, and
@@ -103,7 +104,12 @@ def _row(program: str, flag: flags.Flag, known: Any) -> tuple[str, str, str, str
         shown = "by `--preset`"
     if any("other than None" in check.message for check in flag.validators):
         shown = "required"
-    return f"`--{flag.name}`", shown, _range(flag, *span, above), text.rstrip(".").replace("|", "\\\\|")
+    return (
+        f"`--{spelled(flag.name)}`",
+        shown,
+        _range(flag, *span, above),
+        text.rstrip(".").replace("|", "\\\\|"),
+    )
 
 
 def _shown(default: Any) -> str:

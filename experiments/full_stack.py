@@ -15,7 +15,7 @@ afl, fedrep) take Adam at the rates of adam_cosine.
   python -m experiments.full_stack --workdir=runs/first
   python -m experiments.full_stack --workdir=runs/ct --modality=ct
   python -m experiments.full_stack --workdir=runs/measured --cohort=measured --data_dir=DIR
-  python -m experiments.full_stack --workdir=runs/private --algorithm=fedbn --dp_epsilon=8
+  python -m experiments.full_stack --workdir=runs/private --algorithm=fedbn --dp.epsilon=8
 """
 
 import shlex

@@ -35,4 +35,4 @@ def test_rows_say_default_range_and_need():
         assert row in reconstruct
     stack = page[: page.index("## experiments.train_federated")]
     assert "### privacy" in stack and "| `--rounds` | by `--preset` | integer above 0 |" in stack
-    assert "| `--dp_delta` | `0.0` | number from 0 to 1 |" in stack
+    assert "| `--dp.delta` | `0.0` | number from 0 to 1 |" in stack

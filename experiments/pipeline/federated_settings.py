@@ -205,7 +205,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise FlagError("channels", "a multiple of 4 with --norm=group", settings.channels)
     if settings.norm == "batch" and federation.dp_epsilon:
         raise FlagError(
-            "norm", "instance or group with --dp_epsilon, since batch statistics mix examples", settings.norm
+            "norm", "instance or group with --dp.epsilon, since batch statistics mix examples", settings.norm
         )
     fitting = {"retina": ("segmentation",), "xray": ("classification",)}.get(settings.cohort, TASKS)
     if settings.task not in TASKS and not is_own(settings.task):

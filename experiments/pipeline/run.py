@@ -18,6 +18,7 @@ from fedrecon.training import (
     FlagError,
     PrivacyPlan,
     choose_parallel,
+    expected_batch_size,
     parse_faults,
     plan_privacy,
     schedule_name,
@@ -99,16 +100,14 @@ def run(
 def stage_budgets(settings: FullStackSettings) -> dict[str, Budget]:
     """What each stage may spend; under differential privacy all stages have one batch size, to compose."""
     federation = settings.federation
-    private = federation.dp_batch_size if federation.dp_epsilon else None
     fine_tuning = Budget(
         settings.finetune_rounds,
         settings.finetune_epochs,
-        private or settings.finetune_batch_size,
+        expected_batch_size(federation, settings.finetune_batch_size),
         settings.finetune_learning_rate,
     )
-    reconstruction = Budget(
-        settings.rounds, settings.epochs, private or settings.batch_size, settings.learning_rate
-    )
+    batch_size = expected_batch_size(federation, settings.batch_size)
+    reconstruction = Budget(settings.rounds, settings.epochs, batch_size, settings.learning_rate)
     return {"reconstruction": reconstruction, "segmentation": fine_tuning, "classification": fine_tuning}
 
 

@@ -335,7 +335,7 @@ def _check(settings: FullStackSettings) -> None:
         personal = "fine_tune" if federation.fine_tune else "algorithm"
         if unprotected(federation):
             expected = (
-                "one without models that sites train without noise, with --dp_epsilon, since later stages "
+                "one without models that sites train without noise, with --dp.epsilon, since later stages "
                 "train on their images"
             )
             raise FlagError(personal, expected, getattr(federation, personal))

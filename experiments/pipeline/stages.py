@@ -19,7 +19,7 @@ from fedrecon.training import (
     Course,
     Execution,
     FederationSettings,
-    Noise,
+    Spending,
     Stage,
     Trained,
     comparator,
@@ -41,14 +41,14 @@ class Run:
       workdir: of the run.
       execution: how trainings are carried out.
       budget: of each training of the stage.
-      noise: of DP-SGD in the federated training; None without.
+      noise: what the federated training may release; None without privacy.
     """
 
     settings: FullStackSettings
     workdir: Workdir
     execution: Execution
     budget: Budget
-    noise: Noise | None
+    noise: Spending | None
 
     def train(
         self,

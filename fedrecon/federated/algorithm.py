@@ -119,11 +119,13 @@ class ClientUpdate(NamedTuple):
         shard_map.
       batching: ``batching(examples, valid, key) -> (index, mask)`` when the method needs its own batches
         (Poisson sampling of DP-SGD); None leaves them to `make_round`.
+      rollback: as in `Method`, of the whole client state; None restores it.
     """
 
     init: Callable[[Variables], PyTree]
     update: Callable[[Variables, PyTree, PyTree, Batches, jax.Array, jax.Array], ClientResult]
     batching: Batching | None = None
+    rollback: Callable[[PyTree, PyTree], PyTree] | None = None
 
 
 class FederatedAlgorithm(NamedTuple):

@@ -7,7 +7,7 @@ unpadded one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -116,3 +116,100 @@ def poisson_steps(expected_batch_size: float, padded_batch_size: int, steps: int
         return jax.lax.map(places, jnp.arange(steps))
 
     return batching
+
+
+def balls_in_bins(expected_batch_size: float, padded_batch_size: int, steps: int) -> Batching:
+    """Balls in bins: every valid example is in one random step of each pass of ``ceil(n / expected)`` steps.
+
+    The last pass may be cut off. If a step has more than ``padded_batch_size``, a uniformly random subset of
+    that size is kept; a step may come out empty.
+
+    Raises:
+      ValueError: if an argument is not positive.
+    """
+    _check_positive(padded_batch_size=padded_batch_size, steps=steps)
+    if not expected_batch_size > 0:
+        raise ArgumentError("expected_batch_size", "a positive number", repr(expected_batch_size))
+
+    def batching(valid, key):
+        bins = jnp.maximum(jnp.ceil(valid.sum() / expected_batch_size), 1).astype(jnp.int32)
+        size = min(padded_batch_size, valid.shape[0])
+        padding = (0, padded_batch_size - size)
+
+        def places(step):
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+                jax.random.fold_in(key, step // bins), _rank(valid)
+            )
+            draw = jax.vmap(jax.random.uniform)(keys) * bins
+            taken = valid & (jnp.floor(draw) == step % bins)
+            # Given the bin, what is left of the draw is uniform: the smallest are a random subset.
+            order = jnp.argsort(jnp.where(taken, draw, jnp.inf))[:size].astype(jnp.int32)
+            return jnp.pad(order, padding), jnp.pad(taken[order], padding)
+
+        return jax.lax.map(places, jnp.arange(steps))
+
+    return batching
+
+
+def repeated_passes(batch_size: int, epochs: int) -> Batching:
+    """Passes over the valid examples in one order, the same in every pass and every round.
+
+    Two visits of an example are ``ceil(n / batch_size)`` steps apart, exactly.
+
+    Raises:
+      ValueError: if an argument is not a positive integer.
+    """
+    once = shuffled_epochs(batch_size, 1)
+    _check_positive(epochs=epochs)
+
+    def batching(valid, key):
+        del key
+        index, mask = once(valid, jax.random.key(0))
+        return jnp.tile(index, (epochs, 1)), jnp.tile(mask, (epochs, 1))
+
+    return batching
+
+
+def patients_of(examples: Mapping[str, jax.Array], valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Number of each example's patient among the client's, int32 (examples,), and of all of them, int32 ().
+
+    Patients are told apart by ``examples["volume"]``; without it every example is one. Of no meaning where
+    invalid.
+    """
+    if "volume" not in examples:
+        return _rank(valid), valid.sum()
+    ids = examples["volume"]
+    order = jnp.lexsort((ids, ~valid))
+    before = jnp.roll(order, 1)
+    new = valid[order] & ((ids[order] != ids[before]) | (jnp.arange(len(ids)) == 0))
+    number = jnp.zeros_like(order).at[order].set(jnp.cumsum(new) - 1)
+    return number.astype(jnp.int32), new.sum()
+
+
+def by_patient(batching: Batching, units: int, images: int) -> Callable:
+    """Batches of whole patients, ``batching(examples, valid, key) -> (index, mask)``.
+
+    Args:
+      batching: draws patients instead of examples.
+      units: most patients of a client; 0 is the number of examples.
+      images: most examples of a patient.
+
+    Returns:
+      A function whose ``index`` and ``mask`` are (steps, batch * images): of each patient ``images`` places.
+    """
+
+    def spread(examples, valid, key):
+        most = units or valid.shape[0]
+        number, count = patients_of(examples, valid)
+        number = jnp.where(valid, number, most)
+        order = jnp.argsort(number, stable=True).astype(jnp.int32)
+        owned = jnp.bincount(number, length=most + 1)[:most]
+        # Empty places hold the patient's own last image: what is not finite reaches nobody else.
+        places = (jnp.cumsum(owned) - owned)[:, None] + jnp.minimum(jnp.arange(images), owned[:, None] - 1)
+        table = order[jnp.clip(places, 0, valid.shape[0] - 1)]
+        filled = jnp.arange(images) < owned[:, None]
+        chosen, mask = batching(jnp.arange(most) < count, key)
+        index, mask = table[chosen], filled[chosen] & mask[..., None]
+        return index.reshape(len(index), -1), mask.reshape(len(mask), -1)
+
+    return spread

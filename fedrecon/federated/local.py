@@ -89,7 +89,10 @@ def local_training(
         state = LocalState(own, opt_state if keep_optimizer else ())
         return result._replace(message=message, client_state=state)
 
-    return ClientUpdate(init, update, method.batching)
+    def rollback(before, after):
+        return before._replace(method=method.rollback(before.method, after.method))
+
+    return ClientUpdate(init, update, method.batching, rollback if method.rollback else None)
 
 
 def _context(

@@ -87,6 +87,8 @@ class Method(NamedTuple):
       batching: ``batching(examples, valid, key) -> (index, mask)`` where the method defines the batches.
       every_step: steps without a valid example are taken, too (their noise belongs to the guarantee).
       hides: no number computed from examples may leave the client but through the oracle.
+      rollback: ``rollback(before, after) -> state`` of a client that took part in a round that is not kept
+        (its update was left out, or the server's step was not applied); None restores the state before.
       discloses: what the method sends, or keeps for evaluation, that is computed from examples without the
         oracle, or from single ones inside of it; it then does not combine with a method that ``hides``.
     """
@@ -107,6 +109,7 @@ class Method(NamedTuple):
     batching: Batching | None = None
     every_step: bool = False
     hides: bool = False
+    rollback: Callable[[PyTree, PyTree], PyTree] | None = None
     discloses: str = ""
 
 
@@ -152,6 +155,7 @@ def combine(*methods: Method | None) -> Method:
         batching=batching[0] if batching else None,
         every_step=any(part.every_step for part in parts),
         hides=any(part.hides for part in parts),
+        rollback=functools.partial(_rollback, parts) if _any(parts, "rollback") else None,
         discloses=disclosed[0] if disclosed else "",
     )
 
@@ -294,6 +298,13 @@ def _finish(parts, result, memory, context):
         states.append(state)
     fields = (tuple(getattr(message, name) for message in messages) for name in Message._fields)
     return result, Message(*fields), tuple(states) if _any(parts, "init") else ()
+
+
+def _rollback(parts, before, after):
+    return tuple(
+        old if part.rollback is None else part.rollback(old, new)
+        for part, old, new in zip(parts, before, after, strict=True)
+    )
 
 
 def _part_of(message: Message, number: int) -> Message:

@@ -4,20 +4,36 @@ Methods by name are in ``methods``, a tamper-evident record of rounds in `chain`
 """
 
 from fedrecon.privacy import chain as chain
-from fedrecon.privacy.accounting import Calibration, calibrate_noise_multiplier, example_level_epsilon
+from fedrecon.privacy.accounting import (
+    ACCOUNTANT,
+    RELATION,
+    Calibration,
+    calibrate_noise_multiplier,
+    composed,
+    default_delta,
+    epsilon_of,
+    training_event,
+    with_noise,
+)
 from fedrecon.privacy.distributed import DistributedNoise
 from fedrecon.privacy.ledger import Ledger, Release, read_ledger
 from fedrecon.privacy.methods.cheng import cheng
 from fedrecon.privacy.methods.famhe import famhe
 
 __all__ = [
+    "ACCOUNTANT",
+    "RELATION",
     "Calibration",
     "DistributedNoise",
     "Ledger",
     "Release",
     "calibrate_noise_multiplier",
     "cheng",
-    "example_level_epsilon",
+    "composed",
+    "default_delta",
+    "epsilon_of",
     "famhe",
     "read_ledger",
+    "training_event",
+    "with_noise",
 ]

@@ -1,20 +1,28 @@
-"""Accounting of example-level DP-SGD at each site, by privacy loss distributions."""
+"""Accounting of private training at each site: what was released, as events, and what it costs."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fedrecon.errors import ArgumentError
+from fedrecon.federated.mechanism import Mechanism
+from fedrecon.privacy.composition import composed_epsilon
+from fedrecon.privacy.events import event_to_json, leaves
 
 # Larger ones promise little: with probability delta an example may be disclosed.
 LARGEST_DEFAULT_DELTA = 1e-5
+# All mechanisms are accounted for units that are replaced by nothing (zero-out).
+RELATION = "REPLACE_SPECIAL"
+ACCOUNTANT = "privacy loss distributions of dp-accounting"
 
 
 class Calibration(NamedTuple):
     """One noise multiplier for all sites, and what it gives each.
 
     Attributes:
-      noise_multiplier: noise standard deviation over the clipping norm.
+      noise_multiplier: noise standard deviation over the sensitivity.
       epsilons: each site's own epsilon, none above the target.
       deltas: the delta of each.
     """
@@ -24,109 +32,94 @@ class Calibration(NamedTuple):
     deltas: tuple[float, ...]
 
 
-def training_event(
-    *,
-    noise_multiplier: float,
-    steps: int,
-    examples: int,
-    expected_batch_size: float,
-    padded_batch_size: int,
-) -> Any:
-    """One site's whole training as a ``dp_accounting.DpEvent``.
+def training_event(mechanism: Mechanism, *, rounds: int, units: int) -> Any:
+    """What a mechanism releases about one client's units in some rounds, as a ``dp_accounting.DpEvent``.
 
-    ``steps`` compositions of the Gaussian mechanism on a Poisson sample of rate
-    min(1, expected_batch_size / examples), truncated to ``padded_batch_size`` (arXiv:2508.15089).
-
-    Raises:
-      ValueError: for arguments out of range.
-    """
-    import dp_accounting
-
-    at_least = {"noise_multiplier": (noise_multiplier, 0), "steps": (steps, 0), "examples": (examples, 1)}
-    at_least["padded_batch_size"] = (padded_batch_size, 1)
-    for name, (value, least) in at_least.items():
-        if not value >= least:
-            raise ArgumentError(name, f"at least {least}", repr(value))
-    if not expected_batch_size > 0:
-        raise ArgumentError("expected_batch_size", "a positive number", repr(expected_batch_size))
-    step = dp_accounting.TruncatedSubsampledGaussianDpEvent(
-        dataset_size=examples,
-        sampling_probability=min(1.0, expected_batch_size / examples),
-        truncated_batch_size=padded_batch_size,
-        noise_multiplier=noise_multiplier,
-    )
-    return dp_accounting.SelfComposedDpEvent(step, steps)
-
-
-def example_level_epsilon(
-    *,
-    noise_multiplier: float,
-    steps: int,
-    examples: int,
-    expected_batch_size: float,
-    padded_batch_size: int,
-    delta: float | None = None,
-    discretization: float = 1e-4,
-) -> float:
-    """Epsilon of one site's DP-SGD (`fedrecon.federated.dp_sgd`) with respect to one of its examples.
-
-    The neighboring relation is zero-out: data sets of the same, public size that differ in one example's
-    being replaced by nothing. Numerically it is an upper bound (pessimistic rounding of the privacy loss).
+    - Poisson sampling: compositions of the Gaussian mechanism on a sample of rate min(1, expected_batch_size
+      / units), truncated to ``padded_batch_size`` (arXiv:2508.15089).
+    - Balls in bins, and fixed batches: each unit is in one sum of every pass that was begun, which is one
+      Gaussian mechanism a pass. No amplification is claimed: the batch of a unit may be known.
+    - A strategy: one Gaussian mechanism for the whole training, whatever its part that was taken.
+    - Sites: every round is one sum; of all sites without amplification, or of a Poisson sample. The count
+      of clipped sites is in the noise multiplier.
 
     Args:
-      noise_multiplier: z.
-      steps: local steps the site takes in the whole run: steps per round times rounds it joins.
-      examples: the site's number of examples.
-      expected_batch_size: mean Poisson batch before truncation.
-      padded_batch_size: largest batch.
-      delta: of the guarantee; by default 1e-5, and ``examples ** -1.1`` where that is less.
-      discretization: grid of the privacy loss; smaller is tighter and slower.
-
-    Returns:
-      epsilon; infinite without noise, 0 without steps.
+      mechanism: of each step.
+      rounds: that the client joins; with a strategy at most those that its ``factors`` were made for.
+      units: the client's number of units; of the unit "site" the number of clients.
 
     Raises:
       ValueError: for arguments out of range.
     """
     import dp_accounting
 
-    event = training_event(
-        noise_multiplier=noise_multiplier,
-        steps=steps,
-        examples=examples,
-        expected_batch_size=expected_batch_size,
-        padded_batch_size=padded_batch_size,
+    for name, value, least in (("rounds", rounds, 0), ("units", units, 1)):
+        if not value >= least:
+            raise ArgumentError(name, f"at least {least}", repr(value))
+    if rounds == 0:
+        return dp_accounting.NoOpDpEvent()
+    gaussian = dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
+    if mechanism.strategy:
+        return gaussian
+    if mechanism.sampling == "fixed":
+        return dp_accounting.SelfComposedDpEvent(gaussian, rounds * mechanism.epochs)
+    if mechanism.sampling == "balls_in_bins":
+        bins = math.ceil(units / mechanism.expected_batch_size)
+        return dp_accounting.SelfComposedDpEvent(gaussian, rounds * math.ceil(mechanism.steps / bins))
+    step = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+        dataset_size=units,
+        sampling_probability=min(1.0, mechanism.expected_batch_size / units),
+        truncated_batch_size=mechanism.padded_batch_size,
+        noise_multiplier=mechanism.noise_multiplier,
     )
-    delta = _delta(delta, examples)
-    if steps == 0:
-        return 0.0
-    accountant = dp_accounting.pld.PLDAccountant(
-        dp_accounting.NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=discretization
+    return dp_accounting.SelfComposedDpEvent(step, mechanism.steps * rounds)
+
+
+def epsilon_of(event: Any, delta: float) -> float:
+    """Epsilon of an event at this delta for units that are zeroed, as `Ledger` counts it.
+
+    Args:
+      event: a ``dp_accounting.DpEvent``.
+      delta: of the guarantee.
+
+    Returns:
+      an upper bound, at most 0.5 % above that of the finest grid of the privacy loss; infinite without noise,
+      0 if nothing was released.
+
+    Raises:
+      ValueError: the delta is not between 0 and 1.
+    """
+    return composed_epsilon(leaves(event_to_json(event)), RELATION, checked_delta(delta)).epsilon
+
+
+def composed(parts: Sequence[tuple[Mechanism, int]], units: int) -> Any:
+    """The event of several trainings on the same units: of each its mechanism and rounds."""
+    import dp_accounting
+
+    return dp_accounting.ComposedDpEvent(
+        [training_event(mechanism, rounds=rounds, units=units) for mechanism, rounds in parts]
     )
-    return float(accountant.compose(event).get_epsilon(delta))
 
 
 def calibrate_noise_multiplier(
     target_epsilon: float,
+    parts: Sequence[tuple[Mechanism, int]],
     *,
-    steps: int,
-    examples: Sequence[int],
-    expected_batch_size: float,
-    padded_batch_size: int,
+    units: Sequence[int],
     delta: float | None = None,
-    discretization: float = 1e-3,
     tolerance: float = 1e-3,
 ) -> Calibration:
     """The smallest noise multiplier, within ``tolerance``, at which no site exceeds the target.
 
     Every site uses the same multiplier; the search runs on the worst one, usually that with the fewest
-    examples.
+    units.
 
     Args:
       target_epsilon: of every site's guarantee.
-      steps: local steps each site takes in the whole run.
-      examples: the sites' numbers of examples.
-      expected_batch_size, padded_batch_size, delta, discretization: as in `example_level_epsilon`.
+      parts: the mechanism and the rounds of each training on the same units; their noise multipliers are
+        those that are sought.
+      units: the sites' numbers of units.
+      delta: of the guarantee; by default 1e-5, and ``units ** -1.1`` where that is less.
       tolerance: of the multiplier, from above.
 
     Raises:
@@ -136,42 +129,49 @@ def calibrate_noise_multiplier(
         raise ArgumentError("target_epsilon", "a positive number", repr(target_epsilon))
     if not tolerance > 0:
         raise ArgumentError("tolerance", "a positive number", repr(tolerance))
-    if not examples:
-        raise ArgumentError("examples", "at least one site", "none")
-    if steps < 1:
-        raise ArgumentError("steps", "at least 1", repr(steps))
+    if not units:
+        raise ArgumentError("units", "at least one site", "none")
+    if not any(rounds for _, rounds in parts):
+        raise ArgumentError("parts", "at least one round", repr(parts))
 
+    @functools.cache
     def epsilon(multiplier: float, size: int) -> float:
-        return example_level_epsilon(
-            noise_multiplier=multiplier,
-            steps=steps,
-            examples=size,
-            expected_batch_size=expected_batch_size,
-            padded_batch_size=padded_batch_size,
-            delta=delta,
-            discretization=discretization,
-        )
+        event = composed([(with_noise(mechanism, multiplier), rounds) for mechanism, rounds in parts], size)
+        return epsilon_of(event, default_delta(delta, size))
 
     multiplier = 0.0
     # Epsilon need not fall with size when delta and truncation depend on it, so every size is checked.
-    for size in sorted(set(examples)):
+    for size in sorted(set(units)):
         if epsilon(multiplier, size) > target_epsilon:
 
             def enough(multiplier: float, size: int = size) -> bool:
                 return epsilon(multiplier, size) <= target_epsilon
 
             multiplier = _smallest(enough, multiplier, tolerance)
-    by_size = {size: epsilon(multiplier, size) for size in set(examples)}
     return Calibration(
         multiplier,
-        tuple(by_size[size] for size in examples),
-        tuple(_delta(delta, size) for size in examples),
+        tuple(epsilon(multiplier, size) for size in units),
+        tuple(default_delta(delta, size) for size in units),
     )
 
 
-def _delta(delta: float | None, examples: int) -> float:
-    # Of few examples less than one over their number is still no guarantee.
-    delta = min(LARGEST_DEFAULT_DELTA, examples**-1.1) if delta is None else delta
+def with_noise(mechanism: Mechanism, noise_multiplier: float) -> Mechanism:
+    """The mechanism with another noise multiplier."""
+    return dataclasses.replace(mechanism, noise_multiplier=noise_multiplier)
+
+
+def default_delta(delta: float | None, units: int) -> float:
+    """Delta as given, or 1e-5, and ``units ** -1.1`` where that is less.
+
+    Raises:
+      ValueError: the delta is not between 0 and 1.
+    """
+    # Of few units less than one over their number is still no guarantee.
+    return checked_delta(min(LARGEST_DEFAULT_DELTA, units**-1.1) if delta is None else delta)
+
+
+def checked_delta(delta: float) -> float:
+    """The delta, if it is between 0 and 1."""
     if not 0 < delta < 1:
         raise ArgumentError("delta", "a number between 0 and 1", repr(delta))
     return delta

@@ -17,6 +17,7 @@ from fedrecon.runtime.distributed import (
     open_workdir,
     start,
 )
+from fedrecon.runtime.help import spelled
 from fedrecon.runtime.log import RunLog, decode_numbers, encode_numbers, read_log
 from fedrecon.runtime.program import (
     check_values,
@@ -65,6 +66,7 @@ __all__ = [
     "run_program",
     "set_cpu_devices",
     "show_help",
+    "spelled",
     "start",
     "train",
     "user_message",

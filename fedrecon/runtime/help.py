@@ -10,6 +10,11 @@ _VALUES = {"int": "INTEGER", "float": "NUMBER", "string": "TEXT"}
 _SHORT = ("help", "h", "helpshort", "?")
 
 
+def spelled(name: str) -> str:
+    """How a flag is shown: those of differential privacy as ``dp.NAME``, the same flag as ``dp_NAME``."""
+    return f"dp.{name.removeprefix('dp_')}" if name.startswith("dp_") else name
+
+
 def help_asked(argv: Sequence[str]) -> str:
     """The word short or full for a command line with ``--help`` or ``--helpfull``, else the empty text."""
     names = [argument.lstrip("-") for argument in argv[1:] if argument.startswith("-")]
@@ -49,10 +54,10 @@ def _listed(group: str, members: Sequence[flags.Flag]) -> str:
 
 def _usage(flag: flags.Flag) -> str:
     if flag.boolean:
-        return f"--[no]{flag.name}"
+        return f"--[no]{spelled(flag.name)}"
     choices = getattr(flag.parser, "enum_values", None)
     value = " | ".join(choices) if choices else _VALUES.get(flag.flag_type(), "A,B,...")
-    return "\n        ".join(textwrap.wrap(f"--{flag.name}={value}", _WIDTH - 8))
+    return "\n        ".join(textwrap.wrap(f"--{spelled(flag.name)}={value}", _WIDTH - 8))
 
 
 def _about(flag: flags.Flag) -> str:

@@ -4,7 +4,7 @@
 how long.
 """
 
-from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import (
     algorithms,
     check_method,
@@ -22,6 +22,7 @@ from fedrecon.training.federation_settings import (
     NO_PRIVACY,
     FederationSettings,
     check_federation,
+    expected_batch_size,
 )
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
@@ -79,11 +80,11 @@ __all__ = [
     "FederationSettings",
     "FlagError",
     "Need",
-    "Noise",
     "PrivacyPlan",
     "Result",
     "Results",
     "Scores",
+    "Spending",
     "Stage",
     "Trained",
     "algorithms",
@@ -98,6 +99,7 @@ __all__ = [
     "course",
     "cross_site_scores",
     "example_of",
+    "expected_batch_size",
     "fields",
     "fitted",
     "fixed_flags",

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from fedrecon.federated.mechanism import Mechanism
+
 
 class Budget(NamedTuple):
     """What a training may spend.
@@ -9,7 +11,7 @@ class Budget(NamedTuple):
     Attributes:
       rounds: federated rounds.
       epochs: local passes over a client's data in a round.
-      batch_size: examples in a local step; under DP-SGD the expected number.
+      batch_size: examples in a local step; under differential privacy the expected number.
       learning_rate: of the clients, in the first round (with warmup_cosine, the highest).
     """
 
@@ -19,13 +21,19 @@ class Budget(NamedTuple):
     learning_rate: float
 
 
-class Noise(NamedTuple):
-    """Noise of DP-SGD, the same at every client and in every step.
+class Spending(NamedTuple):
+    """What a private stage may release.
 
     Attributes:
-      multiplier: its standard deviation over ``clipping_norm``.
-      clipping_norm: bound on the l2 norm of each example's gradient.
+      mechanism: of every release.
+      units: client -> its number of units; of the unit "site" the number of clients.
+      deltas: client -> delta of its guarantee.
+      target: epsilon that no client's total may exceed.
+      secure: whether noise comes from the operating system.
     """
 
-    multiplier: float
-    clipping_norm: float
+    mechanism: Mechanism
+    units: dict[str, int]
+    deltas: dict[str, float]
+    target: float
+    secure: bool = False

@@ -15,11 +15,11 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
-from fedrecon.training.budgets import Budget, Noise
+from fedrecon.federated.mechanism import private_sum, unreported
+from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.components import (
     ADAM_COSINE_END,
     check_reducer,
-    full_steps,
     make_optimizer,
     make_reducer,
     make_sampler,
@@ -39,8 +39,8 @@ from fedrecon.types import Task, Variables
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
     "clip_norm", "stragglers", "fault", "fine_tune", "fine_tune_head", "topology", "mixing", "visits",
-    "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing", "dp_epsilon",
-    "dp_delta", "dp_clipping_norm", "dp_batch_size",
+    "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing",
+    *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
 )  # fmt: skip
 # Flags of who takes part, which mean nothing where all data are one client's.
 _CHOICE = ("sampler", "clients_per_round", "stream", "stream_from")
@@ -166,7 +166,7 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
 
 
 def unprotected(settings: FederationSettings) -> bool:
-    """Whether clients evaluate with models that they train without noise under ``--dp_epsilon``.
+    """Whether clients evaluate with models that they train without noise under ``--dp.epsilon``.
 
     These never leave a client, but what is made with them depends on its examples.
     """
@@ -181,7 +181,7 @@ def make_algorithm(
     task: Task,
     train: ClientData,
     *,
-    noise: Noise | None = None,
+    noise: Spending | None = None,
     represent: Callable | None = None,
 ) -> fl.FederatedAlgorithm:
     """The algorithm that the settings name, for these clients.
@@ -191,7 +191,7 @@ def make_algorithm(
       budget: of the training.
       task: what is learned.
       train: the clients (for a pooling comparator the pooled one).
-      noise: of DP-SGD; None trains without.
+      noise: what may be released; None trains without privacy.
       represent: the network's representation, where the algorithm needs one.
 
     Raises:
@@ -214,29 +214,16 @@ def make_algorithm(
     if settings.server_optimizer != "default":
         arguments["server_optimizer"] = make_server_optimizer(settings)
     if noise is not None:
-        arguments["method"] = private_method(budget, train, noise)
+        site = noise.mechanism.unit == "site"
+        arguments["method"] = unreported() if site else fl.private_gradients(noise.mechanism)
+        if site:
+            arguments["channel"] = fl.chain(private_sum(noise.mechanism))
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
     faults = parse_faults(settings.fault, train.names)
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:
         algorithm = algorithm._replace(schedule=schedule)
     return inject(algorithm, faults)
-
-
-def private_method(budget: Budget, train: ClientData, noise: Noise) -> fl.Method:
-    """DP-SGD in batches of the budget's expected size, with the steps of the largest client."""
-    return fl.private_gradients(
-        clipping_norm=noise.clipping_norm,
-        noise_multiplier=noise.multiplier,
-        expected_batch_size=budget.batch_size,
-        padded_batch_size=padded_batch_size(budget.batch_size),
-        steps=int(full_steps(budget, train).max()),
-    )
-
-
-def padded_batch_size(expected: int) -> int:
-    """Room for Poisson-sampled batches: they are truncated beyond it, which the accountant knows."""
-    return 2 * expected + 4
 
 
 def _optimizers(

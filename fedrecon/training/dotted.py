@@ -13,9 +13,12 @@ Dotted = dict[str, tuple[tuple[str, str], ...]]
 def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str], Dotted]:
     """Takes ``--GROUP.NAME=VALUE``, or the two with a space between them, out of the arguments.
 
+    ``--dp.NAME``, another spelling of the flag ``--dp_NAME``, stays there as that.
+
     Raises:
       FlagError: the group is unknown, the value is missing, or a name is given twice.
     """
+    argv = [_plain(argument, argv) for argument in argv]
     rest: list[str] = []
     found: dict[str, dict[str, str]] = {group: {} for group in groups}
     arguments = iter(argv)
@@ -37,6 +40,18 @@ def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str
             raise FlagError(name, "once", "twice")
         found[group][option] = value
     return rest, {group: tuple(sorted(options.items())) for group, options in found.items()}
+
+
+def _plain(argument: str, argv: Sequence[str]) -> str:
+    """The argument, with the spelling that absl knows."""
+    found = re.match(r"--?((?:no)?dp)\.(\w+)", argument)
+    if found is None:
+        return argument
+    plain = f"--{found[1]}_{found[2]}"
+    same = [other for other in argv if re.match(rf"--?(no)?dp[._]{found[2]}(=|$)", other)]
+    if len(same) > 1:
+        raise FlagError(f"dp.{found[2]}", "once", " and ".join(same))
+    return plain + argument[found.end() :]
 
 
 def parse_options(

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from fedrecon import federated as fl
 from fedrecon.training.budgets import Budget
 from fedrecon.training.options import FlagError, Need, setting
 
@@ -29,8 +30,9 @@ _STAR = Need("--topology=star", lambda s: s.topology == "star")
 _SERVER = Need("--topology=star or asynchronous", lambda s: s.topology in ("star", "asynchronous"))
 _RING = Need("--topology=ring or single_pass", lambda s: s.topology in ("ring", "single_pass"))
 _ASYNCHRONOUS = Need("--topology=asynchronous", lambda s: s.topology == "asynchronous")
-_PRIVATE = Need("--dp_epsilon", lambda s: s.dp_epsilon > 0)
-NO_PRIVACY = Need("--dp_batch_size and no such flag", lambda s: not s.dp_epsilon)
+_PRIVATE = Need("--dp.epsilon", lambda s: s.dp_epsilon > 0)
+_WITHIN = Need("another --dp.unit than site", lambda s: s.dp_unit != "site")
+NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon or s.dp_unit == "site")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,25 +224,86 @@ class FederationSettings:
     )
     dp_epsilon: float = _privacy(
         0.0,
-        "Example-level privacy budget of each client's training (DP-SGD) over all stages; with any algorithm "
-        "that sends nothing else it computes from examples; 0 trains without, as comparators always do",
+        "Privacy budget of each client's training over all stages; with any algorithm that sends nothing "
+        "else it computes from examples; 0 trains without, as comparators always do",
         least=0,
     )
     dp_delta: float = _privacy(
         0.0,
-        "Delta of that budget, below 1 / n of every client; 0 takes 1e-5, or 1 / n^1.1 of each where less",
+        "Delta of that budget, below 1 / n of every client's units; 0 takes 1e-5, or 1 / n^1.1 where less",
         least=0,
         most=1,
         needs=(_PRIVATE,),
     )
+    dp_unit: str = _privacy(
+        "auto",
+        "What is protected: an example (image or slice), a patient with all images, or a site with all "
+        "patients; auto is the patient where the data tell patients apart, else the example",
+        choices=("auto", *fl.mechanism.UNITS),
+        needs=(_PRIVATE,),
+    )
     dp_clipping_norm: float = _privacy(
-        0.1, "Clipping norm of the per-example gradients under --dp_epsilon", above=0, needs=(_PRIVATE,)
+        0.1,
+        "Clipping norm of what one unit adds to a gradient, or with --dp.unit=site to the sum of updates",
+        above=0,
+        needs=(_PRIVATE,),
     )
     dp_batch_size: int = _privacy(
         8,
-        "Expected size of the Poisson-sampled batches of all stages under --dp_epsilon",
+        "Expected number of examples or patients in the batches of all stages under --dp.epsilon",
         least=1,
+        needs=(_PRIVATE, _WITHIN),
+    )
+    dp_microbatch_size: int = _privacy(
+        0,
+        "Examples or patients whose gradients are in memory at once; 0 is all of a batch",
+        least=0,
+        needs=(_PRIVATE, _WITHIN),
+    )
+    dp_sampling: str = _privacy(
+        "poisson",
+        "Batches under --dp.epsilon: Poisson samples, balls in bins (every unit in one random batch of each "
+        "pass), or fixed shuffled batches; each is accounted as it is",
+        choices=fl.mechanism.SAMPLINGS,
+        needs=(_PRIVATE, _WITHIN),
+    )
+    dp_mechanism: str = _privacy(
+        "gaussian",
+        "Noise of the steps of a client: independent, or correlated by a banded matrix factorization "
+        "(DP-FTRL), in fixed batches of one order",
+        choices=("gaussian", "matrix"),
+        needs=(_PRIVATE, _WITHIN),
+    )
+    dp_bands: int = _privacy(
+        8,
+        "Bands of --dp.mechanism=matrix, at most the steps in a pass of the smallest client",
+        least=1,
+        needs=(Need("--dp.mechanism=matrix", lambda s: s.dp_mechanism == "matrix"),),
+    )
+    dp_adaptive_clipping: bool = _privacy(
+        False,
+        "The clipping norm follows the median norm of the updates, whose noised count is part of the budget",
+        needs=(_PRIVATE, Need("--dp.unit=site", lambda s: s.dp_unit == "site")),
+    )
+    dp_noise_multiplier: float = _privacy(
+        0.0,
+        "Noise over sensitivity; the training stops before the budget is exceeded. 0 solves for the noise "
+        "with which all rounds fit",
+        least=0,
         needs=(_PRIVATE,),
+    )
+    dp_noise: str = _privacy(
+        "simulation",
+        "Randomness of noise and batches: keys of the run's seed, which whoever knows it can subtract, or "
+        "secure, from the operating system, with which no run repeats another",
+        choices=("simulation", "secure"),
+        needs=(_PRIVATE,),
+    )
+    dp_seed: int = _privacy(
+        -1,
+        "Seed of noise and batches in a simulation; -1 takes that of the run",
+        least=-1,
+        needs=(_PRIVATE, Need("--dp.noise=simulation", lambda s: s.dp_noise == "simulation")),
     )
 
 
@@ -262,15 +325,54 @@ def check_federation(settings: FederationSettings) -> None:
         raise FlagError(
             "clients_per_round", f"{expected} with --sampler={settings.sampler}", settings.clients_per_round
         )
-    if settings.dp_delta == 1:
-        raise FlagError("dp_delta", "less than 1", settings.dp_delta)
     if 0 < settings.patience < settings.validate_every:
         raise FlagError("patience", f"at least --validate_every={settings.validate_every}", settings.patience)
-    if settings.dp_epsilon and settings.patience:
-        expected = "0 with --dp_epsilon, since the validation split would choose the model without noise"
+    if settings.dp_epsilon:
+        _check_privacy(settings)
+
+
+def _check_privacy(settings: FederationSettings) -> None:
+    if settings.dp_delta == 1:
+        raise FlagError("dp_delta", "less than 1", settings.dp_delta)
+    if settings.patience:
+        expected = "0 with --dp.epsilon, since the validation split would choose the model without noise"
         raise FlagError("patience", expected, settings.patience)
-    if settings.dp_epsilon and settings.sampler == "highest_loss":
-        raise FlagError("sampler", "one that needs no loss with --dp_epsilon", settings.sampler)
+    if settings.sampler == "highest_loss":
+        raise FlagError("sampler", "one that needs no loss with --dp.epsilon", settings.sampler)
+    if settings.dp_mechanism == "matrix":
+        _check_matrix(settings)
+    micro, fixed = settings.dp_microbatch_size, settings.dp_sampling == "fixed"
+    if micro and fixed and settings.dp_batch_size % micro:
+        expected = f"a divisor of --dp.batch_size={settings.dp_batch_size} with fixed batches"
+        raise FlagError("dp_microbatch_size", expected, micro)
+    if settings.dp_unit == "site":
+        _check_sites(settings)
+
+
+def _check_matrix(settings: FederationSettings) -> None:
+    """The order of units must be the same in every pass of every round, or none."""
+    reason = "with --dp.mechanism=matrix, which needs two visits of a unit a pass apart"
+    for name, only in (("dp_sampling", "fixed"), ("topology", "star"), ("stragglers", 0.0)):
+        if getattr(settings, name) != only:
+            raise FlagError(name, f"{only} {reason}", getattr(settings, name))
+    if "straggler" in settings.fault:
+        raise FlagError("fault", f"no straggler {reason}", settings.fault)
+
+
+def _check_sites(settings: FederationSettings) -> None:
+    reason = "with --dp.unit=site, which noises one sum over the sites of a round"
+    only: dict[str, tuple] = {
+        "topology": ("star",),
+        "reduce": ("mean",),
+        "screen_norm": (0.0,),
+        "screen_cosine": (-1.0,),
+        "clip_norm": (0.0,),
+        "weighting": ("default", "equal"),
+        "sampler": ("all", "poisson"),
+    }
+    for name, allowed in only.items():
+        if getattr(settings, name) not in allowed:
+            raise FlagError(name, f"{' or '.join(map(str, allowed))} {reason}", getattr(settings, name))
 
 
 def check_budget(settings: FederationSettings, budget: Budget) -> None:
@@ -287,3 +389,8 @@ def check_budget(settings: FederationSettings, budget: Budget) -> None:
             raise FlagError(name, kind, repr(value))
     if settings.topology == "single_pass" and budget.rounds != 1:
         raise FlagError("rounds", "1 with --topology=single_pass", budget.rounds)
+
+
+def expected_batch_size(settings: FederationSettings, batch_size: int) -> int:
+    """Examples or patients in a local step: ``batch_size``, or --dp.batch_size where batches are private."""
+    return settings.dp_batch_size if settings.dp_epsilon and settings.dp_unit != "site" else batch_size

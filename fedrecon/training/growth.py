@@ -9,7 +9,7 @@ def rounds_obstacle(federation: FederationSettings, rounds_per_dispatch: int) ->
     if (schedule := schedule_name(federation)) != "constant":
         return f"since the rates of {schedule} are as long as the rounds"
     if federation.dp_epsilon:
-        return "since the noise of --dp_epsilon was calibrated for them"
+        return "since the noise of --dp.epsilon was calibrated for them"
     if federation.patience and (federation.validate_every > 1 or rounds_per_dispatch > 1):
         return "since --patience counts the validation after the last of them"
     return ""

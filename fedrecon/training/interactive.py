@@ -20,7 +20,12 @@ from fedrecon.runtime import Workdir, WorkdirError, describe_environment, read_l
 from fedrecon.tasks import check_labels
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import check_method
-from fedrecon.training.federation_settings import FederationSettings, check_budget, check_federation
+from fedrecon.training.federation_settings import (
+    FederationSettings,
+    check_budget,
+    check_federation,
+    expected_batch_size,
+)
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
 from fedrecon.training.named_tasks import made_task, named_task
@@ -104,7 +109,8 @@ def run(
       workdir: folder of the run; created when absent.
       rounds: of the federation.
       epochs: local passes over a client's data in a round.
-      batch_size: examples in a local step; under ``dp_epsilon`` the expected number.
+      batch_size: examples in a local step; under ``dp_epsilon`` the expected number of examples or patients,
+        as is ``dp_batch_size``.
       learning_rate: of the clients.
       options: of the method, by name.
       seed: of the division, the initial weights, the batches and the samples of clients.
@@ -125,6 +131,8 @@ def run(
             train, test, validation = _parts(cohort, seed)
             made = _task(task, train)
             federation = _federation(name, options or {}, settings)
+            if "dp_batch_size" in settings:
+                budget = budget._replace(batch_size=expected_batch_size(federation, batch_size))
             check_budget(federation, budget)
             check_method(federation, (task if isinstance(task, str) else _TASK,))
             keys = [jax.random.fold_in(jax.random.key(seed), number) for number in (1, 2, 3)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from fedrecon.errors import ArgumentError
+from fedrecon.runtime import spelled
 
 Settings = TypeVar("Settings", bound=Any)
 
@@ -25,7 +26,7 @@ class FlagError(ArgumentError):
     """
 
     def __init__(self, flag: str, expected: str, found: Any) -> None:
-        super().__init__(f"--{flag}", expected, found)
+        super().__init__(f"--{spelled(flag)}", expected, found)
         self.flag = flag
 
     def __reduce__(self) -> tuple:

@@ -19,7 +19,7 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, release_memory, train
-from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
 from fedrecon.training.components import make_optimizer, make_schedule
 from fedrecon.training.federation_settings import FederationSettings
@@ -127,7 +127,7 @@ def train_stage(
     budget: Budget,
     workdir: Workdir,
     execution: Execution,
-    noise: Noise | None = None,
+    noise: Spending | None = None,
 ) -> Trained:
     """Trains one stage, or finishes what an interrupted run left of it.
 
@@ -137,7 +137,7 @@ def train_stage(
       budget: rounds and steps, the same for every algorithm and comparator.
       workdir: of the run.
       execution: how.
-      noise: of DP-SGD, from `plan_privacy`; None trains without.
+      noise: what may be released, from `plan_privacy`; None trains without privacy.
 
     Raises:
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.

@@ -24,13 +24,13 @@ full_stack | --algorithm=nosuch | --algorithm
 full_stack | --seed=-1 | --seed
 full_stack | --learning_rate=nan | --learning_rate
 full_stack | --learning_rate=inf | --learning_rate
-full_stack | --dp_epsilon=-1 | --dp_epsilon
+full_stack | --dp.epsilon=-1 | --dp.epsilon
 full_stack | --image_size=8 | --image_size
 full_stack | --sites=0 | --sites
 full_stack | --roundss=3 | roundss
 full_stack | three | three
 full_stack | --flagfile={}/none | none
-full_stack | --dp_epsilon=8 --algorithm=pfedme | --dp_epsilon
+full_stack | --dp.epsilon=8 --algorithm=pfedme | --dp.epsilon
 full_stack | --topology=ring --reduce=median | --reduce
 full_stack | --preset=smoke --workdir={}/file | --workdir
 full_stack | --preset=smoke --fault=nan:Nobody --workdir={}/a | --fault
@@ -50,7 +50,7 @@ train_federated | --algorithm=fedprox --fedprox.strength=-1 | strength
 train_federated | --algorithm=fedprox --fedprox.strength=nan | strength
 train_federated | --algorithm=fedprox --fedprox.nosuch=1 | nosuch
 train_federated | --algorithm=fedavg --fedprox.strength=1 | fedprox
-train_federated | --dp_epsilon=8 --algorithm=qfedavg | --dp_epsilon
+train_federated | --dp.epsilon=8 --algorithm=qfedavg | --dp.epsilon
 train_federated | --cohort=retina --task=segmentation --data_dir={}/none | none
 train_federated | --topology=asynchronous --fine_tune=1 --stream | --stream
 train_federated | --data_dir={}/none | none: expected a folder of hospitals

@@ -12,7 +12,8 @@ from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from fedrecon import federated as fl
-from fedrecon.training.budgets import Budget, Noise
+from fedrecon.federated.mechanism import Mechanism
+from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import algorithms, check_method, comparator, make_algorithm
 from fedrecon.training.components import make_schedule, rate_by_round
 from fedrecon.training.faults import KINDS, full_record, inject, parse_faults
@@ -281,7 +282,8 @@ def test_clients_of_all_sizes_move_by_the_rates_of_the_round(private):
     budget, noise = Budget(rounds, 1, 1, 0.01), None
     if private:
         # Every example is in every batch of each of the four steps.
-        budget, noise, counts = Budget(rounds, 4, 8, 0.01), Noise(0.0, 10.0), np.array([4, 4, 4])
+        budget, counts = Budget(rounds, 4, 8, 0.01), np.array([4, 4, 4])
+        noise = Spending(Mechanism(10.0, 0.0, 8, 20, steps=4), {}, {}, 1.0)
     algorithm = make_algorithm(settings, budget, LINEAR, data, noise=noise)
     round_ = fl.make_round(algorithm, **local_work(settings, budget, data, algorithm))
     state = fl.init_state(algorithm, LINEAR.init(jax.random.key(0)), data)

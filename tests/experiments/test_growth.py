@@ -56,7 +56,7 @@ def test_more_rounds_continue_a_finished_run_as_if_begun_with_them(case, tmp_pat
         ({"patience": 2}, 1, ""),
         ({"rate_schedule": "cosine"}, 1, "rates of cosine"),
         ({"optimizer": "adam_cosine"}, 1, "rates of warmup_cosine"),
-        ({"dp_epsilon": 8.0}, 1, "noise of --dp_epsilon"),
+        ({"dp_epsilon": 8.0}, 1, "noise of --dp.epsilon"),
         ({"patience": 2}, 2, "--patience"),
         ({"patience": 4, "validate_every": 2}, 1, "--patience"),
     ],

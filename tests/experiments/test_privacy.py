@@ -6,6 +6,7 @@ import pytest
 
 from experiments.pipeline.run import plan_stages
 from experiments.pipeline.settings import FullStackSettings
+from fedrecon.privacy import Calibration
 from fedrecon.training import privacy_plan
 from fedrecon.training.budgets import Budget
 from fedrecon.training.options import changed
@@ -26,12 +27,10 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
     """The noise is calibrated for the sum of the steps of all stages that use a site's data."""
     calls = []
 
-    def calibrate(epsilon, **options):
-        calls.append(options)
-        sites = len(options["examples"])
-        return SimpleNamespace(
-            noise_multiplier=len(calls), epsilons=(epsilon,) * sites, deltas=(1e-3,) * sites
-        )
+    def calibrate(epsilon, parts, *, units, delta):
+        calls.append((sum(rounds * mechanism.steps for mechanism, rounds in parts), units))
+        sites = len(units)
+        return Calibration(len(calls), (epsilon,) * sites, (1e-3,) * sites)
 
     monkeypatch.setattr(privacy_plan, "calibrate_noise_multiplier", calibrate)
     counts = {stage: [8 * steps - 7, 5] for stage, steps in STEPS.items()}
@@ -45,8 +44,7 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
     settings = changed(FullStackSettings(), dp_epsilon=4.0, dp_clipping_norm=1.0, comparators=False)
     budgets = {stage: Budget(rounds, 1, 8, 0.1) for stage, rounds in ROUNDS.items()}
     plan = plan_stages(settings, cohorts, budgets)
-    assert [call["steps"] for call in calls] == list(expected.values())
-    assert [call["examples"] for call in calls] == list(counts.values())[: len(calls)]
+    assert calls == list(zip(expected.values(), counts.values(), strict=False))
     assert plan.report["noise_multiplier"] == {name: i + 1 for i, name in enumerate(expected)}
-    multipliers = [plan.noise[stage].multiplier for stage in ROUNDS]
+    multipliers = [plan.noise[stage].mechanism.noise_multiplier for stage in ROUNDS]
     assert multipliers == ([1, 1, 1] if shared else [1, 2, 3])

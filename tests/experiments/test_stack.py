@@ -17,8 +17,9 @@ from fedrecon import Task, Variables
 from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import History
+from fedrecon.federated.mechanism import Mechanism
 from fedrecon.runtime import Workdir, read_log
-from fedrecon.training.budgets import Budget, Noise
+from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import algorithms, check_method, fitted, make_algorithm
 from fedrecon.training.federation_settings import FederationSettings, check_federation
 from fedrecon.training.options import FlagError, changed, flat
@@ -26,7 +27,9 @@ from fedrecon.training.privacy_plan import most_participations, plan_privacy
 from fedrecon.training.stage import Execution, Stage, train_stage
 
 WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5)
-NOISE = Noise(multiplier=2.0, clipping_norm=0.1)
+NOISE = Spending(
+    Mechanism(0.1, 2.0, 4, 12, steps=6), dict.fromkeys("abc", 5), dict.fromkeys("abc", 1e-3), target=1e3
+)
 LEAKING = {"qfedavg", "afl", "pfedme", "local_only", "centralized"}
 
 
@@ -76,8 +79,8 @@ def test_the_full_stack_builds_the_algorithm_that_flags_name():
     assert private.client.batching is not None and plain.client.batching is None
     examples, valid = jax.tree.map(lambda x: x[1], (CLIENTS.examples, CLIENTS.valid))
     index, _ = private.client.batching(examples, jnp.asarray(valid), jax.random.key(0))
-    # Two epochs of a Poisson batch each, padded.
-    assert index.shape == (2, 2 * 8 + 4)
+    # The mechanism's steps of a Poisson batch each, padded.
+    assert index.shape == (6, 12)
     # Clients keep Adam's state from round to round.
     assert jax.tree.leaves(private.client.init(TASK.init(None)).optimizer)
 
@@ -118,7 +121,7 @@ def test_algorithms_that_send_more_than_noised_gradients_are_refused_under_priva
     if name not in LEAKING:
         check_method(private, ("classification",))
         return
-    with pytest.raises(FlagError, match=r"^--dp_epsilon: expected 0") as found:
+    with pytest.raises(FlagError, match=r"^--dp.epsilon: expected 0") as found:
         check_method(private, ("classification",))
     assert found.value.flag == "dp_epsilon" and name in str(found.value)
 
@@ -127,7 +130,7 @@ def test_other_pairs_that_would_leak_or_have_no_effect_are_refused():
     cases = [
         (
             {"algorithm": "scaffold", "algorithm_options": (("option", "1"),)},
-            "--dp_epsilon: .*gradient of all",
+            "--dp.epsilon: .*gradient of all",
         ),
         ({"sampler": "highest_loss", "clients_per_round": 1}, "--sampler: expected one that needs no loss"),
     ]
@@ -178,8 +181,8 @@ def test_privacy_counts_every_turn_that_a_client_may_take(monkeypatch):
     """Sampling of clients and absence lower nothing; an asynchronous client may send every update."""
     calls = []
 
-    def calibrate(epsilon, **options):
-        calls.append(options)
+    def calibrate(epsilon, parts, **options):
+        calls.append((sum(rounds * mechanism.steps for mechanism, rounds in parts), options["units"]))
         raise ArgumentError("epsilon", "more", epsilon)
 
     monkeypatch.setattr("fedrecon.training.privacy_plan.calibrate_noise_multiplier", calibrate)
@@ -191,9 +194,9 @@ def test_privacy_counts_every_turn_that_a_client_may_take(monkeypatch):
     ]:
         settings = FederationSettings(dp_epsilon=2.0, dp_batch_size=4, **changes)
         assert most_participations(settings, 5) == turns
-        with pytest.raises(FlagError, match="--dp_epsilon: expected a budget that noise can meet"):
+        with pytest.raises(FlagError, match=r"--dp\.epsilon: expected a budget that noise can meet"):
             plan_privacy(settings, [(CLIENTS, {"one": budget, "two": budget})])
-        assert calls[-1]["steps"] == 2 * turns * 3 * 2 and calls[-1]["examples"] == [6, 8, 5]
+        assert calls[-1] == (2 * turns * 3 * 2, [6, 8, 5])
 
 
 def test_optimizers_fit_the_algorithm():
@@ -276,7 +279,7 @@ def test_more_clients_a_round_than_any_stage_has_are_refused(capsys):
 def test_a_delta_that_gives_away_an_example_is_refused():
     smallest = int(np.asarray(CLIENTS.counts).min())
     settings = FederationSettings(dp_epsilon=8.0, dp_delta=1.01 / smallest)
-    with pytest.raises(FlagError, match=f"--dp_delta: expected less than 1 / {smallest}"):
+    with pytest.raises(FlagError, match=f"--dp.delta: expected less than 1 / {smallest}"):
         plan_privacy(settings, [(CLIENTS, {"one": Budget(1, 1, 4, 0.1)})])
 
 

@@ -13,7 +13,7 @@ from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
 from experiments.pipeline.programs import GROUPS, flag_groups, with_flag_files
-from fedrecon.runtime.help import help_text
+from fedrecon.runtime.help import help_text, spelled
 from fedrecon.training.catalog_algorithms import algorithms, check_method, make_algorithm, options_of
 from fedrecon.training.dotted import split_dotted
 from fedrecon.training.options import FlagError, changed, fields
@@ -142,6 +142,11 @@ def test_images_of_a_folder_may_be_given_a_size():
 
 
 def test_dotted_flags_are_taken_out():
+    # Flags of differential privacy have two spellings.
+    rest, _ = split_dotted(["p", "--dp.epsilon=8", "--dp.unit", "site", "--nodp.adaptive_clipping"], ("m",))
+    assert rest == ["p", "--dp_epsilon=8", "--dp_unit", "site", "--nodp_adaptive_clipping"]
+    with pytest.raises(FlagError, match=r"--dp\.delta: expected once, found --dp.delta=1 and --dp_delta=2"):
+        split_dotted(["--dp.delta=1", "--dp_delta=2"], ("m",))
     rest, dotted = split_dotted(["p", "--a=1", "--m.x=2", "-m.y=a=b", "pos.x"], ("m", "n"))
     assert rest == ["p", "--a=1", "pos.x"]
     assert dotted == {"m": (("x", "2"), ("y", "a=b")), "n": ()}
@@ -166,8 +171,10 @@ def test_dotted_flags_are_taken_out():
 def test_help_shows_a_few_flags_first_and_all_of_them_when_asked():
     short = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
     assert short.returncode == 0 and not short.stderr
-    shown = re.findall(r"^  --(?:\[no\])?(\w+)", short.stdout, re.M)
-    assert shown == list(train_federated.FIRST) and "--helpfull lists all" in short.stdout
+    shown = re.findall(r"^  --(?:\[no\])?([\w.]+)", short.stdout, re.M)
+    assert (
+        shown == [spelled(name) for name in train_federated.FIRST] and "--helpfull lists all" in short.stdout
+    )
     values = flags.FlagValues()
     train_federated.define_flags(values)
     everything = help_text("p", "", flag_groups(TrainSettings, values))
@@ -180,6 +187,7 @@ def test_help_shows_a_few_flags_first_and_all_of_them_when_asked():
         "parallel",
         "devices",
     ):
+        name = spelled(name)
         assert f"--{name}=" in everything or f"--[no]{name}\n" in everything, name
     words = everything.replace("\n", " ")
     choices = [choice for field in settings for choice in field.metadata["choices"]]

@@ -125,7 +125,7 @@ def test_a_training_in_which_nobody_took_part_is_an_error(tmp_path, monkeypatch)
         ({"patience": 3, "validate_every": 5}, "--patience: expected at least --validate_every=5"),
         (
             {"patience": 3, "dp_epsilon": 8.0, "algorithm": "fedavg"},
-            "--patience: expected 0 with --dp_epsilon",
+            "--patience: expected 0 with --dp.epsilon",
         ),
         ({"validation_part": 0.9}, "--validation_part: expected a number from 0 to 0.7"),
     ],

@@ -11,6 +11,7 @@ import pytest
 
 from fedrecon import federated as fl
 from fedrecon.federated.local import LocalState
+from fedrecon.federated.mechanism import Mechanism
 from fedrecon.federated.methods.afl import worst_mixture
 from fedrecon.federated.methods.ditto import personal_model
 from fedrecon.federated.methods.fednova import normalized_averaging
@@ -220,7 +221,7 @@ def test_proximal_steps_of_the_head_and_then_of_the_body(fx):
 def private(**changes):
     options = {"clipping_norm": 0.5, "noise_multiplier": 0.0, "steps": 2}
     options |= {"expected_batch_size": 4.0, "padded_batch_size": 8}
-    return fl.private_gradients(**(options | changes))
+    return fl.private_gradients(Mechanism(**(options | changes)))
 
 
 def test_norm_leaves_stay_private_next_to_noise(fx):

@@ -11,6 +11,7 @@ import scipy.stats
 
 from fedrecon import federated as fl
 from fedrecon.federated.local import LocalState
+from fedrecon.federated.mechanism import Mechanism
 from fedrecon.federated.methods.dp_fedavg import dp_sgd
 from fedrecon.federated.methods.moon import model_contrast
 from fedrecon.types import Variables
@@ -35,7 +36,7 @@ def client(**changes):
         "padded_batch_size": N,
         "steps": 4,
     }
-    return dp_sgd(linear_loss, optax.sgd(1.0), **(options | changes))
+    return dp_sgd(linear_loss, optax.sgd(1.0), Mechanism(**(options | changes)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -152,7 +153,7 @@ def test_with_a_contrastive_penalty_the_bound_and_the_noise_are_the_same():
         options = {"clipping_norm": 0.5, "noise_multiplier": noise, "expected_batch_size": float(N)}
         method = fl.combine(
             model_contrast(represent, strength=50.0, start_with_initial=True),
-            fl.private_gradients(**options, padded_batch_size=N, steps=1),
+            fl.private_gradients(Mechanism(**options, padded_batch_size=N, steps=1)),
         )
         update = fl.local_training(linear_loss, optax.sgd(1.0), method)
         variables = Variables({"w": jnp.linspace(-1.0, 1.0, DIMENSION)}, {})

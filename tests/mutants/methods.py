@@ -4,7 +4,6 @@ from tests.mutants.federated import recorded
 from tests.mutants.mutant import in_file
 
 _F = "tests/federated/"
-_PRIVATE = _F + "test_dp_sgd.py::test_"
 _ROBUST = _F + "test_robust.py::test_"
 _PAPERS = _ROBUST + "reducers_are_those_of_the_papers"
 _SCREENING = _F + "test_screening.py::test_"
@@ -146,41 +145,6 @@ _METHODS = (
         ("jnp.concatenate([new[None], old[:-1]])", "jnp.concatenate([old[1:], new[None]])", recorded("moon")),
         ("/ norms / temperature", "/ norms", _PERSONAL + "contrastive_loss"),
         ("former_models.filled + 1, pool)", "former_models.filled, pool)", recorded("moon")),
-    ),
-    *in_file(
-        "fedrecon/federated/methods/dp_fedavg.py",
-        (
-            "l2_clip_norm=clipping_norm,",
-            "l2_clip_norm=2 * clipping_norm,",
-            _PRIVATE + "one_example_moves_the_sum_by_at_most_the_clipping_norm",
-        ),
-        (
-            "is_padding_example=~valid",
-            "is_padding_example=jnp.zeros_like(valid)",
-            _PRIVATE + "without_noise_and_clipping_it_is_sgd_on_the_poisson_batches",
-        ),
-        (
-            "normalize_by=float(expected_batch_size)",
-            "normalize_by=float(padded_batch_size)",
-            _PRIVATE + "without_noise_and_clipping_it_is_sgd_on_the_poisson_batches",
-        ),
-        # No noise in steps without an example.
-        (
-            "every_step=True,",
-            "every_step=False,",
-            _PRIVATE + "noise_is_gaussian_of_the_stated_size_in_every_step",
-        ),
-        # The same noise for every client and round.
-        (
-            "prng_key=noise_key)",
-            "prng_key=jax.random.key(0))",
-            _PRIVATE + "noise_differs_between_steps_clients_and_rounds",
-        ),
-        (
-            "stddev = noise_multiplier * gradient_sum.sensitivity()",
-            "stddev = noise_multiplier",
-            _PRIVATE + "noise_is_gaussian_of_the_stated_size_in_every_step",
-        ),
     ),
 )
 

@@ -2,7 +2,6 @@
 
 from tests.mutants.mutant import in_file
 
-_PRIVACY = "tests/privacy/test_accounting.py::test_"
 _REPORTING = "tests/reporting/test_reporting.py::test_"
 _PATIENTS = "tests/reporting/test_patients.py::test_"
 _COMPARE = "tests/experiments/test_compare.py::test_"
@@ -43,35 +42,6 @@ MUTANTS = (
             "if found != own:",
             "if found is None:",
             _PROGRAM + "another_package_of_the_name_operators_is_refused",
-        ),
-    ),
-    *in_file(
-        "fedrecon/privacy/accounting.py",
-        # Calibration that returns the multiplier that was rejected.
-        (
-            "(low, middle) if accept(middle) else (middle, high)",
-            "(middle, high) if accept(middle) else (low, middle)",
-            _PRIVACY + "calibration_returns_the_accepted_end_of_the_last_interval",
-        ),
-        (
-            "min(1.0, expected_batch_size / examples)",
-            "min(1.0, padded_batch_size / examples)",
-            _PRIVACY + "untruncated_equals_the_poisson_subsampled_gaussian",
-        ),
-        (
-            "dp_accounting.SelfComposedDpEvent(step, steps)",
-            "dp_accounting.SelfComposedDpEvent(step, 1)",
-            _PRIVACY + "untruncated_equals_the_poisson_subsampled_gaussian",
-        ),
-        (
-            "min(LARGEST_DEFAULT_DELTA, examples**-1.1)",
-            "examples**-1.1",
-            _PRIVACY + "delta_defaults_to_little_and_to_less_at_large_sites",
-        ),
-        (
-            "truncated_batch_size=padded_batch_size,",
-            "truncated_batch_size=examples,",
-            _PRIVACY + "event_is_that_of_jax_privacy",
         ),
     ),
     *in_file(
