@@ -28,7 +28,6 @@ from fedrecon.training import (
     check_method,
     choose_parallel,
     example_of,
-    expected_batch_size,
     has_own_models,
     is_finished,
     naming_the_line,
@@ -181,7 +180,7 @@ def metrics_of(task: str, results: Results) -> tuple[str, ...]:
 def budget_of(settings: TrainSettings) -> Budget:
     """What the training may spend; under differential privacy batches have the expected size."""
     federation = settings.federation
-    batch_size = expected_batch_size(federation, settings.batch_size)
+    batch_size = federation.expected_batch_size(settings.batch_size)
     return Budget(settings.rounds, settings.epochs, batch_size, settings.learning_rate)
 
 

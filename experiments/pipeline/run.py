@@ -18,7 +18,6 @@ from fedrecon.training import (
     FlagError,
     PrivacyPlan,
     choose_parallel,
-    expected_batch_size,
     parse_faults,
     plan_privacy,
     schedule_name,
@@ -87,7 +86,7 @@ def run(
         notes=(*cohorts.notes, *start_notes(settings)),
         courses=courses(workdir, budgets, federation.patience),
         traffic=[traffic(workdir, f"{stage}/federated") for stage in STAGES],
-        privacy=plan.report,
+        privacy=plan.spent(workdir.path),
     )
     write_results(workdir, settings, outcome)
     print_tables(outcome)
@@ -103,10 +102,10 @@ def stage_budgets(settings: FullStackSettings) -> dict[str, Budget]:
     fine_tuning = Budget(
         settings.finetune_rounds,
         settings.finetune_epochs,
-        expected_batch_size(federation, settings.finetune_batch_size),
+        federation.expected_batch_size(settings.finetune_batch_size),
         settings.finetune_learning_rate,
     )
-    batch_size = expected_batch_size(federation, settings.batch_size)
+    batch_size = federation.expected_batch_size(settings.batch_size)
     reconstruction = Budget(settings.rounds, settings.epochs, batch_size, settings.learning_rate)
     return {"reconstruction": reconstruction, "segmentation": fine_tuning, "classification": fine_tuning}
 

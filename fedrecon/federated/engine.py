@@ -32,12 +32,11 @@ from fedrecon.federated.messages import Context, Gathered, Reduction
 from fedrecon.federated.secure_sum import check_hidden
 from fedrecon.federated.server import answered, channel_broadcast, first_answer, remember, server_step
 from fedrecon.federated.trees import (
-    along,
     partition,
     select,
     split_frozen,
 )
-from fedrecon.federated.turn import ClientRows, bytes_down, choose_batching, client_turn, star_turn
+from fedrecon.federated.turn import ClientRows, bytes_down, choose_batching, client_turn, kept_rows, star_turn
 from fedrecon.types import Variables
 
 
@@ -348,8 +347,7 @@ def cohort_round(
         state = state._replace(reduce=select(applied, reduction.state, state.reduce))
     rows = rows._replace(answer=answered(algorithm, reduction.answers, before.answer))
     kept = included & applied
-    undone = _undone(algorithm, before, rows, cohort.active)
-    rows = jax.tree.map(lambda new, old: jnp.where(along(kept, new), new, old), rows, undone)
+    rows = kept_rows(algorithm, before, rows, kept, cohort.active)
     client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
     answer = jax.tree.map(lambda x: x[0], before.answer)
     down = bytes_down(algorithm, state.variables, payload, channel_payload, answer)
@@ -367,17 +365,6 @@ def cohort_round(
         validation=record["validation"],
     )
     return with_client_states(state, rows), kept, info
-
-
-def _undone(
-    algorithm: FederatedAlgorithm, before: ClientRows, after: ClientRows, active: jax.Array
-) -> ClientRows:
-    """What stays at clients where a round is not kept."""
-    if algorithm.client.rollback is None:
-        return before
-    client = jax.vmap(algorithm.client.rollback)(before.client, after.client)
-    lasting = jax.tree.map(lambda new, old: jnp.where(along(active, new), new, old), client, before.client)
-    return before._replace(client=lasting)
 
 
 def spread_info(

@@ -134,6 +134,8 @@ class Mechanism:
         }
         noise = f", {len(self.strategy)}-banded matrix-factorization noise" if self.strategy else ""
         unit = units.get(self.unit, "one site with all of its patients")
+        if self.unit == "site":
+            batches |= {"poisson": "Poisson sampling of sites", "fixed": "all sites in every round"}
         return f"unit: {unit}; neighbors: zero-out of one unit; {batches[self.sampling]}{noise}"
 
 

@@ -14,6 +14,7 @@ from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Channel, Context, Message, Upload
 from fedrecon.federated.trees import (
     FROZEN,
+    along,
     fill,
     finite_after_weighting,
     largest,
@@ -142,6 +143,27 @@ def client_turn(
     # What is shared is finite if it is so after weighting, be the weight 0.
     finite = finite_after_weighting(delta_norm, shared, message, private, most)
     return Turn(result, upload, message.gathered, delta_norm, finite, finite & (most > 0))
+
+
+def kept_rows(
+    algorithm: FederatedAlgorithm, before: ClientRows, after: ClientRows, kept: jax.Array, active: jax.Array
+) -> ClientRows:
+    """What stays at clients, leaves (rows, ...): of a round that is kept what is new, else what there was.
+
+    Args:
+      algorithm: whose client update may say what a round that is not kept leaves.
+      before, after: the round.
+      kept: bool (rows,), of whom it is kept.
+      active: bool (rows,), who took part.
+    """
+
+    def choose(flags, new, old):
+        return jax.tree.map(lambda x, y: jnp.where(along(flags, x), x, y), new, old)
+
+    if algorithm.client.rollback is not None:
+        lasting = jax.vmap(algorithm.client.rollback)(before.client, after.client)
+        before = before._replace(client=choose(active, lasting, before.client))
+    return choose(kept, after, before)
 
 
 def client_keys(context: Context) -> jax.Array:

@@ -19,6 +19,7 @@ from fedrecon.privacy.distributed import DistributedNoise
 from fedrecon.privacy.ledger import Ledger, Release, read_ledger
 from fedrecon.privacy.methods.cheng import cheng
 from fedrecon.privacy.methods.famhe import famhe
+from fedrecon.privacy.strategies import strategy_of
 
 __all__ = [
     "ACCOUNTANT",
@@ -34,6 +35,7 @@ __all__ = [
     "epsilon_of",
     "famhe",
     "read_ledger",
+    "strategy_of",
     "training_event",
     "with_noise",
 ]

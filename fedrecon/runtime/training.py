@@ -33,6 +33,8 @@ def train(
     summarize: Callable[[PyTree], list[dict[str, Any]]],
     report_stage: Callable[[str], None] = lambda stage: None,
     finished: Callable[[PyTree], bool] = lambda state: False,
+    permit: Callable[[int, int], int] = lambda done, count: count,
+    annotate: Callable[[int, list[dict[str, Any]]], list[dict[str, Any]]] = lambda done, records: records,
 ) -> PyTree:
     """Runs the rounds of one stage, from its newest checkpoint where there is one.
 
@@ -56,9 +58,13 @@ def train(
       summarize: turns the host copy of ``info`` into one JSON-able dict a round.
       report_stage: called with the name of each round that begins, as in `Watchdog`.
       finished: whether a state needs no further rounds, the same on all processes.
+      permit: ``permit(done, count)`` is asked before each dispatch how many of the ``count`` rounds after
+        ``done`` may run, the same on all processes; with 0 the training ends.
+      annotate: ``annotate(done, records)`` is given the records of the rounds after ``done``, and returns
+        what is logged.
 
     Returns:
-      The state after ``rounds`` rounds, or the first that is finished.
+      The state after ``rounds`` rounds, or the first that is finished, or the last that was permitted.
 
     Raises:
       KeyboardInterrupt: on Ctrl-C, at the latest after the dispatch in flight.
@@ -74,25 +80,28 @@ def train(
             _Interrupts() as interrupts,
         ):
             due = _Due()
+            saved = done
             while done < rounds and not finished(state):
-                count = min(rounds_per_dispatch, rounds - done)
+                count = permit(done, min(rounds_per_dispatch, rounds - done))
+                if not count:
+                    break
                 report_stage(f"{stage}, round {done + 1}")
                 start = time.perf_counter()
                 state, info = dispatch(count)(state, data, key)
                 info = host_copy(info)
                 seconds = (time.perf_counter() - start) / count
-                for offset, record in enumerate(summarize(info)):
+                for offset, record in enumerate(annotate(done, summarize(info))):
                     log.append(stage, done + offset + 1, **record, seconds=round(seconds, 4))
                 done += count
                 # Clocks differ between processes, and all save together or none.
                 if done >= rounds or jax.process_count() > 1 or finished(state) or due.now():
                     with due.saving():
-                        checkpointer.wait()
-                        # Orbax would leave threads behind that wait for what the rest of it does.
-                        with interrupts.held():
-                            checkpointer.save(done, state)
+                        _save(checkpointer, interrupts, done, state)
+                    saved = done
                 progress.advance(count, **{k: v for k, v in record.items() if isinstance(v, float)})
                 interrupts.check()
+            if saved != done:
+                _save(checkpointer, interrupts, done, state)
     except BaseException:
         # A save waits for all processes, one of which may be gone.
         if jax.process_count() == 1:
@@ -101,6 +110,13 @@ def train(
         raise
     checkpointer.close()
     return state
+
+
+def _save(checkpointer: Checkpointer, interrupts: "_Interrupts", done: int, state: PyTree) -> None:
+    checkpointer.wait()
+    # Orbax would leave threads behind that wait for what the rest of it does.
+    with interrupts.held():
+        checkpointer.save(done, state)
 
 
 class _Due:

@@ -22,7 +22,6 @@ from fedrecon.training.federation_settings import (
     NO_PRIVACY,
     FederationSettings,
     check_federation,
-    expected_batch_size,
 )
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
@@ -99,7 +98,6 @@ __all__ = [
     "course",
     "cross_site_scores",
     "example_of",
-    "expected_batch_size",
     "fields",
     "fitted",
     "fixed_flags",

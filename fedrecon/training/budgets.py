@@ -30,6 +30,7 @@ class Spending(NamedTuple):
       deltas: client -> delta of its guarantee.
       target: epsilon that no client's total may exceed.
       secure: whether noise comes from the operating system.
+      turns: most turns of a client in a round.
     """
 
     mechanism: Mechanism
@@ -37,3 +38,4 @@ class Spending(NamedTuple):
     deltas: dict[str, float]
     target: float
     secure: bool = False
+    turns: int = 1

@@ -306,6 +306,10 @@ class FederationSettings:
         needs=(_PRIVATE, Need("--dp.noise=simulation", lambda s: s.dp_noise == "simulation")),
     )
 
+    def expected_batch_size(self, batch_size: int) -> int:
+        """Examples or patients in a local step: ``batch_size``, or --dp.batch_size of private batches."""
+        return self.dp_batch_size if self.dp_epsilon and self.dp_unit != "site" else batch_size
+
 
 def check_federation(settings: FederationSettings) -> None:
     """Checks what excludes each other; `check_ranges` checks each by itself, `check_needs` what needs others.
@@ -389,8 +393,3 @@ def check_budget(settings: FederationSettings, budget: Budget) -> None:
             raise FlagError(name, kind, repr(value))
     if settings.topology == "single_pass" and budget.rounds != 1:
         raise FlagError("rounds", "1 with --topology=single_pass", budget.rounds)
-
-
-def expected_batch_size(settings: FederationSettings, batch_size: int) -> int:
-    """Examples or patients in a local step: ``batch_size``, or --dp.batch_size where batches are private."""
-    return settings.dp_batch_size if settings.dp_epsilon and settings.dp_unit != "site" else batch_size

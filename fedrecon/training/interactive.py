@@ -24,7 +24,6 @@ from fedrecon.training.federation_settings import (
     FederationSettings,
     check_budget,
     check_federation,
-    expected_batch_size,
 )
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
@@ -132,7 +131,7 @@ def run(
             made = _task(task, train)
             federation = _federation(name, options or {}, settings)
             if "dp_batch_size" in settings:
-                budget = budget._replace(batch_size=expected_batch_size(federation, batch_size))
+                budget = budget._replace(batch_size=federation.expected_batch_size(batch_size))
             check_budget(federation, budget)
             check_method(federation, (task if isinstance(task, str) else _TASK,))
             keys = [jax.random.fold_in(jax.random.key(seed), number) for number in (1, 2, 3)]

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,13 @@ from fedrecon.privacy import (
     composed,
     default_delta,
     epsilon_of,
+    strategy_of,
     with_noise,
 )
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
-from fedrecon.training.strategies import strategy_of
+from fedrecon.training.spending import spent
 
 # Clients below which the noise of whole sites drowns what they have in common.
 FEW_SITES = 50
@@ -38,6 +40,12 @@ class PrivacyPlan(NamedTuple):
 
     noise: dict[str, Spending | None]
     report: dict[str, Any]
+
+    def spent(self, folder: Path) -> dict[str, Any]:
+        """The report with the epsilons of what was released, by the ledger of the run in ``folder``."""
+        found = spent(folder, [spending for spending in self.noise.values() if spending is not None])
+        # Data sets with clients of one name tell them apart by the stages before a colon.
+        return {**self.report, "epsilon": found} if found else self.report
 
 
 def plan_privacy(
@@ -86,15 +94,16 @@ def plan_privacy(
             dict(zip(names, deltas, strict=True)),
             settings.dp_epsilon,
             settings.dp_noise == "secure",
+            most_participations(settings, 1),
         )
         for stage, (mechanism, _) in zip(stages, parts, strict=True):
             noise[stage] = allowed._replace(mechanism=with_noise(mechanism, multiplier))
         report["noise_multiplier"][label] = multiplier
         report["unit"][label] = unit
         report["mechanism"][label] = parts[0][0].describe()
-        report["epsilon"] |= dict(zip(clients.names, epsilons, strict=True))
-        report["delta"] |= dict(zip(clients.names, deltas, strict=True))
-        report["units"] |= dict(zip(clients.names, sizes, strict=True))
+        report["epsilon"] |= dict(zip(names, epsilons, strict=True))
+        report["delta"] |= dict(zip(names, deltas, strict=True))
+        report["units"] |= dict(zip(names, sizes, strict=True))
     report |= {"neighbors": "zero-out of one unit", "accountant": ACCOUNTANT}
     report["statement"] = _statement(settings, report, comparators)
     return PrivacyPlan(noise, report)

@@ -49,7 +49,7 @@ class Course(NamedTuple):
     @property
     def converged(self) -> bool:
         """Whether it ended by itself, or its curve promises nothing more."""
-        return self.rounds < self.planned or self.remaining < _NEGLIGIBLE
+        return (self.rounds < self.planned and self.patience > 0) or self.remaining < _NEGLIGIBLE
 
     def lines(self) -> list[str]:
         """Sentences for a reader: how it ended, and who did not take part."""
@@ -66,6 +66,8 @@ class Course(NamedTuple):
         return lines
 
     def _verdict(self) -> str:
+        if self.rounds < self.planned and not self.patience:
+            return f"ended by the privacy budget, before its {self.planned} rounds"
         if self.rounds < self.planned:
             return f"ended since {self.patience} rounds brought none lower (at most {self.planned} rounds)"
         if self.rounds >= 2 * _FEWEST and self.best >= self.first:

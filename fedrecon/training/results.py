@@ -98,7 +98,8 @@ def run_stage(
     up, down = (sum(r[name] for r in log) for name in ("bytes_up", "bytes_down"))
     # Streamed rounds compile in the first of them.
     seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
-    results = Results(own, released, counts, up, down, trained.course, plan.report, notes)
+    privacy = plan.spent(workdir.path)
+    results = Results(own, released, counts, up, down, trained.course, privacy, notes)
     if is_lead():
         document = results._asdict() | {"course": results.course._asdict()}
         write_atomically(workdir / "results.json", json.dumps(as_json(document), indent=2).encode())

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import time
 import types
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,17 @@ from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
-from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, release_memory, train
+from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
+from fedrecon.training.compiled_rounds import CompiledRounds
 from fedrecon.training.components import make_optimizer, make_schedule
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.initial import initial_variables
 from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
 from fedrecon.training.scores import Scores, site_scores
+from fedrecon.training.spending import NoPurse, Purse
 from fedrecon.training.topologies import evaluation, mesh_of, open_rounds
 from fedrecon.training.validation import with_validation
 from fedrecon.types import Task, Variables
@@ -151,9 +153,11 @@ def train_stage(
     execution.report_stage("compiling")
     run = (settings, budget, algorithm, stage.variables, clients, workdir.path)
     parallel = resolve_parallel(execution, *run, mesh)
+    key = noise_key(stage, settings)
+    purse = NoPurse() if noise is None else Purse(workdir.path, stage.name, noise, key)
     with open_rounds(*run, mesh=mesh, parallel=parallel, **work) as rounds:
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
-        dispatch = CompiledRounds(rounds.compile, stage.key)
+        dispatch = CompiledRounds(rounds.compile, key, fresh=noise is not None and noise.secure)
         # Compiled before the first round, so that its time is not in the log.
         dispatch(min(execution.rounds_per_dispatch, budget.rounds))
         state = train(
@@ -161,13 +165,15 @@ def train_stage(
             stage.name,
             rounds.state,
             rounds.data,
-            stage.key,
+            key,
             rounds=budget.rounds,
             dispatch=dispatch,
             rounds_per_dispatch=execution.rounds_per_dispatch,
             summarize=rounds.records,
             report_stage=execution.report_stage,
             finished=rounds.finished,
+            permit=purse.permit,
+            annotate=purse.records,
         )
         taken = course(read_log(workdir / "metrics.jsonl"), stage.name, budget.rounds, settings.patience)
         check_course(taken)
@@ -186,6 +192,13 @@ def train_stage(
             evaluate = evaluation(algorithm, mesh)
     own = has_own_models(settings)
     return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken)
+
+
+def noise_key(stage: Stage, settings: FederationSettings) -> jax.Array:
+    """The key of a stage's rounds: its own, or made of --dp.seed and the stage's name."""
+    if settings.dp_seed < 0:
+        return stage.key
+    return jax.random.fold_in(jax.random.key(settings.dp_seed), zlib.crc32(stage.name.encode()))
 
 
 def check_private(stage: Stage, settings: FederationSettings) -> None:
@@ -253,29 +266,6 @@ def save_released(folder: Path, stage: Stage, released: Variables, *, private: b
     path = released_file(folder, stage.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_weights(path, released, about)
-
-
-class CompiledRounds:
-    """``dispatch(count)`` for `fedrecon.runtime.train`: each number of rounds is compiled once.
-
-    Attributes:
-      seconds: spent compiling.
-    """
-
-    def __init__(self, compile: Callable[[int, jax.Array], Callable], key: jax.Array) -> None:
-        self._compile, self._key = compile, key
-        self._compiled: dict[int, Callable] = {}
-        self.seconds = 0.0
-
-    def __call__(self, count: int) -> Callable:
-        if count not in self._compiled:
-            start = time.perf_counter()
-            # What was compiled before leaves memory that this compilation would add to.
-            release_memory()
-            self._compiled[count] = self._compile(count, self._key)
-            release_memory()
-            self.seconds += time.perf_counter() - start
-        return self._compiled[count]
 
 
 def local_work(

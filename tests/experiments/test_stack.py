@@ -18,6 +18,7 @@ from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import History
 from fedrecon.federated.mechanism import Mechanism
+from fedrecon.privacy import read_ledger
 from fedrecon.runtime import Workdir, read_log
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import algorithms, check_method, fitted, make_algorithm
@@ -110,7 +111,13 @@ def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):
     assert np.std(moved) == pytest.approx(expected, rel=0.05) and abs(np.mean(moved)) < 4 * expected / 60
     norms = [np.asarray(model.params["norm"]) for model in result.models(3)]
     assert not np.allclose(norms[0], norms[1]) and result.own
-    assert set(log[0]) == {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds", "steps"}
+    private = {"epsilon", "delta", "unit", "neighbors", "accountant"}
+    plain = {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds", "steps"}
+    assert set(log[0]) == plain | private and log[0]["unit"] == "example"
+    # Each client's release is in the ledger, and the worst of them in the log.
+    lines = read_ledger(tmp_path / "ledger.jsonl")
+    assert [line["site"] for line in lines] == ["a", "b", "c"]
+    assert log[0]["epsilon"] == max(line["epsilon"] for line in lines) > 0
     # One step moves "norm" by half the clipped gradient of an expected batch, and the noise.
     assert max(np.abs(n).max() for n in norms) < 0.5 * steps * (0.1 * 3 + 5 * 0.05)
 

@@ -16,7 +16,7 @@ from fedrecon import federated as fl
 from fedrecon.federated.mechanism import Mechanism, private_sum
 from fedrecon.federated.messages import Context, Message, Upload
 from fedrecon.federated.methods.dp_fedavg import dp_sgd, private_batching
-from fedrecon.training.strategies import sensitivity, strategy_of
+from fedrecon.privacy.strategies import sensitivity, strategy_of
 from fedrecon.types import Variables
 
 KEY = jax.random.key(3)

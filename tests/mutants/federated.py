@@ -61,11 +61,6 @@ MUTANTS = (
             'included = record["included"]',
             _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",
         ),
-        (
-            "jnp.where(along(kept, new), new, old), rows",
-            "jnp.where(along(cohort.active, new), new, old), rows",
-            _NOT_FINITE,
-        ),
         ('jnp.where(included, x, 0), record["metrics"])', 'x, record["metrics"])', _NOT_FINITE),
         (
             "state.round - 1, kept, info",
@@ -101,6 +96,7 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/federated/turn.py",
+        ("return choose(kept, after, before)", "return choose(active, after, before)", _NOT_FINITE),
         (
             "fold(fold(context.key, context.client), jnp.arange(4))",
             "fold(context.key, jnp.arange(4))",

@@ -77,8 +77,8 @@ MUTANTS = (
             _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
         ),
         (
-            "count = min(rounds_per_dispatch, rounds - done)",
-            "count = rounds_per_dispatch",
+            "permit(done, min(rounds_per_dispatch, rounds - done))",
+            "permit(done, rounds_per_dispatch)",
             _RUNTIME + "training_interrupted_in_a_round_equals_uninterrupted",
         ),
         (

@@ -106,7 +106,7 @@ def private_batching(mechanism: Mechanism) -> Batching:
 def _noising_matrix(mechanism: Mechanism) -> Any:
     from jax_privacy.matrix_factorization import streaming_matrix, toeplitz
 
-    if not mechanism.strategy:
+    if mechanism.strategy in ((), (1.0,)):
         return streaming_matrix.identity()
     return toeplitz.inverse_as_streaming_matrix(jnp.asarray(mechanism.strategy, jnp.float32))
 
