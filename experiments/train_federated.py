@@ -2,8 +2,8 @@
 
 The working directory holds config.json, metrics.jsonl, checkpoints, partition.png and results.json; running
 the same command again resumes bit for bit, and shows the results of a finished run. Algorithms:
-fedavg, fedavgm, fedadagrad, fedadam, fedyogi, fedprox, fednova, scaffold, feddyn, moon, qfedavg, afl, fedbn,
-fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, at the same budget;
+fedavg, fedavgm, diloco, fedadagrad, fedadam, fedyogi, fedprox, fednova, scaffold, feddyn, moon, qfedavg, afl,
+fedbn, fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, at the same budget;
 --methods_from=FILE adds those of a Python file (CONTRIBUTING.md), and experiments.methods lists them all.
 --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer; an
 unknown NAME lists those that there are. docs/faults.md explains --fault, --screen_norm and --screen_cosine;

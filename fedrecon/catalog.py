@@ -20,6 +20,7 @@ import optax
 from fedrecon import federated as fl
 from fedrecon import privacy
 from fedrecon.errors import ArgumentError
+from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.traffic import RoundBytes, round_bytes
 from fedrecon.types import Task, Variables
 
@@ -171,6 +172,13 @@ _TABLE = (
         fl.fedavgm,
         "Hsu, Qi and Brown 2019, arXiv:1909.06335",
         "momentum at the server",
+        fixes=_SERVER,
+    ),
+    Entry(
+        "diloco",
+        diloco,
+        "Douillard et al. 2023, arXiv:2311.08105",
+        "clients keep their optimizers, and the server steps with Nesterov momentum",
         fixes=_SERVER,
     ),
     Entry("fedadagrad", fl.fedadagrad, _FEDOPT, "Adagrad at the server", fixes=_SERVER),

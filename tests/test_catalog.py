@@ -9,8 +9,8 @@ from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 
-NAMES = """fedavg fedavgm fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl fedbn
-fedper fedrep ditto pfedme dp_fedavg cheng famhe local_only centralized""".split()
+NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
+fedbn fedper fedrep ditto pfedme dp_fedavg cheng famhe local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.

@@ -10,6 +10,7 @@ import pytest
 
 from fedrecon import catalog
 from fedrecon import federated as fl
+from fedrecon.federated.methods.diloco import diloco
 from fedrecon.types import Variables
 
 RATE = 0.05
@@ -37,6 +38,7 @@ RECIPES = {
     "feddyn": (lambda task, sgd, **o: fl.feddyn(task, sgd, strength=0.1, **o), "0", "0"),
     "fednova": (lambda task, sgd, **o: fl.fednova(task, RATE, momentum=0.5, **o), "1", "0"),
     "fedavgm": (lambda task, sgd, **o: fl.fedavgm(task, sgd, **o), "0", "0"),
+    "diloco": (lambda task, sgd, **o: diloco(task, sgd, **o), "0", "0"),
     "fedadagrad": (lambda task, sgd, **o: fl.fedadagrad(task, sgd, **o), "0", "0"),
     "fedyogi": (lambda task, sgd, **o: fl.fedyogi(task, sgd, **o), "0", "0"),
     "fedadam": (lambda task, sgd, **o: fl.fedadam(task, sgd, **o), "0", "0"),

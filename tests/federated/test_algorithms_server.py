@@ -8,6 +8,7 @@ import pytest
 
 from fedrecon import federated as fl
 from fedrecon.federated.methods.afl import project_simplex
+from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.fedopt import adaptive_server
 from fedrecon.types import Variables
 
@@ -52,6 +53,24 @@ def test_fedavgm_dampening_and_nesterov(fx):
         v = 0.8 * v - update
         w = w - (0.8 * v - update)
         np.testing.assert_allclose(place, w, rtol=1e-5, atol=1e-6)
+
+
+def test_diloco_under_a_constant_update(fx):
+    """Nesterov's displacement; moments stay at the client; with neither it is averaging, bit for bit."""
+    algorithm = diloco(fx.quad, optax.adam(0.1), momentum=0.9, server_learning_rate=0.7)
+    places, _ = served(algorithm, np.tile(UPDATES[:1], (6, 1)))
+    velocity = np.cumsum(0.9 ** np.arange(6))
+    expected = 0.7 * np.cumsum(1 + 0.9 * velocity)[:, None] * UPDATES[0]
+    np.testing.assert_allclose(places, expected, rtol=1e-5)
+    variables = Variables({"w": jnp.zeros(2)}, {})
+    state = fl.init_state(algorithm, variables, fx.quad_data())
+    assert len(jax.tree.leaves(state.client)) > 2
+    sent = fl.traffic.round_bytes(algorithm, variables, fx.quad_data())
+    assert sent == fl.traffic.round_bytes(fl.fedavg(fx.quad, optax.sgd(0.1)), variables, fx.quad_data())
+    plain = diloco(fx.quad, optax.adam(0.1), momentum=0.0, server_learning_rate=1.0)
+    kept = fl.fedavg(fx.quad, optax.adam(0.1), keep_optimizer=True)
+    ends = [fx.trajectory(fx.quad, a, 2)(fx.quad_data())[0].variables for a in (plain, kept)]
+    fx.assert_equal(*ends)
 
 
 @pytest.mark.parametrize("recipe", ["fedadagrad", "fedyogi", "fedadam"])
