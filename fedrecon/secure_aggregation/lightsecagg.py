@@ -7,6 +7,7 @@ give the sum of the masks, however many clients dropped out. No mask is shared b
 """
 
 import dataclasses
+import functools
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from fedrecon.secure_aggregation.wire import SERVER, Kind, Message
 FIELD = 2**31 - 1
 """The prime below which words and masks are: products of two elements fit into 64 bits."""
 
+# Products that are held at a time.
+_CHUNK = 1 << 16
 # Beside each piece: the number of one party, that of the other, nonce, tag, ciphertext of ML-KEM.
 _ENVELOPE = 4 + 4 + primitives.NONCE + primitives.TAG + primitives.ML_KEM_CIPHERTEXT
 
@@ -107,26 +110,29 @@ def piece_point(setup: LightSecAggSetup, client: int) -> int:
 
 def _interpolated(values: np.ndarray, at: tuple[int, ...], points: Sequence[int]) -> np.ndarray:
     """Values at ``points`` of the polynomial with rows of ``values`` at ``at``."""
+    weights = np.array([_weights(point, at) for point in points], np.uint64)
     found = np.empty((len(points), values.shape[1]), np.uint32)
-    wide = np.empty(values.shape[1], np.uint64)
-    for row, point in zip(found, points, strict=True):
-        total = np.zeros(values.shape[1], np.uint64)
-        for value, weight in zip(values, _weights(point, at), strict=True):
-            np.multiply(value, np.uint64(weight), out=wide, dtype=np.uint64)
-            total += _folded(wide)
-        row[:] = total % np.uint64(FIELD)
+    step = max(1, _CHUNK // len(points))
+    for start in range(0, values.shape[1], step):
+        part = values[:, start : start + step].astype(np.uint64)
+        total = np.zeros((len(points), part.shape[1]), np.uint64)
+        for value, weight in zip(part, weights.T, strict=True):
+            total += _folded(weight[:, None] * value)
+        found[:, start : start + step] = total % np.uint64(FIELD)
     return found
 
 
-def _folded(values: np.ndarray) -> np.ndarray:
+def _folded(products: np.ndarray) -> np.ndarray:
     """Below 2^32 and the same mod 2^31 - 1, as 2^31 is 1 there; in place."""
-    high = values >> np.uint64(31)
-    values &= np.uint64(FIELD)
-    values += high
-    return values
+    high = products >> np.uint64(31)
+    products &= np.uint64(FIELD)
+    products += high
+    return products
 
 
-def _weights(point: int, at: tuple[int, ...]) -> list[int]:
+@functools.lru_cache(maxsize=4096)
+def _weights(point: int, at: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange's weights, by which values at some points give that at another."""
     weights = []
     for i in at:
         above = below = 1
@@ -135,7 +141,7 @@ def _weights(point: int, at: tuple[int, ...]) -> list[int]:
                 above = above * (point - j) % FIELD
                 below = below * (i - j) % FIELD
         weights.append(above * pow(below, -1, FIELD) % FIELD)
-    return weights
+    return tuple(weights)
 
 
 class LightSecAggClient:

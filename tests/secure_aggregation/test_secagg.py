@@ -56,14 +56,22 @@ def test_all_patterns_of_three_clients(malicious):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clients", [4, 5])
-def test_all_patterns_of_more_clients(clients):
-    for pattern in itertools.product(STAGES, repeat=clients):
-        check_pattern(pattern, clients // 2 + 1)
+def test_all_patterns_of_four_clients():
+    for pattern in itertools.product(STAGES, repeat=4):
+        check_pattern(pattern, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clients", [6, 7, 8])
+@pytest.mark.parametrize("clients", [5, 6])
+def test_all_patterns_with_enough_clients_left(clients):
+    threshold = clients // 2 + 1
+    for pattern in itertools.product(STAGES, repeat=clients):
+        if pattern.count("never") >= threshold:
+            check_pattern(pattern, threshold)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clients", [7, 8])
 def test_all_numbers_of_clients_at_each_stage(clients):
     rng = np.random.default_rng(clients)
     for pattern in itertools.combinations_with_replacement(STAGES, clients):
