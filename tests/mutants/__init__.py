@@ -20,6 +20,7 @@ from tests.mutants import (
     quality,
     runs,
     runtime,
+    secure,
     solvers,
     training,
 )
@@ -43,5 +44,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *runs.MUTANTS,
     *training.MUTANTS,
     *programs.MUTANTS,
+    *secure.MUTANTS,
     *quality.MUTANTS,
 )

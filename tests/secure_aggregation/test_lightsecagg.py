@@ -63,12 +63,14 @@ def test_sums_are_exact_for_every_set_of_dropouts(clients, threshold, colluders)
 
 
 def test_pieces_that_colluders_hold_and_uploads_are_uniform():
-    """Of zero words, 2^18 of them; the mask of other bytes than uniform ones would be found, see SecAgg."""
+    """Of zero words, 2^18 of them, alone and what two of them differ by."""
     setup = LightSecAggSetup("job", 7, 4, 3, 2**18, 2)
     round_ = Round(setup, np.zeros((4, 2**18), np.uint32), seed=3).until("unmask")
-    pieces = [round_.clients[holder]._pieces[0] for holder in (1, 2)]
-    upload = np.frombuffer(round_.sent["masked"][0][HEADER:], "<u4")
-    for words in (*pieces, upload, (pieces[0].astype(np.int64) - pieces[1]) % FIELD):
+    pieces = [round_.clients[holder]._pieces[3] for holder in (0, 1)]
+    upload = np.frombuffer(round_.sent["masked"][3][HEADER:], "<u4")
+    differences = [(upload.astype(np.int64) - piece) % FIELD for piece in pieces]
+    differences.append((pieces[0].astype(np.int64) - pieces[1]) % FIELD)
+    for words in (*pieces, upload, *differences):
         counts = np.bincount(np.asarray(words, np.int64) * 256 // FIELD, minlength=256)
         assert stats.chisquare(counts).pvalue > 1e-4
         assert words.max() < FIELD
