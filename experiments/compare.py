@@ -73,11 +73,12 @@ def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, T
         if name not in algorithms():
             raise FlagError("methods", f"some of {', '.join(algorithms())}", repr(name))
     for name, options in dotted.items():
-        if options and name not in (*methods, "reduce"):
+        if options and name not in (*methods, "attack", "reduce"):
             raise FlagError(f"{name}.NAME", "one of --methods", repr(name))
     planned = {}
     for name in methods:
-        federation = changed(base.federation, algorithm=name, reduce_options=dotted["reduce"])
+        shared = {f"{group}_options": dotted.get(group, ()) for group in ("attack", "reduce")}
+        federation = changed(base.federation, algorithm=name, **shared)
         if not method(name).exchanges:
             federation = comparator(federation, name)
         federation = changed(federation, algorithm_options=dotted[name])
@@ -241,7 +242,7 @@ def parse_flags(argv: list[str]) -> Dotted:
     argv = with_flag_files(argv)
     read_own_files(argv)
     show_help(argv, flag_groups(TrainSettings), FIRST)
-    return parse(argv, (*algorithms(), *ALIASES, "reduce"))
+    return parse(argv, (*algorithms(), *ALIASES, "attack", "reduce"))
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

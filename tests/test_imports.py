@@ -98,6 +98,10 @@ ALLOWED = {
         {"fedrecon.communication", "fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy"},
     ),
+    "fedrecon/attacks": (
+        {"fedrecon.attacks", "fedrecon.federated", "fedrecon.tasks", "fedrecon.types", "operators"},
+        {"jax", "numpy", "optax", "scipy", "jax_privacy"},
+    ),
     "fedrecon/encryption": ({"fedrecon.encryption"}, {"numpy", "tenseal", "cryptography"}),
     "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
     "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.privacy", "fedrecon.types"}, {"jax", "optax"}),
@@ -112,6 +116,7 @@ ALLOWED = {
     ),
     "fedrecon/training": (
         {"fedrecon.training", "fedrecon.catalog", "fedrecon.data", "fedrecon.federated", "fedrecon.files"}
+        | {"fedrecon.attacks"}
         | {
             "fedrecon.exports",
             "fedrecon.ood",
@@ -142,6 +147,7 @@ SHARED = "fedrecon.errors.ArgumentError"
 # Packages whose modules only they import; all others import from the package.
 DATA = ("clients", "folders", "formats", "measured", "simulation")
 FACES = (
+    "fedrecon.attacks",
     "fedrecon.data",
     *(f"fedrecon.data.{part}" for part in DATA),
     "fedrecon.data.simulation.anatomy",

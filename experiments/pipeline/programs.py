@@ -165,7 +165,7 @@ def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> D
     argv = with_flag_files(argv)
     read_own_files(argv)
     show_help(argv, flag_groups(settings), first)
-    return parse(argv, ("algorithm", "reduce"))
+    return parse(argv, ("algorithm", "attack", "reduce"))
 
 
 def parse(argv: list[str], groups: Collection[str]) -> Dotted:
@@ -200,7 +200,7 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
         given["data_labels"] = LABELS.join(identity.labels or ())
     if "algorithm" in given:
         given["algorithm"] = ALIASES.get(given["algorithm"], given["algorithm"])
-    options = {f"{group}_options": dotted.get(group, ()) for group in ("algorithm", "reduce")}
+    options = {f"{group}_options": dotted.get(group, ()) for group in ("algorithm", "attack", "reduce")}
     return given | {name: texts for name, texts in options.items() if texts}
 
 

@@ -334,7 +334,9 @@ def cohort_round(
             record["upload"],
             record["included"],
             state.reduce,
-            server_context._replace(arrived=cohort.spread(record["included"])),
+            server_context._replace(
+                arrived=cohort.spread(record["included"]), rows=numbers[: record["included"].shape[0]]
+            ),
         )
     flagged = jnp.zeros_like(cohort.active) if reduction.flagged is None else reduction.flagged
     included = record["included"] & ~flagged

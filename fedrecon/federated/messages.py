@@ -25,6 +25,8 @@ class Context(NamedTuple):
       message: at the weighting, the client's `Message`.
       participants: int32 (), number of clients in the total; on the server.
       clients: static number of all clients; on the server.
+      rows: int32 (rows,), the numbers of the clients whose uploads a reducer sees, beyond all clients for
+        padding; at the reducer.
     """
 
     round: jax.Array
@@ -37,6 +39,7 @@ class Context(NamedTuple):
     message: PyTree = ()
     participants: jax.Array | None = None
     clients: int | None = None
+    rows: jax.Array | None = None
 
 
 class Message(NamedTuple):

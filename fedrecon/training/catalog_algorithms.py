@@ -30,6 +30,7 @@ from fedrecon.training.components import (
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.faults import inject, parse_faults
 from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.malicious import parse_attack, poisoned
 from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError, as_flag_error
 from fedrecon.training.own_files import naming_the_line
@@ -38,8 +39,8 @@ from fedrecon.types import Task, Variables
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
-    "clip_norm", "stragglers", "fault", "fine_tune", "fine_tune_head", "topology", "mixing", "visits",
-    "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing",
+    "clip_norm", "stragglers", "fault", "attack", "fine_tune", "fine_tune_head", "topology", "mixing",
+    "visits", "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
 )  # fmt: skip
 # Flags of who takes part, which mean nothing where all data are one client's.
@@ -83,7 +84,7 @@ def comparator(settings: FederationSettings, name: str) -> FederationSettings:
     """The settings of a comparator, without what concerns an exchange."""
     defaults = FederationSettings()
     kept: dict[str, Any] = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
-    kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": ()}
+    kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": (), "attack_options": ()}
     return dataclasses.replace(settings, **kept)
 
 
@@ -159,6 +160,7 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
             f"{settings.topology} with --algorithm={name}",
         )
     make_reducer(settings)
+    parse_attack(settings, tasks)
     options = parse_options("algorithm", options_of(name), dict(settings.algorithm_options), name)
     with naming_the_line(settings.methods_from):
         _check_recipe(settings, chosen, options)
@@ -223,7 +225,7 @@ def make_algorithm(
     faults = parse_faults(settings.fault, train.names)
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:
         algorithm = algorithm._replace(schedule=schedule)
-    return inject(algorithm, faults)
+    return inject(poisoned(algorithm, settings, train.names), faults)
 
 
 def _optimizers(

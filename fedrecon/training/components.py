@@ -19,12 +19,26 @@ from fedrecon.training.faults import Faults
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError, as_flag_error
 
+
+def _bucketing(rule: str = "median", size: int = 2) -> fl.Reducer:
+    """Bucketing in front of the robust reducer of this name, at its defaults."""
+    if rule in ("bucketing", "fltrust") or rule not in REDUCERS:
+        known = ", ".join(name for name in REDUCERS if name not in ("bucketing", "fltrust"))
+        raise ArgumentError("rule", f"one of {known}", repr(rule))
+    inner, defaults = REDUCERS[rule]
+    return fl.reducers.bucketing(inner(**defaults), size)
+
+
 REDUCERS: dict[str, tuple[Callable, dict[str, Any]]] = {
     "median": (fl.reducers.median, {}),
     "trimmed_mean": (fl.reducers.trimmed_mean, {"fraction": 0.2}),
     "krum": (fl.reducers.krum, {"byzantine": 1}),
     "bulyan": (fl.reducers.bulyan, {"byzantine": 1}),
     "geometric_median": (fl.reducers.geometric_median, {}),
+    "norm_bound": (fl.reducers.norm_bound, {}),
+    "centered_clipping": (fl.reducers.centered_clipping, {}),
+    "fltrust": (fl.reducers.fltrust, {}),
+    "bucketing": (_bucketing, {}),
 }
 
 # Part of the highest rate that adam_cosine ends with.
@@ -179,6 +193,13 @@ def check_reducer(settings: FederationSettings, clients: int) -> None:
     Raises:
       FlagError: it withstands no client, or fewer than it shall, among these.
     """
+    if settings.reduce == "fltrust":
+        root = _reduce_options(settings).get("root", 0)
+        if root >= clients:
+            raise FlagError("reduce.root", f"the number of one of the {clients} clients", root)
+        if settings.sampler != "all":
+            expected = "all with --reduce=fltrust, whose root takes part in every round"
+            raise FlagError("sampler", expected, settings.sampler)
     if settings.reduce not in _CLIENTS_NEEDED or settings.sampler == "poisson":
         return
     slope, intercept = _CLIENTS_NEEDED[settings.reduce]

@@ -11,7 +11,9 @@ from fedrecon.training.options import FlagError, Need, setting
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adam_cosine")
 SAMPLERS = ("all", "uniform", "poisson", "weighted", "longest_absent", "highest_loss")
-REDUCERS = ("mean", "median", "trimmed_mean", "krum", "bulyan", "geometric_median")
+REDUCERS = ("mean", "median", "trimmed_mean", "krum", "bulyan", "geometric_median", "norm_bound",
+            "centered_clipping", "fltrust", "bucketing")  # fmt: skip
+ATTACKS = ("none", "sign_flip", "gaussian", "label_flip", "backdoor", "free_rider", "alie", "inner_product")
 SERVER_OPTIMIZERS = ("default", "sgd", "momentum", "adagrad", "adam", "adamw", "amsgrad", "lamb", "lion",
                      "nadam", "radam", "rmsprop", "yogi")  # fmt: skip
 RATE_SCHEDULES = ("constant", "linear", "cosine", "exponential", "warmup_cosine")
@@ -39,8 +41,8 @@ NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon
 class FederationSettings:
     """Settings of federated training; the flag of the same name sets a field.
 
-    ``algorithm_options`` and ``reduce_options`` hold the texts of the dotted flags, ``methods_sha256`` the
-    SHA-256 of the file ``methods_from``.
+    ``algorithm_options``, ``attack_options`` and ``reduce_options`` hold the texts of the dotted flags,
+    ``methods_sha256`` the SHA-256 of the file ``methods_from``.
     """
 
     algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
@@ -141,6 +143,13 @@ class FederationSettings:
         "Faults of clients, KIND:CLIENT,...: nan, inf, exploding, flipped, crashed, empty or straggler",
         needs=(_SERVER,),
     )
+    attack: str = _protection(
+        "none",
+        "What malicious clients do, for experiments; see --attack.clients=NAME,... and --attack.NAME=VALUE",
+        choices=ATTACKS,
+        needs=(_STAR,),
+    )
+    attack_options: tuple[tuple[str, str], ...] = ()
     validate_every: int = _training(
         1, "Rounds between evaluations on the validation split of the clients; 0 never evaluates", least=0
     )

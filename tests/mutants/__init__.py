@@ -4,6 +4,7 @@
 """
 
 from tests.mutants import (
+    attacks,
     classical,
     ct,
     data,
@@ -46,4 +47,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *programs.MUTANTS,
     *secure.MUTANTS,
     *quality.MUTANTS,
+    *attacks.MUTANTS,
 )

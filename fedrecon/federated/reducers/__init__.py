@@ -1,7 +1,36 @@
-"""Reducers, which see single updates instead of their sum: robust statistics, and screens."""
+"""Reducers, which see single updates instead of their sum: robust statistics, bounds, and screens."""
 
 from fedrecon.federated.messages import Reduction
-from fedrecon.federated.reducers.robust import bulyan, geometric_median, krum, median, trimmed_mean
-from fedrecon.federated.reducers.screening import screen
+from fedrecon.federated.reducers.bounding import (
+    bucketing,
+    centered_clipping,
+    client_numbers,
+    fltrust,
+    norm_bound,
+)
+from fedrecon.federated.reducers.robust import (
+    bulyan,
+    geometric_median,
+    krum,
+    median,
+    trimmed_mean,
+    unweighted,
+)
+from fedrecon.federated.reducers.screening import screen, total
 
-__all__ = ["Reduction", "bulyan", "geometric_median", "krum", "median", "screen", "trimmed_mean"]
+__all__ = [
+    "Reduction",
+    "bucketing",
+    "bulyan",
+    "centered_clipping",
+    "client_numbers",
+    "fltrust",
+    "geometric_median",
+    "krum",
+    "median",
+    "norm_bound",
+    "screen",
+    "total",
+    "trimmed_mean",
+    "unweighted",
+]

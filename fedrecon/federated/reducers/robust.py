@@ -73,7 +73,7 @@ def krum(byzantine: int, keep: int = 1) -> Reducer:
         order = _krum_order(sent.delta, included, byzantine)
         chosen = jnp.zeros_like(included).at[order[:keep]].set(True)
         enough = (arrived.sum() >= 2 * byzantine + 3) & (included.sum() >= keep)
-        return _result(_mean(sent, chosen & included), included, enough)
+        return result_of(_mean(sent, chosen & included), included, enough)
 
     return _screened(reduce)
 
@@ -110,7 +110,7 @@ def bulyan(byzantine: int) -> Reducer:
             rank = jnp.argsort(jnp.argsort(distance, axis=0), axis=0)
             return jnp.where(rank < near, jnp.where(jnp.isfinite(x), x, 0), 0).sum(0) / near
 
-        return _result(jax.tree.map(coordinate, sent), included, arrived.sum() >= 4 * byzantine + 3)
+        return result_of(jax.tree.map(coordinate, sent), included, arrived.sum() >= 4 * byzantine + 3)
 
     return _screened(reduce)
 
@@ -164,7 +164,7 @@ def geometric_median(iterations: int = 100, floor: float = 1e-5, tolerance: floa
         start = (jnp.int32(0), weight, first, jnp.full_like(value, jnp.inf), value)
         _, beta, v, *_ = jax.lax.while_loop(unfinished, step, start)
         reduced = sent._replace(delta=v, message=average(beta, sent.message))
-        return _result(reduced, included, included.any())
+        return result_of(reduced, included, included.any())
 
     return _screened(reduce)
 
@@ -238,7 +238,7 @@ def _mean(tree: PyTree, chosen: jax.Array) -> PyTree:
     return jax.tree.map(lambda x: (jnp.where(along(chosen, x), x, 0).sum(0) / count).astype(x.dtype), tree)
 
 
-def _result(reduced: Upload, included: jax.Array, enough: jax.Array) -> Upload:
+def result_of(reduced: Upload, included: jax.Array, enough: jax.Array) -> Upload:
     """The reduced update of one client, as the sum that the server divides by its weight."""
     count = included.sum()
     summed = jax.tree.map(lambda x: (x * count).astype(x.dtype), reduced.message.summed)
@@ -268,7 +268,7 @@ def _elementwise(reduce_sorted: Callable[[jax.Array, jax.Array], jax.Array]) -> 
             lambda w, tree: coordinates(included & (w > 0), tree), uploads.weight, sent.delta
         )
         reduced = sent._replace(delta=delta, message=coordinates(included, sent.message))
-        return _result(reduced, included, included.any())
+        return result_of(reduced, included, included.any())
 
     return stateless(reduce)
 

@@ -50,7 +50,7 @@ def screen(
     if min_cosine is not None and not -1 < min_cosine < 1:
         raise ArgumentError("min_cosine", "a number in (-1, 1) or None", repr(min_cosine))
 
-    inner = reduce or stateless(_sum)
+    inner = reduce or total()
 
     def screened(uploads, included, state, context):
         sent = unweighted(uploads, included)
@@ -68,6 +68,11 @@ def screen(
         return reduction._replace(flagged=flagged)
 
     return Reducer(inner.init, screened, answer=inner.answer)
+
+
+def total() -> Reducer:
+    """The plain sum, as without a reducer."""
+    return stateless(_sum)
 
 
 def _sum(uploads: Upload, included: jax.Array) -> Upload:
