@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrecon.errors import ArgumentError
-from fedrecon.federated import Batches, FederatedAlgorithm, Reducer, Upload
-from fedrecon.federated.reducers import client_numbers, total, unweighted
-from fedrecon.types import Batch, PyTree
+from fedrecon.federated import Batches, ClientResult, Context, FederatedAlgorithm, Reducer, Upload
+from fedrecon.federated.reducers import Reduction, client_numbers, total, unweighted
+from fedrecon.types import Batch, PyTree, Variables
 
 
 class Attack(NamedTuple):
@@ -206,7 +206,14 @@ def poison(algorithm: FederatedAlgorithm, attack: Attack, clients: Sequence[int]
 def _at_clients(
     algorithm: FederatedAlgorithm, attack: Attack, malicious: Callable[[jax.Array], jax.Array]
 ) -> FederatedAlgorithm:
-    def update(variables, broadcast, state, batches: Batches, valid, key):
+    def update(
+        variables: Variables,
+        broadcast: PyTree,
+        state: PyTree,
+        batches: Batches,
+        valid: jax.Array,
+        key: jax.Array,
+    ) -> ClientResult:
         bad = malicious(batches.client)
         if attack.examples is not None:
             changed = attack.examples(batches.examples)
@@ -225,12 +232,12 @@ def _at_clients(
 def _colluding(inner: Reducer | None, collude: Callable, malicious: Callable) -> Reducer:
     kept = inner or total()
 
-    def reduce(uploads: Upload, included, state, context):
+    def reduce(uploads: Upload, included: jax.Array, state: PyTree, context: Context) -> Reduction:
         bad = malicious(client_numbers(context, len(included)))
         crafted = collude(unweighted(uploads, included).delta, included & ~bad)
 
-        def put(weight, mine, theirs):
-            def one(v, x):
+        def put(weight: jax.Array, mine: PyTree, theirs: PyTree) -> PyTree:
+            def one(v: jax.Array, x: jax.Array) -> jax.Array:
                 w = weight.reshape(-1, *(1,) * (x.ndim - 1))
                 chosen = bad.reshape(-1, *(1,) * (x.ndim - 1))
                 return jnp.where(chosen, w * v[None], x).astype(x.dtype)

@@ -139,7 +139,7 @@ def inversion(update, variables, batch):
             attacks.images(batch),
             jax.random.key(1),
             prior_weight=1e-4,
-            iterations=1200,
+            iterations=600,
         )
         return found.batch["image"]
 
@@ -148,11 +148,11 @@ def inversion(update, variables, batch):
 
 @pytest.mark.slow
 def test_a_phantom_is_seen_in_its_gradient_and_hidden_by_sums_and_noise():
-    images = phantoms(8, 20)
-    image = np.asarray(shepp_logan().rasterize((20, 20)), np.float32)[None, ..., None]
+    images = phantoms(8, 16)
+    image = np.asarray(shepp_logan().rasterize((16, 16)), np.float32)[None, ..., None]
     images[0] = (image - image.min()) / np.ptp(image)
     single = batch_of(images[:1])
-    _, variables, update = victim(single, strides=(2, 2, 1), features=12)
+    _, variables, update = victim(single, strides=(2, 2, 1), features=8)
     sent = [jax.jit(update)(variables, batch_of(images[i : i + 1], (i % 4,))) for i in range(8)]
     sent[0] = jax.jit(update)(variables, single)
     noised = attacks.clipped_and_noised(sent[0], jax.random.key(9), norm=1.0, noise_multiplier=0.5)
@@ -166,7 +166,7 @@ def test_a_phantom_is_seen_in_its_gradient_and_hidden_by_sums_and_noise():
 
 @pytest.mark.slow
 def test_local_steps_and_segmentations_are_inverted_too():
-    images = phantoms(2, 12)
+    images = phantoms(2, 10)
     batch = batch_of(images, (1, 2))
     task, variables, _ = victim(batch, strides=(1,))
     update = attacks.local_update(task, optax.sgd(0.05), batch_size=1, steps=4)
