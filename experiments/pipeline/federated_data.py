@@ -31,11 +31,11 @@ from fedrecon.data.clients import (
 )
 from fedrecon.data.folders import possible_tasks
 from fedrecon.errors import ArgumentError
-from fedrecon.models import Encoder
+from fedrecon.models import NORMS, Encoder
 from fedrecon.tasks import (
     check_labels,
 )
-from fedrecon.training import NORMS, TASKS, FlagError, load_task, made_task, named_task, naming_the_line
+from fedrecon.training import TASKS, FlagError, load_task, made_task, named_task, naming_the_line
 
 _SIZES = {"retina": 64, "xray": 56}
 _TEST = 0.25

@@ -199,7 +199,7 @@ def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
         keys[2],
         represent,
         data.validation,
-        {"data": data_kind(settings), "preparation": dict(data.preparation)},
+        {"task": settings.task, "data": data_kind(settings), "preparation": dict(data.preparation)},
     )
 
 

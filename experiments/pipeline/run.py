@@ -2,10 +2,15 @@
 
 import time
 
+import jax
+import numpy as np
+
 from experiments.pipeline.cohorts import Cohorts, load_cohorts
+from experiments.pipeline.downstream import make_task as make_downstream
 from experiments.pipeline.downstream import run_downstream, with_images
 from experiments.pipeline.outcome import Outcome, Provenance
 from experiments.pipeline.reconstruction import checks, run_reconstruction
+from experiments.pipeline.reconstruction import make_task as make_reconstruction
 from experiments.pipeline.report import print_tables, write_page, write_results
 from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run, courses, traffic
@@ -18,6 +23,9 @@ from fedrecon.training import (
     FlagError,
     PrivacyPlan,
     choose_parallel,
+    example_of,
+    initial_tasks,
+    initial_variables,
     parse_faults,
     plan_privacy,
     schedule_name,
@@ -51,6 +59,7 @@ def run(
     cohorts = load_cohorts(settings)
     budgets = stage_budgets(settings)
     plan = plan_stages(settings, cohorts, budgets)
+    check_initial(settings, cohorts)
     trainings = {
         stage: Run(settings, workdir, execution, budgets[stage], plan.noise[stage]) for stage in STAGES
     }
@@ -94,6 +103,24 @@ def run(
     page = write_page(workdir, settings, outcome, provenance)
     _say(f"report: {page}", start)
     return outcome
+
+
+def check_initial(settings: FullStackSettings, cohorts: Cohorts) -> None:
+    """Refuses models of ``initialize_from`` that do not fit, before the first training.
+
+    Raises:
+      FlagError: a stage's model is of another network; names the leaves.
+    """
+    for stage in initial_tasks(settings.federation.initialize_from):
+        train = getattr(cohorts, stage).train
+        if stage == "reconstruction":
+            task = make_reconstruction(settings, cohorts.image_shape, example_of(train))
+        else:
+            if cohorts.shared_images:
+                train = with_images(train, np.broadcast_to(np.float32(0), train.examples["target"].shape))
+            task = make_downstream(stage, settings, example_of(train))
+        drawn = jax.eval_shape(task.init, jax.random.key(0))
+        initial_variables(settings.federation, f"{stage}/federated", drawn)
 
 
 def stage_budgets(settings: FullStackSettings) -> dict[str, Budget]:

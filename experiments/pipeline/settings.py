@@ -16,6 +16,7 @@ from fedrecon.training import (
     check_ranges,
     fitted,
     fixed_flags,
+    initial_tasks,
     method,
     setting,
     unprotected,
@@ -269,7 +270,8 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
 
     Algorithms that presume an optimizer of their own get it where none is given, see `fitted`;
     ``clients_per_round`` without a sampler is drawn uniformly, and ``data_dir`` without a cohort is a folder.
-    A preset's ``patience`` is for trainings that have validation curves, which private ones have not.
+    A preset's ``patience`` is for trainings that have validation curves, which private ones have not, its
+    ``start`` for a reconstruction that ``initialize_from`` has no model for.
 
     Raises:
       FlagError: a value is outside its range; the message names the flag, what was expected and found.
@@ -289,6 +291,11 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
     if arguments.get("dp_epsilon") or not arguments.get("validate_every", 1):
         # Validation curves are not private, and there may be none.
         values = values | dict.fromkeys(_KEEPS_BEST, 0)
+    if "reconstruction" in initial_tasks(arguments.get("initialize_from", "")):
+        if arguments.get("start", "random") != "random":
+            expected = "random, or none, with --initialize_from of a model of the reconstruction"
+            raise FlagError("start", expected, arguments["start"])
+        values = values | {"start": "random"}
     if arguments.get("clients_per_round") and "sampler" not in arguments:
         arguments = {**arguments, "sampler": "uniform"}
     settings = changed(FullStackSettings(), **{**values, **arguments})

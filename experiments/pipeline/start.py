@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon.learned import Architecture, CheckedNetwork, load_network
-from fedrecon.training import FlagError
+from fedrecon.training import FlagError, initial_tasks
 
 RANDOM, SHIPPED = "random", "shipped"
 
@@ -64,10 +64,13 @@ def with_start(settings: FullStackSettings) -> FullStackSettings:
 
 
 def start_notes(settings: FullStackSettings) -> tuple[str, ...]:
-    """What readers must know of the network that trainings start from; nothing of random weights."""
-    network = open_start(settings)
-    if network is None:
-        return ()
-    return (
-        f"All reconstruction trainings start from one network, --start={settings.start}: {network.origin}.",
-    )
+    """What readers must know of the networks that trainings start from; nothing of random weights."""
+    notes, given = [], settings.federation.initialize_from
+    if network := open_start(settings):
+        origin = f"one network, --start={settings.start}: {network.origin}"
+        notes.append(f"All reconstruction trainings start from {origin}.")
+    if tasks := initial_tasks(given):
+        notes.append(
+            f"All trainings of {', '.join(tasks)} start from the model in --initialize_from={given}."
+        )
+    return tuple(notes)

@@ -24,9 +24,9 @@ from fedrecon.training.federation_settings import (
     check_federation,
 )
 from fedrecon.training.growth import rounds_obstacle
-from fedrecon.training.initial import initial_digest
-from fedrecon.training.interactive import Result, run
-from fedrecon.training.named_tasks import NORMS, TASKS, made_task, named_task
+from fedrecon.training.initial import initial_digest, initial_tasks, initial_variables
+from fedrecon.training.interactive import run
+from fedrecon.training.named_tasks import TASKS, made_task, named_task
 from fedrecon.training.options import (
     FlagError,
     Need,
@@ -68,7 +68,6 @@ from fedrecon.training.stage import (
 )
 
 __all__ = [
-    "NORMS",
     "NO_PRIVACY",
     "TASKS",
     "Budget",
@@ -80,7 +79,6 @@ __all__ = [
     "FlagError",
     "Need",
     "PrivacyPlan",
-    "Result",
     "Results",
     "Scores",
     "Spending",
@@ -105,6 +103,8 @@ __all__ = [
     "foreign_scores",
     "has_own_models",
     "initial_digest",
+    "initial_tasks",
+    "initial_variables",
     "is_finished",
     "load_methods",
     "load_task",

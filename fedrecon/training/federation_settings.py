@@ -53,8 +53,8 @@ class FederationSettings:
     methods_sha256: str = ""
     initialize_from: str = _training(
         "",
-        "Model to start from: RUN, RUN:STAGE, the folder of an export, or an .npz of models/",
-        needs=(Need("--start=random", lambda s: getattr(s, "start", "random") == "random"),),
+        "Model to start from: RUN, RUN:STAGE, the folder of an export, or an .npz of models/. Of several "
+        "stages those start from it that it has a model for",
     )
     initialize_sha256: str = ""
     optimizer: str = _training(

@@ -1,16 +1,20 @@
 """The model that a training starts from: of another run, of an export, or of a file of weights."""
 
 import hashlib
+from collections.abc import ItemsView, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from fedrecon.exports import is_export, load
 from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError
 from fedrecon.types import Variables
-from fedrecon.weights import named_arrays, read_weights
+from fedrecon.weights import read_weights
 
 _FLAG = "initialize_from"
 _EXPECTED = "RUN, a run that has released a model, RUN:STAGE, an export, or an .npz of weights"
@@ -26,37 +30,59 @@ def initial_digest(text: str) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in _files(text)[1])).hexdigest()
 
 
+def initial_tasks(text: str) -> tuple[str, ...]:
+    """The stages of a run of several that ``initialize_from`` has a model for.
+
+    A run of several stages has one for each, its federated one. A run of one stage, an export or a file has
+    one for the stage of its task; a file that does not tell its task is of the reconstruction.
+
+    Raises:
+      FlagError: there is none for any of them.
+    """
+    if not text:
+        return ()
+    known = _by_task(text)
+    if not (found := tuple(task for task in TASKS if task in known)):
+        raise FlagError(_FLAG, f"a model of {', '.join(TASKS)}", f"{text}, of {', '.join(known)}")
+    return found
+
+
 def initial_variables(settings: FederationSettings, stage: str, drawn: Variables) -> Variables:
     """The model that a stage starts from.
 
-    Of several stages, in a run of which each has a model, each starts from its own; an export or a file is
-    for their first, reconstruction.
+    Of several stages those of `initial_tasks` start from their model, the others as without.
 
     Args:
       settings: of the federation.
       stage: name of the training.
-      drawn: its network as it would start otherwise, which is returned without ``initialize_from``.
+      drawn: its network as it would start otherwise, which is returned without ``initialize_from``; or its
+        shapes.
 
     Raises:
       FlagError: there is no model for the stage, or it is of another network; names the leaves.
     """
     text = settings.initialize_from
     task, several, _ = stage.partition("/")
-    if not text:
+    if not text or (several and task not in initial_tasks(text)):
         return drawn
     kind, files = _files(text)
-    if several and kind == "run":
-        files = [path for path in files if path.parent.name == task and path.stem == "federated"]
-        if not files and task != "reconstruction":
-            return drawn
-    elif several and task != (_name(files[0]).partition("/")[0] if kind == "stage" else "reconstruction"):
-        return drawn
+    if several:
+        files = [_by_task(text)[task]]
     if len(files) != 1:
-        names = ", ".join(_name(path) for path in _files(text)[1])
-        raise FlagError(
-            _FLAG, f"{text}:STAGE with one of {names}", f"no model of {stage}" if several else text
-        )
-    return _fitted(_read(kind, files[0]), drawn, text)
+        names = ", ".join(_name(path) for path in files)
+        raise FlagError(_FLAG, f"{text}:STAGE with one of {names}", text)
+    return _fitted(_read(kind, files[0])[0], drawn, text)
+
+
+def _by_task(text: str) -> dict[str, Path]:
+    kind, files = _files(text)
+    found = {}
+    for path in files:
+        task, several, training = _name(path).rpartition("/")
+        if kind == "run" and several and training != "federated":
+            continue
+        found[task if several else str(_read(kind, path)[1].get("task", "reconstruction"))] = path
+    return found
 
 
 def _files(text: str) -> tuple[str, list[Path]]:
@@ -83,9 +109,13 @@ def _name(path: Path) -> str:
     return "/".join(inside).removesuffix(".npz")
 
 
-def _read(kind: str, path: Path) -> Variables:
+def _read(kind: str, path: Path) -> tuple[Variables, Mapping[str, Any]]:
+    """The weights, and what is known of them."""
     try:
-        return load(path.parent).variables if kind == "export" else read_weights(path)[0]
+        if kind == "export":
+            model = load(path.parent)
+            return model.variables, model.card
+        return read_weights(path)
     except ImportError:
         raise
     except Exception as error:
@@ -94,13 +124,20 @@ def _read(kind: str, path: Path) -> Variables:
 
 
 def _fitted(found: Variables, drawn: Variables, text: str) -> Variables:
-    here, there = named_arrays(drawn), named_arrays(found)
+    here, there = (
+        {f"{group}/{name}": leaf.shape for group, tree in x._asdict().items() for name, leaf in _flat(tree)}
+        for x in (drawn, found)
+    )
     gaps = []
     for name in sorted(here.keys() | there.keys()):
-        shapes = [f"{x[name].shape}" if name in x else "none" for x in (there, here)]
+        shapes = [f"{x[name]}" if name in x else "none" for x in (there, here)]
         if shapes[0] != shapes[1]:
             gaps.append(f"{name} {shapes[0]} there and {shapes[1]} here")
     if gaps:
         more = f" and {len(gaps) - _SHOWN} more" if len(gaps) > _SHOWN else ""
         raise FlagError(_FLAG, f"the network of this training in {text}", "; ".join(gaps[:_SHOWN]) + more)
     return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), found, drawn)
+
+
+def _flat(tree: Mapping[str, Any]) -> ItemsView[str, Any]:
+    return flatten_dict(tree, sep="/").items()

@@ -1,5 +1,6 @@
 """Networks that trainings start from: which are taken, and what is said of others."""
 
+import functools
 import hashlib
 import json
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 from experiments.pipeline import run as pipeline
+from experiments.pipeline.run import STAGES
 from experiments.pipeline.settings import resolve
-from experiments.pipeline.start import open_start, start_file, with_start
+from experiments.pipeline.start import open_start, start_file, start_notes, with_start
 from fedrecon import Variables
 from fedrecon.learned import Architecture, CheckedNetwork, Signs, load_network, save_network
 from fedrecon.runtime import Workdir
 from fedrecon.training.options import changed, flat
+from fedrecon.weights import read_weights, write_weights
 
 NONE = Signs(*(float("nan"),) * 3)
 TINY = Architecture("modl", 1, 2, 1)
@@ -71,6 +74,24 @@ def test_the_shipped_network_is_that_of_the_first_command():
     assert start_file("shipped").stat().st_size < 2**20
 
 
+def test_a_model_of_the_reconstruction_takes_the_place_of_the_start(tmp_path):
+    for task in ("reconstruction", "segmentation"):
+        (tmp_path / task / "models").mkdir(parents=True)
+        write_weights(tmp_path / task / "models/fedavg.npz", Variables({"w": np.ones(3)}, {}), {"task": task})
+    begun, other = ({"initialize_from": str(tmp_path / t)} for t in ("reconstruction", "segmentation"))
+    assert resolve(begun).start == "random" and resolve(other).start == "shipped"
+    assert (
+        resolve({**other, "start": "random"}).start == resolve({**begun, "start": "random"}).start == "random"
+    )
+    assert "reconstruction start from the model in --initialize_from=" in start_notes(resolve(begun))[0]
+    assert [note.split()[1:3] for note in start_notes(resolve(other))] == [
+        ["reconstruction", "trainings"],
+        ["trainings", "of"],
+    ]
+    with pytest.raises(ValueError, match=r"^--start: expected random, or none, .* found shipped$"):
+        resolve({**begun, "start": "shipped"})
+
+
 @pytest.mark.slow
 def test_every_training_starts_from_the_network(tmp_path):
     """With rates of next to nothing all of them end with its scores."""
@@ -87,6 +108,18 @@ def test_every_training_starts_from_the_network(tmp_path):
                 assert found[method][site]["psnr"] == pytest.approx(score["psnr"], abs=1e-3)
     sites = list(found["start"])
     assert len(sites) == 3, "the unseen hospital, too"
+    # All stages of another run, and what does not fit before anything is trained.
+    still = changed(still, start="random", finetune_learning_rate=1e-12, comparators=False)
+    _scores(changed(still, initialize_from=str(tmp_path / "random")), tmp_path / "again")
+    for stage in STAGES:
+        models = [
+            read_weights(tmp_path / run / f"models/{stage}/federated.npz")[0] for run in ("random", "again")
+        ]
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), *models)
+    wider = changed(still, initialize_from=str(tmp_path / "random"), finetune_channels=5)
+    with pytest.raises(ValueError, match=r"^--initialize_from: expected the network of .* there and .* here"):
+        _scores(wider, tmp_path / "wider")
+    assert not (tmp_path / "wider" / "metrics.jsonl").exists()
 
 
 def _scores(settings, folder):

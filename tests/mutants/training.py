@@ -44,7 +44,24 @@ MUTANTS = (
             "if False:",
             _INITIAL + "leaves_that_do_not_fit_are_named_with_both_shapes",
         ),
-        (' and path.stem == "federated"', "", _INITIAL + "each_stage_starts_from_its_own_model"),
+        (
+            'if kind == "run" and several and training != "federated":',
+            "if False:",
+            _INITIAL + "each_stage_starts_from_its_own_model",
+        ),
+        (
+            '.get("task", "reconstruction")',
+            '.get("none", "reconstruction")',
+            _INITIAL + "each_stage_starts_from_its_own_model",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/settings.py",
+        (
+            'values = values | {"start": "random"}',
+            "pass",
+            "tests/experiments/test_start.py::test_a_model_of_the_reconstruction_takes_the_place_of_the_start",
+        ),
     ),
     *in_file(
         "fedrecon/training/named_tasks.py",

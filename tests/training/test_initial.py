@@ -2,12 +2,13 @@
 
 import hashlib
 
+import jax
 import numpy as np
 import pytest
 
 from fedrecon.exports import export_model
 from fedrecon.training.federation_settings import FederationSettings
-from fedrecon.training.initial import initial_digest, initial_variables
+from fedrecon.training.initial import initial_digest, initial_tasks, initial_variables
 from fedrecon.types import Variables
 from fedrecon.weights import write_weights
 
@@ -22,14 +23,18 @@ def folder(tmp_path):
     """A full run, one of one stage, and an export, whose models are told apart by their values."""
     models = {"full/models/reconstruction/federated": 1, "full/models/segmentation/federated": 2}
     models |= {"full/models/segmentation/centralized": 3, "one/models/fedbn": 4, "one/models/fedbn.own": 5}
+    models |= {"full/models/segmentation/local": 9}
     for name, value in models.items():
         path = tmp_path / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_weights(path, model(value), {})
+    for name, task, value in (("two", "classification", 7), ("own", "network.py:make", 8)):
+        (tmp_path / name / "models").mkdir(parents=True)
+        write_weights(tmp_path / name / "models" / "fedavg.npz", model(value), {"task": task})
     example = {"image": np.zeros((1, 3), np.float32)}
     export_model(
         *(tmp_path / "export", lambda params, stats, batch: batch["image"] @ params["dense"]["kernel"]),
-        *(model(6), example, {}),
+        *(model(6), example, {"task": "segmentation"}),
     )
     return tmp_path
 
@@ -53,8 +58,26 @@ CASES = [
     ("one/models/fedbn.npz", "fedavg", 4),
     ("one/models/fedbn.npz", "reconstruction/centralized", 4),
     ("one/models/fedbn.npz", "segmentation/federated", 0),
+    ("one", "reconstruction/federated", 4),
+    ("two", "classification/federated", 7),
+    ("two:fedavg", "classification/local", 7),
+    ("two", "reconstruction/federated", 0),
+    ("own", "fedavg", 8),
     ("export", "fedprox", 6),
+    ("export", "segmentation/local", 6),
+    ("export", "reconstruction/federated", 0),
 ]
+TASKS = [
+    ("full", ("segmentation", "reconstruction")),
+    ("full:segmentation/centralized", ("segmentation",)),
+    ("one:fedbn", ("reconstruction",)),
+    ("export", ("segmentation",)),
+]
+
+
+@pytest.mark.parametrize(("text", "tasks"), TASKS)
+def test_the_stages_that_have_a_model_are_told(text, tasks, folder):
+    assert initial_tasks(str(folder / text)) == tasks and initial_tasks("") == ()
 
 
 @pytest.mark.parametrize(("text", "stage", "value"), CASES)
@@ -78,7 +101,10 @@ REFUSED = {
         *("full", "fedavg"),
         "expected .*full:STAGE with one of reconstruction/federated, .* found .*full",
     ),
-    "none": ("one", "reconstruction/federated", "STAGE with one of fedbn, found no model of reconstruction"),
+    "none": (
+        *("own", "reconstruction/federated"),
+        "expected a model of classification, segmentation, reconstruction, found .*own, of network.py:make$",
+    ),
 }
 
 
@@ -98,6 +124,9 @@ def test_leaves_that_do_not_fit_are_named_with_both_shapes(folder):
     other = Variables(model(0).params, {})
     with pytest.raises(ValueError, match=r"stats/norm/mean \(2,\) there and none here$"):
         initial_variables(FederationSettings(initialize_from=str(folder / "one")), "fedavg", other)
+    shapes = jax.eval_shape(lambda: model(0, 5))
+    with pytest.raises(ValueError, match=r"params/dense/kernel \(3, 2\) there and \(3, 5\) here"):
+        initial_variables(FederationSettings(initialize_from=str(folder / "one")), "fedavg", shapes)
     (folder / "one/models/fedbn.npz").write_bytes(b"not an archive")
     with pytest.raises(ValueError, match=r"^--initialize_from: expected weights of .*fedbn.npz"):
         start(folder / "one", "fedavg")
