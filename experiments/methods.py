@@ -50,6 +50,7 @@ def document(entry: Entry) -> dict[str, Any]:
         "command": f"python -m {entry.command or default_command(entry)}",
         "linear": entry.linear,
         "personal": entry.personal,
+        "releases": entry.releases,
         "module": entry.module,
         "bytes_up": traffic.up,
         "bytes_down": traffic.down,

@@ -21,6 +21,8 @@ from fedrecon import federated as fl
 from fedrecon import privacy
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.methods.diloco import diloco
+from fedrecon.federated.methods.lai import lai
+from fedrecon.federated.methods.medisecfed import medisecfed
 from fedrecon.federated.traffic import RoundBytes, round_bytes
 from fedrecon.types import Task, Variables
 
@@ -30,6 +32,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "head": (("head",), "which leaves are the head"),
     "head_steps": (("head_steps",), "how many steps train the head"),
     "represent": (("represent",), "a representation to contrast"),
+    "example": (("example",), "shapes of the examples"),
     "privacy": (
         ("clipping_norm", "noise_multiplier", "expected_batch_size", "padded_batch_size", "steps"),
         "a privacy budget",
@@ -70,6 +73,7 @@ class Entry:
       linear: whether everything that crosses is a sum over clients, so that a secure sum can carry it.
       personal: whether clients evaluate with models of their own.
       exchanges: whether anything is sent at all; False for comparators.
+      releases: whether there is a model that is handed out.
       pooled: whether it trains on the data of all clients as if they were one client's.
 
     Raises:
@@ -89,6 +93,7 @@ class Entry:
     linear: bool = True
     personal: bool = False
     exchanges: bool = True
+    releases: bool = True
     pooled: bool = False
 
     def __post_init__(self) -> None:
@@ -284,7 +289,7 @@ _TABLE = (
     Entry(
         "cheng",
         privacy.cheng,
-        "Cheng et al. 2023, Blockchain-based federated learning, filled in",
+        "Cheng et al., as reviewed by Liu, Dai and Chen 2025, filled in",
         "updates are summed under Paillier encryption, and a tamper-evident ledger records the rounds",
         survey_row="Cheng",
         tests=("tests/privacy/test_encrypted_sum.py", "tests/privacy/test_chain.py"),
@@ -302,6 +307,32 @@ _TABLE = (
         command=_on_radiographs("famhe"),
         needs=("clients",),
         fixes=("reduce",),
+    ),
+    Entry(
+        "medisecfed",
+        medisecfed,
+        "Kumar et al., as reviewed by Liu, Dai and Chen 2025, filled in",
+        "clients answer synthetic images, a server's model learns from the answers; no parameters travel",
+        survey_row="MediSecFed",
+        tests=("tests/federated/test_medisecfed.py",),
+        command=_on_radiographs("medisecfed", "--algorithm.images=64 --algorithm.inversion_steps=50"),
+        needs=("clients", "example", "classification"),
+        fixes=("weighting", "reduce", *_SERVER),
+        linear=False,
+        personal=True,
+    ),
+    Entry(
+        "lai",
+        lai,
+        "Lai et al., as reviewed by Liu, Dai and Chen 2025, filled in",
+        "clients keep their models and share the mean features of each class",
+        survey_row="Lai",
+        tests=("tests/federated/test_lai.py",),
+        command=_on_radiographs("lai"),
+        needs=("represent", "example"),
+        fixes=("weighting", "reduce", *_SERVER),
+        personal=True,
+        releases=False,
     ),
     Entry(
         "local_only",
@@ -406,6 +437,7 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "head": head,
         "head_steps": 1,
         "represent": _predict,
+        "example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)},
     }
     parameters = inspect.signature(entry.recipe).parameters.values()
     required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
@@ -415,7 +447,10 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
 
 
 def _example_arguments():
-    batch = {"x": jax.ShapeDtypeStruct((_CLIENTS, 2, 1), jnp.float32)}
+    batch = {
+        "x": jax.ShapeDtypeStruct((_CLIENTS, 2, 1), jnp.float32),
+        "label": jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.int32),
+    }
     valid = jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.bool_)
     return jax.eval_shape(_initial, jax.random.key(0)), _Examples(batch, valid)
 
@@ -433,7 +468,8 @@ def _initial(key):
 
 def _predict(params, stats, batch):
     del stats
-    return batch["x"] * sum(x.sum() for x in params.values())
+    x = batch["x"] if "x" in batch else batch["image"].mean((1, 2))
+    return x * sum(x.sum() for x in params.values())
 
 
 def _loss(params, stats, batch, key):

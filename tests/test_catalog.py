@@ -10,7 +10,7 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 
 NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
-fedbn fedper fedrep ditto pfedme dp_fedavg cheng famhe local_only centralized""".split()
+fedbn fedper fedrep ditto pfedme dp_fedavg cheng famhe medisecfed lai local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
@@ -22,6 +22,10 @@ NUMBERS = {
     "fedbn": (P - 2_000 + 1, P - 2_000),
     "fedper": (P - 10_000 + 1, P - 10_000),
     "fedrep": (P - 10_000 + 1, P - 10_000),
+    # The classes' mean features and numbers: one class, one feature.
+    "lai": (2 + 1, 2),
+    # 256 answers of one class; what is asked, 256 images of 8 x 8 in two bytes, the consensus and a number.
+    "medisecfed": (256 + 1, 256 * 8 * 8 // 2 + 256 + 1),
     "local_only": (0, 0),
     "centralized": (0, 0),
 }
@@ -72,8 +76,8 @@ def test_rows_fix_what_recipes_do_not_take():
 
 
 def _required(entry):
-    values = {"optimizer": None, "learning_rate": 0.1, "clients": 2}
-    return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs)}
+    values = {"optimizer": None, "learning_rate": 0.1, "clients": 2, "represent": None, "example": {}}
+    return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs) if name in values}
 
 
 def test_lookup_names_what_there_is():

@@ -42,10 +42,17 @@ def average_variables(algorithm: FederatedAlgorithm, state: RoundState) -> Varia
     """The model for a client that has not trained: private leaves are averaged over the clients that have.
 
     The average is plain, over clients with at least one participation; before there is one, the initial
-    values. Taking it reveals the private leaves' sum: it is an extra exchange that training itself never
-    makes.
+    values. Where nothing is shared and the server has a model of its own, it is that one. Otherwise taking
+    it reveals the private leaves' sum: it is an extra exchange that training itself never makes.
     """
-    return average_private(algorithm, state, algorithm.release(state))
+    model = algorithm.release(state)
+    if _has_own_release(algorithm) and not any(jax.tree.leaves(algorithm.share_mask)):
+        return model
+    return average_private(algorithm, state, model)
+
+
+def _has_own_release(algorithm: FederatedAlgorithm) -> bool:
+    return algorithm.release is not FederatedAlgorithm._field_defaults["release"]
 
 
 def average_private(algorithm: FederatedAlgorithm, state: RoundState, model: Variables) -> Variables:

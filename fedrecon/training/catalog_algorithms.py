@@ -54,7 +54,7 @@ _FLAGS = {
     "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
 # What a training can give a method.
-_GIVEN = ("clients", "head", "head_steps", "represent", *TASKS)
+_GIVEN = ("clients", "head", "head_steps", "represent", "example", *TASKS)
 
 
 def algorithms() -> tuple[str, ...]:
@@ -253,6 +253,10 @@ def _needed(
     arguments: dict[str, Any] = {}
     if "clients" in chosen.needs:
         arguments["clients"] = train.clients
+    if "example" in chosen.needs:
+        arguments["example"] = {
+            name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in train.examples.items()
+        }
     if "head" in chosen.needs:
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         try:
@@ -307,6 +311,7 @@ _STUB = Task(
 def _arguments(entry: Entry) -> dict[str, Any]:
     known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
+    known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
     names = (*catalog.RATES[entry.rate], *entry.needs)
     return {name: known[name] for name in names if name in known}
 

@@ -179,7 +179,7 @@ def train_stage(
         check_course(taken)
         execution.report_stage("the scores")
         algorithm, state = rounds.algorithm, rounds.federation(state)
-        released = rounds.average(state) if entry.exchanges else None
+        released = rounds.average(state) if entry.exchanges and entry.releases else None
         if entry.pooled:
             released = fl.client_variables(algorithm, state, 0)
         if released is not None and is_lead():

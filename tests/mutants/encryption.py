@@ -5,6 +5,8 @@ from tests.mutants.mutant import in_file
 _SCHEMES = "tests/encryption/test_schemes.py::test_"
 _RING = "tests/encryption/test_collective_key.py::test_"
 _CHAIN = "tests/privacy/test_chain.py::test_"
+_LAI = "tests/federated/test_lai.py::test_"
+_MEDI = "tests/federated/test_medisecfed.py::test_"
 _SUM = "tests/privacy/test_encrypted_sum.py::test_"
 
 MUTANTS = (
@@ -70,6 +72,45 @@ MUTANTS = (
             "rows / jnp.where(weight > 0, weight, 1)[:, None], 0)",
             "rows, 0)",
             _SUM + "the_collective_key_averages",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/lai.py",
+        (
+            "sent = count >= max(minimum, 1)",
+            "sent = count >= 1",
+            _LAI + "means_are_those_of_the_pooled_data_without_small_classes",
+        ),
+        (
+            'jnp.where(count > 0, 1.0, server["known"])',
+            "jnp.where(count > 0, 1.0, 0.0)",
+            _LAI + "classes_that_nobody_reports_keep_their_means",
+        ),
+        (
+            "return radius * found / length",
+            "return found",
+            _LAI + "means_are_those_of_the_pooled_data_without_small_classes",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/agreement.py",
+        (
+            "away <= typical + 3 * spread + 1e-6",
+            "away <= typical + 300",
+            _MEDI + "false_answers_are_left_out",
+        ),
+        (
+            "ordered[(count - 1) // 2]",
+            "ordered[count // 2]",
+            _MEDI + "medians_are_those_of_numpy",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/medisecfed.py",
+        (
+            'state["asked"] + 1 == context.broadcast["asked"]',
+            'state["asked"] <= context.broadcast["asked"]',
+            _MEDI + "the_penalty_is_of_the_images_that_were_answered",
         ),
     ),
 )

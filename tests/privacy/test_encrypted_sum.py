@@ -12,7 +12,7 @@ from fedrecon import federated as fl
 from fedrecon import privacy
 from fedrecon.encryption import Encoding, shared_paillier
 from fedrecon.privacy import chain
-from fedrecon.privacy.encrypted_sum import counted, encrypted_sum, integer_weights
+from fedrecon.privacy.encrypted_sum import _Parties, encrypted_sum, integer_weights
 from fedrecon.types import Task, Variables
 
 
@@ -81,28 +81,26 @@ def test_paillier_averages_and_records(averaged, tmp_path):
     assert second[0]["about"]["continues"] == head and len(second) == 3
 
 
-def test_the_server_sees_ciphertexts_and_sums_alone():
+def test_the_server_sees_ciphertexts_and_sums_alone(caplog):
     """What is recorded of a round: weights and updates come out in sums only, to the exact integer."""
     seen, encoding = [], Encoding(bound=1.0, bits=16, terms=3, largest_weight=10)
     scheme = shared_paillier(encoding, 2, 1024)
-    reduce = encrypted_sum(lambda: scheme, encoding, lambda *record: seen.append(record))
-    algorithm = fl.fedavg(TASK, SGD, reduce=reduce, channel=counted(scheme.nbytes))
-    rounds(algorithm, 1)
-    ((number, clients, vectors, total, found),) = seen
-    assert (number, clients, total.terms) == (0, [0, 1, 2], 3)
-    assert len(vectors) == 3 and len({v.blocks for v in vectors}) == 3
-    changes = [-0.2 * (0 - CLIENTS.examples["b"][i, : i + 1]).mean(0) for i in range(3)]
-    expected = sum(np.rint(np.asarray(c, float) * 32767) * (i + 1) for i, c in enumerate(changes))
-    assert np.abs(found[:3] - expected).max() <= 6 and found[3] == 6
-
-
-def test_entries_beyond_the_bound_are_clipped_with_a_word(caplog):
-    encoding = Encoding(bound=0.01, bits=16, terms=3, largest_weight=10)
-    reduce = encrypted_sum(lambda: shared_paillier(encoding, 2, 1024), encoding)
-    state, infos = rounds(fl.fedavg(TASK, SGD, reduce=reduce), 1)
-    assert np.abs(state.variables.params["w"]).max() <= 0.01 + 1e-6
-    assert int(infos[0].reduce["clipped_entries"]) > 0
-    assert "entries of updates beyond 0.01 were clipped" in caplog.text
+    parties = _Parties(lambda: scheme, encoding, lambda *record: seen.append(record))
+    rows = np.random.default_rng(0).uniform(-1, 1, (4, 5))
+    weights = np.array([1.0, 0.0, 3.0, 2.0])
+    total, weight = parties.sum(rows, weights, 7)
+    ((number, clients, vectors, encrypted, found),) = seen
+    assert (number, clients, encrypted.terms) == (7, [0, 2, 3], 3)
+    assert len({vector.blocks for vector in vectors}) == 3
+    expected = (np.rint(rows * 32767) * weights[:, None]).sum(0)
+    np.testing.assert_array_equal(found, [*expected, 6])
+    np.testing.assert_allclose(total, (rows * weights[:, None]).sum(0), atol=6 * 2.0**-16)
+    assert weight == 6 and not caplog.text
+    # Entries beyond the bound are clipped, which is said.
+    total, _ = parties.sum(np.full((2, 2), 5.0), np.ones(2), 8)
+    np.testing.assert_allclose(total, 2, rtol=1e-6)
+    assert "round 8: 4 entries of updates beyond 1 were clipped to it" in caplog.text
+    np.testing.assert_array_equal(parties.sum(rows, np.zeros(4), 9)[0], np.zeros(5))
 
 
 def test_weights_become_integers():

@@ -26,7 +26,7 @@ def cheng(
     channel: fl.Channel | None = None,
     **options: Any,
 ) -> fl.FederatedAlgorithm:
-    """Averaging of Paillier ciphertexts by a server that cannot read them (Cheng et al. 2023, ECG diagnosis).
+    """Averaging of Paillier ciphertexts by a server that cannot read them (Cheng et al., ECG diagnosis).
 
     An office that is not the aggregator holds the key and decrypts sums alone; a ledger keeps digests of what
     every client sent and of every sum, see `fedrecon.privacy.chain`. The paper's architecture, filled in:
