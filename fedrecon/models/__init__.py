@@ -1,5 +1,6 @@
 """Networks: flax modules on one convolution, channels last inside."""
 
+from fedrecon.models.attention import CBAM, SelfAttention
 from fedrecon.models.convolutions import Conv, Upsample, convolution, transposed_convolution
 from fedrecon.models.data_steps import (
     PrimalDual,
@@ -10,8 +11,10 @@ from fedrecon.models.data_steps import (
     start_kspace,
     start_primal_dual,
 )
+from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.ista import SparseTransform, ista_net
 from fedrecon.models.modl import MoDL
+from fedrecon.models.named import CLASSIFIERS
 from fedrecon.models.normalization import (
     NORMALIZATION,
     NORMS,
@@ -22,12 +25,17 @@ from fedrecon.models.normalization import (
 )
 from fedrecon.models.primal_dual import ConvolutionStack, learned_primal_dual
 from fedrecon.models.regularizers import UNetRegularizer, regularized
+from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.transfer import warm_start
 from fedrecon.models.unet import Classifier, Encoder, UNet
 from fedrecon.models.unrolled import CascadeInputs, Unrolled, cascade_inputs, first_leaf, start_image, unroll
 from fedrecon.models.varnet import VarNet
+from fedrecon.models.vision_transformer import VisionTransformer
+from fedrecon.models.windows import SwinUNet, WindowBlock
 
 __all__ = [
+    "CBAM",
+    "CLASSIFIERS",
     "NORMALIZATION",
     "NORMS",
     "BatchNorm",
@@ -35,17 +43,23 @@ __all__ = [
     "Classifier",
     "Conv",
     "ConvolutionStack",
+    "DenseNet",
     "Encoder",
     "GroupNorm",
     "InstanceNorm",
     "MoDL",
     "PrimalDual",
+    "ResNet",
+    "SelfAttention",
     "SparseTransform",
+    "SwinUNet",
     "UNet",
     "UNetRegularizer",
     "Unrolled",
     "Upsample",
     "VarNet",
+    "VisionTransformer",
+    "WindowBlock",
     "cascade_inputs",
     "convolution",
     "first_leaf",

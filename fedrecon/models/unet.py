@@ -20,7 +20,7 @@ def _average_pool(x: jax.Array) -> jax.Array:
     return x.reshape(n, *halves, channels).mean(tuple(range(2, 2 * x.ndim - 3, 2)))
 
 
-def _pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice, ...]]:
+def pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice, ...]]:
     """Pads with zeros, evenly on both sides, and returns the slices that undo it."""
     pads, crops = [], []
     for size in x.shape[1:-1]:
@@ -104,7 +104,7 @@ class UNet(nn.Module):
         Returns:
           (examples, [nz,] ny, nx, out_channels), without a final activation.
         """
-        x, crops = _pad_to_multiple(x, 1 << self.pools)
+        x, crops = pad_to_multiple(x, 1 << self.pools)
         *skips, x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)
         for level in reversed(range(self.pools)):
             features = self.channels << level
@@ -139,7 +139,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """Maps images (examples, [nz,] ny, nx, channels) to logits (examples, classes); see ``UNet``."""
-        x, _ = _pad_to_multiple(x, 1 << self.pools)
+        x, _ = pad_to_multiple(x, 1 << self.pools)
         x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)[-1]
         spatial = tuple(range(1, x.ndim - 1))
         return nn.Dense(self.classes, name="head")(jnp.concatenate([x.mean(spatial), x.max(spatial)], -1))
