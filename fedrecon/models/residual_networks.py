@@ -56,9 +56,8 @@ class _Residual(nn.Module):
         strided = next(i for i, (window, _) in enumerate(self.widths) if window > 1)
         y = x
         for i, (window, features) in enumerate(self.widths):
-            y = convolve(
-                nn.relu(y) if i else y, features, window, self.stride if i == strided else 1, f"conv{i}"
-            )
+            stride = self.stride if i == strided else 1
+            y = convolve(nn.relu(y) if i else y, features, window, stride, f"conv{i}")
             check_normalizable(y, self.norm)
             y = self.norm(name=f"norm{i}")(y, train, valid)
         if self.attention:

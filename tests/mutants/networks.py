@@ -10,7 +10,7 @@ MUTANTS = (
     *in_file(
         "fedrecon/models/residual_networks.py",
         ("return ((window // 2, window // 2),) * (x.ndim - 2)", 'return "SAME"', _SAME),
-        ("stride = self.stride if i == strided else 1", "stride = 1 if i == strided else self.stride", _SAME),
+        ("y = convolve(nn.relu(y) if i else y, features", "y = convolve(y, features", _SAME),
         (
             "if kind is InstanceNorm and max(x.shape[1:-1]) == 1:",
             "if False:",
