@@ -26,6 +26,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.methods": None,
     "experiments.secure_aggregation": None,
     "experiments.flamby": None,
+    "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,
     "experiments.tomography_figures": None,
