@@ -51,22 +51,29 @@ class Cohorts(NamedTuple):
     Attributes:
       reconstruction: measurements; for the simulated cohort also lesion masks and labels.
       segmentation, classification: the same patients as ``reconstruction`` when ``shared_images``, else
-        images of their own.
+        images of their own; None where the data have nothing to learn it from.
       shared_images: whether the downstream tasks see the reconstructed images.
       image_shape: (ny, nx) of the reconstructions.
       sites: table of the sites, header first.
       notes: sentences about the data that a reader must know.
       preparations: of the images of a task, see `Cohort`; none where they are reconstructions.
+      left_out: stage -> why there is none.
     """
 
     reconstruction: Split
-    segmentation: Split
-    classification: Split
+    segmentation: Split | None
+    classification: Split | None
     shared_images: bool
     image_shape: tuple[int, int]
     sites: list[list[str]]
     notes: tuple[str, ...]
     preparations: Mapping[str, dict[str, Any]] = types.MappingProxyType({})
+    left_out: Mapping[str, str] = types.MappingProxyType({})
+
+    def splits(self) -> dict[str, Split]:
+        """The data of each stage that there is, in their order."""
+        every = {name: getattr(self, name) for name in ("reconstruction", "segmentation", "classification")}
+        return {name: split for name, split in every.items() if split is not None}
 
 
 def load_cohorts(settings: FullStackSettings) -> Cohorts:
@@ -123,20 +130,53 @@ def _mri_cohorts(cohort: Cohort, outside: tuple[MRISite, ClientData] | None = No
 
 
 def _own(cohort: Cohort, data_dir: str) -> Cohorts:
-    """Sites of own files of k-space, all with masks."""
-    if "segmentation" not in cohort.train.examples:
-        expected = (
-            "files of k-space with a segmentation each, for all three stages; "
-            "experiments.train_federated --task=reconstruction needs none"
-        )
-        raise FlagError("data_dir", expected, f"{data_dir} without")
+    """Sites of own files of k-space; stages that masks or labels are missing for are left out."""
+    if "sinogram" in cohort.train.examples:
+        expected = "k-space; experiments.train_federated --task=reconstruction takes sinograms"
+        raise FlagError("data_dir", expected, f"{data_dir} of sinograms")
     table = [["site", "coils", "native matrix", "held out", *_COUNTED]]
+    if "label" not in cohort.train.examples:
+        table[0].pop()
+    elif cohort.labels and cohort.labels[1] != "with":
+        table[0][-1] = f"test with {', '.join(cohort.labels[1:])}"
     for site, counts in zip(cohort.sites, _patients(cohort), strict=True):
         shapes = ", ".join(f"{ny}×{nx}" for ny, nx in site.native_shapes)
         table.append([site.name, ", ".join(map(str, site.coils)), shapes, site.held_out, *counts])
-    split = _split(cohort)
-    notes = (cohort.notes,) if cohort.notes else ()
-    return Cohorts(split, split, split, True, cohort.image_shape, table, notes)
+    split, left_out = _split(cohort), _left_out(cohort)
+    notes = [cohort.notes] if cohort.notes else []
+    if "classification" not in left_out and cohort.labels:
+        notes.append(f"Classification tells {cohort.labels[1]} (positive) from {cohort.labels[0]}.")
+    notes += [f"There is no stage of {stage}: {why}." for stage, why in left_out.items()]
+    segmentation, classification = (
+        None if stage in left_out else split for stage in ("segmentation", "classification")
+    )
+    return Cohorts(
+        split,
+        segmentation,
+        classification,
+        True,
+        cohort.image_shape,
+        table,
+        tuple(notes),
+        left_out=left_out,
+    )
+
+
+def _left_out(cohort: Cohort) -> dict[str, str]:
+    """Stages that the examples have nothing to learn from, and why."""
+    found = {}
+    if "segmentation" not in cohort.train.examples:
+        found["segmentation"] = "not every file has a mask (segmentation)"
+    if "label" not in cohort.train.examples:
+        found["classification"] = "not every file has a label (labels.csv) or a mask"
+    elif len(cohort.labels) > 2:
+        found["classification"] = f"it takes two labels, and there are {len(cohort.labels)}"
+    else:
+        labels = {int(v) for v in np.asarray(cohort.train.examples["label"])[np.asarray(cohort.train.valid)]}
+        if len(labels) < 2:
+            name = cohort.labels[labels.pop()] if cohort.labels else labels.pop()
+            found["classification"] = f"all slices for training have one label, {name}"
+    return found
 
 
 def _simulated_ct(settings: FullStackSettings) -> Cohorts:
@@ -164,7 +204,8 @@ def _patients(cohort: Cohort, unseen: ClientData | None = None) -> list[list[str
     parts = [getattr(cohort, part) for part in ("train", "validation", "test")]
     rows = []
     for i in range(len(cohort.sites)):
-        rows.append([*(str(len(_volumes(data, i))) for data in parts), _with_lesions(cohort.test, i)])
+        cells = [str(len(_volumes(data, i))) for data in parts]
+        rows.append([*cells, *([_with_lesions(cohort.test, i)] if "label" in cohort.test.examples else [])])
     if unseen is not None:
         rows.append(["0", "0", str(len(_volumes(unseen, 0))), _with_lesions(unseen, 0)])
     return rows
@@ -173,7 +214,8 @@ def _patients(cohort: Cohort, unseen: ClientData | None = None) -> list[list[str
 def _volumes(data: ClientData, site: int) -> dict[int, bool]:
     """Patient -> whether any slice shows a lesion."""
     valid = np.asarray(data.valid[site])
-    volumes, labels = (np.asarray(data.examples[name][site])[valid] for name in ("volume", "label"))
+    volumes = np.asarray(data.examples["volume"][site])[valid]
+    labels = np.asarray(data.examples["label"][site])[valid] if "label" in data.examples else 0 * volumes
     return {int(v): bool(labels[volumes == v].any()) for v in np.unique(volumes)}
 
 

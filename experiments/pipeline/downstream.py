@@ -76,7 +76,8 @@ class Downstream(NamedTuple):
 
 def with_images(data: ClientData, images: np.ndarray) -> ClientData:
     """The labels of ``data`` with ``images`` (clients, examples, ny, nx) in place of the measurements."""
-    examples = {name: data.examples[name] for name in ("segmentation", "label", "volume")}
+    kept = [name for name in ("segmentation", "label", "volume") if name in data.examples]
+    examples = {name: data.examples[name] for name in kept}
     examples["image"] = np.asarray(images, np.float32)[..., None]
     return ClientData(examples=examples, valid=data.valid, names=data.names)
 

@@ -15,7 +15,8 @@ class Outcome:
     """Everything a finished run reports.
 
     Attributes:
-      reconstruction, segmentation, classification: the stages' results.
+      reconstruction, segmentation, classification: the stages' results; None of the latter that were left
+        out, which ``notes`` say.
       tests: test split of each stage.
       unseen: that of the reconstruction at the unseen site; None without one.
       checks: site -> sentences about its federated reconstructions that are unlike those in validation.
@@ -27,8 +28,8 @@ class Outcome:
     """
 
     reconstruction: Reconstruction
-    segmentation: Downstream
-    classification: Downstream
+    segmentation: Downstream | None
+    classification: Downstream | None
     tests: dict[str, ClientData]
     unseen: ClientData | None
     checks: dict[str, list[str]]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments.pipeline.downstream import Downstream
+from experiments.pipeline.folders import data_kind
 from experiments.pipeline.learning_curves import training_table
 from experiments.pipeline.outcome import Outcome, Provenance
 from experiments.pipeline.patient_scores import PatientScores, overall, patient_scores
@@ -19,11 +20,24 @@ from fedrecon.reporting import Figure, Section, Table, format_table, write_repor
 from fedrecon.runtime import Workdir, peak_memory, read_log
 from fedrecon.training import as_json, flat
 
+_DIAGNOSIS = {
+    "segmentation": "Dice is of patients (volumes) who have a lesion; those without count as falsely marked "
+    "or not. The threshold was chosen on the validation patients.",
+    "classification": "Slices are classified. The area under the curve counts pairs of slices within a site; "
+    "its interval is from patients drawn with replacement.",
+}
+_CAPTIONS = {
+    "segmentation": "Federated segmentation of a test image of each site.",
+    "classification": "Receiver operating characteristic by site.",
+}
+
 
 def write_results(workdir: Workdir, settings: FullStackSettings, outcome: Outcome) -> dict[str, Any]:
     """Writes ``results.json``: every score, free of times, so that equal runs give equal files."""
 
-    def diagnosed(found: Downstream) -> dict[str, Any]:
+    def diagnosed(found: Downstream | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
         scores = {method: score._asdict() for method, score in found.scores.items()}
         return {"scores": scores, "unseen": found.unseen, "threshold": found.threshold}
 
@@ -64,10 +78,15 @@ def tables(outcome: Outcome) -> dict[str, list[Table]]:
     """The tables of each stage."""
     return {
         "reconstruction": quality_tables(outcome.reconstruction, outcome.tests["reconstruction"].names),
-        "segmentation": diagnosis_tables("segmentation", outcome.segmentation),
-        "classification": diagnosis_tables("classification", outcome.classification),
+        **{stage: diagnosis_tables(stage, found) for stage, found in _diagnoses(outcome).items()},
         "traffic": [traffic_table(outcome.traffic)],
     }
+
+
+def _diagnoses(outcome: Outcome) -> dict[str, Downstream]:
+    """The later stages that there are."""
+    every = {"segmentation": outcome.segmentation, "classification": outcome.classification}
+    return {stage: found for stage, found in every.items() if found is not None}
 
 
 def print_tables(outcome: Outcome) -> None:
@@ -113,14 +132,9 @@ def write_page(
                              *(line for course in outcome.courses.values() for line in course.lines())],
                 [training_table(outcome.courses)],
                 [Figure(paths["training"], "Learning curves: validation and training loss by round.")]),
-        Section("Segmentation", [_fine_tuning(outcome.segmentation) + " Dice is of patients (volumes) who "
-                                 "have a lesion; those without count as falsely marked or not. The threshold "
-                                 "was chosen on the validation patients."], stage_tables["segmentation"],
-                [Figure(paths["segmentation"], "Federated segmentation of a test image of each site.")]),
-        Section("Classification", [_fine_tuning(outcome.classification) + " Slices are classified. The area "
-                                   "under the curve counts pairs of slices within a site; its interval is "
-                                   "from patients drawn with replacement."], stage_tables["classification"],
-                [Figure(paths["classification"], "Receiver operating characteristic by site.")]),
+        *(Section(stage.capitalize(), [f"{_fine_tuning(found)} {_DIAGNOSIS[stage]}"], stage_tables[stage],
+                  [Figure(paths[stage], _CAPTIONS[stage])])
+          for stage, found in _diagnoses(outcome).items()),
         Section("Communication", ["Sizes of the float32 arrays exchanged, with the aggregation weights."],
                 stage_tables["traffic"]),
     ]  # fmt: skip
@@ -147,7 +161,7 @@ def _checks(outcome: Outcome) -> list[str]:
 
 
 def _lead(settings: FullStackSettings, outcome: Outcome) -> str:
-    kind = "Measured" if settings.cohort == "measured" else "Simulated (synthetic)"
+    kind = "Measured" if data_kind(settings) == "measured" else "Simulated (synthetic)"
     sites = f"{len(outcome.tests['reconstruction'].names)} sites that train together"
     if outcome.reconstruction.unseen:
         sites += " and one that does not"

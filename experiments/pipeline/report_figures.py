@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
+from experiments.pipeline.downstream import Downstream
 from experiments.pipeline.learning_curves import learning_curves
 from experiments.pipeline.outcome import Outcome
 from experiments.pipeline.patient_scores import PatientScores, worst_cases
@@ -49,10 +50,14 @@ def draw_figures(
         "psnr": plot_site_scores(shown(reconstruction.scores), "psnr", sites, "PSNR (dB)"),
         "patients": _patient_figure(patients, sites),
         "worst": plot_reconstructions(*_worst_panels(outcome, patients)),
-        "segmentation": plot_segmentations(_segmentation_panels(outcome)),
-        "classification": plot_classification(_roc_curves(outcome)),
         "training": plot_training(learning_curves(records)),
     }
+    if outcome.segmentation is not None:
+        panels = _segmentation_panels(outcome.segmentation, outcome.tests["segmentation"])
+        figures["segmentation"] = plot_segmentations(panels)
+    if outcome.classification is not None:
+        curves = _roc_curves(outcome.classification, outcome.tests["classification"])
+        figures["classification"] = plot_classification(curves)
     return {name: _save(canvas, folder / f"{name}.png") for name, canvas in figures.items()}
 
 
@@ -133,13 +138,13 @@ def _busiest(image: np.ndarray, side: int) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _segmentation_panels(outcome: Outcome) -> list[dict[str, Any]]:
-    test, panels = outcome.tests["segmentation"], []
+def _segmentation_panels(found: Downstream, test: ClientData) -> list[dict[str, Any]]:
+    panels = []
     for i, site in enumerate(test.names):
         j = _most_lesion(test, i)
         image = np.asarray(test.examples["image"][i, j])
         image = np.clip(image / np.percentile(image, 99.5), 0, 1)
-        marked = outcome.segmentation.predictions[i, j, ..., 1] > outcome.segmentation.threshold
+        marked = found.predictions[i, j, ..., 1] > found.threshold
         panels.append(
             {
                 "site": site,
@@ -151,12 +156,12 @@ def _segmentation_panels(outcome: Outcome) -> list[dict[str, Any]]:
     return panels
 
 
-def _roc_curves(outcome: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    test, curves = outcome.tests["classification"], {}
+def _roc_curves(found: Downstream, test: ClientData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    curves = {}
     for i, site in enumerate(test.names):
         valid = np.asarray(test.valid[i])
         label = np.asarray(test.examples["label"][i])[valid].astype(bool)
-        score = outcome.classification.predictions[i][valid, 1]
+        score = found.predictions[i][valid, 1]
         if label.any() and not label.all():
             thresholds = np.concatenate([[np.inf], np.unique(score)[::-1]])
             rates = [[(score[side] >= t).mean() for t in thresholds] for side in (~label, label)]

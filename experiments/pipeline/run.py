@@ -60,9 +60,12 @@ def run(
     budgets = stage_budgets(settings)
     plan = plan_stages(settings, cohorts, budgets)
     check_initial(settings, cohorts)
+    stages = tuple(cohorts.splits())
     trainings = {
-        stage: Run(settings, workdir, execution, budgets[stage], plan.noise[stage]) for stage in STAGES
+        stage: Run(settings, workdir, execution, budgets[stage], plan.noise[stage]) for stage in stages
     }
+    for stage, why in cohorts.left_out.items():
+        print(f"no stage of {stage}: {why}")
     if plan.report:
         print(plan.report["statement"])
     federation = settings.federation
@@ -79,22 +82,24 @@ def run(
             print(f"WARNING: {site}: {notice}")
     cohorts = _with_reconstructions(cohorts, reconstruction)
     results = {}
-    for kind, cohort in (("segmentation", cohorts.segmentation), ("classification", cohorts.classification)):
+    for kind, cohort in cohorts.splits().items():
+        if kind == "reconstruction":
+            continue
         pretrained = reconstruction.network.variables if cohorts.shared_images else None
         about = {"preparation": p} if (p := cohorts.preparations.get(kind)) else {}
         results[kind] = run_downstream(kind, trainings[kind], cohort, pretrained, about)
         _say(f"{kind} done", start)
     outcome = Outcome(
         reconstruction=reconstruction,
-        segmentation=results["segmentation"],
-        classification=results["classification"],
-        tests={stage: getattr(cohorts, stage).test for stage in STAGES},
+        segmentation=results.get("segmentation"),
+        classification=results.get("classification"),
+        tests={stage: split.test for stage, split in cohorts.splits().items()},
         unseen=cohorts.reconstruction.unseen,
         checks=checked,
         sites=cohorts.sites,
         notes=(*cohorts.notes, *start_notes(settings)),
         courses=courses(workdir, budgets, federation.patience),
-        traffic=[traffic(workdir, f"{stage}/federated") for stage in STAGES],
+        traffic=[traffic(workdir, f"{stage}/federated") for stage in stages],
         privacy=plan.spent(workdir.path),
     )
     write_results(workdir, settings, outcome)
@@ -111,10 +116,13 @@ def check_initial(settings: FullStackSettings, cohorts: Cohorts) -> None:
     Raises:
       FlagError: a stage's model is of another network; names the leaves.
     """
+    splits = cohorts.splits()
     for stage in initial_tasks(settings.federation.initialize_from):
-        train = getattr(cohorts, stage).train
+        if stage not in splits:
+            continue
+        train = splits[stage].train
         if stage == "reconstruction":
-            task = make_reconstruction(settings, cohorts.image_shape, example_of(train))
+            task = make_reconstruction(settings, example_of(train))
         else:
             if cohorts.shared_images:
                 train = with_images(train, np.broadcast_to(np.float32(0), train.examples["target"].shape))
@@ -145,8 +153,9 @@ def plan_stages(settings: FullStackSettings, cohorts: Cohorts, budgets: dict[str
         many clients as there should be in a round.
     """
     asked, clients = settings.federation.clients_per_round, {}
-    for stage in STAGES:
-        train = getattr(cohorts, stage).train
+    splits = cohorts.splits()
+    for stage, split in splits.items():
+        train = split.train
         parse_faults(settings.federation.fault, train.names)
         clients[stage] = train.clients
     if asked > (most := max(clients.values())):
@@ -154,10 +163,8 @@ def plan_stages(settings: FullStackSettings, cohorts: Cohorts, budgets: dict[str
     for stage, count in clients.items():
         if count < asked:
             print(f"{stage} has {count} sites, fewer than --clients_per_round={asked}: all join every round")
-    groups = [STAGES] if cohorts.shared_images else [(stage,) for stage in STAGES]
-    data = [
-        (getattr(cohorts, stages[0]).train, {stage: budgets[stage] for stage in stages}) for stages in groups
-    ]
+    groups = [tuple(splits)] if cohorts.shared_images else [(stage,) for stage in splits]
+    data = [(splits[stages[0]].train, {stage: budgets[stage] for stage in stages}) for stages in groups]
     return plan_privacy(settings.federation, data, comparators=settings.comparators)
 
 
@@ -172,7 +179,8 @@ def _with_reconstructions(cohorts: Cohorts, reconstruction) -> Cohorts:
         if data is not None
     }
     downstream = source._replace(**images)
-    return cohorts._replace(segmentation=downstream, classification=downstream)
+    stages = {stage: downstream for stage in cohorts.splits() if stage != "reconstruction"}
+    return cohorts._replace(**stages)
 
 
 def _say(message: str, start: float) -> None:

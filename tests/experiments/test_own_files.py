@@ -11,10 +11,13 @@ import pytest
 from experiments.pipeline.cohorts import load_cohorts
 from experiments.pipeline.federated_data import load_data, number_of_classes
 from experiments.pipeline.federated_settings import resolve
+from experiments.pipeline.run import run
 from experiments.pipeline.settings import resolve as resolve_full_stack
 from fedrecon.data import FastMRIVolume, read_cohort, write_fastmri
-from fedrecon.training import FlagError
+from fedrecon.runtime import Workdir
+from fedrecon.training import FlagError, flat
 from tests.data.hospital_files import centered_fft, disc, write_mri, write_nifti
+from tests.data.raw_files import write_parallel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,12 +50,40 @@ def test_the_full_stack_takes_kspace_with_masks_and_names_what_takes_it_without(
     cohorts = load_cohorts(resolve_full_stack(given | {"data_dir": str(with_masks)}))
     assert cohorts.shared_images and [row[0] for row in cohorts.sites] == ["site", "a", "b"]
     marked = cohorts.segmentation.train.examples["segmentation"].sum((2, 3))
-    assert (marked > 0).all() and (cohorts.classification.test.examples["label"] == 1).all()
-    without = write_mri(tmp_path / "without", {"a": (2, 16, 16), "b": (2, 16, 16)})
-    with pytest.raises(
-        FlagError, match=r"a segmentation each, .*train_federated --task=reconstruction needs"
-    ):
-        load_cohorts(resolve_full_stack(given | {"data_dir": str(without)}))
+    assert (marked > 0).all()
+    assert cohorts.left_out == {"classification": "all slices for training have one label, with"}
+    assert cohorts.classification is None and "no stage of classification: all" in cohorts.notes[-1]
+    sinograms = tmp_path / "ct" / "a"
+    sinograms.mkdir(parents=True)
+    for patient in range(3):
+        write_parallel(sinograms / f"p{patient}.h5", [[(patient, 0, 9, 0.02)]])
+    with pytest.raises(FlagError, match=r"--data_dir: expected k-space; .*train_federated .* of sinograms"):
+        load_cohorts(resolve_full_stack(given | {"data_dir": str(tmp_path / "ct")}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [False, True])
+def test_the_full_stack_leaves_out_what_there_are_no_masks_or_labels_for(tmp_path, labels):
+    data = write_mri(tmp_path / "data", {"a": (2, 16, 16), "b": (2, 16, 16)}, patients=6)
+    if labels:
+        rows = [f"{site}/p{p},{'cyst' if p % 2 else 'normal'}" for site in "ab" for p in range(6)]
+        (data / "labels.csv").write_text("patient,label\n" + "\n".join(rows))
+    names = "cyst|normal" if labels else "without|with"
+    settings = {"preset": "smoke", "start": "random", "data_dir": str(data), "data_labels": names}
+    settings = resolve_full_stack(settings | {"comparators": False, "finetune_comparators": False})
+    with Workdir(tmp_path / "run", flat(settings), {}) as workdir:
+        outcome = run(settings, workdir)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert outcome.segmentation is None and results["segmentation"] is None
+    assert "There is no stage of segmentation: not every file has a mask" in page
+    assert set(outcome.tests) == {"reconstruction", *(["classification"] * labels)}
+    assert [t.stage for t in outcome.traffic] == [f"{stage}/federated" for stage in outcome.tests]
+    if labels:
+        assert results["classification"]["scores"]["federated"]["overall"]["positives"] > 0
+        assert "Classification tells normal (positive) from cyst." in page
+    else:
+        assert results["classification"] is None and "no stage of classification: not every file" in page
 
 
 @pytest.mark.slow

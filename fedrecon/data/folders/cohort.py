@@ -72,7 +72,8 @@ def read_cohort(
     Examples of reconstruction are those of `mri_examples` (of fully sampled k-space, undersampled) and
     ``native_shape`` (2,) int32; those of other tasks are ``image`` (ny, nx, channels) float32, and
     ``segmentation`` (ny, nx) float32, 0 or 1, or ``label`` () int32. ``volume`` () int32 is the patient
-    within client and part. Examples of reconstruction also have segmentation and label where all files have.
+    within client and part. Examples of reconstruction also have segmentation, and a label, where all files
+    have.
 
     Args:
       data_dir: the folder.
@@ -112,7 +113,8 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         raise DataError(manifest.folder, None, "two labels or more", f"{', '.join(classes)} alone")
     if task == "classification":
         _check_classes(manifest, everything)
-    complete = all(volume.segmentation is not None for volume in everything)
+    masked = all(volume.segmentation is not None for volume in everything)
+    labeled = masked or all(volume.labels is not None for volume in everything)
     sites = tuple(_site(name, volumes, loaded.held_out[name]) for name, volumes in loaded.volumes.items())
     # New files have no site that could say otherwise.
     rules = {source.intensity or manifest.intensity for source in manifest.sources}
@@ -139,7 +141,9 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
             for patient, volume, copies in divided[part]:
                 for number in range(copies):
                     key = mask_key(seed, f"{name}/{volume.name}/{patient}/{part}/{number}")
-                    one = _examples(volume, task, key, matrix, (coils, views), manifest, classes, complete)
+                    one = _examples(
+                        volume, task, key, matrix, (coils, views), manifest, classes, masked, labeled
+                    )
                     made.setdefault(patient if copies == 1 else f"{patient} mask {number}", []).append(one)
             joined = {p: {k: np.concatenate([e[k] for e in es]) for k in es[0]} for p, es in made.items()}
             examples[part].append(list(joined.values()))
@@ -150,7 +154,7 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         image_shape=(int(matrix[0]), int(matrix[1])),
         patients={part: tuple(ids) for part, ids in patients.items()},
         notes=_notes(loaded, sites),
-        labels=classes if task == "classification" else (),
+        labels=classes if task == "classification" or (task == "reconstruction" and labeled) else (),
         preparation={} if task == "reconstruction" else preparation.as_document(),
     )
 
@@ -190,7 +194,8 @@ def _examples(
     padded: tuple[int, int],
     manifest: Manifest,
     classes: Sequence[str],
-    complete: bool,
+    masked: bool,
+    labeled: bool,
 ) -> dict[str, np.ndarray]:
     """The examples of one volume, one for each slice; ``padded`` are coils and views of all."""
     labels: np.ndarray | None = None
@@ -200,7 +205,7 @@ def _examples(
         labels = np.asarray(volume.segmentation.any((1, 2)), np.int32)
     if task == "reconstruction":
         segmentation = None
-        if complete and volume.segmentation is not None:
+        if masked and volume.segmentation is not None:
             scaled = by_area if volume.rays is None else fitted
             segmentation = (scaled(volume.segmentation, matrix) > manifest.mask_area).astype(np.uint8)
         if volume.rays is None:
@@ -209,7 +214,7 @@ def _examples(
             acceleration = manifest.undersampling.acceleration
             examples = few_views(volume, key, matrix, padded[1], acceleration, segmentation)
         examples.pop("volume")
-        return examples if labels is None or not complete else examples | {"label": labels}
+        return examples | {"label": labels} if labeled and labels is not None else examples
     if volume.kspace is None:
         assert volume.image is not None, "one of both is there"
         image = normalized(volume.image, volume.intensity)
