@@ -22,6 +22,7 @@ from fedrecon import privacy
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.lai import lai
+from fedrecon.federated.methods.li_w import li_w
 from fedrecon.federated.methods.medisecfed import medisecfed
 from fedrecon.federated.traffic import RoundBytes, round_bytes
 from fedrecon.types import Task, Variables
@@ -285,6 +286,16 @@ _TABLE = (
         "Abadi et al. 2016, CCS, arXiv:1607.00133",
         "gradients of single examples are clipped and noised at the client (DP-SGD)",
         needs=("privacy",),
+    ),
+    Entry(
+        "li_w",
+        li_w,
+        "Li W. et al. 2019, MLMI, arXiv:1910.00962",
+        "clients share some entries of their updates, by the sparse vector technique",
+        survey_row="Li-W",
+        tests=("tests/federated/test_li_w.py",),
+        command=_on_radiographs("li_w", "--algorithm.fraction=0.001 --algorithm.bound=0.01"),
+        fixes=("weighting", "channel", "reduce"),
     ),
     Entry(
         "cheng",

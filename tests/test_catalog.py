@@ -10,7 +10,7 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 
 NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
-fedbn fedper fedrep ditto pfedme dp_fedavg cheng famhe medisecfed lai local_only centralized""".split()
+fedbn fedper fedrep ditto pfedme dp_fedavg li_w cheng famhe medisecfed lai local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
@@ -31,7 +31,7 @@ NUMBERS = {
 }
 # Ciphertexts of the model and its weight, ten clients of which may have a weight of up to 4096: slots of
 # 24 + 12 + 4 + 1 bits, 74 of them in 3072 bits but 22; and 3 elements of 8192 coefficients of four primes.
-BYTES_UP = {"cheng": -(-(P + 1) // 74) * 769, "famhe": 123 * 3 * 8192 * 4 * 4}
+BYTES_UP = {"li_w": 10**5 * 52 // 8 + 8, "cheng": -(-(P + 1) // 74) * 769, "famhe": 123 * 3 * 8192 * 4 * 4}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ _RING = "tests/encryption/test_collective_key.py::test_"
 _CHAIN = "tests/privacy/test_chain.py::test_"
 _LAI = "tests/federated/test_lai.py::test_"
 _MEDI = "tests/federated/test_medisecfed.py::test_"
+_SVT = "tests/federated/test_li_w.py::test_"
 _SUM = "tests/privacy/test_encrypted_sum.py::test_"
 
 MUTANTS = (
@@ -112,5 +113,30 @@ MUTANTS = (
             'state["asked"] <= context.broadcast["asked"]',
             _MEDI + "the_penalty_is_of_the_images_that_were_answered",
         ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/li_w.py",
+        (
+            "above & (jnp.cumsum(above) <= q)",
+            "above",
+            _SVT + "no_more_than_asked_is_sent_and_none_of_it_raw",
+        ),
+        # What public filters leave: entries without noise.
+        (
+            "sent = jnp.where(accepted, released * steps, 0)",
+            "sent = jnp.where(accepted, released * steps, flat)",
+            _SVT + "no_more_than_asked_is_sent_and_none_of_it_raw",
+        ),
+        (
+            '* (q if scale == "vector" else 1)',
+            "* 1",
+            _SVT + "released_values_have_laplace_noise_for_the_whole_vector",
+        ),
+        (
+            "return epsilon + (2 * entries) ** (2 / 3) * epsilon + released",
+            "return epsilon + released",
+            _SVT + "what_an_upload_costs",
+        ),
+        ("g * participants / jnp.maximum(n, 1)", "g", _SVT + "means_are_over_those_who_sent_an_entry"),
     ),
 )
