@@ -39,18 +39,16 @@ from experiments.pipeline.network_reconstruction import (
     reconstruct_by_network,
 )
 from fedrecon.classical import (
-    COIL_MAPS,
     METHODS,
-    SMALLEST_CALIBRATION,
     ClassicalSettings,
     PreparedMeasurement,
-    calibration_size,
     measured_part,
     prepare,
     reconstruct,
     settled,
     undersample,
 )
+from fedrecon.classical_maps import COIL_MAPS, SMALLEST_CALIBRATION, calibration_size
 from fedrecon.data import Measurement, read_measurement
 from fedrecon.data.formats import TRAJECTORY_UNITS, correct_delays, is_ct
 from fedrecon.errors import ArgumentError

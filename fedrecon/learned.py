@@ -20,7 +20,7 @@ import numpy as np
 
 import operators
 from fedrecon import ood
-from fedrecon.classical import calibration_block
+from fedrecon.classical_maps import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
 from fedrecon.exports import is_export, load

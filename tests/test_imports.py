@@ -77,11 +77,16 @@ ALLOWED = {
         | {"fedrecon.data.simulation.read_mri_cohort_manifest"},
         {"jax", "numpy", "h5py"},
     ),
-    "fedrecon/classical.py": ({"fedrecon.classical_methods", "fedrecon.data", "operators"}, {"jax", "numpy"}),
+    "fedrecon/classical.py": (
+        {"fedrecon.classical_maps", "fedrecon.classical_methods", "fedrecon.data", "operators"},
+        {"jax", "numpy"},
+    ),
+    "fedrecon/classical_maps.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/classical_methods.py": ({"operators"}, {"jax"}),
     "fedrecon/tomography.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/learned.py": (
-        {"fedrecon.classical", "fedrecon.data", "fedrecon.exports", "fedrecon.models", "fedrecon.tasks"}
+        {"fedrecon.classical_maps", "fedrecon.data", "fedrecon.exports"}
+        | {"fedrecon.models", "fedrecon.tasks"}
         | {"fedrecon.ood", "fedrecon.types", "fedrecon.weights", "operators"},
         {"jax", "numpy", "flax"},
     ),

@@ -11,15 +11,8 @@ import numpy as np
 
 import operators
 from experiments.reconstruct import sampling_mask
-from fedrecon.classical import (
-    ClassicalSettings,
-    PreparedMeasurement,
-    calibration_size,
-    coil_maps,
-    prepare,
-    reconstruct,
-    undersample,
-)
+from fedrecon.classical import ClassicalSettings, PreparedMeasurement, prepare, reconstruct, undersample
+from fedrecon.classical_maps import calibration_size, coil_maps
 from fedrecon.data import Measurement, read_measurement
 from fedrecon.data.formats import DataError
 

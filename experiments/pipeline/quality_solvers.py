@@ -18,7 +18,8 @@ import numpy as np
 
 import operators
 from experiments.pipeline.quality_cases import CALIBRATION, Case
-from fedrecon.classical import METHODS, ClassicalSettings, calibration_size, coil_maps, reconstruct
+from fedrecon.classical import METHODS, ClassicalSettings, reconstruct
+from fedrecon.classical_maps import calibration_size, coil_maps
 from fedrecon.classical_methods import ClassicalProblem
 from fedrecon.data.formats import from_bart, read_cfl, to_bart, write_cfl
 
@@ -77,7 +78,7 @@ def _ours(method, iterations, y, maps, mask, weight):
 
 
 def our_maps(case: Case) -> np.ndarray:
-    """Maps (coils, ny, nx) by `fedrecon.classical.coil_maps`."""
+    """Maps (coils, ny, nx) by `fedrecon.classical_maps.coil_maps`."""
     block = calibration_size(case.prepared.measurement, 0, CALIBRATION)
     return np.asarray(_our_maps(case.kspace, block, case.prepared.noise))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import operators
-from fedrecon import classical, classical_methods
+from fedrecon import classical, classical_maps, classical_methods
 from fedrecon.classical import ClassicalSettings, prepare, reconstruct, undersample
 from fedrecon.data import Measurement
 
@@ -137,10 +137,10 @@ def test_what_maps_do_not_explain_counts_as_noise():
     ratio = np.sum(np.abs(block[1]) ** 2) / np.sum(np.abs(block) ** 2)
     # Of the real and the imaginary part, over the 12 x 7 samples that were measured.
     expected = 0.25 * np.sqrt(ratio / 2 * np.sum(np.abs(y) ** 2) / 84)
-    assert float(classical._misfit(maps, jnp.asarray(y), (6, 4), y)) == pytest.approx(expected, rel=1e-4)
+    assert float(classical_maps.misfit(maps, jnp.asarray(y), (6, 4), y)) == pytest.approx(expected, rel=1e-4)
     maps[:] = y[:, :1, :1] / np.linalg.norm(y[:, 0, 0])
     one = maps * y[:1]
-    assert float(classical._misfit(maps, jnp.asarray(one), (6, 4), one)) < 1e-5
+    assert float(classical_maps.misfit(maps, jnp.asarray(one), (6, 4), one)) < 1e-5
 
 
 @pytest.mark.parametrize("method", ["total-variation", *slow("l1-wavelet", "tgv")])
@@ -162,11 +162,13 @@ def test_weights_chosen_follow_the_noise_and_are_reported(method):
 
 def test_the_background_is_weighted_by_the_noise():
     kspace = prepare(measurement()).measurement.kspace[0]
-    sizes = [np.asarray(operators.rss(classical.coil_maps(kspace, (24, 24), "espirit", s))) for s in (0, 1)]
+    sizes = [
+        np.asarray(operators.rss(classical_maps.coil_maps(kspace, (24, 24), "espirit", s))) for s in (0, 1)
+    ]
     assert sizes[0].min() == pytest.approx(0.2, abs=0.01) and sizes[1].min() == pytest.approx(0.5, abs=0.01)
     assert all(size.max() > 0.99 for size in sizes)
     # In between it depends on the ratio of noise and object alone.
-    found = [classical.coil_maps(scale * kspace, (24, 24), "espirit", scale * 5e-3) for scale in (1, 20)]
+    found = [classical_maps.coil_maps(scale * kspace, (24, 24), "espirit", scale * 5e-3) for scale in (1, 20)]
     floors = [float(np.asarray(operators.rss(maps)).min()) for maps in found]
     assert 0.21 < floors[0] < 0.49 and floors[1] == pytest.approx(floors[0], rel=1e-3)
 

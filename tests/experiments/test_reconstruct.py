@@ -15,7 +15,8 @@ from matplotlib.image import imread
 import operators
 from experiments import reconstruct as program
 from experiments.reconstruct import ReconstructOptions, run
-from fedrecon.classical import METHODS, calibration_block, prepare, undersample
+from fedrecon.classical import METHODS, prepare, undersample
+from fedrecon.classical_maps import calibration_block
 from fedrecon.data import (
     RawMeasurement,
     read_measurement,

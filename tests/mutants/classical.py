@@ -20,11 +20,6 @@ _CLASSICAL = in_file(
         "tests/experiments/test_reconstruct_views.py::test_slices_with_their_own_spokes_are_reconstructed_with_them",
     ),
     (
-        "key=lambda block: (min(block), block[0] * block[1]))",
-        "key=lambda block: block[0] * block[1])",
-        "tests/experiments/test_reconstruct.py::test_the_calibration_block_is_the_largest_sampled_center",
-    ),
-    (
         "measurement.kspace * mask[:, None], mask=mask)",
         "measurement.kspace, mask=mask)",
         "tests/experiments/test_reconstruct.py::test_undersampling_removes_the_samples_left_out",
@@ -32,11 +27,6 @@ _CLASSICAL = in_file(
     (
         "return (image if maps is None else image * operators.rss(maps)), info",
         "return image, info",
-        "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
-    ),
-    (
-        "return maps * operators.mri.espirit_support(values, floor)",
-        "return maps * operators.mri.espirit_support(values, 0.0)",
         "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
     ),
     (
@@ -55,9 +45,28 @@ _CLASSICAL = in_file(
         "tests/experiments/test_classical.py::test_the_noise_of_undersampled_measurements_is_that_of_the_samples_kept",
     ),
     (
-        "jnp.hypot(noise, _misfit(maps, gridded, plan.block, y))",
-        "_misfit(maps, gridded, plan.block, y)",
+        "jnp.hypot(noise, misfit(maps, gridded, plan.block, y))",
+        "misfit(maps, gridded, plan.block, y)",
         "tests/experiments/test_classical.py::test_weights_chosen_follow_the_noise_and_are_reported",
+    ),
+    (
+        "@functools.partial(jax.jit, static_argnums=0)",
+        "@functools.partial(jax.jit, static_argnums=(0, 1))",
+        "tests/experiments/test_classical.py::test_a_sweep_of_weights_compiles_once",
+    ),
+)
+
+_MAPS = in_file(
+    "fedrecon/classical_maps.py",
+    (
+        "key=lambda block: (min(block), block[0] * block[1]))",
+        "key=lambda block: block[0] * block[1])",
+        "tests/experiments/test_reconstruct.py::test_the_calibration_block_is_the_largest_sampled_center",
+    ),
+    (
+        "return maps * operators.mri.espirit_support(values, floor)",
+        "return maps * operators.mri.espirit_support(values, 0.0)",
+        "tests/experiments/test_classical.py::test_images_do_not_carry_the_weights_of_their_maps",
     ),
     (
         "measured = jnp.maximum(jnp.sum(jnp.any(y != 0, axis=0)), 1)",
@@ -73,11 +82,6 @@ _CLASSICAL = in_file(
         "4 * background / jnp.sqrt(",
         "4 * background * jnp.sqrt(",
         "tests/experiments/test_classical.py::test_the_background_is_weighted_by_the_noise",
-    ),
-    (
-        "@functools.partial(jax.jit, static_argnums=0)",
-        "@functools.partial(jax.jit, static_argnums=(0, 1))",
-        "tests/experiments/test_classical.py::test_a_sweep_of_weights_compiles_once",
     ),
 )
 
@@ -100,4 +104,4 @@ _CHOICE = in_file(
     ),
 )
 
-MUTANTS = _CLASSICAL + _CHOICE
+MUTANTS = _CLASSICAL + _MAPS + _CHOICE
