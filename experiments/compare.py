@@ -26,6 +26,7 @@ from experiments.pipeline.federated_data import FederatedData, load_data, pad_ex
 from experiments.pipeline.federated_run import METRICS, metrics_of, run, with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.programs import (
+    DOTTED,
     define_run_flags,
     ending_run,
     flag_groups,
@@ -55,6 +56,8 @@ from fedrecon.training import (
 )
 
 # Flags that --help shows.
+# Groups of dotted flags that all methods share.
+SHARED = tuple(group for group in DOTTED if group != "algorithm")
 FIRST = ("workdir", "methods", "seeds", "baseline", "metric", "preset", "task", "cohort", "data_dir",
          "partition", "clients", "rounds", "learning_rate", "devices")  # fmt: skip
 
@@ -73,11 +76,11 @@ def plan(base: TrainSettings, methods: list[str], dotted: Dotted) -> dict[str, T
         if name not in algorithms():
             raise FlagError("methods", f"some of {', '.join(algorithms())}", repr(name))
     for name, options in dotted.items():
-        if options and name not in (*methods, "attack", "reduce"):
+        if options and name not in (*methods, *SHARED):
             raise FlagError(f"{name}.NAME", "one of --methods", repr(name))
     planned = {}
     for name in methods:
-        shared = {f"{group}_options": dotted.get(group, ()) for group in ("attack", "reduce")}
+        shared = {f"{group}_options": dotted.get(group, ()) for group in SHARED}
         federation = changed(base.federation, algorithm=name, **shared)
         if not method(name).exchanges:
             federation = comparator(federation, name)
@@ -242,7 +245,7 @@ def parse_flags(argv: list[str]) -> Dotted:
     argv = with_flag_files(argv)
     read_own_files(argv)
     show_help(argv, flag_groups(TrainSettings), FIRST)
-    return parse(argv, (*algorithms(), *ALIASES, "attack", "reduce"))
+    return parse(argv, (*algorithms(), *ALIASES, *SHARED))
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

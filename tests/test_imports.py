@@ -128,6 +128,7 @@ ALLOWED = {
             "fedrecon.models",
             "fedrecon.privacy",
             "fedrecon.runtime",
+            "fedrecon.secure_aggregation",
             "fedrecon.tasks",
             "fedrecon.types",
             "fedrecon.weights",

@@ -36,6 +36,7 @@ from fedrecon.training import (
     run_stage,
     summary,
 )
+from fedrecon.training.secure import sums_statement
 from fedrecon.weights import read_weights
 
 # The figure by which methods are compared, and the figures of the table.
@@ -159,6 +160,8 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     if results.privacy:
         rows = [[client, f"{epsilon:.3f}"] for client, epsilon in results.privacy["epsilon"].items()]
         print(results.privacy["statement"] + "\n" + format_table(["client", "ε"], rows[:_MOST_ROWS]))
+    if sums := sums_statement(settings.federation):
+        print(sums)
     if settings.data_labels and results.notes:
         print(results.notes)
     compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"

@@ -42,6 +42,8 @@ flags.disclaim_key_flags()
 
 # Of --devices by default.
 MOST_DEVICES = 8
+# What may be before the dot of a flag.
+DOTTED = ("algorithm", "attack", "reduce", "secure_aggregation")
 GROUPS = ("data", "model", "training", "federation", "protection", "topology", "privacy", "comparison",
           "processes", "run")  # fmt: skip
 # Flags that are no settings.
@@ -165,7 +167,7 @@ def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> D
     argv = with_flag_files(argv)
     read_own_files(argv)
     show_help(argv, flag_groups(settings), first)
-    return parse(argv, ("algorithm", "attack", "reduce"))
+    return parse(argv, DOTTED)
 
 
 def parse(argv: list[str], groups: Collection[str]) -> Dotted:
@@ -200,7 +202,7 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
         given["data_labels"] = LABELS.join(identity.labels or ())
     if "algorithm" in given:
         given["algorithm"] = ALIASES.get(given["algorithm"], given["algorithm"])
-    options = {f"{group}_options": dotted.get(group, ()) for group in ("algorithm", "attack", "reduce")}
+    options = {f"{group}_options": dotted.get(group, ()) for group in DOTTED}
     return given | {name: texts for name, texts in options.items() if texts}
 
 

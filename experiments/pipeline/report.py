@@ -19,6 +19,7 @@ from fedrecon.files import write_atomically
 from fedrecon.reporting import Figure, Section, Table, format_table, write_report
 from fedrecon.runtime import Workdir, peak_memory, read_log
 from fedrecon.training import as_json, flat
+from fedrecon.training.secure import sums_statement
 
 _DIAGNOSIS = {
     "segmentation": "Dice is of patients (volumes) who have a lesion; those without count as falsely marked "
@@ -141,6 +142,8 @@ def write_page(
     if outcome.privacy:
         rows = [[site, f"{value:.3f}"] for site, value in outcome.privacy["epsilon"].items()]
         sections.append(Section("Privacy", [outcome.privacy["statement"]], [Table("", ["site", "ε"], rows)]))
+    if sums := sums_statement(settings.federation):
+        sections.append(Section("Secure sums", [sums]))
     sections += _made_by(workdir, settings, provenance)
     path = workdir / "report.html"
     write_report(path, "Federated reconstruction to diagnosis", _lead(settings, outcome), sections)

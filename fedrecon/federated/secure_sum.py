@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.masks import masked
 from fedrecon.federated.messages import Channel, Reducer, Upload
-from fedrecon.federated.trees import pack, unpack
+from fedrecon.federated.trees import largest, pack, unpack
 from fedrecon.secure_aggregation import FixedPoint
 from fedrecon.types import PyTree
 
@@ -247,6 +247,32 @@ def grouped_secure_sum(
         bytes_down=protocol.down,
     )
     return channel, Reducer(reduce.init, run, linear=True)
+
+
+def clip_range(bound: float) -> Channel:
+    """Scales contributions down whose largest number, over the weight, is beyond ``bound``.
+
+    What `fixed_point_words` needs before it, where no norm is clipped. Summed messages are scaled apart from
+    the change of the model; contributions within the bound pass bitwise unchanged. The encode info
+    ``clipped`` sums to the number of clients whose delta or message was scaled down.
+    """
+    if not bound > 0:
+        raise ArgumentError("bound", "a positive number", repr(bound))
+
+    def shrink(tree, most):
+        size = jnp.stack([jnp.float32(0), *(jnp.abs(x).max() for x in jax.tree.leaves(tree) if x.size)]).max()
+        over = size > most
+        factor = most / jnp.where(over, size, 1)
+        return jax.tree.map(lambda x: jnp.where(over, x * factor, x).astype(x.dtype), tree), over
+
+    def encode(upload, state, context):
+        delta, over = shrink(upload.delta, bound * largest(upload.weight))
+        summed, long = shrink(upload.message.summed, jnp.float32(bound))
+        message = upload.message._replace(summed=summed)
+        info = {"clipped": (over | long).astype(jnp.int32)}
+        return upload._replace(delta=delta, message=message), state, info
+
+    return Channel(lambda upload: ((), ()), encode, lambda total, state, context: (total, state, {}))
 
 
 def check_hidden(channel: Channel, reduce: Reducer | None, sampler: Callable, gathered: PyTree) -> None:

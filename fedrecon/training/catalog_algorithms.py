@@ -34,13 +34,15 @@ from fedrecon.training.malicious import parse_attack, poisoned
 from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError, as_flag_error
 from fedrecon.training.own_files import naming_the_line
+from fedrecon.training.secure import check_secure, secured
 from fedrecon.types import Task, Variables
 
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
-    "clip_norm", "stragglers", "fault", "attack", "fine_tune", "fine_tune_head", "topology", "mixing",
-    "visits", "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing",
+    "clip_norm", "secure_aggregation", "stragglers", "fault", "attack", "fine_tune", "fine_tune_head",
+    "topology", "mixing", "visits", "handover", "concurrency", "buffer_size", "delay", "discount",
+    "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
 )  # fmt: skip
 # Flags of who takes part, which mean nothing where all data are one client's.
@@ -85,6 +87,7 @@ def comparator(settings: FederationSettings, name: str) -> FederationSettings:
     defaults = FederationSettings()
     kept: dict[str, Any] = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
     kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": (), "attack_options": ()}
+    kept["secure_aggregation_options"] = ()
     return dataclasses.replace(settings, **kept)
 
 
@@ -161,10 +164,23 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
         )
     make_reducer(settings)
     parse_attack(settings, tasks)
+    _check_sums(settings, chosen)
     options = parse_options("algorithm", options_of(name), dict(settings.algorithm_options), name)
     with naming_the_line(settings.methods_from):
         _check_recipe(settings, chosen, options)
     return options
+
+
+def _check_sums(settings: FederationSettings, chosen: Entry) -> None:
+    check_secure(settings)
+    if settings.secure_aggregation == "none":
+        return
+    if not chosen.linear:
+        expected = "one that sends nothing but sums with --secure_aggregation"
+        raise FlagError("algorithm", expected, f"{chosen.name}, whose server receives messages one by one")
+    if "reduce" in chosen.fixes:
+        expected = f"none with --algorithm={chosen.name}, which brings a sum of its own"
+        raise FlagError("secure_aggregation", expected, settings.secure_aggregation)
 
 
 def unprotected(settings: FederationSettings) -> bool:
@@ -222,6 +238,7 @@ def make_algorithm(
             arguments["channel"] = fl.chain(private_sum(noise.mechanism))
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
+    algorithm = secured(algorithm, settings, task, train)
     faults = parse_faults(settings.fault, train.names)
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:
         algorithm = algorithm._replace(schedule=schedule)

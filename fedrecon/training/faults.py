@@ -115,4 +115,15 @@ def full_record(
         record["steps"] = round(float(mean), 3)
     if not info.applied:
         record["applied"] = False
+    record |= _sum_record(info)
     return record
+
+
+def _sum_record(info: RoundInfo) -> dict[str, Any]:
+    """Why a secure sum was not applied, for the record of a round; empty otherwise."""
+    stages = info.channel[1] if isinstance(info.channel[1], tuple) else (info.channel[1],)
+    for stage in stages:
+        if isinstance(stage, dict) and "beyond" in stage:
+            found = {"beyond_bound": int(stage["beyond"])} if stage["beyond"] else {}
+            return found if stage["enough"] else {**found, "below_threshold": True}
+    return {}

@@ -23,6 +23,7 @@ VISITS = ("fixed", "shuffled")
 HANDOVERS = ("model", "optimizer")
 DELAYS = ("half_normal", "constant")
 STREAM_SOURCES = ("memory", "hdf5")
+PROTOCOLS = ("none", "secagg", "secagg+", "lightsecagg")
 WEIGHTINGS = ("default", "examples", "equal")
 
 _training, _federation, _protection, _topology, _privacy = (
@@ -41,8 +42,8 @@ NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon
 class FederationSettings:
     """Settings of federated training; the flag of the same name sets a field.
 
-    ``algorithm_options``, ``attack_options`` and ``reduce_options`` hold the texts of the dotted flags,
-    ``methods_sha256`` the SHA-256 of the file ``methods_from``.
+    ``algorithm_options``, ``attack_options``, ``reduce_options`` and ``secure_aggregation_options`` hold the
+    texts of the dotted flags, ``methods_sha256`` the SHA-256 of the file ``methods_from``.
     """
 
     algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
@@ -99,6 +100,14 @@ class FederationSettings:
         least=0,
         needs=(_SERVER,),
     )
+    secure_aggregation: str = _protection(
+        "none",
+        "Protocol of a secure sum, in which the server learns nothing but the sum of the updates; see "
+        "--secure_aggregation.NAME=VALUE (threshold, neighbors, colluders, groups, bound, scalar_bound)",
+        choices=PROTOCOLS,
+        needs=(_STAR,),
+    )
+    secure_aggregation_options: tuple[tuple[str, str], ...] = ()
     weighting: str = _federation(
         "default",
         "Weights of the clients in the mean; default is the algorithm's own, and with --sampler=weighted "

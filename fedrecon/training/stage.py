@@ -28,6 +28,7 @@ from fedrecon.training.initial import initial_variables
 from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
 from fedrecon.training.scores import Scores, site_scores
+from fedrecon.training.secure import sums_report
 from fedrecon.training.spending import NoPurse, Purse
 from fedrecon.training.topologies import evaluation, mesh_of, open_rounds
 from fedrecon.training.validation import with_validation
@@ -150,6 +151,7 @@ def train_stage(
     clients = pool(stage.clients) if entry.pooled else stage.clients
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
     work = local_work(settings, budget, stage.clients, algorithm)
+    write_sums(workdir, stage, settings, algorithm)
     execution.report_stage("compiling")
     run = (settings, budget, algorithm, stage.variables, clients, workdir.path)
     parallel = resolve_parallel(execution, *run, mesh)
@@ -199,6 +201,18 @@ def noise_key(stage: Stage, settings: FederationSettings) -> jax.Array:
     if settings.dp_seed < 0:
         return stage.key
     return jax.random.fold_in(jax.random.key(settings.dp_seed), zlib.crc32(stage.name.encode()))
+
+
+def write_sums(
+    workdir: Workdir, stage: Stage, settings: FederationSettings, algorithm: FederatedAlgorithm
+) -> None:
+    """Says in ``secure_aggregation.json`` what each stage hides, and what its protocol needs."""
+    found = sums_report(settings, algorithm, stage.task, stage.clients)
+    if not found or not is_lead():
+        return
+    path = workdir / "secure_aggregation.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomically(path, (json.dumps(known | {stage.name: found}, indent=2) + "\n").encode())
 
 
 def check_private(stage: Stage, settings: FederationSettings) -> None:
