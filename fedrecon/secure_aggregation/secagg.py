@@ -160,6 +160,8 @@ class SecAggClient:
         mine = commitment(self._context, self._number, self._reveal)
         if self._committed.get(self._number) != mine:
             raise ProtocolError("commitments", f"that of client {self._number} unaltered", "another or none")
+        if max(self._committed) >= self._setup.clients:
+            raise ProtocolError("commitments", f"clients below {self._setup.clients}", max(self._committed))
         self._awaits = Kind.ROSTER
         return self._pack(Kind.REVEAL, self._reveal)
 
