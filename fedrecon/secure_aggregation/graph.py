@@ -85,13 +85,16 @@ def commitment(context: Context, client: int, value: bytes) -> bytes:
     return hashlib.sha256(context.info("commitment", client, client) + value).digest()
 
 
-def neighborhoods(context: Context, revealed: Mapping[int, bytes], degree: int) -> dict[int, tuple[int, ...]]:
+def neighborhoods(
+    context: Context, revealed: Mapping[int, bytes], degree: int, only: int | None = None
+) -> dict[int, tuple[int, ...]]:
     """The neighbors of every client: k of them on a ring, whose order the revealed values decide together.
 
     Args:
       context: of the round.
       revealed: by client, 32 bytes that nobody could choose knowing the others'.
       degree: k; all others where there are no more than k of them.
+      only: a client, of whom alone neighbors are found.
 
     Returns:
       Neighbors by client, in rising order; j is a neighbor of i where i is one of j.
@@ -101,17 +104,16 @@ def neighborhoods(context: Context, revealed: Mapping[int, bytes], degree: int) 
     """
     members = sorted(revealed)
     count = len(members)
+    asked = members if only is None else [only]
     if degree >= count - 1:
-        return {i: tuple(j for j in members if j != i) for i in members}
+        return {i: tuple(j for j in members if j != i) for i in asked}
     if degree % 2 and count % 2:
         raise ArgumentError("neighbors", "an even number in a ring of odd length", degree)
     values = b"".join(i.to_bytes(4, "little") + revealed[i] for i in members)
     ring = shuffled(members, hashlib.sha256(context.info("graph", 0, 0) + values).digest())
     steps = [s for s in range(-(degree // 2), degree // 2 + 1) if s] + [count // 2] * (degree % 2)
-    return {
-        member: tuple(sorted(ring[(place + step) % count] for step in steps))
-        for place, member in enumerate(ring)
-    }
+    places = {member: place for place, member in enumerate(ring)}
+    return {i: tuple(sorted(ring[(places[i] + step) % count] for step in steps)) for i in asked}
 
 
 def shuffled(members: Sequence[int], key: bytes) -> list[int]:

@@ -166,14 +166,15 @@ class SecAggClient:
         return self._pack(Kind.REVEAL, self._reveal)
 
     def _roster(self, body: memoryview) -> bytes:
-        graph = None
+        neighbors = None
         if self._setup.sparse:
-            body, graph = self._drawn(body)
+            body, neighbors = self._drawn(body)
         keys = dict(wire.records(body, key_record(self._setup), "keys"))
         others = tuple(j for j in keys if j != self._number)
-        self._members = set(keys if graph is None else graph)
-        if graph is not None and others != graph[self._number]:
-            raise ProtocolError("keys", f"those of the neighbors {graph[self._number]}", f"those of {others}")
+        if neighbors is None:
+            self._members = set(keys)
+        elif others != neighbors:
+            raise ProtocolError("keys", f"those of the neighbors {neighbors}", f"those of {others}")
         self._check_keys(keys)
         holders = len(others) + 1
         _check_left("keys", holders, self._setup.threshold)
@@ -181,7 +182,7 @@ class SecAggClient:
         self._awaits = Kind.DELIVERY
         return self._share(others)
 
-    def _drawn(self, body: memoryview) -> tuple[memoryview, dict[int, tuple[int, ...]]]:
+    def _drawn(self, body: memoryview) -> tuple[memoryview, tuple[int, ...]]:
         """The list of keys behind that of revealed values, and the neighbors that these decide."""
         if len(body) < 4:
             raise ProtocolError("roster", "a count", f"{len(body)} bytes")
@@ -192,7 +193,9 @@ class SecAggClient:
                 raise ProtocolError("revealed values", f"that which client {j} committed to", "another")
         if revealed.get(self._number) != self._reveal:
             raise ProtocolError("revealed values", f"that of client {self._number}", "none")
-        return body[end:], neighborhoods(self._context, revealed, self._setup.degree)
+        self._members = set(revealed)
+        graph = neighborhoods(self._context, revealed, self._setup.degree, self._number)
+        return body[end:], graph[self._number]
 
     def _check_keys(self, keys: Mapping[int, bytes]) -> None:
         if keys.get(self._number) != self._own_record:

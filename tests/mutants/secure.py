@@ -129,8 +129,8 @@ MUTANTS = (
             _SECAGG + "own_keys_altered_in_the_list_are_noticed",
         ),
         (
-            "if graph is not None and others != graph[self._number]:",
-            "if False:",
+            "elif others != neighbors:",
+            "elif False:",
             _GRAPH + "the_server_cannot_choose_the_graph",
         ),
         (
