@@ -149,17 +149,26 @@ def initial_variables(task: Task, features: int, seed: int) -> Variables:
     return Variables(jax.tree.map(lambda x: jnp.asarray(values[x.shape]), shapes.params), shapes.stats)
 
 
-def scores(setting: Setting, protocol: Protocol, variables: Variables) -> list[float]:
-    """The metric of one model on each site's test; NaN where it cannot be computed."""
-    found = []
-    for test in setting.tests:
-        total, count = setting.task.metrics(*variables, test)[protocol.metric]
-        found.append(float(total / count) if count > 0 else float("nan"))
-    return found
+# ``train(seed, setting) -> the model that each site tests``.
+Trainer = Callable[[int, Setting], list[Variables]]
 
 
-def trainer(name: str, protocol: Protocol, setting: Setting) -> Callable[[int], list[float]]:
-    """``run(seed) -> scores`` by site of a method; the second seed compiles nothing.
+def counts(protocol: Protocol, setting: Setting, models: Sequence[Variables]) -> np.ndarray:
+    """(sites, 2): of each site's model on its test, the sum and the count of the metric."""
+    found = [
+        setting.task.metrics(*model, test)[protocol.metric]
+        for model, test in zip(models, setting.tests, strict=True)
+    ]
+    return np.asarray(found, float)
+
+
+def scores(found: np.ndarray) -> list[float]:
+    """The metric at each site from its sum and count; NaN where there is nothing to count."""
+    return [float(total / count) if count > 0 else float("nan") for total, count in found]
+
+
+def trainer(name: str, protocol: Protocol, setting: Setting) -> Trainer:
+    """How a method trains; the second seed, or other patients in the same arrays, compile nothing.
 
     "pooled" is trained on all sites' patients, "local" is each site's own network on its own test, "cyclic"
     is handed on from site to site, and "cyclic_published" what FLamby's code does by that name: every site
@@ -168,16 +177,14 @@ def trainer(name: str, protocol: Protocol, setting: Setting) -> Callable[[int], 
     Raises:
       ArgumentError: a method that is not in the catalog, or needs something that a table has not.
     """
+    task, rate = setting.task, protocol.rate
     if name == "pooled":
-        return _rounds(fl.fedavg(setting.task, optax.adam(protocol.rate)), protocol, setting, setting.pooled)
+        return _rounds(fl.fedavg(task, optax.adam(rate)), protocol, lambda data: data.pooled, epochs=True)
     if name == "local":
-        return _rounds(
-            fl.local_only(setting.task, optax.adam(protocol.rate)), protocol, setting, setting.sites
-        )
+        return _rounds(fl.local_only(task, optax.adam(rate)), protocol, epochs=True, own=True)
     if name.startswith("cyclic"):
         return _cyclic(protocol, setting, handed_on=name == "cyclic")
-    algorithm = _recipe(name, protocol, setting.task)
-    return _rounds(algorithm, protocol, setting, setting.sites, rounds=protocol.rounds)
+    return _rounds(_recipe(name, protocol, task), protocol, own=catalog_entry(name).personal)
 
 
 def _recipe(name: str, protocol: Protocol, task: Task) -> fl.FederatedAlgorithm:
@@ -193,29 +200,28 @@ def _recipe(name: str, protocol: Protocol, task: Task) -> fl.FederatedAlgorithm:
 def _rounds(
     algorithm: fl.FederatedAlgorithm,
     protocol: Protocol,
-    setting: Setting,
-    clients: ClientData,
-    rounds: int | None = None,
-) -> Callable[[int], list[float]]:
-    """Rounds of a fixed number of steps, or one of the protocol's epochs."""
-    data = fl.place(clients)
-    work = {"steps": STEPS} if rounds else {"epochs": protocol.epochs}
+    clients: Callable[[Setting], ClientData] = lambda setting: setting.sites,
+    *,
+    epochs: bool = False,
+    own: bool = False,
+) -> Trainer:
+    """The protocol's rounds, or one round of its epochs; sites may have models of their own."""
+    work = {"epochs": protocol.epochs} if epochs else {"steps": STEPS}
     round = fl.make_round(algorithm, batch_size=protocol.batch_size, **work)
-    own = rounds is None and clients.clients > 1
 
-    def run(seed: int) -> list[float]:
+    def train(seed: int, setting: Setting) -> list[Variables]:
+        data = fl.place(clients(setting))
         state = fl.init_state(algorithm, initial_variables(setting.task, setting.features, seed), data)
-        for _ in range(rounds or 1):
+        for _ in range(1 if epochs else protocol.rounds):
             state, _ = round(state, data, jax.random.key(seed))
         if own:
-            models = [fl.client_variables(algorithm, state, number) for number in range(clients.clients)]
-            return [scores(setting, protocol, model)[number] for number, model in enumerate(models)]
-        return scores(setting, protocol, algorithm.release(state))
+            return [fl.client_variables(algorithm, state, site) for site in range(len(setting.tests))]
+        return [algorithm.release(state)] * len(setting.tests)
 
-    return run
+    return train
 
 
-def _cyclic(protocol: Protocol, setting: Setting, handed_on: bool) -> Callable[[int], list[float]]:
+def _cyclic(protocol: Protocol, setting: Setting, handed_on: bool) -> Trainer:
     """A visit is a round of the protocol; sites are shuffled for each cycle, of which the last is cut off."""
     clients = setting.sites.clients
 
@@ -226,20 +232,19 @@ def _cyclic(protocol: Protocol, setting: Setting, handed_on: bool) -> Callable[[
     optimizer = optax.sgd(protocol.methods["cyclic"]["learning_rate"])
     make = fl.fedavg if handed_on else fl.local_only
     algorithm = make(setting.task, optimizer)._replace(sampler=visited)
-    data = fl.place(setting.sites)
     cycle = fl.topologies.make_ring_round(
         algorithm, batch_size=protocol.batch_size, steps=STEPS, order="shuffled"
     )
 
-    def run(seed: int) -> list[float]:
+    def train(seed: int, setting: Setting) -> list[Variables]:
+        data = fl.place(setting.sites)
         state = fl.init_state(algorithm, initial_variables(setting.task, setting.features, seed), data)
         for _ in range(math.ceil(protocol.rounds / clients)):
             state, _ = cycle(state, data, jax.random.key(seed))
-        if handed_on:
-            return scores(setting, protocol, algorithm.release(state))
-        return scores(setting, protocol, fl.client_variables(algorithm, state, 0))
+        model = algorithm.release(state) if handed_on else fl.client_variables(algorithm, state, 0)
+        return [model] * len(setting.tests)
 
-    return run
+    return train
 
 
 def published(path: Path, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import flamby
+from experiments.pipeline import flamby_choice
 from experiments.pipeline.flamby import PROTOCOLS, initial_variables, setting
 from fedrecon.data import DataError
 from fedrecon.data.measured import read_heart_disease, read_tcga_brca
@@ -65,6 +66,15 @@ def test_files_that_are_something_else_are_named(tmp_path, measured_data):
         (tmp_path / "heart_va.csv").write_text(text)
         with pytest.raises(DataError, match=words):
             read_heart_disease(tmp_path)
+
+
+def test_folds_divide_the_training_patients(measured_data):
+    data = setting(PROTOCOLS["heart"], str(measured_data("tabular")))
+    parts = [flamby_choice._fold(data, number, seed=0) for number in range(flamby_choice.FOLDS)]
+    held = np.array([[test["valid"] for test in part.tests] for part in parts])
+    np.testing.assert_array_equal(held.sum(0), np.asarray(data.sites.valid))
+    for part, tested in zip(parts, held, strict=True):
+        np.testing.assert_array_equal(part.sites.valid, np.asarray(data.sites.valid) & ~tested)
 
 
 @pytest.mark.slow
