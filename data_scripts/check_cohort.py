@@ -107,8 +107,11 @@ def _lines(survey: Survey) -> list[str]:
         counts = [
             int(np.sum(p.counts)) for p in (survey.cohort.train, survey.cohort.validation, survey.cohort.test)
         ]
+        lines += [f"can train: {', '.join(survey.tasks)}"]
+        if (apart := survey.cohort.unseen) is not None:
+            for name, count in zip(apart.names, apart.counts, strict=True):
+                lines.append(f"unseen, for the test alone: {name} ({count} examples)")
         lines += [
-            f"can train: {', '.join(survey.tasks)}",
             f"{survey.task}: images of {ny} x {nx}; {counts[0]} examples for training, {counts[1]} for "
             f"validation, {counts[2]} for test; arrays of {memory.data / 1e6:.0f} MB; "
             f"about {memory.total / 1e9:.2f} GB of memory on CPU",

@@ -117,6 +117,7 @@ def compare(
     """
     own: dict[str, dict[int, float]] = {name: {} for name in planned}
     released: dict[str, dict[int, float]] = {name: {} for name in planned}
+    unseen: dict[str, dict[int, float]] = {name: {} for name in planned}
     environment = describe_environment()
     data = _load(planned, seeds, workdir)
     for seed in seeds:
@@ -134,6 +135,8 @@ def compare(
             own[name][seed] = lowest if worst else mean
             if results.released:
                 released[name][seed] = summary(results.released, metric)[worst]
+            if results.unseen:
+                unseen[name][seed] = summary(results.unseen, metric)[worst]
             compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
             print(
                 f"seed {seed}, {name}: {metric} {mean:.4f}, worst client {lowest:.4f}, "
@@ -143,8 +146,9 @@ def compare(
             )
     lower = lower_is_better(metric)
     rows = reporting.compare_values(own, baseline, "own", lower_is_better=lower)
-    shared = {name: values for name, values in released.items() if values}
-    rows += reporting.compare_values(shared, baseline, "released", lower_is_better=lower)
+    for kind, found in (("released", released), ("unseen site", unseen)):
+        there = {name: values for name, values in found.items() if values}
+        rows += reporting.compare_values(there, baseline, kind, lower_is_better=lower)
     write_atomically(workdir / "comparison.tex", reporting.latex_table(rows, metric, baseline).encode())
     write_atomically(workdir / "comparison.md", reporting.markdown_table(rows, metric, baseline).encode())
     reporting.write_csv(workdir / "comparison.csv", rows, metric)

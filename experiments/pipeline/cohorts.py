@@ -139,10 +139,14 @@ def _own(cohort: Cohort, data_dir: str) -> Cohorts:
         table[0].pop()
     elif cohort.labels and cohort.labels[1] != "with":
         table[0][-1] = f"test with {', '.join(cohort.labels[1:])}"
-    for site, counts in zip(cohort.sites, _patients(cohort), strict=True):
+    apart = None if cohort.unseen is None else cohort.unseen.names
+    if apart is not None and len(apart) > 1:
+        raise FlagError("data_dir", "at most one unseen site", ", ".join(apart))
+    for site, counts in zip(cohort.sites, _patients(cohort, cohort.unseen), strict=True):
         shapes = ", ".join(f"{ny}×{nx}" for ny, nx in site.native_shapes)
-        table.append([site.name, ", ".join(map(str, site.coils)), shapes, site.held_out, *counts])
-    split, left_out = _split(cohort), _left_out(cohort)
+        name = f"{site.name} (unseen)" if site.name in (apart or ()) else site.name
+        table.append([name, ", ".join(map(str, site.coils)), shapes, site.held_out, *counts])
+    split, left_out = _split(cohort)._replace(unseen=cohort.unseen), _left_out(cohort)
     notes = [cohort.notes] if cohort.notes else []
     if "classification" not in left_out and cohort.labels:
         notes.append(f"Classification tells {cohort.labels[1]} (positive) from {cohort.labels[0]}.")
@@ -203,11 +207,12 @@ def _patients(cohort: Cohort, unseen: ClientData | None = None) -> list[list[str
     """Cells of each site under `_COUNTED`; the unseen site comes last."""
     parts = [getattr(cohort, part) for part in ("train", "validation", "test")]
     rows = []
-    for i in range(len(cohort.sites)):
+    for i in range(cohort.train.clients):
         cells = [str(len(_volumes(data, i))) for data in parts]
         rows.append([*cells, *([_with_lesions(cohort.test, i)] if "label" in cohort.test.examples else [])])
     if unseen is not None:
-        rows.append(["0", "0", str(len(_volumes(unseen, 0))), _with_lesions(unseen, 0)])
+        cells = ["0", "0", str(len(_volumes(unseen, 0)))]
+        rows.append([*cells, *([_with_lesions(unseen, 0)] if "label" in unseen.examples else [])])
     return rows
 
 

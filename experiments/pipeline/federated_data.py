@@ -1,5 +1,6 @@
 """The data of a federated training: a cohort, divided over clients, with a held-out part of each."""
 
+import dataclasses
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ class FederatedData(NamedTuple):
       labels: names of the columns of ``counts``.
       notes: what a reader must know about the data.
       preparation: what was done to images, see `Cohort`.
+      unseen: sites that do not train, for the test alone; None without.
     """
 
     train: ClientData
@@ -61,6 +63,7 @@ class FederatedData(NamedTuple):
     labels: tuple[str, ...]
     notes: str
     preparation: Mapping[str, Any] = types.MappingProxyType({})
+    unseen: ClientData | None = None
 
 
 class _Pool(NamedTuple):
@@ -96,12 +99,12 @@ def load_data(settings: TrainSettings) -> FederatedData:
             )
         else:
             data = _divide(pooled, settings)
-        data = data._replace(preparation=cohort.preparation)
+        data = data._replace(preparation=cohort.preparation, unseen=cohort.unseen)
     key, classes = {"classification": ("label", number_of_classes(settings)), "segmentation": _MASKS}.get(
         settings.task, ("", 0)
     )
     if key:
-        for part in (data.train, data.validation, data.test):
+        for part in (data.train, data.validation, data.test, data.unseen):
             if part is not None:
                 check_labels(part, key, classes)
     if settings.feature_shift:
@@ -262,13 +265,8 @@ def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
         return ClientData(examples | {"image": data.examples["target"][..., None]}, data.valid, data.names)
 
     parts = {name: images(getattr(cohort, name)) for name in ("train", "validation", "test")}
-    return Cohort(
-        **parts,
-        sites=cohort.sites,
-        image_shape=cohort.image_shape,
-        patients=cohort.patients,
-        notes=cohort.notes,
-    )
+    unseen = None if cohort.unseen is None else images(cohort.unseen)
+    return dataclasses.replace(cohort, **parts, unseen=unseen, labels=(), preparation={})
 
 
 def _pool(cohort: Cohort) -> _Pool:

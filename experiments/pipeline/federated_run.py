@@ -93,7 +93,9 @@ def run(
     with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
         stage = stage_of(settings, data)
         budget = budget_of(settings)
-        found = run_stage(stage, data.test, settings.federation, budget, workdir, execution, data.notes)
+        found = run_stage(
+            stage, data.test, settings.federation, budget, workdir, execution, data.notes, data.unseen
+        )
     file = released_file(workdir.path, stage.name)
     if settings.task == "reconstruction" and is_lead() and file.exists():
         kept = data.validation or data.test
@@ -111,10 +113,11 @@ def write_baselines(workdir: Workdir, data: FederatedData) -> None:
     if (workdir / _BASELINES).exists():
         return
     tuned = data.validation is not None
-    split = Split(data.train, data.validation if tuned else data.test, data.test)
+    split = Split(data.train, data.validation if tuned else data.test, data.test, data.unseen)
     modality = physics_of(data.train.examples)
     scores, _, weights = classical(measure_of(data.train.examples), split, modality, tuned=tuned)
-    document = {"scores": scores, "weights": weights}
+    apart = [] if data.unseen is None else list(data.unseen.names)
+    document = {"scores": scores, "weights": weights, "unseen": apart}
     write_atomically(workdir / _BASELINES, (json.dumps(as_json(document), indent=2) + "\n").encode())
 
 
@@ -124,12 +127,16 @@ def print_baselines(workdir: Workdir, metrics: Sequence[str] = ("psnr", "ssim"))
     if not file.exists():
         return
     rows = []
-    for method, by_client in decode_numbers(json.loads(file.read_text()))["scores"].items():
+    document = decode_numbers(json.loads(file.read_text()))
+    apart = document.get("unseen", [])
+    for method, by_client in document["scores"].items():
         # Null is nothing to score.
         known = {c: {k: v for k, v in x.items() if v is not None} for c, x in by_client.items()}
-        figures = [summary(known, metric) for metric in metrics]
-        rows.append([method, *(_figure(value) for pair in figures for value in pair)])
+        figures = [summary({c: x for c, x in known.items() if c not in apart}, metric) for metric in metrics]
+        foreign = [known[c].get(metric) for c in apart for metric in metrics]
+        rows.append([method, *(_figure(value) for pair in figures for value in pair), *map(_figure, foreign)])
     header = [f"{which} {metric}" for metric in metrics for which in ("mean", "worst")]
+    header += [f"{client} (unseen) {metric}" for client in apart for metric in metrics]
     print(format_table(["without training", *header], rows))
 
 
@@ -152,8 +159,14 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
     ]
     for number, name in enumerate(("mean of clients", "worst client")):
         rows.append([name, "", "", *(_figure(summary(k, m)[number]) for k in kinds for m in metrics)])
+    for client, scores in results.unseen.items():
+        # What is handed out is all that such a site gets.
+        cells = ["–" if name == "own" else _figure(scores.get(m)) for name in models for m in metrics]
+        if list(models) == ["own"]:
+            cells = [_figure(scores.get(m)) for m in metrics]
+        rows.append([f"{client} (unseen)", "0", "", *cells])
     if len(results.own) > _MOST_ROWS:
-        rows = rows[-2:]
+        rows = rows[len(results.own) :]
         print(f"{len(results.own)} clients, each of them in results.json")
     print(format_table(header, rows))
     print(*results.course.lines(), sep="\n")

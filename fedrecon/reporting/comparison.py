@@ -28,7 +28,7 @@ class ComparisonRow(NamedTuple):
 
     Attributes:
       method: its name.
-      model: "own" or "released".
+      model: "own", "released" or "unseen site".
       values: seed -> value.
       interval: of the values.
       difference: of the values minus the baseline's at the same seeds; None for the baseline.
@@ -90,7 +90,7 @@ def compare_values(
     Args:
       values: method -> seed -> value.
       baseline: the method of which differences are taken; without it there are none.
-      model: "own" or "released", for the rows.
+      model: "own", "released" or "unseen site", for the rows.
       lower_is_better: which sign of a difference is good.
     """
     rows = []

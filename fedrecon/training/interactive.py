@@ -49,6 +49,8 @@ class Result(NamedTuple):
       scores: client -> metric -> value on its test examples, of the model that it evaluates with; NaN where
         there was nothing to score, infinite what diverged.
       released: the same of ``variables``.
+      unseen: the same at sites that do not train, which cohorts of files may have; where nothing is shared,
+        the mean over the clients' models.
       mean, worst: metric -> the mean over the clients of ``scores``, and the value of the worst of them.
       course: of the rounds: first, last and best value of the curve, ``course.converged``, and
         ``course.lines()`` in words.
@@ -70,6 +72,7 @@ class Result(NamedTuple):
     history: list[dict[str, Any]]
     privacy: dict[str, Any]
     workdir: Path
+    unseen: Scores = {}  # noqa: RUF012
 
 
 def run(
@@ -150,7 +153,10 @@ def run(
                 "cohort": _digest(train, test, validation),
                 "task": _task_digest(made, train),
             }
-            return _run(stage, test, federation, budget, config, workdir, execution)
+            apart = cohort.unseen if isinstance(cohort, Cohort) else None
+            if apart is not None:
+                config["unseen"] = _digest(apart)
+            return _run(stage, (test, apart), federation, budget, config, workdir, execution)
     except FlagError as error:
         words = re.sub(r"--(?=[a-z])", "", error.expected)
         argument = re.sub(r"^algorithm\.", "options.", error.flag)
@@ -159,7 +165,7 @@ def run(
 
 def _run(
     stage: Stage,
-    test: ClientData,
+    tests: tuple[ClientData, ClientData | None],
     federation: FederationSettings,
     budget: Budget,
     config: dict[str, Any],
@@ -175,7 +181,8 @@ def _run(
         if is_finished(workdir.path, budget.rounds):
             results, _ = read_results(workdir)
         else:
-            results, _ = run_stage(stage, test, federation, budget, workdir, execution)
+            test, unseen = tests
+            results, _ = run_stage(stage, test, federation, budget, workdir, execution, unseen=unseen)
         released, personal = read_models(workdir.path, stage.name)
         keep_program(workdir.path, stage, released)
         scores = {name: summary(results.own, name) for name in next(iter(results.own.values()), {})}
@@ -192,6 +199,7 @@ def _run(
             history=list(read_log(workdir / "metrics.jsonl")),
             privacy=results.privacy,
             workdir=workdir.path,
+            unseen=results.unseen,
         )
 
 

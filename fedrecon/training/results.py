@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fedrecon.data import ClientData
 from fedrecon.exports import export_program
@@ -16,16 +17,17 @@ from fedrecon.training.budgets import Budget
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.privacy_plan import plan_privacy
 from fedrecon.training.progress import Course
-from fedrecon.training.scores import Scores, as_json
+from fedrecon.training.scores import Scores, as_json, foreign_scores
 from fedrecon.training.stage import (
     Execution,
     Stage,
+    Trained,
     example_of,
     released_file,
     save_personal,
     train_stage,
 )
-from fedrecon.types import Variables
+from fedrecon.types import Task, Variables
 
 
 class Results(NamedTuple):
@@ -39,6 +41,8 @@ class Results(NamedTuple):
       course: of the rounds.
       privacy: the report of `plan_privacy`; empty without privacy.
       notes: what a reader must know about the data.
+      unseen: the same of the released model at sites that do not train; where nothing is shared, the mean of
+        the clients' models.
     """
 
     own: Scores
@@ -49,6 +53,7 @@ class Results(NamedTuple):
     course: Course
     privacy: dict[str, Any] = {}  # noqa: RUF012
     notes: str = ""
+    unseen: Scores = {}  # noqa: RUF012
 
 
 class Cost(NamedTuple):
@@ -67,6 +72,7 @@ def run_stage(
     workdir: Workdir,
     execution: Execution,
     notes: str = "",
+    unseen: ClientData | None = None,
 ) -> tuple[Results, Cost]:
     """Trains, or finishes what an interrupted run left, scores, and writes results.json.
 
@@ -80,6 +86,7 @@ def run_stage(
       workdir: of the run, which has no other stage.
       execution: how.
       notes: what a reader must know about the data.
+      unseen: test data of sites that do not train; None without.
 
     Raises:
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
@@ -90,6 +97,7 @@ def run_stage(
     if trained.own and not settings.stream and jax.process_count() == 1:
         save_personal(workdir.path, stage, trained)
     own, released = trained.scores(stage.task, test)
+    apart = {} if unseen is None else _unseen_scores(trained, stage.task, test.clients, unseen)
     log = read_log(workdir / "metrics.jsonl")
     counts = {
         client: (int(a), int(b))
@@ -99,11 +107,28 @@ def run_stage(
     # Streamed rounds compile in the first of them.
     seconds = trained.compile_seconds + sum(record.get("compile_seconds", 0) for record in log)
     privacy = plan.spent(workdir.path)
-    results = Results(own, released, counts, up, down, trained.course, privacy, notes)
+    results = Results(own, released, counts, up, down, trained.course, privacy, notes, apart)
     if is_lead():
         document = results._asdict() | {"course": results.course._asdict()}
         write_atomically(workdir / "results.json", json.dumps(as_json(document), indent=2).encode())
     return results, Cost(seconds, *_speed(workdir))
+
+
+def _unseen_scores(trained: Trained, task: Task, clients: int, unseen: ClientData) -> Scores:
+    """Of the released model, or the means of the clients' own; nothing where these are not at hand."""
+    if trained.released is None and (jax.process_count() > 1 or not trained.own):
+        return {}
+    models = [trained.released] if trained.released is not None else trained.models(clients)
+    metrics = jax.jit(lambda model, batch: task.metrics(model.params, model.stats, batch))
+    rows = []
+    for model in models:
+        sums = [
+            metrics(model, {**{k: v[i] for k, v in unseen.examples.items()}, "valid": unseen.valid[i]})
+            for i in range(unseen.clients)
+        ]
+        rows.append(jax.tree.map(lambda *x: np.stack(x), *jax.device_get(sums)))
+    stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
+    return foreign_scores(stacked, unseen.names, next(iter(stacked)))[0]
 
 
 def is_finished(folder: Path, rounds: int) -> bool:
@@ -115,7 +140,8 @@ def is_finished(folder: Path, rounds: int) -> bool:
 def read_results(workdir: Workdir) -> tuple[Results, Cost]:
     """What a finished run left: NaN where nothing was to score, infinite what diverged."""
     document = decode_numbers(json.loads((workdir / "results.json").read_text()))
-    for kind in ("own", "released"):
+    document.setdefault("unseen", {})
+    for kind in ("own", "released", "unseen"):
         document[kind] = {
             client: {name: math.nan if value is None else value for name, value in scores.items()}
             for client, scores in document[kind].items()

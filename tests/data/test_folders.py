@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fedrecon.data import (
+    DataError,
     RawMeasurement,
     load_measured_chest_xray,
     load_measured_retina,
@@ -96,6 +97,28 @@ def test_pictures_and_masks_are_scaled_by_area_into_one_frame(tmp_path):
     area = disc(32, 16, 0.2).reshape(16, 2, 8, 2).mean((1, 3))
     np.testing.assert_array_equal(found["segmentation"][0, :, 4:12], area > 0.5)
     assert not found["segmentation"][0, :, :4].any()
+
+
+def test_an_unseen_site_is_for_the_test_alone(tmp_path):
+    write_pictures(tmp_path, {"a": (8, 8), "b": (8, 8), "c": (8, 8)})
+    sites = [{"name": name, "reader": "picture", "files": [f"{name}/images/*.png"]} for name in "abc"]
+    write_manifest(tmp_path, [sites[0] | {"unseen": True}, *sites[1:]], patients_numbered_by_site=True)
+    cohort = read_cohort(tmp_path, "segmentation")
+    assert cohort.train.names == cohort.validation.names == cohort.test.names == ("b", "c")
+    assert cohort.unseen.names == ("a",) and cohort.patients["unseen"] == (("p0", "p1", "p2", "p3"),)
+    assert [site.name for site in cohort.sites] == ["b", "c", "a"] and "a takes no part" in cohort.notes
+    assert cohort.sites[2].held_out == "the whole site"
+    for number, image in enumerate(cohort.unseen.examples["image"][0]):
+        stored = np.asarray(Image.open(tmp_path / "a" / "images" / f"p{number}.png"))
+        np.testing.assert_allclose(image[..., 0], stored / 255, atol=1e-6)
+    # The others are what they are without it.
+    write_manifest(tmp_path, sites[1:], patients_numbered_by_site=True)
+    alone = read_cohort(tmp_path, "segmentation")
+    assert alone.unseen is None and alone.patients == {p: cohort.patients[p] for p in PARTS}
+    np.testing.assert_array_equal(alone.train.examples["image"], cohort.train.examples["image"])
+    write_manifest(tmp_path, [site | {"unseen": True} for site in sites])
+    with pytest.raises(DataError, match=r"cohort.json.* a site that trains, found .unseen ones alone"):
+        read_cohort(tmp_path, "segmentation")
 
 
 def test_labels_become_classes_in_their_order(tmp_path):

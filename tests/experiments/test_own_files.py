@@ -8,15 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import compare
 from experiments.pipeline.cohorts import load_cohorts
 from experiments.pipeline.federated_data import load_data, number_of_classes
+from experiments.pipeline.federated_run import print_results
 from experiments.pipeline.federated_settings import resolve
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import resolve as resolve_full_stack
 from fedrecon.data import FastMRIVolume, read_cohort, write_fastmri
 from fedrecon.runtime import Workdir
-from fedrecon.training import FlagError, flat
-from tests.data.hospital_files import centered_fft, disc, write_mri, write_nifti
+from fedrecon.training import FlagError, flat, named_task, read_results
+from fedrecon.weights import read_weights
+from tests.data.hospital_files import (
+    centered_fft,
+    disc,
+    write_manifest,
+    write_mri,
+    write_nifti,
+    write_pictures,
+)
 from tests.data.raw_files import write_parallel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,3 +120,49 @@ def test_faults_leave_nothing_and_skipped_files_are_in_the_results(tmp_path):
     assert found.returncode == 0 and "1 skipped (--skip_bad)" in found.stdout, found.stderr
     results = json.loads((tmp_path / "runs" / "train_federated" / "results.json").read_text())
     assert "a/p1.h5: expected an HDF5 file" in results["notes"]
+
+
+def unseen_manifest(data, reader, pattern):
+    sites = [{"name": name, "reader": reader, "files": [f"{name}/{pattern}"]} for name in ("a", "b", "far")]
+    sites[2]["unseen"] = True
+    write_manifest(data, sites, patients_numbered_by_site=True)
+    return str(data)
+
+
+@pytest.mark.slow
+def test_an_unseen_site_is_scored_by_what_is_handed_out(tmp_path, capsys):
+    data = write_pictures(tmp_path / "data", {"a": (8, 8), "b": (8, 8), "far": (8, 8)})
+    unseen_manifest(data, "picture", "images/*.png")
+    given = {"task": "segmentation", "data_dir": str(data), "preset": "smoke", "rounds": 1}
+    settings = resolve(given | {"data_labels": "without|with"})
+    planned = compare.plan(
+        settings, ["fedavg", "local_only"], {name: () for name in ("fedavg", "local_only")}
+    )
+    with Workdir(tmp_path / "run", {}, {}) as workdir:
+        compare.compare(planned, [0], workdir, baseline="fedavg", metric="loss", parallel="vmap")
+        table = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    rows = {(row["method"], row["model"]): row["interval"]["mean"] for row in table["rows"]}
+    results = json.loads((tmp_path / "run" / "fedavg" / "seed-0" / "results.json").read_text())
+    assert list(results["released"]) == ["a", "b"] and list(results["unseen"]) == ["far"]
+    assert rows["fedavg", "unseen site"] == pytest.approx(results["unseen"]["far"]["loss"])
+    # The released network, and the mean of both networks of the sites, applied here.
+    apart = read_cohort(data, "segmentation").unseen
+    batch = {name: x[0] for name, x in apart.examples.items()} | {"valid": apart.valid[0]}
+    task = named_task("segmentation", batch, channels=4, pools=1)
+    folder = tmp_path / "run" / "fedavg" / "seed-0" / "models"
+    variables, _ = read_weights(folder / "fedavg.npz")
+    total, count = task.metrics(*variables, batch)["loss"]
+    assert float(total / count) == pytest.approx(rows["fedavg", "unseen site"], rel=1e-4)
+    assert ("local_only", "unseen site") in rows
+    with Workdir(folder.parent, flat(planned["fedavg"]), {}) as workdir:
+        print_results(settings, *read_results(workdir))
+    assert "far (unseen)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_full_stack_has_an_unseen_site(tmp_path):
+    data = write_mri(tmp_path / "data", {"a": (2, 16, 16), "b": (2, 16, 16), "far": (1, 16, 16)})
+    given = {"preset": "smoke", "data_labels": "without|with"}
+    cohorts = load_cohorts(resolve_full_stack(given | {"data_dir": unseen_manifest(data, "mri", "*.h5")}))
+    assert cohorts.reconstruction.unseen.names == ("far",) and cohorts.sites[-1][0] == "far (unseen)"
+    assert cohorts.sites[-1][-3:] == ["0", "0", "4"] and "far takes no part" in cohorts.notes[0]

@@ -297,6 +297,14 @@ _OFF_GRID = (
 
 _CHECKED = (
     *in_file(
+        "fedrecon/data/folders/cohort.py",
+        (
+            "if name in loaded.unseen:",
+            "if not name:",
+            _FOLDER + "an_unseen_site_is_for_the_test_alone",
+        ),
+    ),
+    *in_file(
         "fedrecon/data/folders/loading.py",
         (
             "(site := seen.setdefault(volume.patient, volume.site)) != volume.site:",

@@ -20,14 +20,15 @@ class Cohort:
       train: 70 % of each site's patients.
       validation: 10 %.
       test: 20 %; each part has at least one patient of each site.
-      sites: how each client's data were acquired, in the order of the clients.
+      sites: how each client's data were acquired, in the order of the clients; those of ``unseen`` come last.
       image_shape: (ny, nx) of all images.
       patients: for each part (``"train"``, ``"validation"``, ``"test"``) and client the patient or volume
-        that each value of ``examples["volume"]`` stands for.
+        that each value of ``examples["volume"]`` stands for; also for ``"unseen"`` where there is one.
       notes: what a report must say about these data.
       labels: names of the classes of ``examples["label"]`` in their order; empty where they have none.
       preparation: what was done to images, JSON-able, see `fedrecon.data.folders.Preparation`; empty where
         examples are no images of files.
+      unseen: sites that take no part in training, all of whose patients are for the test; None without.
     """
 
     train: ClientData
@@ -39,6 +40,7 @@ class Cohort:
     notes: str = ""
     labels: tuple[str, ...] = ()
     preparation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unseen: ClientData | None = None
 
 
 class Parts(TypedDict):

@@ -14,7 +14,9 @@ from fedrecon.data.clients import (
     mask_key,
     mri_examples,
     resize_kspace,
+    stack_clients,
     stack_parts,
+    stack_volumes,
     undersampled_examples,
 )
 from fedrecon.data.folders.division import divide
@@ -28,6 +30,9 @@ from fedrecon.data.formats import DataError
 from fedrecon.data.simulation import read_mri_cohort
 from fedrecon.errors import ArgumentError
 from operators import ifft2c, rss
+
+UNSEEN = "unseen"
+UNSEEN_NOTE = "{} takes no part in any training: no weight, threshold or network has seen its data."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +120,11 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         _check_classes(manifest, everything)
     masked = all(volume.segmentation is not None for volume in everything)
     labeled = masked or all(volume.labels is not None for volume in everything)
-    sites = tuple(_site(name, volumes, loaded.held_out[name]) for name, volumes in loaded.volumes.items())
+    # Those that do not train come last.
+    order = sorted(loaded.volumes, key=lambda name: name in loaded.unseen)
+    sites = tuple(_site(name, loaded.volumes[name], _held_out(name, loaded)) for name in order)
+    if all(name in loaded.unseen for name in order):
+        raise DataError(manifest.path, "sites", "a site that trains", "unseen ones alone")
     # New files have no site that could say otherwise.
     rules = {source.intensity or manifest.intensity for source in manifest.sources}
     preparation = Preparation(
@@ -129,27 +138,35 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
     views = max(
         (kept_views(v.rays, manifest.undersampling.acceleration) for v in everything if v.rays), default=0
     )
+    padded = (coils, views)
     del everything
-    examples: dict[str, list] = {part: [] for part in PARTS}
-    patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
-    for name in list(loaded.volumes):
+    examples: dict[str, list] = {part: [] for part in (*PARTS, UNSEEN)}
+    patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in examples}
+    for name in [site.name for site in sites]:
         volumes = loaded.volumes.pop(name)
-        divided = divide(name, volumes, loaded.held_out[name], manifest, seed)
+        if name in loaded.unseen:
+            divided = {UNSEEN: [(volume.patient, volume, 1) for volume in volumes]}
+        else:
+            divided = divide(name, volumes, loaded.held_out[name], manifest, seed)
         del volumes
-        for part in PARTS:
+        for part, members in divided.items():
             made: dict[str, list[dict[str, np.ndarray]]] = {}
-            for patient, volume, copies in divided[part]:
+            for patient, volume, copies in members:
                 for number in range(copies):
                     key = mask_key(seed, f"{name}/{volume.name}/{patient}/{part}/{number}")
-                    one = _examples(
-                        volume, task, key, matrix, (coils, views), manifest, classes, masked, labeled
-                    )
+                    one = _examples(volume, task, key, matrix, padded, manifest, classes, masked, labeled)
                     made.setdefault(patient if copies == 1 else f"{patient} mask {number}", []).append(one)
             joined = {p: {k: np.concatenate([e[k] for e in es]) for k in es[0]} for p, es in made.items()}
             examples[part].append(list(joined.values()))
             patients[part].append(tuple(joined))
+    names = [site.name for site in sites]
+    trained = names[: len(names) - len(examples[UNSEEN])]
+    apart = [stack_volumes(volumes) for volumes in examples.pop(UNSEEN)]
+    if not apart:
+        del patients[UNSEEN]
     return Cohort(
-        **stack_parts(examples, [site.name for site in sites]),
+        **stack_parts(examples, trained),
+        unseen=stack_clients(apart, names[len(trained) :]) if apart else None,
         sites=sites,
         image_shape=(int(matrix[0]), int(matrix[1])),
         patients={part: tuple(ids) for part, ids in patients.items()},
@@ -157,6 +174,10 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
         labels=classes if task == "classification" or (task == "reconstruction" and labeled) else (),
         preparation={} if task == "reconstruction" else preparation.as_document(),
     )
+
+
+def _held_out(name: str, loaded: Loaded) -> str:
+    return "the whole site" if name in loaded.unseen else loaded.held_out[name]
 
 
 def _check_classes(manifest: Manifest, volumes: Sequence[Volume]) -> None:
@@ -295,6 +316,7 @@ def _notes(loaded: Loaded, sites: Sequence[FolderSite]) -> str:
                 f"Validation and test of {', '.join(names)} are other {what} of the same patients: that "
                 "measures no generalization to other patients."
             )
+    sentences += [UNSEEN_NOTE.format(site.name) for site in sites if site.name in loaded.unseen]
     for site in sites:
         sentences += [f"{site.name}: {text}." for text in site.undersampling]
     if loaded.skipped:

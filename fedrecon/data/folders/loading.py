@@ -26,6 +26,7 @@ class Loaded(NamedTuple):
       manifest: of the cohort, with the names of the classes.
       volumes: of each site.
       held_out: of each site, see the manifest.
+      unseen: names of the sites that do not train.
       lost: sites none of whose files is sound.
       skipped: faults of files that were left out.
     """
@@ -33,6 +34,7 @@ class Loaded(NamedTuple):
     manifest: Manifest
     volumes: dict[str, list[Volume]]
     held_out: dict[str, str]
+    unseen: frozenset[str]
     lost: tuple[str, ...]
     skipped: tuple[DataError, ...]
 
@@ -129,6 +131,7 @@ def load_volumes(
     found = dataclasses.replace(found, labels=labels)
     volumes: dict[str, list[Volume]] = {}
     held_out: dict[str, str] = {}
+    unseen: set[str] = set()
     seen: dict[str, str] = {}
     for item in items:
         with faults.of():
@@ -137,11 +140,14 @@ def load_volumes(
                 _check_patient(volume, found, seen)
                 volumes.setdefault(volume.site, []).append(volume)
                 held_out[volume.site] = item.source.held_out
+                unseen |= {volume.site} if item.source.unseen else set()
     if found.channels is None:
         _check_channels(volumes, faults)
     lost = tuple(source.name for source in found.sources if source.name and source.name not in volumes)
     least = max(source.minimum_patients for source in found.sources)
-    return Loaded(found, _merged(volumes, least, held_out), held_out, lost, tuple(faults.skipped))
+    # Where the file names the sites, small ones may have become one.
+    merged = _merged(volumes, least, held_out)
+    return Loaded(found, merged, held_out, frozenset(unseen), lost, tuple(faults.skipped))
 
 
 def _label_names(manifest: Manifest, items: list[Item], faults: Faults) -> tuple[str, ...]:

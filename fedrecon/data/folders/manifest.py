@@ -92,6 +92,7 @@ class Source:
       simulation: None where images stay images.
       minimum_patients: sites of the file with fewer are one site, "other".
       single_subject: whether all data are of one subject.
+      unseen: whether it takes no part in training and is for the test alone.
       notes: about the site.
     """
 
@@ -107,6 +108,7 @@ class Source:
     simulation: Simulation | None = None
     minimum_patients: int = 1
     single_subject: bool = False
+    unseen: bool = False
     notes: str = ""
 
 
@@ -168,6 +170,8 @@ def read_manifest(path: str | os.PathLike, folder: str | os.PathLike | None = No
         if source.name is not None and source.name in {other.name for other in sources}:
             raise top.error(f"sites[{index}].name", "a name unlike those before", source.name)
         sources.append(source)
+    if sources and all(source.unseen for source in sources):
+        raise top.error("sites", "a site that trains", "unseen ones alone")
     tasks = _optional(top, "tasks", lambda: top.take("tasks", f"some of {', '.join(TASKS)}", _are_tasks))
     labels = _optional(top, "labels", lambda: top.take("labels", "two or more distinct names", _are_names))
     whole = "whole numbers, not 0"
@@ -214,6 +218,7 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
                 {k: v for k, v in dataclasses.asdict(e).items() if v not in (None, {})} for e in source.files
             ],
             "held_out": source.held_out,
+            **({"unseen": True} if source.unseen else {}),
         }
         for source in manifest.sources
     ]
@@ -249,6 +254,7 @@ def _source(entry: JsonObject) -> Source:
         minimum_patients=_optional(entry, "minimum_patients", lambda: entry.integer("minimum_patients", 1))
         or 1,
         single_subject=bool(_optional(entry, "single_subject", lambda: entry.flag("single_subject"))),
+        unseen=bool(_optional(entry, "unseen", lambda: entry.flag("unseen"))),
         notes=_optional(entry, "notes", lambda: entry.text("notes")) or "",
     )
     entry.finish()

@@ -43,7 +43,8 @@ def estimate_memory(cohort: Cohort, task: str, *, batch_size: int = 10, channels
     """
     data = sum(
         value.nbytes
-        for part in (cohort.train, cohort.validation, cohort.test)
+        for part in (cohort.train, cohort.validation, cohort.test, cohort.unseen)
+        if part is not None
         for value in part.examples.values()
     )
     ny, nx = cohort.image_shape
