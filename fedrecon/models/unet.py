@@ -1,6 +1,7 @@
 """U-Net, its encoder, and the classifier that shares the encoder."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,18 +31,32 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> tuple[jax.Array, tuple[slice
     return jnp.pad(x, ((0, 0), *pads, (0, 0))), tuple(crops)
 
 
+def _enlarged(x: jax.Array, factor: int) -> jax.Array:
+    """Every pixel ``factor`` times along each axis."""
+    for axis in range(1, x.ndim - 1):
+        x = jnp.repeat(x, factor, axis)
+    return x
+
+
 class _Block(nn.Module):
-    """(convolution of width 3, normalization, leaky ReLU) twice."""
+    """(convolution of width 3, normalization, leaky ReLU) twice; residual: plus x before the last of them."""
 
     features: int
     norm: Callable[..., nn.Module]
+    residual: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
+        y = x
         for i in (1, 2):
-            x = Conv(self.features, use_bias=False, name=f"conv{i}")(x)
-            x = _activate(self.norm(name=f"norm{i}")(x, train, valid))
-        return x
+            y = Conv(self.features, use_bias=False, name=f"conv{i}")(_activate(y) if i == 2 else y)
+            y = self.norm(name=f"norm{i}")(y, train, valid)
+        if self.residual:
+            if x.shape != y.shape:
+                x = Conv(self.features, 1, use_bias=False, name="shortcut")(x)
+                x = self.norm(name="shortcut_norm")(x, train, valid)
+            y = x + y
+        return _activate(y)
 
 
 class Encoder(nn.Module):
@@ -51,11 +66,13 @@ class Encoder(nn.Module):
       channels: features of the first block; they double at every pooling.
       pools: number of poolings; image sizes must be multiples of ``2**pools``.
       norm: normalization layer, a type in ``NORMALIZATION`` or a partial of one.
+      residual: blocks add what they are given, through a convolution of width 1 where features change.
     """
 
     channels: int
     pools: int
     norm: Callable[..., nn.Module] = InstanceNorm
+    residual: bool = False
 
     @nn.compact
     def __call__(
@@ -65,7 +82,8 @@ class Encoder(nn.Module):
         levels = []
         for level in range(self.pools + 1):
             x = _average_pool(x) if level else x
-            x = _Block(self.channels << level, self.norm, name=f"block{level}")(x, train, valid)
+            block = _Block(self.channels << level, self.norm, self.residual, name=f"block{level}")
+            x = block(x, train, valid)
             levels.append(x)
         return tuple(levels)
 
@@ -83,6 +101,9 @@ class UNet(nn.Module):
       zero_init: starts the kernel of the last layer at zero, so that an untrained network returns
         ``output_bias``.
       output_bias: initial bias of the last layer; minus a few for logits of a rare class (Lin et al. 2017).
+      residual: of the encoder and decoder, see ``Encoder`` (He et al. 2016; Isensee et al. 2024).
+      deep_supervision: in training every level of the decoder has an output (Lee et al. 2015), enlarged to
+        the pixels of the image by repetition.
     """
 
     channels: int
@@ -91,9 +112,11 @@ class UNet(nn.Module):
     norm: Callable[..., nn.Module] = InstanceNorm
     zero_init: bool = False
     output_bias: float = 0.0
+    residual: bool = False
+    deep_supervision: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> Any:
         """Maps images to images, or volumes to volumes.
 
         Args:
@@ -102,20 +125,27 @@ class UNet(nn.Module):
           valid: (examples,) bool, False at padding; None for all valid.
 
         Returns:
-          (examples, [nz,] ny, nx, out_channels), without a final activation.
+          (examples, [nz,] ny, nx, out_channels), without a final activation; with ``deep_supervision`` and
+          ``train`` a tuple of ``pools`` of them, one at least, finest first.
         """
         x, crops = pad_to_multiple(x, 1 << self.pools)
-        *skips, x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)
+        encoder = Encoder(self.channels, self.pools, self.norm, self.residual, name="encoder")
+        *skips, x = encoder(x, train, valid)
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
+        bias = nn.initializers.constant(self.output_bias)
+        coarse = []
         for level in reversed(range(self.pools)):
             features = self.channels << level
             x = Upsample(features, name=f"up{level}")(x)
             x = _activate(self.norm(name=f"up_norm{level}")(x, train, valid))
             x = jnp.concatenate([skips[level], x], -1)
-            x = _Block(features, self.norm, name=f"up_block{level}")(x, train, valid)
-        init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
-        bias = nn.initializers.constant(self.output_bias)
+            x = _Block(features, self.norm, self.residual, name=f"up_block{level}")(x, train, valid)
+            if self.deep_supervision and level:
+                head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name=f"head{level}")
+                coarse.append(_enlarged(head(x), 1 << level)[:, *crops])
         head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name="head")
-        return head(x)[:, *crops]
+        output = head(x)[:, *crops]
+        return (output, *reversed(coarse)) if self.deep_supervision and train else output
 
 
 class Classifier(nn.Module):
@@ -129,17 +159,20 @@ class Classifier(nn.Module):
       pools: number of poolings.
       classes: number of logits.
       norm: normalization layer, a type in ``NORMALIZATION`` or a partial of one.
+      residual: of the encoder.
     """
 
     channels: int
     pools: int
     classes: int = 2
     norm: Callable[..., nn.Module] = InstanceNorm
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """Maps images (examples, [nz,] ny, nx, channels) to logits (examples, classes); see ``UNet``."""
         x, _ = pad_to_multiple(x, 1 << self.pools)
-        x = Encoder(self.channels, self.pools, self.norm, name="encoder")(x, train, valid)[-1]
+        encoder = Encoder(self.channels, self.pools, self.norm, self.residual, name="encoder")
+        x = encoder(x, train, valid)[-1]
         spatial = tuple(range(1, x.ndim - 1))
         return nn.Dense(self.classes, name="head")(jnp.concatenate([x.mean(spatial), x.max(spatial)], -1))

@@ -2,10 +2,11 @@
 
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.diagnosis import classification_metrics
+from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
-from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics
+from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.reconstruction import (
     ct_measure,
     measure_of,
@@ -15,10 +16,12 @@ from fedrecon.tasks.reconstruction import (
 )
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
+from fedrecon.tasks.segmentation_losses import SegmentationLoss, segmentation_loss, signed_distance
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
 __all__ = [
     "LOSSES",
+    "SegmentationLoss",
     "check_labels",
     "classification_metrics",
     "classification_task",
@@ -28,6 +31,7 @@ __all__ = [
     "ct_measure",
     "dice",
     "distance_transform",
+    "findings_task",
     "hausdorff95",
     "lower_is_better",
     "means",
@@ -38,8 +42,11 @@ __all__ = [
     "random_mirrors",
     "reconstruction_metrics",
     "reconstruction_task",
+    "segmentation_loss",
     "segmentation_metrics",
     "segmentation_task",
+    "signed_distance",
     "ssim",
+    "surface_dice",
     "volume_scores",
 ]

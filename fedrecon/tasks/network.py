@@ -160,13 +160,13 @@ def map_chunks(f: Callable[[Batch], PyTree], batch: Batch, chunk: int) -> PyTree
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:examples], outputs)
 
 
-def random_flips(key: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Mirrors each example left to right with probability 1/2, alike in all (examples, ny, nx, ...)."""
+def random_flips(key: jax.Array, *arrays: jax.Array, axis: int = 2) -> tuple[jax.Array, ...]:
+    """Mirrors each example along an axis with probability 1/2, alike in all (examples, ...)."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(arrays[0])))
     flip = jax.vmap(jax.random.bernoulli)(keys)
 
     def mirror(x: jax.Array) -> jax.Array:
-        return jnp.where(flip.reshape(-1, *(1,) * (x.ndim - 1)), x[:, :, ::-1], x)
+        return jnp.where(flip.reshape(-1, *(1,) * (x.ndim - 1)), jnp.flip(x, axis), x)
 
     return tuple(mirror(x) for x in arrays)
 

@@ -143,8 +143,8 @@ _MODELS = (
             _M + "test_unrolled_reference.py::test_results_equal_the_recorded_ones",
         ),
         (
-            "return head(x)[:, *crops]",
-            "return head(x)[:, : crops[0].stop, : crops[-1].stop]",
+            "output = head(x)[:, *crops]",
+            "output = head(x)[:, : crops[0].stop, : crops[-1].stop]",
             _UNET + "any_image_size_comes_back",
         ),
     ),
@@ -186,8 +186,16 @@ _TASK_PACKAGE = (
     *in_file(
         "fedrecon/tasks/segmentation.py",
         (
-            "p.sum((0, 1, 2)) + s.sum((0, 1, 2))",
-            "p.sum((0, 1, 2))",
+            'random_flips(key, batch["image"], batch["segmentation"], axis=pixels[-1])',
+            '(random_flips(key, batch["image"])[0], batch["segmentation"])',
+            _TASKS + "flips_mirror_training_images_with_their_references",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/segmentation_losses.py",
+        (
+            "p.sum(axes) + s.sum(axes)",
+            "p.sum(axes)",
             _TASKS + "segmentation_loss_takes_dice_over_the_batch",
         ),
         (
@@ -195,17 +203,12 @@ _TASK_PACKAGE = (
             "weight = jnp.ones_like(logits[..., :1])",
             _TASKS + "segmentation_loss_takes_dice_over_the_batch",
         ),
-        (
-            'random_flips(key, batch["image"], batch["segmentation"])',
-            '(random_flips(key, batch["image"])[0], batch["segmentation"])',
-            _TASKS + "flips_mirror_training_images_with_their_references",
-        ),
     ),
     *in_file(
         "fedrecon/tasks/network.py",
         (
-            "x[:, :, ::-1], x)",
-            "x[:, ::-1], x)",
+            "jnp.flip(x, axis), x)",
+            "jnp.flip(x, 1), x)",
             _TASKS + "flips_mirror_training_images_with_their_references",
         ),
         (
@@ -260,10 +263,14 @@ _TASK_PACKAGE = (
             _OVERLAP + "dice_of_identical_disjoint_and_empty_masks",
         ),
         ("jnp.maximum(*distances)", "jnp.minimum(*distances)", _OVERLAP + "hd95_equals_scipy"),
-        ("& padded[1:-1, :-2] & padded[1:-1, 2:]", "& padded[1:-1, :-2]", _OVERLAP + "hd95_equals_scipy"),
         (
-            "below = lax.cummin(jnp.where(mask, y, jnp.inf), axis=0, reverse=True)",
-            "below = lax.cummin(jnp.where(mask, y, jnp.inf), axis=0)",
+            "inside &= jnp.concatenate([edge, head], axis) & jnp.concatenate([tail, edge], axis)",
+            "inside &= jnp.concatenate([edge, head], axis)",
+            _OVERLAP + "hd95_equals_scipy",
+        ),
+        (
+            "after = lax.cummin(jnp.where(mask, first, jnp.inf), axis=0, reverse=True)",
+            "after = lax.cummin(jnp.where(mask, first, jnp.inf), axis=0)",
             _OVERLAP + "distance_transform_equals_scipy",
         ),
     ),

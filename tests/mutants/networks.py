@@ -6,6 +6,12 @@ _NAMED = "tests/models/test_named_networks.py::test_"
 _SAME = _NAMED + "outputs_are_those_of_torchvision"
 _CBAM = _NAMED + "cbam_weighs_channels_and_then_pixels"
 
+_LOSSES = "tests/tasks/test_segmentation_losses.py::test_"
+_ENTROPY = _LOSSES + "cross_entropy_is_weighted_and_focused_over_scored_pixels"
+_BOUNDARY = _LOSSES + "boundary_loss_is_the_mean_distance_where_a_class_is_predicted"
+_FINDINGS = _LOSSES + "findings_are_weighted_and_what_is_uncertain_does_not_count"
+_SURFACES = "tests/tasks/test_overlap.py::test_distances_of_surfaces_of_volumes_are_those_of_monai"
+
 MUTANTS = (
     *in_file(
         "fedrecon/models/residual_networks.py",
@@ -38,5 +44,38 @@ MUTANTS = (
         "fedrecon/models/windows.py",
         ("rows * (2 * window - 1) + columns", "columns * (2 * window - 1) + rows", _SAME),
         ("(np.arange(padded) >= padded - shift)", "(np.arange(padded) > padded - shift)", _SAME),
+    ),
+    *in_file(
+        "fedrecon/models/unet.py",
+        ("y = x + y", "y = x - y", _LOSSES + "residual_blocks_add_what_they_are_given"),
+    ),
+    *in_file(
+        "fedrecon/tasks/segmentation_losses.py",
+        ("jnp.where(scored, values, 0).sum(pixels)", "values.sum(pixels)", _ENTROPY),
+        (
+            "jnp.maximum(-jnp.expm1(log_probabilities), 0) ** focus",
+            "jnp.exp(log_probabilities) ** focus",
+            _ENTROPY,
+        ),
+        (
+            "distance_transform(mask, spacing) - distance_transform(~mask, spacing)",
+            "distance_transform(mask, spacing)",
+            _BOUNDARY,
+        ),
+        ("(reference[..., 1:] > 0) & scored[..., None]", "reference[..., 1:] > 0", _BOUNDARY),
+    ),
+    *in_file(
+        "fedrecon/tasks/segmentation.py",
+        ("[0.5**level for", "[1.0 for", _LOSSES + "supervision_of_scales_has_halving_weights"),
+    ),
+    *in_file(
+        "fedrecon/tasks/findings.py",
+        ("-weights * jax.nn.log_sigmoid(logits)", "-jax.nn.log_sigmoid(logits)", _FINDINGS),
+        ("/ jnp.maximum(scored.sum(-1), 1)", "/ scored.shape[-1]", _FINDINGS),
+    ),
+    *in_file(
+        "fedrecon/tasks/overlap.py",
+        ("distance <= tolerance", "distance < tolerance", _SURFACES),
+        ("place = spacing[axis] *", "place = spacing[-1] *", _SURFACES),
     ),
 )

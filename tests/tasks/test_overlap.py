@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from fedrecon.tasks import dice, distance_transform, hausdorff95, segmentation_metrics
+from fedrecon.tasks import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 
 SHAPE = (11, 14)
 edt, hd95 = jax.jit(distance_transform), jax.jit(hausdorff95)
@@ -51,11 +51,11 @@ def test_hd95_takes_the_spacing_of_the_pixels():
     a, b = masks(2, 0.1, 3)
     spacings = np.array([[0.5, 2.0], [3.0, 0.7]], np.float32)
     for spacing in spacings:
-        np.testing.assert_allclose(hausdorff95(a, b, spacing), hd95_by_scipy(a, b, spacing), rtol=1e-5)
+        np.testing.assert_allclose(hd95(a, b, spacing), hd95_by_scipy(a, b, spacing), rtol=1e-5)
     pair = {"segmentation": np.stack([b, b]), "valid": np.ones(2, bool), "spacing": spacings}
-    total, count = segmentation_metrics(jnp.asarray(np.stack([a, a])), pair)["hd95"]
+    total, count = jax.jit(segmentation_metrics)(jnp.asarray(np.stack([a, a])), pair)["hd95"]
     np.testing.assert_allclose(total, sum(hd95_by_scipy(a, b, s) for s in spacings), rtol=1e-5)
-    alone = hausdorff95(a, np.zeros_like(a), spacings[0])
+    alone = hd95(a, np.zeros_like(a), spacings[0])
     np.testing.assert_allclose(alone, np.hypot(0.5 * SHAPE[0], 2.0 * SHAPE[1]), rtol=1e-6)
     assert count == 2
 
@@ -100,3 +100,37 @@ def test_labels_of_any_integer_dtype(dtype):
     mask = masks(2, 0.5, 0).astype(dtype)
     batch = {"segmentation": mask.astype(np.float32), "valid": np.ones(2, bool)}
     assert segmentation_metrics(jnp.asarray(mask), batch)["dice"] == (2, 2)
+
+
+def test_distances_of_surfaces_of_volumes_are_those_of_monai():
+    """Recorded with MONAI 1.6.1: ``compute_hausdorff_distance`` and ``compute_surface_dice``."""
+    z, y, x = np.indices((12, 14, 15))
+    sphere = (z - 5) ** 2 + (y - 6) ** 2 + (x - 6) ** 2 <= 16
+    ellipsoid = (z - 6) ** 2 / 9 + (y - 7) ** 2 / 16 + (x - 8) ** 2 / 20 <= 1
+
+    @jax.jit
+    def scores(a, b, spacing):
+        shares = [surface_dice(a, b, tolerance, spacing) for tolerance in (0.5, 1, 2)]
+        return jnp.stack([hausdorff95(a, b, spacing), *shares])
+
+    recorded = {
+        (1.0, 1.0, 1.0): [2.4494898, 0.21875, 0.56640625, 0.84375],
+        (2.5, 0.8, 0.7): [3.5706730, 0.21875, 0.51171875, 0.80078125],
+    }
+    for spacing, expected in recorded.items():
+        np.testing.assert_allclose(
+            scores(sphere, ellipsoid, np.array(spacing, np.float32)), expected, rtol=1e-6
+        )
+    cube = np.zeros_like(sphere)
+    cube[2:8, 2:8, 2:8] = True
+    unit = np.ones(3, np.float32)
+    # Faces across the shift are off by 2, and make up a third of the border.
+    assert scores(cube, np.roll(cube, 2, 0), unit)[0] == 2
+    np.testing.assert_array_equal(scores(cube, np.roll(cube, 1, 2), unit)[2:], 1)
+    assert (scores(cube, cube & False, unit)[1:] == 0).all() and (
+        scores(cube & False, cube & False, unit)[1:] == 1
+    ).all()
+    with pytest.raises(
+        ValueError, match="spacing: expected 3 distances, one for each axis of the mask, found 2"
+    ):
+        hausdorff95(cube, cube, (1.0, 2.0))
