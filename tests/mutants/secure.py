@@ -189,6 +189,27 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        _PACKAGE + "simulate.py",
+        (
+            "_ORDER.index(now) >= _LAST[stage]",
+            "_ORDER.index(now) > _LAST[stage]",
+            _SECAGG + "all_patterns_of_three_clients",
+        ),
+        (
+            "gone.setdefault(i, stage)",
+            "gone[i] = stage",
+            _SECAGG + "clients_are_gone_from_the_first_stage_that_names_them",
+        ),
+    ),
+    *in_file(
+        "experiments/secure_aggregation.py",
+        (
+            "(threshold is None or threshold <= clients // 2)",
+            "threshold is None",
+            "tests/experiments/test_secure_aggregation.py::test_thresholds_choose_the_neighbors",
+        ),
+    ),
+    *in_file(
         _PACKAGE + "wire.py",
         (
             "if number != context.round:",

@@ -137,6 +137,15 @@ def test_one_upload_is_uniform_and_says_nothing_of_the_words():
     assert not uniform(np.zeros(COUNT, np.uint32))
 
 
+def test_clients_are_gone_from_the_first_stage_that_names_them():
+    drop = {"unmask": [1, 2, 2], "masked": [1]}
+    outcome = simulate_round(
+        SecAggSetup("job", 7, 4, 3, 10), WORDS.__getitem__, {"masked": [1], "unmask": [1]}
+    )
+    assert outcome.included == (0, 2, 3) and [len(stage.heard) for stage in outcome.log] == [4, 4, 3, 3]
+    assert simulate_round(SETUP, WORDS.__getitem__, drop).reason.endswith("3 clients, found 2")
+
+
 def test_words_of_an_aborted_round_stay_masked():
     round_ = Round(SETUP, np.zeros((4, 10), np.uint32)).until("unmask")
     for i in (0, 1):
