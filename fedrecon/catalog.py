@@ -20,6 +20,7 @@ import optax
 from fedrecon import federated as fl
 from fedrecon import privacy
 from fedrecon.errors import ArgumentError
+from fedrecon.federated.mechanism import Mechanism
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.lai import lai
 from fedrecon.federated.methods.li_w import li_w
@@ -38,6 +39,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("clipping_norm", "noise_multiplier", "expected_batch_size", "padded_batch_size", "steps"),
         "a privacy budget",
     ),
+    "mechanism": (("mechanism",), "a privacy budget (`--dp.epsilon`)"),
     "classification": ((), "that task"),
     "segmentation": ((), "that task"),
     "reconstruction": ((), "that task"),
@@ -76,6 +78,8 @@ class Entry:
       exchanges: whether anything is sent at all; False for comparators.
       releases: whether there is a model that is handed out.
       pooled: whether it trains on the data of all clients as if they were one client's.
+      unit: of privacy, where the method's definition names it.
+      selection: option with the epsilon of a choice that each step makes by validation patients.
 
     Raises:
       ValueError: if a field is malformed, or the recipe does not take what it would be called with.
@@ -96,6 +100,8 @@ class Entry:
     exchanges: bool = True
     releases: bool = True
     pooled: bool = False
+    unit: str = ""
+    selection: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "reduce":
@@ -298,6 +304,30 @@ _TABLE = (
         fixes=("weighting", "channel", "reduce"),
     ),
     Entry(
+        "beguier",
+        privacy.beguier,
+        "Beguier et al. 2021, arXiv:2101.02997",
+        "clients train by DP-SGD, and each example is protected at its own client",
+        survey_row="Beguier",
+        tests=("tests/federated/test_dp_sgd.py", "tests/privacy/test_private_methods.py"),
+        command=_on_radiographs("beguier", "--dp.epsilon=2"),
+        needs=("mechanism",),
+        unit="example",
+    ),
+    Entry(
+        "p3sgd",
+        privacy.p3sgd,
+        "Wu et al. 2019, P3SGD, CVPR, arXiv:1905.12883",
+        "steps are single patients' changes of the model, clipped, noised, scaled by validation patients",
+        survey_row="P3SGD",
+        tests=("tests/privacy/test_private_methods.py", "tests/federated/test_private_units.py"),
+        command=_on_radiographs("p3sgd", "--dp.epsilon=8"),
+        needs=("mechanism",),
+        rate="learning_rate",
+        unit="patient",
+        selection="selection",
+    ),
+    Entry(
         "cheng",
         privacy.cheng,
         "Cheng et al., as reviewed by Liu, Dai and Chen 2025, filled in",
@@ -449,6 +479,7 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "head_steps": 1,
         "represent": _predict,
         "example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)},
+        "mechanism": Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example"),
     }
     parameters = inspect.signature(entry.recipe).parameters.values()
     required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}

@@ -10,7 +10,8 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 
 NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
-fedbn fedper fedrep ditto pfedme dp_fedavg li_w cheng famhe medisecfed lai local_only centralized""".split()
+fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier p3sgd cheng famhe medisecfed lai local_only
+centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.

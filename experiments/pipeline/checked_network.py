@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from experiments.pipeline.examples import signs_of_clients
-from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.federated_settings import TrainSettings, network_norm
 from experiments.pipeline.folders import data_kind
 from experiments.pipeline.reconstruction import physics_of
 from fedrecon import Variables, ood
@@ -30,7 +30,7 @@ def checked_network(
       data: measurements that it was not trained on, of the validation where there is one.
     """
     architecture = Architecture(
-        "varnet", settings.cascades, settings.channels, settings.pools, norm=settings.norm
+        "varnet", settings.cascades, settings.channels, settings.pools, norm=network_norm(settings)
     )
     measure, physics = measure_of(train.examples), physics_of(train.examples)
     images_by, signs_by = make_images(architecture.build(), measure), make_signs(measure)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.pipeline.federated_settings import LABELS, TrainSettings, is_own
+from experiments.pipeline.federated_settings import LABELS, TrainSettings, is_own, network_norm
 from experiments.pipeline.folders import read_folder
 from fedrecon import Task
 from fedrecon.data import (
@@ -122,7 +122,8 @@ def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
     """The task and its network, of examples like ``example``: arrays, or what has their shapes and dtypes."""
     if is_own(settings.task):
         return own_task(settings, example)
-    sizes = {name: getattr(settings, name) for name in ("channels", "pools", "norm", "cascades")}
+    sizes = {name: getattr(settings, name) for name in ("channels", "pools", "cascades")}
+    sizes["norm"] = network_norm(settings)
     return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
 
 
@@ -150,7 +151,7 @@ def number_of_classes(settings: TrainSettings) -> int:
 
 def representation(settings: TrainSettings) -> Callable:
     """What the classifier's last layer sees: ``represent(params, stats, batch) -> (examples, features)``."""
-    encoder = Encoder(settings.channels, settings.pools, NORMS[settings.norm])
+    encoder = Encoder(settings.channels, settings.pools, NORMS[network_norm(settings)])
 
     def represent(params, stats, batch):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}

@@ -10,7 +10,7 @@ import jax
 from experiments.pipeline.checked_network import checked_network
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
-from experiments.pipeline.federated_settings import TrainSettings, check_settings
+from experiments.pipeline.federated_settings import TrainSettings, check_settings, norm_note
 from experiments.pipeline.folders import data_kind
 from experiments.pipeline.reconstruction import classical, physics_of
 from fedrecon.files import write_atomically
@@ -93,8 +93,9 @@ def run(
     with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
         stage = stage_of(settings, data)
         budget = budget_of(settings)
+        notes = f"{data.notes} {norm_note(settings)}".strip()
         found = run_stage(
-            stage, data.test, settings.federation, budget, workdir, execution, data.notes, data.unseen
+            stage, data.test, settings.federation, budget, workdir, execution, notes, data.unseen
         )
     file = released_file(workdir.path, stage.name)
     if settings.task == "reconstruction" and is_lead() and file.exists():
@@ -177,6 +178,8 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
         print(sums)
     if settings.data_labels and results.notes:
         print(results.notes)
+    elif note := norm_note(settings):
+        print(note)
     compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
     print(
         f"compiling {compiled}, {cost.rounds_per_second:.2f} rounds/s, "

@@ -166,6 +166,24 @@ class TrainSettings:
     )
 
 
+def network_norm(settings: TrainSettings) -> str:
+    """The normalization of the network that is trained, a key of `fedrecon.models.NORMS`.
+
+    Batch statistics mix examples: with --dp.epsilon group normalization takes their place.
+    """
+    return "group32" if settings.norm == "batch" and settings.federation.dp_epsilon else settings.norm
+
+
+def norm_note(settings: TrainSettings) -> str:
+    """What a report says of a normalization that was replaced; empty where none was."""
+    if network_norm(settings) == settings.norm:
+        return ""
+    return (
+        "--norm=batch was replaced by group normalization, of the most groups up to 32 that divide the "
+        "channels: batch statistics mix examples, which --dp.epsilon is to protect."
+    )
+
+
 def resolve(arguments: dict[str, Any]) -> TrainSettings:
     """Settings of the chosen preset with the fields in ``arguments`` on top; unchecked.
 
@@ -203,10 +221,6 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise FlagError("rounds", "1 with --topology=single_pass", settings.rounds)
     if settings.norm == "group" and settings.channels % 4:
         raise FlagError("channels", "a multiple of 4 with --norm=group", settings.channels)
-    if settings.norm == "batch" and federation.dp_epsilon:
-        raise FlagError(
-            "norm", "instance or group with --dp.epsilon, since batch statistics mix examples", settings.norm
-        )
     fitting = {"retina": ("segmentation",), "xray": ("classification",)}.get(settings.cohort, TASKS)
     if settings.task not in TASKS and not is_own(settings.task):
         raise FlagError("task", f"one of {', '.join(TASKS)}, or FILE:name", repr(settings.task))

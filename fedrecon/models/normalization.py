@@ -95,7 +95,8 @@ class GroupNorm(nn.Module):
     """Group normalization: moments over the pixels and the channels of each group (Wu & He 2018).
 
     Attributes:
-      groups: number of groups of consecutive channels; must divide the number of channels.
+      groups: number of groups of consecutive channels; must divide the number of channels. 0 takes the most
+        groups, up to 32, that do.
       epsilon: added to the variance.
     """
 
@@ -106,10 +107,17 @@ class GroupNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
         channels = x.shape[-1]
-        if channels % self.groups:
-            raise ArgumentError("groups", f"a divisor of the {channels} channels", self.groups)
+        groups = self.groups or next(g for g in range(32, 0, -1) if channels % g == 0)
+        if channels % groups:
+            raise ArgumentError("groups", f"a divisor of the {channels} channels", groups)
         scale, bias = _scale_and_bias(self, channels)
-        return _normalize(*_alike(x, scale, bias), self.groups, self.epsilon)
+        return _normalize(*_alike(x, scale, bias), groups, self.epsilon)
+
+
+class LargestGroupNorm(GroupNorm):
+    """Group normalization with the most groups, up to 32, that divide the channels."""
+
+    groups: int = 0
 
 
 class BatchNorm(nn.Module):
@@ -160,7 +168,12 @@ NORMALIZATION: tuple[type[nn.Module], ...] = (
     *(nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm),
 )
 # By the names that settings and files have for them.
-NORMS: dict[str, type[nn.Module]] = {"instance": InstanceNorm, "group": GroupNorm, "batch": BatchNorm}
+NORMS: dict[str, type[nn.Module]] = {
+    "instance": InstanceNorm,
+    "group": GroupNorm,
+    "batch": BatchNorm,
+    "group32": LargestGroupNorm,
+}
 
 
 def normalization_leaves(init: Callable[..., PyTree], *args: Any) -> tuple[PyTree, PyTree]:

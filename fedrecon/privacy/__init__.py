@@ -12,13 +12,16 @@ from fedrecon.privacy.accounting import (
     composed,
     default_delta,
     epsilon_of,
+    selection_event,
     training_event,
     with_noise,
 )
 from fedrecon.privacy.distributed import DistributedNoise
 from fedrecon.privacy.ledger import Ledger, Release, read_ledger
+from fedrecon.privacy.methods.beguier import beguier
 from fedrecon.privacy.methods.cheng import cheng
 from fedrecon.privacy.methods.famhe import famhe
+from fedrecon.privacy.methods.p3sgd import p3sgd
 from fedrecon.privacy.strategies import strategy_of
 
 __all__ = [
@@ -28,13 +31,16 @@ __all__ = [
     "DistributedNoise",
     "Ledger",
     "Release",
+    "beguier",
     "calibrate_noise_multiplier",
     "cheng",
     "composed",
     "default_delta",
     "epsilon_of",
     "famhe",
+    "p3sgd",
     "read_ledger",
+    "selection_event",
     "strategy_of",
     "training_event",
     "with_noise",

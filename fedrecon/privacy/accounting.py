@@ -75,6 +75,16 @@ def training_event(mechanism: Mechanism, *, rounds: int, units: int) -> Any:
     return dp_accounting.SelfComposedDpEvent(step, mechanism.steps * rounds)
 
 
+def selection_event(epsilon: float, choices: int) -> Any:
+    """Choices by the exponential mechanism, each of this epsilon, as zero-concentrated privacy.
+
+    A mechanism of bounded range epsilon has rho = epsilon^2 / 8 (Cesar and Rogers 2021, arXiv:2004.07223).
+    """
+    import dp_accounting
+
+    return dp_accounting.SelfComposedDpEvent(dp_accounting.ZCDpEvent(epsilon**2 / 8), choices)
+
+
 def epsilon_of(event: Any, delta: float) -> float:
     """Epsilon of an event at this delta for units that are zeroed, as `Ledger` counts it.
 

@@ -31,6 +31,8 @@ class Spending(NamedTuple):
       target: epsilon that no client's total may exceed.
       secure: whether noise comes from the operating system.
       turns: most turns of a client in a round.
+      selection: epsilon of a choice that every step makes by the client's validation patients, who are
+        accounted apart from those that it trains on; 0 without.
     """
 
     mechanism: Mechanism
@@ -39,3 +41,4 @@ class Spending(NamedTuple):
     target: float
     secure: bool = False
     turns: int = 1
+    selection: float = 0.0

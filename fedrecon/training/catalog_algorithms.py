@@ -15,7 +15,7 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
-from fedrecon.federated.mechanism import private_sum, unreported
+from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.components import (
     ADAM_COSINE_END,
@@ -56,7 +56,7 @@ _FLAGS = {
     "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
 # What a training can give a method.
-_GIVEN = ("clients", "head", "head_steps", "represent", "example", *TASKS)
+_GIVEN = ("clients", "head", "head_steps", "represent", "example", "mechanism", *TASKS)
 
 
 def algorithms() -> tuple[str, ...]:
@@ -162,6 +162,17 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
             "one with a server, which the algorithm presumes",
             f"{settings.topology} with --algorithm={name}",
         )
+    if "mechanism" in chosen.needs and not settings.dp_epsilon:
+        raise FlagError("dp_epsilon", f"a budget, for --algorithm={name}", settings.dp_epsilon)
+    if chosen.unit and settings.dp_unit not in ("auto", chosen.unit):
+        raise FlagError("dp_unit", f"{chosen.unit}, which {name} protects", settings.dp_unit)
+    if chosen.selection and settings.stream:
+        raise FlagError(
+            "stream", f"0 with --algorithm={name}, whose clients keep validation data", settings.stream
+        )
+    if settings.dp_unit == "site" and "channel" in chosen.fixes:
+        expected = f"example or patient with --algorithm={name}, which brings a channel of its own"
+        raise FlagError("dp_unit", expected, "site")
     make_reducer(settings)
     parse_attack(settings, tasks)
     _check_sums(settings, chosen)
@@ -232,10 +243,7 @@ def make_algorithm(
     if settings.server_optimizer != "default":
         arguments["server_optimizer"] = make_server_optimizer(settings)
     if noise is not None:
-        site = noise.mechanism.unit == "site"
-        arguments["method"] = unreported() if site else fl.private_gradients(noise.mechanism)
-        if site:
-            arguments["channel"] = fl.chain(private_sum(noise.mechanism))
+        arguments |= _private(chosen, noise.mechanism)
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
     algorithm = secured(algorithm, settings, task, train)
@@ -243,6 +251,14 @@ def make_algorithm(
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:
         algorithm = algorithm._replace(schedule=schedule)
     return inject(poisoned(algorithm, settings, train.names), faults)
+
+
+def _private(chosen: Entry, mechanism: Mechanism) -> dict[str, Any]:
+    if "mechanism" in chosen.needs:
+        return {"mechanism": mechanism}
+    if mechanism.unit == "site":
+        return {"method": unreported(), "channel": fl.chain(private_sum(mechanism))}
+    return {"method": fl.private_gradients(mechanism)}
 
 
 def _optimizers(
@@ -307,7 +323,9 @@ def _keeps_optimizer(entry: Entry) -> bool:
 
 def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[str, Any]) -> None:
     """Builds the algorithm of a task that is nobody's: what it refuses is refused before data are read."""
-    private = {"method": fl.Method(hides=True)} if settings.dp_epsilon else {}
+    # A method with a mechanism of its own hides what it computes.
+    hidden = settings.dp_epsilon and "mechanism" not in entry.needs
+    private = {"method": fl.Method(hides=True)} if hidden else {}
     _stub(entry, settings, {**options, **private})
 
 
@@ -329,6 +347,7 @@ def _arguments(entry: Entry) -> dict[str, Any]:
     known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
     known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
+    known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")
     names = (*catalog.RATES[entry.rate], *entry.needs)
     return {name: known[name] for name in names if name in known}
 

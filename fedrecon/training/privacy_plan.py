@@ -1,5 +1,6 @@
 """The privacy plan of a run: one noise multiplier a data set, calibrated before anything is trained."""
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from fedrecon.privacy import (
     with_noise,
 )
 from fedrecon.training.budgets import Budget, Spending
+from fedrecon.training.catalog_algorithms import check_method, method
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
 from fedrecon.training.spending import spent
@@ -95,6 +97,7 @@ def plan_privacy(
             settings.dp_epsilon,
             settings.dp_noise == "secure",
             most_participations(settings, 1),
+            _selection(settings),
         )
         for stage, (mechanism, _) in zip(stages, parts, strict=True):
             noise[stage] = allowed._replace(mechanism=with_noise(mechanism, multiplier))
@@ -110,7 +113,9 @@ def plan_privacy(
 
 
 def unit_of(settings: FederationSettings, clients: ClientData) -> str:
-    """What is protected: --dp.unit, or for "auto" the patient where the data tell patients apart."""
+    """What is protected: that of the algorithm, --dp.unit, or the patient where the data tell them apart."""
+    if unit := method(settings.algorithm).unit:
+        return unit
     if settings.dp_unit != "auto":
         return settings.dp_unit
     return "patient" if "volume" in getattr(clients, "examples", ()) else "example"
@@ -128,6 +133,15 @@ def count_units(clients: ClientData, unit: str) -> tuple[list[int], int]:
         for ids, valid in zip(clients.examples["volume"], clients.valid, strict=True)
     ]
     return [len(n) for n in owned], max(int(n.max()) for n in owned if len(n))
+
+
+def _selection(settings: FederationSettings) -> float:
+    """Epsilon of the choices by validation patients in each step; 0 where there are none."""
+    entry = method(settings.algorithm)
+    if not entry.selection:
+        return 0.0
+    default = inspect.signature(entry.recipe).parameters[entry.selection].default
+    return float(check_method(settings, ()).get(entry.selection, default))
 
 
 def make_mechanism(settings: FederationSettings, budget: Budget, clients: ClientData) -> Mechanism:

@@ -1,7 +1,7 @@
 """What a private stage spends: written to the ledger before it is released, and no more than the target."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.privacy import ACCOUNTANT, RELATION, Ledger, Release, training_event
+from fedrecon.privacy import ACCOUNTANT, RELATION, Ledger, Release, selection_event, training_event
 from fedrecon.runtime import agreed, is_lead
 from fedrecon.training.budgets import Spending
 from fedrecon.training.options import FlagError
@@ -86,19 +86,19 @@ class Purse:
         whole = bool(mechanism.strategy)
         rounds = [_WHOLE] if whole else range(done + 1, done + count + 1)
         return [
-            Release(
-                site,
-                mechanism.unit,
-                self._stage,
-                number,
-                training_event(mechanism, rounds=self._spending.turns, units=units),
-                self._spending.deltas[site],
-                None if secure and not whole else self._draw,
-                RELATION,
-            )
+            Release(site, mechanism.unit, self._stage, number, event, delta, draw, RELATION)
             for number in rounds
-            for site, units in self._spending.units.items()
+            for site, event, delta, draw in self._of_sites(None if secure and not whole else self._draw)
         ]
+
+    def _of_sites(self, draw: str | None) -> Iterator[tuple[str, Any, float, str | None]]:
+        mechanism, turns = self._spending.mechanism, self._spending.turns
+        for site, units in self._spending.units.items():
+            delta = self._spending.deltas[site]
+            yield site, training_event(mechanism, rounds=turns, units=units), delta, draw
+            if self._spending.selection:
+                choices = selection_event(self._spending.selection, turns * mechanism.steps)
+                yield f"{site}, validation", choices, delta, draw
 
 
 class NoPurse:

@@ -157,7 +157,8 @@ def train_stage(
     parallel = resolve_parallel(execution, *run, mesh)
     key = noise_key(stage, settings)
     purse = NoPurse() if noise is None else Purse(workdir.path, stage.name, noise, key)
-    with open_rounds(*run, mesh=mesh, parallel=parallel, **work) as rounds:
+    seen = stage.validation if entry.selection else None
+    with open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, **work) as rounds:
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, key, fresh=noise is not None and noise.secure)
         # Compiled before the first round, so that its time is not in the log.

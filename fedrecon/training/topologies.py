@@ -77,6 +77,7 @@ def open_rounds(
     *,
     mesh: Mesh,
     parallel: str | int,
+    validation: ClientData | None = None,
     **work: Any,
 ) -> Iterator[Rounds]:
     """The rounds that the settings ask for; a context, since streaming keeps a thread and a file open.
@@ -90,6 +91,7 @@ def open_rounds(
       folder: of the run.
       mesh: of `mesh_of`.
       parallel: as in `make_round`.
+      validation: split of the clients that methods use in training; not of streamed ones.
       **work: ``batch_size`` and ``epochs`` or ``steps`` of a round; nothing if the algorithm has batches of
         its own.
 
@@ -119,7 +121,7 @@ def open_rounds(
         algorithm, state, round_ = build(settings, algorithm, variables, clients, mesh, parallel, work)
     except ValueError as error:
         raise _named(settings, error) from error
-    placed = fl.place(clients, mesh)
+    placed = fl.place(clients, mesh, validation=validation)
 
     def compile(rounds, key):
         try:

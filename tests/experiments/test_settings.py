@@ -79,6 +79,10 @@ def test_given_values_win_over_the_preset():
         ({"shrink": 4}, "--shrink: expected --cohort=measured"),
         ({"cohort": "real", "data_dir": "x", "sites": 9}, "--sites: expected --cohort=simulated"),
         ({"cohort": "real", "data_dir": "x", "image_size": 96}, "--image_size: expected --cohort=simulated"),
+        (
+            {"dp_epsilon": 8.0, "dp_unit": "site", "dp_batch_size": 4},
+            "--dp.batch_size: expected another",
+        ),
         ({"dp_epsilon": 8.0, "batch_size": 7}, "--batch_size: expected --dp.batch_size"),
         ({"modality": "ct", "learn_coil_maps": True}, "--learn_coil_maps: expected --modality=mri"),
         ({"image_size": 5}, "--image_size: expected at least 16"),

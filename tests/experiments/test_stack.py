@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from experiments.pipeline.cohorts import Cohorts, Split
-from experiments.pipeline.federated_settings import PRESETS, TrainSettings, check_settings
+from experiments.pipeline.federated_data import make_task
+from experiments.pipeline.federated_settings import (
+    PRESETS,
+    TrainSettings,
+    check_settings,
+    network_norm,
+    norm_note,
+)
 from experiments.pipeline.federated_settings import resolve as resolve_training
 from experiments.pipeline.run import plan_stages, stage_budgets
 from experiments.pipeline.settings import resolve
@@ -31,7 +38,7 @@ WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5
 NOISE = Spending(
     Mechanism(0.1, 2.0, 4, 12, steps=6), dict.fromkeys("abc", 5), dict.fromkeys("abc", 1e-3), target=1e3
 )
-LEAKING = {"qfedavg", "afl", "pfedme", "local_only", "centralized"}
+LEAKING = {"qfedavg", "afl", "pfedme", "medisecfed", "lai", "local_only", "centralized"}
 
 
 def loss(params, stats, batch, key):
@@ -297,6 +304,18 @@ def test_presets_of_trainings_come_below_what_is_given(preset):
         assert settings.rounds == 7
         for name in set(PRESETS[preset]) - {"rounds"}:
             assert getattr(settings, name) == PRESETS[preset][name]
+
+
+def test_batch_statistics_give_way_to_groups_under_privacy():
+    plain = changed(TrainSettings(), norm="batch", task="segmentation")
+    private = changed(plain, dp_epsilon=8.0)
+    for settings, norm in ((plain, "batch"), (private, "group32")):
+        check_settings(settings)
+        assert network_norm(settings) == norm
+        task = make_task(settings, {"image": np.zeros((1, 8, 8, 1)), "segmentation": np.zeros((1, 8, 8))})
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
+        assert bool(jax.tree.leaves(shapes.stats)) == (norm == "batch")
+        assert bool(norm_note(settings)) == (norm != "batch")
 
 
 def test_settings_change_by_name_and_are_flat_in_files():

@@ -65,6 +65,16 @@ def test_normalization_has_second_derivatives(x64):
     check_grads(f, (affine(channels=4)["scale"], images((2, 3, 2, 4))), order=2, modes=["rev"])
 
 
+def test_groups_are_the_most_that_divide_the_channels(x64):
+    """36 channels: 18 groups, by flax; up to 32 channels each is a group of its own."""
+    layer = NORMS["group32"]
+    for channels, groups in ((36, 18), (7, 7), (64, 32), (37, 1)):
+        x = jnp.asarray(np.random.default_rng(channels).normal(2.0, 3.0, (2, 3, 4, channels)))
+        variables = {"params": affine(channels=channels)}
+        expected = nn.GroupNorm(groups, epsilon=1e-5, param_dtype=float).apply(variables, x)
+        np.testing.assert_allclose(layer().apply(variables, x), expected, atol=1e-10)
+
+
 def test_group_norm_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="groups: expected a divisor of the 8 channels, found 3"):
         GroupNorm(groups=3).init(jax.random.key(0), images())

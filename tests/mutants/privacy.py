@@ -5,6 +5,7 @@ from tests.mutants.mutant import in_file
 _SGD = "tests/federated/test_dp_sgd.py::test_"
 _UNITS = "tests/federated/test_private_units.py::test_"
 _EVENTS = "tests/privacy/test_accounting.py::test_"
+_METHODS = "tests/privacy/test_private_methods.py::test_"
 _SPENDING = "tests/training/test_spending.py::test_"
 _SIZE = _SGD + "noise_is_gaussian_of_the_stated_size_in_every_step"
 _PLAIN = _SGD + "without_noise_and_clipping_it_is_sgd_on_the_poisson_batches"
@@ -143,9 +144,27 @@ MUTANTS = (
             _SPENDING + "restarts_compose_exactly",
         ),
         (
+            "turns * mechanism.steps)",
+            "turns)",
+            _METHODS + "by_name_they_are_built_and_accounted",
+        ),
+        (
             "self._epsilons.get(done + 1 + offset)",
             "self._epsilons.get(done + offset)",
             _SPENDING + "rounds_are_permitted_up_to_the_last_within_the_budget",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/methods/p3sgd.py",
+        (
+            "epsilon * patients / (2 * bound)",
+            "epsilon * patients / bound",
+            _METHODS + "scales_are_chosen_by_the_exponential_mechanism",
+        ),
+        (
+            "(p - learning_rate * g)",
+            "(p - g)",
+            _METHODS + "a_step_is_the_clipped_sum_of_passes_over_patients",
         ),
     ),
     *in_file(

@@ -25,7 +25,14 @@ class NoiseStream(NamedTuple):
     factor: jax.Array
 
 
-def private_gradients(mechanism: Mechanism) -> Method:
+def gradient_of_unit(
+    value_and_grad: Callable, params: PyTree, stats: PyTree, unit: PyTree, memory: PyTree, key: jax.Array
+) -> PyTree:
+    """The gradient of the mean loss of a unit's examples."""
+    return value_and_grad(params, stats, unit, memory, key)[1]
+
+
+def private_gradients(mechanism: Mechanism, contribution: Callable = gradient_of_unit) -> Method:
     """DP-SGD (Abadi et al. 2016) as a method, on jax-privacy's clipping and noise; it combines with others.
 
     Each step takes units (examples or patients) as the mechanism samples them, and uses the gradient
@@ -52,6 +59,8 @@ def private_gradients(mechanism: Mechanism) -> Method:
 
     Args:
       mechanism: what is released in each step.
+      contribution: ``contribution(value_and_grad, params, stats, unit, memory, key)``, what is clipped of
+        each unit, given its examples; takes the place of its gradient.
 
     Raises:
       ValueError: the unit is a site; from the update, if the model has batch statistics, which mix examples
@@ -60,7 +69,7 @@ def private_gradients(mechanism: Mechanism) -> Method:
     if mechanism.unit == "site":
         raise ArgumentError("mechanism.unit", "example or patient, within a client", mechanism.unit)
     method = Method(
-        oracle=lambda value_and_grad: _private(mechanism, value_and_grad),
+        oracle=lambda value_and_grad: _private(mechanism, contribution, value_and_grad),
         batching=private_batching(mechanism),
         # Passes are as long as the public number of units says: there are no steps beyond them.
         every_step=mechanism.sampling != "fixed",
@@ -111,7 +120,7 @@ def _noising_matrix(mechanism: Mechanism) -> Any:
     return toeplitz.inverse_as_streaming_matrix(jnp.asarray(mechanism.strategy, jnp.float32))
 
 
-def _private(mechanism: Mechanism, value_and_grad: Callable) -> Callable:
+def _private(mechanism: Mechanism, contribution: Callable, value_and_grad: Callable) -> Callable:
     """The oracle: clipped sum, noise, division."""
     from jax_privacy import noise_addition
     from jax_privacy.clipping import clipped_fun
@@ -124,7 +133,7 @@ def _private(mechanism: Mechanism, value_and_grad: Callable) -> Callable:
         # Padding does not count, and examples that stand for padding units are full.
         units["valid"] = units["valid"] | ~present[:, None]
         clipped_sum = clipped_fun(
-            lambda unit, key: value_and_grad(params, stats, unit, memory, key)[1],
+            lambda unit, key: contribution(value_and_grad, params, stats, unit, memory, key),
             batch_argnums=0,
             keep_batch_dim=False,
             l2_clip_norm=mechanism.clipping_norm,
