@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import end_interrupted, parse_flags, run_program, user_message
@@ -48,7 +48,6 @@ def _parsed(argv: list[str]) -> list[str]:
 
 
 def _main(program, options, run, passive_openmp, _: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
     if passive_openmp:
         os.environ.setdefault(OPENMP, "PASSIVE")
     try:

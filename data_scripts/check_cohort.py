@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from fedrecon.data import DataError, read_mri_cohort
 from fedrecon.data.clients import PARTS
@@ -50,7 +50,6 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     if len(argv) != 2:
         end_with(f"expected one folder, found {len(argv) - 1}")
-    logging.set_verbosity(logging.WARNING)
     folder = Path(argv[1])
     with ending():
         if is_simulated(folder):

@@ -7,8 +7,6 @@ the contents of other HDF5 files listed. The exit code is 0 if every file is sou
 import functools
 import sys
 
-from absl import logging
-
 from fedrecon.data import DataError, describe_file
 from fedrecon.runtime import end_with, parse_flags, run_program
 
@@ -16,7 +14,6 @@ from fedrecon.runtime import end_with, parse_flags, run_program
 def main(argv: list[str]) -> int:
     if len(argv) < 2:
         end_with("expected at least one file, found none")
-    logging.set_verbosity(logging.WARNING)
     code = 0
     for path in argv[1:]:
         try:

@@ -10,7 +10,7 @@ hospital that takes no part in training included.
 
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from fedrecon.data import simulated_mri_sites, write_mri_cohort
 from fedrecon.data.clients import FRACTIONS
@@ -54,7 +54,6 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
     with ending():
         given = flags.FLAGS
         values = _DEFAULTS[given.scanners]

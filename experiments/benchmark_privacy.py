@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline import secure_sum_cost
 from fedrecon.errors import ArgumentError
@@ -40,7 +40,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending("sections that were finished are in the file of --json"):
         unknown = [name for name in values.only if name not in SECTIONS]
         if unknown:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline.quality_cases import MASKS, SCANS, Case, cases, scan_file
 from experiments.pipeline.quality_report import describe, markdown, summary, write_figure
@@ -279,7 +279,6 @@ def _write(options: QualityOptions, rows: list[dict]) -> None:
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
     with ending("finished cases are in the file of --json"):
         names = [field.name for field in dataclasses.fields(QualityOptions)]
         run(QualityOptions(**{name: flags.FLAGS[name].value for name in names}))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
 from experiments.pipeline.federated_run import METRICS, metrics_of, run, with_seed
@@ -204,7 +204,6 @@ def _load(planned: dict[str, TrainSettings], seeds: list[int], workdir: Workdir)
 
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending_run(values.workdir):
         base = resolve(given_settings(TrainSettings, {}))
         planned = plan(base, values.methods, dotted)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import fedrecon
 from experiments.pipeline import downstream, federated_data, reconstruction
@@ -264,7 +264,6 @@ def _write_kept(
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending():
         card = run(values.workdir, values.output, values.stage, values.license)
     inputs = ", ".join(f"{name} {tuple(x['shape'])} {x['dtype']}" for name, x in card["inputs"].items())

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline.flamby import (
     METHODS,
@@ -62,7 +62,6 @@ def run(dataset: str, folder: str, seeds: list[int], methods: list[str]) -> dict
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     seeds = [_seed(text) for text in values.seeds]
     if not seeds or len(set(values.methods)) != len(values.methods) or not values.methods:
         raise ArgumentError("--methods, --seeds", "distinct methods and at least one seed", values.methods)

@@ -22,7 +22,7 @@ import shlex
 import sys
 from functools import partial
 
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline.growth import full_stack_obstacles
 from experiments.pipeline.programs import (
@@ -58,7 +58,6 @@ FIRST = (
 
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending_run(values.workdir):
         settings = with_start(resolve(given_settings(FullStackSettings, dotted)))
         set_cpu_devices(values.devices or cpu_devices(values.workdir))

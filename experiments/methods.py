@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from fedrecon import catalog
 from fedrecon.catalog import Entry
@@ -158,7 +158,6 @@ def _yes(value: bool) -> str:
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending():
         if values.methods_from:
             load_methods(values.methods_from)

@@ -18,7 +18,7 @@ the network was validated on.
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline.prediction import (
     MASKS,
@@ -130,7 +130,6 @@ def _check_output(predictor: Predictor, target: Path, several: bool) -> None:
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending():
         records = run(values.weights, values.input, values.output, values.reconstruction, values.threshold)
     strange = sum(bool(record.get("out_of_distribution") or record.get("notices")) for record in records)

@@ -27,7 +27,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import operators
 from experiments.pipeline.ct_reconstruction import CT_ONLY, run_ct
@@ -373,7 +373,6 @@ def _describe(measurement: Measurement) -> str:
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
     with ending():
         run(
             ReconstructOptions(

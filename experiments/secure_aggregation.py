@@ -21,7 +21,7 @@ import re
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import ending, run_program
@@ -213,7 +213,6 @@ def check_memory(setup: AnySetup) -> None:
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending("no sum was unmasked"):
         drop = parse_drop(values.drop, values.clients)
         setup = make_setup(values)

@@ -54,7 +54,6 @@ def run(workdir: str, folder: str | None, server: str | None, experiment: str, f
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending("records so far were mirrored"):
         print(run(values.workdir, values.tensorboard, values.mlflow, values.experiment, values.follow))
 

@@ -23,7 +23,7 @@ Several processes, on one machine or many, run the same command with --distribut
 from functools import partial
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 from experiments.pipeline.federated_run import print_baselines, print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
@@ -68,7 +68,6 @@ FIRST = (
 
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with ending_run(values.workdir):
         settings = check_settings(resolve(given_settings(TrainSettings, dotted)))
         check_method(settings.federation, (settings.task,))

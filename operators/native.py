@@ -2,8 +2,13 @@
 
 import argparse
 import sys
+from typing import NoReturn
 
 from operators.kernels import backends, native
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.exit(f"native: {' '.join(message.split())}")
 
 
 def main(arguments: list[str]) -> int:
@@ -14,10 +19,11 @@ def main(arguments: list[str]) -> int:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all if none is named"
     )
     parser.add_argument("--precision", choices=["float32", "float64"], help="both if not given")
-    options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(names))
-    if unknown:
-        parser.error(f"NAME: expected some of {', '.join(names)}, found {unknown[0]}")
+    # One line, as of other programs, in place of the usage and what argparse says.
+    parser.error = _refuse  # type: ignore[method-assign]
+    options, rest = parser.parse_known_args(arguments)
+    if unknown := [*rest, *sorted(set(options.names) - set(names))]:
+        _refuse(f"command line: expected some of {', '.join(names)}, or --precision, found {unknown[0]!r}")
     usable = True
     for name in options.names or names:
         for precision in [options.precision] if options.precision else ["float32", "float64"]:

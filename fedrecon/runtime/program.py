@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime.distributed import DistributedError
@@ -28,7 +28,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | None = None) -> None:
     """Runs the main of a program with its command line, and ends the process.
 
-    Characters that the console cannot show are printed as question marks.
+    Characters that the console cannot show are printed as question marks; libraries log warnings alone.
 
     Args:
       main: called with what ``parse`` returns.
@@ -37,10 +37,17 @@ def run_program(main: Callable[[Any], Any], parse: Callable[[list[str]], Any] | 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+    def begin(arguments: Any) -> Any:
+        # Of what libraries log, unless asked for more.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        return main(arguments)
+
     with _interruptible():
         try:
             with ending():
-                app.run(main, flags_parser=parse or parse_flags)
+                app.run(begin, flags_parser=parse or parse_flags)
         except SystemExit as end:
             if end.code == _INTERRUPTED:
                 # Libraries' threads may wait for something that does not come any more.

@@ -9,6 +9,7 @@ import pytest
 
 from operators.kernels import native
 from operators.kernels.native import build
+from operators.native import main as build_ahead
 
 
 def test_a_library_is_made_anew_when_any_of_its_sources_changes():
@@ -77,6 +78,21 @@ def test_building_ahead_says_once_what_is_compiled_and_ends_badly_where_it_fails
     (line,) = done.stderr.splitlines()
     assert line.startswith("fedrecon: compiling native kernels (nufft, float32)")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--badflag"], r"^native: command line: expected some of .*, or --precision, found '--badflag'$"),
+        (["nufft", "other"], r"^native: command line: expected some of .*nufft.* found 'other'$"),
+        (["--precision=half"], r"^native: argument --precision: .*'half'.*float32.*float64"),
+        (["--precision"], r"^native: argument --precision: expected one argument$"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(arguments, found, capsys):
+    with pytest.raises(SystemExit, match=found) as ended:
+        build_ahead(arguments)
+    assert "\n" not in ended.value.code and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
-from absl import flags
+from absl import flags, logging
 
 from fedrecon.data import DataError
 from fedrecon.errors import ArgumentError
@@ -153,6 +153,7 @@ def test_a_program_takes_its_hooks_and_pending_interrupts_along(monkeypatch):
     hook, timers = sys.unraisablehook, []
 
     def main(_):
+        assert logging.get_verbosity() == logging.WARNING
         assert sys.unraisablehook is not hook
         sys.unraisablehook(types.SimpleNamespace(exc_type=KeyboardInterrupt))
         timers.extend(x for x in threading.enumerate() if isinstance(x, threading.Timer))
