@@ -36,5 +36,7 @@ def test_commands_name_flags_that_exist():
             settings = getattr(main, "FullStackSettings", None) or main.TrainSettings
             source += Path(programs.__file__).read_text()
             source += "".join(f'"{field.name}"' for field, _ in fields(settings))
-        for flag in re.findall(r"--(?:no)?(\w+)", arguments.split("#")[0]):
+        for flag in re.findall(r"--(?:no)?([\w.]+)", arguments.split("#")[0]):
+            # --dp.epsilon is the field dp_epsilon.
+            flag = flag.replace(".", "_")
             assert flag.startswith("help") or f'"{flag}"' in source, (module, flag)
