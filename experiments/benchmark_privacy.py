@@ -3,8 +3,10 @@
 Sections:
   secure_sum  a round of every protocol with all parties in one process, numbers to words and back included,
               without and with dropouts; beside Flower's SecAgg+ with --flower_python
+  encryption  sums under CKKS, Paillier and a collective key (extra he), beside a secure sum
 
   python -m experiments.benchmark_privacy
+  python -m experiments.benchmark_privacy --only=encryption --values=10000 --json=encryption.json
   python -m experiments.benchmark_privacy --only=secure_sum --flower_python=flower/bin/python --json=cost.json
 """
 
@@ -15,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.pipeline import secure_sum_cost
+from experiments.pipeline import encryption_cost, secure_sum_cost
 from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from fedrecon.runtime import ending, run_program
@@ -27,8 +29,12 @@ def _secure_sum(values: Any) -> Rows:
     return secure_sum_cost.measure(values.clients, values.size, values.repeats, values.flower_python)
 
 
+def _encryption(values: Any) -> Rows:
+    return encryption_cost.measure(values.clients, values.values, values.repeats)
+
+
 # What is measured, as rows of the same columns.
-SECTIONS: dict[str, Callable[[Any], Rows]] = {"secure_sum": _secure_sum}
+SECTIONS: dict[str, Callable[[Any], Rows]] = {"secure_sum": _secure_sum, "encryption": _encryption}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -59,8 +65,9 @@ def define_flags() -> None:
     flags.DEFINE_list("only", list(SECTIONS), f"Sections, of {', '.join(SECTIONS)}.")
     flags.DEFINE_string("json", None, "File of all rows.")
     flags.DEFINE_integer("repeats", 3, "Times each is run; the fastest counts.", lower_bound=1)
-    flags.DEFINE_integer("clients", 16, "secure_sum: clients.", lower_bound=4)
+    flags.DEFINE_integer("clients", 16, "Clients.", lower_bound=4)
     flags.DEFINE_integer("size", 2_000_000, "secure_sum: numbers of each client.", lower_bound=1)
+    flags.DEFINE_integer("values", 10_000, "encryption: values of each client.", lower_bound=1)
     flags.DEFINE_string("flower_python", None, "secure_sum: an interpreter that has Flower.")
 
 

@@ -22,6 +22,7 @@ from fedrecon.privacy.methods.beguier import beguier
 from fedrecon.privacy.methods.cheng import cheng
 from fedrecon.privacy.methods.famhe import famhe
 from fedrecon.privacy.methods.p3sgd import p3sgd
+from fedrecon.privacy.model_check import check_examples_apart
 from fedrecon.privacy.strategies import strategy_of
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Release",
     "beguier",
     "calibrate_noise_multiplier",
+    "check_examples_apart",
     "cheng",
     "composed",
     "default_delta",

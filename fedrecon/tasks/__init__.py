@@ -17,6 +17,7 @@ from fedrecon.tasks.reconstruction import (
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
 from fedrecon.tasks.segmentation_losses import SegmentationLoss, segmentation_loss, signed_distance
+from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "ssim",
     "surface_dice",
     "volume_scores",
+    "without_batch_normalization",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,6 +19,7 @@ from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.files import write_atomically
+from fedrecon.privacy import check_examples_apart
 from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
@@ -217,14 +219,26 @@ def write_sums(
 
 
 def check_private(stage: Stage, settings: FederationSettings) -> None:
-    """Refuses differential privacy of a network with running statistics.
+    """Refuses differential privacy of a network that mixes examples, which is tried on two of them.
 
     Raises:
       FlagError: the two are asked for.
     """
-    if settings.dp_epsilon and jax.tree.leaves(stage.variables.stats):
+    if not settings.dp_epsilon:
+        return
+    if jax.tree.leaves(stage.variables.stats):
         expected = "0 with a network that has running statistics, which mix examples"
         raise FlagError("dp_epsilon", expected, settings.dp_epsilon)
+    if settings.dp_unit != "site":
+        client = int(np.argmax(stage.clients.counts))
+        places = np.resize(np.flatnonzero(np.asarray(stage.clients.valid[client])), 2)
+        batch = {
+            name: jnp.asarray(np.asarray(x[client])[places]) for name, x in stage.clients.examples.items()
+        }
+        try:
+            check_examples_apart(stage.task, stage.variables, batch, jax.random.key(0))
+        except ArgumentError as error:
+            raise FlagError("dp_epsilon", f"0, or {error.expected}", error.found) from error
 
 
 def example_of(clients: ClientData) -> dict[str, jax.ShapeDtypeStruct]:

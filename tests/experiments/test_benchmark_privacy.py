@@ -4,7 +4,7 @@ import pytest
 from absl import flags
 
 from experiments import benchmark_privacy as program
-from experiments.pipeline import secure_sum_cost
+from experiments.pipeline import encryption_cost, secure_sum_cost
 from fedrecon import ArgumentError
 
 
@@ -17,6 +17,15 @@ def test_secure_sums_are_measured_with_and_without_dropouts():
         assert row["error"] < 1e-6 and row["cpu_seconds"] > 0 and row["bytes_a_value"] > 4
     lines = program.table(rows).splitlines()
     assert len(lines) == 1 + len(rows) and lines[0].startswith("protocol")
+
+
+@pytest.mark.slow
+def test_encrypted_sums_are_measured_in_one_table_with_a_secure_sum():
+    rows = encryption_cost.measure(4, 120, 1)
+    assert len(rows) == 6 and all(tuple(row) == encryption_cost.COLUMNS for row in rows)
+    # Half a step of 24 bits in each client.
+    assert all(row["error"] < 2.0**-23 for row in rows)
+    assert rows[-1]["bytes_up_a_value"] > 4 and rows[3]["bytes_up_a_value"] == pytest.approx(768 / 100)
 
 
 @pytest.mark.parametrize("arguments", ["--only=nosuch", "--json=/nosuch/file"])
