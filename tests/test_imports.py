@@ -120,8 +120,15 @@ ALLOWED = {
         {"jax", "numpy", "orbax", "rich", "absl"},
     ),
     "fedrecon/training": (
-        {"fedrecon.training", "fedrecon.catalog", "fedrecon.data", "fedrecon.federated", "fedrecon.files"}
-        | {"fedrecon.attacks"}
+        {
+            "fedrecon.training",
+            "fedrecon.catalog",
+            "fedrecon.communication",
+            "fedrecon.data",
+            "fedrecon.federated",
+            "fedrecon.files",
+        }
+        | {"fedrecon.attacks", "fedrecon.communication"}
         | {
             "fedrecon.exports",
             "fedrecon.ood",

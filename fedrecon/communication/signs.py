@@ -68,7 +68,8 @@ def majority_vote(step: float) -> Channel:
         return upload._replace(delta=upload.delta._replace(params=params)), state, {}
 
     def decode(total, state, context):
-        params = jax.tree.map(lambda votes: jnp.sign(votes) * step, total.delta.params)
+        # A secure sum rounds; votes are whole.
+        params = jax.tree.map(lambda votes: jnp.sign(jnp.round(votes)) * step, total.delta.params)
         return times_weight(total, total.delta._replace(params=params)), state, {}
 
     def payload_bytes(upload):

@@ -17,6 +17,7 @@ from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
 from fedrecon.training.budgets import Budget, Spending
+from fedrecon.training.codecs import make_codec
 from fedrecon.training.components import (
     ADAM_COSINE_END,
     check_reducer,
@@ -40,9 +41,9 @@ from fedrecon.types import Task, Variables
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
-    "clip_norm", "secure_aggregation", "stragglers", "fault", "attack", "fine_tune", "fine_tune_head",
-    "topology", "mixing", "visits", "handover", "concurrency", "buffer_size", "delay", "discount",
-    "asynchronous_mixing",
+    "clip_norm", "codec", "secure_aggregation", "stragglers", "fault", "attack", "fine_tune",
+    "fine_tune_head", "topology", "mixing", "visits", "handover", "concurrency", "buffer_size", "delay",
+    "discount", "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
 )  # fmt: skip
 # Flags of who takes part, which mean nothing where all data are one client's.
@@ -52,7 +53,7 @@ _FLAGS = {
     "server_optimizer": ("server_optimizer", "server_learning_rate"),
     "weighting": ("weighting",),
     "sampler": ("sampler",),
-    "channel": ("clip_norm",),
+    "channel": ("clip_norm", "codec"),
     "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
 # What a training can give a method.
@@ -87,7 +88,7 @@ def comparator(settings: FederationSettings, name: str) -> FederationSettings:
     defaults = FederationSettings()
     kept: dict[str, Any] = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
     kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": (), "attack_options": ()}
-    kept["secure_aggregation_options"] = ()
+    kept |= {"secure_aggregation_options": (), "codec_options": ()}
     return dataclasses.replace(settings, **kept)
 
 
@@ -174,6 +175,7 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
         expected = f"example or patient with --algorithm={name}, which brings a channel of its own"
         raise FlagError("dp_unit", expected, "site")
     make_reducer(settings)
+    make_codec(settings)
     parse_attack(settings, tasks)
     _check_sums(settings, chosen)
     options = parse_options("algorithm", options_of(name), dict(settings.algorithm_options), name)
@@ -238,8 +240,10 @@ def make_algorithm(
     if (reduce := make_reducer(settings)) is not None:
         check_reducer(settings, train.clients)
         arguments["reduce"] = reduce
-    if settings.clip_norm:
-        arguments["channel"] = fl.chain(fl.clip(settings.clip_norm))
+    codec = make_codec(settings)
+    channels = [fl.clip(settings.clip_norm)] if settings.clip_norm else []
+    if channels := [*channels, *([codec.channel] if codec else [])]:
+        arguments["channel"] = fl.chain(*channels)
     if settings.server_optimizer != "default":
         arguments["server_optimizer"] = make_server_optimizer(settings)
     if noise is not None:

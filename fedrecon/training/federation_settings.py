@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from fedrecon import communication
 from fedrecon import federated as fl
 from fedrecon.training.budgets import Budget
 from fedrecon.training.options import FlagError, Need, setting
@@ -24,6 +25,7 @@ VISITS = ("fixed", "shuffled")
 HANDOVERS = ("model", "optimizer")
 DELAYS = ("half_normal", "constant")
 STREAM_SOURCES = ("memory", "hdf5")
+CODECS = ("none", *communication.CODECS)
 PROTOCOLS = ("none", "secagg", "secagg+", "lightsecagg")
 WEIGHTINGS = ("default", "examples", "equal")
 
@@ -43,8 +45,9 @@ NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon
 class FederationSettings:
     """Settings of federated training; the flag of the same name sets a field.
 
-    ``algorithm_options``, ``attack_options``, ``reduce_options`` and ``secure_aggregation_options`` hold the
-    texts of the dotted flags, ``methods_sha256`` the SHA-256 of the file ``methods_from``.
+    ``algorithm_options``, ``attack_options``, ``codec_options``, ``reduce_options`` and
+    ``secure_aggregation_options`` hold the texts of the dotted flags, ``methods_sha256`` the SHA-256 of the
+    file ``methods_from``.
     """
 
     algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
@@ -109,6 +112,13 @@ class FederationSettings:
         needs=(_STAR,),
     )
     secure_aggregation_options: tuple[tuple[str, str], ...] = ()
+    codec: str = _federation(
+        "none",
+        "Compression of the updates that clients send; see --codec.NAME=VALUE",
+        choices=CODECS,
+        needs=(_STAR,),
+    )
+    codec_options: tuple[tuple[str, str], ...] = ()
     weighting: str = _federation(
         "default",
         "Weights of the clients in the mean; default is the algorithm's own, and with --sampler=weighted "

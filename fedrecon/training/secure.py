@@ -19,6 +19,7 @@ from fedrecon.secure_aggregation import (
     choose_degree,
     least_threshold,
 )
+from fedrecon.training.codecs import encoded_size, make_codec
 from fedrecon.training.components import check_reducer, make_reducer
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.federation_settings import FederationSettings
@@ -90,7 +91,7 @@ def secured(
     if settings.secure_aggregation == "none":
         return algorithm
     clients = _cohort(settings, train)
-    setup = make_setup(settings, options, clients, _size(algorithm, task))
+    setup = make_setup(settings, options, clients, _size(settings, algorithm, task))
     bound = settings.clip_norm or options.get("bound", _BOUND)
     modulus = 2**31 - 1 if isinstance(setup, LightSecAggSetup) else 2**32
     try:
@@ -108,7 +109,12 @@ def secured(
         "protocol": _bytes(setup),
     }
     if "groups" not in options:
-        channel = fl.chain(limit, secure_sum(fixed, threshold=_survivors(setup), **shared))
+        first = [limit]
+        if (codec := make_codec(settings)) is not None:
+            # Encoded numbers are within other bounds than the change.
+            clipped = [limit] if settings.clip_norm else []
+            first = [*clipped, codec.channel, fl.secure_sum.clip_range(bound)]
+        channel = fl.chain(*first, secure_sum(fixed, threshold=_survivors(setup), **shared))
         return algorithm._replace(channel=_named(channel))
     groups = options["groups"]
     check_reducer(dataclasses.replace(settings, clients_per_round=groups), groups)
@@ -159,7 +165,7 @@ def sums_report(
     if settings.secure_aggregation == "none":
         return {}
     options, clients = check_secure(settings), _cohort(settings, train)
-    setup = make_setup(settings, options, clients, _size(algorithm, task))
+    setup = make_setup(settings, options, clients, _size(settings, algorithm, task))
     return {
         "protocol": settings.secure_aggregation,
         "clients": clients,
@@ -203,12 +209,9 @@ def _cohort(settings: FederationSettings, train: ClientData) -> int:
     return train.clients if settings.sampler == "poisson" or not clients else clients
 
 
-def _size(algorithm: FederatedAlgorithm, task: Task) -> int:
-    """Words of a client: the shared leaves, a weight, and the count of clients beyond their bounds."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    mask = jax.tree.map(lambda share, part: jax.tree.map(lambda x: share, part), algorithm.share_mask, shapes)
-    leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(shapes), strict=True)
-    return 2 + sum(int(np.prod(x.shape)) for share, x in leaves if share is True)
+def _size(settings: FederationSettings, algorithm: FederatedAlgorithm, task: Task) -> int:
+    """Words of a client: the encoded leaves, a weight, and the count of clients beyond their bounds."""
+    return 2 + encoded_size(make_codec(settings), algorithm.share_mask, task)
 
 
 def _largest_weight(algorithm: FederatedAlgorithm, settings: FederationSettings, train: ClientData) -> float:

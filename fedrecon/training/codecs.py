@@ -1,0 +1,61 @@
+"""Compression of updates, as settings name it."""
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon import catalog, communication
+from fedrecon import federated as fl
+from fedrecon.errors import ArgumentError
+from fedrecon.training.dotted import parse_options
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.options import FlagError
+from fedrecon.types import PyTree, Task
+
+
+def make_codec(settings: FederationSettings) -> communication.NamedCodec | None:
+    """The codec of ``--codec``, or None.
+
+    Raises:
+      FlagError: an option is unknown or out of range; or the settings ask for what does not go with it.
+    """
+    name, texts = settings.codec, dict(settings.codec_options)
+    if name == "none":
+        if texts:
+            raise FlagError("codec", "a codec for its options", name)
+        return None
+    known = catalog.options_of(communication.CODECS[name])
+    try:
+        codec = communication.named_codec(name, **parse_options("codec", known, texts, name))
+    except FlagError:
+        raise
+    except ArgumentError as error:
+        raise FlagError(f"codec.{error.name}", error.expected, error.found) from error
+    if settings.dp_epsilon and settings.dp_unit == "site":
+        raise FlagError("codec", "none with --dp.unit=site, whose noise is for the numbers themselves", name)
+    if settings.secure_aggregation != "none":
+        if not codec.sums:
+            adding = [other for other, make in communication.CODECS.items() if make().sums]
+            expected = f"one whose messages add over clients, {', '.join(adding)}, with --secure_aggregation"
+            raise FlagError("codec", expected, name)
+        if "groups" in dict(settings.secure_aggregation_options):
+            raise FlagError("codec", "none with --secure_aggregation.groups", name)
+    return codec
+
+
+def encoded_size(codec: communication.NamedCodec | None, share_mask: PyTree, task: Task) -> int:
+    """Numbers of a client's encoded change of the shared leaves."""
+
+    def encode():
+        variables = task.init(jax.random.key(0))
+        mask = jax.tree.map(lambda share, part: jax.tree.map(lambda _: share, part), share_mask, variables)
+        shared = jax.tree.map(lambda share, x: x if share is True else None, mask, variables)
+        if codec is None:
+            return shared
+        upload = fl.Upload(shared, fl.Message(), jnp.float32(1))
+        context = fl.Context(jnp.int32(0), jax.random.key(0), jnp.int32(0), common=jax.random.key(0))
+        client, server = codec.channel.init(upload)
+        if codec.channel.broadcast is not None:
+            context = context._replace(broadcast=codec.channel.broadcast(server))
+        return codec.channel.encode(upload, client, context)[0].delta
+
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(encode)))
