@@ -1,8 +1,17 @@
 """Attacks on updates, models and aggregation, by which protections are measured.
 
-Recovered examples (`invert`, `deep_leakage`) and malicious clients (`poison`).
+Recovered examples (`invert`, `deep_leakage`), membership inference (`membership`, `lira`), lower bounds of
+epsilon (`audit_canaries`), and malicious clients (`poison`).
 """
 
+from fedrecon.attacks.canaries import (
+    CanaryAudit,
+    audit_canaries,
+    canary_scores,
+    unit_directions,
+    with_gradient_canaries,
+    with_site_canaries,
+)
 from fedrecon.attacks.gradient_inversion import (
     Inversion,
     deep_leakage,
@@ -12,6 +21,16 @@ from fedrecon.attacks.gradient_inversion import (
     update_distance,
 )
 from fedrecon.attacks.matching import Match, match
+from fedrecon.attacks.membership import (
+    Membership,
+    lira,
+    logit_scores,
+    loss_scores,
+    mean_over_rounds,
+    membership,
+    shadow_halves,
+    shadow_scores,
+)
 from fedrecon.attacks.poisoning import (
     ATTACKS,
     Attack,
@@ -26,16 +45,20 @@ from fedrecon.attacks.poisoning import (
     trigger,
 )
 from fedrecon.attacks.unknowns import Unknown, images, measurements, total_variation
-from fedrecon.attacks.updates import clipped_and_noised, gradient_update, local_update, mean_update
+from fedrecon.attacks.updates import clipped_and_noised, gradient_update, local_update, mean_update, smoothed
 
 __all__ = [
     "ATTACKS",
     "Attack",
+    "CanaryAudit",
     "Inversion",
     "Match",
+    "Membership",
     "Unknown",
     "alie",
+    "audit_canaries",
     "backdoor",
+    "canary_scores",
     "clipped_and_noised",
     "deep_leakage",
     "free_rider",
@@ -46,14 +69,25 @@ __all__ = [
     "invert",
     "label_flip",
     "labels_of",
+    "lira",
     "local_update",
+    "logit_scores",
+    "loss_scores",
     "match",
+    "mean_over_rounds",
     "mean_update",
     "measurements",
+    "membership",
     "poison",
+    "shadow_halves",
+    "shadow_scores",
     "sign_flip",
     "signed_adam",
+    "smoothed",
     "total_variation",
     "trigger",
+    "unit_directions",
     "update_distance",
+    "with_gradient_canaries",
+    "with_site_canaries",
 ]

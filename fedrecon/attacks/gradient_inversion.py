@@ -70,6 +70,7 @@ def invert(
     iterations: int = 4800,
     rate: float = 0.1,
     restarts: int = 1,
+    signs: bool = True,
 ) -> Inversion:
     """Inverting gradients: minimizes ``distance(update(x), observed) + prior_weight * prior(x)`` over x.
 
@@ -86,6 +87,8 @@ def invert(
       iterations: steps.
       rate: of Adam, in units of the unknown.
       restarts: starts, of which the one with the least objective is kept.
+      signs: whether Adam sees the signs of gradients only, as in the paper; else plain Adam with a rate that
+        falls as a cosine, which settles closer where the start is a good guess.
 
     Raises:
       ValueError: an argument is out of range, or the observed update is not one of the model.
@@ -100,6 +103,8 @@ def invert(
         return value + prior_weight * unknown.prior(z) if prior_weight else value
 
     optimizer = signed_adam(rate, iterations)
+    if not signs:
+        optimizer = optax.adam(optax.cosine_decay_schedule(rate, iterations, 0.01))
 
     def step(carry: tuple, _: None) -> tuple[tuple, jax.Array]:
         z, state = carry

@@ -31,12 +31,19 @@ def total_variation(images: jax.Array) -> jax.Array:
     return jnp.abs(jnp.diff(images, axis=1)).mean() + jnp.abs(jnp.diff(images, axis=2)).mean()
 
 
-def images(known: Mapping[str, jax.Array], low: float = 0.0, high: float = 1.0) -> Unknown:
+def images(
+    known: Mapping[str, jax.Array],
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    guess: jax.Array | None = None,
+) -> Unknown:
     """The images of a classification or segmentation, with labels or masks known.
 
     Args:
       known: the batch; of "image" (examples, ny, nx, channels) only the shape is used.
       low, high: the range that values are known to lie in.
+      guess: (ny, nx, channels), a public image to start near; noise by default.
 
     Raises:
       ValueError: there is no image, or the range is empty.
@@ -46,8 +53,13 @@ def images(known: Mapping[str, jax.Array], low: float = 0.0, high: float = 1.0) 
     if not low < high:
         raise ArgumentError("low, high", "low < high", (low, high))
     shape, others = known["image"].shape, {k: v for k, v in known.items() if k != "image"}
+
+    def start(key: jax.Array) -> PyTree:
+        noise = low + (high - low) * jax.random.uniform(key, shape)
+        return noise if guess is None else 0.9 * guess + 0.1 * noise
+
     return Unknown(
-        lambda key: low + (high - low) * jax.random.uniform(key, shape),
+        start,
         lambda z: {**others, "image": z},
         lambda z: total_variation(z) / (high - low),
         lambda z: jnp.clip(z, low, high),
@@ -58,22 +70,25 @@ def measurements(
     known: Mapping[str, jax.Array],
     measure: Callable[[Batch], tuple],
     *,
+    data_range: float,
+    guess: jax.Array | None = None,
     consistency: float | None = None,
-    limit: float = 1.0,
 ) -> Unknown:
     """Measured k-space and the reference image of an unrolled reconstruction of MRI.
 
     The unknowns are a complex image x and samples n: the measurement is y = A x + M n with the network's own
-    operator A and its sampling mask M, the reference |x|, the range of values the maximum of each reference.
+    operator A and its sampling mask M, the reference |x|. Updates hardly depend on the scale of both, since
+    networks and losses are normalized: x is scaled so that the maximum of |x| is ``data_range``.
 
     Args:
       known: the batch; "kspace" (examples, coils, ny, nx) and "target" (examples, ny, nx) only by shapes;
         "mask" and "coil_maps" are known to the attacker, which is its best case.
       measure: of the task, such as `fedrecon.tasks.mri_measure`, whose operators are used.
+      data_range: maximum of a reference, as training normalizes them.
+      guess: (ny, nx), a public image to start from, such as the mean of other sites'; noise by default.
       consistency: weight of |M n|^2 over |y|^2 in the prior, beside the total variation of |x|: how firmly
         image and measurement are tied. None for n = 0, exactly tied; 0 for two unknowns that know nothing of
         each other.
-      limit: largest absolute value of real and imaginary parts of x.
 
     Raises:
       ValueError: a key is missing, or a number is out of range.
@@ -81,8 +96,9 @@ def measurements(
     needed = ("kspace", "target", "mask", "coil_maps", "data_range")
     if missing := [name for name in needed if name not in known]:
         raise ArgumentError("known", f"the keys {', '.join(needed)}", f"no {missing[0]}")
-    if not limit > 0 or not (consistency is None or consistency >= 0):
-        raise ArgumentError("consistency, limit", "at least 0 or None, and positive", (consistency, limit))
+    if not data_range > 0 or not (consistency is None or consistency >= 0):
+        expected = "positive, and at least 0 or None"
+        raise ArgumentError("data_range, consistency", expected, (data_range, consistency))
     shape, samples = known["target"].shape, known["kspace"].shape
     hidden = ("kspace", "target", "data_range")
     others: Batch = {name: jnp.asarray(x) for name, x in known.items() if name not in hidden}
@@ -91,31 +107,29 @@ def measurements(
     operators = measure({**others, "kspace": jnp.zeros(samples, known["kspace"].dtype)})[0]
 
     def start(key: jax.Array) -> PyTree:
-        z = {"image": 0.1 * limit * jax.random.normal(key, (2, *shape))}
-        return z if consistency is None else {**z, "rest": jnp.zeros((2, *samples))}
+        image = 0.1 * data_range * jax.random.normal(key, (2, *shape))
+        if guess is not None:
+            image = 0.1 * image + jnp.stack([jnp.broadcast_to(guess, shape), jnp.zeros(shape)])
+        return {"image": image} if consistency is None else {"image": image, "rest": jnp.zeros((2, *samples))}
 
-    def parts(z: PyTree) -> tuple[jax.Array, jax.Array]:
-        x = jax.lax.complex(*z["image"])
-        y = jax.vmap(lambda A, x: A(x))(operators, x)
-        return x, y if consistency is None else y + mask * jax.lax.complex(*z["rest"])
+    def rest(z: PyTree) -> jax.Array:
+        return mask * jax.lax.complex(*z["rest"])
 
     def batch(z: PyTree) -> Batch:
-        x, y = parts(z)
-        # The root is smooth at zero, where absolute values are not.
-        target = jnp.sqrt(jnp.square(x.real) + jnp.square(x.imag) + 1e-12)
-        data_range = jnp.max(target, axis=(1, 2))
-        return {**others, "kspace": y, "target": target, "data_range": data_range}
+        # Roots are smooth at zero, where absolute values are not.
+        most = jnp.sqrt(jnp.square(z["image"]).sum(0).max((1, 2), keepdims=True) + 1e-12)
+        real, imaginary = data_range * z["image"] / most
+        y = jax.vmap(lambda A, x: A(x))(operators, jax.lax.complex(real, imaginary))
+        target = jnp.sqrt(real**2 + imaginary**2 + 1e-12)
+        y = y if consistency is None else y + rest(z)
+        return {**others, "kspace": y, "target": target, "data_range": jnp.full(shape[0], data_range)}
 
     def prior(z: PyTree) -> jax.Array:
-        target, y = batch(z)["target"], batch(z)["kspace"]
-        value = total_variation(target) / jnp.maximum(jax.lax.stop_gradient(target.max()), 1e-6)
+        found = batch(z)
+        value = total_variation(found["target"]) / data_range
         if consistency is None:
             return value
-        rest = mask * jax.lax.complex(*z["rest"])
-        size = jax.lax.stop_gradient(jnp.sum(y.real**2 + y.imag**2))
-        return value + consistency * jnp.sum(rest.real**2 + rest.imag**2) / jnp.maximum(size, 1e-12)
+        size = jax.lax.stop_gradient(jnp.sum(jnp.square(jnp.abs(found["kspace"]))))
+        return value + consistency * jnp.sum(jnp.square(jnp.abs(rest(z)))) / jnp.maximum(size, 1e-12)
 
-    def project(z: PyTree) -> PyTree:
-        return {**z, "image": jnp.clip(z["image"], -limit, limit)}
-
-    return Unknown(start, batch, prior, project)
+    return Unknown(start, batch, prior, lambda z: z)

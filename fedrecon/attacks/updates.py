@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.errors import ArgumentError
+from fedrecon.tasks import ssim
 from fedrecon.types import Batch, PyTree, Task, Variables
 
 # ``update(variables, batch) -> pytree`` of the parameters.
@@ -26,6 +27,29 @@ def gradient_update(task: Task, key: jax.Array | None = None) -> Update:
         return jax.grad(lambda params: task.loss(params, variables.stats, batch, key)[0])(variables.params)
 
     return update
+
+
+def smoothed(task: Task, smoothing: float = 0.1) -> Task:
+    """A reconstruction task as its attacker takes it, with a loss that is smooth in the reference.
+
+    The derivative of the task's absolute differences is their sign, which tells nothing of their size:
+    ``sqrt(d^2 + (smoothing r)^2)``, r the range of the reference, stands for |d|. Dropout and the statistics
+    of batch normalization are left out.
+
+    Raises:
+      ValueError: ``smoothing`` is not positive.
+    """
+    if not smoothing > 0:
+        raise ArgumentError("smoothing", "a positive number", smoothing)
+
+    def loss(params: PyTree, stats: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple]:
+        images, data_range = task.predict(params, stats, batch), batch["data_range"]
+        bound = smoothing * data_range[:, None, None]
+        absolute = jnp.sqrt((images - batch["target"]) ** 2 + bound**2).mean((1, 2)) / data_range
+        value = absolute + 0.1 * (1 - ssim(images, batch["target"], data_range))
+        return value.mean(), (stats, {})
+
+    return task._replace(loss=loss)
 
 
 def local_update(
