@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from matplotlib.figure import Figure as Canvas
 
 from experiments.pipeline.auditing import EPSILON, Claim, Recovered, Subject
 from fedrecon import attacks
 from fedrecon.reporting import Figure, Section, Table, write_report
 
-# PSNR above that of the mean public image from which a picture counts as recovered.
-_MARGIN = 3.0
+# PSNR or SSIM above those of the mean public image from which a picture counts as recovered.
+_MARGINS = {"psnr": 3.0, "ssim": 0.15}
 _NAMES = {
     "unprotected": "unprotected",
     "secure sum": "secure sum",
@@ -70,25 +70,29 @@ def document(
 
 def verdict(found: dict[str, Any]) -> str:
     """One paragraph for a reader who knows nothing of the attacks."""
-    inversion, guess = found["inversion"], found["inversion"]["mean_image"]["psnr"]
-    open_ = inversion["found"]["unprotected"]["psnr"]
-    seen = open_ > guess + _MARGIN
+    inversion = found["inversion"]
+    guess = inversion["mean_image"]
+
+    def seen(name: str) -> bool:
+        """Whether a picture shows more than the mean image."""
+        return any(inversion["found"][name][m] > guess[m] + margin for m, margin in _MARGINS.items())
+
+    def figures(values: dict[str, Any]) -> str:
+        return f"{values['psnr']:.1f} dB, SSIM {values['ssim']:.2f}"
+
+    recovers = "recovers its image" if seen("unprotected") else "does not, by this attack, recover its image"
     words = [
-        f"Whoever sees a single update of one example {'recovers' if seen else 'does not recover'} its image "
-        f"better than a guess: {open_:.1f} dB, where the mean image of other sites has {guess:.1f} dB."
+        f"Whoever sees a single update of one example {recovers} better than by a guess: "
+        f"{figures(inversion['found']['unprotected'])}, where the mean image of other sites has "
+        f"{figures(guess)}."
     ]
     for name in ("secure sum", "noise"):
         if name in inversion["found"]:
-            psnr = inversion["found"][name]["psnr"]
-            hidden = psnr <= guess + _MARGIN
-            what = (
-                f"In a secure sum of {inversion['sites_in_sum']} sites"
-                if name == "secure sum"
-                else (f"With the noise of ε = {EPSILON:g}")
-            )
-            words.append(
-                f"{what} the attack reaches {psnr:.1f} dB{', no better than that guess' if hidden else ''}."
-            )
+            rest = ", which shows more than that guess" if seen(name) else ", no better than that guess"
+            what = f"With the noise of ε = {EPSILON:g}"
+            if name == "secure sum":
+                what = f"In a secure sum of {inversion['sites_in_sum']} sites"
+            words.append(f"{what} the attack reaches {figures(inversion['found'][name])}{rest}.")
     members = found["membership"]
     low, high = members["auc_interval"]
     told = low > 0.5
@@ -102,10 +106,10 @@ def verdict(found: dict[str, Any]) -> str:
         words.append("The run claims no differential privacy.")
     if "lower" in canaries:
         side = "at most" if canaries["consistent"] else "MORE THAN"
-        whose = "the claimed" if claim["claimed"] else "the planned"
+        whose, noise = ("the claimed", "its") if claim["claimed"] else ("the planned", "such")
         words.append(
-            f"Canaries prove an ε of at least {canaries['lower']:.2f} of {'its' if claim['claimed'] else 'such'} "
-            f"noise, {side} {whose} {claim['epsilon']:.2f}."
+            f"Canaries prove an ε of at least {canaries['lower']:.2f} of {noise} noise, "
+            f"{side} {whose} {claim['epsilon']:.2f}."
         )
         if not canaries["consistent"]:
             words.append("The claim is refuted: do not release this model.")
@@ -131,8 +135,8 @@ def write_page(folder: Path, found: dict[str, Any], recovered: Recovered) -> Non
     header = ["update", "PSNR, dB", "SSIM"] + (["k-space error"] if len(rows[0]) > 3 else [])
     sites = "one site" if inversion["sites_in_sum"] == 1 else f"{inversion['sites_in_sum']} sites"
     text = [
-        f"The update is one step on one example of {inversion['site']}, the worst case: updates of a round mix "
-        f"more examples and steps. The attacker knows the {inversion['model']} model, the task, and of "
+        f"The update is one step on one example of {inversion['site']}, the worst case: updates of a round "
+        f"mix more examples and steps. The attacker knows the {inversion['model']} model, the task, and of "
         "reconstructions the sampling and the coil maps, and starts near the mean image of other sites. The "
         f"secure sum has {sites}; the noise is {inversion['noise_multiplier']:.2f} clipping norms of "
         f"{inversion['clipping_norm']:g}."
@@ -153,9 +157,8 @@ def write_page(folder: Path, found: dict[str, Any], recovered: Recovered) -> Non
     )
     canaries, claim = found["canaries"], found["canaries"]["claim"]
     source = f"{claim['source']}: {claim['site']}, unit {claim['unit']}, δ = {claim['delta']:.2g}"
-    audit_rows = [
-        [("claimed" if claim["claimed"] else "planned") + " (upper bound)", f"{claim['epsilon']:.3f}", source]
-    ]
+    kind = ("claimed" if claim["claimed"] else "planned") + " (upper bound)"
+    audit_rows = [[kind, f"{claim['epsilon']:.3f}", source]]
     if "lower" in canaries:
         confidence = f"{canaries['canaries']} canaries, {100 * canaries['confidence']:.0f} % confidence"
         audit_rows.append(["proved (lower bound)", f"{canaries['lower']:.3f}", confidence])
@@ -181,30 +184,24 @@ def write_page(folder: Path, found: dict[str, Any], recovered: Recovered) -> Non
         Section(
             "What this does not show",
             [
-                "An attack that fails proves nothing of better ones; a bound that is proved holds. The page shows an "
-                "image of the run's data: keep it where those may be."
+                "An attack that fails proves nothing of better ones; a bound that is proved holds. The page "
+                "shows an image of the run's data: keep it where those may be."
             ],
         ),
     ]
-    lead = f"{found['task']} by {found['algorithm']}, {'with' if found['private'] else 'without'} differential privacy"
+    private = "with" if found["private"] else "without"
+    lead = f"{found['task']} by {found['algorithm']}, {private} differential privacy"
     write_report(folder / "audit.html", "Privacy audit", lead, sections)
 
 
 def _draw(path: Path, recovered: Recovered) -> None:
-    import matplotlib
-
-    matplotlib.use("agg", force=False)
-    import matplotlib.pyplot as plt
-
     pictures = recovered.pictures
     low, high = float(pictures["original"].min()), float(pictures["original"].max())
-    figure, axes = plt.subplots(1, len(pictures), figsize=(2.5 * len(pictures), 3.0), dpi=110)
-    for axis, (name, image) in zip(np.atleast_1d(axes), pictures.items(), strict=True):
+    figure = Canvas(figsize=(2.5 * len(pictures), 3.1), dpi=110, layout="constrained")
+    for axis, (name, image) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
         axis.imshow(image, cmap="gray", vmin=low, vmax=high)
         axis.set_axis_off()
         title = _NAMES.get(name, name).replace("differential privacy, ", "privacy, ")
-        psnr = f"\n{float(recovered.matches[name].psnr[0]):.1f} dB" if name in recovered.matches else "\n"
-        axis.set_title(title + psnr, fontsize=10)
-    figure.tight_layout()
+        match = recovered.matches.get(name)
+        axis.set_title(f"{title}\n" + (f"{float(match.psnr[0]):.1f} dB" if match else ""), fontsize=10)
     figure.savefig(path)
-    plt.close(figure)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from skimage.metrics import peak_signal_noise_ratio
 
 from fedrecon import attacks
@@ -186,3 +187,46 @@ def test_local_steps_and_segmentations_are_inverted_too():
     sent = jax.jit(update)(variables, single)
     match = attacks.match(inversion(update, variables, single)(sent), images[:1])
     assert match.psnr[0] > match.mean_psnr + 3
+
+
+@pytest.fixture
+def masked_upload(monkeypatch):
+    """One client's update, and what a server that decodes its masked upload takes it for."""
+    pytest.importorskip("cryptography")
+    from fedrecon import secure_aggregation as secure
+
+    batch = batch_of(phantoms(1, 8))
+    _, variables, update = victim(batch, strides=(2,), features=4)
+    sent = update(variables, batch)
+    flat, restore = ravel_pytree(sent)
+    encoding, rng = secure.FixedPoint.finest(8.0, 4), np.random.default_rng(0)
+    words = [encoding.encode(x) for x in (flat, *rng.normal(size=(3, len(flat))))]
+    setup = secure.SecAggSetup("test", 1, clients=4, threshold=3, size=len(flat))
+    seen, receive = [], secure.SecAggServer.receive
+
+    def record(server, data):
+        if server.stage == "masked":
+            seen.append(bytes(data))
+        return receive(server, data)
+
+    monkeypatch.setattr(secure.SecAggServer, "receive", record)
+    outcome = secure.simulate_round(setup, lambda i: words[i])
+    np.testing.assert_array_equal(outcome.total, np.sum(words, 0, dtype=np.uint32))
+    leaked = encoding.decode(np.frombuffer(seen[0][secure.HEADER :], "<u4"))
+    return batch, variables, update, np.asarray(flat, float), leaked, restore
+
+
+def test_one_masked_upload_points_nowhere(masked_upload):
+    *_, flat, leaked, _ = masked_upload
+    # Of uniform words the cosine with anything has a deviation of one over the root of their number.
+    cosine = leaked @ flat / np.linalg.norm(leaked) / np.linalg.norm(flat)
+    assert len(leaked) == len(flat) and abs(cosine) < 4.5 / np.sqrt(len(leaked))
+
+
+@pytest.mark.slow
+def test_one_masked_upload_is_worth_no_more_than_a_guess(masked_upload):
+    batch, variables, update, _, leaked, restore = masked_upload
+    seen = restore(jnp.asarray(leaked, jnp.float32))
+    found = inversion(update, variables, batch)(seen)
+    match = attacks.match(found, batch["image"])
+    assert match.psnr[0] <= match.mean_psnr + 1
