@@ -255,7 +255,7 @@ def infer_members(subject: Subject) -> attacks.Membership:
         chosen = {n: jnp.asarray(np.asarray(x)[valid][:_MOST_EXAMPLES]) for n, x in clients.examples.items()}
         groups.append(attacks.loss_scores(subject.task, subject.models["last"], chosen))
     members = np.repeat([True, False], [len(g) for g in groups])
-    return attacks.membership(np.concatenate(groups), members)
+    return attacks.membership_figures(np.concatenate(groups), members)
 
 
 class Claim(NamedTuple):

@@ -1,6 +1,6 @@
 """Attacks on updates, models and aggregation, by which protections are measured.
 
-Recovered examples (`invert`, `deep_leakage`), membership inference (`membership`, `lira`), lower bounds of
+Recovered examples (`invert`, `deep_leakage`), membership inference (`membership_figures`, `lira`), lower bounds of
 epsilon (`audit_canaries`), and malicious clients (`poison`).
 """
 
@@ -27,7 +27,7 @@ from fedrecon.attacks.membership import (
     logit_scores,
     loss_scores,
     mean_over_rounds,
-    membership,
+    membership_figures,
     shadow_halves,
     shadow_scores,
 )
@@ -77,7 +77,7 @@ __all__ = [
     "mean_over_rounds",
     "mean_update",
     "measurements",
-    "membership",
+    "membership_figures",
     "poison",
     "shadow_halves",
     "shadow_scores",

@@ -80,7 +80,7 @@ def mean_over_rounds(scores: np.ndarray) -> np.ndarray:
     return scores.mean(0)
 
 
-def membership(scores: np.ndarray, members: np.ndarray) -> Membership:
+def membership_figures(scores: np.ndarray, members: np.ndarray) -> Membership:
     """The figures of an attack.
 
     Args:

@@ -18,7 +18,7 @@ def test_figures_are_those_of_the_roc_curve():
     rng = np.random.default_rng(0)
     members = rng.random(3000) < 0.4
     scores = rng.normal(size=3000) + 1.5 * members
-    found = attacks.membership(scores, members)
+    found = attacks.membership_figures(scores, members)
     assert found.auc == pytest.approx(roc_auc_score(members, scores))
     assert found.auc_interval[0] < stats.norm.cdf(1.5 / np.sqrt(2)) < found.auc_interval[1]
     fpr, tpr, _ = roc_curve(members, scores)
@@ -26,10 +26,10 @@ def test_figures_are_those_of_the_roc_curve():
     assert found.tpr_0_1 == pytest.approx(tpr[fpr <= 0.001].max())
     assert found.tpr_1_interval[0] < found.tpr_1 < found.tpr_1_interval[1]
     # Equal scores are no information, and cross no threshold.
-    same = attacks.membership(np.ones(10), np.arange(10) < 5)
+    same = attacks.membership_figures(np.ones(10), np.arange(10) < 5)
     assert same.auc == 0.5 and same.tpr_1 == 0
     with pytest.raises(ArgumentError, match="members: expected"):
-        attacks.membership(scores, np.ones(3000, bool))
+        attacks.membership_figures(scores, np.ones(3000, bool))
 
 
 def test_likelihood_ratios_are_those_of_normal_densities():
@@ -110,14 +110,14 @@ def overfit(noise=0.0, key=0):
 def test_overfit_networks_are_seen_through_and_private_ones_are_not():
     scores, halves = overfit()
     found = attacks.lira(scores[-1], scores[:-2], halves[:-2])
-    online = attacks.membership(found, halves[-1])
+    online = attacks.membership_figures(found, halves[-1])
     assert online.auc > 0.9, online
-    assert attacks.membership(scores[-1], halves[-1]).auc > 0.7
+    assert attacks.membership_figures(scores[-1], halves[-1]).auc > 0.7
     offline = attacks.lira(scores[-1], scores[:-2], halves[:-2], online=False)
-    assert attacks.membership(offline, halves[-1]).auc > 0.8
+    assert attacks.membership_figures(offline, halves[-1]).auc > 0.8
     shuffled = np.random.default_rng(0).permutation(halves[-1])
-    assert abs(attacks.membership(found, shuffled).auc - 0.5) < 0.12
+    assert abs(attacks.membership_figures(found, shuffled).auc - 0.5) < 0.12
     # 100 releases with noise of 40 clipping norms cost an epsilon below 1 at delta 1e-5.
     scores, halves = overfit(noise=40.0)
-    private = attacks.membership(attacks.lira(scores[-1], scores[:-2], halves[:-2]), halves[-1])
+    private = attacks.membership_figures(attacks.lira(scores[-1], scores[:-2], halves[:-2]), halves[-1])
     assert private.auc <= 0.6, private

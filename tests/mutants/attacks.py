@@ -3,6 +3,9 @@
 from tests.mutants.mutant import in_file
 
 _POISONING = "tests/attacks/test_poisoning.py::test_"
+_CANARIES = "tests/attacks/test_canaries.py::test_"
+_MEMBERS = "tests/attacks/test_membership.py::test_"
+_INVERSION = "tests/attacks/test_gradient_inversion.py::test_"
 _BOUNDING = "tests/federated/test_bounding.py::test_"
 
 MUTANTS = (
@@ -40,6 +43,48 @@ MUTANTS = (
             "(rows,)), ~included))",
             "(rows,)), included))",
             _BOUNDING + "buckets_hold_everybody_once",
+        ),
+    ),
+    *in_file(
+        "fedrecon/attacks/canaries.py",
+        (
+            "CanaryScoreAuditor(scores[included], scores[~included])",
+            "CanaryScoreAuditor(scores[~included], scores[included])",
+            _CANARIES + "perfect_scores_prove_much_and_equal_scores_nothing",
+        ),
+        (
+            "scaled = [x / size.reshape",
+            "scaled = [x * size.reshape",
+            _CANARIES + "directions_have_length_one_and_are_found_again",
+        ),
+    ),
+    *in_file(
+        "fedrecon/attacks/membership.py",
+        (
+            "np.sort(outside)[::-1][allowed]",
+            "np.sort(outside)[::-1][allowed + 1]",
+            _MEMBERS + "figures_are_those_of_the_roc_curve",
+        ),
+        (
+            "_normals(shadows, ~members)",
+            "_normals(shadows, members)",
+            _MEMBERS + "likelihood_ratios_are_those_of_normal_densities",
+        ),
+    ),
+    *in_file(
+        "fedrecon/attacks/gradient_inversion.py",
+        (
+            "row = row if gradient else -row",
+            "row = row if gradient else row",
+            _INVERSION + "labels_are_read_off_the_last_layer",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/audit_page.py",
+        (
+            "told = low > 0.5",
+            "told = high > 0.5",
+            "tests/experiments/test_audit.py::test_the_verdict_says_what_was_found",
         ),
     ),
 )
