@@ -1,7 +1,7 @@
 """Attacks on updates, models and aggregation, by which protections are measured.
 
-Recovered examples (`invert`, `deep_leakage`), membership inference (`membership_figures`, `lira`), lower bounds of
-epsilon (`audit_canaries`), and malicious clients (`poison`).
+Recovered examples (`invert`, `deep_leakage`), membership inference (`membership_figures`, `lira`), lower
+bounds of epsilon (`audit_canaries`), and malicious clients (`poison`).
 """
 
 from fedrecon.attacks.canaries import (
