@@ -193,6 +193,10 @@ class SecAggClient:
                 raise ProtocolError("revealed values", f"that which client {j} committed to", "another")
         if revealed.get(self._number) != self._reveal:
             raise ProtocolError("revealed values", f"that of client {self._number}", "none")
+        # Whoever knows all values and may leave out some chooses the graph.
+        if self._setup.malicious and len(revealed) < len(self._committed):
+            expected = f"those of all {len(self._committed)} clients that committed, as the server may lie"
+            raise ProtocolError("revealed values", expected, len(revealed))
         self._members = set(revealed)
         graph = neighborhoods(self._context, revealed, self._setup.degree, self._number)
         return body[end:], graph[self._number]

@@ -126,6 +126,10 @@ class SecAggServer:
         least = max(setup.threshold, setup.smallest_sum if stage == "masked" else 0)
         if len(left) < least:
             raise AbortedError(f"stage {stage}", f"at least {least} clients", len(left))
+        if stage == "graph" and setup.malicious and left < self._expected:
+            raise AbortedError(
+                "stage graph", f"values of all {len(self._expected)} clients that committed", len(left)
+            )
         if stage in ("keys", "graph"):
             return
         # Secrets of dropped clients matter only when their shares have been sent.

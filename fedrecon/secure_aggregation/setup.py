@@ -26,7 +26,8 @@ class SecAggSetup:
         client itself is one, and more than two thirds with ``malicious``. As many clients must stay.
       size: d, words of a client.
       neighbors: k, clients with which each shares masks and secrets; None: all.
-      malicious: the server may lie, too: keys and the list of summands are signed by identities.
+      malicious: the server may lie, too: keys and the list of summands are signed by identities, and fewer
+        neighbors are drawn only when all clients that sent keys take part in that.
       smallest_sum: fewest summands that clients unmask the sum of; at least ``threshold`` with all neighbors.
 
     Raises:

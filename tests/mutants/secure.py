@@ -129,6 +129,11 @@ MUTANTS = (
             _SECAGG + "own_keys_altered_in_the_list_are_noticed",
         ),
         (
+            "if self._setup.malicious and len(revealed) < len(self._committed):",
+            "if False:",
+            _GRAPH + "a_server_that_may_lie_cannot_leave_out_values",
+        ),
+        (
             "elif others != neighbors:",
             "elif False:",
             _GRAPH + "the_server_cannot_choose_the_graph",

@@ -10,6 +10,7 @@ from scipy import stats
 from fedrecon import ArgumentError
 from fedrecon.secure_aggregation import (
     HEADER,
+    AbortedError,
     ProtocolError,
     SecAggSetup,
     choose_degree,
@@ -176,6 +177,17 @@ def test_the_server_cannot_choose_the_graph():
     body = round_.messages[0][HEADER:]
     fewer = (7).to_bytes(4, "little") + body[4 + 36 :]
     with pytest.raises(ProtocolError, match="revealed values: expected that of client 0, found none"):
+        round_.clients[0].answer(wire.pack(setup.context, Kind.ROSTER, SERVER, fewer))
+
+
+def test_a_server_that_may_lie_cannot_leave_out_values():
+    setup = SecAggSetup("job", 7, 8, 4, 6, 4, malicious=True)
+    with pytest.raises(AbortedError, match="stage graph: expected values of all 8 clients"):
+        Round(setup, WORDS).until("graph").step(without=[2])
+    round_ = Round(setup, WORDS).until("shares")
+    body = round_.messages[0][HEADER:]
+    fewer = (7).to_bytes(4, "little") + body[4 : 4 + 7 * 36] + body[4 + 8 * 36 :]
+    with pytest.raises(ProtocolError, match="those of all 8 clients that committed"):
         round_.clients[0].answer(wire.pack(setup.context, Kind.ROSTER, SERVER, fewer))
 
 
