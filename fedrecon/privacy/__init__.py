@@ -7,6 +7,7 @@ from fedrecon.privacy import chain as chain
 from fedrecon.privacy.accounting import (
     ACCOUNTANT,
     RELATION,
+    RENYI_ACCOUNTANT,
     Calibration,
     calibrate_noise_multiplier,
     composed,
@@ -23,11 +24,13 @@ from fedrecon.privacy.methods.cheng import cheng
 from fedrecon.privacy.methods.famhe import famhe
 from fedrecon.privacy.methods.p3sgd import p3sgd
 from fedrecon.privacy.model_check import check_examples_apart
+from fedrecon.privacy.noisy_sum import noisy_secure_sum
 from fedrecon.privacy.strategies import strategy_of
 
 __all__ = [
     "ACCOUNTANT",
     "RELATION",
+    "RENYI_ACCOUNTANT",
     "Calibration",
     "DistributedNoise",
     "Ledger",
@@ -40,6 +43,7 @@ __all__ = [
     "default_delta",
     "epsilon_of",
     "famhe",
+    "noisy_secure_sum",
     "p3sgd",
     "read_ledger",
     "selection_event",

@@ -16,6 +16,7 @@ LARGEST_DEFAULT_DELTA = 1e-5
 # All mechanisms are accounted for units that are replaced by nothing (zero-out).
 RELATION = "REPLACE_SPECIAL"
 ACCOUNTANT = "privacy loss distributions of dp-accounting"
+RENYI_ACCOUNTANT = "Rényi divergences of dp-accounting"
 
 
 class Calibration(NamedTuple):

@@ -23,6 +23,8 @@ _LOG_INVERSE_BETA = 0.5
 # Standard deviations of the sum within the modulus, and the flatness of a rotated vector.
 _TAILS, _FLATNESS = 4.0, 1.0
 ORDERS = tuple(range(2, 129))
+# Those of events, of which every release has a copy.
+_EVENT_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +175,13 @@ class DistributedNoise:
             f"{self.mechanism} noise of {self.least_clients} of {self.clients} clients, "
             f"multiplier {self.noise_multiplier:.6g}, {self.dimension} numbers, scale {self.scale:.6g}"
         )
-        return RenyiCurveDpEvent(words, tuple(map(float, ORDERS)), tuple(map(float, self.rdp())))
+        return RenyiCurveDpEvent(words, _EVENT_ORDERS, tuple(map(float, self.rdp(_EVENT_ORDERS))))
+
+    def composed(self, rounds: int) -> Any:
+        """The event of as many sums."""
+        import dp_accounting
+
+        return dp_accounting.SelfComposedDpEvent(self.event, rounds)
 
     def encode(
         self, x: np.ndarray, signs: np.ndarray, random_bytes: Callable[[int], bytes] = os.urandom

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from fedrecon.federated.mechanism import Mechanism
+from fedrecon.privacy import DistributedNoise
 
 
 class Budget(NamedTuple):
@@ -33,6 +34,8 @@ class Spending(NamedTuple):
       turns: most turns of a client in a round.
       selection: epsilon of a choice that every step makes by the client's validation patients, who are
         accounted apart from those that it trains on; 0 without.
+      shares: of noise inside a secure sum of whole sites, for changes of at most as many numbers; None where
+        noise is independent of who takes part.
     """
 
     mechanism: Mechanism
@@ -42,3 +45,4 @@ class Spending(NamedTuple):
     secure: bool = False
     turns: int = 1
     selection: float = 0.0
+    shares: DistributedNoise | None = None

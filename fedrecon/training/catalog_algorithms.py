@@ -250,7 +250,7 @@ def make_algorithm(
         arguments |= _private(chosen, noise.mechanism)
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
-    algorithm = secured(algorithm, settings, task, train)
+    algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
     faults = parse_faults(settings.fault, train.names)
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:
         algorithm = algorithm._replace(schedule=schedule)

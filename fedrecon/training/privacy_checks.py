@@ -49,8 +49,6 @@ def _check_sites(settings: Any) -> None:
         "screen_norm": (0.0,),
         "screen_cosine": (-1.0,),
         "clip_norm": (0.0,),
-        # Rounding to integers would move sums by more than the noise is sized for.
-        "secure_aggregation": ("none",),
         "weighting": ("default", "equal"),
         "sampler": ("all", "poisson"),
     }

@@ -14,6 +14,8 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism
 from fedrecon.privacy import (
     ACCOUNTANT,
+    RENYI_ACCOUNTANT,
+    DistributedNoise,
     calibrate_noise_multiplier,
     composed,
     default_delta,
@@ -25,6 +27,7 @@ from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import check_method, method
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
+from fedrecon.training.secure import noise_in_shares
 from fedrecon.training.spending import spent
 
 # Clients below which the noise of whole sites drowns what they have in common.
@@ -87,7 +90,7 @@ def plan_privacy(
             (make_mechanism(settings, budget, clients), most_participations(settings, budget.rounds))
             for budget in stages.values()
         ]
-        multiplier, epsilons, deltas = _calibrate(settings, parts, units)
+        multiplier, epsilons, deltas, shares = _calibrate(settings, parts, units)
         label = "+".join(stages)
         names = [name if seen[name] == 1 else f"{label}:{name}" for name in clients.names]
         allowed = Spending(
@@ -98,6 +101,7 @@ def plan_privacy(
             settings.dp_noise == "secure",
             most_participations(settings, 1),
             _selection(settings),
+            shares,
         )
         for stage, (mechanism, _) in zip(stages, parts, strict=True):
             noise[stage] = allowed._replace(mechanism=with_noise(mechanism, multiplier))
@@ -108,6 +112,8 @@ def plan_privacy(
         report["delta"] |= dict(zip(names, deltas, strict=True))
         report["units"] |= dict(zip(names, sizes, strict=True))
     report |= {"neighbors": "zero-out of one unit", "accountant": ACCOUNTANT}
+    if any(spending is not None and spending.shares for spending in noise.values()):
+        report["accountant"] = RENYI_ACCOUNTANT
     report["statement"] = _statement(settings, report, comparators)
     return PrivacyPlan(noise, report)
 
@@ -207,16 +213,21 @@ def _check_delta(settings: FederationSettings, unit: str, sizes: Sequence[int]) 
 
 def _calibrate(
     settings: FederationSettings, parts: list[tuple[Mechanism, int]], units: list[int]
-) -> tuple[float, Sequence[float], Sequence[float]]:
-    """The noise multiplier, and epsilon and delta of each client for all rounds."""
+) -> tuple[float, Sequence[float], Sequence[float], DistributedNoise | None]:
+    """The noise multiplier, epsilon and delta of each client for all rounds, and shares inside a sum."""
     delta = settings.dp_delta or None
     try:
+        if settings.secure_aggregation != "none" and parts[0][0].unit == "site":
+            rounds = sum(rounds for _, rounds in parts)
+            clients, least = len(units), default_delta(delta, len(units))
+            shares, epsilon = noise_in_shares(settings, clients, rounds, least)
+            return shares.noise_multiplier, [epsilon] * clients, [least] * clients, shares
         if multiplier := settings.dp_noise_multiplier:
             noised = [(with_noise(mechanism, multiplier), rounds) for mechanism, rounds in parts]
             deltas = [default_delta(delta, n) for n in units]
             by_size = {n: epsilon_of(composed(noised, n), default_delta(delta, n)) for n in set(units)}
-            return multiplier, [by_size[n] for n in units], deltas
-        return calibrate_noise_multiplier(settings.dp_epsilon, parts, units=units, delta=delta)
+            return multiplier, [by_size[n] for n in units], deltas, None
+        return *calibrate_noise_multiplier(settings.dp_epsilon, parts, units=units, delta=delta), None
     except ArgumentError as error:
         if error.name == "count_noise":
             expected = "off where the noise of the count is too small for the budget, as with few sites"
@@ -233,9 +244,9 @@ def _statement(settings: FederationSettings, report: Mapping[str, Any], comparat
     )
     epsilons, units = report["epsilon"].values(), set(report["unit"].values())
     sentences = [
-        f"Differential privacy of each client's federated training, {told}; accountant: {ACCOUNTANT}; "
-        f"target ε {settings.dp_epsilon:g} over all stages that use a client's data, noise multiplier "
-        f"{', '.join(f'{z:.4g}' for z in report['noise_multiplier'].values())}, largest δ "
+        f"Differential privacy of each client's federated training, {told}; accountant: "
+        f"{report['accountant']}; target ε {settings.dp_epsilon:g} over all stages that use a client's data, "
+        f"noise multiplier {', '.join(f'{z:.4g}' for z in report['noise_multiplier'].values())}, largest δ "
         f"{max(report['delta'].values()):.3g}."
     ]
     if max(epsilons) > settings.dp_epsilon:
@@ -250,6 +261,10 @@ def _statement(settings: FederationSettings, report: Mapping[str, Any], comparat
         sentences.append(
             f"With fewer than {FEW_SITES} sites the noise of this unit drowns nearly all that they have in "
             "common: prefer --dp.unit=patient."
+        )
+    if settings.secure_aggregation != "none" and "site" in units:
+        sentences.append(
+            "Every client adds a share of the noise inside the secure sum, sized for as many as must stay."
         )
     if settings.dp_noise == "secure":
         sentences.append(

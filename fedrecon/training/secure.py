@@ -12,6 +12,7 @@ from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm
 from fedrecon.federated.secure_sum import SumBytes, grouped_secure_sum, secure_sum
+from fedrecon.privacy import DistributedNoise, epsilon_of, noisy_secure_sum
 from fedrecon.secure_aggregation import (
     FixedPoint,
     LightSecAggSetup,
@@ -80,9 +81,15 @@ def check_secure(settings: FederationSettings) -> dict[str, Any]:
 
 
 def secured(
-    algorithm: FederatedAlgorithm, settings: FederationSettings, task: Task, train: ClientData
+    algorithm: FederatedAlgorithm,
+    settings: FederationSettings,
+    task: Task,
+    train: ClientData,
+    shares: DistributedNoise | None = None,
 ) -> FederatedAlgorithm:
     """The algorithm with its updates in a secure sum; without ``--secure_aggregation`` the same object.
+
+    With ``shares`` of noise, of `noise_in_shares`, clients clip and noise their updates for the unit "site".
 
     Raises:
       FlagError: as `check_secure`; too few clients for the protocol; weights that are not known before.
@@ -91,7 +98,10 @@ def secured(
     if settings.secure_aggregation == "none":
         return algorithm
     clients = _cohort(settings, train)
-    setup = make_setup(settings, options, clients, _size(settings, algorithm, task))
+    size = _size(settings, algorithm, task)
+    setup = make_setup(settings, options, clients, size)
+    if shares is not None:
+        return algorithm._replace(channel=_noisy(size - 2, shares, setup))
     bound = settings.clip_norm or options.get("bound", _BOUND)
     modulus = 2**31 - 1 if isinstance(setup, LightSecAggSetup) else 2**32
     try:
@@ -156,6 +166,67 @@ def make_setup(
             )
             raise FlagError(FLAG, f"{expected} ({error})", settings.secure_aggregation) from error
         raise FlagError(f"{FLAG}.{error.name}", error.expected, error.found) from error
+
+
+# Changes of the model may have as many numbers where noise is accounted before the model is known.
+_FEWEST_NUMBERS, _MOST_NUMBERS = 2**8, 2**24
+
+
+def noise_in_shares(
+    settings: FederationSettings, clients: int, rounds: int, delta: float
+) -> tuple[DistributedNoise, float]:
+    """Noise of whole sites inside the sum, and epsilon of all rounds, for models of up to 2^24 numbers.
+
+    It is sized for the clients that may drop out, and solved for ``--dp.epsilon`` unless a multiplier is set.
+
+    Raises:
+      FlagError: the sum has a sampler, adaptive clipping or a bound of its own; or no noise meets the budget.
+    """
+    options = check_secure(settings)
+    wrong: dict[str, Any] = {"sampler": "all", "dp_adaptive_clipping": False}
+    for name, only in wrong.items():
+        if (found := getattr(settings, name)) != only:
+            raise FlagError(name, f"{only} with noise in shares inside --{FLAG}", found)
+    for name in ("bound", "groups", "scalar_bound"):
+        if name in options:
+            raise FlagError(
+                f"{FLAG}.{name}", "none with noise in shares, which brings its own", options[name]
+            )
+    setup = make_setup(settings, options, clients, 1)
+    stay = clients - clients // 3 if _neighbors(setup) else setup.threshold
+
+    def of(multiplier):
+        # The fewest numbers leave the least room in the modulus, the most cost the most.
+        noise = DistributedNoise.of_multiplier(
+            multiplier,
+            clip=settings.dp_clipping_norm,
+            clients=clients,
+            dropouts=clients - stay,
+            size=_FEWEST_NUMBERS,
+        )
+        noise = dataclasses.replace(noise, size=_MOST_NUMBERS)
+        return noise, epsilon_of(noise.composed(rounds), delta)
+
+    if settings.dp_noise_multiplier:
+        return of(settings.dp_noise_multiplier)
+    low, high = 0.0, 1.0
+    while of(high)[1] > settings.dp_epsilon:
+        low, high = high, 2 * high
+        if high > 1e4:
+            raise FlagError("dp_epsilon", "a budget that noise in shares can meet", settings.dp_epsilon)
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if of(middle)[1] <= settings.dp_epsilon else (middle, high)
+    return of(high)
+
+
+def _noisy(size: int, shares: DistributedNoise, setup: SecAggSetup | LightSecAggSetup) -> fl.Channel:
+    if size > _MOST_NUMBERS:
+        raise FlagError(
+            "dp_unit", f"another than site for a model of more than {_MOST_NUMBERS} numbers", size
+        )
+    own = dataclasses.replace(shares, size=max(size, _FEWEST_NUMBERS))
+    return noisy_secure_sum(own, neighbors=_neighbors(setup), protocol=_bytes(setup))
 
 
 def sums_report(

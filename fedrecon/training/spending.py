@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.privacy import ACCOUNTANT, RELATION, Ledger, Release, selection_event, training_event
+from fedrecon.privacy import (
+    ACCOUNTANT,
+    RELATION,
+    RENYI_ACCOUNTANT,
+    Ledger,
+    Release,
+    selection_event,
+    training_event,
+)
 from fedrecon.runtime import agreed, is_lead
 from fedrecon.training.budgets import Spending
 from fedrecon.training.options import FlagError
@@ -72,7 +80,7 @@ class Purse:
             "delta": max(self._spending.deltas.values(), default=0.0),
             "unit": self._spending.mechanism.unit,
             "neighbors": "zero-out",
-            "accountant": ACCOUNTANT,
+            "accountant": ACCOUNTANT if self._spending.shares is None else RENYI_ACCOUNTANT,
         }
         epsilons = [self._epsilons.get(done + 1 + offset) for offset in range(len(records))]
         return [{**record, "epsilon": e, **about} for record, e in zip(records, epsilons, strict=True)]
@@ -95,10 +103,15 @@ class Purse:
         mechanism, turns = self._spending.mechanism, self._spending.turns
         for site, units in self._spending.units.items():
             delta = self._spending.deltas[site]
-            yield site, training_event(mechanism, rounds=turns, units=units), delta, draw
+            yield site, self._event(units), delta, draw
             if self._spending.selection:
                 choices = selection_event(self._spending.selection, turns * mechanism.steps)
                 yield f"{site}, validation", choices, delta, draw
+
+    def _event(self, units: int) -> Any:
+        if self._spending.shares is not None:
+            return self._spending.shares.event
+        return training_event(self._spending.mechanism, rounds=self._spending.turns, units=units)
 
 
 class NoPurse:

@@ -156,7 +156,6 @@ def test_all_stages_end_at_the_target():
     ("changes", "message"),
     [
         ({"dp_unit": "site", "reduce": "median"}, r"--reduce: expected mean with --dp\.unit=site"),
-        ({"dp_unit": "site", "secure_aggregation": "secagg"}, "--secure_aggregation: expected none"),
         ({"dp_unit": "site", "topology": "gossip"}, "--topology: expected star"),
         ({"dp_unit": "site", "weighting": "examples"}, "--weighting: expected default or equal"),
         ({"dp_unit": "site", "sampler": "uniform", "clients_per_round": 1}, "--sampler: expected all or"),
