@@ -315,6 +315,17 @@ _TABLE = (
         unit="example",
     ),
     Entry(
+        "deepee",
+        privacy.deepee,
+        "Ziller et al. 2021, deepee, Scientific Reports 11:13524",
+        "DP-SGD of networks that are checked, and made, to look at examples one by one",
+        survey_row="deepee",
+        tests=("tests/tasks/test_surgery.py", "tests/federated/test_dp_sgd.py"),
+        command=_on_radiographs("deepee", "--norm=batch --dp.epsilon=8"),
+        needs=("mechanism",),
+        unit="example",
+    ),
+    Entry(
         "p3sgd",
         privacy.p3sgd,
         "Wu et al. 2019, P3SGD, CVPR, arXiv:1905.12883",

@@ -10,7 +10,7 @@ from fedrecon import federated as fl
 from fedrecon.catalog import Entry
 
 NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
-fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier p3sgd cheng famhe medisecfed lai local_only
+fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng famhe medisecfed lai local_only
 centralized""".split()
 
 P = 10**6

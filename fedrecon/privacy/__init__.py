@@ -21,6 +21,7 @@ from fedrecon.privacy.distributed import DistributedNoise
 from fedrecon.privacy.ledger import Ledger, Release, read_ledger
 from fedrecon.privacy.methods.beguier import beguier
 from fedrecon.privacy.methods.cheng import cheng
+from fedrecon.privacy.methods.deepee import deepee
 from fedrecon.privacy.methods.famhe import famhe
 from fedrecon.privacy.methods.p3sgd import p3sgd
 from fedrecon.privacy.model_check import check_examples_apart
@@ -40,6 +41,7 @@ __all__ = [
     "check_examples_apart",
     "cheng",
     "composed",
+    "deepee",
     "default_delta",
     "epsilon_of",
     "famhe",
