@@ -16,12 +16,14 @@ from fedrecon.evaluation.agreement import (
 from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
+from fedrecon.evaluation.lesions import Lesions, match_lesions
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
 
 __all__ = [
     "AreaInterval",
     "Contribution",
     "Fairness",
+    "Lesions",
     "Limits",
     "OperatingPoint",
     "PairedTest",
@@ -34,6 +36,7 @@ __all__ = [
     "kappa",
     "leave_one_out",
     "limits_of_agreement",
+    "match_lesions",
     "operating_point",
     "paired_test",
     "performance_fairness",

@@ -1,12 +1,14 @@
 """Tasks: what is learned, as pure functions, with losses and metrics."""
 
 from fedrecon.tasks.classification import classification_task
+from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
+from fedrecon.tasks.patches import sample_patches, sliding_window
 from fedrecon.tasks.reconstruction import (
     ct_measure,
     measure_of,
@@ -22,17 +24,21 @@ from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
 __all__ = [
     "LOSSES",
+    "Configuration",
+    "Fingerprint",
     "SegmentationLoss",
     "check_labels",
     "classification_metrics",
     "classification_task",
     "concordance",
+    "configure",
     "cox_loss",
     "cox_task",
     "ct_measure",
     "dice",
     "distance_transform",
     "findings_task",
+    "fingerprint",
     "hausdorff95",
     "lower_is_better",
     "means",
@@ -43,10 +49,12 @@ __all__ = [
     "random_mirrors",
     "reconstruction_metrics",
     "reconstruction_task",
+    "sample_patches",
     "segmentation_loss",
     "segmentation_metrics",
     "segmentation_task",
     "signed_distance",
+    "sliding_window",
     "ssim",
     "surface_dice",
     "volume_scores",

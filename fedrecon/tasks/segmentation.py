@@ -9,8 +9,12 @@ import jax.numpy as jnp
 from fedrecon.tasks.labels import examined, spoil
 from fedrecon.tasks.network import check_batch, map_chunks, network, random_flips, total
 from fedrecon.tasks.overlap import predicted_classes, segmentation_metrics
+from fedrecon.tasks.patches import sample_patches, sliding_window
 from fedrecon.tasks.segmentation_losses import SegmentationLoss, segmentation_loss
 from fedrecon.types import Batch, Metrics, PyTree, Task
+
+# Folded into the key of a step, for the places of patches: no number of an example.
+_PATCHES = 2**31 - 1
 
 
 def segmentation_task(
@@ -18,6 +22,8 @@ def segmentation_task(
     example: Mapping,
     *,
     loss: SegmentationLoss | None = None,
+    patch: Sequence[int] | None = None,
+    foreground: float = 1 / 3,
     flip: bool = False,
     chunk: int = 8,
     ignore: int | None = None,
@@ -38,6 +44,8 @@ def segmentation_task(
         "spacing" (examples, 2 or 3), distances of the pixels.
       loss: of a batch, as `segmentation_loss` makes; by default what it makes without arguments, the mean of
         cross-entropy and soft Dice loss.
+      patch: trains on one random patch of this many pixels of each image, and predicts by `sliding_window`.
+      foreground: share of the patches that are centered at a pixel of some foreground, see `sample_patches`.
       flip: mirrors training images and their references left to right at random.
       chunk: images segmented at a time in ``metrics``, which bounds memory.
       ignore: a label, often 255, of pixels that neither loss nor metrics see; images of nothing else count as
@@ -53,9 +61,18 @@ def segmentation_task(
       ValueError: a key is missing in ``example``.
     """
     check_batch(example, ("image", "segmentation"))
-    net = network(model, lambda batch: (batch["image"],), example)
-    measure = loss or segmentation_loss()
     pixels = tuple(range(1, len(example["segmentation"].shape)))
+    image = example["image"]
+    seen_at_once = image.shape if patch is None else (image.shape[0], *patch, image.shape[-1])
+    inputs = {"image": jax.ShapeDtypeStruct(seen_at_once, image.dtype)}
+    net = network(model, lambda batch: (batch["image"],), inputs)
+    measure = loss or segmentation_loss()
+
+    def logits_of(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
+        def evaluate(image: jax.Array) -> jax.Array:
+            return _two_sided(net.evaluate(params, stats, {"image": image}))
+
+        return evaluate(batch["image"]) if patch is None else sliding_window(evaluate, batch["image"], patch)
 
     def train(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
@@ -63,6 +80,12 @@ def segmentation_task(
         if flip:
             image, segmentation = random_flips(key, batch["image"], batch["segmentation"], axis=pixels[-1])
             batch = {**batch, "image": image, "segmentation": segmentation}
+        if patch is not None:
+            labels = batch["segmentation"]
+            marked = (labels > 0) if ignore is None else (labels > 0) & (labels != ignore)
+            parts = (batch["image"], labels)
+            drawn = sample_patches(jax.random.fold_in(key, _PATCHES), parts, marked, patch, foreground)
+            batch = {**batch, "image": drawn[0], "segmentation": drawn[1]}
         output, stats = net.train(params, stats, batch, key)
         outputs = output if isinstance(output, tuple) else (output,)
         logits = _two_sided(outputs[0])
@@ -73,11 +96,11 @@ def segmentation_task(
         return value, (stats, {"loss": (value * seen, seen)})
 
     def predict(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
-        return jax.nn.softmax(_two_sided(net.evaluate(params, stats, batch)), -1)
+        return jax.nn.softmax(logits_of(params, stats, batch), -1)
 
     def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
         def evaluate(part: Batch) -> tuple[jax.Array, ...]:
-            logits = _two_sided(net.evaluate(params, stats, part))
+            logits = logits_of(params, stats, part)
             wrong, scored = examined(part, "segmentation", logits.shape[-1], ignore)
             # Of padding a loss, too, that is left out afterwards.
             seen = scored | ~part["valid"].reshape(-1, *(1,) * len(pixels))
@@ -86,7 +109,7 @@ def segmentation_task(
             losses = spoil(each(*arrays), logits, wrong)
             return losses, scored.any(pixels), predicted_classes(logits)
 
-        classes = max(2, jax.eval_shape(net.evaluate, params, stats, batch).shape[-1])
+        classes = jax.eval_shape(logits_of, params, stats, batch).shape[-1]
         each, scored, labels = map_chunks(evaluate, batch, chunk)
         found = segmentation_metrics(labels, batch, classes, ignore, tolerance)
         return {"loss": total(each, scored), **found}

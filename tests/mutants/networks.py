@@ -11,6 +11,12 @@ _ENTROPY = _LOSSES + "cross_entropy_is_weighted_and_focused_over_scored_pixels"
 _BOUNDARY = _LOSSES + "boundary_loss_is_the_mean_distance_where_a_class_is_predicted"
 _FINDINGS = _LOSSES + "findings_are_weighted_and_what_is_uncertain_does_not_count"
 _SURFACES = "tests/tasks/test_overlap.py::test_distances_of_surfaces_of_volumes_are_those_of_monai"
+_PATCHES = "tests/tasks/test_patches.py::test_"
+_CUT = _PATCHES + "patches_are_cut_alike_and_follow_the_foreground"
+_BLENDED = _PATCHES + "windows_are_blended_by_gaussians"
+_RULES = "tests/tasks/test_configuration.py::test_"
+_PUBLISHED = _RULES + "configurations_are_those_published"
+_MATCHED = "tests/evaluation/test_lesions.py::test_"
 
 MUTANTS = (
     *in_file(
@@ -77,5 +83,36 @@ MUTANTS = (
         "fedrecon/tasks/overlap.py",
         ("distance <= tolerance", "distance < tolerance", _SURFACES),
         ("place = spacing[axis] *", "place = spacing[-1] *", _SURFACES),
+    ),
+    *in_file(
+        "fedrecon/tasks/patches.py",
+        (
+            "aimed = jnp.clip(center - jnp.array(patch) // 2, 0, room)",
+            "aimed = jnp.clip(center, 0, room)",
+            _CUT,
+        ),
+        ("jax.random.bernoulli(kind, share) & mask.any()", "mask.any()", _CUT),
+        ("np.exp(-(place**2) / 2)", "np.exp(-(place**2))", _BLENDED),
+        ("found = blend * function(", "found = function(", _BLENDED),
+    ),
+    *in_file(
+        "fedrecon/tasks/configuration.py",
+        ("spacing / spacing[able].min() < 2", "spacing / spacing[able].min() < 4", _PUBLISHED),
+        ("(3 * width + classes) * count", "(2 * width + classes) * count", _PUBLISHED),
+        ("np.where(counts < minimum, 0, counts)", "counts", _RULES + "small_counts_do_not_leave_the_site"),
+        ("if coarse and shape[worst]", "if shape[worst]", _PUBLISHED),
+    ),
+    *in_file(
+        "fedrecon/evaluation/lesions.py",
+        (
+            "(inside > overlap * sizes)",
+            "(inside >= overlap * sizes)",
+            _MATCHED + "lesions_are_matched_by_their_overlap",
+        ),
+        (
+            "ndimage.label(lesions, np.ones((3,) * lesions.ndim))",
+            "ndimage.label(lesions)",
+            _MATCHED + "corners_join_lesions_and_one_prediction_may_find_two",
+        ),
     ),
 )
