@@ -86,8 +86,8 @@ def sliding_window(
 
     The results are averaged with `blending_weights`, divided by their sum, so that constants stay constant
     and functions of single pixels are what they are. Windows run one after the other in one loop: memory and
-    the size of the compiled program do not grow with their number. Images smaller than a window are padded with
-    zeros.
+    the size of the compiled program do not grow with their number. Images smaller than a window are padded
+    with zeros.
 
     Args:
       function: ``(examples, *window, channels) -> (examples, *window, features)``.

@@ -16,7 +16,9 @@ _CUT = _PATCHES + "patches_are_cut_alike_and_follow_the_foreground"
 _BLENDED = _PATCHES + "windows_are_blended_by_gaussians"
 _RULES = "tests/tasks/test_configuration.py::test_"
 _PUBLISHED = _RULES + "configurations_are_those_published"
+_COARSE = _RULES + "coarse_axes_take_the_tenth_percentile"
 _MATCHED = "tests/evaluation/test_lesions.py::test_"
+_OVERLAP = _MATCHED + "lesions_are_matched_by_their_overlap"
 
 MUTANTS = (
     *in_file(
@@ -86,11 +88,7 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/tasks/patches.py",
-        (
-            "aimed = jnp.clip(center - jnp.array(patch) // 2, 0, room)",
-            "aimed = jnp.clip(center, 0, room)",
-            _CUT,
-        ),
+        ("jnp.clip(center - jnp.array(patch) // 2, 0, room)", "jnp.clip(center, 0, room)", _CUT),
         ("jax.random.bernoulli(kind, share) & mask.any()", "mask.any()", _CUT),
         ("np.exp(-(place**2) / 2)", "np.exp(-(place**2))", _BLENDED),
         ("found = blend * function(", "found = function(", _BLENDED),
@@ -100,14 +98,14 @@ MUTANTS = (
         ("spacing / spacing[able].min() < 2", "spacing / spacing[able].min() < 4", _PUBLISHED),
         ("(3 * width + classes) * count", "(2 * width + classes) * count", _PUBLISHED),
         ("np.where(counts < minimum, 0, counts)", "counts", _RULES + "small_counts_do_not_leave_the_site"),
-        ("if coarse and shape[worst]", "if shape[worst]", _PUBLISHED),
+        ('low = _quantile("spacing", whole.spacing, 0.1)[worst]', "low = spacing[worst]", _COARSE),
     ),
     *in_file(
         "fedrecon/evaluation/lesions.py",
         (
             "(inside > overlap * sizes)",
             "(inside >= overlap * sizes)",
-            _MATCHED + "lesions_are_matched_by_their_overlap",
+            _OVERLAP,
         ),
         (
             "ndimage.label(lesions, np.ones((3,) * lesions.ndim))",

@@ -63,7 +63,7 @@ def test_patches_are_cut_alike_and_follow_the_foreground():
     np.testing.assert_array_equal(patches[..., 1], 2 * corner)
     starts = np.stack(np.divmod(np.asarray(corner[:, 0, 0]), 7), -1)
     assert (starts >= 0).all() and (starts <= (6, 3)).all()
-    # Half of those with a pixel look at it, as centrally as the edges allow, and by chance 1 in 28 of the others.
+    # Half of those with a pixel look at it, as near to the center as edges allow; by chance 1 in 28 does.
     for first, start in ((0, (6, 0)), (50, (3, 1))):
         seen = (starts == start).all(1)
         assert 0.35 < seen[first : first + 50].mean() < 0.7 and seen[100:].mean() < 0.15
