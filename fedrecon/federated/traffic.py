@@ -5,13 +5,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrecon.federated.algorithm import Batching, FederatedAlgorithm
+from fedrecon.federated.algorithm import Batching, FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import ClientRow, client_rows, number_of_clients
-from fedrecon.federated.engine import initial_state
-from fedrecon.federated.messages import Context
+from fedrecon.federated.engine import initial_state, round_keys
+from fedrecon.federated.messages import Context, Upload
 from fedrecon.federated.server import channel_broadcast
 from fedrecon.federated.trees import nbytes, split_frozen
-from fedrecon.federated.turn import ClientRows, bytes_down, bytes_up, choose_batching, client_turn
+from fedrecon.federated.turn import (
+    ClientRows,
+    bytes_down,
+    bytes_up,
+    choose_batching,
+    client_keys,
+    client_turn,
+)
 from fedrecon.types import PyTree, Variables
 
 
@@ -68,3 +75,52 @@ def _of_one_client(
     up = bytes_up(algorithm.channel, turn, encoded)
     down = bytes_down(algorithm, state.variables, payload, channel_payload, state.answers)
     return RoundBytes(up, down, nbytes(turn.gathered))
+
+
+class SentUpload(NamedTuple):
+    """One client's upload on its way into the channel.
+
+    Attributes:
+      upload: before the channel.
+      state: the client's state of the channel.
+      context: of the client, with the channel's broadcast.
+    """
+
+    upload: Upload
+    state: PyTree
+    context: Context
+
+
+def first_upload(
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    data: PyTree,
+    key: jax.Array,
+    *,
+    client: int = 0,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+) -> SentUpload:
+    """What a client would hand to its channel in the round after ``state``.
+
+    Everybody is taken to be invited. The arguments are those of `make_round` and of the round.
+    """
+    clients = number_of_clients(data)
+    batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
+    row = client_rows(data).one(client)
+    if row.frozen is None:
+        row = row._replace(frozen=split_frozen(state.variables, algorithm.share_mask)[1])
+    keys = round_keys(key, state.round)
+    payload = algorithm.exchange.broadcast(state.exchange)
+    context = Context(
+        state.round, keys.clients, jnp.int32(client), common=keys.common, invited=jnp.ones(clients, bool)
+    )
+    mine = jax.tree.map(
+        lambda x: x[client], (state.client, state.client_channel, state.private, state.answers)
+    )
+    turn = client_turn(algorithm, batching, (state.variables, payload), ClientRows(*mine), row, context)
+    context = context._replace(
+        key=client_keys(context)[2], broadcast=channel_broadcast(algorithm.channel, state.channel)
+    )
+    return SentUpload(turn.upload, mine[1], context)

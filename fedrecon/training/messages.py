@@ -1,0 +1,43 @@
+"""Messages of clients under ``--codec``, as bytes."""
+
+import dataclasses
+
+import jax
+
+from fedrecon import communication
+from fedrecon import federated as fl
+from fedrecon.training.budgets import Budget
+from fedrecon.training.catalog_algorithms import make_algorithm
+from fedrecon.training.codecs import make_codec
+from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.stage import Stage
+
+
+def message_length(stage: Stage, settings: FederationSettings, budget: Budget) -> int | None:
+    """Length in bytes of the first client's message in the first round, made for this; None without a codec.
+
+    Without secure sums and privacy, which change no number of bytes of what the codec makes.
+
+    Raises:
+      FlagError: as `make_algorithm`.
+    """
+    codec = make_codec(settings)
+    if codec is None:
+        return None
+    plain = dataclasses.replace(
+        settings, secure_aggregation="none", secure_aggregation_options=(), dp_epsilon=0.0
+    )
+    algorithm = make_algorithm(plain, budget, stage.task, stage.clients, represent=stage.represent)
+    algorithm = algorithm._replace(channel=codec.channel)
+    data = fl.place(stage.clients, frozen=stage.variables)
+    state = fl.init_state(algorithm, stage.variables, data)
+    own = algorithm.client.batching is not None
+    work = {} if own else {"batch_size": budget.batch_size, "epochs": budget.epochs}
+
+    @jax.jit
+    def train(state, data):
+        return fl.traffic.first_upload(algorithm, state, data, stage.key, **work)
+
+    sent = train(state, data)
+    whose = communication.Envelope()
+    return len(communication.upload_message(codec, sent.upload, sent.state, sent.context, whose))
