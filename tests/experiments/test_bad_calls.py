@@ -128,6 +128,21 @@ predict | --weights={}/none --input={}/scan.h5 --output={}/p.png | none
 predict | --weights={}/odd_run --input={}/scan.h5 --output={}/p.png --threshold=2 | --threshold
 track | --workdir={}/none | none
 track | --workdir={}/odd_run | --workdir
+secure_aggregation | --drop=mask:1 | --drop
+secure_aggregation | --drop=masked:9 | --drop
+secure_aggregation | --drop=masked:3-1 | --drop
+secure_aggregation | --threshold=2 | threshold
+secure_aggregation | --clients=1 | --clients
+secure_aggregation | --clients=100000 | --clients
+secure_aggregation | --clients=3 --protocol=secagg+ | clients
+secure_aggregation | --protocol=secagg+ --neighbors=3 --clients=9 | neighbors
+secure_aggregation | --protocol=lightsecagg --colluders=4 | colluders
+secure_aggregation | --protocol=paillier | --protocol
+secure_aggregation | --size=many | --size
+secure_aggregation | --seed=-1 | --seed
+benchmark_privacy | --only=nosuch | --only
+benchmark_privacy | --json={}/none/file | --json
+benchmark_privacy | --clients=8 --size=10 --flower_python={}/none | --flower_python
 simulate_cohort | --output={}/d --patients_per_site=nan | --patients_per_site
 simulate_cohort | --output= | --output
 inspect_file | {}/rubbish | rubbish
