@@ -141,6 +141,9 @@ secure_aggregation | --protocol=paillier | --protocol
 secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed
 benchmark_privacy | --only=nosuch | --only
+flamby | --data_dir={}/none | none
+flamby | --dataset=nosuch --data_dir={} | --dataset
+audit | --workdir={}/none | --workdir
 benchmark_privacy | --json={}/none/file | --json
 benchmark_privacy | --clients=8 --size=10 --flower_python={}/none | --flower_python
 simulate_cohort | --output={}/d --patients_per_site=nan | --patients_per_site
