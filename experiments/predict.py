@@ -66,8 +66,9 @@ def run(
     files, target = _files(Path(source)), Path(output)
     several = files != [Path(source)]
     _check_output(predictor, target, several)
-    if threshold is not None and predictor.task != "segmentation":
-        raise FlagError("threshold", "none with a classification", threshold)
+    if threshold is not None and (predictor.task != "segmentation" or len(predictor.classes) > 2):
+        expected = "none with a classification, or with several structures, the likeliest of which is marked"
+        raise FlagError("threshold", expected, threshold)
     records: list[dict[str, Any]] = []
     stems = [_stem(file) for file in files]
     if predictor.task == "segmentation" and len(set(stems)) < len(stems):

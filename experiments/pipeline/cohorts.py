@@ -171,6 +171,9 @@ def _left_out(cohort: Cohort) -> dict[str, str]:
     found = {}
     if "segmentation" not in cohort.train.examples:
         found["segmentation"] = "not every file has a mask (segmentation)"
+    elif (count := int(np.max(cohort.train.examples["segmentation"]))) > 1:
+        text = "it takes one structure, and masks have {}; train_federated --task=segmentation takes them"
+        found["segmentation"] = text.format(count)
     if "label" not in cohort.train.examples:
         found["classification"] = "not every file has a label (labels.csv) or a mask"
     elif len(cohort.labels) > 2:

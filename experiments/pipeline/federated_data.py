@@ -40,8 +40,6 @@ from fedrecon.training import TASKS, FlagError, load_task, made_task, named_task
 
 _SIZES = {"retina": 64, "xray": 56}
 _TEST = 0.25
-# Key and number of classes of segmentations: background and one structure.
-_MASKS = ("segmentation", 2)
 
 
 class FederatedData(NamedTuple):
@@ -100,10 +98,9 @@ def load_data(settings: TrainSettings) -> FederatedData:
         else:
             data = _divide(pooled, settings)
         data = data._replace(preparation=cohort.preparation, unseen=cohort.unseen)
-    key, classes = {"classification": ("label", number_of_classes(settings)), "segmentation": _MASKS}.get(
-        settings.task, ("", 0)
-    )
-    if key:
+    key = {"classification": "label", "segmentation": "segmentation"}.get(settings.task)
+    classes = number_of_classes(settings)
+    if key is not None:
         for part in (data.train, data.validation, data.test, data.unseen):
             if part is not None:
                 check_labels(part, key, classes)
@@ -143,7 +140,9 @@ def own_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
 
 
 def number_of_classes(settings: TrainSettings) -> int:
-    """Classes of the classification."""
+    """Classes of the classification, or of the segmentation, the background among them."""
+    if settings.task == "segmentation":
+        return 1 + len((settings.data_structures or "structure").split(LABELS))
     if settings.cohort == "simulated":
         return settings.classes
     return len(settings.data_labels.split(LABELS)) if settings.data_labels else 2
@@ -241,7 +240,7 @@ def _cohort(settings: TrainSettings) -> Cohort:
             seed=settings.seed,
             skip_bad=settings.skip_bad,
         )
-        if cohort.labels and len(cohort.labels) != number_of_classes(settings):
+        if settings.task == "classification" and len(cohort.labels) != number_of_classes(settings):
             expected = f"the {number_of_classes(settings)} labels that there were when the run began"
             raise FlagError("data_dir", expected, ", ".join(cohort.labels))
         return cohort

@@ -10,7 +10,7 @@ import jax
 from experiments.pipeline.checked_network import checked_network
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
-from experiments.pipeline.federated_settings import TrainSettings, check_settings, norm_note
+from experiments.pipeline.federated_settings import LABELS, TrainSettings, check_settings, norm_note
 from experiments.pipeline.folders import data_kind
 from experiments.pipeline.reconstruction import classical, physics_of
 from fedrecon.files import write_atomically
@@ -23,6 +23,7 @@ from fedrecon.training import (
     Cost,
     Execution,
     Results,
+    Scores,
     Stage,
     as_json,
     check_method,
@@ -170,6 +171,8 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
         rows = rows[len(results.own) :]
         print(f"{len(results.own)} clients, each of them in results.json")
     print(format_table(header, rows))
+    if settings.task == "segmentation" and settings.data_structures:
+        _print_structures(settings, results.released or results.own)
     print(*results.course.lines(), sep="\n")
     if results.privacy:
         rows = [[client, f"{epsilon:.3f}"] for client, epsilon in results.privacy["epsilon"].items()]
@@ -186,6 +189,15 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
         f"{cost.clients_per_second:.2f} clients/s, "
         f"{results.bytes_up / 1e6:.2f} MB up, {results.bytes_down / 1e6:.2f} MB down"
     )
+
+
+def _print_structures(settings: TrainSettings, scores: Scores) -> None:
+    """Dice of each structure, over the images that show it, or where it was seen."""
+    rows = []
+    for number, name in enumerate(settings.data_structures.split(LABELS), 1):
+        each = [_figure(scores[client].get(f"dice_{number}")) for client in scores]
+        rows.append([name, *map(_figure, summary(scores, f"dice_{number}")), *each])
+    print(format_table(["Dice", "mean", "worst", *scores], rows))
 
 
 def metrics_of(task: str, results: Results) -> tuple[str, ...]:

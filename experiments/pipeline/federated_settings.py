@@ -82,6 +82,7 @@ class TrainSettings:
     )
     data_sha256: str = ""
     data_labels: str = ""
+    data_structures: str = ""
     skip_bad: bool = _data(
         False,
         "Leave out files of --data_dir that have a fault, and list them in the notes",

@@ -201,7 +201,12 @@ def write_mask(predictor: Predictor, prediction: Prediction, output: Path) -> di
         write_atomically(output, _png(mask[0], len(predictor.classes)))
     record = describe(predictor, prediction)
     marked = [int(x) for x in (mask > 0).sum((1, 2))]
-    record |= {"threshold": predictor.threshold, "marked_pixels": marked}
+    record["marked_pixels"] = marked
+    if len(predictor.classes) == 2:
+        record["threshold"] = predictor.threshold
+    else:
+        names = enumerate(predictor.classes[1:], 1)
+        record["pixels_by_class"] = {name: int((mask == number).sum()) for number, name in names}
     if affine is not None:
         record["marked_ml"] = sum(marked) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     write_atomically(_beside(output), (json.dumps(as_json(record), indent=2) + "\n").encode())

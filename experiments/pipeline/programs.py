@@ -1,6 +1,7 @@
 """Helpers of the mains of the federated experiments: flags of a run, their parsing, and ways to end."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 import traceback
@@ -200,6 +201,8 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
         identity = identify_cohort(given["data_dir"], skip_bad=bool(given.get("skip_bad")))
         given["data_sha256"] = identity.sha256
         given["data_labels"] = LABELS.join(identity.labels or ())
+        if identity.structures and any(f.name == "data_structures" for f in dataclasses.fields(settings)):
+            given["data_structures"] = LABELS.join(identity.structures)
     if "algorithm" in given:
         given["algorithm"] = ALIASES.get(given["algorithm"], given["algorithm"])
     options = {f"{group}_options": dotted.get(group, ()) for group in DOTTED}

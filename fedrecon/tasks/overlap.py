@@ -178,6 +178,7 @@ def segmentation_metrics(
     Returns:
       {"dice", "hd95"} and perhaps "surface_dice": (sum over cases, number of cases); hd95 in the unit of the
       spacing, or else in pixels.
+      Of several foreground classes also "dice_1", ...: of the cases where prediction or reference have it.
 
     Raises:
       ValueError: outside of compiled functions, for a reference label of a valid example that is no class.
@@ -201,10 +202,13 @@ def segmentation_metrics(
         return scores if tolerance is None else scores | {"surface_dice": _surface_dice(borders, tolerance)}
 
     scores = lax.map(surfaces, (*pairs, jnp.repeat(spacing, classes - 1, 0)))
+    overlaps = jnp.where(unknown, jnp.nan, dice(prediction, reference, ndim))
+    by_class = {f"dice_{k}": total(overlaps[:, k - 1], extended[:, k - 1]) for k in range(1, classes)}
     return {
-        "dice": total(jnp.where(unknown, jnp.nan, dice(prediction, reference, ndim)), valid),
+        "dice": total(overlaps, valid),
         **{
             name: total(jnp.where(unknown, jnp.nan, score.reshape(valid.shape)), extended)
             for name, score in scores.items()
         },
+        **(by_class if classes > 2 else {}),
     }

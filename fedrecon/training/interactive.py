@@ -131,7 +131,8 @@ def run(
     try:
         with named_method(method) as name:
             train, test, validation = _parts(cohort, seed)
-            made = _task(task, train)
+            prepared = cohort.preparation if isinstance(cohort, Cohort) else {}
+            made = _task(task, train, len(prepared.get("classes", ())))
             federation = _federation(name, options or {}, settings)
             if "dp_batch_size" in settings:
                 budget = budget._replace(batch_size=federation.expected_batch_size(batch_size))
@@ -141,7 +142,7 @@ def run(
             about = {
                 "task": task if isinstance(task, str) else _TASK,
                 "data": "not stated",
-                "preparation": cohort.preparation if isinstance(cohort, Cohort) else {},
+                "preparation": prepared,
             }
             stage = Stage(name, made, made.init(keys[0]), train, keys[1], keys[2], None, validation, about)
             check_private(stage, federation)
@@ -217,11 +218,11 @@ def _parts(cohort: Any, seed: int) -> tuple[ClientData, ClientData, ClientData |
     return parts[0], parts[1], parts[2] if len(parts) == 3 else None
 
 
-def _task(task: Any, train: ClientData) -> Task:
+def _task(task: Any, train: ClientData, named: int) -> Task:
     example = example_of(train)
     if isinstance(task, str):
-        labels = np.asarray(train.examples.get("label", 0))
-        classes = max(int(labels.max()) + 1, 2)
+        key = "segmentation" if task == "segmentation" else "label"
+        classes = max(int(np.max(train.examples.get(key, 0))) + 1, 2, named)
         if task == "classification" and "label" in train.examples:
             check_labels(train, "label", classes)
         return named_task(task, example, classes=classes)

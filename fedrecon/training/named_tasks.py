@@ -34,7 +34,7 @@ def named_task(
       channels: of the network at full resolution.
       pools: of the network.
       norm: one of `NORMS`.
-      classes: of the classification.
+      classes: of the classification, or of the segmentation with the background.
       cascades: of the reconstruction.
 
     Raises:
@@ -49,6 +49,8 @@ def named_task(
     if name == "classification":
         return classification_task(Classifier(**sizes, classes=classes), example)
     if name == "segmentation":
+        if classes > 2:
+            return segmentation_task(UNet(**sizes, out_channels=classes), example, flip=True)
         # Structures are rare: the first predictions are background.
         return segmentation_task(UNet(**sizes, output_bias=-3.0), example, flip=True)
     return reconstruction_task(VarNet(cascades=cascades, **sizes), measure_of(example), example)

@@ -17,7 +17,7 @@ from fedrecon.data import (
     to_native,
     write_ismrmrd,
 )
-from fedrecon.data.folders import division, volume
+from fedrecon.data.folders import division, identify_cohort, volume
 from fedrecon.data.folders.manifest import Manifest
 from fedrecon.data.formats import write_cfl
 from fedrecon.data.measured import manifest
@@ -97,6 +97,35 @@ def test_pictures_and_masks_are_scaled_by_area_into_one_frame(tmp_path):
     area = disc(32, 16, 0.2).reshape(16, 2, 8, 2).mean((1, 3))
     np.testing.assert_array_equal(found["segmentation"][0, :, 4:12], area > 0.5)
     assert not found["segmentation"][0, :, :4].any()
+
+
+def test_masks_of_several_structures_are_named_by_the_manifest(tmp_path):
+    write_pictures(tmp_path, {"a": (8, 8), "b": (16, 16)})
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 3, (8, 8)).astype(np.uint8)
+    coarse = rng.integers(0, 3, (16, 16)).astype(np.uint8)
+    for site, mask in (("a", drawn), ("b", coarse)):
+        for patient in range(4):
+            Image.fromarray(mask).save(tmp_path / site / "masks" / f"p{patient}.png")
+    with pytest.raises(DataError, match="found 3 values, 0, 1, 2"):
+        read_cohort(tmp_path, "segmentation")
+    sites = [{"name": name, "reader": "picture", "files": [f"{name}/images/*.png"]} for name in "ab"]
+    common = {"patients_numbered_by_site": True, "matrix": [8, 8]}
+    for labels in (["Background", "cup", "disc"], ["cup", "disc"]):
+        write_manifest(tmp_path, sites, labels=labels, **common)
+        assert identify_cohort(tmp_path).structures == ("cup", "disc")
+        cohort = read_cohort(tmp_path, "segmentation")
+        assert cohort.preparation["classes"] == ("background", "cup", "disc")
+        np.testing.assert_array_equal(cohort.train.examples["segmentation"][0, 0], drawn)
+    # Of four pixels: a structure where more than two show any, and then the one that most of them show.
+    blocks = coarse.reshape(8, 2, 8, 2).transpose(0, 2, 1, 3).reshape(8, 8, 4)
+    counts = np.stack([(blocks == k).sum(-1) for k in (1, 2)])
+    right = np.where(counts.sum(0) > 2, counts.argmax(0) + 1, 0)
+    np.testing.assert_array_equal(cohort.train.examples["segmentation"][1, 0], right)
+    Image.fromarray(np.full((8, 8), 3, np.uint8)).save(tmp_path / "a" / "masks" / "p1.png")
+    expected = r"a/masks/p1.png.* whole numbers from 0 to 2 \(cup, disc\), found 3"
+    with pytest.raises(DataError, match=expected):
+        read_cohort(tmp_path, "segmentation")
 
 
 def test_an_unseen_site_is_for_the_test_alone(tmp_path):

@@ -5,23 +5,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
-from experiments import compare
+from experiments import compare, export, predict
 from experiments.pipeline.cohorts import load_cohorts
 from experiments.pipeline.federated_data import load_data, number_of_classes
 from experiments.pipeline.federated_run import print_results
+from experiments.pipeline.federated_run import run as run_federated
 from experiments.pipeline.federated_settings import resolve
 from experiments.pipeline.run import run
 from experiments.pipeline.settings import resolve as resolve_full_stack
-from fedrecon.data import FastMRIVolume, read_cohort, write_fastmri
+from fedrecon.data import FastMRIVolume, read_cohort, write_dicom, write_fastmri
+from fedrecon.data.formats import centered_affine
 from fedrecon.runtime import Workdir
 from fedrecon.training import FlagError, flat, named_task, read_results
 from fedrecon.weights import read_weights
 from tests.data.hospital_files import (
     centered_fft,
     disc,
+    save_nifti,
     write_manifest,
     write_mri,
     write_nifti,
@@ -166,3 +170,41 @@ def test_the_full_stack_has_an_unseen_site(tmp_path):
     cohorts = load_cohorts(resolve_full_stack(given | {"data_dir": unseen_manifest(data, "mri", "*.h5")}))
     assert cohorts.reconstruction.unseen.names == ("far",) and cohorts.sites[-1][0] == "far (unseen)"
     assert cohorts.sites[-1][-3:] == ["0", "0", "4"] and "far takes no part" in cohorts.notes[0]
+
+
+@pytest.mark.slow
+def test_several_structures_are_trained_scored_and_marked_by_name(tmp_path, capsys):
+    highdicom = pytest.importorskip("highdicom")
+    rng = np.random.default_rng(0)
+    for site in ("a", "b"):
+        (tmp_path / "data" / site).mkdir(parents=True)
+        for patient in range(4):
+            mask = disc(16, 16, 0.1 * patient, 0.8) + disc(16, 16, 0.1 * patient, 0.4)
+            values = 100 * mask + 5 * rng.normal(size=mask.shape)
+            for name, image in (("", values), ("_mask", mask)):
+                save_nifti(tmp_path / "data" / site / f"p{patient}{name}.nii.gz", image.T[..., None])
+    sites = [{"name": name, "reader": "nifti", "files": [f"{name}/*.nii.gz"]} for name in ("a", "b")]
+    rule = {"rule": "window", "low": 0, "high": 200}
+    members = {"labels": ["wall", "cavity"], "intensity": rule, "patients_numbered_by_site": True}
+    data = write_manifest(tmp_path / "data", sites, **members)
+    given = {"task": "segmentation", "data_dir": str(data), "preset": "smoke", "rounds": 60, "epochs": 3}
+    given |= {"optimizer": "adam", "learning_rate": 0.01, "data_labels": "wall|cavity"}
+    settings = resolve(given | {"data_structures": "wall|cavity"})
+    with Workdir(tmp_path / "run", flat(settings), {}) as workdir:
+        found, cost = run_federated(settings, workdir, parallel="vmap", rounds_per_dispatch=20)
+    print_results(settings, found, cost)
+    assert "cavity" in capsys.readouterr().out and found.released["a"]["dice_2"] > 0.8
+    export.run(str(tmp_path / "run"), str(tmp_path / "export"))
+    (record,) = predict.run(str(tmp_path / "export"), str(data / "a/p0.nii.gz"), str(tmp_path / "m.nii.gz"))
+    truth = np.asarray(nibabel.load(data / "a/p0_mask.nii.gz").dataobj)
+    marked = np.asarray(nibabel.load(tmp_path / "m.nii.gz").dataobj)
+    assert (np.sort(marked.ravel()) != np.sort(truth.ravel())).mean() < 0.1 and marked.max() == 2
+    assert list(record["pixels_by_class"]) == ["wall", "cavity"]
+    image = 100 * (disc(16, 16, 0, 0.8) + disc(16, 16, 0, 0.4))[None].astype(np.float32)
+    write_dicom(tmp_path / "series", image, centered_affine((1, 16, 16), (3, 1, 1)), "MR")
+    predict.run(str(tmp_path / "export"), str(tmp_path / "series"), str(tmp_path / "m.dcm"))
+    segments = highdicom.seg.segread(tmp_path / "m.dcm")
+    names = [segments.get_segment_description(i).segment_label for i in segments.segment_numbers]
+    assert names == ["wall", "cavity"]
+    with pytest.raises(FlagError, match=r"--threshold: expected none .* several structures"):
+        predict.run(str(tmp_path / "export"), str(tmp_path / "series"), str(tmp_path / "n.dcm"), None, 0.5)

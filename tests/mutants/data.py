@@ -225,6 +225,11 @@ _FOLDERS = (
             _FOLDER + "pictures_and_masks_are_scaled_by_area_into_one_frame",
         ),
         (
+            "parts.sum(0) > area",
+            "parts.max(0) > area",
+            _FOLDER + "masks_of_several_structures_are_named_by_the_manifest",
+        ),
+        (
             "before = [(m - n) // 2 for",
             "before = [(m - n) // 3 for",
             _FOLDER + "pictures_and_masks_are_scaled_by_area_into_one_frame",
@@ -298,6 +303,11 @@ _OFF_GRID = (
 _CHECKED = (
     *in_file(
         "fedrecon/data/folders/cohort.py",
+        (
+            'count = len(manifest.structures or ("",))',
+            "count = 1",
+            _FOLDER + "masks_of_several_structures_are_named_by_the_manifest",
+        ),
         (
             "if name in loaded.unseen:",
             "if not name:",

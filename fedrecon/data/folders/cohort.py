@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -20,8 +20,8 @@ from fedrecon.data.clients import (
     undersampled_examples,
 )
 from fedrecon.data.folders.division import divide
-from fedrecon.data.folders.images import by_area, fitted, in_channels, normalized
-from fedrecon.data.folders.loading import Loaded, is_simulated, load_volumes
+from fedrecon.data.folders.images import by_area, classes_by_area, fitted, in_channels, normalized
+from fedrecon.data.folders.loading import BACKGROUND, Loaded, is_simulated, load_volumes
 from fedrecon.data.folders.manifest import TASKS, Manifest
 from fedrecon.data.folders.preparation import Preparation
 from fedrecon.data.folders.sinograms import few_views, kept_views
@@ -75,10 +75,10 @@ def read_cohort(
     `write_mri_cohort` is read as `read_mri_cohort` does.
 
     Examples of reconstruction are those of `mri_examples` (of fully sampled k-space, undersampled) and
-    ``native_shape`` (2,) int32; those of other tasks are ``image`` (ny, nx, channels) float32, and
-    ``segmentation`` (ny, nx) float32, 0 or 1, or ``label`` () int32. ``volume`` () int32 is the patient
-    within client and part. Examples of reconstruction also have segmentation, and a label, where all files
-    have.
+    ``native_shape`` (2,) int32, or those of `few_views`; those of other tasks are ``image`` (ny, nx,
+    channels) float32, and ``segmentation`` (ny, nx) float32, 0 or 1, or of several structures their numbers,
+    or ``label`` () int32. ``volume`` () int32 is the patient within client and part. Examples of
+    reconstruction also have segmentation, and a label, where all files have.
 
     Args:
       data_dir: the folder.
@@ -125,13 +125,15 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
     sites = tuple(_site(name, loaded.volumes[name], _held_out(name, loaded)) for name in order)
     if all(name in loaded.unseen for name in order):
         raise DataError(manifest.path, "sites", "a site that trains", "unseen ones alone")
+    structures = manifest.structures or ()
+    names = classes if task == "classification" else ((BACKGROUND, *structures) if structures else ())
     # New files have no site that could say otherwise.
     rules = {source.intensity or manifest.intensity for source in manifest.sources}
     preparation = Preparation(
         (int(matrix[0]), int(matrix[1])),
         manifest.channels or max(1 if v.image is None else v.image.shape[-1] for v in everything),
         rules.pop() if len(rules) == 1 else None,
-        classes if task == "classification" else (),
+        names if task != "reconstruction" else (),
     )
     if task == "reconstruction":
         _check_physics(everything)
@@ -159,14 +161,14 @@ def make_cohort(loaded: Loaded, task: str, *, matrix: tuple[int, int] | None = N
             joined = {p: {k: np.concatenate([e[k] for e in es]) for k in es[0]} for p, es in made.items()}
             examples[part].append(list(joined.values()))
             patients[part].append(tuple(joined))
-    names = [site.name for site in sites]
-    trained = names[: len(names) - len(examples[UNSEEN])]
+    every = [site.name for site in sites]
+    trained = every[: len(every) - len(examples[UNSEEN])]
     apart = [stack_volumes(volumes) for volumes in examples.pop(UNSEEN)]
     if not apart:
         del patients[UNSEEN]
     return Cohort(
         **stack_parts(examples, trained),
-        unseen=stack_clients(apart, names[len(trained) :]) if apart else None,
+        unseen=stack_clients(apart, every[len(trained) :]) if apart else None,
         sites=sites,
         image_shape=(int(matrix[0]), int(matrix[1])),
         patients={part: tuple(ids) for part, ids in patients.items()},
@@ -224,11 +226,15 @@ def _examples(
         labels = np.asarray([classes.index(label) for label in volume.labels], np.int32)
     elif volume.segmentation is not None:
         labels = np.asarray(volume.segmentation.any((1, 2)), np.int32)
+
+    def marked(masks: np.ndarray, scaled: Callable) -> np.ndarray:
+        count = len(manifest.structures or ("",))
+        return classes_by_area(masks, count, lambda mask: scaled(mask, matrix), manifest.mask_area)
+
     if task == "reconstruction":
         segmentation = None
         if masked and volume.segmentation is not None:
-            scaled = by_area if volume.rays is None else fitted
-            segmentation = (scaled(volume.segmentation, matrix) > manifest.mask_area).astype(np.uint8)
+            segmentation = marked(volume.segmentation, by_area if volume.rays is None else fitted)
         if volume.rays is None:
             examples = _measured(volume, key, matrix, padded[0], manifest, segmentation)
         else:
@@ -240,16 +246,16 @@ def _examples(
         assert volume.image is not None, "one of both is there"
         image = normalized(volume.image, volume.intensity)
         image = fitted(in_channels(image, manifest.channels or image.shape[-1]), matrix)
-        segmentation = None if volume.segmentation is None else fitted(volume.segmentation, matrix)
+        scaled = fitted
     else:
         reference = volume.reference
         if reference is None:
             reference = np.asarray(rss(ifft2c(resize_kspace(volume.kspace, matrix))))
         image = normalized(reference, volume.intensity)[..., None]
-        segmentation = None if volume.segmentation is None else by_area(volume.segmentation, matrix)
+        scaled = by_area
     if task == "segmentation":
-        assert segmentation is not None, "checked when it was read"
-        return {"image": image, "segmentation": (segmentation > manifest.mask_area).astype(np.float32)}
+        assert volume.segmentation is not None, "checked when it was read"
+        return {"image": image, "segmentation": marked(volume.segmentation, scaled).astype(np.float32)}
     assert labels is not None, "checked when it was read"
     return {"image": image, "label": labels}
 

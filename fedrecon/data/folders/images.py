@@ -1,5 +1,7 @@
 """Images of different matrices and units on one grid: values from 0 to 1, areas, centered."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fedrecon.data.folders.manifest import Intensity
@@ -55,6 +57,24 @@ def by_area(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
             weights = _overlaps(image.shape[axis], new)
             image = np.moveaxis(np.tensordot(weights, image, (1, axis)), 0, axis)
     return np.asarray(image, np.float32)
+
+
+def classes_by_area(
+    masks: np.ndarray, count: int, scale: Callable[[np.ndarray], np.ndarray], area: float
+) -> np.ndarray:
+    """Numbers of structures on another grid: of the largest, where all together take more than ``area``.
+
+    Args:
+      masks: integers ``(slices, ny, nx)`` from 0, none, to ``count``.
+      count: of structures.
+      scale: gives the part of each new pixel that a mask of 0 and 1 covers.
+      area: part of a pixel.
+
+    Returns:
+      uint8 on the grid of ``scale``.
+    """
+    parts = np.stack([scale((masks == number).astype(np.float32)) for number in range(1, count + 1)])
+    return np.where(parts.sum(0) > area, parts.argmax(0) + 1, 0).astype(np.uint8)
 
 
 def _overlaps(old: int, new: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from fedrecon.data.folders.files import Item
 from fedrecon.data.folders.gridding import gridded
 from fedrecon.data.folders.manifest import Manifest
-from fedrecon.data.folders.masks import nearest
+from fedrecon.data.folders.masks import nearest, structure_of
 from fedrecon.data.folders.volume import Volume, labels_of, volume_of
 from fedrecon.data.formats import DataError, Measurement, file_format, open_hdf5, read_array, read_measurement
 
@@ -36,6 +36,8 @@ def read_mri(item: Item, manifest: Manifest) -> Iterator[Volume]:
                 )
             if "reconstruction_rss" in file:
                 reference = read_array(file, "reconstruction_rss", kinds="f", ndim=3, dtype=np.float32)
+    if segmentation is not None:
+        segmentation = structure_of(item.path, "segmentation", segmentation, manifest)
     if not np.abs(kspace).max((1, 2, 3)).all():
         raise DataError(item.path, "kspace", "a signal in every slice", "a slice of zeros")
     box = _box(mask)

@@ -17,6 +17,7 @@ from fedrecon.data.formats import DataError, read_json_object
 from fedrecon.data.simulation import read_mri_cohort_manifest
 
 OTHER = "other"
+BACKGROUND = "background"
 
 
 class Loaded(NamedTuple):
@@ -61,10 +62,12 @@ class Identity(NamedTuple):
     Attributes:
       sha256: of the manifest, and of the names and sizes of files and the tables of labels.
       labels: names of the classes; None of simulated cohorts.
+      structures: names of what masks of several values show; None of others.
     """
 
     sha256: str
     labels: tuple[str, ...] | None
+    structures: tuple[str, ...] | None = None
 
 
 def identify_cohort(data_dir: str | os.PathLike, *, skip_bad: bool = False) -> Identity:
@@ -86,7 +89,8 @@ def identify_cohort(data_dir: str | os.PathLike, *, skip_bad: bool = False) -> I
         for path in (*inside, *([item.mask] if item.mask else [])):
             size = path.stat().st_size if path.is_file() else 0
             parts.append(f"{path.relative_to(folder).as_posix()} {size}".encode())
-    return Identity(hashlib.sha256(b"\n".join(parts)).hexdigest(), _label_names(manifest, items, faults))
+    digest = hashlib.sha256(b"\n".join(parts)).hexdigest()
+    return Identity(digest, _label_names(manifest, items, faults), _structures(manifest, items))
 
 
 def possible_tasks(data_dir: str | os.PathLike) -> tuple[str, ...]:
@@ -128,7 +132,7 @@ def load_volumes(
     items = list_items(found, faults)
     items = _without_copies(items, faults)
     labels = _label_names(found, items, faults)
-    found = dataclasses.replace(found, labels=labels)
+    found = dataclasses.replace(found, labels=labels, structures=_structures(found, items))
     volumes: dict[str, list[Volume]] = {}
     held_out: dict[str, str] = {}
     unseen: set[str] = set()
@@ -148,6 +152,18 @@ def load_volumes(
     # Where the file names the sites, small ones may have become one.
     merged = _merged(volumes, least, held_out)
     return Loaded(found, merged, held_out, frozenset(unseen), lost, tuple(faults.skipped))
+
+
+def _structures(manifest: Manifest, items: list[Item]) -> tuple[str, ...] | None:
+    """What the labels of a manifest name where they are of masks: "background" may come first."""
+    if manifest.labels is None or manifest.structure is not None:
+        return None
+    if any(item.label is not None or "label" in item.source.keys for item in items):
+        return None
+    masks = any(item.mask is not None or "mask" in item.source.keys for item in items)
+    raw = any(item.source.reader == "mri" for item in items)
+    first = 1 if manifest.labels[0].lower() == BACKGROUND else 0
+    return manifest.labels[first:] if masks or raw else None
 
 
 def _label_names(manifest: Manifest, items: list[Item], faults: Faults) -> tuple[str, ...]:

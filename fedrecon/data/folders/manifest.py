@@ -119,7 +119,9 @@ class Manifest:
     Attributes:
       folder: that files are named relative to.
       tasks: that it is for; None for whatever its data allow.
-      labels: names of the classes in their order; None: those found, sorted.
+      labels: names of the classes in their order; None: those found, sorted. Where nothing else gives files
+        a label, they name the values of masks from 1 on, see ``structures``.
+      structures: names of the values 1, 2, ... of masks that show several; None where masks show one.
       structure: values of masks that are what is segmented; None: all but 0, of which there may be one.
       mask_area: part of a pixel of the cohort above which it belongs to the structure.
       matrix: (ny, nx) that all images get; None for the largest.
@@ -136,6 +138,7 @@ class Manifest:
     sources: tuple[Source, ...]
     tasks: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
+    structures: tuple[str, ...] | None = None
     structure: tuple[int, ...] | None = None
     mask_area: float = 0.5
     matrix: tuple[int, int] | None = None

@@ -42,17 +42,26 @@ def segmentation_of(
 
 
 def structure_of(path: Path, key: str | None, values: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """1 where a mask shows the structure."""
+    """1 where a mask shows the structure; of several, their numbers."""
     found = [float(v) for v in np.unique(values[np.isfinite(values)])]
     if not np.isfinite(values).all():
         raise DataError(path, key, "finite values", "NaN or infinite")
+    if manifest.structures is not None:
+        count = len(manifest.structures)
+        if unknown := [v for v in found if v not in range(count + 1)]:
+            expected = f"whole numbers from 0 to {count} ({', '.join(manifest.structures)})"
+            raise DataError(path, key, expected, f"{', '.join(f'{v:g}' for v in unknown[:6])}")
+        return values.astype(np.uint8)
     if manifest.structure is not None:
         unknown = [v for v in found if v != int(v)]
         if unknown:
             raise DataError(path, key, "whole numbers", f"{unknown[:5]}")
         return np.isin(values, manifest.structure).astype(np.uint8)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
-        expected = "0 and one other value, or those of the structure in the manifest (structure)"
+        expected = (
+            "0 and one other value, or in the manifest those of the structure (structure) or names of the "
+            "values 1, 2, ... (labels)"
+        )
         shown = ", ".join(f"{v:g}" for v in found[:6])
         raise DataError(path, key, expected, f"{len(found)} values, {shown}")
     return (values != 0).astype(np.uint8)

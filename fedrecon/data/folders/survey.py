@@ -136,7 +136,7 @@ def _survey(name: str, volumes: list[Volume]) -> SiteSurvey:
         spacings=tuple(sorted(spacings, key=str)),  # type: ignore[arg-type]
         intensity=(float(min(m.min() for m in magnitudes)), float(max(m.max() for m in magnitudes))),
         labels=dict(sorted(collections.Counter(v.labels[0] for v in volumes if v.labels).items())),
-        masks=(len(masks), float(np.mean([mask.mean() for mask in masks])) if masks else 0.0),
+        masks=(len(masks), float(np.mean([(mask > 0).mean() for mask in masks])) if masks else 0.0),
         gridded=dict(sorted(collections.Counter(v.gridded for v in volumes if v.gridded).items())),
     )
 
