@@ -4,6 +4,7 @@ Sections:
   secure_sum  a round of every protocol with all parties in one process, numbers to words and back included,
               without and with dropouts; beside Flower's SecAgg+ with --flower_python
   encryption  sums under CKKS, Paillier and a collective key (extra he), beside a secure sum
+  dp_sgd      a step of DP-SGD in microbatches of several sizes, beside the plain step of the same batch
 
   python -m experiments.benchmark_privacy
   python -m experiments.benchmark_privacy --only=encryption --values=10000 --json=encryption.json
@@ -17,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.pipeline import encryption_cost, secure_sum_cost
+from experiments.pipeline import dp_sgd_cost, encryption_cost, secure_sum_cost
 from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from fedrecon.runtime import ending, run_program
@@ -33,8 +34,19 @@ def _encryption(values: Any) -> Rows:
     return encryption_cost.measure(values.clients, values.values, values.repeats)
 
 
+def _dp_sgd(values: Any) -> Rows:
+    microbatches = [int(size) for size in values.microbatches]
+    return dp_sgd_cost.measure(
+        values.batch_size, values.image_size, values.channels, microbatches, values.repeats
+    )
+
+
 # What is measured, as rows of the same columns.
-SECTIONS: dict[str, Callable[[Any], Rows]] = {"secure_sum": _secure_sum, "encryption": _encryption}
+SECTIONS: dict[str, Callable[[Any], Rows]] = {
+    "secure_sum": _secure_sum,
+    "encryption": _encryption,
+    "dp_sgd": _dp_sgd,
+}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -68,6 +80,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("clients", 16, "Clients.", lower_bound=4)
     flags.DEFINE_integer("size", 2_000_000, "secure_sum: numbers of each client.", lower_bound=1)
     flags.DEFINE_integer("values", 10_000, "encryption: values of each client.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "dp_sgd: examples in a step.", lower_bound=1)
+    flags.DEFINE_integer("image_size", 64, "dp_sgd: edge of the images.", lower_bound=8)
+    flags.DEFINE_integer("channels", 16, "dp_sgd: channels of the networks.", lower_bound=1)
+    text = "dp_sgd: examples whose gradients are held at once, divisors of --batch_size."
+    flags.DEFINE_list("microbatches", ["1", "4", "16"], text)
     flags.DEFINE_string("flower_python", None, "secure_sum: an interpreter that has Flower.")
 
 

@@ -160,7 +160,7 @@ def kept_rows(
     def choose(flags, new, old):
         return jax.tree.map(lambda x, y: jnp.where(along(flags, x), x, y), new, old)
 
-    if algorithm.client.rollback is not None:
+    if algorithm.client.rollback is not None and jax.tree.leaves(before.client):
         lasting = jax.vmap(algorithm.client.rollback)(before.client, after.client)
         before = before._replace(client=choose(active, lasting, before.client))
     return choose(kept, after, before)

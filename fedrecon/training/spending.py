@@ -1,5 +1,6 @@
 """What a private stage spends: written to the ledger before it is released, and no more than the target."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.errors import ArgumentError
 from fedrecon.privacy import (
     ACCOUNTANT,
     RELATION,
@@ -20,6 +22,7 @@ from fedrecon.privacy import (
 )
 from fedrecon.runtime import agreed, is_lead
 from fedrecon.training.budgets import Spending
+from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
 
 LEDGER = "ledger.jsonl"
@@ -126,6 +129,18 @@ class NoPurse:
         """The records."""
         del done
         return records
+
+
+@contextlib.contextmanager
+def naming_messages(settings: FederationSettings) -> Iterator[None]:
+    """Names the algorithm where it sends a message besides the model to a private sum over sites."""
+    try:
+        yield
+    except ArgumentError as error:
+        if error.name != "method" or settings.dp_unit != "site":
+            raise
+        expected = "one that sends the model alone, with --dp.unit=site"
+        raise FlagError("algorithm", expected, f"{settings.algorithm}, which sends {error.found}") from error
 
 
 def fresh_key() -> jax.Array:

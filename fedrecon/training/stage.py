@@ -31,7 +31,7 @@ from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
 from fedrecon.training.scores import Scores, site_scores
 from fedrecon.training.secure import sums_report
-from fedrecon.training.spending import NoPurse, Purse
+from fedrecon.training.spending import NoPurse, Purse, naming_messages
 from fedrecon.training.topologies import evaluation, mesh_of, open_rounds
 from fedrecon.training.validation import with_validation
 from fedrecon.types import Task, Variables
@@ -156,11 +156,13 @@ def train_stage(
     write_sums(workdir, stage, settings, algorithm)
     execution.report_stage("compiling")
     run = (settings, budget, algorithm, stage.variables, clients, workdir.path)
-    parallel = resolve_parallel(execution, *run, mesh)
+    with naming_messages(settings):
+        parallel = resolve_parallel(execution, *run, mesh)
     key = noise_key(stage, settings)
     purse = NoPurse() if noise is None else Purse(workdir.path, stage.name, noise, key)
     seen = stage.validation if entry.selection else None
-    with open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, **work) as rounds:
+    opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, **work)
+    with naming_messages(settings), opened as rounds:
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, key, fresh=noise is not None and noise.secure)
         # Compiled before the first round, so that its time is not in the log.

@@ -1,5 +1,6 @@
 """One stack for every program: which algorithm settings build, with privacy, and flags without an effect."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -304,6 +305,13 @@ def test_presets_of_trainings_come_below_what_is_given(preset):
         assert settings.rounds == 7
         for name in set(PRESETS[preset]) - {"rounds"}:
             assert getattr(settings, name) == PRESETS[preset][name]
+
+
+def test_a_message_besides_the_model_is_refused_in_private_sums(tmp_path):
+    site = dataclasses.replace(NOISE.mechanism, unit="site", sampling="fixed", padded_batch_size=4)
+    private = FederationSettings(algorithm="scaffold", dp_epsilon=1.0, dp_unit="site")
+    with pytest.raises(FlagError, match=r"--algorithm: expected one that sends the model alone.*scaffold"):
+        trained(tmp_path, private, NOISE._replace(mechanism=site))
 
 
 def test_batch_statistics_give_way_to_groups_under_privacy():

@@ -266,6 +266,11 @@ def test_stream_of_noise_is_not_taken_back(fx):
     assert not info.applied
     np.testing.assert_array_equal(after.variables.params["w"], before.variables.params["w"])
     assert (np.abs(np.asarray(after.client.method["w"])).sum((1, 2)) > 0).all()
+    # A strategy of one band keeps nothing.
+    single = dataclasses.replace(mechanism, strategy=(1.0,), factors=(2.0,) * 3)
+    algorithm = fl.federated(fx.quad, optax.sgd(0.1), method=fl.private_gradients(single))
+    state = fl.init_state(algorithm, Variables({"w": jnp.zeros(2)}, {}), data)
+    assert jax.eval_shape(fl.make_round(algorithm), state, data, KEY)[1].applied.shape == ()
 
 
 @pytest.mark.parametrize(
