@@ -183,7 +183,7 @@ def noise_in_shares(
       FlagError: the sum has a sampler, adaptive clipping or a bound of its own; or no noise meets the budget.
     """
     options = check_secure(settings)
-    wrong: dict[str, Any] = {"sampler": "all", "dp_adaptive_clipping": False}
+    wrong: dict[str, Any] = {"sampler": "all", "dp_adaptive_clipping": False, "codec": "none"}
     for name, only in wrong.items():
         if (found := getattr(settings, name)) != only:
             raise FlagError(name, f"{only} with noise in shares inside --{FLAG}", found)

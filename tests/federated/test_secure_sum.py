@@ -123,7 +123,7 @@ def test_masks_of_a_ring_are_shared_with_its_neighbors_alone():
     assert cancel == [(0, 1, 2, 3, 4, 5)]
 
 
-def test_a_number_or_weight_beyond_its_bound_and_too_few_clients_spoil_the_round_and_not_the_model():
+def test_what_is_beyond_its_bound_and_too_few_clients_spoil_the_round_alone():
     there, sent, run = np.ones(8, bool), uploads(), compiled()
     heavy = sent._replace(weight=sent.weight.at[2].set(2.1))
     wide = sent._replace(delta={"w": sent.delta["w"].at[2, 5].set(-8.1)})

@@ -4,6 +4,9 @@ from tests.mutants.mutant import in_file
 
 _L = "tests/privacy/test_ledger.py::"
 _D = "tests/privacy/test_distributed.py::"
+_S = "tests/federated/test_secure_sum.py::"
+_N = "tests/privacy/test_noisy_sum.py::test_the_sum_is_that_of_clipped_updates_with_noise_of_all_shares[1]"
+_SUMS = _S + "test_sums_are_those_of_words_whoever_drops_out[None]"
 
 MUTANTS = (
     *in_file(
@@ -80,5 +83,66 @@ MUTANTS = (
             "table = _poisson_table(variance)",
             _D + "test_skellam_has_the_stated_probabilities",
         ),
+    ),
+    *in_file(
+        "fedrecon/federated/masks.py",
+        # Both clients of a pair add their mask.
+        ("(client < other) == (sign > 0)", "(client < other) | (sign > 0)", _SUMS),
+        # Masks with clients that dropped out stay.
+        ("shared & here & ~arrived[other]", "shared & ~here & ~arrived[other]", _SUMS),
+        # Clients have no masks of their own.
+        (
+            "total = _plus(vectors, self.own(vectors, client), jnp.uint32(1))",
+            "total = _plus(vectors, self.own(vectors, client), jnp.uint32(0))",
+            _SUMS,
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/secure_sum.py",
+        # Rounded down instead of at random.
+        (
+            "return (whole + up.astype(jnp.float32)).astype(jnp.int32)",
+            "return (whole + 0 * up.astype(jnp.float32)).astype(jnp.int32)",
+            _S + "test_words_are_those_of_fixed_point_bit_for_bit",
+        ),
+        # A number beyond the bound is cut off silently.
+        (
+            "beyond |= ~(jnp.abs(x) <= fixed.clip * _SLACK).all()",
+            "beyond |= ~(jnp.abs(x) <= jnp.inf).all()",
+            _S + "test_what_is_beyond_its_bound_and_too_few_clients_spoil_the_round_alone",
+        ),
+        # Sums of fewer clients than the threshold are applied.
+        (
+            "enough = (context.participants >= threshold)",
+            "enough = (context.participants >= 0 * threshold)",
+            _S + "test_what_is_beyond_its_bound_and_too_few_clients_spoil_the_round_alone",
+        ),
+        (
+            "if reduce is not None and not reduce.linear:",
+            "if reduce is None:",
+            _S + "test_what_needs_single_updates_is_refused",
+        ),
+        # Groups share their masks' keys with all clients.
+        (
+            "invited=context.invited & (group == own)",
+            "invited=context.invited & (group >= 0)",
+            _S + "test_groups_are_summed_securely_and_robustly_averaged",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/noisy_sum.py",
+        (
+            "jnp.round(noise.scale * noise.stddev * jax.random.normal(noise_key, x.shape))",
+            "jnp.round(noise.scale * noise.stddev / 2 * jax.random.normal(noise_key, x.shape))",
+            _N,
+        ),
+        # All clients add the same noise.
+        (
+            "round_key, noise_key = jax.random.split(context.key)",
+            "round_key, noise_key = jax.random.split(context.common)",
+            _N,
+        ),
+        # Weights count in what is clipped.
+        ("x / jnp.where(weight > 0, weight, 1)", "x / jnp.where(weight > 0, 1, 1)", _N),
     ),
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from fedrecon.data import ClientData
 from fedrecon.secure_aggregation import simulate_round
 from fedrecon.training import Budget, FederationSettings, FlagError, check_method
 from fedrecon.training.catalog_algorithms import algorithms, make_algorithm
-from fedrecon.training.secure import check_secure, make_setup, secured
+from fedrecon.training.secure import check_secure, make_setup, noise_in_shares, secured
 from fedrecon.types import Task, Variables
 
 BUDGET = Budget(rounds=2, epochs=1, batch_size=2, learning_rate=0.05)
@@ -179,6 +180,20 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
         check_secure(settings)
         algorithm = fl.fedavg(TASK, None, reduce=fl.reducers.median() if settings.reduce != "mean" else None)
         secured(algorithm, settings, TASK, clients())
+
+
+def test_noise_in_shares_meets_the_budget_with_the_fewest_clients():
+    settings = settings_of(clip_norm=0.0, dp_epsilon=8.0, dp_unit="site", dp_clipping_norm=0.5)
+    settings = dataclasses.replace(settings, secure_aggregation_options=(("threshold", "6"),))
+    noise, epsilon = noise_in_shares(settings, 10, 20, 1e-5)
+    assert 7.9 < epsilon <= 8 and noise.least_clients == 6 and noise.clip == 0.5
+    # Of twenty Gaussian sums with the noise of six shares; rounding and the accountant cost the rest.
+    gaussian = dp_accounting.GaussianDpEvent(noise.central_stddev / 0.5)
+    spent = dp_accounting.pld.PLDAccountant(value_discretization_interval=1e-3).compose(gaussian, 20)
+    assert 0.85 * epsilon < spent.get_epsilon(1e-5) <= epsilon
+    for change in ({"codec": "sign"}, {"sampler": "poisson"}, {"dp_adaptive_clipping": True}):
+        with pytest.raises(FlagError, match="with noise in shares"):
+            noise_in_shares(dataclasses.replace(settings, **change), 10, 20, 1e-5)
 
 
 @pytest.mark.slow
