@@ -240,7 +240,8 @@ def _cohort(settings: TrainSettings) -> Cohort:
             seed=settings.seed,
             skip_bad=settings.skip_bad,
         )
-        if settings.task == "classification" and len(cohort.labels) != number_of_classes(settings):
+        named = cohort.labels if settings.task == "classification" else ()
+        if named and len(named) != number_of_classes(settings):
             expected = f"the {number_of_classes(settings)} labels that there were when the run began"
             raise FlagError("data_dir", expected, ", ".join(cohort.labels))
         return cohort
