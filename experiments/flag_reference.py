@@ -31,6 +31,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,
+    "experiments.inversion_figures": None,
     "experiments.tomography_figures": None,
     "data_scripts.simulate_cohort": None,
     "data_scripts.check_cohort": None,

@@ -175,10 +175,7 @@ def invert_update(subject: Subject, site: str | None, *, iterations: int, seed: 
         labels = (attacks.labels_of(sent[0]["head"])[0], int(batches[0]["label"][0]))
     errors = {}
     if subject.kind == "reconstruction":
-        y = batches[0]["kspace"]
-        errors = {
-            n: float(jnp.linalg.norm(b["kspace"] - y) / jnp.linalg.norm(y)) for n, b in recovered.items()
-        }
+        errors = {n: _kspace_error(b["kspace"], batches[0]["kspace"]) for n, b in recovered.items()}
     return Recovered(
         {n: _plane(x) for n, x in {"original": original, **shown}.items()},
         {n: attacks.match(x, original, public=public) for n, x in shown.items()},
@@ -202,14 +199,25 @@ class _AttackSettings(NamedTuple):
 def _attack_settings(subject: Subject, batch: Batch, public: np.ndarray) -> _AttackSettings:
     mean = jnp.asarray(public.mean(0))
     if subject.kind == "reconstruction":
-        # Of the other sites' references, as the attacker knows the normalization.
         data_range = float(np.median(public.max((1, 2))))
         unknown = attacks.measurements(batch, mri_measure, data_range=data_range, guess=mean)
         smooth = attacks.gradient_update(attacks.smoothed(subject.task))
-        return _AttackSettings(unknown, smooth, 1e-2, 0.01 * data_range, lambda b: b["target"])
+        # Updates hold no scale, since networks and losses are normalized.
+        return _AttackSettings(unknown, smooth, 1e-2, 0.03, lambda b: _normalized(b["target"]))
     low, high = float(public.min()), float(public.max())
     unknown = attacks.images(batch, low, high, guess=mean)
     return _AttackSettings(unknown, None, 1e-3, 0.02 * (high - low), lambda b: b["image"])
+
+
+def _kspace_error(found: jax.Array, true: jax.Array) -> float:
+    """Relative error of a measurement but for its scale: the sine of the angle between the two."""
+    cosine = jnp.real(jnp.vdot(found, true)) / (jnp.linalg.norm(found) * jnp.linalg.norm(true))
+    return float(jnp.sqrt(jnp.maximum(1 - jnp.maximum(cosine, 0) ** 2, 0)))
+
+
+def _normalized(images: jax.Array) -> jax.Array:
+    """Images (n, ny, nx) of root mean square 1."""
+    return images / jnp.sqrt(jnp.maximum(jnp.square(images).mean((1, 2), keepdims=True), 1e-12))
 
 
 def _first_example(clients: ClientData, client: int) -> Batch:
@@ -223,9 +231,11 @@ def _public_images(subject: Subject, victim: int) -> np.ndarray:
     name = "target" if subject.kind == "reconstruction" else "image"
     valid = np.asarray(subject.train.valid).copy()
     valid[victim] = False
-    if valid.any():
-        return np.asarray(subject.train.examples[name])[valid][:_MOST_EXAMPLES]
-    return np.asarray(subject.test.examples[name])[np.asarray(subject.test.valid)][:_MOST_EXAMPLES]
+    clients = subject.train
+    if not valid.any():
+        clients, valid = subject.test, np.asarray(subject.test.valid)
+    images = np.asarray(clients.examples[name])[valid][:_MOST_EXAMPLES]
+    return np.asarray(_normalized(images)) if subject.kind == "reconstruction" else images
 
 
 def _plane(images: jax.Array) -> np.ndarray:

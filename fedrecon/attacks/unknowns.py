@@ -78,14 +78,15 @@ def measurements(
 
     The unknowns are a complex image x and samples n: the measurement is y = A x + M n with the network's own
     operator A and its sampling mask M, the reference |x|. Updates hardly depend on the scale of both, since
-    networks and losses are normalized: x is scaled so that the maximum of |x| is ``data_range``.
+    networks and losses are normalized: x is scaled to the root mean square 1.
 
     Args:
       known: the batch; "kspace" (examples, coils, ny, nx) and "target" (examples, ny, nx) only by shapes;
         "mask" and "coil_maps" are known to the attacker, which is its best case.
       measure: of the task, such as `fedrecon.tasks.mri_measure`, whose operators are used.
-      data_range: maximum of a reference, as training normalizes them.
-      guess: (ny, nx), a public image to start from, such as the mean of other sites'; noise by default.
+      data_range: maximum of a reference over its root mean square, such as that of other sites' images.
+      guess: (ny, nx), a public image to start near, such as the mean of other sites', of root mean square 1;
+        noise by default.
       consistency: weight of |M n|^2 over |y|^2 in the prior, beside the total variation of |x|: how firmly
         image and measurement are tied. None for n = 0, exactly tied; 0 for two unknowns that know nothing of
         each other.
@@ -107,19 +108,19 @@ def measurements(
     operators = measure({**others, "kspace": jnp.zeros(samples, known["kspace"].dtype)})[0]
 
     def start(key: jax.Array) -> PyTree:
-        image = 0.1 * data_range * jax.random.normal(key, (2, *shape))
+        image = jax.random.normal(key, (2, *shape))
         if guess is not None:
-            image = 0.1 * image + jnp.stack([jnp.broadcast_to(guess, shape), jnp.zeros(shape)])
+            image = 0.05 * image + jnp.stack([jnp.broadcast_to(guess, shape), jnp.zeros(shape)])
         return {"image": image} if consistency is None else {"image": image, "rest": jnp.zeros((2, *samples))}
 
     def rest(z: PyTree) -> jax.Array:
         return mask * jax.lax.complex(*z["rest"])
 
     def batch(z: PyTree) -> Batch:
-        # Roots are smooth at zero, where absolute values are not.
-        most = jnp.sqrt(jnp.square(z["image"]).sum(0).max((1, 2), keepdims=True) + 1e-12)
-        real, imaginary = data_range * z["image"] / most
+        size = jnp.sqrt(jnp.square(z["image"]).sum(0).mean((1, 2), keepdims=True) + 1e-12)
+        real, imaginary = z["image"] / size
         y = jax.vmap(lambda A, x: A(x))(operators, jax.lax.complex(real, imaginary))
+        # Roots are smooth at zero, where absolute values are not.
         target = jnp.sqrt(real**2 + imaginary**2 + 1e-12)
         y = y if consistency is None else y + rest(z)
         return {**others, "kspace": y, "target": target, "data_range": jnp.full(shape[0], data_range)}
