@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from fedrecon import attacks
 from fedrecon.data import simulate_mri_cohort
-from fedrecon.models import VarNet
+from fedrecon.models import Conv, Unrolled, gradient_step, regularized
 from fedrecon.reporting import format_table
 from fedrecon.runtime import ending, run_program
 from fedrecon.tasks import classification_task, mri_measure, reconstruction_task
@@ -73,6 +73,18 @@ class SmoothNetwork(nn.Module):
         return nn.Dense(2, name="head")(x.reshape(len(x), -1))
 
 
+class Filters(nn.Module):
+    """R(x): filters, smooth activations and filters again, as in the first variational networks."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        del train, valid
+        u = jnp.stack([x.real, x.imag], -1)
+        u = jnp.tanh(Conv(24, 5)(u))
+        u = 0.1 * Conv(2, 5)(u)
+        return jax.lax.complex(u[..., 0], u[..., 1])
+
+
 def classifier_case(name: str, images: np.ndarray, iterations: int) -> Case:
     """A classifier of images (nine or more, ny, nx), the first eight of which are of sites."""
     images = (images / images.max((1, 2), keepdims=True))[..., None].astype(np.float32)
@@ -95,8 +107,9 @@ def classifier_case(name: str, images: np.ndarray, iterations: int) -> Case:
 
 
 def unrolled_case(name: str, batches: list[Batch], iterations: int) -> Case:
-    """A variational network that the other sites trained for forty steps."""
-    task = reconstruction_task(VarNet(2, 8, 1), mri_measure, batches[0])
+    """A variational network without normalization, which the other sites trained for forty steps."""
+    network = Unrolled(regularized(gradient_step(), Filters(parent=None), "parallel"), cascades=2)
+    task = reconstruction_task(network, mri_measure, batches[0])
     start, optimizer = task.init(jax.random.key(0)), optax.adam(3e-3)
     others = {k: jnp.concatenate([b[k] for b in batches[1:]]) for k in batches[0]}
 
@@ -113,11 +126,10 @@ def unrolled_case(name: str, batches: list[Batch], iterations: int) -> Case:
     variables = start._replace(params=train(start.params))
 
     def shown(batch: Batch) -> jax.Array:
-        size = jnp.sqrt(jnp.square(batch["target"]).mean((1, 2), keepdims=True))
-        return batch["target"] / size
+        return batch["target"]
 
     public = np.concatenate([np.asarray(shown(b)) for b in batches[1:]])
-    smooth = attacks.gradient_update(attacks.smoothed(task))
+    smooth = attacks.gradient_update(attacks.smoothed(task, 0.03))
     unknown = attacks.measurements(batches[0], mri_measure, data_range=1.0, guess=jnp.asarray(public.mean(0)))
 
     def invert(seen: Any) -> jax.Array:

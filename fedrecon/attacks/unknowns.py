@@ -70,22 +70,23 @@ def measurements(
     known: Mapping[str, jax.Array],
     measure: Callable[[Batch], tuple],
     *,
-    data_range: float,
+    data_range: float | None,
     guess: jax.Array | None = None,
     consistency: float | None = None,
 ) -> Unknown:
     """Measured k-space and the reference image of an unrolled reconstruction of MRI.
 
     The unknowns are a complex image x and samples n: the measurement is y = A x + M n with the network's own
-    operator A and its sampling mask M, the reference |x|. Updates hardly depend on the scale of both, since
-    networks and losses are normalized: x is scaled to the root mean square 1.
+    operator A and its sampling mask M, the reference |x|. Updates of networks with normalization layers
+    hardly depend on the scale of both: x is then scaled to the root mean square 1.
 
     Args:
       known: the batch; "kspace" (examples, coils, ny, nx) and "target" (examples, ny, nx) only by shapes;
         "mask" and "coil_maps" are known to the attacker, which is its best case.
       measure: of the task, such as `fedrecon.tasks.mri_measure`, whose operators are used.
-      data_range: maximum of a reference over its root mean square, such as that of other sites' images.
-      guess: (ny, nx), a public image to start near, such as the mean of other sites', of root mean square 1;
+      data_range: maximum of a reference over its root mean square, such as that of other sites' images; None
+        for networks without normalization: the scale is sought, too, and the range is each maximum.
+      guess: (ny, nx), a public image to start near, such as the mean of other sites', in the scale of x;
         noise by default.
       consistency: weight of |M n|^2 over |y|^2 in the prior, beside the total variation of |x|: how firmly
         image and measurement are tied. None for n = 0, exactly tied; 0 for two unknowns that know nothing of
@@ -97,8 +98,8 @@ def measurements(
     needed = ("kspace", "target", "mask", "coil_maps", "data_range")
     if missing := [name for name in needed if name not in known]:
         raise ArgumentError("known", f"the keys {', '.join(needed)}", f"no {missing[0]}")
-    if not data_range > 0 or not (consistency is None or consistency >= 0):
-        expected = "positive, and at least 0 or None"
+    if not (data_range is None or data_range > 0) or not (consistency is None or consistency >= 0):
+        expected = "positive or None, and at least 0 or None"
         raise ArgumentError("data_range, consistency", expected, (data_range, consistency))
     shape, samples = known["target"].shape, known["kspace"].shape
     hidden = ("kspace", "target", "data_range")
@@ -118,16 +119,17 @@ def measurements(
 
     def batch(z: PyTree) -> Batch:
         size = jnp.sqrt(jnp.square(z["image"]).sum(0).mean((1, 2), keepdims=True) + 1e-12)
-        real, imaginary = z["image"] / size
+        real, imaginary = z["image"] if data_range is None else z["image"] / size
         y = jax.vmap(lambda A, x: A(x))(operators, jax.lax.complex(real, imaginary))
         # Roots are smooth at zero, where absolute values are not.
         target = jnp.sqrt(real**2 + imaginary**2 + 1e-12)
         y = y if consistency is None else y + rest(z)
-        return {**others, "kspace": y, "target": target, "data_range": jnp.full(shape[0], data_range)}
+        most = target.max((1, 2)) if data_range is None else jnp.full(shape[0], data_range)
+        return {**others, "kspace": y, "target": target, "data_range": most}
 
     def prior(z: PyTree) -> jax.Array:
         found = batch(z)
-        value = total_variation(found["target"]) / data_range
+        value = total_variation(found["target"]) / jax.lax.stop_gradient(found["target"].max())
         if consistency is None:
             return value
         size = jax.lax.stop_gradient(jnp.sum(jnp.square(jnp.abs(found["kspace"]))))
