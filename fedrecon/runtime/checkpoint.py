@@ -17,6 +17,8 @@ from fedrecon.errors import ArgumentError
 from fedrecon.runtime.distributed import is_lead
 
 PyTree = Any
+# Held from a save until it is on disk: orbax tells the saves of a process apart by names of the process.
+_turn = threading.Lock()
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -70,6 +72,10 @@ class _Quiet:
         if raised.exc_type is KeyboardInterrupt:
             _Quiet._hooks[1](raised)
 
+    def others(self) -> bool:
+        """Whether other checkpointers are open."""
+        return len(self._open) > 1
+
     def close(self) -> None:
         logging.getLogger("absl").removeFilter(self)
         with self._lock:
@@ -96,7 +102,7 @@ class Checkpointer:
 
     Saving is asynchronous and commits by renaming a directory, so a killed process leaves the previous
     checkpoint intact. Every process of a run must call every method; what any number of processes saved, any
-    other number restores.
+    other number restores. Checkpointers in several threads take turns in saving.
 
     Args:
       directory: one directory per stage; created when absent.
@@ -107,7 +113,7 @@ class Checkpointer:
         # Not above: importing it takes half as long as importing JAX, and not every program saves.
         import orbax.checkpoint as ocp
 
-        self._ocp, self._quiet = ocp, _Quiet()
+        self._ocp, self._quiet, self._has_turn = ocp, _Quiet(), False
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
@@ -126,8 +132,14 @@ class Checkpointer:
         Raises:
           OSError: the disk is full, now or in the save before.
         """
+        if not self._has_turn:
+            _turn.acquire()
+            self._has_turn = True
         with _naming_full_disks(self.directory):
             self._manager.save(step, args=self._ocp.args.StandardSave(_named_leaves(state)), force=True)
+        if self._quiet.others():
+            # Nobody shall wait for the rounds of another thread.
+            self.wait()
 
     def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
         """The newest sound checkpoint as ``(step, state)``, or None when there is none.
@@ -188,8 +200,13 @@ class Checkpointer:
         Raises:
           OSError: the disk is full; the checkpoint before is intact.
         """
-        with _naming_full_disks(self.directory):
-            self._manager.wait_until_finished()
+        try:
+            with _naming_full_disks(self.directory):
+                self._manager.wait_until_finished()
+        finally:
+            if self._has_turn:
+                self._has_turn = False
+                _turn.release()
 
     def close(self) -> None:
         """Completes the last save, as `wait`, and releases the manager's threads."""

@@ -92,9 +92,9 @@ def test_programs_that_fail_leave_the_rest_of_the_rows(scan, monkeypatch):
 
 def test_magnitudes_of_a_group_become_coils_with_noise(tmp_path):
     with h5py.File(tmp_path / "heads.h5", "w") as file:
-        file["site/image"] = np.arange(3)[:, None, None] * np.ones((3, 40, 40), np.int16)
+        file["site/image"] = 200 * np.arange(3)[:, None, None] * np.ones((3, 40, 40), np.int16)
     ((_, case),) = cases(str(tmp_path), ["heads:site"], ["random-2d"], [2.0])
-    # The middle image of ones in 8 coils whose maps have unit length: over its largest value, of noise.
+    # The middle image over its largest value, in 8 coils whose maps have unit length, and noise.
     scale = case.prepared.scale
     assert case.kspace.shape == (8, 40, 40) and 1 < scale < 1.2
     assert case.reference.mean() * scale == pytest.approx(np.sqrt(1 + 8 * 2e-4), abs=2e-3)

@@ -58,6 +58,11 @@ MUTANTS = (
             _RUNTIME + "checkpoint_restores_values_dtypes_and_structure",
         ),
         (
+            "if self._quiet.others():",
+            "if False:",
+            _RUNTIME + "checkpointers_of_several_threads_take_turns",
+        ),
+        (
             "self._open.remove(self)",
             "self._open.clear()",
             _RUNTIME + "checkpointers_at_once_leave_the_hooks_of_the_process",

@@ -202,6 +202,34 @@ def test_checkpointers_at_once_leave_the_hooks_of_the_process(tmp_path, capsys):
     assert (sys.unraisablehook, threading.excepthook) == hooks and not capsys.readouterr().err
 
 
+def test_checkpointers_of_several_threads_take_turns(tmp_path, monkeypatch):
+    """Orbax mixes up saves that overlap: half of such runs hung or ended in errors about its folders."""
+    checkpointers = [Checkpointer(tmp_path / name) for name in "abc"]
+    inside, most, real = [], [], Checkpointer.wait
+
+    def wait(self):
+        inside.append(self)
+        most.append(len(set(inside)))
+        real(self)
+        inside[:] = [other for other in inside if other is not self]
+
+    monkeypatch.setattr(Checkpointer, "wait", wait)
+
+    def work(checkpointer):
+        for step in range(3):
+            checkpointer.save(step, {"a": jnp.arange(4) + step})
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in checkpointers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 9
+    for one in checkpointers:
+        assert one.restore({"a": jnp.arange(4)})[1]["a"].tolist() == [2, 3, 4, 5]
+        one.close()
+
+
 def test_checkpoints_take_a_small_part_of_the_time(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
