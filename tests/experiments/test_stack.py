@@ -21,7 +21,7 @@ from experiments.pipeline.federated_settings import (
 from experiments.pipeline.federated_settings import resolve as resolve_training
 from experiments.pipeline.run import plan_stages, stage_budgets
 from experiments.pipeline.settings import resolve
-from fedrecon import Task, Variables
+from fedrecon import Task, Variables, catalog
 from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import History
@@ -168,7 +168,9 @@ def test_other_pairs_that_would_leak_or_have_no_effect_are_refused():
 def test_every_other_algorithm_trains_under_privacy(name, tmp_path):
     federation = FederationSettings(algorithm=name, dp_epsilon=1.0)
     options = (("strength", "0.1"),) if name == "fedprox" else ()
-    result, log = trained(tmp_path, changed(federation, algorithm_options=options))
+    unit = catalog.lookup(name).unit or "example"
+    noise = NOISE._replace(mechanism=dataclasses.replace(NOISE.mechanism, unit=unit, units=8))
+    result, log = trained(tmp_path, changed(federation, algorithm_options=options), noise)
     own, released = result.scores(TASK, CLIENTS)
     assert all(np.isfinite(scores["loss"]) for scores in (*own.values(), *released.values()))
     assert np.asarray(result.released.params["w"]).std() > 0 and "loss" not in log[0]

@@ -147,3 +147,11 @@ def test_errors_name_the_argument():
         calibrate_noise_multiplier(1.0, [(BASE, 1)], units=[])
     with pytest.raises(ValueError, match="parts"):
         calibrate_noise_multiplier(1.0, [(BASE, 0)], units=[10])
+
+
+@pytest.mark.slow
+def test_untruncated_equals_opacus():
+    accountants = pytest.importorskip("opacus.accountants")
+    accountant = accountants.PRVAccountant()
+    accountant.history = [(1.1, 10 / 200, 60)]
+    np.testing.assert_allclose(epsilon(), accountant.get_epsilon(delta=1e-5), rtol=0.02)
