@@ -58,6 +58,8 @@ def encrypted_sum(
         return ()
 
     def reduce(uploads, included, state, context):
+        # What is missing (a library) is missed when the round is traced, not within it.
+        parties.make()
         leaves, structure = jax.tree.flatten(uploads.delta)
         weight = jnp.where(included, uploads.weight, 0)
         rows = jnp.concatenate([x.reshape(len(x), -1).astype(jnp.float32) for x in leaves], 1)
@@ -97,18 +99,23 @@ class _Parties:
         self._lock = threading.Lock()
         self._made: tuple[Backend, Keys] | None = None
 
+    def make(self) -> tuple[Backend, Keys]:
+        """The scheme and its keys, drawn at the first call."""
+        with self._lock:
+            if self._made is None:
+                backend = self._make()
+                self._made = backend, backend.keygen()
+                _LOG.info("%s: %s", backend.name, backend.statement)
+            return self._made
+
     def sum(self, rows: Any, weights: Any, round: Any) -> tuple[np.ndarray, np.float32]:
         """(sum of weighted rows, sum of weights) by way of ciphertexts."""
         rows, weights = np.asarray(rows, np.float64), np.asarray(weights, np.float64)
         chosen = np.flatnonzero(weights > 0)
         if not len(chosen):
             return np.zeros(rows.shape[1], np.float32), np.float32(0)
+        backend, keys = self.make()
         with self._lock:
-            if self._made is None:
-                backend = self._make()
-                self._made = backend, backend.keygen()
-                _LOG.info("%s: %s", backend.name, backend.statement)
-            backend, keys = self._made
             start = time.perf_counter()
             if (beyond := int((np.abs(rows[chosen]) > self._encoding.bound).sum())) > 0:
                 _LOG.warning(

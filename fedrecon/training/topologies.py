@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from fedrecon import federated as fl
 from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.runtime import compiled
 from fedrecon.training.budgets import Budget
@@ -245,4 +246,7 @@ def _named(settings: FederationSettings, error: ValueError) -> ValueError:
     named = as_flag_error(error, {"concurrency": "concurrency"})
     if isinstance(named, FlagError):
         return named
-    return ValueError(f"--topology={settings.topology} with --algorithm={settings.algorithm}: {error}")
+    both = f"topology={settings.topology} with --algorithm={settings.algorithm}"
+    if isinstance(error, ArgumentError):
+        return FlagError(f"{both}: {error.name}", error.expected, error.found)
+    return ValueError(f"--{both}: {error}")

@@ -15,7 +15,7 @@ def famhe(
     optimizer: optax.GradientTransformation,
     *,
     clients: int,
-    ring: int = 8192,
+    degree: int = 8192,
     bits: int = 24,
     bound: float = 1.0,
     largest_weight: int = 4096,
@@ -32,7 +32,7 @@ def famhe(
       task: what is learned.
       optimizer: each client's optimizer.
       clients: their number; at least 2, all of them holders of the key.
-      ring: degree of the ring.
+      degree: of the ring.
       bits: of an entry, sign included.
       bound: entries of a client's change are clipped to it.
       largest_weight: numbers of examples up to here are exact weights.
@@ -43,7 +43,7 @@ def famhe(
       ValueError: arguments out of range.
     """
     encoding = Encoding(bound, bits, clients, largest_weight)
-    scheme = collective(encoding, clients, ring)
+    scheme = collective(encoding, clients, degree)
 
     def nbytes(size):
         # A client also answers once for each sum.
