@@ -51,6 +51,7 @@ class Purse:
         self._ledger = Ledger(folder / LEDGER) if is_lead() else None
         self._draw = np.asarray(jax.random.key_data(key)).tobytes().hex()
         if spending.secure:
+            # Of this process: no other one draws the same noise.
             self._draw = os.urandom(16).hex()
         self._epsilons: dict[int, float] = {}
 
@@ -93,23 +94,22 @@ class Purse:
         return not self._ledger.would_exceed(self._releases(done, count), self._spending.target)
 
     def _releases(self, done: int, count: int) -> list[Release]:
-        mechanism, secure = self._spending.mechanism, self._spending.secure
-        whole = bool(mechanism.strategy)
-        rounds = [_WHOLE] if whole else range(done + 1, done + count + 1)
+        mechanism = self._spending.mechanism
+        rounds = [_WHOLE] if mechanism.strategy else range(done + 1, done + count + 1)
         return [
-            Release(site, mechanism.unit, self._stage, number, event, delta, draw, RELATION)
+            Release(site, mechanism.unit, self._stage, number, event, delta, self._draw, RELATION)
             for number in rounds
-            for site, event, delta, draw in self._of_sites(None if secure and not whole else self._draw)
+            for site, event, delta in self._of_sites()
         ]
 
-    def _of_sites(self, draw: str | None) -> Iterator[tuple[str, Any, float, str | None]]:
+    def _of_sites(self) -> Iterator[tuple[str, Any, float]]:
         mechanism, turns = self._spending.mechanism, self._spending.turns
         for site, units in self._spending.units.items():
             delta = self._spending.deltas[site]
-            yield site, self._event(units), delta, draw
+            yield site, self._event(units), delta
             if self._spending.selection:
                 choices = selection_event(self._spending.selection, turns * mechanism.steps)
-                yield f"{site}, validation", choices, delta, draw
+                yield f"{site}, validation", choices, delta
 
     def _event(self, units: int) -> Any:
         if self._spending.shares is not None:

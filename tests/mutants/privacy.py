@@ -139,8 +139,8 @@ MUTANTS = (
         "fedrecon/training/spending.py",
         # Noise that is drawn again counts once.
         (
-            "None if secure and not whole else self._draw",
-            "self._draw",
+            "self._draw = os.urandom(16).hex()",
+            "pass",
             _SPENDING + "restarts_compose_exactly",
         ),
         (
