@@ -5,8 +5,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.pipeline.federated_settings import LABELS, TrainSettings, is_own, network_norm
@@ -32,7 +32,6 @@ from fedrecon.data.clients import (
 )
 from fedrecon.data.folders import possible_tasks
 from fedrecon.errors import ArgumentError
-from fedrecon.models import NORMS, Encoder
 from fedrecon.tasks import (
     check_labels,
 )
@@ -119,7 +118,7 @@ def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
     """The task and its network, of examples like ``example``: arrays, or what has their shapes and dtypes."""
     if is_own(settings.task):
         return own_task(settings, example)
-    sizes = {name: getattr(settings, name) for name in ("channels", "pools", "cascades")}
+    sizes = {name: getattr(settings, name) for name in ("network", "channels", "pools", "cascades")}
     sizes["norm"] = network_norm(settings)
     return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
 
@@ -148,14 +147,20 @@ def number_of_classes(settings: TrainSettings) -> int:
     return len(settings.data_labels.split(LABELS)) if settings.data_labels else 2
 
 
-def representation(settings: TrainSettings) -> Callable:
-    """What the classifier's last layer sees: ``represent(params, stats, batch) -> (examples, features)``."""
-    encoder = Encoder(settings.channels, settings.pools, NORMS[network_norm(settings)])
+def representation(task: Task) -> Callable:
+    """What the last layer of a classifier sees, "head": ``represent(params, stats, batch) -> features``."""
 
     def represent(params, stats, batch):
-        variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
-        features = encoder.apply(variables, batch["image"])[-1]
-        return jnp.concatenate([features.mean((1, 2)), features.max((1, 2))], -1)
+        seen = []
+
+        def watch(call, args, kwargs, context):
+            if context.module.path == ("head",) and context.method_name == "__call__":
+                seen.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(watch):
+            task.predict(params, stats, batch)
+        return seen[0]
 
     return represent
 

@@ -220,7 +220,7 @@ def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
     task = make_task(settings, example_of(data.train))
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
-    represent = representation(settings) if settings.task == "classification" else None
+    represent = representation(task) if settings.task == "classification" else None
     return Stage(
         settings.federation.algorithm,
         task,

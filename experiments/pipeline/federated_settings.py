@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+from fedrecon.models import NETWORKS, NORMALIZED, SIZED
 from fedrecon.training import (
     NO_PRIVACY,
     TASKS,
@@ -48,6 +49,7 @@ BY_PRESET = frozenset(name for preset in PRESETS.values() for name in preset)
 
 _data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
 _OF_PACKAGE = Need("a --task of the package, which has a network,", lambda s: s.task in TASKS)
+_OF_ANY_SIZE = Need(f"--network={' or '.join(SIZED)}", lambda s: s.network in SIZED)
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
@@ -156,9 +158,25 @@ class TrainSettings:
         "Edge of the images; 0 is 16 to 64, by cohort, or that of the files of --data_dir",
         least=0,
     )
-    channels: int = _model(8, "Channels of the network at full resolution", above=0, needs=(_OF_PACKAGE,))
-    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE,))
-    norm: str = _model("instance", "Normalization layers of the network", choices=NORMS, needs=(_OF_PACKAGE,))
+    network: str = _model(
+        "unet",
+        "Network of the classification or segmentation; all but the U-Nets have the sizes published",
+        choices=dict.fromkeys(name for names in NETWORKS.values() for name in names),
+        needs=(_OF_PACKAGE,),
+    )
+    channels: int = _model(
+        8, "Channels of the network at full resolution", above=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE)
+    )
+    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE))
+    norm: str = _model(
+        "instance",
+        "Normalization layers of the network",
+        choices=NORMS,
+        needs=(
+            _OF_PACKAGE,
+            Need("a --network that does not normalize tokens", lambda s: s.network in NORMALIZED),
+        ),
+    )
     cascades: int = _model(
         3,
         "Cascades of the reconstruction network",
@@ -220,13 +238,16 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     federation = settings.federation
     if federation.topology == "single_pass" and settings.rounds != 1:
         raise FlagError("rounds", "1 with --topology=single_pass", settings.rounds)
-    if settings.norm == "group" and settings.channels % 4:
+    if settings.norm == "group" and settings.network in SIZED and settings.channels % 4:
         raise FlagError("channels", "a multiple of 4 with --norm=group", settings.channels)
     fitting = {"retina": ("segmentation",), "xray": ("classification",)}.get(settings.cohort, TASKS)
     if settings.task not in TASKS and not is_own(settings.task):
         raise FlagError("task", f"one of {', '.join(TASKS)}, or FILE:name", repr(settings.task))
     if settings.task not in fitting and not is_own(settings.task):
         raise FlagError("task", f"{' or '.join(fitting)} with --cohort={settings.cohort}", settings.task)
+    if not is_own(settings.task) and settings.network not in NETWORKS[settings.task]:
+        expected = f"one of {', '.join(NETWORKS[settings.task])} with --task={settings.task}"
+        raise FlagError("network", expected, repr(settings.network))
     if (settings.cohort != "simulated") != bool(settings.data_dir):
         expected = "no folder" if settings.cohort == "simulated" else "the folder of the data"
         raise FlagError("data_dir", f"{expected} with --cohort={settings.cohort}", repr(settings.data_dir))

@@ -14,7 +14,7 @@ from fedrecon.models.data_steps import (
 from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.ista import SparseTransform, ista_net
 from fedrecon.models.modl import MoDL
-from fedrecon.models.named import CLASSIFIERS
+from fedrecon.models.named import CLASSIFIERS, NETWORKS, NORMALIZED, SEGMENTERS, SIZED
 from fedrecon.models.normalization import (
     NORMALIZATION,
     NORMS,
@@ -36,8 +36,12 @@ from fedrecon.models.windows import SwinUNet, WindowBlock
 __all__ = [
     "CBAM",
     "CLASSIFIERS",
+    "NETWORKS",
     "NORMALIZATION",
+    "NORMALIZED",
     "NORMS",
+    "SEGMENTERS",
+    "SIZED",
     "BatchNorm",
     "CascadeInputs",
     "Classifier",

@@ -7,10 +7,14 @@ import flax.linen as nn
 
 from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.residual_networks import ResNet
+from fedrecon.models.unet import Classifier, UNet
 from fedrecon.models.vision_transformer import VisionTransformer
+from fedrecon.models.windows import SwinUNet
 
-# Name -> ``network(classes=, ...)``, of the published layouts.
+# Name -> ``network(classes=, ...)``; of the published layouts, but for the first two.
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": Classifier,
+    "residual-unet": partial(Classifier, residual=True),
     "resnet18": ResNet,
     "resnet34": partial(ResNet, depths=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
@@ -18,3 +22,18 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "densenet121": DenseNet,
     "vit": VisionTransformer,
 }
+# Name -> ``network(channels=, pools=, output_bias=, ...)``.
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "residual-unet": partial(UNet, residual=True),
+    "swin-unet": SwinUNet,
+}
+# Task -> names of its networks; unrolled ones have U-Nets.
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "classification": tuple(CLASSIFIERS),
+    "segmentation": tuple(SEGMENTERS),
+    "reconstruction": ("unet",),
+}
+# Networks that have the sizes, or the normalization, that they are told.
+SIZED = ("unet", "residual-unet", "swin-unet")
+NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "swin-unet"))

@@ -7,17 +7,20 @@ from typing import Any
 import jax
 
 from fedrecon.errors import ArgumentError
-from fedrecon.models import NORMS, Classifier, UNet, VarNet
+from fedrecon.models import CLASSIFIERS, NETWORKS, NORMALIZED, NORMS, SEGMENTERS, SIZED, VarNet
 from fedrecon.tasks import classification_task, measure_of, reconstruction_task, segmentation_task
 from fedrecon.types import Task, Variables
 
 TASKS = ("classification", "segmentation", "reconstruction")
+# Below this edge, in pixels, the first layers of classifiers do not shrink images.
+_SMALL = 64
 
 
 def named_task(
     name: str,
     example: Mapping[str, Any],
     *,
+    network: str = "unet",
     channels: int = 8,
     pools: int = 2,
     norm: str = "instance",
@@ -31,28 +34,37 @@ def named_task(
         one structure) or "reconstruction" (of multi-coil MRI, as `mri_examples` makes, or of sinograms, see
         `measure_of`).
       example: arrays (examples, ...), or what has their shapes and dtypes.
-      channels: of the network at full resolution.
-      pools: of the network.
-      norm: one of `NORMS`.
+      network: one of `fedrecon.models.NETWORKS` of the task.
+      channels: of the network at full resolution, of one in ``SIZED``; others have the sizes published.
+      pools: of the network, likewise.
+      norm: one of `NORMS`, of a network in ``NORMALIZED``; the others normalize tokens.
       classes: of the classification, or of the segmentation with the background.
       cascades: of the reconstruction.
 
     Raises:
-      ValueError: there is no such task, or the examples are not of it.
+      ValueError: there is no such task, it has no such network, or the examples are not of it.
     """
     if name not in TASKS:
         raise ArgumentError("task", f"{', '.join(TASKS)} or a task", repr(name))
-    sizes: dict[str, Any] = {"channels": channels, "pools": pools, "norm": NORMS[norm]}
+    if network not in NETWORKS[name]:
+        raise ArgumentError("network", f"one of {', '.join(NETWORKS[name])} for {name}", repr(network))
+    sizes: dict[str, Any] = {"channels": channels, "pools": pools} if network in SIZED else {}
+    sizes |= {"norm": NORMS[norm]} if network in NORMALIZED else {}
     image = example.get("image")
     if name != "reconstruction" and image is not None and len(image.shape) != 4:
         raise ArgumentError("image", "arrays (examples, ny, nx, channels)", image.shape)
     if name == "classification":
-        return classification_task(Classifier(**sizes, classes=classes), example)
+        small = image is not None and max(image.shape[1:-1]) < _SMALL
+        if network == "vit":
+            sizes["patch"] = 4 if small else 8
+        elif network not in SIZED:
+            sizes["small_images"] = small
+        return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example)
     if name == "segmentation":
         if classes > 2:
-            return segmentation_task(UNet(**sizes, out_channels=classes), example, flip=True)
+            return segmentation_task(SEGMENTERS[network](**sizes, out_channels=classes), example, flip=True)
         # Structures are rare: the first predictions are background.
-        return segmentation_task(UNet(**sizes, output_bias=-3.0), example, flip=True)
+        return segmentation_task(SEGMENTERS[network](**sizes, output_bias=-3.0), example, flip=True)
     return reconstruction_task(VarNet(cascades=cascades, **sizes), measure_of(example), example)
 
 

@@ -19,6 +19,8 @@ _PUBLISHED = _RULES + "configurations_are_those_published"
 _COARSE = _RULES + "coarse_axes_take_the_tenth_percentile"
 _MATCHED = "tests/evaluation/test_lesions.py::test_"
 _OVERLAP = _MATCHED + "lesions_are_matched_by_their_overlap"
+_FLAG = "tests/experiments/test_network_flag.py::test_"
+_SEEN = _FLAG + "representations_are_what_the_head_sees"
 
 MUTANTS = (
     *in_file(
@@ -111,6 +113,18 @@ MUTANTS = (
             "ndimage.label(lesions, np.ones((3,) * lesions.ndim))",
             "ndimage.label(lesions)",
             _MATCHED + "corners_join_lesions_and_one_prediction_may_find_two",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/named_tasks.py",
+        ("if network not in NETWORKS[name]:", "if False:", _FLAG + "networks_that_do_not_fit_are_refused"),
+    ),
+    *in_file(
+        "experiments/pipeline/federated_data.py",
+        (
+            'context.module.path == ("head",)',
+            "context.module.path",
+            _SEEN,
         ),
     ),
 )
