@@ -8,6 +8,7 @@ _CHAIN = "tests/privacy/test_chain.py::test_"
 _LAI = "tests/federated/test_lai.py::test_"
 _MEDI = "tests/federated/test_medisecfed.py::test_"
 _SVT = "tests/federated/test_li_w.py::test_"
+_SURGERY = "tests/tasks/test_surgery.py::test_"
 _SUM = "tests/privacy/test_encrypted_sum.py::test_"
 
 MUTANTS = (
@@ -138,5 +139,26 @@ MUTANTS = (
             _SVT + "what_an_upload_costs",
         ),
         ("g * participants / jnp.maximum(n, 1)", "g", _SVT + "means_are_over_those_who_sent_an_entry"),
+    ),
+    *in_file(
+        "fedrecon/privacy/model_check.py",
+        (
+            "lambda a, b, c, d: a - b - c + d",
+            "lambda a, b, c, d: 0 * a",
+            _SURGERY + "what_mixes_examples_is_found_also_beside_dropout",
+        ),
+        (
+            "_TOLERANCE = 2e-3",
+            "_TOLERANCE = 2e3",
+            _SURGERY + "a_contrast_within_the_batch_is_found_without_statistics",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/surgery.py",
+        (
+            "range(min(32, channels), 0, -1)",
+            "range(min(4, channels), 0, -1)",
+            _SURGERY + "groups_divide_channels",
+        ),
     ),
 )
