@@ -178,7 +178,7 @@ def test_what_is_not_finite_is_told_from_nothing_to_score(bad):
     assert np.isnan(nothing["auc"]) and np.isnan(nothing["sensitivity"]) and nothing["accuracy"] == 0.4
     # An image without a lesion is not segmented well by a network that diverged.
     task = segmentation_task(
-        Plain(pixels=True), {"image": np.zeros((1, N, N, 1)), "segmentation": np.zeros(1)}
+        Plain(pixels=True), {"image": np.zeros((1, N, N, 1)), "segmentation": np.zeros((1, N, N))}
     )
     params, stats = task.init(jax.random.key(0))
     images = np.zeros((2, N, N, 1), np.float32)
