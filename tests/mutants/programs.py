@@ -135,6 +135,11 @@ MUTANTS = (
     *in_file(
         "fedrecon/data/clients/arrays.py",
         (
+            "np.searchsorted(classes, ",
+            "np.searchsorted(classes[::-1], ",
+            _RUN + "labels_that_are_texts_are_numbered_over_all_hospitals",
+        ),
+        (
             "    if not finite.all():",
             "    if False:",
             _RUN + "what_does_not_fit_is_refused_in_one_line_and_leaves_nothing",

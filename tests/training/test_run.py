@@ -1,6 +1,9 @@
 """`fedrecon.run`: closed forms, all kinds of data and methods, resuming, and what is refused."""
 
+import asyncio
 import shutil
+import sys
+import threading
 
 import flax.linen as nn
 import jax
@@ -231,6 +234,37 @@ def test_arrays_are_divided_by_patient():
         seen[part] = set(whose)
     assert [len(s) for s in seen.values()] == [6, 2, 2] and len(set.union(*seen.values())) == 10
     assert data.examples["label"].dtype == np.float32 and data.examples["image"].dtype == np.int32
+
+
+def test_labels_that_are_texts_are_numbered_over_all_hospitals():
+    texts = {"x": ["mild", "none", "mild"] * 3, "y": np.array(["severe", "none", "none"] * 3, object)}
+    sites = {name: {"image": np.arange(9.0), "label": label} for name, label in texts.items()}
+    cohort = cohort_from_arrays(sites)
+    assert cohort.labels == ("mild", "none", "severe") and cohort.train.examples["label"].dtype == np.int32
+    for i, name in enumerate(sites):
+        for part in (cohort.train, cohort.validation, cohort.test):
+            image, label = (part.examples[key][i, part.valid[i]] for key in ("image", "label"))
+            assert [cohort.labels[n] for n in label] == [texts[name][int(k)] for k in image]
+    mixed = {**sites, "z": {"image": np.arange(9.0), "label": np.arange(9)}}
+    with pytest.raises(ValueError, match=r"^cohort\['x'\]\['label'\]: expected an array .* of numbers"):
+        cohort_from_arrays(mixed)
+
+
+@pytest.mark.slow
+def test_threads_and_running_event_loops_train_as_they_do_alone(parts, whole, tmp_path):
+    """As cells of a notebook; two methods that are values have one name."""
+    hooks = sys.unraisablehook, threading.excepthook
+
+    async def both():
+        made = [asyncio.to_thread(go, parts, tmp_path / name, fl.Method()) for name in "ab"]
+        return await asyncio.gather(*made)
+
+    async def here():
+        return go(parts, tmp_path / "c")
+
+    for found in (*asyncio.run(both()), asyncio.run(here())):
+        jax.tree.map(np.testing.assert_array_equal, found.variables, whole.variables)
+    assert (sys.unraisablehook, threading.excepthook) == hooks
 
 
 REFUSED = {

@@ -9,7 +9,7 @@ from fedrecon.data.clients.client_data import split_patients
 from fedrecon.data.clients.cohort import FRACTIONS, PARTS, Cohort, stack_parts
 from fedrecon.errors import ArgumentError
 
-_PATIENT = "patient"
+_PATIENT, _LABEL = "patient", "label"
 # Keys that the examples of clients get here.
 _TAKEN = ("valid", "volume")
 
@@ -21,8 +21,9 @@ def cohort_from_arrays(
 
     Args:
       hospitals: name -> key -> array (examples, ...) of finite numbers; the same keys and shapes of an
-        example everywhere. "patient" (examples,), of any kind, says whose each example is; without it every
-        example is a patient. float64 becomes float32, int64 int32.
+        example everywhere. A "label" of texts at all hospitals becomes the numbers of the sorted texts, which
+        are the ``labels`` of the cohort. "patient" (examples,), of any kind, says whose each example is;
+        without it every example is a patient. float64 becomes float32, int64 int32.
       fractions: of the patients in training, validation and test.
       seed: of the division.
 
@@ -34,9 +35,13 @@ def cohort_from_arrays(
     """
     if not hospitals:
         raise ArgumentError("cohort", "at least one hospital", "none")
+    classes = _classes(hospitals)
     examples: dict[str, list] = {part: [] for part in PARTS}
     patients: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for name, given in hospitals.items():
+        if classes:
+            numbers = np.searchsorted(classes, np.asarray(given[_LABEL]).astype(str)).astype(np.int32)
+            given = {**given, _LABEL: numbers}
         arrays = {key: _numbers(name, key, array) for key, array in given.items() if key != _PATIENT}
         count = _count(name, given)
         whose = np.asarray(given.get(_PATIENT, np.arange(count))).astype(str)
@@ -56,7 +61,20 @@ def cohort_from_arrays(
         sites=tuple(hospitals),
         image_shape=images[0] if images else (0, 0),
         patients={part: tuple(ids) for part, ids in patients.items()},
+        labels=classes,
     )
+
+
+def _classes(hospitals: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The texts that are labels, sorted; empty unless all labels of all hospitals are texts."""
+    found: set[str] = set()
+    for given in hospitals.values():
+        labels = np.asarray(given.get(_LABEL, 0))
+        texts = labels.ravel().tolist()
+        if labels.ndim != 1 or not all(isinstance(text, str) for text in texts):
+            return ()
+        found.update(texts)
+    return tuple(sorted(found))
 
 
 def _numbers(hospital: str, key: str, array: Any) -> np.ndarray:
