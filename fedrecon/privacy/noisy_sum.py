@@ -12,6 +12,9 @@ from fedrecon.federated.secure_sum import NO_BYTES, SumBytes, masked
 from fedrecon.privacy.distributed import DistributedNoise
 from fedrecon.types import PyTree
 
+# Relative error of norms in single precision.
+_SLACK = 1e-5
+
 
 def noisy_secure_sum(
     noise: DistributedNoise, *, neighbors: int | None = None, protocol: SumBytes = NO_BYTES
@@ -49,7 +52,9 @@ def noisy_secure_sum(
     def encode(upload, state, context):
         # Of groups of leaves with weights of their own, too.
         x = _flat(jax.tree.map(_without, upload.weight, upload.delta))
-        x = x * (noise.clip / jnp.maximum(jnp.linalg.norm(x), noise.clip))
+        # Shorter by more than norms in single precision err, so that rounding is soon short enough.
+        longest = noise.clip * (1 - 3 * _SLACK)
+        x = x * (longest / jnp.maximum(jnp.linalg.norm(x), longest))
         x = jnp.pad(x, (0, noise.dimension - x.size)) * jnp.float32(noise.scale)
         round_key, noise_key = jax.random.split(context.key)
         rounded = _rounded(_walsh_hadamard(x * _signs(noise, context)), round_key, noise)
@@ -105,7 +110,7 @@ def _signs(noise: DistributedNoise, context: Context) -> jax.Array:
 def _rounded(x: jax.Array, key: jax.Array, noise: DistributedNoise) -> jax.Array:
     """``x`` rounded at random, again until it is as short as is accounted."""
     # Single precision must not take for shorter what is longer.
-    bound = jnp.float32(noise.scale * noise.sensitivity * (1 - 1e-5))
+    bound = jnp.float32(noise.scale * noise.sensitivity * (1 - _SLACK))
 
     def draw(key):
         low = jnp.floor(x)
