@@ -151,8 +151,12 @@ def write_page(folder: Path, found: dict[str, Any], recovered: Recovered) -> Non
         ["figure", "value", "95 % interval"],
         [
             ["AUC (0.5 is a guess)", f"{members['auc']:.3f}", f"{low:.3f} to {high:.3f}"],
-            ["found at 1 % false alarms", f"{members['tpr_1']:.3f}", f"{tpr[0]:.3f} to {tpr[1]:.3f}"],
-            ["found at 0.1 % false alarms", f"{members['tpr_0_1']:.3f}", "–"],
+            [
+                "found at 1 % false alarms",
+                _rate(members["tpr_1"], members["others"], 100),
+                f"{tpr[0]:.3f} to {tpr[1]:.3f}",
+            ],
+            ["found at 0.1 % false alarms", _rate(members["tpr_0_1"], members["others"], 1000), "–"],
         ],
     )
     canaries, claim = found["canaries"], found["canaries"]["claim"]
@@ -192,6 +196,11 @@ def write_page(folder: Path, found: dict[str, Any], recovered: Recovered) -> Non
     private = "with" if found["private"] else "without"
     lead = f"{found['task']} by {found['algorithm']}, {private} differential privacy"
     write_report(folder / "audit.html", "Privacy audit", lead, sections)
+
+
+def _rate(value: float, others: int, needed: int) -> str:
+    """A true-positive rate; with fewer other examples than one false alarm takes, it is that without any."""
+    return f"{value:.3f}" if others >= needed else f"{value:.3f}, without any among {others}"
 
 
 def _draw(path: Path, recovered: Recovered) -> None:

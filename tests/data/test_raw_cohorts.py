@@ -60,11 +60,11 @@ def test_hospitals_of_spokes_and_of_lines_are_one_cohort(tmp_path):
 
 def test_all_images_of_an_echo_planar_file_are_of_its_patient(tmp_path):
     (tmp_path / "epi").mkdir()
-    write_epi(tmp_path / "epi" / "p0.h5", coil_images(0, 1, 8), coil_images(3, 1, 8))
+    write_epi(tmp_path / "epi" / "p0.h5", coil_images(0, 1), coil_images(3, 1))
     first, second = load_volumes(tmp_path, "reconstruction").volumes["epi"]
     assert first.patient == second.patient == "p0" and first.name != second.name
     for volume, number in ((first, 0), (second, 3)):
-        assert error(volume.kspace[0], centered_fft(coil_images(number, 1, 8))) < 0.02
+        assert error(volume.kspace[0], centered_fft(coil_images(number, 1))) < 0.02
 
 
 @pytest.mark.slow

@@ -38,9 +38,8 @@ def test_stages_on_the_same_patients_compose(monkeypatch, shared, expected):
         stage: SimpleNamespace(clients=2, counts=counts[stage], names=[f"{stage} a", f"{stage} b"])
         for stage in STEPS
     }
-    cohorts = SimpleNamespace(
-        shared_images=shared, **{stage: SimpleNamespace(train=clients) for stage, clients in data.items()}
-    )
+    splits = {stage: SimpleNamespace(train=clients) for stage, clients in data.items()}
+    cohorts = SimpleNamespace(shared_images=shared, splits=lambda: splits)
     settings = changed(FullStackSettings(), dp_epsilon=4.0, dp_clipping_norm=1.0, comparators=False)
     budgets = {stage: Budget(rounds, 1, 8, 0.1) for stage, rounds in ROUNDS.items()}
     plan = plan_stages(settings, cohorts, budgets)
