@@ -2,7 +2,7 @@
 # EXTRAS is a list as in pip install "fedrecon[...]": nothing for CPUs, cuda12 for NVIDIA GPUs.
 FROM python:3.11-slim
 
-ARG EXTRAS=dicom,ismrmrd,nifti,twix
+ARG EXTRAS=dicom,images,ismrmrd,nifti,secure,twix
 
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \

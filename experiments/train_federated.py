@@ -1,14 +1,13 @@
 """Trains one task with one federated algorithm, each by its name.
 
 The working directory holds config.json, metrics.jsonl, checkpoints, partition.png and results.json; running
-the same command again resumes bit for bit, and shows the results of a finished run. Algorithms:
-fedavg, fedavgm, diloco, fedadagrad, fedadam, fedyogi, fedprox, fednova, scaffold, feddyn, moon, qfedavg, afl,
-fedbn, fedper, fedrep, ditto, pfedme, and the comparators local_only and centralized, at the same budget;
---methods_from=FILE adds those of a Python file (CONTRIBUTING.md), and experiments.methods lists them all.
---algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE one of a robust reducer; an
-unknown NAME lists those that there are. docs/faults.md explains --fault, --screen_norm and --screen_cosine;
---topology is star, ring, single_pass, gossip or asynchronous; --stream bounds the number of clients on the
-device at a time.
+the same command again resumes bit for bit, and shows the results of a finished run. experiments.methods lists
+the algorithms, the comparators local_only and centralized among them; --methods_from=FILE adds those of a
+Python file (CONTRIBUTING.md). --algorithm.NAME=VALUE sets a parameter of the algorithm, --reduce.NAME=VALUE
+one of a robust reducer, --codec.NAME=VALUE one of a codec; an unknown NAME lists those that there are.
+docs/faults.md explains --fault, --screen_norm and --screen_cosine, docs/privacy.md --dp.NAME and
+--secure_aggregation; --topology is star, ring, single_pass, gossip or asynchronous; --stream bounds the
+number of clients on the device at a time.
 
   python -m experiments.train_federated --workdir=runs/first
   python -m experiments.train_federated --workdir=runs/prox --algorithm=fedprox --algorithm.strength=0.1

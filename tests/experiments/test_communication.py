@@ -7,6 +7,7 @@ from absl import flags
 
 from experiments import communication
 from experiments.pipeline.federated_settings import TrainSettings, resolve
+from experiments.pipeline.programs import flag_groups
 from fedrecon.training import FlagError
 
 SIZES = {"clients": 3, "examples_per_client": 8, "image_size": 8, "rounds": 2, "validation_part": 0.25}
@@ -49,3 +50,10 @@ def test_the_program_has_its_flags():
     assert {"codec", "json", "workdir", "algorithm"} <= set(values) and values[
         "codec"
     ].flag_type() != "string"
+
+
+def test_help_knows_the_flags_it_shows_first():
+    values = flags.FlagValues()
+    communication.define_flags(values)
+    groups = flag_groups(TrainSettings, values)
+    assert set(communication.FIRST) <= {flag.name for members in groups.values() for flag in members}
