@@ -16,6 +16,7 @@ from fedrecon.reporting.comparison import (
 from fedrecon.reporting.figures import (
     plot_classification,
     plot_patients,
+    plot_privacy,
     plot_reconstructions,
     plot_segmentations,
     plot_site_scores,
@@ -53,6 +54,7 @@ __all__ = [
     "plot_comparison",
     "plot_partition",
     "plot_patients",
+    "plot_privacy",
     "plot_reconstructions",
     "plot_segmentations",
     "plot_site_scores",

@@ -202,5 +202,37 @@ def plot_training(
     return figure
 
 
+def plot_privacy(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], plain: tuple[float, float], metric: str
+) -> Figure:
+    """A metric against epsilon, by unit.
+
+    Args:
+      curves: unit -> (epsilon, mean, half width of its interval); widths may be NaN.
+      plain: mean and half width without privacy, a line with a band.
+      metric: its name.
+    """
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for number, (unit, points) in enumerate(curves.items()):
+        epsilon, mean, width = np.asarray(sorted(points), float).T
+        # Units side by side: their intervals would cover each other.
+        axes.errorbar(
+            epsilon * 1.02**number, mean, np.nan_to_num(width), fmt="o-", capsize=3, markersize=4, label=unit
+        )
+    mean, width = plain
+    axes.axhline(mean, color="0.4", linestyle="--", linewidth=1, label="without privacy")
+    if width == width:
+        axes.axhspan(mean - width, mean + width, color="0.4", alpha=0.12, linewidth=0)
+    ticks = sorted({epsilon for points in curves.values() for epsilon, _, _ in points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("ε of every client")
+    axes.set_ylabel(metric)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def _wrapped(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False)
