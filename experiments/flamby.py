@@ -8,10 +8,12 @@ method that FLamby has not takes the rate of its FedAvg. chosen is one of 15 met
 best cross-validation on the training patients.
 
   python -m experiments.flamby --dataset=heart --data_dir=DIR --methods=fedavg,fedadam,pooled,local
+  python -m experiments.flamby --dataset=heart --data_dir=DIR --methods=fedavg --epsilons=1,2,4,8
   python -m experiments.flamby --dataset=tcga_brca --data_dir=DIR --seeds=42,43,44,45,46 --json
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from experiments.pipeline.flamby import (
     trainer,
 )
 from experiments.pipeline.flamby_choice import choose
+from experiments.pipeline.flamby_privacy import private_trainer
 from fedrecon.errors import ArgumentError
 from fedrecon.reporting import format_table
 from fedrecon.runtime import ending, run_program
@@ -39,10 +42,21 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Folder of the tables, or the one above.", required=True)
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "Seeds of initial weights and batches.")
     flags.DEFINE_list("methods", list(METHODS), "Methods.")
+    flags.DEFINE_list("epsilons", [], "Budgets of privacy with which FedAvg is trained, too.")
+    flags.DEFINE_float("delta", 1e-4, "Delta of these budgets.", 0, 1)
+    flags.DEFINE_enum("unit", "patient", ["patient", "site"], "What they protect.")
     flags.DEFINE_bool("json", False, "Print JSON: method -> mean, per_client, per_seed.")
 
 
-def run(dataset: str, folder: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
+def run(
+    dataset: str,
+    folder: str,
+    seeds: list[int],
+    methods: list[str],
+    epsilons: Sequence[float] = (),
+    delta: float = 1e-4,
+    unit: str = "patient",
+) -> dict[str, Any]:
     """{method: {"mean", "per_client", "per_seed"}}, means over seeds and sites of the test's metric."""
     protocol = PROTOCOLS[dataset]
     data = setting(protocol, folder)
@@ -52,8 +66,12 @@ def run(dataset: str, folder: str, seeds: list[int], methods: list[str]) -> dict
         changed = protocol._replace(methods={**protocol.methods, choice.method: choice.options})
         about = {"method": choice.method, "options": choice.options, "cross_validated": choice.score}
         trainers["chosen"] = (trainer(choice.method, changed, data), about)
+    for epsilon in epsilons:
+        train, noise = private_trainer(protocol, data, epsilon=epsilon, delta=delta, unit=unit)
+        about = {"epsilon": epsilon, "delta": delta, "unit": unit, "noise_multiplier": noise}
+        trainers[f"fedavg, ε = {epsilon:g} of a {unit}"] = train, about
     results = {}
-    for name in methods:
+    for name in trainers:
         train, about = trainers[name]
         found = [scores(counts(protocol, data, train(seed, data))) for seed in seeds]
         results[name] = {**summary(found), **about}
@@ -66,7 +84,15 @@ def main(_: list[str]) -> None:
     if not seeds or len(set(values.methods)) != len(values.methods) or not values.methods:
         raise ArgumentError("--methods, --seeds", "distinct methods and at least one seed", values.methods)
     with ending("nothing was written"):
-        results = run(values.dataset, values.data_dir, seeds, values.methods)
+        results = run(
+            values.dataset,
+            values.data_dir,
+            seeds,
+            values.methods,
+            [_number(text) for text in values.epsilons],
+            values.delta,
+            values.unit,
+        )
     if values.json:
         print(json.dumps(results))
         return
@@ -94,6 +120,13 @@ def table(results: dict[str, Any], others: dict[str, Any], metric: str) -> str:
         score = f"cross-validated {metric} {chosen['cross_validated']:.3f}"
         text += f"\nchosen on the training patients: {chosen['method']}, {options} ({score})"
     return text
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError("--epsilons", "numbers", text) from None
 
 
 def _seed(text: str) -> int:

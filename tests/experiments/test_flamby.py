@@ -9,6 +9,7 @@ import pytest
 from experiments import flamby
 from experiments.pipeline import flamby_choice
 from experiments.pipeline.flamby import PROTOCOLS, initial_variables, setting
+from experiments.pipeline.flamby_privacy import private_trainer
 from fedrecon.data import DataError
 from fedrecon.data.measured import read_heart_disease, read_tcga_brca
 
@@ -75,6 +76,22 @@ def test_folds_divide_the_training_patients(measured_data):
     np.testing.assert_array_equal(held.sum(0), np.asarray(data.sites.valid))
     for part, tested in zip(parts, held, strict=True):
         np.testing.assert_array_equal(part.sites.valid, np.asarray(data.sites.valid) & ~tested)
+
+
+def test_units_of_privacy_are_named(measured_data):
+    data = setting(PROTOCOLS["heart"], str(measured_data("tabular")))
+    with pytest.raises(ValueError, match="unit: expected patient or site"):
+        private_trainer(PROTOCOLS["heart"], data, epsilon=1.0, delta=1e-4, unit="example")
+
+
+@pytest.mark.slow
+def test_less_noise_is_needed_for_more_budget_and_costs_less(measured_data):
+    """FLamby's example at epsilon 1 and delta 1e-4 has 0.685, and 0.606 at 0.1."""
+    found = flamby.run("heart", str(measured_data("tabular")), [42, 43], ["fedavg"], epsilons=[0.1, 1.0])
+    plain, tight, wide = (found[name] for name in found)
+    assert tight["noise_multiplier"] > 3 * wide["noise_multiplier"] > 0
+    assert tight["mean"] < wide["mean"] <= plain["mean"] + 0.02
+    assert abs(wide["mean"] - 0.685) < 0.04 and abs(tight["mean"] - 0.606) < 0.06
 
 
 @pytest.mark.slow
