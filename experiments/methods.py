@@ -24,7 +24,7 @@ from fedrecon.training import load_methods
 _HEADER = """# Methods
 
 The federated methods that `--algorithm=NAME` and `--methods=NAME,...` may name, printed by
-`python -m experiments.methods --markdown` from [fedrecon/catalog.py](../fedrecon/catalog.py).
+`python -m experiments.methods --markdown` from [fedrecon/catalog/table.py](../fedrecon/catalog/table.py).
 [CONTRIBUTING.md](../CONTRIBUTING.md) shows how to add one, in the package or in a file of your own.
 
 - **needs**: what an experiment must give it.

@@ -7,7 +7,7 @@ import pytest
 
 from fedrecon import catalog
 from fedrecon import federated as fl
-from fedrecon.catalog import Entry
+from fedrecon.catalog import Entry, registry, tracing
 
 NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
 fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng famhe medisecfed lai local_only
@@ -38,7 +38,7 @@ BYTES_UP = {"li_w": 10**5 * 52 // 8 + 8, "cheng": -(-(P + 1) // 74) * 769, "famh
 @pytest.fixture
 def empty_register(monkeypatch):
     """What a test registers is forgotten afterwards."""
-    monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 def recipe(task, optimizer, *, strength: float = 0.5, **options):
@@ -59,7 +59,7 @@ def test_a_row_is_true_to_its_algorithm(name):
     reducer = algorithm.reduce
     assert entry.linear == (found.gathered == 0 and (reducer is None or reducer.linear))
     # Models of their own: private leaves, or variables that `personalize` replaces.
-    shapes, _ = catalog._example_arguments()
+    shapes, _ = tracing.example_arguments()
     state = jax.eval_shape(algorithm.client.init, shapes)
     replaced = algorithm.personalize(shapes, state, None) is not shapes
     private = not all(jax.tree.leaves(algorithm.share_mask))

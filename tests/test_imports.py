@@ -109,7 +109,10 @@ ALLOWED = {
     ),
     "fedrecon/encryption": ({"fedrecon.encryption"}, {"numpy", "tenseal", "cryptography"}),
     "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
-    "fedrecon/catalog.py": ({"fedrecon.federated", "fedrecon.privacy", "fedrecon.types"}, {"jax", "optax"}),
+    "fedrecon/catalog": (
+        {"fedrecon.catalog", "fedrecon.federated", "fedrecon.privacy", "fedrecon.types"},
+        {"jax", "optax"},
+    ),
     "fedrecon/privacy": (
         {"fedrecon.privacy", "fedrecon.encryption", "fedrecon.federated", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr", "cryptography"},
@@ -161,6 +164,7 @@ SHARED = "fedrecon.errors.ArgumentError"
 DATA = ("clients", "folders", "formats", "measured", "simulation")
 FACES = (
     "fedrecon.attacks",
+    "fedrecon.catalog",
     "fedrecon.data",
     *(f"fedrecon.data.{part}" for part in DATA),
     "fedrecon.data.simulation.anatomy",

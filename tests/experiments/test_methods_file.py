@@ -12,6 +12,7 @@ from experiments import methods
 from experiments.compare import plan
 from experiments.pipeline.programs import read_own_files
 from fedrecon import catalog
+from fedrecon.catalog import registry
 from fedrecon.runtime import WorkdirError
 from fedrecon.training.catalog_algorithms import algorithms, check_method
 from fedrecon.training.options import changed, flat
@@ -27,7 +28,7 @@ RATE = 0.05
 @pytest.fixture(autouse=True)
 def register_of_its_own(monkeypatch):
     """What a test registers is forgotten afterwards."""
-    monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 def written(folder, text=EXAMPLE, name="fedcm.py"):

@@ -1,0 +1,252 @@
+"""The rows of the methods of this package, each next to its recipe."""
+
+from fedrecon import federated as fl
+from fedrecon import privacy
+from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.diloco import diloco
+from fedrecon.federated.methods.lai import lai
+from fedrecon.federated.methods.li_w import li_w
+from fedrecon.federated.methods.medisecfed import medisecfed
+
+_SERVER = ("server_optimizer",)
+_FEDOPT = "Reddi et al. 2021, ICLR, arXiv:2003.00295"
+_COMPARATOR = "comparator"
+
+
+def _on_radiographs(name: str, options: str = "") -> str:
+    """The command that trains on the measured chest radiographs."""
+    task = "--task=classification --cohort=xray --data_dir=$FEDRECON_DATA"
+    return f"experiments.train_federated --workdir=runs/{name} {task} --algorithm={name} {options}".rstrip()
+
+
+TABLE = (
+    Entry(
+        "fedavg",
+        fl.fedavg,
+        "McMahan et al. 2017, AISTATS, arXiv:1602.05629",
+        "nothing: local training, then the mean of the models",
+    ),
+    Entry(
+        "fedavgm",
+        fl.fedavgm,
+        "Hsu, Qi and Brown 2019, arXiv:1909.06335",
+        "momentum at the server",
+        fixes=_SERVER,
+    ),
+    Entry(
+        "diloco",
+        diloco,
+        "Douillard et al. 2023, arXiv:2311.08105",
+        "clients keep their optimizers, and the server steps with Nesterov momentum",
+        fixes=_SERVER,
+    ),
+    Entry("fedadagrad", fl.fedadagrad, _FEDOPT, "Adagrad at the server", fixes=_SERVER),
+    Entry("fedadam", fl.fedadam, _FEDOPT, "Adam at the server", fixes=_SERVER),
+    Entry("fedyogi", fl.fedyogi, _FEDOPT, "Yogi at the server", fixes=_SERVER),
+    Entry(
+        "fedprox",
+        fl.fedprox,
+        "Li et al. 2020, MLSys, arXiv:1812.06127",
+        "a proximal term holds clients near the received model",
+    ),
+    Entry(
+        "fednova",
+        fl.fednova,
+        "Wang et al. 2020, NeurIPS, arXiv:2007.07481",
+        "changes are divided by the number of local steps",
+        rate="learning_rate",
+        fixes=_SERVER,
+    ),
+    Entry(
+        "scaffold",
+        fl.scaffold,
+        "Karimireddy et al. 2020, ICML, arXiv:1910.06378",
+        "control variates correct the drift of clients",
+        rate="learning_rate",
+    ),
+    Entry(
+        "feddyn",
+        fl.feddyn,
+        "Acar et al. 2021, ICLR, arXiv:2111.04263",
+        "a dynamic regularizer makes the clients' optima agree with the server's",
+        fixes=("weighting", *_SERVER),
+    ),
+    Entry(
+        "moon",
+        fl.moon,
+        "Li, He and Song 2021, CVPR, arXiv:2103.16257",
+        "representations are drawn to the global model's and away from the client's former ones",
+        needs=("represent",),
+    ),
+    Entry(
+        "qfedavg",
+        fl.qfedavg,
+        "Li et al. 2020, ICLR, arXiv:1905.10497",
+        "clients with a higher loss count more",
+        rate="both",
+        fixes=_SERVER,
+    ),
+    Entry(
+        "afl",
+        fl.afl,
+        "Mohri, Sivek and Suresh 2019, ICML, arXiv:1902.00146",
+        "the worst mixture of clients is minimized",
+        needs=("clients",),
+        fixes=("weighting", "sampler", *_SERVER),
+    ),
+    Entry(
+        "fedbn",
+        fl.fedbn,
+        "Li et al. 2021, ICLR, arXiv:2102.07623",
+        "normalization layers stay at the client",
+        personal=True,
+    ),
+    Entry(
+        "fedper",
+        fl.fedper,
+        "Arivazhagan et al. 2019, arXiv:1912.00818",
+        "the head stays at the client",
+        needs=("head",),
+        personal=True,
+    ),
+    Entry(
+        "fedrep",
+        fl.fedrep,
+        "Collins et al. 2021, ICML, arXiv:2102.07078",
+        "the head stays at the client and is trained before the body",
+        needs=("head", "head_steps"),
+        personal=True,
+    ),
+    Entry(
+        "ditto",
+        fl.ditto,
+        "Li et al. 2021, ICML, arXiv:2012.04221",
+        "clients also train a personal model, held near the global one",
+        personal=True,
+    ),
+    Entry(
+        "pfedme",
+        fl.pfedme,
+        "Dinh, Tran and Nguyen 2020, NeurIPS, arXiv:2006.08848",
+        "clients descend the Moreau envelope of their loss and keep its proximal point",
+        rate="learning_rate",
+        fixes=_SERVER,
+        personal=True,
+    ),
+    Entry(
+        "dp_fedavg",
+        fl.dp_fedavg,
+        "Abadi et al. 2016, CCS, arXiv:1607.00133",
+        "gradients of single examples are clipped and noised at the client (DP-SGD)",
+        needs=("privacy",),
+    ),
+    Entry(
+        "li_w",
+        li_w,
+        "Li W. et al. 2019, MLMI, arXiv:1910.00962",
+        "clients share some entries of their updates, by the sparse vector technique",
+        survey_row="Li-W",
+        tests=("tests/federated/test_li_w.py",),
+        command=_on_radiographs("li_w", "--algorithm.fraction=0.001 --algorithm.bound=0.01"),
+        fixes=("weighting", "channel", "reduce"),
+    ),
+    Entry(
+        "beguier",
+        privacy.beguier,
+        "Beguier et al. 2021, arXiv:2101.02997",
+        "clients train by DP-SGD, and each example is protected at its own client",
+        survey_row="Beguier",
+        tests=("tests/federated/test_dp_sgd.py", "tests/privacy/test_private_methods.py"),
+        command=_on_radiographs("beguier", "--dp.epsilon=2"),
+        needs=("mechanism",),
+        unit="example",
+    ),
+    Entry(
+        "deepee",
+        privacy.deepee,
+        "Ziller et al. 2021, deepee, Scientific Reports 11:13524",
+        "DP-SGD of networks that are checked, and made, to look at examples one by one",
+        survey_row="deepee",
+        tests=("tests/tasks/test_surgery.py", "tests/federated/test_dp_sgd.py"),
+        command=_on_radiographs("deepee", "--norm=batch --dp.epsilon=8"),
+        needs=("mechanism",),
+        unit="example",
+    ),
+    Entry(
+        "p3sgd",
+        privacy.p3sgd,
+        "Wu et al. 2019, P3SGD, CVPR, arXiv:1905.12883",
+        "steps are single patients' changes of the model, clipped, noised, scaled by validation patients",
+        survey_row="P3SGD",
+        tests=("tests/privacy/test_private_methods.py", "tests/federated/test_private_units.py"),
+        command=_on_radiographs("p3sgd", "--dp.epsilon=8"),
+        needs=("mechanism",),
+        rate="learning_rate",
+        unit="patient",
+        selection="selection",
+    ),
+    Entry(
+        "cheng",
+        privacy.cheng,
+        "Cheng et al., as reviewed by Liu, Dai and Chen 2025, filled in",
+        "updates are summed under Paillier encryption, and a tamper-evident ledger records the rounds",
+        survey_row="Cheng",
+        tests=("tests/privacy/test_encrypted_sum.py", "tests/privacy/test_chain.py"),
+        command=_on_radiographs("cheng", "--algorithm.ledger=runs/cheng/chain.jsonl"),
+        needs=("clients",),
+        fixes=("reduce",),
+    ),
+    Entry(
+        "famhe",
+        privacy.famhe,
+        "Froelicher et al. 2021, Nature Communications 12:5910",
+        "updates are summed under a collective key, of which every client holds a share",
+        survey_row="FAMHE",
+        tests=("tests/privacy/test_encrypted_sum.py", "tests/encryption/test_collective_key.py"),
+        command=_on_radiographs("famhe"),
+        needs=("clients",),
+        fixes=("reduce",),
+    ),
+    Entry(
+        "medisecfed",
+        medisecfed,
+        "Kumar et al., as reviewed by Liu, Dai and Chen 2025, filled in",
+        "clients answer synthetic images, a server's model learns from the answers; no parameters travel",
+        survey_row="MediSecFed",
+        tests=("tests/federated/test_medisecfed.py",),
+        command=_on_radiographs("medisecfed", "--algorithm.images=64 --algorithm.inversion_steps=50"),
+        needs=("clients", "example", "classification"),
+        fixes=("weighting", "reduce", *_SERVER),
+        linear=False,
+        personal=True,
+    ),
+    Entry(
+        "lai",
+        lai,
+        "Lai et al., as reviewed by Liu, Dai and Chen 2025, filled in",
+        "clients keep their models and share the mean features of each class",
+        survey_row="Lai",
+        tests=("tests/federated/test_lai.py",),
+        command=_on_radiographs("lai"),
+        needs=("represent", "example"),
+        fixes=("weighting", "reduce", *_SERVER),
+        personal=True,
+        releases=False,
+    ),
+    Entry(
+        "local_only",
+        fl.local_only,
+        _COMPARATOR,
+        "every client trains alone",
+        personal=True,
+        exchanges=False,
+    ),
+    Entry(
+        "centralized",
+        fl.local_only,
+        _COMPARATOR,
+        "one model trains on the data of all clients",
+        exchanges=False,
+        pooled=True,
+    ),
+)
