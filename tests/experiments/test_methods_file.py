@@ -78,7 +78,7 @@ def test_the_example_of_the_guide_runs(monkeypatch, tmp_path):
     assert config["methods_from"] == path and len(config["methods_from.sha256"]) == 64
     with Path(path).open("a") as file:
         file.write("# Another line.\n")
-    monkeypatch.setattr(catalog, "_entries", {e.name: e for e in catalog.entries() if e.name != "fedcm"})
+    monkeypatch.setattr(registry, "_entries", {e.name: e for e in catalog.entries() if e.name != "fedcm"})
     with pytest.raises(WorkdirError, match=r"--methods_from.sha256: was '\w{64}', now '\w{64}'"):
         quadratics.run(monkeypatch, tmp_path / "run", settings_of(path, mixing="0.3"))
 
