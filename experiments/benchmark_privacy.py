@@ -4,7 +4,8 @@ Sections:
   secure_sum  a round of every protocol with all parties in one process, numbers to words and back included,
               without and with dropouts; beside Flower's SecAgg+ with --flower_python
   encryption  sums under CKKS, Paillier and a collective key (extra he), beside a secure sum
-  dp_sgd      a step of DP-SGD in microbatches of several sizes, beside the plain step of the same batch
+  dp_sgd      a step of DP-SGD in microbatches of several sizes, beside the plain step of the same batch, and
+              beside Opacus with --opacus_python
 
   python -m experiments.benchmark_privacy
   python -m experiments.benchmark_privacy --only=encryption --values=10000 --json=encryption.json
@@ -37,7 +38,12 @@ def _encryption(values: Any) -> Rows:
 def _dp_sgd(values: Any) -> Rows:
     microbatches = [int(size) for size in values.microbatches]
     return dp_sgd_cost.measure(
-        values.batch_size, values.image_size, values.channels, microbatches, values.repeats
+        values.batch_size,
+        values.image_size,
+        values.channels,
+        microbatches,
+        values.repeats,
+        values.opacus_python,
     )
 
 
@@ -85,6 +91,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("channels", 16, "dp_sgd: channels of the networks.", lower_bound=1)
     text = "dp_sgd: examples whose gradients are held at once, divisors of --batch_size."
     flags.DEFINE_list("microbatches", ["1", "4", "16"], text)
+    flags.DEFINE_string("opacus_python", None, "dp_sgd: an interpreter that has Opacus.")
     flags.DEFINE_string("flower_python", None, "secure_sum: an interpreter that has Flower.")
 
 

@@ -1,7 +1,10 @@
 """What a step of DP-SGD costs beside a plain one, in seconds and memory."""
 
+import json
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon import federated as fl
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism
 from fedrecon.training import named_task
 
@@ -17,7 +21,13 @@ Rows = list[dict[str, Any]]
 NETWORKS = ("segmentation", "classification")
 
 
-def measure(batch: int, size: int, channels: int, microbatches: list[int], repeats: int) -> Rows:
+_OPACUS = Path(__file__).with_name("opacus_step.py")
+_LIMIT = 600
+
+
+def measure(
+    batch: int, size: int, channels: int, microbatches: list[int], repeats: int, python: str | None = None
+) -> Rows:
     """Rows of a plain step and of private ones, of each network.
 
     Args:
@@ -26,6 +36,10 @@ def measure(batch: int, size: int, channels: int, microbatches: list[int], repea
       channels: of the networks at full resolution.
       microbatches: examples whose gradients are held at once.
       repeats: the fastest counts.
+      python: an interpreter that has Opacus, whose steps of a like U-Net are measured, too; or None.
+
+    Raises:
+      ArgumentError: the interpreter has not.
     """
     rows = []
     for name in NETWORKS:
@@ -35,7 +49,23 @@ def measure(batch: int, size: int, channels: int, microbatches: list[int], repea
             mechanism = Mechanism(0.1, 1.0, batch, batch, sampling="fixed", microbatch_size=micro)
             found = _cost(_step(name, mechanism, batch, size, channels), repeats)
             rows.append(_row(name, f"DP-SGD, {micro} at once", found, plain))
+    if python is not None:
+        found = opacus_seconds(python, batch, size, channels, repeats)
+        for step in ("plain", "private"):
+            label = f"Opacus {found['version']}, {step}"
+            rows.append(_row("segmentation", label, (found[step], None), (found["plain"], None)))
     return rows
+
+
+def opacus_seconds(python: str, *numbers: int) -> dict[str, Any]:
+    """Seconds of a plain and a private step by Opacus, and its version; ``numbers`` as in opacus_step.py."""
+    command = [python, str(_OPACUS), *map(str, numbers)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT, check=True)
+        return json.loads(result.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise ArgumentError("--opacus_python", "an interpreter with opacus", lines[-1]) from None
 
 
 def _step(
@@ -74,11 +104,13 @@ def _cost(made: tuple[Callable, tuple], repeats: int) -> tuple[float, float]:
     return min(seconds), 0.0 if memory is None else memory.temp_size_in_bytes / 1e6
 
 
-def _row(name: str, what: str, found: tuple[float, float], plain: tuple[float, float]) -> dict[str, Any]:
+def _row(
+    name: str, what: str, found: tuple[float, float | None], plain: tuple[float, float | None]
+) -> dict[str, Any]:
     return {
         "network": name,
         "step": what,
         "milliseconds": round(1e3 * found[0], 1),
         "times_plain": round(found[0] / plain[0], 2),
-        "temporary_MB": round(found[1], 1),
+        "temporary_MB": "–" if found[1] is None else round(found[1], 1),
     }

@@ -4,7 +4,7 @@ import pytest
 from absl import flags
 
 from experiments import benchmark_privacy as program
-from experiments.pipeline import encryption_cost, secure_sum_cost
+from experiments.pipeline import dp_sgd_cost, encryption_cost, secure_sum_cost
 from fedrecon import ArgumentError
 
 
@@ -44,3 +44,8 @@ def test_flags_that_do_not_fit_are_named(arguments):
 def test_an_interpreter_without_flower_is_named():
     with pytest.raises(ArgumentError, match="--flower_python: expected an interpreter with flwr"):
         secure_sum_cost.measure(4, 10, 1, "/nosuch/python")
+
+
+def test_an_interpreter_without_opacus_is_named():
+    with pytest.raises(ArgumentError, match="--opacus_python: expected an interpreter with opacus"):
+        dp_sgd_cost.opacus_seconds("/nosuch/python", 4, 8, 4, 1)
