@@ -74,7 +74,10 @@ def plan(base: TrainSettings, codecs: list[str], dotted: Dotted) -> dict[str, Tr
         options = () if name == "none" else (*dotted.get("codec", ()), *dotted.get(name, ()))
         federation = changed(base.federation, codec=name, codec_options=options)
         planned[name] = check_settings(changed(base, federation=federation))
-        check_method(federation, (base.task,))
+        try:
+            check_method(federation, (base.task,))
+        except FlagError as error:
+            raise error.renamed("codec", name) if dotted.get(name) else error from error
     return planned
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -218,6 +219,11 @@ def test_settings_errors_are_one_line_and_internal_errors_keep_their_traceback(m
     assert ended.value.code == "mri: --workloads: expected some of a, found 'z'"
     with pytest.raises(ValueError, match="operands"):
         main(ValueError("operands could not be broadcast"))
-    with pytest.raises(SystemExit) as ended:
-        main(KeyboardInterrupt())
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(KeyboardInterrupt())
+    finally:
+        # A program that ends takes no further interrupts.
+        signal.signal(signal.SIGINT, handler)
     assert ended.value.code == 130

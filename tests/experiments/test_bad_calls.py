@@ -138,6 +138,12 @@ secure_aggregation | --clients=3 --protocol=secagg+ | clients
 secure_aggregation | --protocol=secagg+ --neighbors=3 --clients=9 | neighbors
 secure_aggregation | --protocol=lightsecagg --colluders=4 | colluders
 secure_aggregation | --protocol=paillier | --protocol
+communication | --workdir={}/run --codec=zip | --codec
+communication | --workdir={}/run --codec=top_k --top_k.part=1 | --top_k.part
+communication | --workdir={}/run --codec=qsgd --secure_aggregation=secagg | --codec
+privacy_curves | --workdir={}/run --epsilons=0 | --epsilons
+privacy_curves | --workdir={}/run --units=hospital | --units
+inversion_figures | --iterations=0 | --iterations
 secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed
 benchmark_privacy | --only=nosuch | --only

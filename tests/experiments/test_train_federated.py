@@ -18,6 +18,7 @@ from experiments.pipeline.federated_data import load_data, pad_examples, simulat
 from experiments.pipeline.federated_run import read_results, run
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
 from experiments.pipeline.settings import resolve as resolve_full_stack
+from fedrecon import catalog
 from fedrecon.data import simulate_mri_cohort, simulated_mri_sites, write_mri_cohort
 from fedrecon.runtime import Workdir, read_log
 from fedrecon.training.catalog_algorithms import algorithms
@@ -130,6 +131,8 @@ def test_a_run_on_a_folder_has_the_results_of_the_same_cohort_in_memory(folder, 
 @pytest.mark.parametrize("name", algorithms())
 def test_every_algorithm_runs(name, tmp_path):
     settings = changed(TINY, algorithm=name)
+    if "mechanism" in catalog.lookup(name).needs:
+        settings = changed(settings, dp_epsilon=8.0, dp_batch_size=4, batch_size=TrainSettings().batch_size)
     results, cost = train(tmp_path, settings)
     check(results, settings)
     assert cost.compile_seconds > 0 and cost.rounds_per_second > 0
