@@ -77,7 +77,7 @@ REFUSED = {
     "fednova": "secure_aggregation.scalar_bound: expected the largest scalar",
     "qfedavg": "secure_aggregation.scalar_bound: expected the largest scalar",
     "li_w": "secure_aggregation: expected none with --algorithm=li_w",
-    "lai": "secure_aggregation: expected none with --algorithm=lai",
+    "lai": "algorithm=lai: expected --task=classification",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
     "famhe": "secure_aggregation: expected none with --algorithm=famhe",
     "medisecfed": "algorithm=medisecfed: expected --task=classification alone",
