@@ -164,8 +164,10 @@ def total_size(shapes: Shapes) -> int:
 
 
 def common_key(context: Context) -> jax.Array:
-    """The key that all clients of a round share; one of round 0 where shapes alone are wanted."""
-    return jax.random.key(0) if context.common is None else context.common
+    """The key that all clients of a round share; if nobody gives one, that of the round's number, public."""
+    if context.common is None:
+        return jax.random.fold_in(jax.random.key(0), context.round)
+    return context.common
 
 
 def dense_bytes(tree: PyTree) -> int:

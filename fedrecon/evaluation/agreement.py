@@ -19,6 +19,8 @@ def kappa(first: np.ndarray, second: np.ndarray, weights: str = "none") -> float
       kappa; NaN where both name one class only.
     """
     first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape or not first.size:
+        raise ArgumentError("second", f"{first.size} classes, at least one", second.size)
     classes = np.union1d(first, second)
     table = np.zeros((classes.size, classes.size))
     np.add.at(table, (np.searchsorted(classes, first), np.searchsorted(classes, second)), 1)
@@ -53,7 +55,7 @@ def delong_interval(scores: np.ndarray, labels: np.ndarray, confidence: float = 
     Raises:
       ArgumentError: fewer than two examples of a class.
     """
-    scores, labels = np.asarray(scores, float), np.asarray(labels).astype(bool)
+    scores, labels = _scored(scores, labels)
     positive, negative = scores[labels], scores[~labels]
     if min(positive.size, negative.size) < 2:
         raise ArgumentError("labels", "at least two examples of each class", (negative.size, positive.size))
@@ -86,7 +88,7 @@ def operating_point(scores: np.ndarray, labels: np.ndarray, specificity: float) 
 
     Choose it on validation, and report what `at_threshold` gives on the test.
     """
-    scores, labels = np.asarray(scores, float), np.asarray(labels).astype(bool)
+    scores, labels = _scored(scores, labels)
     if labels.all() or not labels.any():
         raise ArgumentError("labels", "examples of both classes", labels.size)
     candidates = np.append(np.unique(scores), np.inf)
@@ -102,6 +104,13 @@ def at_threshold(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Op
     sensitivity = said[labels].mean() if labels.any() else np.nan
     specificity = (~said[~labels]).mean() if (~labels).any() else np.nan
     return OperatingPoint(float(threshold), float(sensitivity), float(specificity))
+
+
+def _scored(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, labels = np.asarray(scores, float), np.asarray(labels).astype(bool)
+    if scores.shape != labels.shape or np.isnan(scores).any():
+        raise ArgumentError("scores", f"a number for each of {labels.size} labels", "NaN or another shape")
+    return scores, labels
 
 
 class Limits(NamedTuple):

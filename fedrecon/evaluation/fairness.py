@@ -36,7 +36,7 @@ def performance_fairness(scores: Sequence[float], alone: Sequence[float] | None 
     """Performance fairness of a federation.
 
     Args:
-      scores: by client, higher is better, at least 0 for ``jain`` and ``gini``.
+      scores: by client, higher is better; ``jain`` and ``gini`` are NaN where one is below 0.
       alone: those of each client's own training.
 
     Raises:
@@ -52,6 +52,7 @@ def performance_fairness(scores: Sequence[float], alone: Sequence[float] | None 
     losses = (own - values)[known & ~np.isnan(own)]
     values = np.sort(values[known])
     count, total = values.size, values.sum()
+    negative = values[0] < 0
     pairs = np.abs(values[:, None] - values[None]).sum()
     return Fairness(
         mean=values.mean(),
@@ -59,8 +60,8 @@ def performance_fairness(scores: Sequence[float], alone: Sequence[float] | None 
         worst_tenth=values[: max(1, count // 10)].mean(),
         spread=values[-1] - values[0],
         deviation=values.std(ddof=1) if count > 1 else 0.0,
-        jain=total**2 / (count * np.square(values).sum()) if total else 1.0,
-        gini=pairs / (2 * count * total) if total else 0.0,
+        jain=np.nan if negative else total**2 / (count * np.square(values).sum()) if total else 1.0,
+        gini=np.nan if negative else pairs / (2 * count * total) if total else 0.0,
         regret=max(0.0, losses.max()) if losses.size else float("nan"),
         unscored=int((~known).sum()),
     )

@@ -7,7 +7,6 @@ give the sum of the masks, however many clients dropped out. No mask is shared b
 """
 
 import dataclasses
-import functools
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from fedrecon.secure_aggregation import primitives, wire
 from fedrecon.secure_aggregation.errors import AbortedError, ProtocolError
 from fedrecon.secure_aggregation.primitives import Context, HybridKeys, Random, job_bytes
 from fedrecon.secure_aggregation.setup import check_counts, check_words
+from fedrecon.secure_aggregation.shamir import lagrange_weights
 from fedrecon.secure_aggregation.wire import SERVER, Kind, Message
 
 FIELD = 2**31 - 1
@@ -110,7 +110,7 @@ def piece_point(setup: LightSecAggSetup, client: int) -> int:
 
 def _interpolated(values: np.ndarray, at: tuple[int, ...], points: Sequence[int]) -> np.ndarray:
     """Values at ``points`` of the polynomial with rows of ``values`` at ``at``."""
-    weights = np.array([_weights(point, at) for point in points], np.uint64)
+    weights = np.array([lagrange_weights(point, at, FIELD) for point in points], np.uint64)
     found = np.empty((len(points), values.shape[1]), np.uint32)
     step = max(1, _CHUNK // len(points))
     for start in range(0, values.shape[1], step):
@@ -128,20 +128,6 @@ def _folded(products: np.ndarray) -> np.ndarray:
     products &= np.uint64(FIELD)
     products += high
     return products
-
-
-@functools.lru_cache(maxsize=4096)
-def _weights(point: int, at: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's weights, by which values at some points give that at another."""
-    weights = []
-    for i in at:
-        above = below = 1
-        for j in at:
-            if j != i:
-                above = above * (point - j) % FIELD
-                below = below * (i - j) % FIELD
-        weights.append(above * pow(below, -1, FIELD) % FIELD)
-    return tuple(weights)
 
 
 class LightSecAggClient:
@@ -294,11 +280,7 @@ class LightSecAggServer:
             "unmask": Kind.CODED_UNMASK,
         }
         wire.expect(message, () if self.stage is None else kinds[self.stage])
-        if message.sender not in self._expected:
-            who = "the server" if message.sender == SERVER else f"client {message.sender}"
-            raise ProtocolError("message: sender", "a client that is still in the round", who)
-        if message.sender in self._arrived:
-            raise ProtocolError("message: sender", "each client once", f"client {message.sender} again")
+        wire.expect_sender(message, self._expected, self._arrived)
         self._check(message)
         if message.kind == Kind.CODED_MASKED:
             self._sum += np.frombuffer(message.body, "<u4")

@@ -63,11 +63,7 @@ class SecAggServer:
         """
         message = wire.parse(data, self._context)
         wire.expect(message, () if self.stage is None else _STAGES[self.stage])
-        if message.sender not in self._expected:
-            who = "the server" if message.sender == SERVER else f"client {message.sender}"
-            raise ProtocolError("message: sender", "a client that is still in the round", who)
-        if message.sender in self._arrived:
-            raise ProtocolError("message: sender", "each client once", f"client {message.sender} again")
+        wire.expect_sender(message, self._expected, self._arrived)
         self._check(message)
         if message.kind == Kind.MASKED:
             self._sum += np.frombuffer(message.body, "<u4")

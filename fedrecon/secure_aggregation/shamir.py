@@ -63,21 +63,21 @@ def recover(shares: Mapping[int, bytes], threshold: int, name: str) -> bytes:
 
 
 def _at(x: int, points: tuple[int, ...], values: Mapping[int, int]) -> int:
-    weights = _weights(x, points)
+    weights = lagrange_weights(x, points, PRIME)
     return sum(values[point] * weight for point, weight in zip(points, weights, strict=True)) % PRIME
 
 
-@functools.lru_cache(maxsize=256)
-def _weights(x: int, points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's weights, by which values at the points give that at x."""
+@functools.lru_cache(maxsize=4096)
+def lagrange_weights(x: int, points: tuple[int, ...], prime: int) -> tuple[int, ...]:
+    """The weights by which values of a polynomial at distinct points give that at x, modulo a prime."""
     weights = []
     for point in points:
         above = below = 1
         for other in points:
             if other != point:
-                above = above * (x - other) % PRIME
-                below = below * (point - other) % PRIME
-        weights.append(above * pow(below, -1, PRIME) % PRIME)
+                above = above * (x - other) % prime
+                below = below * (point - other) % prime
+        weights.append(above * pow(below, -1, prime) % prime)
     return tuple(weights)
 
 

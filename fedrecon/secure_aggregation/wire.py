@@ -2,7 +2,7 @@
 
 import enum
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fedrecon.secure_aggregation.errors import ProtocolError
@@ -109,6 +109,19 @@ def expect(message: Message, kinds: Kind | Sequence[Kind], sender: int | None = 
         who = "the server" if sender == SERVER else f"client {sender}"
         found = "the server" if message.sender == SERVER else f"client {message.sender}"
         raise ProtocolError("message: sender", who, found)
+
+
+def expect_sender(message: Message, expected: Container[int], arrived: Container[int]) -> None:
+    """Checks that a message comes from a client that is still in the round, and is its first of the stage.
+
+    Raises:
+      ProtocolError: it is not.
+    """
+    if message.sender not in expected:
+        who = "the server" if message.sender == SERVER else f"client {message.sender}"
+        raise ProtocolError("message: sender", "a client that is still in the round", who)
+    if message.sender in arrived:
+        raise ProtocolError("message: sender", "each client once", f"client {message.sender} again")
 
 
 def records(body: memoryview, size: int, name: str) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedrecon.tasks.network import network
+from fedrecon.tasks.network import check_batch, network
 from fedrecon.types import Batch, Metrics, PyTree, Task
 
 
@@ -55,6 +55,7 @@ def cox_task(module: nn.Module, example: Batch, *, inputs: Sequence[str] = ("x",
       example: a batch, of which shapes and dtypes are used.
       inputs: keys of what the module is given.
     """
+    check_batch(example, (*inputs, "event", "time"))
     net = network(module, lambda batch: tuple(batch[name] for name in inputs), example)
 
     def loss(

@@ -7,7 +7,7 @@ import jax
 from fedrecon import communication
 from fedrecon import federated as fl
 from fedrecon.training.budgets import Budget
-from fedrecon.training.catalog_algorithms import make_algorithm
+from fedrecon.training.catalog_algorithms import make_algorithm, method
 from fedrecon.training.codecs import make_codec
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.stage import Stage
@@ -27,6 +27,9 @@ def message_length(stage: Stage, settings: FederationSettings, budget: Budget) -
     plain = dataclasses.replace(
         settings, secure_aggregation="none", secure_aggregation_options=(), dp_epsilon=0.0
     )
+    if "mechanism" in method(plain.algorithm).needs:
+        # Such methods train with a budget alone, and send what FedAvg sends.
+        plain = dataclasses.replace(plain, algorithm="fedavg", algorithm_options=())
     algorithm = make_algorithm(plain, budget, stage.task, stage.clients, represent=stage.represent)
     algorithm = algorithm._replace(channel=codec.channel)
     data = fl.place(stage.clients, frozen=stage.variables)

@@ -29,6 +29,16 @@ def test_equal_scores_are_fair_and_one_winner_is_not():
         ev.performance_fairness([np.nan])
 
 
+def test_scores_that_mean_nothing_are_said():
+    below = ev.performance_fairness([-0.1, 0.5])
+    assert math.isnan(below.jain) and math.isnan(below.gini) and below.worst == -0.1
+    for score in (ev.delong_interval, lambda s, t: ev.operating_point(s, t, 0.9)):
+        with pytest.raises(ValueError, match="scores: expected a number for each of 4 labels"):
+            score([0.1, np.nan, 0.3, 0.4], [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="second: expected 2 classes"):
+        ev.kappa([1, 2], [1])
+
+
 def test_those_who_give_more_gain_more_or_not():
     given, alone = [1.0, 2, 3, 4], [0.5, 0.5, 0.6, 0.5]
     found = ev.collaboration(given, np.add(alone, [0.1, 0.2, 0.3, 0.4]), alone)

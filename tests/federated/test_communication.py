@@ -299,6 +299,18 @@ def test_places_that_all_share_add_and_are_unbiased():
     assert channel.payload_bytes(encoded) == 64 + 8 + 4 * kept + 4 + 4  # seed, values, count, weight
 
 
+def test_without_a_common_key_places_are_public_and_change_with_the_round():
+    channel = cm.random_k(0.25, error_feedback=False)
+
+    def sent(number, client=0):
+        own = fl.Context(jnp.int32(number), jax.random.key(client), jnp.int32(client))
+        encoded = channel.encode(upload_of(np.arange(1.0, SIZE + 1)), (), own)[0]
+        return np.asarray(encoded.delta.params.values)
+
+    np.testing.assert_array_equal(sent(0, 0), sent(0, 1))
+    assert (sent(0) != sent(1)).any()
+
+
 def test_own_masks_are_averaged_over_those_who_sent():
     channel = cm.random_mask(0.5)
     changes, weights = np.random.default_rng(4).normal(size=(3, SIZE)), np.array([1.0, 2.0, 4.0])

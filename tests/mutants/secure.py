@@ -150,12 +150,15 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        _PACKAGE + "secagg_server.py",
+        _PACKAGE + "wire.py",
         (
-            "if message.sender in self._arrived:",
+            "if message.sender in arrived:",
             "if False:",
             _SECAGG + "messages_of_the_wrong_party_or_stage_are_refused",
         ),
+    ),
+    *in_file(
+        _PACKAGE + "secagg_server.py",
         (
             "if len(left) < least:",
             "if len(left) < least - 1:",

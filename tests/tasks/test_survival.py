@@ -57,6 +57,11 @@ def test_concordance_counts_pairs_as_defined(ties):
     assert [float(x) for x in found] == [right, count]
 
 
+def test_a_batch_without_times_is_named():
+    with pytest.raises(ValueError, match="example: expected the keys"):
+        cox_task(nn.Dense(1), {"x": np.zeros((1, 2)), "event": np.zeros(1)})
+
+
 def test_a_linear_model_descends_to_the_hazards_that_drew_the_times():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 2)).astype(np.float32)
