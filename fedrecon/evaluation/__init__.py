@@ -1,4 +1,4 @@
-"""Evaluation beyond a mean score: fairness, contribution, calibration, agreement and significance.
+"""Evaluation beyond a mean score: fairness, contribution, calibration, agreement, significance, trade-offs.
 
 Functions of numpy arrays; nothing here knows of models or data sets.
 """
@@ -17,6 +17,7 @@ from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliab
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
 from fedrecon.evaluation.lesions import Lesions, match_lesions
+from fedrecon.evaluation.pareto import dominates, hypervolume, pareto_front
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
 
 __all__ = [
@@ -31,14 +32,17 @@ __all__ = [
     "at_threshold",
     "collaboration",
     "delong_interval",
+    "dominates",
     "fit_temperature",
     "holm",
+    "hypervolume",
     "kappa",
     "leave_one_out",
     "limits_of_agreement",
     "match_lesions",
     "operating_point",
     "paired_test",
+    "pareto_front",
     "performance_fairness",
     "reliability",
     "sampled_shapley",

@@ -32,6 +32,7 @@ from fedrecon.reporting.patients import (
 )
 from fedrecon.reporting.report import Figure, Section, Table, write_report
 from fedrecon.reporting.tables import format_table, metric_rows
+from fedrecon.reporting.tradeoffs import TradeOff, TradeOffPoint, plot_trade_offs
 
 __all__ = [
     "ComparisonRow",
@@ -40,6 +41,8 @@ __all__ = [
     "PatientMasks",
     "Section",
     "Table",
+    "TradeOff",
+    "TradeOffPoint",
     "auc",
     "best_threshold",
     "bootstrap_interval",
@@ -58,6 +61,7 @@ __all__ = [
     "plot_reconstructions",
     "plot_segmentations",
     "plot_site_scores",
+    "plot_trade_offs",
     "plot_training",
     "save_comparison_plot",
     "save_partition_plot",

@@ -24,6 +24,7 @@ from tests.mutants import (
     runtime,
     secure,
     solvers,
+    tradeoffs,
     training,
 )
 from tests.mutants.mutant import Mutant
@@ -45,6 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *privacy_sums.MUTANTS,
     *runtime.MUTANTS,
     *runs.MUTANTS,
+    *tradeoffs.MUTANTS,
     *training.MUTANTS,
     *programs.MUTANTS,
     *secure.MUTANTS,
