@@ -9,7 +9,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments.pipeline.federated_settings import LABELS, TrainSettings, is_own, network_norm
+from experiments.pipeline.federated_settings import (
+    LABELS,
+    PUBLIC,
+    SIMULATED,
+    TrainSettings,
+    draws_patterns,
+    is_own,
+    network_norm,
+)
 from experiments.pipeline.folders import read_folder
 from fedrecon import Task
 from fedrecon.data import (
@@ -17,6 +25,8 @@ from fedrecon.data import (
     Cohort,
     load_measured_chest_xray,
     load_measured_retina,
+    read_cohort,
+    simulate_ct_cohort,
     simulate_mri_cohort,
 )
 from fedrecon.data.clients import (
@@ -31,13 +41,14 @@ from fedrecon.data.clients import (
     split_patients,
 )
 from fedrecon.data.folders import possible_tasks
+from fedrecon.data.measured import manifest_path
 from fedrecon.errors import ArgumentError
 from fedrecon.tasks import (
     check_labels,
 )
 from fedrecon.training import TASKS, FlagError, load_task, made_task, named_task, naming_the_line
 
-_SIZES = {"retina": 64, "xray": 56}
+_SIZES = {"retina": 64, "xray": 56, "heads": 64, "sunnybrook": 64}
 _TEST = 0.25
 
 
@@ -82,7 +93,7 @@ def load_data(settings: TrainSettings) -> FederatedData:
     Raises:
       ValueError: a setting does not fit the data, or (as ``DataError``) a file is missing or malformed.
     """
-    if settings.cohort == "simulated" and settings.task == "classification":
+    if draws_patterns(settings):
         data = _divide(_simulated_images(settings), settings)
     else:
         cohort = _as_images(_cohort(settings), settings)
@@ -142,7 +153,7 @@ def number_of_classes(settings: TrainSettings) -> int:
     """Classes of the classification, or of the segmentation, the background among them."""
     if settings.task == "segmentation":
         return 1 + len((settings.data_structures or "structure").split(LABELS))
-    if settings.cohort == "simulated":
+    if draws_patterns(settings):
         return settings.classes
     return len(settings.data_labels.split(LABELS)) if settings.data_labels else 2
 
@@ -250,9 +261,19 @@ def _cohort(settings: TrainSettings) -> Cohort:
             expected = f"the {number_of_classes(settings)} labels that there were when the run began"
             raise FlagError("data_dir", expected, ", ".join(cohort.labels))
         return cohort
-    sites = settings.clients or 5
+    if settings.cohort in PUBLIC:
+        manifest = manifest_path(settings.data_dir, settings.cohort)
+        return read_cohort(
+            settings.data_dir, settings.task, manifest=manifest, matrix=(size, size), seed=settings.seed
+        )
+    sites, shape = settings.clients or 5, (size, size)
+    if settings.cohort == "simulated_ct":
+        # A third of the views that sample such an image fully.
+        return simulate_ct_cohort(
+            sites, settings.patients_per_site, 2, shape, views=max(8, size // 2), seed=settings.seed
+        )
     return simulate_mri_cohort(
-        sites, settings.patients_per_site, slices=2, image_shape=(size, size), seed=settings.seed
+        sites, settings.patients_per_site, slices=2, image_shape=shape, seed=settings.seed
     )
 
 
@@ -260,7 +281,7 @@ def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
     """Volumes of k-space are segmented and classified on their references."""
     own = is_own(settings.task)
     measured = "target" in cohort.train.examples and "image" not in cohort.train.examples
-    if settings.task == "reconstruction" or not measured or not (own or settings.cohort == "simulated"):
+    if settings.task == "reconstruction" or not measured or not (own or settings.cohort in SIMULATED):
         return cohort
     kept = ("label", "volume", *(("segmentation",) if settings.task == "segmentation" else ()))
     # A task of one's own may want any of them.

@@ -18,7 +18,15 @@ from fedrecon.training import (
     setting,
 )
 
-COHORTS = ("simulated", "folder", "retina", "xray")
+# Cohorts that are drawn, and those of public files, with the tasks that each is for.
+SIMULATED = ("simulated", "simulated_mri", "simulated_ct")
+PUBLIC = {
+    "retina": ("segmentation",),
+    "xray": ("classification",),
+    "heads": ("reconstruction",),
+    "sunnybrook": ("reconstruction", "segmentation"),
+}
+COHORTS = (*SIMULATED, "folder", *PUBLIC)
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
 NORMS = ("instance", "group", "batch")
 # Between the names of classes in `TrainSettings.data_labels`.
@@ -54,7 +62,7 @@ _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
     "--task=classification and --cohort=simulated",
-    lambda s: (s.task, s.cohort) == ("classification", "simulated"),
+    lambda s: draws_patterns(s),
 )
 
 
@@ -72,15 +80,17 @@ class TrainSettings:
     task_sha256: str = ""
     cohort: str = _data(
         "simulated",
-        "Data: simulated, or from --data_dir: own files in folders of hospitals, or what "
-        "data_scripts.simulate_cohort wrote (folder), which is the default with that flag, photographs of "
-        "the retina (segmentation) or chest radiographs (classification)",
+        "Data: simulated (patterns to classify, else MRI), simulated_mri and simulated_ct (patients of any "
+        "task), or from --data_dir: own files in folders of hospitals, or what data_scripts.simulate_cohort "
+        "wrote (folder), which is the default with that flag, or public files: photographs of the retina "
+        "(segmentation), chest radiographs (xray, classification), heads of six scanners "
+        "(reconstruction), hearts of one hospital (sunnybrook: reconstruction and segmentation)",
         choices=COHORTS,
     )
     data_dir: str = _data(
         "",
-        "Folder of hospitals (docs/own_data.md), or with cohort.json, or with "
-        "multisite/ for --cohort=retina or xray",
+        "Folder of hospitals (docs/own_data.md), or with cohort.json, or with the public files "
+        "(multisite/, mri/) of a --cohort of these",
     )
     data_sha256: str = ""
     data_labels: str = ""
@@ -147,8 +157,9 @@ class TrainSettings:
         above=0,
         needs=(
             Need(
-                "--task=segmentation or reconstruction and --cohort=simulated",
-                lambda s: s.task != "classification" and s.cohort == "simulated",
+                "patients that are simulated: --cohort=simulated_mri or simulated_ct, or --cohort=simulated "
+                "and another --task than classification",
+                lambda s: s.cohort in SIMULATED and not draws_patterns(s),
             ),
         ),
     )
@@ -221,8 +232,12 @@ def is_own(task: str) -> bool:
 
 def divides_patients(settings: Any) -> bool:
     """Whether the split of patients is made here, and is not that of a cohort of sites."""
-    drawn = settings.task == "classification" and settings.cohort == "simulated"
-    return drawn or settings.partition != "natural"
+    return draws_patterns(settings) or settings.partition != "natural"
+
+
+def draws_patterns(settings: Any) -> bool:
+    """Whether the data are patterns of classes, which show no patients."""
+    return settings.task == "classification" and settings.cohort == "simulated"
 
 
 def check_settings(settings: TrainSettings) -> TrainSettings:
@@ -240,7 +255,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise FlagError("rounds", "1 with --topology=single_pass", settings.rounds)
     if settings.norm == "group" and settings.network in SIZED and settings.channels % 4:
         raise FlagError("channels", "a multiple of 4 with --norm=group", settings.channels)
-    fitting = {"retina": ("segmentation",), "xray": ("classification",)}.get(settings.cohort, TASKS)
+    fitting = PUBLIC.get(settings.cohort, TASKS)
     if settings.task not in TASKS and not is_own(settings.task):
         raise FlagError("task", f"one of {', '.join(TASKS)}, or FILE:name", repr(settings.task))
     if settings.task not in fitting and not is_own(settings.task):
@@ -248,10 +263,11 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if not is_own(settings.task) and settings.network not in NETWORKS[settings.task]:
         expected = f"one of {', '.join(NETWORKS[settings.task])} with --task={settings.task}"
         raise FlagError("network", expected, repr(settings.network))
-    if (settings.cohort != "simulated") != bool(settings.data_dir):
-        expected = "no folder" if settings.cohort == "simulated" else "the folder of the data"
+    drawn = settings.cohort in SIMULATED
+    if drawn == bool(settings.data_dir):
+        expected = "no folder" if drawn else "the folder of the data"
         raise FlagError("data_dir", f"{expected} with --cohort={settings.cohort}", repr(settings.data_dir))
-    if settings.clients and settings.cohort != "simulated" and settings.partition == "natural":
+    if settings.clients and not drawn and settings.partition == "natural":
         expected = f"0, the sites of --cohort={settings.cohort}, with --partition=natural"
         raise FlagError("clients", expected, settings.clients)
     if federation.patience and divides_patients(settings) and not settings.validation_part:

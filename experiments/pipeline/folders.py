@@ -13,7 +13,7 @@ def data_kind(settings: Any) -> str:
     """``"simulated"`` or ``"measured"``, of the data that the settings of a program name."""
     if settings.cohort == "folder":
         return "simulated" if is_simulated(settings.data_dir) else "measured"
-    return "simulated" if settings.cohort == "simulated" else "measured"
+    return "simulated" if settings.cohort.startswith("simulated") else "measured"
 
 
 def read_folder(

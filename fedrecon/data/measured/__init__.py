@@ -6,6 +6,7 @@ from fedrecon.data.measured.images import (
     load_measured_images,
     load_measured_retina,
 )
+from fedrecon.data.measured.manifest import manifest_path
 from fedrecon.data.measured.mri import MeasuredMRISite, load_measured_mri_cohort
 from fedrecon.data.measured.tables import Table, read_heart_disease, read_tcga_brca
 
@@ -17,6 +18,7 @@ __all__ = [
     "load_measured_images",
     "load_measured_mri_cohort",
     "load_measured_retina",
+    "manifest_path",
     "read_heart_disease",
     "read_tcga_brca",
 ]
