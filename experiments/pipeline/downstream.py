@@ -14,12 +14,9 @@ from experiments.pipeline.settings import FullStackSettings
 from experiments.pipeline.stages import Run
 from fedrecon import Task, Variables
 from fedrecon.data import ClientData
-from fedrecon.models import Classifier, UNet, warm_start
-from fedrecon.tasks import check_labels, classification_task, segmentation_task
-from fedrecon.training import example_of
-
-# Initial log-odds of a lesion pixel.
-_RARE = -3.0
+from fedrecon.models import warm_start
+from fedrecon.tasks import check_labels
+from fedrecon.training import example_of, named_task
 
 
 class Rater(NamedTuple):
@@ -139,10 +136,9 @@ def run_downstream(
 
 def make_task(kind: str, settings: FullStackSettings, example: Mapping[str, Any]) -> Task:
     """The task of a kind and its network, of examples like ``example``."""
-    channels, pools = settings.finetune_channels, settings.finetune_pools
-    if kind == "segmentation":
-        return segmentation_task(UNet(channels, pools, output_bias=_RARE), example, flip=True)
-    return classification_task(Classifier(channels, pools), example, flip=True)
+    network = getattr(settings, f"{kind}_network")
+    sizes = {"channels": settings.finetune_channels, "pools": settings.finetune_pools}
+    return named_task(kind, example, network=network, flip=True, **sizes)
 
 
 def _predictor(task: Task, target: str) -> Callable[[Sequence[Variables], ClientData], np.ndarray]:

@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+from fedrecon.models import CLASSIFIERS, SEGMENTERS, SIZED
 from fedrecon.training import (
     NO_PRIVACY,
     FederationSettings,
@@ -25,6 +26,10 @@ from fedrecon.training import (
 _data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
 _SIMULATED = Need("--cohort=simulated", lambda s: s.cohort == "simulated")
 _MEASURED = Need("--cohort=measured", lambda s: s.cohort == "measured")
+_SIZED = Need(
+    "a --segmentation_network or --classification_network whose size is not the published one",
+    lambda s: s.segmentation_network in SIZED or s.classification_network in SIZED,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +134,16 @@ class FullStackSettings:
     finetune_batch_size: int = _training(
         4, "Examples in a local step of those rounds", above=0, needs=(NO_PRIVACY,)
     )
-    finetune_channels: int = _model(8, "Channels of the segmentation and classification encoder", above=0)
-    finetune_pools: int = _model(3, "Poolings of that encoder", above=0)
+    segmentation_network: str = _model("unet", "Network of the segmentation", choices=SEGMENTERS)
+    classification_network: str = _model(
+        "unet",
+        "Network of the classification; all but the U-Nets have the sizes published",
+        choices=CLASSIFIERS,
+    )
+    finetune_channels: int = _model(
+        8, "Channels of the segmentation and classification encoder", above=0, needs=(_SIZED,)
+    )
+    finetune_pools: int = _model(3, "Poolings of that encoder", above=0, needs=(_SIZED,))
     finetune_learning_rate: float = _training(
         3e-3, "Peak learning rate of segmentation and classification", above=0
     )

@@ -1,5 +1,6 @@
 """Convolution of images and volumes whose gradients are fast inside loops, and the layers built on it."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -297,17 +298,20 @@ class Upsample(nn.Module):
 
     Attributes:
       features: output features.
+      factors: by how much each axis grows, which is the stride; 2 by default.
     """
 
     features: int
+    factors: Sequence[int] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (examples, [nz,] ny, nx, features_in) to (examples, [2 nz,] 2 ny, 2 nx, features)."""
         n, *shape, _ = x.shape
         axes = len(shape)
-        phases = Conv(2**axes * self.features, 1, use_bias=False, name="conv")(x)
-        phases = phases.reshape(n, *shape, *(2,) * axes, self.features)
+        factors = tuple(self.factors) or (2,) * axes
+        phases = Conv(math.prod(factors) * self.features, 1, use_bias=False, name="conv")(x)
+        phases = phases.reshape(n, *shape, *factors, self.features)
         interleaved = [axis for k in range(1, 1 + axes) for axis in (k, k + axes)]
         phases = phases.transpose(0, *interleaved, 1 + 2 * axes)
-        return phases.reshape(n, *(2 * k for k in shape), self.features)
+        return phases.reshape(n, *(f * k for f, k in zip(factors, shape, strict=True)), self.features)

@@ -26,6 +26,8 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "residual-unet": partial(UNet, residual=True),
+    "unet-deep-supervision": partial(UNet, deep_supervision=True),
+    "residual-unet-deep-supervision": partial(UNet, residual=True, deep_supervision=True),
     "swin-unet": SwinUNet,
 }
 # Task -> names of its networks; unrolled ones have U-Nets.
@@ -35,5 +37,5 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "reconstruction": ("unet",),
 }
 # Networks that have the sizes, or the normalization, that they are told.
-SIZED = ("unet", "residual-unet", "swin-unet")
+SIZED = tuple(SEGMENTERS)
 NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "swin-unet"))

@@ -1,5 +1,9 @@
 """Attention within windows of an image, and the segmentation network made of it."""
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,19 +17,36 @@ from fedrecon.models.unet import pad_to_multiple
 _EPSILON = 1e-5
 
 
-def _tiles(x: jax.Array, window: int) -> jax.Array:
-    """(..., ny, nx, channels) -> (..., windows, window**2, channels)."""
-    *batch, ny, nx, channels = x.shape
-    x = x.reshape(*batch, ny // window, window, nx // window, window, channels)
-    return x.swapaxes(-4, -3).reshape(*batch, -1, window**2, channels)
+def _interleaved(x: Any, sizes: Sequence[int], parts: Sequence[int]) -> Any:
+    """(*batch, *(a * b for a, b of sizes and parts), channels) -> (*batch, *sizes, *parts, channels)."""
+    axes, batch = len(sizes), x.shape[: x.ndim - 1 - len(sizes)]
+    pairs = (part for pair in zip(sizes, parts, strict=True) for part in pair)
+    x, first = x.reshape(*batch, *pairs, x.shape[-1]), len(batch)
+    order = (*range(first), *range(first, first + 2 * axes, 2), *range(first + 1, first + 2 * axes, 2))
+    return x.transpose(*order, first + 2 * axes)
 
 
-def _untiled(x: jax.Array, ny: int, nx: int) -> jax.Array:
+def _joined(x: jax.Array, axes: int) -> jax.Array:
+    """The inverse of ``_interleaved``: (*batch, *sizes, *parts, channels), each of ``axes`` axes."""
+    first = x.ndim - 1 - 2 * axes
+    sizes, parts = x.shape[first : first + axes], x.shape[first + axes : -1]
+    pairs = [axis for k in range(first, first + axes) for axis in (k, k + axes)]
+    x = x.transpose(*range(first), *pairs, x.ndim - 1)
+    return x.reshape(*x.shape[:first], *(a * b for a, b in zip(sizes, parts, strict=True)), x.shape[-1])
+
+
+def _tiles(x: Any, window: int, axes: int) -> Any:
+    """(..., [nz,] ny, nx, channels) -> (..., windows, pixels of a window, channels)."""
+    batch, sizes = x.shape[: x.ndim - 1 - axes], x.shape[-1 - axes : -1]
+    x = _interleaved(x, [size // window for size in sizes], (window,) * axes)
+    return x.reshape(*batch, -1, window**axes, x.shape[-1])
+
+
+def _untiled(x: jax.Array, window: int, sizes: Sequence[int]) -> jax.Array:
     """The inverse of ``_tiles``."""
-    *batch, _, tokens, channels = x.shape
-    window = int(tokens**0.5)
-    x = x.reshape(*batch, ny // window, nx // window, window, window, channels)
-    return x.swapaxes(-4, -3).reshape(*batch, ny, nx, channels)
+    axes, batch = len(sizes), x.shape[:-3]
+    x = x.reshape(*batch, *(size // window for size in sizes), *(window,) * axes, x.shape[-1])
+    return _joined(x, axes)
 
 
 def _regions(size: int, window: int, shift: int) -> np.ndarray:
@@ -36,11 +57,11 @@ def _regions(size: int, window: int, shift: int) -> np.ndarray:
     return np.where(place >= size, 2, np.where((np.arange(padded) >= padded - shift), 1, 0))
 
 
-def _relative_places(window: int) -> np.ndarray:
+def _relative_places(window: int, axes: int) -> np.ndarray:
     """(tokens, tokens): which entry of the table of biases belongs to each pair of tokens."""
-    y, x = np.divmod(np.arange(window**2), window)
-    rows, columns = (p[:, None] - p[None, :] + window - 1 for p in (y, x))
-    return rows * (2 * window - 1) + columns
+    places = np.indices((window,) * axes).reshape(axes, -1)
+    apart = places[:, :, None] - places[:, None, :] + window - 1
+    return np.ravel_multi_index(tuple(apart), (2 * window - 1,) * axes)
 
 
 class WindowBlock(nn.Module):
@@ -61,38 +82,45 @@ class WindowBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps x (examples, ny, nx, channels) to the same shape.
+        """Maps x (examples, [nz,] ny, nx, channels) to the same shape.
 
         Raises:
-          ValueError: x is no image.
+          ValueError: x is neither images nor volumes.
         """
-        if x.ndim != 4:
-            raise ArgumentError("x", "images (examples, ny, nx, channels)", x.shape)
-        w, sizes = self.window, x.shape[1:3]
-        pads = [-size % w for size in sizes]
-        padded = [size + pad for size, pad in zip(sizes, pads, strict=True)]
+        _check(x)
+        w, sizes = self.window, x.shape[1:-1]
+        axes, padded = tuple(range(1, x.ndim - 1)), [size + -size % w for size in sizes]
         shifts = [w // 2 if self.shifted and size > w else 0 for size in padded]
         y = nn.LayerNorm(_EPSILON, name="norm0")(x)
-        y = jnp.pad(y, ((0, 0), (0, pads[0]), (0, pads[1]), (0, 0)))
-        y = _tiles(jnp.roll(y, [-s for s in shifts], (1, 2)), w)
+        y = jnp.pad(y, ((0, 0), *((0, p - n) for p, n in zip(padded, sizes, strict=True)), (0, 0)))
+        y = _tiles(jnp.roll(y, [-s for s in shifts], axes), w, len(axes))
         y = SelfAttention(self.heads, name="attention")(y, self._bias(sizes, shifts))
-        y = jnp.roll(_untiled(y, *padded), shifts, (1, 2))[:, : sizes[0], : sizes[1]]
+        y = jnp.roll(_untiled(y, w, padded), shifts, axes)[:, *(slice(n) for n in sizes)]
         x = x + y
         y = nn.LayerNorm(_EPSILON, name="norm1")(x)
         return x + Perceptron(self.expansion * x.shape[-1], name="perceptron")(y, train)
 
-    def _bias(self, sizes: tuple[int, ...], shifts: list[int]) -> jax.Array:
+    def _bias(self, sizes: Sequence[int], shifts: list[int]) -> jax.Array:
         """(windows, heads, tokens, tokens): the biases, and minus infinity between regions."""
-        entries = (2 * self.window - 1) ** 2
+        axes = len(sizes)
+        entries = (2 * self.window - 1) ** axes
         table = self.param("position_bias", nn.initializers.truncated_normal(0.02), (entries, self.heads))
-        bias = jnp.moveaxis(table[_relative_places(self.window)], -1, 0)
-        y, x = (_regions(size, self.window, s) for size, s in zip(sizes, shifts, strict=True))
-        region = _tiles(3 * y[:, None, None] + x[:, None], self.window)[..., 0]
-        return jnp.where(region[:, None, :, None] == region[:, None, None, :], bias, -jnp.inf)
+        bias = jnp.moveaxis(table[_relative_places(self.window, axes)], -1, 0)
+        region = np.zeros((1,) * axes, int)
+        for axis, (size, shift) in enumerate(zip(sizes, shifts, strict=True)):
+            along = _regions(size, self.window, shift)
+            region = 3 * region + along.reshape(-1, *(1,) * (axes - 1 - axis))
+        tiled = _tiles(region[..., None], self.window, axes)[..., 0]
+        return jnp.where(tiled[:, None, :, None] == tiled[:, None, None, :], bias, -jnp.inf)
+
+
+def _check(x: jax.Array) -> None:
+    if x.ndim not in (4, 5):
+        raise ArgumentError("x", "images or volumes (examples, [nz,] ny, nx, channels)", x.shape)
 
 
 class SwinUNet(nn.Module):
-    """U-shaped network of Swin blocks that segments images (Cao et al. 2021).
+    """U-shaped network of Swin blocks that segments images or volumes (Cao et al. 2021).
 
     Attributes:
       channels: of the tokens at the finest level; they double at every halving.
@@ -115,13 +143,13 @@ class SwinUNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps images (examples, ny, nx, channels) to (examples, ny, nx, out_channels).
+        """Maps images (examples, [nz,] ny, nx, channels) to (examples, [nz,] ny, nx, out_channels).
 
         Raises:
-          ValueError: x is no image, or ``heads`` does not divide ``channels``.
+          ValueError: x is neither images nor volumes, or ``heads`` does not divide ``channels``.
         """
-        if x.ndim != 4:
-            raise ArgumentError("x", "images (examples, ny, nx, channels)", x.shape)
+        _check(x)
+        axes = x.ndim - 2
         x, crops = pad_to_multiple(x, self.patch << self.pools)
         x = Conv(self.channels, self.patch, self.patch, "VALID", name="embedding")(x)
         x = nn.LayerNorm(_EPSILON, name="embedding_norm")(x)
@@ -129,17 +157,15 @@ class SwinUNet(nn.Module):
         for level in range(self.pools + 1):
             if level:
                 skips.append(x)
-                x = nn.LayerNorm(_EPSILON, name=f"merge_norm{level}")(_quarters(x))
+                x = nn.LayerNorm(_EPSILON, name=f"merge_norm{level}")(_neighbors(x))
                 x = nn.Dense(self.channels << level, use_bias=False, name=f"merge{level}")(x)
             x = self._blocks(x, level, f"down{level}", train)
         for level in reversed(range(self.pools)):
             x = Upsample(self.channels << level, name=f"expand{level}")(x)
             x = nn.Dense(self.channels << level, name=f"join{level}")(jnp.concatenate([skips[level], x], -1))
             x = self._blocks(x, level, f"up{level}", train)
-        x = nn.Dense(self.patch**2 * self.channels, use_bias=False, name="expand_patch")(x)
-        n, ny, nx, _ = x.shape
-        x = x.reshape(n, ny, nx, self.patch, self.patch, self.channels).swapaxes(2, 3)
-        x = x.reshape(n, ny * self.patch, nx * self.patch, self.channels)
+        x = nn.Dense(self.patch**axes * self.channels, use_bias=False, name="expand_patch")(x)
+        x = _joined(x.reshape(*x.shape[:-1], *(self.patch,) * axes, self.channels), axes)
         x = nn.LayerNorm(_EPSILON, name="last_norm")(x)
         bias = nn.initializers.constant(self.output_bias)
         head = Conv(
@@ -153,6 +179,7 @@ class SwinUNet(nn.Module):
         return x
 
 
-def _quarters(x: jax.Array) -> jax.Array:
-    """Four neighbors as channels, in the order of Swin: (0, 0), (1, 0), (0, 1), (1, 1) of (y, x)."""
-    return jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
+def _neighbors(x: jax.Array) -> jax.Array:
+    """Four (eight) neighbors as channels, in the order of Swin: (0, 0), (1, 0), (0, 1), (1, 1) of (y, x)."""
+    corners = itertools.product((0, 1), repeat=x.ndim - 2)
+    return jnp.concatenate([x[:, *(slice(i, None, 2) for i in reversed(c))] for c in corners], -1)

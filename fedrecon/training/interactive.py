@@ -27,7 +27,7 @@ from fedrecon.training.federation_settings import (
 )
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
-from fedrecon.training.named_tasks import made_task, named_task
+from fedrecon.training.named_tasks import check_sizes, made_task, named_task
 from fedrecon.training.options import FlagError, check_needs, check_ranges, flat
 from fedrecon.training.own_methods import named_method
 from fedrecon.training.progress import Course
@@ -86,6 +86,7 @@ def run(
     batch_size: int = 10,
     learning_rate: float = 0.05,
     options: Mapping[str, Any] | None = None,
+    network: str | Mapping[str, Any] | None = None,
     seed: int = 0,
     parallel: str = "auto",
     rounds_per_dispatch: int = 1,
@@ -115,6 +116,9 @@ def run(
         as is ``dp_batch_size``.
       learning_rate: of the clients.
       options: of the method, by name.
+      network: of a task that is named: a name of `fedrecon.models.NETWORKS`, such as "resnet18" or
+        "unet-deep-supervision", or arguments of `fedrecon.training.named_task`,
+        ``{"network": "unet", "channels": 16, "pools": 3, "norm": "batch"}``; for images and volumes.
       seed: of the division, the initial weights, the batches and the samples of clients.
       parallel: "scan", "vmap", a chunk size, or "auto": how clients run on one device.
       rounds_per_dispatch: rounds compiled into one call; checkpoints are written between calls.
@@ -132,7 +136,7 @@ def run(
         with named_method(method) as name:
             train, test, validation = _parts(cohort, seed)
             prepared = cohort.preparation if isinstance(cohort, Cohort) else {}
-            made = _task(task, train, len(prepared.get("classes", ())))
+            made = _task(task, train, len(prepared.get("classes", ())), network)
             federation = _federation(name, options or {}, settings)
             if "dp_batch_size" in settings:
                 budget = budget._replace(batch_size=federation.expected_batch_size(batch_size))
@@ -218,14 +222,18 @@ def _parts(cohort: Any, seed: int) -> tuple[ClientData, ClientData, ClientData |
     return parts[0], parts[1], parts[2] if len(parts) == 3 else None
 
 
-def _task(task: Any, train: ClientData, named: int) -> Task:
+def _task(task: Any, train: ClientData, named: int, network: str | Mapping[str, Any] | None) -> Task:
     example = example_of(train)
     if isinstance(task, str):
+        sizes = {"network": network} if isinstance(network, str) else dict(network or {})
+        check_sizes(task, sizes)
         key = "segmentation" if task == "segmentation" else "label"
         classes = max(int(np.max(train.examples.get(key, 0))) + 1, 2, named)
         if task == "classification" and "label" in train.examples:
             check_labels(train, "label", classes)
-        return named_task(task, example, classes=classes)
+        return named_task(task, example, classes=classes, **sizes)
+    if network is not None:
+        raise ArgumentError("network", "none with a task of your own, which has one", network)
     return made_task(task, example)
 
 

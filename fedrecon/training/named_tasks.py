@@ -26,13 +26,14 @@ def named_task(
     norm: str = "instance",
     classes: int = 2,
     cascades: int = 3,
+    flip: bool = False,
 ) -> Task:
     """A task of the package.
 
     Args:
       name: "classification" ("image" and "label"), "segmentation" ("image" and "segmentation", background and
-        one structure) or "reconstruction" (of multi-coil MRI, as `mri_examples` makes, or of sinograms, see
-        `measure_of`).
+        structures), both of images or volumes, or "reconstruction" (of multi-coil MRI, as `mri_examples`
+        makes, or of sinograms, see `measure_of`).
       example: arrays (examples, ...), or what has their shapes and dtypes.
       network: one of `fedrecon.models.NETWORKS` of the task.
       channels: of the network at full resolution, of one in ``SIZED``; others have the sizes published.
@@ -40,32 +41,68 @@ def named_task(
       norm: one of `NORMS`, of a network in ``NORMALIZED``; the others normalize tokens.
       classes: of the classification, or of the segmentation with the background.
       cascades: of the reconstruction.
+      flip: mirrors images of a classification left to right at random; those of a segmentation always are.
 
     Raises:
       ValueError: there is no such task, it has no such network, or the examples are not of it.
     """
-    if name not in TASKS:
-        raise ArgumentError("task", f"{', '.join(TASKS)} or a task", repr(name))
-    if network not in NETWORKS[name]:
-        raise ArgumentError("network", f"one of {', '.join(NETWORKS[name])} for {name}", repr(network))
+    check_network(name, network)
     sizes: dict[str, Any] = {"channels": channels, "pools": pools} if network in SIZED else {}
     sizes |= {"norm": NORMS[norm]} if network in NORMALIZED else {}
     image = example.get("image")
-    if name != "reconstruction" and image is not None and len(image.shape) != 4:
-        raise ArgumentError("image", "arrays (examples, ny, nx, channels)", image.shape)
+    if name != "reconstruction" and image is not None and len(image.shape) not in (4, 5):
+        raise ArgumentError("image", "arrays (examples, [nz,] ny, nx, channels)", image.shape)
     if name == "classification":
         small = image is not None and max(image.shape[1:-1]) < _SMALL
         if network == "vit":
             sizes["patch"] = 4 if small else 8
         elif network not in SIZED:
             sizes["small_images"] = small
-        return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example)
+        return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example, flip=flip)
     if name == "segmentation":
         if classes > 2:
             return segmentation_task(SEGMENTERS[network](**sizes, out_channels=classes), example, flip=True)
         # Structures are rare: the first predictions are background.
         return segmentation_task(SEGMENTERS[network](**sizes, output_bias=-3.0), example, flip=True)
     return reconstruction_task(VarNet(cascades=cascades, **sizes), measure_of(example), example)
+
+
+def check_network(task: str, network: str) -> None:
+    """Raises ValueError where there is no such task, or it has no such network."""
+    if task not in TASKS:
+        raise ArgumentError("task", f"{', '.join(TASKS)} or a task", repr(task))
+    if network not in NETWORKS[task]:
+        raise ArgumentError("network", f"one of {', '.join(NETWORKS[task])} for {task}", repr(network))
+
+
+def check_sizes(task: str, sizes: Mapping[str, Any]) -> None:
+    """Refuses arguments of `named_task` that the network has not, or that are no such numbers.
+
+    Args:
+      task: its name.
+      sizes: "network", "channels", "pools", "norm", "cascades", or some of them.
+
+    Raises:
+      ValueError: names the argument.
+    """
+    network = sizes.get("network", "unet")
+    check_network(task, network)
+    taken = {
+        "network": True,
+        "channels": network in SIZED,
+        "pools": network in SIZED,
+        "norm": network in NORMALIZED,
+        "cascades": task == "reconstruction",
+    }
+    for name, value in sizes.items():
+        if not taken.get(name):
+            expected = f"{', '.join(key for key, has in taken.items() if has)} for {network} of {task}"
+            raise ArgumentError("network", expected, repr(name))
+        least = {"channels": 1, "pools": 0, "cascades": 1}.get(name)
+        if least is not None and not (isinstance(value, int) and value >= least):
+            raise ArgumentError(f"network[{name!r}]", f"a whole number of {least} or more", repr(value))
+    if "norm" in sizes and sizes["norm"] not in NORMS:
+        raise ArgumentError("network['norm']", f"one of {', '.join(NORMS)}", repr(sizes["norm"]))
 
 
 def made_task(task: Any, example: Mapping[str, Any]) -> Task:

@@ -4,19 +4,31 @@ import jax
 import numpy as np
 import pytest
 
+import fedrecon
+from experiments import export
+from experiments.pipeline import downstream
+from experiments.pipeline import settings as full_stack
 from experiments.pipeline.federated_data import make_task, representation
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
-from fedrecon.models import NETWORKS
+from fedrecon.models import NETWORKS, UNet
 from fedrecon.training import FlagError, changed, named_task
 
-EXAMPLE = {
-    "image": jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32),
-    "segmentation": jax.ShapeDtypeStruct((1, 16, 16), np.float32),
-    "label": jax.ShapeDtypeStruct((1,), np.int32),
-}
+
+def example(*sizes):
+    return {
+        "image": jax.ShapeDtypeStruct((1, *sizes, 1), np.float32),
+        "segmentation": jax.ShapeDtypeStruct((1, *sizes), np.float32),
+        "label": jax.ShapeDtypeStruct((1,), np.int32),
+    }
 
 
-CASES = [(t, n) for t in ("classification", "segmentation") for n in NETWORKS[t]]
+EXAMPLE = example(16, 16)
+CASES = [
+    (task, network, sizes)
+    for task in ("classification", "segmentation")
+    for network in NETWORKS[task]
+    for sizes in ((16, 16), (16, 16, 8))
+]
 
 
 def settings(**values):
@@ -24,13 +36,78 @@ def settings(**values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "network"), CASES)
-def test_every_network_of_a_task_is_evaluated(task, network):
-    made = named_task(task, EXAMPLE, network=network)
+@pytest.mark.parametrize(("task", "network", "sizes"), CASES)
+def test_every_network_of_a_task_is_evaluated(task, network, sizes):
+    # Group normalization: of 8 slices, too, a pixel is left at the last level.
+    norm = {} if network in ("vit", "swin-unet") else {"norm": "group"}
+    made = named_task(task, example(*sizes), network=network, **norm)
     shapes = jax.eval_shape(made.init, jax.random.key(0))
-    batch = {**EXAMPLE, "valid": jax.ShapeDtypeStruct((1,), bool)}
-    shape = (1, 2) if task == "classification" else (1, 16, 16, 2)
+    batch = {**example(*sizes), "valid": jax.ShapeDtypeStruct((1,), bool)}
+    shape = (1, 2) if task == "classification" else (1, *sizes, 2)
     assert jax.eval_shape(made.predict, *shapes, batch).shape == shape
+
+
+def parameters(task):
+    return jax.eval_shape(task.init, jax.random.key(0)).params
+
+
+def test_all_programs_make_a_network_of_a_name_alike():
+    for kind, network in (("segmentation", "residual-unet-deep-supervision"), ("classification", "vit")):
+        sizes = {"channels": 4, "pools": 1} if kind == "segmentation" else {}
+        trained = make_task(settings(task=kind, network=network, classes=2, **sizes), EXAMPLE)
+        finetune = {f"finetune_{name}": value for name, value in sizes.items()}
+        changes = {f"{kind}_network": network, **finetune}
+        whole = downstream.make_task(kind, changed(full_stack.FullStackSettings(), **changes), EXAMPLE)
+        assert parameters(trained) == parameters(whole)
+        if kind == "segmentation":
+            net = UNet(4, 1, residual=True, deep_supervision=True)
+            direct = jax.eval_shape(net.init, jax.random.key(0), EXAMPLE["image"])
+            assert parameters(whole) == direct["params"]
+
+
+def test_full_stack_refuses_networks_and_sizes_without_effect():
+    for values, message in (
+        ({"segmentation_network": "resnet18"}, "--segmentation_network: expected one of"),
+        ({"classification_network": "swin-unet"}, "--classification_network: expected one of"),
+        ({"network": "resnet18"}, "--network: expected one of"),
+    ):
+        with pytest.raises(FlagError, match=message):
+            full_stack.resolve({"preset": "smoke", **values})
+    alone = {"classification_network": "vit", "segmentation_network": "swin-unet", "finetune_pools": 1}
+    assert full_stack.resolve({"preset": "smoke", **alone}).finetune_pools == 1
+
+
+def test_run_refuses_networks_by_name(tmp_path):
+    sites = {name: {"image": np.zeros((6, 8, 8)), "label": np.arange(6) % 2} for name in "ab"}
+    for task, network, message in (
+        ("classification", "swin-unet", "network: expected one of unet"),
+        ("classification", {"network": "resnet18", "channels": 4}, "network: expected network, norm for"),
+        ("classification", {"channels": 0}, "network\\['channels'\\]: expected a whole number of 1"),
+        ("classification", {"norm": "none"}, "network\\['norm'\\]: expected one of instance"),
+        (lambda example: None, "unet", "network: expected none with a task of your own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fedrecon.run(sites, task, workdir=tmp_path / "none", rounds=1, network=network)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_volumes_are_segmented_under_deep_supervision_and_exported(tmp_path):
+    rng = np.random.default_rng(0)
+    sites = {}
+    for name in "ab":
+        mask = rng.random((6, 4, 8, 8)) < 0.2
+        sites[name] = {"image": (mask + 0.1 * rng.normal(size=mask.shape))[..., None], "segmentation": mask}
+    network = {"network": "unet-deep-supervision", "channels": 2, "pools": 1}
+    options = {"optimizer": "adam", "learning_rate": 0.03, "batch_size": 2}
+    folder = tmp_path / "run"
+    result = fedrecon.run(sites, "segmentation", workdir=folder, rounds=6, network=network, **options)
+    assert result.history[-1]["loss"] < 0.9 * result.history[0]["loss"]
+    export.run(str(folder), str(tmp_path / "export"))
+    given = {"image": rng.normal(size=(2, 4, 8, 8, 1)).astype(np.float32)}
+    found = np.asarray(fedrecon.load(tmp_path / "export").predict(given))
+    logits = UNet(2, 1, output_bias=-3.0).apply({"params": result.variables.params}, given["image"])[..., 0]
+    np.testing.assert_allclose(found[..., 1], jax.nn.sigmoid(logits), atol=2e-6)
 
 
 def test_representations_are_what_the_head_sees():
@@ -45,13 +122,13 @@ def test_networks_that_do_not_fit_are_refused():
     for values, message in (
         (
             {"task": "segmentation", "network": "resnet18"},
-            "--network: expected one of unet, residual-unet, swin-unet with --task=segmentation",
+            "--network: expected one of unet, residual-unet, .*, swin-unet with --task=segmentation",
         ),
         ({"task": "reconstruction", "network": "vit"}, "--network: expected one of unet with"),
         ({"network": "alexnet"}, "--network: expected one of unet"),
         (
             {"network": "resnet18", "channels": 16},
-            "--channels: expected --network=unet or residual-unet or swin-unet",
+            "--channels: expected --network=unet or residual-unet or .* or swin-unet",
         ),
         ({"network": "vit", "norm": "batch"}, "--norm: expected a --network that does not normalize tokens"),
     ):

@@ -19,6 +19,7 @@ from fedrecon.models import (
     SwinUNet,
     VisionTransformer,
     WindowBlock,
+    windows,
 )
 from tests.models.reference.torchvision_networks import REFERENCE, image, weights
 
@@ -228,3 +229,30 @@ def test_dropout_is_drawn_in_training_alone():
     quiet = model.apply(params, x)
     drawn = [model.apply(params, x, train=True, rngs={"dropout": jax.random.key(k)}) for k in (0, 0, 1)]
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any() and (drawn[0] != quiet).any()
+
+
+def test_attention_in_volumes_stays_within_windows():
+    """Where windows that begin at half their size meet, and at the edges, nothing is shared."""
+    model, sizes = WindowBlock(1, 2, shifted=True), (4, 6, 3)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, *sizes, 4)), jnp.float32)
+    params = jax.tree.map(
+        lambda s: jnp.asarray(0.3 * np.random.default_rng(1).normal(size=s.shape), s.dtype),
+        jax.eval_shape(model.init, jax.random.key(0), x),
+    )
+
+    def outputs(moved):
+        changed = x.reshape(-1, 4).at[moved, 0].add(1.0, mode="drop").reshape(x.shape)
+        return model.apply(params, changed).reshape(-1, 4)
+
+    # The last one moves none.
+    *moved, still = once(jax.vmap(outputs))(jnp.arange(73))
+    changes = np.asarray(jnp.abs(jnp.stack(moved) - still).max(-1) > 1e-5)
+    window = [(np.indices(sizes)[axis].ravel() + 1) // 2 for axis in range(3)]
+    together = np.all([a[:, None] == a for a in window], 0)
+    np.testing.assert_array_equal(changes, together)
+    places = windows._relative_places(2, 3)
+    # The bias belongs to the difference of places, each from -1 to 1.
+    for i, a in enumerate(np.ndindex(2, 2, 2)):
+        for j, b in enumerate(np.ndindex(2, 2, 2)):
+            z, y, x = (p - q + 1 for p, q in zip(a, b, strict=True))
+            assert places[i, j] == 9 * z + 3 * y + x

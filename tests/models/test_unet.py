@@ -69,6 +69,35 @@ def test_volumes_of_equal_slices_give_the_slices_of_images():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), stats, expected)
 
 
+def test_poolings_within_slices_give_the_slices_of_images():
+    net = {"norm": BatchNorm, "deep_supervision": True, "residual": True}
+    factors, windows = ((1, 2, 2), (1, 2, 2)), ((1, 3, 3),) * 3
+    volumes, images_of = UNet(2, factors, windows=windows, most=4, **net), UNet(2, 2, most=4, **net)
+    x = images(1, 3, 9, 6, 1)
+    flat = filled(images_of, x[0])
+    deep = jax.tree.map(lambda leaf: leaf[None] if leaf.ndim == 4 else leaf, flat)
+    assert flat["params"]["encoder"]["block2"]["conv1"]["kernel"].shape == (3, 3, 4, 4)
+    shapes = jax.eval_shape(volumes.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, deep) == jax.tree.map(jnp.shape, shapes)
+    got, want = once(lambda: (volumes.apply(deep, x)[0], images_of.apply(flat, x[0])))()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_poolings_of_some_axes_pad_to_their_product():
+    model = UNet(2, ((1, 2, 2), (2, 2, 2)), deep_supervision=True, windows=((1, 3, 3), *((3, 3, 3),) * 2))
+    x = jax.ShapeDtypeStruct((1, 5, 9, 6, 1), np.float32)
+    init = partial(model.init_with_output, train=True)
+    outputs, variables = jax.eval_shape(init, jax.random.key(0), x)
+    assert [y.shape for y in outputs] == [(1, 5, 9, 6, 1)] * 2
+    params = variables["params"]
+    assert params["encoder"]["block0"]["conv1"]["kernel"].shape == (1, 3, 3, 1, 2)
+    assert params["up0"]["conv"]["kernel"].shape[-1] == 4 * 2
+    assert params["up1"]["conv"]["kernel"].shape[-1] == 8 * 4
+    for pools, windows in (((1, 3, 3),), ()), (((2, 2),), ()), (1, ((3, 3, 3),)):
+        with pytest.raises(ValueError, match="windows" if windows else "pools"):
+            jax.eval_shape(UNet(2, pools, windows=windows).init, jax.random.key(0), x)
+
+
 def test_images_of_a_batch_do_not_mix():
     model, x = UNet(2, 1), images(3, 8, 8, 1)
     params, run = filled(model, x), once(model.apply)

@@ -20,6 +20,10 @@ _COARSE = _RULES + "coarse_axes_take_the_tenth_percentile"
 _MATCHED = "tests/evaluation/test_lesions.py::test_"
 _OVERLAP = _MATCHED + "lesions_are_matched_by_their_overlap"
 _FLAG = "tests/experiments/test_network_flag.py::test_"
+_UNET = "tests/models/test_unet.py::test_"
+_SIZES = _UNET + "any_image_size_comes_back"
+_SLICES = _UNET + "poolings_within_slices_give_the_slices_of_images"
+_PADDED = _UNET + "poolings_of_some_axes_pad_to_their_product"
 _SEEN = _FLAG + "representations_are_what_the_head_sees"
 
 MUTANTS = (
@@ -52,12 +56,19 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/models/windows.py",
-        ("rows * (2 * window - 1) + columns", "columns * (2 * window - 1) + rows", _SAME),
+        (
+            "places[:, :, None] - places[:, None, :] + window - 1",
+            "places[:, None, :] - places[:, :, None] + window - 1",
+            _SAME,
+        ),
         ("(np.arange(padded) >= padded - shift)", "(np.arange(padded) > padded - shift)", _SAME),
     ),
     *in_file(
         "fedrecon/models/unet.py",
         ("y = x + y", "y = x - y", _LOSSES + "residual_blocks_add_what_they_are_given"),
+        ("Upsample(features, factors[level]", "Upsample(features, factors[0]", _PADDED),
+        ("zip(*factors[:level], strict=True)", "zip(*factors[:1], strict=True)", _SIZES),
+        ("min(features, most) if most", "features if most", _SLICES),
     ),
     *in_file(
         "fedrecon/tasks/segmentation_losses.py",
@@ -117,7 +128,7 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/training/named_tasks.py",
-        ("if network not in NETWORKS[name]:", "if False:", _FLAG + "networks_that_do_not_fit_are_refused"),
+        ("if network not in NETWORKS[task]:", "if False:", _FLAG + "networks_that_do_not_fit_are_refused"),
     ),
     *in_file(
         "experiments/pipeline/federated_data.py",
