@@ -37,6 +37,7 @@ from fedrecon.training import (
     as_json,
     changed,
     fields,
+    finetuning,
     flat,
     program_file,
     released_file,
@@ -105,6 +106,8 @@ def _settings_of(program: str, config: Mapping[str, Any]) -> FullStackSettings |
     kind = _PROGRAMS[program]
     known = {field.name for field, _ in fields(kind)}
     given = {name: value for name, value in config.items() if name in known}
+    tuned = {name: value for name, value in config.items() if name.startswith("finetune.")}
+    given["finetune_options"] = tuple((name.partition(".")[2], text) for name, text in tuned.items())
     if "task.sha256" in config:
         given["task_sha256"] = config["task.sha256"]
     return changed(kind(), **given)
@@ -128,7 +131,8 @@ def task_of(run: FinishedRun, task: str, example: Mapping[str, jax.ShapeDtypeStr
     """The task that the run trained, of examples like ``example``."""
     assert run.settings is not None, "the tasks of fedrecon.run are kept as programs"
     if isinstance(run.settings, TrainSettings):
-        return federated_data.make_task(run.settings, example)
+        made, federation = federated_data.make_task(run.settings, example), run.settings.federation
+        return finetuning.released_task(federation, made, example)
     if task == "reconstruction":
         return reconstruction.make_task(run.settings, example)
     return downstream.make_task(task, run.settings, example)

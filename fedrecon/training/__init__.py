@@ -4,6 +4,7 @@
 how long.
 """
 
+from fedrecon.training import finetuning as finetuning
 from fedrecon.training import messages as messages
 from fedrecon.training import secure as secure
 from fedrecon.training.budgets import Budget, Spending
@@ -28,6 +29,7 @@ from fedrecon.training.federation_settings import (
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest, initial_tasks, initial_variables
 from fedrecon.training.interactive import run
+from fedrecon.training.model_files import example_of, released_file
 from fedrecon.training.named_tasks import TASKS, made_task, named_task
 from fedrecon.training.options import (
     FlagError,
@@ -64,8 +66,6 @@ from fedrecon.training.stage import (
     Stage,
     Trained,
     choose_parallel,
-    example_of,
-    released_file,
     train_stage,
 )
 

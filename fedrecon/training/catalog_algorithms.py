@@ -31,6 +31,7 @@ from fedrecon.training.components import (
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.faults import inject, parse_faults
 from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.finetuning import Tuning, check_finetuning
 from fedrecon.training.malicious import parse_attack, poisoned
 from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError, as_flag_error
@@ -176,6 +177,7 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
         raise FlagError("dp_unit", expected, "site")
     make_reducer(settings)
     make_codec(settings)
+    check_finetuning(settings, chosen.fixes)
     parse_attack(settings, tasks)
     _check_sums(settings, chosen)
     options = parse_options("algorithm", options_of(name), dict(settings.algorithm_options), name)
@@ -214,6 +216,7 @@ def make_algorithm(
     *,
     noise: Spending | None = None,
     represent: Callable | None = None,
+    tuning: Tuning | None = None,
 ) -> fl.FederatedAlgorithm:
     """The algorithm that the settings name, for these clients.
 
@@ -224,6 +227,7 @@ def make_algorithm(
       train: the clients (for a pooling comparator the pooled one).
       noise: what may be released; None trains without privacy.
       represent: the network's representation, where the algorithm needs one.
+      tuning: what is trained of a model, with the task; None trains everything.
 
     Raises:
       ValueError: as `check_method`, or from the recipe; names the flag.
@@ -240,6 +244,8 @@ def make_algorithm(
     if (reduce := make_reducer(settings)) is not None:
         check_reducer(settings, train.clients)
         arguments["reduce"] = reduce
+    if tuning is not None and tuning.reduce is not None and not chosen.pooled:
+        arguments["reduce"] = tuning.reduce
     codec = make_codec(settings)
     channels = [fl.clip(settings.clip_norm)] if settings.clip_norm else []
     if channels := [*channels, *([codec.channel] if codec else [])]:
@@ -250,6 +256,8 @@ def make_algorithm(
         arguments |= _private(chosen, noise.mechanism)
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
+    if tuning is not None:
+        algorithm = tuning.applied_to(algorithm)
     algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
     faults = parse_faults(settings.fault, train.names)
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:

@@ -26,6 +26,7 @@ HANDOVERS = ("model", "optimizer")
 DELAYS = ("half_normal", "constant")
 STREAM_SOURCES = ("memory", "hdf5")
 CODECS = ("none", *communication.CODECS)
+FINETUNINGS = ("full", "lora", "adapter", "bias", "head")
 PROTOCOLS = ("none", "secagg", "secagg+", "lightsecagg")
 WEIGHTINGS = ("default", "examples", "equal")
 
@@ -45,9 +46,9 @@ NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon
 class FederationSettings:
     """Settings of federated training; the flag of the same name sets a field.
 
-    ``algorithm_options``, ``attack_options``, ``codec_options``, ``reduce_options`` and
-    ``secure_aggregation_options`` hold the texts of the dotted flags, ``methods_sha256`` the SHA-256 of the
-    file ``methods_from``.
+    ``algorithm_options``, ``attack_options``, ``codec_options``, ``finetune_options``, ``reduce_options``
+    and ``secure_aggregation_options`` hold the texts of the dotted flags, ``methods_sha256`` the SHA-256 of
+    the file ``methods_from``.
     """
 
     algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
@@ -62,6 +63,15 @@ class FederationSettings:
         "stages those start from it that it has a model for",
     )
     initialize_sha256: str = ""
+    finetune: str = _training(
+        "full",
+        "What is trained of the model in --initialize_from and sent, everything else being frozen: full; "
+        "lora, low-rank changes of kernels; adapter, small perceptrons behind blocks; bias, biases and "
+        "scales; head, the last layer. See --finetune.NAME=VALUE (docs/communication.md)",
+        choices=FINETUNINGS,
+        needs=(Need("--initialize_from", lambda s: bool(s.initialize_from)),),
+    )
+    finetune_options: tuple[tuple[str, str], ...] = ()
     optimizer: str = _training(
         "sgd",
         "Optimizer of the clients, started afresh each round; momentum is 0.9. adam_cosine is adam that is "

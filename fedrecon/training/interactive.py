@@ -27,13 +27,14 @@ from fedrecon.training.federation_settings import (
 )
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
+from fedrecon.training.model_files import example_of, read_models
 from fedrecon.training.named_tasks import check_sizes, made_task, named_task
 from fedrecon.training.options import FlagError, check_needs, check_ranges, flat
 from fedrecon.training.own_methods import named_method
 from fedrecon.training.progress import Course
 from fedrecon.training.results import is_finished, keep_program, read_results, run_stage
 from fedrecon.training.scores import Scores, summary
-from fedrecon.training.stage import Execution, Stage, check_private, example_of, read_models
+from fedrecon.training.stage import Execution, Stage, check_private, started
 from fedrecon.types import Task, Variables
 
 _TASK = "own"
@@ -125,7 +126,8 @@ def run(
       report: called with a line before each dispatch, for instance ``print``.
       **settings: fields of `fedrecon.training.FederationSettings`: ``optimizer="adam"``,
         ``patience=10`` (rounds without a better validation loss after which the best round is kept),
-        ``sampler``, ``clients_per_round``, ``topology``, ``reduce``, ``dp_epsilon`` and others.
+        ``sampler``, ``clients_per_round``, ``topology``, ``reduce``, ``dp_epsilon`` and others. Options of
+        some by name are a mapping: ``codec="top_k", codec_options={"fraction": 0.01}``.
 
     Raises:
       ValueError: an argument or the data do not fit, or the folder holds another run; names it.
@@ -189,6 +191,8 @@ def _run(
             test, unseen = tests
             results, _ = run_stage(stage, test, federation, budget, workdir, execution, unseen=unseen)
         released, personal = read_models(workdir.path, stage.name)
+        if federation.finetune != "full":
+            stage = stage._replace(task=started(stage, federation)[1].released)
         keep_program(workdir.path, stage, released)
         scores = {name: summary(results.own, name) for name in next(iter(results.own.values()), {})}
         return Result(
@@ -239,14 +243,22 @@ def _task(task: Any, train: ClientData, named: int, network: str | Mapping[str, 
 
 def _federation(name: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> FederationSettings:
     fields = {field.name: field for field in dataclasses.fields(FederationSettings) if field.metadata}
+    options_of = {f.name: f for f in dataclasses.fields(FederationSettings) if f.name.endswith("_options")}
+    dotted = {
+        key: tuple(sorted((name, str(x)) for name, x in value.items()))
+        for key, value in settings.items()
+        if key in options_of and key != "algorithm_options" and isinstance(value, Mapping)
+    }
     for key, value in settings.items():
+        if key in dotted:
+            continue
         if key not in fields or key == "algorithm":
             raise ArgumentError(key, f"an argument of run, or one of {', '.join(fields)}", "no such argument")
         kind = type(fields[key].default)
         if not isinstance(value, (int, float) if kind is float else kind):
             raise ArgumentError(key, f"a value of {kind.__name__}", repr(value))
     texts = tuple(sorted((key, str(value)) for key, value in options.items()))
-    given = dict(settings)
+    given = {**settings, **dotted}
     if given.get("initialize_from"):
         given["initialize_sha256"] = initial_digest(given["initialize_from"])
     federation = FederationSettings(algorithm=name, algorithm_options=texts, **given)

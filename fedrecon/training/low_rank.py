@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fedrecon.errors import ArgumentError
-from fedrecon.federated import FROZEN
+from fedrecon.federated import FROZEN, Reducer
+from fedrecon.federated.reducers import Reduction
 from fedrecon.types import PyTree, Task, Variables
 
 # Factors by the name of the leaf that they change.
@@ -23,8 +24,9 @@ class LowRank(NamedTuple):
     Attributes:
       task: its parameters are ``{"base": of the model, "A": {leaf: (rows, rank)}, "B": {leaf:
         (rank, columns)}}``.
-      share_mask: what travels, for `fedrecon.federated.federated`: the base never, A only where it is
-        trained. The data of a round get the frozen leaves from ``place(data, frozen=variables)``.
+      share_mask: what travels, for `fedrecon.federated.federated`: of the base only what is trained in full,
+        A only where it is trained. The data of a round get the frozen leaves from ``place(data,
+        frozen=variables)``.
       merge: ``merge(params) -> params`` of the model itself, for predictions without the factors.
     """
 
@@ -42,6 +44,8 @@ def low_rank(
     leaves: str = r"kernel$",
     train_a: bool = False,
     seed: int = 0,
+    train: str = "",
+    skip: Collection[str] = (),
 ) -> LowRank:
     """LoRA (Hu et al. 2021, arXiv:2106.09685): each chosen leaf is W + alpha / rank A B, with W frozen.
 
@@ -61,14 +65,18 @@ def low_rank(
       leaves: regular expression, searched in names of parameters such as ``"encoder/conv/kernel"``.
       train_a: whether clients train A, too, and send both: averages are then inexact.
       seed: of A, public.
+      train: regular expression of leaves that are trained and sent in full besides, such as ``"^head/"``.
+      skip: names of leaves that have no such change: kernels of grouped convolutions are no matrices.
 
     Raises:
-      ArgumentError: for a rank below 1, or an expression that is found in no parameter of two axes or more.
+      ArgumentError: for a rank below 1, or an expression that is none or is found in no such parameter.
     """
     if not (isinstance(rank, int) and rank >= 1):
         raise ArgumentError("rank", "a positive integer", repr(rank))
     named = flatten_dict(base.params, sep="/")
-    chosen = {name: x for name, x in named.items() if x.ndim > 1 and re.search(leaves, name)}
+    full = leaves_like("train", train, named)
+    fit = {name: x for name, x in named.items() if x.ndim > 1 and name not in skip and name not in full}
+    chosen = {name: fit[name] for name in leaves_like("leaves", leaves, fit)}
     if not chosen:
         raise ArgumentError("leaves", f"an expression found in one of {sorted(named)}", repr(leaves))
     factor = (2.0 * rank if alpha is None else alpha) / rank
@@ -97,7 +105,10 @@ def low_rank(
             task.normalization.stats,
         ),
     )
-    share = Variables({"base": FROZEN, "A": True if train_a else FROZEN, "B": True}, True)
+    share = Variables(
+        {"base": trained_in_full(named, full), "A": True if train_a else FROZEN, "B": True},
+        True,
+    )
     return LowRank(adapted, share, merge)
 
 
@@ -145,6 +156,77 @@ def reduce_rank(a: Factors, b: Factors, rank: int) -> tuple[Factors, Factors, di
     return left, right, residual
 
 
+def stacked_factors(a: Factors, rank: int) -> Reducer:
+    """A reducer of factors that clients train both of: the mean of their products, not of the factors.
+
+    The factors that arrive are stacked, which is exact, and projected to the rank (`reduce_rank`). Everything
+    else is averaged. The server sees single uploads, and applies the mean as it is: no secure sum, and no
+    server optimizer but ``optax.sgd(1.0)``.
+
+    Args:
+      a: A of the first round; B is zero.
+      rank: of what is sent down.
+
+    Returns:
+      a `Reducer` with the info ``rank_residual``: of the leaf where it is largest, the part of the squared
+      norm of the mean change that the projection has left out.
+    """
+
+    def init(upload):
+        b = jax.tree.map(jnp.zeros_like, upload.delta.params["B"])
+        return {"A": jax.tree.map(jnp.copy, dict(a)), "B": b}
+
+    def reduce(uploads, included, state, context):
+        def masked(x):
+            return jnp.where(included.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+
+        uploads = jax.tree.map(masked, uploads)
+        total = jax.tree.map(lambda x: x.sum(0), uploads)
+        weights, whole = uploads.weight, jnp.where(total.weight > 0, total.weight, 1)
+        left, right = {}, {}
+        for name, first in state["A"].items():
+            # Uploads are changes times weights.
+            share = jnp.where(weights > 0, weights, 1)[:, None, None]
+            ours = first + uploads.delta.params["A"][name] / share
+            theirs = state["B"][name] + uploads.delta.params["B"][name] / share
+            theirs = theirs * (weights / whole)[:, None, None]
+            left[name] = jnp.moveaxis(ours, 0, 1).reshape(first.shape[0], -1)
+            right[name] = theirs.reshape(-1, theirs.shape[-1])
+        new_a, new_b, residual = reduce_rank(left, right, rank)
+        changes = jax.tree.map(lambda x, y: (x - y) * total.weight, {"A": new_a, "B": new_b}, state)
+        # As the server computes them, so that both stay the same.
+        new = jax.tree.map(lambda y, change: y + change / whole, state, changes)
+        params = {**total.delta.params, **changes}
+        info = {"rank_residual": jnp.stack(list(residual.values())).max()}
+        return Reduction(total._replace(delta=total.delta._replace(params=params)), new, info=info)
+
+    return Reducer(init, reduce)
+
+
+def leaves_like(argument: str, expression: str, named: Mapping[str, Any]) -> set[str]:
+    """The names in which a regular expression is found; none for the empty one.
+
+    Raises:
+      ArgumentError: it is no regular expression, or is found in none.
+    """
+    if not expression:
+        return set()
+    try:
+        found = {name for name in named if re.search(expression, name)}
+    except re.error as error:
+        raise ArgumentError(argument, "a regular expression", f"{expression!r}: {error}") from error
+    if not found:
+        raise ArgumentError(argument, f"an expression found in one of {sorted(named)}", repr(expression))
+    return found
+
+
+def trained_in_full(named: Mapping[str, Any], full: Collection[str]) -> PyTree:
+    """The share mask of a base some of whose leaves are trained in full."""
+    if not full:
+        return FROZEN
+    return unflatten_dict({name: True if name in full else FROZEN for name in named}, sep="/")
+
+
 def some_leaves(variables: Variables, leaves: str = r"(bias|scale)$") -> Variables:
     """A share mask that trains the parameters whose names hold an expression, and freezes all others.
 
@@ -155,10 +237,10 @@ def some_leaves(variables: Variables, leaves: str = r"(bias|scale)$") -> Variabl
       ArgumentError: if no parameter is trained.
     """
     named = flatten_dict(variables.params, sep="/")
-    mask = {name: True if re.search(leaves, name) else FROZEN for name in named}
-    if True not in mask.values():
+    found = leaves_like("leaves", leaves, named)
+    if not found:
         raise ArgumentError("leaves", f"an expression found in one of {sorted(named)}", repr(leaves))
-    return Variables(unflatten_dict(mask, sep="/"), True)
+    return Variables(trained_in_full(named, found), True)
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import make_algorithm, method
 from fedrecon.training.codecs import make_codec
 from fedrecon.training.federation_settings import FederationSettings
-from fedrecon.training.stage import Stage
+from fedrecon.training.stage import Stage, started
 
 
 def message_length(stage: Stage, settings: FederationSettings, budget: Budget) -> int | None:
@@ -30,7 +30,10 @@ def message_length(stage: Stage, settings: FederationSettings, budget: Budget) -
     if "mechanism" in method(plain.algorithm).needs:
         # Such methods train with a budget alone, and send what FedAvg sends.
         plain = dataclasses.replace(plain, algorithm="fedavg", algorithm_options=())
-    algorithm = make_algorithm(plain, budget, stage.task, stage.clients, represent=stage.represent)
+    stage, tuning = started(stage, settings)
+    algorithm = make_algorithm(
+        plain, budget, stage.task, stage.clients, represent=stage.represent, tuning=tuning
+    )
     algorithm = algorithm._replace(channel=codec.channel)
     data = fl.place(stage.clients, frozen=stage.variables)
     state = fl.init_state(algorithm, stage.variables, data)

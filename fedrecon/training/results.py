@@ -15,6 +15,7 @@ from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, decode_numbers, is_lead, read_log
 from fedrecon.training.budgets import Budget
 from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.model_files import example_of, released_file, save_personal
 from fedrecon.training.privacy_plan import plan_privacy
 from fedrecon.training.progress import Course
 from fedrecon.training.scores import Scores, as_json, foreign_scores
@@ -22,9 +23,6 @@ from fedrecon.training.stage import (
     Execution,
     Stage,
     Trained,
-    example_of,
-    released_file,
-    save_personal,
     train_stage,
 )
 from fedrecon.types import Task, Variables
@@ -96,8 +94,9 @@ def run_stage(
     trained = train_stage(stage, settings, budget, workdir, execution, plan.noise[name])
     if trained.own and not settings.stream and jax.process_count() == 1:
         save_personal(workdir.path, stage, trained)
-    own, released = trained.scores(stage.task, test)
-    apart = {} if unseen is None else _unseen_scores(trained, stage.task, test.clients, unseen)
+    task = trained.tuning.released
+    own, released = trained.scores(task, test)
+    apart = {} if unseen is None else _unseen_scores(trained, task, test.clients, unseen)
     log = read_log(workdir / "metrics.jsonl")
     counts = {
         client: (int(a), int(b))

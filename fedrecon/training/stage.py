@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedrecon import federated as fl
-from fedrecon import ood
 from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
@@ -26,7 +25,9 @@ from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm,
 from fedrecon.training.compiled_rounds import CompiledRounds
 from fedrecon.training.components import make_optimizer, make_schedule
 from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.finetuning import Tuning, finetuned
 from fedrecon.training.initial import initial_variables
+from fedrecon.training.model_files import example_of, save_released
 from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
 from fedrecon.training.scores import Scores, site_scores
@@ -35,7 +36,6 @@ from fedrecon.training.spending import NoPurse, Purse, naming_messages
 from fedrecon.training.topologies import evaluation, mesh_of, open_rounds
 from fedrecon.training.validation import with_validation
 from fedrecon.types import Task, Variables
-from fedrecon.weights import read_weights, write_weights
 
 
 class Stage(NamedTuple):
@@ -96,6 +96,7 @@ class Trained(NamedTuple):
       mesh: the devices.
       compile_seconds: spent compiling.
       course: of the rounds.
+      tuning: what was trained of the model.
     """
 
     algorithm: FederatedAlgorithm
@@ -106,12 +107,14 @@ class Trained(NamedTuple):
     mesh: Mesh
     compile_seconds: float
     course: Course
+    tuning: Tuning
 
     def models(self, count: int) -> list[Variables | None]:
         """The model that each of ``count`` clients evaluates with."""
         if not self.own:
             return [self.released] * count
-        return [fl.client_variables(self.algorithm, self.state, i) for i in range(count)]
+        own = [fl.client_variables(self.algorithm, self.state, i) for i in range(count)]
+        return [self.tuning.whole(model) for model in own]
 
     def scores(self, task: Task, test: ClientData) -> tuple[Scores, Scores]:
         """Metrics of each client's own model, and of the released one ({} where there is none)."""
@@ -123,7 +126,8 @@ class Trained(NamedTuple):
         return self._scores(task, self.released, test)
 
     def _scores(self, task: Task, model: RoundState | Variables | None, test: ClientData) -> Scores:
-        return site_scores(host_copy(self.evaluate(task.metrics, model, test)), test.names)
+        metrics = self.tuning.metrics_of(task) if isinstance(model, RoundState) else task.metrics
+        return site_scores(host_copy(self.evaluate(metrics, model, test)), test.names)
 
 
 def train_stage(
@@ -148,20 +152,22 @@ def train_stage(
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
     """
     check_private(stage, settings)
-    stage = stage._replace(variables=initial_variables(settings, stage.name, stage.variables))
+    stage, tuning = started(stage, settings)
     entry, mesh = method(settings.algorithm), mesh_of(settings)
     clients = pool(stage.clients) if entry.pooled else stage.clients
-    algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, represent=stage.represent)
+    algorithm = make_algorithm(
+        settings, budget, stage.task, clients, noise=noise, represent=stage.represent, tuning=tuning
+    )
     work = local_work(settings, budget, stage.clients, algorithm)
     write_sums(workdir, stage, settings, algorithm)
     execution.report_stage("compiling")
     run = (settings, budget, algorithm, stage.variables, clients, workdir.path)
     with naming_messages(settings):
-        parallel = resolve_parallel(execution, *run, mesh)
+        parallel = resolve_parallel(execution, *run, mesh, tuning.frozen)
     key = noise_key(stage, settings)
     purse = NoPurse() if noise is None else Purse(workdir.path, stage.name, noise, key)
     seen = stage.validation if entry.selection else None
-    opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, **work)
+    opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, frozen=tuning.frozen, **work)
     with naming_messages(settings), opened as rounds:
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, key, fresh=noise is not None and noise.secure)
@@ -189,6 +195,7 @@ def train_stage(
         released = rounds.average(state) if entry.exchanges and entry.releases else None
         if entry.pooled:
             released = fl.client_variables(algorithm, state, 0)
+        released = tuning.whole(released)
         if released is not None and is_lead():
             save_released(workdir.path, stage, released, private=bool(settings.dp_epsilon))
         evaluate = rounds.evaluate
@@ -198,7 +205,29 @@ def train_stage(
             )
             evaluate = evaluation(algorithm, mesh)
     own = has_own_models(settings)
-    return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken)
+    return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken, tuning)
+
+
+def started(stage: Stage, settings: FederationSettings) -> tuple[Stage, Tuning]:
+    """The stage with the model that it starts from and what is trained of it, and the same by itself.
+
+    Of runs of several stages those are fine-tuned that start from a model of their own.
+
+    Raises:
+      FlagError: the model is of another network, or has no such leaves.
+    """
+    variables = initial_variables(settings, stage.name, stage.variables)
+    if variables is stage.variables:
+        settings = dataclasses.replace(settings, finetune="full", finetune_options=())
+    tuning = finetuned(settings, stage.task, variables, example_of(stage.clients), stage.name)
+    represent = stage.represent
+    if represent is not None and tuning.task is not stage.task:
+        plain = represent
+
+        def represent(params, stats, batch):
+            return plain(tuning.release(params), stats, batch)
+
+    return stage._replace(task=tuning.task, variables=tuning.variables, represent=represent), tuning
 
 
 def noise_key(stage: Stage, settings: FederationSettings) -> jax.Array:
@@ -241,62 +270,6 @@ def check_private(stage: Stage, settings: FederationSettings) -> None:
             check_examples_apart(stage.task, stage.variables, batch, jax.random.key(0))
         except ArgumentError as error:
             raise FlagError("dp_epsilon", f"0, or {error.expected}", error.found) from error
-
-
-def example_of(clients: ClientData) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch of one example."""
-    return {name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in clients.examples.items()}
-
-
-def released_file(folder: Path, stage: str) -> Path:
-    """Where a stage's released model is, in the folder of a run."""
-    return folder / "models" / f"{stage}.npz"
-
-
-def personal_file(folder: Path, stage: str) -> Path:
-    """Where the models are that clients of a stage evaluate with, if they have models of their own."""
-    return folder / "models" / f"{stage}.own.npz"
-
-
-def save_personal(folder: Path, stage: Stage, trained: "Trained") -> None:
-    """Keeps the clients' own models, stacked."""
-    models = trained.models(stage.clients.clients)
-    stacked: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
-    path = personal_file(folder, stage.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, stacked, {"clients": list(stage.clients.names)})
-
-
-def read_models(folder: Path, stage: str) -> tuple[Variables | None, dict[str, Variables]]:
-    """The released model of a stage, None where nothing is shared, and those of clients with their own."""
-    released, own = released_file(folder, stage), personal_file(folder, stage)
-    variables = read_weights(released)[0] if released.exists() else None
-    if not own.exists():
-        return variables, {}
-    stacked, about = read_weights(own)
-    names = enumerate(about["clients"])
-    return variables, {name: jax.tree.map(lambda x, i=i: x[i], stacked) for i, name in names}
-
-
-def save_released(folder: Path, stage: Stage, released: Variables, *, private: bool) -> None:
-    """Keeps the released model with what `experiments.export` must know of its data.
-
-    Of images also what tells them from others (`fedrecon.ood`), unless the training was private, whose
-    guarantee would not hold for that.
-    """
-    inputs = {
-        name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype)}
-        for name, x in example_of(stage.clients).items()
-    }
-    sites = {name: int(count) for name, count in zip(stage.clients.names, stage.clients.counts, strict=True)}
-    about: dict[str, Any] = {**stage.about, "inputs": inputs, "sites": sites}
-    if "image" in inputs and len(inputs["image"]["shape"]) == 3 and not private:
-        known = [ood.client_statistics(data) for data in (stage.clients, stage.validation or stage.clients)]
-        if len(known[0]):
-            about["images"] = ood.as_document(ood.reference_of(*known))
-    path = released_file(folder, stage.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, released, about)
 
 
 def local_work(
@@ -361,6 +334,7 @@ def resolve_parallel(
     clients: ClientData,
     folder: Path,
     mesh: Mesh,
+    frozen: Variables | None = None,
 ) -> str | int:
     """The ``parallel`` of `make_round` that --parallel names.
 
@@ -383,7 +357,7 @@ def resolve_parallel(
     chosen = fl.choose_parallel(
         algorithm,
         fl.init_state(algorithm, variables, clients, mesh),
-        fl.place(clients, mesh),
+        fl.place(clients, mesh, frozen=frozen),
         batch_size=None if algorithm.client.batching is not None else budget.batch_size,
         mesh=mesh,
         cache=fl.parallelism.SavedChoices(),

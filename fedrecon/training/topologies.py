@@ -79,6 +79,7 @@ def open_rounds(
     mesh: Mesh,
     parallel: str | int,
     validation: ClientData | None = None,
+    frozen: Variables | None = None,
     **work: Any,
 ) -> Iterator[Rounds]:
     """The rounds that the settings ask for; a context, since streaming keeps a thread and a file open.
@@ -93,6 +94,7 @@ def open_rounds(
       mesh: of `mesh_of`.
       parallel: as in `make_round`.
       validation: split of the clients that methods use in training; not of streamed ones.
+      frozen: leaves of the model that are never trained, None in other places; not of streamed clients.
       **work: ``batch_size`` and ``epochs`` or ``steps`` of a round; nothing if the algorithm has batches of
         its own.
 
@@ -122,7 +124,7 @@ def open_rounds(
         algorithm, state, round_ = build(settings, algorithm, variables, clients, mesh, parallel, work)
     except ValueError as error:
         raise _named(settings, error) from error
-    placed = fl.place(clients, mesh, validation=validation)
+    placed = fl.place(clients, mesh, validation=validation, frozen=frozen)
 
     def compile(rounds, key):
         try:
@@ -145,14 +147,20 @@ def open_rounds(
         records,
         lambda state: state.federation if settings.topology == "asynchronous" else state,
         lambda state: fl.average_variables(algorithm, state),
-        evaluation(algorithm, mesh),
+        evaluation(algorithm, mesh, frozen),
     )
 
 
-def evaluation(algorithm: FederatedAlgorithm, mesh: Mesh) -> Callable:
-    """``evaluate`` of `Rounds` on the device."""
+def evaluation(algorithm: FederatedAlgorithm, mesh: Mesh, frozen: Variables | None = None) -> Callable:
+    """``evaluate`` of `Rounds` on the device; of models that lack the frozen leaves these are filled in."""
     make = functools.cache(lambda metrics: fl.make_evaluate(algorithm, metrics, mesh=mesh))
-    return lambda metrics, model, test: make(metrics)(model, fl.place(test, mesh))
+
+    def evaluate(metrics: Callable, model: RoundState | Variables, test: ClientData) -> PyTree:
+        variables = model.variables if isinstance(model, RoundState) else model
+        lacks = any(x is None for x in jax.tree.leaves(variables, is_leaf=lambda x: x is None))
+        return make(metrics)(model, fl.place(test, mesh, frozen=frozen if lacks else None))
+
+    return evaluate
 
 
 def _expected_steps(

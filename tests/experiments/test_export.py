@@ -17,8 +17,8 @@ from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon.data import DataError
 from fedrecon.learned import load_network
 from fedrecon.runtime import Workdir, describe_environment
+from fedrecon.training.model_files import released_file
 from fedrecon.training.options import FlagError, flat
-from fedrecon.training.stage import released_file
 from fedrecon.weights import read_weights
 
 SETTINGS = TrainSettings(

@@ -18,8 +18,9 @@ from fedrecon.training.catalog_algorithms import algorithms, check_method, compa
 from fedrecon.training.components import make_schedule, rate_by_round
 from fedrecon.training.faults import KINDS, full_record, inject, parse_faults
 from fedrecon.training.federation_settings import SERVER_OPTIMIZERS, FederationSettings
+from fedrecon.training.model_files import example_of
 from fedrecon.training.options import changed
-from fedrecon.training.stage import example_of, local_work
+from fedrecon.training.stage import local_work
 from tests.experiments import quadratics
 from tests.federated.conftest import LINEAR
 

@@ -16,8 +16,8 @@ from experiments.pipeline.programs import GROUPS, flag_groups, with_flag_files
 from fedrecon.runtime.help import help_text, spelled
 from fedrecon.training.catalog_algorithms import algorithms, check_method, make_algorithm, options_of
 from fedrecon.training.dotted import split_dotted
+from fedrecon.training.model_files import example_of
 from fedrecon.training.options import FlagError, changed, fields
-from fedrecon.training.stage import example_of
 
 TINY = TrainSettings(
     rounds=2, clients=4, examples_per_client=12, classes=2, image_size=8, channels=2, pools=1, batch_size=4

@@ -5,6 +5,7 @@ from tests.mutants.mutant import in_file
 _VALIDATION = "tests/experiments/test_validation.py::test_"
 _INITIAL = "tests/training/test_initial.py::test_"
 _RUN = "tests/training/test_run.py::test_"
+_TUNING = "tests/training/test_finetuning.py::test_"
 _FAULTS = "tests/experiments/test_federated_faults.py::test_"
 
 MUTANTS = (
@@ -27,6 +28,47 @@ MUTANTS = (
             "v != defaults.get(n) and n not in apart",
             "n not in apart",
             _RUN + "a_run_of_a_closure_is_exported_by_the_command",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/low_rank.py",
+        # Every client would count alike in the mean of products.
+        (
+            "theirs = theirs * (weights / whole)[:, None, None]",
+            "theirs = theirs * (1 / len(weights))",
+            _TUNING + "stacked_factors_are_the_mean_of_products_at_their_rank[2]",
+        ),
+        (
+            "return jnp.where(included.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)",
+            "return x",
+            _TUNING + "stacked_factors_are_the_mean_of_products_at_their_rank[2]",
+        ),
+        (
+            "if x.ndim > 1 and name not in skip and name not in full",
+            "if x.ndim > 1 and name not in full",
+            _TUNING + "kernels_of_grouped_convolutions_have_no_factors",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/adapters.py",
+        (
+            '"up": jnp.zeros((width, channels), dtype)',
+            '"up": jnp.ones((width, channels), dtype)',
+            _TUNING + "every_choice_begins_at_the_model_and_sends_what_it_trains_alone[adapter]",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/finetuning.py",
+        # Frozen leaves would travel.
+        (
+            "FROZEN if kind == FROZEN else own",
+            "own",
+            _TUNING + "every_choice_begins_at_the_model_and_sends_what_it_trains_alone[lora]",
+        ),
+        (
+            'if options.get("mode") == "stack":',
+            "if False:",
+            _TUNING + "what_needs_more_than_frozen_leaves_give_is_refused_with_the_reason",
         ),
     ),
     *in_file(
