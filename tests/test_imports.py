@@ -115,7 +115,7 @@ ALLOWED = {
     ),
     "fedrecon/privacy": (
         {"fedrecon.privacy", "fedrecon.encryption", "fedrecon.federated", "fedrecon.types"},
-        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr", "cryptography"},
+        {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr", "cryptography", "scipy"},
     ),
     "fedrecon/secure_aggregation": ({"fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
     "fedrecon/runtime": (

@@ -129,7 +129,7 @@ class Mechanism:
         units = {"example": "one example (image or slice)", "patient": "one patient with all of their images"}
         batches = {
             "poisson": "Poisson sampling",
-            "balls_in_bins": "balls-in-bins sampling",
+            "balls_in_bins": "balls-in-bins sampling, anew in every pass",
             "fixed": "fixed batches without amplification",
         }
         noise = f", {len(self.strategy)}-banded matrix-factorization noise" if self.strategy else ""

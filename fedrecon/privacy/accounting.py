@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism
 from fedrecon.privacy.composition import composed_epsilon
-from fedrecon.privacy.events import event_to_json, leaves
+from fedrecon.privacy.events import BallsInBinsDpEvent, event_to_json, leaves
 
 # Larger ones promise little: with probability delta an example may be disclosed.
 LARGEST_DEFAULT_DELTA = 1e-5
@@ -38,8 +40,11 @@ def training_event(mechanism: Mechanism, *, rounds: int, units: int) -> Any:
 
     - Poisson sampling: compositions of the Gaussian mechanism on a sample of rate min(1, expected_batch_size
       / units), truncated to ``padded_batch_size`` (arXiv:2508.15089).
-    - Balls in bins, and fixed batches: each unit is in one sum of every pass that was begun, which is one
-      Gaussian mechanism a pass. No amplification is claimed: the batch of a unit may be known.
+    - Balls in bins: passes of ceil(units / expected_batch_size) sums in one of which each unit is, amplified
+      by its being unknown in which (`fedrecon.privacy.balls_in_bins`); a round begins a new pass, and may
+      cut off its last one.
+    - Fixed batches: each unit is in one sum of every pass, which is one Gaussian mechanism a pass. No
+      amplification is claimed: the batch of a unit may be known.
     - A strategy: one Gaussian mechanism for the whole training, whatever its part that was taken.
     - Sites: every round is one sum; of all sites without amplification, or of a Poisson sample. The count
       of clipped sites is in the noise multiplier.
@@ -65,8 +70,21 @@ def training_event(mechanism: Mechanism, *, rounds: int, units: int) -> Any:
     if mechanism.sampling == "fixed":
         return dp_accounting.SelfComposedDpEvent(gaussian, rounds * mechanism.epochs)
     if mechanism.sampling == "balls_in_bins":
-        bins = math.ceil(units / mechanism.expected_batch_size)
-        return dp_accounting.SelfComposedDpEvent(gaussian, rounds * math.ceil(mechanism.steps / bins))
+        # In single precision, as batches are drawn.
+        bins = math.ceil(np.float32(units) / np.float32(mechanism.expected_batch_size))
+        passes, rest = divmod(mechanism.steps, bins)
+        return dp_accounting.ComposedDpEvent(
+            [
+                dp_accounting.SelfComposedDpEvent(
+                    BallsInBinsDpEvent(
+                        mechanism.noise_multiplier, units, bins, steps, mechanism.padded_batch_size
+                    ),
+                    count * rounds,
+                )
+                for steps, count in ((bins, passes), (rest, 1))
+                if steps and count
+            ]
+        )
     step = dp_accounting.TruncatedSubsampledGaussianDpEvent(
         dataset_size=units,
         sampling_probability=min(1.0, mechanism.expected_batch_size / units),

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import attr
 import dp_accounting
 import numpy as np
 
 from fedrecon.errors import ArgumentError
-from fedrecon.privacy.events import RenyiCurveDpEvent, event_from_json
+from fedrecon.privacy.balls_in_bins import loss_distribution
+from fedrecon.privacy.events import BallsInBinsDpEvent, RenyiCurveDpEvent, event_from_json
 
 Counts = tuple[tuple[str, int], ...]
 
@@ -68,14 +70,12 @@ def composed_epsilon(counts: Counts, relation: str, delta: float) -> Epsilon:
 
 def _by_distribution(counts: Sequence[tuple[str, int]], relation: str, delta: float) -> Epsilon:
     interval = min(_interval(text, relation) for text, _ in counts)
-    if any(isinstance(event_from_json(text), dp_accounting.NonPrivateDpEvent) for text, _ in counts):
-        return Epsilon(float("inf"), "pld")
     total = None
     for text, count in counts:
-        accountant = _accountant(text, relation, interval)
-        if not np.isfinite(accountant.get_epsilon(delta)):
+        part = _distribution(text, relation, interval)
+        if part is None or not np.isfinite(part.get_epsilon_for_delta(delta)):
             return Epsilon(float("inf"), "pld")
-        part = accountant._pld.self_compose(count)  # the accountant composes, but does not hand it out
+        part = part.self_compose(count)
         total = part if total is None else total.compose(part)
     assert total is not None
     return Epsilon(float(total.get_epsilon_for_delta(delta)), f"pld {interval:g}")
@@ -88,9 +88,15 @@ def _by_divergence(counts: Sequence[tuple[str, int]], relation: str, delta: floa
 
 
 @lru_cache(maxsize=1024)
-def _accountant(text: str, relation: str, interval: float) -> Any:
+def _distribution(text: str, relation: str, interval: float) -> Any:
+    """The privacy loss distribution of an event; None where nothing is private."""
+    event = event_from_json(text)
+    if isinstance(event, BallsInBinsDpEvent):
+        return loss_distribution(**attr.asdict(event), interval=interval) if event.noise_multiplier else None
     accountant = dp_accounting.pld.PLDAccountant(dp_accounting.NeighboringRelation[relation], interval)
-    return accountant.compose(event_from_json(text))
+    accountant.compose(event)
+    # The accountant composes, but does not hand it out.
+    return None if np.isinf(accountant.get_epsilon(0.5)) else accountant._pld
 
 
 @lru_cache(maxsize=1024)
@@ -100,7 +106,8 @@ def _interval(text: str, relation: str) -> float:
     The total variation distance is delta at epsilon 0, which is exact on every grid; a normal privacy loss
     of small standard deviation s has s / sqrt(2 pi).
     """
-    spread = np.sqrt(2 * np.pi) * _accountant(text, relation, _INTERVALS[0]).get_delta(0.0)
+    coarse = _distribution(text, relation, _INTERVALS[0])
+    spread = np.inf if coarse is None else np.sqrt(2 * np.pi) * coarse.get_delta_for_epsilon(0.0)
     return next((step for step in _INTERVALS if step * _STEPS_OF_SPREAD <= spread), _INTERVALS[-1])
 
 
@@ -116,8 +123,11 @@ def _divergences(text: str, relation: str) -> np.ndarray:
 
 
 def _pld_supports(text: str, relation: str) -> bool:
-    accountant = dp_accounting.pld.PLDAccountant(dp_accounting.NeighboringRelation[relation])
-    return accountant.supports(event_from_json(text))
+    event = event_from_json(text)
+    if isinstance(event, BallsInBinsDpEvent):
+        # The number of units, which makes bins and full ones, is the same for both neighbors.
+        return relation == "REPLACE_SPECIAL"
+    return dp_accounting.pld.PLDAccountant(dp_accounting.NeighboringRelation[relation]).supports(event)
 
 
 def _rdp_supports(text: str, relation: str) -> bool:

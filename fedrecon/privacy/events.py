@@ -1,4 +1,4 @@
-"""Events of privacy in a loss-free JSON form, and one for mechanisms known by their Rényi curve."""
+"""Events of privacy in a loss-free JSON form, and those that dp-accounting does not have."""
 
 import json
 import math
@@ -26,6 +26,28 @@ class RenyiCurveDpEvent(dp_accounting.DpEvent):
     mechanism: str
     orders: tuple[float, ...]
     rdp: tuple[float, ...]
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class BallsInBinsDpEvent(dp_accounting.DpEvent):
+    """A pass of Gaussian mechanisms, each unit being in one of their sums, drawn anew in every pass.
+
+    Attributes:
+      noise_multiplier: of each sum.
+      units: that are in the pass, a public number.
+      bins: sums of a whole pass.
+      steps: sums that are released, the first ones.
+      most: units in a sum; of more a random subset is taken.
+    """
+
+    noise_multiplier: float
+    units: int
+    bins: int
+    steps: int
+    most: int
+
+
+_OWN_EVENTS = {kind.__name__: kind for kind in (RenyiCurveDpEvent, BallsInBinsDpEvent)}
 
 
 def event_to_json(event: dp_accounting.DpEvent) -> str:
@@ -98,7 +120,7 @@ def _decode(value: Any) -> Any:
         return float(value["float"])
     fields = {name: _decode(item) for name, item in value.items()}
     name = fields.pop("type")
-    kind = RenyiCurveDpEvent if name == RenyiCurveDpEvent.__name__ else getattr(dp_event, name, None)
+    kind = _OWN_EVENTS.get(name, getattr(dp_event, name, None))
     if not (isinstance(kind, type) and issubclass(kind, dp_accounting.DpEvent)):
         raise ArgumentError("event", "an event of dp-accounting", name)
     return kind(**fields)

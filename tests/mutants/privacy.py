@@ -5,6 +5,7 @@ from tests.mutants.mutant import in_file
 _SGD = "tests/federated/test_dp_sgd.py::test_"
 _UNITS = "tests/federated/test_private_units.py::test_"
 _EVENTS = "tests/privacy/test_accounting.py::test_"
+_BINS = "tests/privacy/test_balls_in_bins.py::test_"
 _METHODS = "tests/privacy/test_private_methods.py::test_"
 _SPENDING = "tests/training/test_spending.py::test_"
 _SIZE = _SGD + "noise_is_gaussian_of_the_stated_size_in_every_step"
@@ -97,7 +98,7 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/privacy/accounting.py",
-        # Fixed batches and balls in bins claimed as Poisson samples.
+        # Fixed batches claimed as Poisson samples.
         (
             'if mechanism.sampling == "fixed":',
             "if False:",
@@ -106,7 +107,7 @@ MUTANTS = (
         (
             'if mechanism.sampling == "balls_in_bins":',
             "if False:",
-            _EVENTS + "batches_that_are_no_poisson_samples_are_not_accounted_as_such",
+            _BINS + "trainings_are_composed_of_passes_and_their_beginnings",
         ),
         # Calibration that returns the multiplier that was rejected.
         (
@@ -133,6 +134,34 @@ MUTANTS = (
             "truncated_batch_size=mechanism.padded_batch_size,",
             "truncated_batch_size=units,",
             _EVENTS + "event_is_that_of_jax_privacy",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/balls_in_bins.py",
+        # Points moved to the grid point below instead of split: means fall, and epsilon with them.
+        (
+            "above = weights * (np.exp(sums - logs[place + 1]) - low) / (1 - low)",
+            "above = 0 * weights",
+            _BINS + "two_bins_equal_quadrature",
+        ),
+        # Full bins do not count.
+        ("inside = min(crowded, full + rest)", "inside = 0.0", _BINS + "full_bins_cost_what_they_tell"),
+        (
+            "noise, center + _REACH * width)",
+            "noise, math.log(count))",
+            _BINS + "no_mass_is_lost",
+        ),
+        # A pass that was cut off counts as one of fewer steps.
+        (
+            "- math.log(bins), total.masses",
+            "- math.log(steps), total.masses",
+            _BINS + "bounds_are_above_a_simulation_and_close",
+        ),
+        # One direction of neighbors alone.
+        (
+            "((1, removed, added), (-1, added, removed))",
+            "((1, removed, added), (1, removed, added))",
+            _BINS + "two_bins_equal_quadrature",
         ),
     ),
     *in_file(

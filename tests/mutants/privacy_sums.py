@@ -45,8 +45,8 @@ MUTANTS = (
             _L + "test_events_that_one_accountant_does_not_take_go_to_the_other",
         ),
         (
-            "part = accountant._pld.self_compose(count)",
-            "part = accountant._pld.self_compose(1)",
+            "part = part.self_compose(count)",
+            "part = part.self_compose(1)",
             _L + "test_epsilon_is_that_of_dp_accounting",
         ),
     ),
