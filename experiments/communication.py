@@ -13,43 +13,24 @@ without a codec.
   python -m experiments.communication --workdir=runs/top --codec=top_k --codec.fraction=0.01 --json
 """
 
-import contextlib
 import json
 import math
-import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
+from experiments.pipeline import sweep
 from experiments.pipeline.federated_data import load_data
-from experiments.pipeline.federated_run import budget_of, metrics_of, run, stage_of
+from experiments.pipeline.federated_run import budget_of, metrics_of, stage_of
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.programs import (
-    DOTTED,
-    define_run_flags,
-    ending_run,
-    flag_groups,
-    given_settings,
-    parse,
-    read_own_files,
-    with_flag_files,
-)
+from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon import communication
-from fedrecon.files import write_atomically
 from fedrecon.reporting import format_table
-from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices, show_help
-from fedrecon.training import (
-    Dotted,
-    FlagError,
-    as_json,
-    changed,
-    check_method,
-    flat,
-    messages,
-    summary,
-)
+from fedrecon.runtime import read_log, run_program, set_cpu_devices
+from fedrecon.training import Dotted, FlagError, changed, check_method, messages, summary
 
 FIRST = ("workdir", "codec", "preset", "task", "cohort", "data_dir", "clients", "rounds", "algorithm",
          "secure_aggregation", "json")  # fmt: skip
@@ -85,27 +66,26 @@ def compare(
     planned: Mapping[str, TrainSettings], folder: Path, **execution: Any
 ) -> dict[str, dict[str, Any]]:
     """Trains with every codec, and returns {codec: its figures}."""
-    data = load_data(next(iter(planned.values())))
-    found: dict[str, dict[str, Any]] = {}
-    for name, settings in planned.items():
-        with Workdir(folder / name, flat(settings), describe_environment()) as directory:
-            results, _ = run(settings, directory, data=data, **execution)
-            lines = (directory / "metrics.jsonl").read_text().splitlines()
-        rounds = [json.loads(line) for line in lines]
-        metric = metrics_of(settings.task, results)[0]
-        mean, worst = summary(results.own, metric)
-        found[name] = {
+    first = next(iter(planned.values()))
+    data, found = load_data(first), {}
+    for done in sweep.trainings(
+        planned, [first.seed], lambda name, _: folder / name, load=lambda _: data, **execution
+    ):
+        rounds = read_log(done.folder / "metrics.jsonl")
+        metric = metrics_of(done.settings.task, done.results)[0]
+        mean, worst = summary(done.results.own, metric)
+        found[done.point] = {
             "bytes_up": rounds[0]["bytes_up"] // rounds[0]["clients"],
             "bytes_down": rounds[0]["bytes_down"] // rounds[0]["clients"],
             "serialised_bytes": messages.message_length(
-                stage_of(settings, data), settings.federation, budget_of(settings)
+                stage_of(done.settings, data), done.settings.federation, budget_of(done.settings)
             ),
             "metric": metric,
             "mean": mean,
             "worst": worst,
             "losses": [_loss(line) for line in rounds],
         }
-        print(f"{name}: {metric} {mean:.4f}, {found[name]['bytes_up']} bytes up", flush=True)
+        print(f"{done.point}: {metric} {mean:.4f}, {found[done.point]['bytes_up']} bytes up", flush=True)
     return _to_target(found)
 
 
@@ -166,25 +146,14 @@ def main(dotted: Dotted) -> None:
     with ending_run(values.workdir):
         planned = plan(resolve(given_settings(TrainSettings, dotted)), values.codec, dotted)
         set_cpu_devices(values.devices)
-        if values.json:
-            logging.set_verbosity(logging.ERROR)
         workdir = Path(values.workdir)
-        execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
-        with contextlib.redirect_stdout(sys.stderr) if values.json else contextlib.nullcontext():
-            found = as_json(compare(planned, workdir, **execution))
-        write_atomically(workdir / "communication.json", (json.dumps(found, indent=2) + "\n").encode())
+        with sweep.only_json(values.json):
+            found = compare(planned, workdir, **sweep.execution_of(values))
+        found = sweep.write_json(workdir / "communication.json", found)
         if values.json:
             print(json.dumps(next(iter(found.values())) if len(found) == 1 else found))
         else:
             print("\n" + table(found))
-
-
-def parse_flags(argv: list[str]) -> Dotted:
-    """Parses all flags."""
-    argv = with_flag_files(argv)
-    read_own_files(argv)
-    show_help(argv, flag_groups(TrainSettings), FIRST)
-    return parse(argv, (*DOTTED, *communication.CODECS))
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -198,4 +167,5 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_program(main, parse_flags)
+    groups = partial(tuple, communication.CODECS)
+    run_program(main, partial(parse_flags, settings=TrainSettings, first=FIRST, groups=groups))

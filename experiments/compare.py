@@ -13,38 +13,34 @@ comparators local_only and centralized ignore flags about what is exchanged (--r
       --seeds=5 --partition=dirichlet --concentration=0.3 --fedprox.strength=0.1
 """
 
-import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
+from experiments.pipeline import sweep
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
-from experiments.pipeline.federated_run import METRICS, metrics_of, run, with_seed
+from experiments.pipeline.federated_run import METRICS, metrics_of, with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.programs import (
     DOTTED,
     define_run_flags,
     ending_run,
-    flag_groups,
     given_settings,
-    parse,
-    read_own_files,
-    with_flag_files,
+    parse_flags,
 )
 from fedrecon import reporting
 from fedrecon.catalog import ALIASES
 from fedrecon.files import write_atomically
-from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices, show_help
+from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
 from fedrecon.tasks import lower_is_better
 from fedrecon.training import (
     Dotted,
     FlagError,
     algorithms,
-    as_json,
     changed,
     check_method,
     comparator,
@@ -118,32 +114,32 @@ def compare(
     own: dict[str, dict[int, float]] = {name: {} for name in planned}
     released: dict[str, dict[int, float]] = {name: {} for name in planned}
     unseen: dict[str, dict[int, float]] = {name: {} for name in planned}
-    environment = describe_environment()
     data = _load(planned, seeds, workdir)
-    for seed in seeds:
-        for name, settings in planned.items():
-            settings = with_seed(settings, seed)
-            try:
-                path, growing = _path(workdir, name, seed), _growing(settings, execution)
-                with Workdir(path, flat(settings), environment, growing=growing) as directory:
-                    results, cost = run(settings, directory, data=data.get(seed), **execution)
-            except FlagError as error:
-                raise error.renamed("algorithm", name) from error
-            if metric not in (known := metrics_of(settings.task, results)):
-                raise FlagError("metric", f"one of {', '.join(known)}", repr(metric))
-            mean, lowest = summary(results.own, metric)
-            own[name][seed] = lowest if worst else mean
-            if results.released:
-                released[name][seed] = summary(results.released, metric)[worst]
-            if results.unseen:
-                unseen[name][seed] = summary(results.unseen, metric)[worst]
-            compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
-            print(
-                f"seed {seed}, {name}: {metric} {mean:.4f}, worst client {lowest:.4f}, "
-                f"compiling {compiled}, {cost.rounds_per_second:.2f} rounds/s, "
-                f"{(results.bytes_up + results.bytes_down) / 1e6:.1f} MB",
-                flush=True,
-            )
+    for done in sweep.trainings(
+        planned,
+        seeds,
+        partial(_path, workdir),
+        load=lambda settings: data[settings.seed],
+        growing=lambda settings: _growing(settings, execution),
+        named="algorithm",
+        **execution,
+    ):
+        name, seed, results, cost = done.point, done.settings.seed, done.results, done.cost
+        if metric not in (known := metrics_of(done.settings.task, results)):
+            raise FlagError("metric", f"one of {', '.join(known)}", repr(metric))
+        mean, lowest = summary(results.own, metric)
+        own[name][seed] = lowest if worst else mean
+        if results.released:
+            released[name][seed] = summary(results.released, metric)[worst]
+        if results.unseen:
+            unseen[name][seed] = summary(results.unseen, metric)[worst]
+        compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
+        print(
+            f"seed {seed}, {name}: {metric} {mean:.4f}, worst client {lowest:.4f}, "
+            f"compiling {compiled}, {cost.rounds_per_second:.2f} rounds/s, "
+            f"{(results.bytes_up + results.bytes_down) / 1e6:.1f} MB",
+            flush=True,
+        )
     lower = lower_is_better(metric)
     rows = reporting.compare_values(own, baseline, "own", lower_is_better=lower)
     for kind, found in (("released", released), ("unseen site", unseen)):
@@ -153,8 +149,8 @@ def compare(
     write_atomically(workdir / "comparison.md", reporting.markdown_table(rows, metric, baseline).encode())
     reporting.write_csv(workdir / "comparison.csv", rows, metric)
     objects = [_as_object(row) for row in rows]
-    document = as_json({"metric": metric, "baseline": baseline, "worst": worst, "rows": objects})
-    write_atomically(workdir / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
+    document = {"metric": metric, "baseline": baseline, "worst": worst, "rows": objects}
+    sweep.write_json(workdir / "comparison.json", document)
     if any(not math.isnan(row.interval.mean) for row in rows):
         reporting.save_comparison_plot(workdir / "comparison.png", rows, metric, baseline)
     return rows
@@ -217,16 +213,12 @@ def main(dotted: Dotted) -> None:
         config = {**flat(base), "comparison": True}
         for name in ("algorithm", "seed"):
             del config[name]
-        seeds = list(range(base.seed, base.seed + values.seeds))
-        execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
+        seeds, execution = sweep.seeds_of(values, base.seed), sweep.execution_of(values)
         growing = {"rounds": max(_growing(settings, execution)["rounds"] for settings in planned.values())}
         with Workdir(
             values.workdir, config, describe_environment(), resume=values.resume, growing=growing
         ) as workdir:
-            if jax.config.jax_compilation_cache_dir is None:
-                # Seeds that have arrays of the same shapes share their programs.
-                jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-                jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+            sweep.share_programs(workdir.path)
             rows = compare(
                 planned,
                 seeds,
@@ -243,12 +235,9 @@ def main(dotted: Dotted) -> None:
         print("Intervals: 95 %, t distribution over seeds, not corrected for the number of methods.")
 
 
-def parse_flags(argv: list[str]) -> Dotted:
-    """Parses all flags, those of methods from a file among them."""
-    argv = with_flag_files(argv)
-    read_own_files(argv)
-    show_help(argv, flag_groups(TrainSettings), FIRST)
-    return parse(argv, (*algorithms(), *ALIASES, *SHARED))
+def dotted_methods() -> tuple[str, ...]:
+    """Methods whose parameters flags may set."""
+    return (*algorithms(), *ALIASES)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -271,4 +260,4 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_program(main, parse_flags)
+    run_program(main, partial(parse_flags, settings=TrainSettings, first=FIRST, groups=dotted_methods))

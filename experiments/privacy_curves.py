@@ -9,30 +9,21 @@ curves.json, curves.md and curves.png. Intervals are by the t distribution over 
       --epsilons=1,2,4,8 --units=example,patient --seeds=3
 """
 
-import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.pipeline.federated_data import FederatedData, load_data
-from experiments.pipeline.federated_run import metrics_of, run, with_seed
+from experiments.pipeline import sweep
+from experiments.pipeline.federated_run import metrics_of
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.programs import (
-    DOTTED,
-    define_run_flags,
-    ending_run,
-    flag_groups,
-    given_settings,
-    parse,
-    read_own_files,
-    with_flag_files,
-)
+from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon import reporting
-from fedrecon.files import replacing, write_atomically
-from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices, show_help
-from fedrecon.training import Dotted, FlagError, as_json, changed, check_method, flat, summary
+from fedrecon.files import write_atomically
+from fedrecon.runtime import run_program, set_cpu_devices
+from fedrecon.training import Dotted, FlagError, changed, check_method, summary
 
 FIRST = ("workdir", "epsilons", "units", "seeds", "preset", "task", "cohort", "data_dir", "clients", "rounds",
          "dp_delta", "dp_clipping_norm")  # fmt: skip
@@ -60,10 +51,10 @@ def plan(base: TrainSettings, units: list[str], epsilons: list[str]) -> dict[Poi
     known = ("example", "patient", "site")
     if not units or len(set(units)) != len(units) or not set(units) <= set(known):
         raise FlagError("units", f"distinct ones of {', '.join(known)}", ",".join(units))
-    values = [_epsilon(text) for text in epsilons]
-    if not values or len(set(values)) != len(values):
-        raise FlagError("epsilons", "distinct positive numbers", ",".join(epsilons))
-    plain = changed(base, federation=changed(base.federation, dp_epsilon=0.0))
+    values = sweep.budgets("epsilons", epsilons)
+    if not values:
+        raise FlagError("epsilons", "distinct positive numbers", "none")
+    plain = changed(base, federation=sweep.without_privacy(base.federation))
     planned = {Point(NONE, float("inf")): check_settings(plain)}
     for unit in units:
         for epsilon in values:
@@ -79,20 +70,16 @@ def curves(
     """Trains every point with every seed; rows with the scores and the epsilons that were spent."""
     scores: dict[Point, list[float]] = {point: [] for point in planned}
     spent: dict[Point, float] = {point: 0.0 for point in planned}
-    metric = ""
-    for seed in seeds:
-        data: FederatedData | None = None
-        for point, settings in planned.items():
-            settings = with_seed(settings, seed)
-            data = data or load_data(settings)
-            path = folder / point.name / f"seed-{seed}"
-            with Workdir(path, flat(settings), describe_environment()) as directory:
-                results, _ = run(settings, directory, data=data, **execution)
-            metric = metrics_of(settings.task, results)[0]
-            scores[point].append(summary(results.own, metric)[0])
-            epsilons = results.privacy.get("epsilon", {}).values()
-            spent[point] = max([spent[point], *epsilons])
-            print(f"seed {seed}, {point.name}: {metric} {scores[point][-1]:.4f}", flush=True)
+    metric, points = "", {point.name: point for point in planned}
+    by_name = {point.name: settings for point, settings in planned.items()}
+    for done in sweep.trainings(
+        by_name, seeds, lambda name, seed: folder / name / f"seed-{seed}", **execution
+    ):
+        point = points[done.point]
+        metric = metrics_of(done.settings.task, done.results)[0]
+        scores[point].append(summary(done.results.own, metric)[0])
+        spent[point] = max([spent[point], *done.results.privacy.get("epsilon", {}).values()])
+        print(f"seed {done.settings.seed}, {point.name}: {metric} {scores[point][-1]:.4f}", flush=True)
     return [
         {
             "unit": point.unit,
@@ -125,32 +112,20 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{row['mean']:.3f} ± {row['half_width']:.3f}"
 
 
-def _epsilon(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise FlagError("epsilons", "positive numbers", repr(text))
-    return value
-
-
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     with ending_run(values.workdir):
         planned = plan(resolve(given_settings(TrainSettings, dotted)), values.units, values.epsilons)
         set_cpu_devices(values.devices)
-        first = next(iter(planned.values())).seed
-        execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
-        folder = Path(values.workdir)
-        rows = curves(planned, folder, list(range(first, first + values.seeds)), **execution)
+        folder, first = Path(values.workdir), next(iter(planned.values())).seed
+        rows = curves(planned, folder, sweep.seeds_of(values, first), **sweep.execution_of(values))
         write(folder, rows)
         print("\n" + markdown(rows))
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """The table, the numbers and the figure."""
-    write_atomically(folder / "curves.json", (json.dumps(as_json(rows), indent=2) + "\n").encode())
+    sweep.write_json(folder / "curves.json", rows)
     write_atomically(folder / "curves.md", markdown(rows).encode())
     points = {
         unit: [(row["epsilon"], row["mean"], row["half_width"]) for row in rows if row["unit"] == unit]
@@ -158,16 +133,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     }
     plain = next(row for row in rows if row["unit"] == NONE)
     figure = reporting.plot_privacy(points, (plain["mean"], plain["half_width"]), plain["metric"])
-    with replacing(folder / "curves.png") as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-
-
-def parse_flags(argv: list[str]) -> Dotted:
-    """Parses all flags."""
-    argv = with_flag_files(argv)
-    read_own_files(argv)
-    show_help(argv, flag_groups(TrainSettings), FIRST)
-    return parse(argv, DOTTED)
+    sweep.save_figure(folder / "curves.png", figure)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -182,4 +148,4 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_program(main, parse_flags)
+    run_program(main, partial(parse_flags, settings=TrainSettings, first=FIRST))

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,18 +157,21 @@ def read_own_files(argv: list[str]) -> None:
             fail(str(error))
 
 
-def parse_flags(argv: list[str], *, settings: type, first: Collection[str]) -> Dotted:
-    """Parses all flags of a program with one algorithm.
+def parse_flags(
+    argv: list[str], *, settings: type, first: Collection[str], groups: Callable[[], Collection[str]] = tuple
+) -> Dotted:
+    """Parses all flags of a program.
 
     Args:
       argv: the command line.
       settings: class of the program's settings.
       first: flags that ``--help`` shows.
+      groups: what may be before the dot of a flag besides `DOTTED`, once own files were read.
     """
     argv = with_flag_files(argv)
     read_own_files(argv)
     show_help(argv, flag_groups(settings), first)
-    return parse(argv, DOTTED)
+    return parse(argv, (*DOTTED, *groups()))
 
 
 def parse(argv: list[str], groups: Collection[str]) -> Dotted:

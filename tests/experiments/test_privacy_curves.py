@@ -35,6 +35,13 @@ def test_every_unit_has_every_budget_and_one_run_has_none():
             privacy_curves.plan(settings(), units, epsilons)
 
 
+def test_flags_of_the_budget_mean_nothing_for_the_run_without_one():
+    given = resolve({"preset": "smoke", **SIZES, "dp_delta": 1e-3, "dp_batch_size": 4})
+    planned = privacy_curves.plan(given, ["example"], ["2"])
+    assert planned[Point("example", 2.0)].federation.dp_delta == 1e-3
+    assert planned[Point(NONE, math.inf)].federation == settings().federation
+
+
 def test_tables_and_figures_show_what_is_there(tmp_path):
     rows = [
         {"unit": unit, "epsilon": epsilon, "spent": 1.0, "metric": "ssim", "scores": [mean], "mean": mean,
