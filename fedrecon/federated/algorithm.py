@@ -91,7 +91,7 @@ class ClientResult(NamedTuple):
       delta: Variables, what is sent to be averaged: for most methods trained minus received. The engine sends
         the shared leaves only.
       weight: float32 (), the client's natural aggregation weight (number of its valid examples); 0 excludes
-        it.
+        it. A prefix tree of them weighs groups of leaves apart, as the weighting may.
       client_state: pytree that stays at the client until its next participation.
       message: `Message` sent besides the delta.
       metrics: {name: (sum, count)} of scalars over the client's real steps.

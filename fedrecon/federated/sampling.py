@@ -118,7 +118,11 @@ def drawn_by_size(count: int, weights: ArrayLike) -> Callable[[jax.Array, Contex
     full = weights[unsure].sum() / max(count - int((~unsure).sum()), 1)
     if not full:
         return by_examples
-    return lambda weight, context: jnp.where(weight > 0, jnp.maximum(weight / full, 1), 0)
+
+    def one(weight):
+        return jnp.where(weight > 0, jnp.maximum(weight / full, 1), 0)
+
+    return lambda weight, context: jax.tree.map(one, weight)
 
 
 def _checked_weights(weights: ArrayLike) -> np.ndarray:
@@ -206,5 +210,5 @@ def by_examples(weight: jax.Array, context: Context) -> jax.Array:
 
 
 def equal(weight: jax.Array, context: Context) -> jax.Array:
-    """The same weight for every client that has data."""
-    return (weight > 0).astype(weight.dtype)
+    """The same weight for every client that has data (in a group of leaves, where groups have weights)."""
+    return jax.tree.map(lambda w: (w > 0).astype(w.dtype), weight)

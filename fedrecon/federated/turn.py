@@ -198,7 +198,7 @@ def star_turn(
         "metrics": turn.result.metrics,
         "included": turn.included,
         "excluded": ~turn.finite,
-        "bytes_up": jnp.uint32(bytes_up(algorithm.channel, turn, encoded)),
+        "bytes_up": jnp.uint32(bytes_up(algorithm.channel, turn, encoded)) - _absent(algorithm.channel, turn),
         "delta_norm": turn.delta_norm,
         "gathered": turn.gathered,
         "validation": _validation(algorithm, validate, variables, own, row),
@@ -214,6 +214,17 @@ def bytes_up(channel: Channel, turn: Turn, encoded: Upload) -> int:
         return 0
     encoded_bytes = nbytes(encoded) if channel.payload_bytes is None else channel.payload_bytes(encoded)
     return encoded_bytes + nbytes(turn.gathered)
+
+
+def _absent(channel: Channel, turn: Turn) -> jax.Array:
+    """Bytes of the groups of leaves in which a client has no weight: it leaves them out where it may."""
+    groups = jax.tree.leaves(turn.upload.weight)
+    if len(groups) == 1 or channel.hides or channel.payload_bytes is not None:
+        return jnp.uint32(0)
+    sizes = jax.tree.map(
+        lambda w, leaves: jnp.where(w > 0, 0, nbytes(leaves)), turn.upload.weight, turn.upload.delta
+    )
+    return sum(jax.tree.leaves(sizes), start=jnp.uint32(0)).astype(jnp.uint32)
 
 
 def bytes_down(

@@ -5,10 +5,13 @@ from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, 
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
+from fedrecon.tasks.interface import interface_scale
+from fedrecon.tasks.joint import MODES, joint_task
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sample_patches, sliding_window
+from fedrecon.tasks.readings import Reading, classification_reading, segmentation_reading
 from fedrecon.tasks.reconstruction import (
     ct_measure,
     measure_of,
@@ -24,11 +27,14 @@ from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
 __all__ = [
     "LOSSES",
+    "MODES",
     "Configuration",
     "Fingerprint",
+    "Reading",
     "SegmentationLoss",
     "check_labels",
     "classification_metrics",
+    "classification_reading",
     "classification_task",
     "concordance",
     "configure",
@@ -40,6 +46,8 @@ __all__ = [
     "findings_task",
     "fingerprint",
     "hausdorff95",
+    "interface_scale",
+    "joint_task",
     "lower_is_better",
     "means",
     "measure_of",
@@ -52,6 +60,7 @@ __all__ = [
     "sample_patches",
     "segmentation_loss",
     "segmentation_metrics",
+    "segmentation_reading",
     "segmentation_task",
     "signed_distance",
     "sliding_window",

@@ -52,20 +52,13 @@ def reconstruction_task(
     check_batch(example, ("target", "data_range", "volume"))
     net = network(model, measure, example)
 
-    def losses(images: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        scored = batch["valid"] & (batch["data_range"] != 0)
-        # Padding has no range; 1 keeps its gradient finite, so that masking it is exact.
-        data_range = jnp.where(scored, batch["data_range"], 1)
-        absolute = jnp.abs(images - batch["target"]).mean((1, 2)) / data_range
-        return absolute + ssim_weight * (1 - ssim(images, batch["target"], data_range)), scored
-
     def loss(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         if augment is not None:
             batch, key = augment(key, batch), jax.random.fold_in(key, 1)
         images, stats = net.train(params, stats, batch, key)
-        each = losses(magnitude(images), batch)
+        each = reconstruction_losses(magnitude(images), batch, ssim_weight)
         return mean(*each), (stats, {"loss": total(*each)})
 
     def predict(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
@@ -73,10 +66,32 @@ def reconstruction_task(
 
     def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
         images = map_chunks(lambda part: predict(params, stats, part), batch, chunk)
-        evaluated = total(*losses(images, batch))
+        evaluated = total(*reconstruction_losses(images, batch, ssim_weight))
         return {"loss": evaluated, **reconstruction_metrics(images, batch)}
 
     return Task(net.init, loss, metrics, predict, net.normalization)
+
+
+def reconstruction_losses(
+    images: jax.Array, batch: Batch, ssim_weight: float = 0.1
+) -> tuple[jax.Array, jax.Array]:
+    """The loss of `reconstruction_task` of each example, and which examples count.
+
+    Args:
+      images: (examples, ny, nx), real. Where "target" is complex, complex images: their absolute error is
+        that of complex numbers, their SSIM that of magnitudes.
+      batch: "target" (examples, ny, nx), "data_range" (examples,) and "valid" (examples,).
+      ssim_weight: weight of the structural part.
+
+    Returns:
+      ((examples,) float, (examples,) bool: valid and not blank).
+    """
+    scored = batch["valid"] & (batch["data_range"] != 0)
+    # Padding has no range; 1 keeps its gradient finite, so that masking it is exact.
+    data_range = jnp.where(scored, batch["data_range"], 1)
+    absolute = jnp.abs(images - batch["target"]).mean((1, 2)) / data_range
+    structure = ssim(magnitude(images), magnitude(batch["target"]), data_range)
+    return absolute + ssim_weight * (1 - structure), scored
 
 
 def random_mirrors(key: jax.Array, batch: Batch) -> Batch:

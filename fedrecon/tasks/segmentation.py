@@ -70,7 +70,7 @@ def segmentation_task(
 
     def logits_of(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
         def evaluate(image: jax.Array) -> jax.Array:
-            return _two_sided(net.evaluate(params, stats, {"image": image}))
+            return two_sided(net.evaluate(params, stats, {"image": image}))
 
         return evaluate(batch["image"]) if patch is None else sliding_window(evaluate, batch["image"], patch)
 
@@ -88,7 +88,7 @@ def segmentation_task(
             batch = {**batch, "image": drawn[0], "segmentation": drawn[1]}
         output, stats = net.train(params, stats, batch, key)
         outputs = output if isinstance(output, tuple) else (output,)
-        logits = _two_sided(outputs[0])
+        logits = two_sided(outputs[0])
         wrong, scored = examined(batch, "segmentation", logits.shape[-1], ignore)
         value = _supervised(measure, outputs, batch["segmentation"], scored, batch.get("spacing"))
         value = spoil(value, logits, wrong.any())
@@ -117,7 +117,7 @@ def segmentation_task(
     return Task(net.init, train, metrics, predict, net.normalization)
 
 
-def _two_sided(logits: jax.Array) -> jax.Array:
+def two_sided(logits: jax.Array) -> jax.Array:
     """Logits of all classes: the softmax of (0, z) is the sigmoid of z."""
     return jnp.concatenate([jnp.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
 
@@ -133,5 +133,5 @@ def _supervised(
     weights = [0.5**level for level in range(len(outputs))]
     value = jnp.zeros((), outputs[0].dtype)
     for weight, logits in zip(weights, outputs, strict=True):
-        value += weight / sum(weights) * loss(_two_sided(logits), labels, scored, spacing)
+        value += weight / sum(weights) * loss(two_sided(logits), labels, scored, spacing)
     return value

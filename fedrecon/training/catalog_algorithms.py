@@ -217,6 +217,7 @@ def make_algorithm(
     noise: Spending | None = None,
     represent: Callable | None = None,
     tuning: Tuning | None = None,
+    own: fl.Method | None = None,
 ) -> fl.FederatedAlgorithm:
     """The algorithm that the settings name, for these clients.
 
@@ -228,6 +229,7 @@ def make_algorithm(
       noise: what may be released; None trains without privacy.
       represent: the network's representation, where the algorithm needs one.
       tuning: what is trained of a model, with the task; None trains everything.
+      own: what the task itself needs at clients and server, besides the algorithm.
 
     Raises:
       ValueError: as `check_method`, or from the recipe; names the flag.
@@ -254,6 +256,8 @@ def make_algorithm(
         arguments["server_optimizer"] = make_server_optimizer(settings)
     if noise is not None:
         arguments |= _private(chosen, noise.mechanism)
+    if own is not None:
+        arguments["method"] = fl.combine(own, arguments.get("method"))
     options = {name: value for name, value in options.items() if name != "head"}
     algorithm = _call(settings, chosen, task, {**arguments, **options})
     if tuning is not None:

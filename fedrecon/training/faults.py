@@ -66,7 +66,9 @@ def inject(algorithm: FederatedAlgorithm, faults: Faults) -> FederatedAlgorithm:
         batches = batches._replace(count=jnp.where(empty, 0, batches.count), present=batches.present & ~empty)
         result = algorithm.client.update(variables, broadcast, state, batches, valid & ~empty, key)
         delta = jax.tree.map(lambda x: jnp.where(factor == 1, x, (x * factor).astype(x.dtype)), result.delta)
-        return result._replace(delta=delta, weight=jnp.where(crashed, 0, result.weight))
+        return result._replace(
+            delta=delta, weight=jax.tree.map(lambda w: jnp.where(crashed, 0, w), result.weight)
+        )
 
     return algorithm._replace(client=algorithm.client._replace(update=update))
 

@@ -51,6 +51,8 @@ class Stage(NamedTuple):
       represent: the network's representation, for algorithms that contrast it; None without one.
       validation: the clients' validation split, for the curve; None without one.
       about: what is kept with the released model besides what is known here, JSON-able.
+      method: of the clients that train, what the task itself needs there and at the server, such as
+        `interface_balance`; it sees their validation split. None without.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Stage(NamedTuple):
     represent: Callable | None = None
     validation: ClientData | None = None
     about: Mapping[str, Any] = types.MappingProxyType({})
+    method: Callable[[ClientData], fl.Method] | None = None
 
 
 def _no_report(stage: str) -> None:
@@ -155,9 +158,8 @@ def train_stage(
     stage, tuning = started(stage, settings)
     entry, mesh = method(settings.algorithm), mesh_of(settings)
     clients = pool(stage.clients) if entry.pooled else stage.clients
-    algorithm = make_algorithm(
-        settings, budget, stage.task, clients, noise=noise, represent=stage.represent, tuning=tuning
-    )
+    given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
+    algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
     work = local_work(settings, budget, stage.clients, algorithm)
     write_sums(workdir, stage, settings, algorithm)
     execution.report_stage("compiling")
@@ -166,7 +168,9 @@ def train_stage(
         parallel = resolve_parallel(execution, *run, mesh, tuning.frozen)
     key = noise_key(stage, settings)
     purse = NoPurse() if noise is None else Purse(workdir.path, stage.name, noise, key)
-    seen = stage.validation if entry.selection else None
+    seen = stage.validation if entry.selection or stage.method else None
+    if seen is not None and entry.pooled:
+        seen = pool(seen)
     opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, frozen=tuning.frozen, **work)
     with naming_messages(settings), opened as rounds:
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)

@@ -245,7 +245,7 @@ MUTANTS = (
             _F + "test_sampling.py::test_the_longest_absent_come_first",
         ),
         (
-            "return (weight > 0).astype(weight.dtype)",
+            "return jax.tree.map(lambda w: (w > 0).astype(w.dtype), weight)",
             "return jnp.ones_like(weight)",
             _F + "test_fedavg.py::test_equal_weighting_ignores_sizes_but_not_emptiness",
         ),

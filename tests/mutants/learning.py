@@ -178,8 +178,8 @@ _TASK_PACKAGE = (
             _TASKS + "reconstruction_loss_is_relative_to_the_range_of_each_volume",
         ),
         (
-            "absolute + ssim_weight * (1 - ssim(",
-            "absolute + ssim_weight * (ssim(",
+            "absolute + ssim_weight * (1 - structure)",
+            "absolute + ssim_weight * structure",
             _TASKS + "reconstruction_loss_is_relative_to_the_range_of_each_volume",
         ),
     ),

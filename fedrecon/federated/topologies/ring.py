@@ -16,7 +16,7 @@ from fedrecon.federated.local import LocalState
 from fedrecon.federated.messages import Context
 from fedrecon.federated.server import remember
 from fedrecon.federated.topologies.serverless import check_serverless, one_client
-from fedrecon.federated.trees import all_finite, merge, nbytes, partition, select
+from fedrecon.federated.trees import all_finite, largest, merge, nbytes, partition, select
 from fedrecon.federated.turn import ClientRows, choose_batching, client_turn
 from fedrecon.types import PyTree
 
@@ -143,7 +143,7 @@ def _visit(algorithm, batching, state, clients_key, carry_optimizer, data, trave
     carried = turn.result.client_state.optimizer if carry_optimizer else ()
     # The algorithm's weighting has no part in a ring: a client counts if it has examples.
     finite = turn.finite & all_finite((turn.result.variables, carried))
-    included = finite & (turn.result.weight > 0)
+    included = finite & (largest(turn.result.weight) > 0)
     record = {
         "metrics": turn.result.metrics,
         "included": included,

@@ -1,0 +1,91 @@
+"""Mutants of reconstruction and reading as one task."""
+
+from tests.mutants.mutant import in_file
+
+_JOINT = "tests/tasks/test_joint.py::test_"
+_BALANCE = "tests/federated/test_interface_balance.py::test_"
+
+MUTANTS = (
+    *in_file(
+        "fedrecon/tasks/interface.py",
+        (
+            "return jnp.where(factor == 0, a, a + (factor * b).astype(a.dtype)), norms",
+            "return factor * a + b, norms",
+            _JOINT + "the_weight_scales_what_flows_into_the_reconstruction_alone",
+        ),
+        (
+            "return jnp.where(factor == 0, a, a + (factor * b).astype(a.dtype)), norms",
+            "return a + ((factor + 1e-3) * b).astype(a.dtype), norms",
+            _JOINT + "without_weight_the_reconstruction_has_the_gradient_of_its_own_loss_to_the_bit",
+        ),
+        (
+            "part = jnp.minimum(inner, 0) / jnp.maximum(size, tiny) / jnp.maximum(size, tiny)",
+            "part = jnp.minimum(inner, 0) / jnp.maximum(size, tiny)",
+            _JOINT + "projected_gradients_never_oppose_the_reconstruction",
+        ),
+        (
+            "return shown / scale[:, None, None]",
+            "return shown / jnp.percentile(shown, 99, axis=(1, 2), keepdims=True)",
+            _JOINT + "the_scale_of_the_interface_is_that_of_the_measurement",
+        ),
+        (
+            "scale = jax.lax.stop_gradient(jnp.where(measured, own, other))",
+            "scale = jax.lax.stop_gradient(own)",
+            _JOINT + "the_scale_of_the_interface_is_that_of_the_measurement",
+        ),
+        (
+            "shown = jnp.where(measured[:, None, None], magnitude(images), reference)",
+            "shown = magnitude(images)",
+            _JOINT + "what_has_no_measurement_or_no_label_trains_its_half_alone",
+        ),
+        (
+            "scaled = jax.tree.map(lambda g: (g * cotangent).astype(g.dtype), gradients)",
+            "scaled = jax.tree.map(lambda g: (2 * g * cotangent).astype(g.dtype), gradients)",
+            _JOINT + "alone_the_reconstruction_is_trained_as_by_its_own_task",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/joint.py",
+        (
+            'return measured, labeled & batch["valid"]',
+            'return measured, batch["valid"]',
+            _JOINT + "what_has_no_measurement_or_no_label_trains_its_half_alone",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/interface_balance.py",
+        (
+            "present = (context.arrived & jnp.asarray(has > 0)).sum()",
+            "present = context.arrived.sum()",
+            _BALANCE + "all_sites_have_the_balance_of_the_mean_norms",
+        ),
+        (
+            "own = [jnp.asarray(x)[context.batches.client] for x in counts]",
+            "own = [jnp.asarray(counts[0])[context.batches.client] for x in counts]",
+            _BALANCE + "sites_without_labels_are_left_out_of_the_mean_of_the_reader",
+        ),
+        (
+            "strength = jnp.where(fallen, state.strength / 2, state.strength)",
+            "strength = state.strength",
+            _BALANCE + "the_weight_is_halved_where_images_get_worse",
+        ),
+        (
+            "return jnp.clip((done / rounds - start) / (full - start), 0, 1)",
+            "return jnp.clip(done / rounds, 0, 1)",
+            _BALANCE + "all_sites_have_the_balance_of_the_mean_norms",
+        ),
+        (
+            "new = Norms(decay * self.total + (1 - decay) * value, decay * self.weight + (1 - decay))",
+            "new = Norms(decay * self.total + value, decay * self.weight + (1 - decay))",
+            _BALANCE + "averages_forget_with_the_decay",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/turn.py",
+        (
+            "lambda w, leaves: jnp.where(w > 0, 0, nbytes(leaves)), turn.upload.weight, turn.upload.delta",
+            "lambda w, leaves: jnp.where(w > 0, 0, 0), turn.upload.weight, turn.upload.delta",
+            _BALANCE + "sites_without_labels_are_left_out_of_the_mean_of_the_reader",
+        ),
+    ),
+)
