@@ -23,6 +23,7 @@ from fedrecon.models.normalization import (
     InstanceNorm,
     normalization_leaves,
 )
+from fedrecon.models.plain_networks import VGG
 from fedrecon.models.primal_dual import ConvolutionStack, learned_primal_dual
 from fedrecon.models.regularizers import UNetRegularizer, regularized
 from fedrecon.models.residual_networks import ResNet
@@ -42,6 +43,7 @@ __all__ = [
     "NORMS",
     "SEGMENTERS",
     "SIZED",
+    "VGG",
     "BatchNorm",
     "CascadeInputs",
     "Classifier",

@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 
 from fedrecon.models.dense_networks import DenseNet
+from fedrecon.models.plain_networks import VGG
 from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.unet import Classifier, UNet
 from fedrecon.models.vision_transformer import VisionTransformer
@@ -20,6 +21,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
     "resnet18-cbam": partial(ResNet, attention=True),
     "densenet121": DenseNet,
+    "vgg11": VGG,
     "vit": VisionTransformer,
 }
 # Name -> ``network(channels=, pools=, output_bias=, ...)``.

@@ -12,6 +12,7 @@ import pytest
 from fedrecon.models import (
     CBAM,
     CLASSIFIERS,
+    VGG,
     BatchNorm,
     DenseNet,
     InstanceNorm,
@@ -29,6 +30,7 @@ _TINY = {
     "basic": ResNet(3, (1, 1), 4, norm=BatchNorm),
     "bottleneck": ResNet(3, (1, 1), 4, bottleneck=True, norm=BatchNorm),
     "dense": DenseNet(3, (2, 1), 4, 4, norm=BatchNorm),
+    "plain": VGG(3, ((4,), (6, 6)), 3, (7, 5), norm=BatchNorm),
     "transformer": VisionTransformer(3, 4, 8, 2, 2),
     "window": WindowBlock(2, 4),
     "shifted window": WindowBlock(2, 4, shifted=True),
@@ -58,6 +60,12 @@ _BY_KIND = {
         "stem": "features.conv0", "stem_norm": "features.norm0", "last_norm": "features.norm5",
         "head": "classifier",
     },
+    # With the places of its layers in a sequence, of the two stages above.
+    "plain": {
+        **{f"{part}{i}": f"features.{place + (part == 'norm')}" for i, place in enumerate((0, 4, 7))
+           for part in ("conv", "norm")},
+        "hidden0": "classifier.0", "hidden1": "classifier.3", "head": "classifier.6",
+    },
     "transformer": {
         "embedding": "conv_proj", "positions": "encoder.pos_embedding", "norm0": "ln_1", "norm1": "ln_2",
         "attention": "self_attention", "output": "out_proj", "perceptron": "mlp", "last_norm": "encoder.ln",
@@ -78,7 +86,13 @@ _LEAVES = {
 
 
 def kind_of(model):
-    kinds = {ResNet: "residual", DenseNet: "dense", VisionTransformer: "transformer", WindowBlock: "window"}
+    kinds = {
+        ResNet: "residual",
+        DenseNet: "dense",
+        VGG: "plain",
+        VisionTransformer: "transformer",
+        WindowBlock: "window",
+    }
     return kinds[type(model)]
 
 
@@ -150,7 +164,7 @@ def test_published_networks_are_those_of_torchvision(name, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "parameters"), [("resnet34", 21_797_672)])
+@pytest.mark.parametrize(("name", "parameters"), [("resnet34", 21_797_672), ("vgg11", 132_868_840)])
 def test_published_networks_have_their_number_of_parameters(name, parameters):
     model = CLASSIFIERS[name](classes=1000)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))

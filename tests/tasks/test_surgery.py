@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.models import NORMS, Classifier, UNet
+from fedrecon.models import NORMS, VGG, Classifier, DenseNet, ResNet, UNet
 from fedrecon.privacy.model_check import check_examples_apart, mixing
 from fedrecon.tasks import classification_task, module_task, segmentation_task, without_batch_normalization
 from fedrecon.tasks.surgery import groups_of
 from fedrecon.types import Variables
 
 KEY = jax.random.key(0)
+leaves_of = jax.tree_util.tree_leaves_with_path
 
 
 class Small(nn.Module):
@@ -129,25 +130,45 @@ def test_statistics_of_other_layers_are_not_hidden():
         without_batch_normalization(module_task(Counting(), "cross_entropy", batch()))
 
 
+ZOO = {
+    "classifier": lambda norm: Classifier(4, 2, norm=norm),
+    "resnet": lambda norm: ResNet(2, (1, 1), 4, norm=norm),
+    "densenet": lambda norm: DenseNet(2, (2, 1), 4, 4, small_images=True, norm=norm),
+    "vgg": lambda norm: VGG(2, ((4,), (6, 6)), 2, (5,), norm=norm),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), [("classifier", "layer"), ("unet", "group"), ("unet", "instance")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("classifier", "layer"), ("unet", "instance"), *((name, "group") for name in (*ZOO, "unet"))],
+)
 def test_networks_of_the_package_pass_after_surgery(name, kind):
     example = batch(2, 16) | {"segmentation": jnp.zeros((2, 16, 16), jnp.int32).at[:, 4:9].set(1)}
-    if name == "classifier":
-        task = classification_task(Classifier(4, 2, norm=NORMS["batch"]), example)
-    else:
+    if name == "unet":
         task = segmentation_task(UNet(4, 2, norm=NORMS["batch"]), example, flip=True)
+    else:
+        task = classification_task(ZOO[name](NORMS["batch"]), example)
     made, replaced = without_batch_normalization(task, kind)
-    variables = made.init(KEY)
-    assert len(replaced) >= 6
+    variables, before = made.init(KEY), task.init(KEY)
+    assert len(replaced) == sum("mean" in str(path) for path, _ in leaves_of(before.stats)) >= 3
     check_examples_apart(made, variables, example, KEY)
-    size = sum(x.size for x in jax.tree.leaves(variables.params))
-    assert size == sum(x.size for x in jax.tree.leaves(task.init(KEY).params))
+    # Scales and shifts, like all parameters, are those of the network before, whose statistics are gone.
+    assert mixing(task, before, example, KEY) > 0.01 and variables.stats == {}
+    affine = {path: x for path, x in leaves_of(before.params) if "'scale'" in str(path)}
+    assert len(affine) == len(replaced)
+    assert [path for path, _ in leaves_of(variables.params)] == [path for path, _ in leaves_of(before.params)]
+    for (_, new), (_, old) in zip(leaves_of(variables.params), leaves_of(before.params), strict=True):
+        np.testing.assert_array_equal(new, old)
+    # A trained scale takes effect.
+    louder = jax.tree_util.tree_map_with_path(lambda p, x: 3 * x if "'scale'" in str(p) else x, before.params)
+    several = {**example, "valid": jnp.ones(2, bool)}
+    assert np.abs(made.predict(louder, {}, several) - made.predict(before.params, {}, several)).max() > 1e-3
     # Gradients of single examples by vmap are those of a loop.
     loss = jax.grad(lambda p, b: made.loss(p, {}, b, KEY)[0])
     ones = {name: x[:, None] for name, x in example.items()} | {"valid": jnp.ones((2, 1), bool)}
-    several = jax.vmap(loss, (None, 0))(variables.params, ones)
+    each = jax.vmap(loss, (None, 0))(variables.params, ones)
     for i in range(2):
         one = loss(variables.params, jax.tree.map(lambda x, i=i: x[i], ones))
-        for a, b in zip(*map(jax.tree.leaves, (several, one)), strict=True):
+        for a, b in zip(*map(jax.tree.leaves, (each, one)), strict=True):
             np.testing.assert_allclose(a[i], b, atol=1e-5)

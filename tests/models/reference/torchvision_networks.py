@@ -31,7 +31,7 @@ def main() -> None:
     import torch
     from torch import nn
     from torchvision import models
-    from torchvision.models import resnet, swin_transformer
+    from torchvision.models import resnet, swin_transformer, vgg
 
     class Tiny(nn.Module):
         """Stem, one block in each of two stages, head."""
@@ -58,12 +58,26 @@ def main() -> None:
             x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
             return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))
 
+    class Plain(nn.Module):
+        """Two stages of VGG's layers, and its perceptron."""
+
+        def __init__(self):
+            super().__init__()
+            self.features = vgg.make_layers([4, "M", 6, 6, "M"], batch_norm=True)
+            self.avgpool = nn.AdaptiveAvgPool2d(3)
+            layers = nn.Linear(54, 7), nn.ReLU(), nn.Dropout(), nn.Linear(7, 5), nn.ReLU(), nn.Dropout()
+            self.classifier = nn.Sequential(*layers, nn.Linear(5, 3))
+
+        def forward(self, x):
+            return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
     vit = partial(models.VisionTransformer, 8, 4, 2, 2, 8, 32, num_classes=3)
     swin = partial(swin_transformer.SwinTransformerBlock, 4, 2, [4, 4])
     cases = {
         "basic": (lambda: Tiny(resnet.BasicBlock), (2, 2, 19, 22)),
         "bottleneck": (lambda: Tiny(resnet.Bottleneck), (2, 2, 19, 22)),
         "dense": (lambda: models.DenseNet(4, (2, 1), 4, 4, num_classes=3), (2, 3, 21, 18)),
+        "plain": (Plain, (2, 3, 21, 18)),
         "transformer": (vit, (2, 3, 8, 8)),
         "window": (lambda: swin([0, 0]), (1, 4, 8, 8)),
         "shifted window": (lambda: swin([2, 2]), (1, 4, 8, 12)),
