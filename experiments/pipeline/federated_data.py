@@ -5,7 +5,6 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -45,6 +44,7 @@ from fedrecon.data.measured import manifest_path
 from fedrecon.errors import ArgumentError
 from fedrecon.tasks import (
     check_labels,
+    layer_features,
 )
 from fedrecon.training import TASKS, FlagError, load_task, made_task, named_task, naming_the_line
 
@@ -160,20 +160,8 @@ def number_of_classes(settings: TrainSettings) -> int:
 
 def representation(task: Task) -> Callable:
     """What the last layer of a classifier sees, "head": ``represent(params, stats, batch) -> features``."""
-
-    def represent(params, stats, batch):
-        seen = []
-
-        def watch(call, args, kwargs, context):
-            if context.module.path == ("head",) and context.method_name == "__call__":
-                seen.append(args[0])
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(watch):
-            task.predict(params, stats, batch)
-        return seen[0]
-
-    return represent
+    seen = layer_features(task, lambda module: module.path == ("head",))
+    return lambda params, stats, batch: seen(params, stats, batch)["head"]
 
 
 def pad_examples(data: FederatedData, **counts: int) -> FederatedData:

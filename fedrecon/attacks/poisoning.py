@@ -25,12 +25,15 @@ class Attack(NamedTuple):
     Attributes:
       examples: ``examples(batch) -> batch``, of all its examples before they are trained on.
       update: ``update(delta, key) -> delta``, of its own change of the model.
+      answers: ``answers(gathered, key) -> gathered``, of what it sends for the server to see client by client
+        (answers to images), a pytree of arrays.
       collude: ``collude(updates, honest) -> update``, of leaves (clients, ...) and bool (clients,): what
         every attacker sends.
     """
 
     examples: Callable[[Batch], Batch] | None = None
     update: Callable[[PyTree, jax.Array], PyTree] | None = None
+    answers: Callable[[PyTree, jax.Array], PyTree] | None = None
     collude: Callable[[PyTree, jax.Array], PyTree] | None = None
 
 
@@ -124,6 +127,23 @@ def trigger(images: jax.Array, size: int = 3) -> jax.Array:
     return images.at[:, -size:, -size:].set(jnp.broadcast_to(most, images[:, -size:, -size:].shape))
 
 
+def answer_flip(scale: float = 1.0) -> Attack:
+    """Sends minus ``scale`` times its answers (logits on the images that the server asks about).
+
+    Raises:
+      ValueError: if ``scale`` is not positive; from the round, a method without such answers.
+    """
+    _positive("scale", scale)
+
+    def answers(gathered: PyTree, key: jax.Array) -> PyTree:
+        if not jax.tree.leaves(gathered):
+            expected = "a method whose clients send answers that the server sees one by one"
+            raise ArgumentError("attack", expected, "none")
+        return _times(-scale, gathered)
+
+    return Attack(answers=answers)
+
+
 def alie(deviations: float = 1.5) -> Attack:
     """A little is enough (Baruch et al. 2019): the honest mean minus some honest standard deviations.
 
@@ -164,6 +184,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "label_flip": label_flip,
     "backdoor": backdoor,
     "free_rider": free_rider,
+    "answer_flip": answer_flip,
     "alie": alie,
     "inner_product": inner_product,
 }
@@ -172,7 +193,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
 def poison(algorithm: FederatedAlgorithm, attack: Attack, clients: Sequence[int]) -> FederatedAlgorithm:
     """The algorithm with these clients as attackers; all others compute as before, bit for bit.
 
-    Only the change of the model is attacked; messages of methods are sent as they are.
+    Sums and numbers that methods send besides the change of the model are sent as they are.
 
     Args:
       algorithm: of any recipe.
@@ -180,7 +201,8 @@ def poison(algorithm: FederatedAlgorithm, attack: Attack, clients: Sequence[int]
       clients: their numbers; without any the algorithm is returned as it is.
 
     Raises:
-      ValueError: a number is negative, or the attack needs to see updates that the channel hides.
+      ValueError: a number is negative, the method sends no change of a model that could be attacked, or the
+        attack needs to see updates that the channel hides.
     """
     numbers = sorted(set(map(int, clients)))
     if not numbers:
@@ -193,7 +215,11 @@ def poison(algorithm: FederatedAlgorithm, attack: Attack, clients: Sequence[int]
     def malicious(client: jax.Array) -> jax.Array:
         return jnp.asarray(table)[jnp.minimum(client, len(table) - 1)]
 
-    if attack.examples is not None or attack.update is not None:
+    shares = any(leaf is True for leaf in jax.tree.leaves(algorithm.share_mask))
+    if not shares and (attack.update is not None or attack.collude is not None):
+        expected = "one on examples or answers, for a method that sends no change of a model"
+        raise ArgumentError("attack", expected, "one on that change")
+    if any(part is not None for part in (attack.examples, attack.update, attack.answers)):
         algorithm = _at_clients(algorithm, attack, malicious)
     if attack.collude is None:
         return algorithm
@@ -220,11 +246,18 @@ def _at_clients(
             examples = {k: jnp.where(bad, changed[k], x) for k, x in batches.examples.items()}
             batches = batches._replace(examples=examples)
         result = algorithm.client.update(variables, broadcast, state, batches, valid, key)
-        if attack.update is None:
-            return result
-        sent = attack.update(result.delta, jax.random.fold_in(key, 0x61))
-        delta = jax.tree.map(lambda new, old: jnp.where(bad, new, old).astype(old.dtype), sent, result.delta)
-        return result._replace(delta=delta)
+        key = jax.random.fold_in(key, 0x61)
+
+        def where_bad(sent: PyTree, honest: PyTree) -> PyTree:
+            return jax.tree.map(lambda new, old: jnp.where(bad, new, old).astype(old.dtype), sent, honest)
+
+        if attack.update is not None:
+            result = result._replace(delta=where_bad(attack.update(result.delta, key), result.delta))
+        if attack.answers is not None:
+            gathered = result.message.gathered
+            flipped = where_bad(attack.answers(gathered, key), gathered)
+            result = result._replace(message=result.message._replace(gathered=flipped))
+        return result
 
     return algorithm._replace(client=algorithm.client._replace(update=update))
 

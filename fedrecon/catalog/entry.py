@@ -14,6 +14,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "head": (("head",), "which leaves are the head"),
     "head_steps": (("head_steps",), "how many steps train the head"),
     "represent": (("represent",), "a representation to contrast"),
+    "features": (("features",), "what layers of the network see"),
     "example": (("example",), "shapes of the examples"),
     "privacy": (
         ("clipping_norm", "noise_multiplier", "expected_batch_size", "padded_batch_size", "steps"),

@@ -59,7 +59,7 @@ class VGG(nn.Module):
 
 
 def pool_to(x: jax.Array, size: int) -> jax.Array:
-    """Means of ``size`` windows along each spatial axis, whatever its length n: (examples, size, ..., channels).
+    """Means of ``size`` windows along each spatial axis of any length n: (examples, size, ..., channels).
 
     Window i has the pixels from floor(i n / size) to ceil((i + 1) n / size), as in torch's adaptive pooling.
     """

@@ -3,6 +3,7 @@
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
 from fedrecon.tasks.diagnosis import classification_metrics
+from fedrecon.tasks.features import layer_features
 from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.interface import interface_scale
@@ -48,6 +49,7 @@ __all__ = [
     "hausdorff95",
     "interface_scale",
     "joint_task",
+    "layer_features",
     "lower_is_better",
     "means",
     "measure_of",

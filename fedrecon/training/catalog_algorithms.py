@@ -16,6 +16,7 @@ from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
+from fedrecon.tasks import layer_features
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.codecs import make_codec
 from fedrecon.training.components import (
@@ -58,7 +59,7 @@ _FLAGS = {
     "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
 # What a training can give a method.
-_GIVEN = ("clients", "head", "head_steps", "represent", "example", "mechanism", *TASKS)
+_GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", *TASKS)
 
 
 def algorithms() -> tuple[str, ...]:
@@ -306,6 +307,8 @@ def _needed(
         arguments["example"] = {
             name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in train.examples.items()
         }
+    if "features" in chosen.needs:
+        arguments["features"] = layer_features(task)
     if "head" in chosen.needs:
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         try:
@@ -362,6 +365,7 @@ _STUB = Task(
 def _arguments(entry: Entry) -> dict[str, Any]:
     known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
+    known |= {"features": lambda *arguments: {}}
     known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
     known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")
     names = (*catalog.RATES[entry.rate], *entry.needs)

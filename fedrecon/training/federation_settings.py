@@ -15,7 +15,17 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adam_cosine")
 SAMPLERS = ("all", "uniform", "poisson", "weighted", "longest_absent", "highest_loss")
 REDUCERS = ("mean", "median", "trimmed_mean", "krum", "bulyan", "geometric_median", "norm_bound",
             "centered_clipping", "fltrust", "bucketing")  # fmt: skip
-ATTACKS = ("none", "sign_flip", "gaussian", "label_flip", "backdoor", "free_rider", "alie", "inner_product")
+ATTACKS = (
+    "none",
+    "sign_flip",
+    "gaussian",
+    "label_flip",
+    "backdoor",
+    "free_rider",
+    "answer_flip",
+    "alie",
+    "inner_product",
+)
 SERVER_OPTIMIZERS = ("default", "sgd", "momentum", "adagrad", "adam", "adamw", "amsgrad", "lamb", "lion",
                      "nadam", "radam", "rmsprop", "yogi")  # fmt: skip
 RATE_SCHEDULES = ("constant", "linear", "cosine", "exponential", "warmup_cosine")

@@ -8,10 +8,17 @@ import numpy as np
 import optax
 import pytest
 
+from fedrecon import attacks
 from fedrecon import federated as fl
 from fedrecon.federated.methods.agreement import agree
 from fedrecon.federated.methods.medisecfed import answered_images, medisecfed
-from fedrecon.federated.methods.synthetic_images import distill, invert, logits_of, smooth_noise
+from fedrecon.federated.methods.synthetic_images import (
+    distill,
+    feature_moments,
+    invert,
+    logits_of,
+    smooth_noise,
+)
 from fedrecon.types import Task, Variables
 
 SIZE = 4
@@ -152,8 +159,44 @@ def test_distillation_reaches_the_consensus():
     def away(variables):
         return float(jnp.abs(jax.nn.softmax(logits_of(model, variables, images) / 3) - consensus).mean())
 
-    trained = distill(model, start, images, consensus, key, temperature=3.0, steps=600, size=6)
+    trained, _ = distill(model, start, images, consensus, key, temperature=3.0, steps=600, size=6)
     assert away(trained) < 0.3 * away(start)
+
+
+def pixels(params, stats, batch):
+    """What a layer sees that shows the image, and twice the image."""
+    return {"layer": jnp.concatenate([batch["image"], 2 * batch["image"]], -1)}
+
+
+def test_moments_are_those_of_the_batches_of_distillation():
+    model, rng = task(), np.random.default_rng(5)
+    images = jnp.asarray(rng.normal(1, 2, (6, SIZE, SIZE, 1)), jnp.float32)
+    variables, consensus = model.init(jax.random.key(1)), jnp.full((6, 2), 0.5)
+    mean, variance = feature_moments(pixels, variables, images)["layer"]
+    np.testing.assert_allclose(mean, np.array([1, 2]) * np.mean(images), rtol=1e-4)
+    np.testing.assert_allclose(variance, np.array([1, 4]) * np.var(images), rtol=1e-4)
+    # Batches of all images, some of them mirrored: their running means are these, after few steps, too.
+    options = {"temperature": 3.0, "size": 6, "features": pixels}
+    _, found = distill(model, variables, images, consensus, jax.random.key(0), steps=3, **options)
+    np.testing.assert_allclose(found["layer"], [mean, variance], rtol=1e-4)
+    same, nothing = distill(model, variables, images, consensus, jax.random.key(0), steps=0, **options)
+    assert same is variables and nothing == {}
+
+
+@pytest.mark.slow
+def test_drawn_images_get_the_moments_of_the_layers():
+    model = task()
+    variables = model.init(jax.random.key(1))
+    moments = {"layer": (jnp.array([2.0, 4.0]), jnp.array([0.25, 1.0]))}
+
+    def drawn(moments):
+        shape, key = (8, SIZE, SIZE, 1), jax.random.key(0)
+        return invert(model, variables, shape, key, features=pixels, moments=moments, steps=150)
+
+    images = drawn(moments)
+    assert abs(images.mean() - 2) < 0.2 and abs(images.var() - 0.25) < 0.1
+    plain = drawn(None)
+    assert plain.mean() < 1 and plain.var() > 0.5
 
 
 def test_the_penalty_is_of_the_images_that_were_answered():
@@ -198,6 +241,36 @@ def test_the_server_learns_in_spite_of_false_clients():
     robust, state = accuracy("median", (1, 4))
     assert clean > 0.9 and robust > clean - 0.05
     np.testing.assert_array_equal(state.exchange.rejected, [False, True, False, False, True])
+
+
+@pytest.mark.slow
+def test_inverted_answers_move_the_mean_and_not_the_median():
+    """Two of five send minus ten times their logits, which are surer than the honest then."""
+    model = task(8)
+    options = {"images": 32, "distill_steps": 100, "inversion_steps": 30, "strength": 0.0}
+    held = data(1, 200)
+    batch = {name: x[0] for name, x in held.examples.items()}
+
+    def accuracy(aggregate, attack):
+        algorithm = medisecfed(
+            model, optax.adam(0.001), example=EXAMPLE, clients=5, aggregate=aggregate, **options
+        )
+        algorithm = attacks.poison(algorithm, attacks.answer_flip(10.0), attack)
+        released = fl.average_variables(algorithm, rounds(algorithm, data(5, 24), 25, model)[0])
+        return float((jnp.argmax(predict(*released, batch), -1) == batch["label"]).mean())
+
+    clean = {aggregate: accuracy(aggregate, ()) for aggregate in ("median", "mean")}
+    assert accuracy("median", (1, 4)) > clean["median"] - 0.05 > 0.85
+    assert accuracy("mean", (1, 4)) < clean["mean"] - 0.15
+
+
+def test_attacks_on_what_is_not_sent_are_refused():
+    algorithm = medisecfed(task(), optax.sgd(0.1), example=EXAMPLE, clients=2, **SMALL)
+    with pytest.raises(ValueError, match=r"^attack: expected one on examples or answers, .*, found one on"):
+        attacks.poison(algorithm, attacks.sign_flip(), (0,))
+    plain = attacks.poison(fl.fedavg(task(), optax.sgd(0.1)), attacks.answer_flip(), (0,))
+    with pytest.raises(ValueError, match=r"^attack: expected a method whose clients send answers"):
+        rounds(plain, data(), 1, task())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Channel, Context, Exchange, Message
 from fedrecon.federated.method import Method, combine
 from fedrecon.federated.methods.agreement import AGGREGATES, agree, divergence, log_of
-from fedrecon.federated.methods.synthetic_images import distill, invert, logits_of, smooth_noise
+from fedrecon.federated.methods.synthetic_images import Features, distill, invert, logits_of, smooth_noise
 from fedrecon.federated.recipe import federated
 from fedrecon.types import PyTree, Task, Variables
 
@@ -48,6 +48,7 @@ def answered_images(
     inversion_steps: int = 200,
     aggregate: str = "median",
     noise: float = 0.0,
+    features: Features | None = None,
 ) -> Method:
     """MediSecFed's exchange (Kumar et al.), robust to clients that answer falsely.
 
@@ -71,6 +72,9 @@ def answered_images(
       aggregate: one of `AGGREGATES`: the coordinate-wise median, a mean without a fifth of the answers at
         either end, or a plain mean, which one false client can move anywhere.
       noise: standard deviation of Gaussian noise on logits.
+      features: ``features(params, stats, batch) -> {layer: (examples, ..., channels)}``, what layers of the
+        server's model see: drawn images get the moments that its batches of distillation had there. None
+        draws without.
 
     Raises:
       ValueError: arguments out of range.
@@ -130,7 +134,9 @@ def answered_images(
         return result, Message(gathered={"logits": jnp.clip(logits, -10, 10)}), state
 
     def receive(server: Server, message: Message, context: Context) -> Server:
-        answers = jax.nn.softmax(message.gathered.values["logits"] / temperature)
+        # Who answers falsely does not clip either.
+        logits = jnp.clip(message.gathered.values["logits"], -10, 10)
+        answers = jax.nn.softmax(logits / temperature)
         consensus, accepted = agree(answers, message.gathered.present, aggregate)
         rejected = (
             jnp.zeros(clients, bool)
@@ -138,7 +144,7 @@ def answered_images(
             .set(message.gathered.present & ~accepted, mode="drop")
         )
         keys = jax.random.split(context.key, 2)
-        model = distill(
+        model, moments = distill(
             task,
             server.model,
             server.images,
@@ -147,8 +153,17 @@ def answered_images(
             temperature=temperature,
             steps=distill_steps,
             size=size,
+            features=features,
         )
-        asked = invert(task, model, server.images.shape, keys[1], steps=inversion_steps)
+        asked = invert(
+            task,
+            model,
+            server.images.shape,
+            keys[1],
+            features=features,
+            moments=moments,
+            steps=inversion_steps,
+        )
         return Server(model, asked.astype(jnp.float16), consensus, server.asked + 1, rejected)
 
     return Method(
@@ -175,6 +190,7 @@ def medisecfed(
     inversion_steps: int = 200,
     aggregate: str = "median",
     noise: float = 0.0,
+    features: Features | None = None,
     sampler: Callable | None = None,
     channel: Channel | None = None,
     keep_optimizer: bool = False,
@@ -186,7 +202,7 @@ def medisecfed(
 
     Args:
       task, example, clients, images, strength, temperature, batch, distill_steps, inversion_steps, aggregate,
-        noise: as in `answered_images`.
+        noise, features: as in `answered_images`.
       optimizer: each client's optimizer.
       sampler, channel, keep_optimizer, method: as in `federated`.
 
@@ -205,6 +221,7 @@ def medisecfed(
         inversion_steps=inversion_steps,
         aggregate=aggregate,
         noise=noise,
+        features=features,
     )
     return federated(
         task,
