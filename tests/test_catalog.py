@@ -1,6 +1,7 @@
 """The catalog: complete, true to the algorithms it names, and open to methods from elsewhere."""
 
 import re
+from pathlib import Path
 
 import jax
 import pytest
@@ -135,3 +136,17 @@ def test_options_written_as_text_count_too():
         pass
 
     assert catalog.options_of(postponed) == {"a": float, "b": bool}
+
+
+def test_rows_of_the_survey_name_tests_that_there_are():
+    rows = {entry.survey_row: entry for entry in catalog.entries() if entry.survey_row}
+    privacy = {"Beguier", "P3SGD", "deepee", "Li-SVT", "Cheng", "FAMHE", "MediSecFed", "Lai"}
+    assert privacy <= rows.keys()
+    for name in privacy:
+        assert rows[name].command and len(rows[name].tests) > 1, name
+    root = Path(__file__).parents[1]
+    for entry in rows.values():
+        for test in entry.tests:
+            file, _, function = test.partition("::")
+            text = (root / file).read_text()
+            assert not function or re.search(rf"^def {function}\(", text, re.MULTILINE), (entry.name, test)

@@ -37,6 +37,7 @@ from fedrecon.training import (
     run_stage,
     summary,
 )
+from fedrecon.training.predictions import evaluated_task
 from fedrecon.training.secure import sums_statement
 from fedrecon.weights import read_weights
 
@@ -217,7 +218,8 @@ def budget_of(settings: TrainSettings) -> Budget:
 
 def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
     """What is trained; all methods have the same keys: initial weights, batches and samples of clients."""
-    task = make_task(settings, example_of(data.train))
+    example = example_of(data.train)
+    task = evaluated_task(settings.federation, make_task(settings, example), example)
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
     represent = representation(task) if settings.task == "classification" else None

@@ -12,6 +12,7 @@ from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sample_patches, sliding_window
+from fedrecon.tasks.prototypes import nearest_prototype
 from fedrecon.tasks.readings import Reading, classification_reading, segmentation_reading
 from fedrecon.tasks.reconstruction import (
     ct_measure,
@@ -56,6 +57,7 @@ __all__ = [
     "metric_names",
     "module_task",
     "mri_measure",
+    "nearest_prototype",
     "random_mirrors",
     "reconstruction_metrics",
     "reconstruction_task",

@@ -6,6 +6,7 @@ how long.
 
 from fedrecon.training import finetuning as finetuning
 from fedrecon.training import messages as messages
+from fedrecon.training import predictions as predictions
 from fedrecon.training import secure as secure
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import (

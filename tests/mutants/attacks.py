@@ -22,6 +22,11 @@ MUTANTS = (
             _POISONING + "colluding_clients_fit_to_the_honest",
         ),
         (
+            "if not shares and (",
+            "if False and (",
+            "tests/federated/test_medisecfed.py::test_attacks_on_what_is_not_sent_are_refused",
+        ),
+        (
             "if not algorithm.channel.linear:",
             "if False:",
             _POISONING + "an_attack_that_must_see_updates_is_refused_where_they_are_hidden",

@@ -8,6 +8,7 @@ _CHAIN = "tests/privacy/test_chain.py::test_"
 _LAI = "tests/federated/test_lai.py::test_"
 _MEDI = "tests/federated/test_medisecfed.py::test_"
 _SVT = "tests/federated/test_li_w.py::test_"
+_NEAREST = "tests/tasks/test_prototypes.py::test_the_nearest_prototype_is_predicted"
 _SURGERY = "tests/tasks/test_surgery.py::test_"
 _SUM = "tests/privacy/test_encrypted_sum.py::test_"
 
@@ -114,6 +115,25 @@ MUTANTS = (
             'state["asked"] <= context.broadcast["asked"]',
             _MEDI + "the_penalty_is_of_the_images_that_were_answered",
         ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/synthetic_images.py",
+        (
+            "lambda x: x / whole, moments)",
+            "lambda x: x, moments)",
+            _MEDI + "moments_are_those_of_the_batches_of_distillation",
+        ),
+        (
+            "x.var(axes[name]))",
+            "x.std(axes[name]))",
+            _MEDI + "moments_are_those_of_the_batches_of_distillation",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/prototypes.py",
+        ("apart = ((radius * found / length)", "apart = ((found / length)", _NEAREST),
+        ("jnp.where(known, -apart.sum(-1),", "jnp.where(known, apart.sum(-1),", _NEAREST),
+        ("jnp.where(known.any(), logits, output)", "logits", _NEAREST),
     ),
     *in_file(
         "fedrecon/federated/methods/li_w.py",

@@ -28,6 +28,11 @@ _SEEN = _FLAG + "representations_are_what_the_head_sees"
 
 MUTANTS = (
     *in_file(
+        "fedrecon/models/plain_networks.py",
+        ("-(-(i + 1) * length // size)", "(i + 1) * length // size", _SAME),
+        ("jnp.moveaxis(pool_to(x, self.pooled), -1, 1)", "pool_to(x, self.pooled)", _SAME),
+    ),
+    *in_file(
         "fedrecon/models/residual_networks.py",
         ("return ((window // 2, window // 2),) * (x.ndim - 2)", 'return "SAME"', _SAME),
         ("y = convolve(nn.relu(y) if i else y, features", "y = convolve(y, features", _SAME),
@@ -133,8 +138,8 @@ MUTANTS = (
     *in_file(
         "experiments/pipeline/federated_data.py",
         (
-            'context.module.path == ("head",)',
-            "context.module.path",
+            'module.path == ("head",)',
+            "module.path",
             _SEEN,
         ),
     ),

@@ -28,6 +28,7 @@ def class_means(
     radius: float = 1.0,
     minimum: int = 5,
     noise: float = 0.0,
+    classify: str = "head",
 ) -> Method:
     """Lai's exchange: sums of features by class go up, the means of all clients come down.
 
@@ -50,10 +51,14 @@ def class_means(
       radius: R, positive.
       minimum: examples of a class below which a client does not send it.
       noise: multiplier, at least 0.
+      classify: "head", with what the client's network says; or "prototype", by the nearest of the means that
+        the client received last, of a task as `fedrecon.tasks.nearest_prototype` makes it, of this radius.
 
     Raises:
-      ValueError: arguments out of range.
+      ValueError: arguments out of range; from the round, a task that keeps no prototypes.
     """
+    if classify not in ("head", "prototype"):
+        raise ArgumentError("classify", "head or prototype", repr(classify))
     for name, value in (("strength", strength), ("noise", noise), ("minimum", minimum)):
         if not value >= 0:
             raise ArgumentError(name, "a number of at least 0", repr(value))
@@ -96,6 +101,12 @@ def class_means(
             count += deviation / radius * jax.random.normal(keys[1], count.shape)
         sent = count >= max(minimum, 1)
         total, count = jnp.where(sent[:, None], total, 0), jnp.where(sent, count, 0)
+        if classify == "prototype":
+            stats = result.variables.stats
+            if "prototypes" not in stats:
+                raise ArgumentError("task", "one of `fedrecon.tasks.nearest_prototype`", "no prototypes")
+            kept = {**stats, "prototypes": dict(context.broadcast)}
+            result = result._replace(variables=result.variables._replace(stats=kept))
         return result, Message(summed={"sums": total, "counts": count}), memory
 
     def receive(server, message, context):
@@ -122,6 +133,7 @@ def lai(
     radius: float = 1.0,
     minimum: int = 5,
     noise: float = 0.0,
+    classify: str = "head",
     sampler: Callable | None = None,
     channel: Channel | None = None,
     keep_optimizer: bool = False,
@@ -130,7 +142,7 @@ def lai(
     """Clients keep their models and share `class_means` of features alone (Lai et al., COVID-19 on chest CT).
 
     Args:
-      task, represent, example, strength, radius, minimum, noise: as in `class_means`.
+      task, represent, example, strength, radius, minimum, noise, classify: as in `class_means`.
       optimizer: each client's optimizer.
       sampler, channel, keep_optimizer, method: as in `federated`.
 
@@ -138,7 +150,14 @@ def lai(
       ValueError: arguments out of range.
     """
     own = class_means(
-        task, represent, example, strength=strength, radius=radius, minimum=minimum, noise=noise
+        task,
+        represent,
+        example,
+        strength=strength,
+        radius=radius,
+        minimum=minimum,
+        noise=noise,
+        classify=classify,
     )
     return federated(
         task,
