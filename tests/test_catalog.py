@@ -10,13 +10,15 @@ from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry, registry, tracing
 
-NAMES = """fedavg fedavgm diloco fedadagrad fedadam fedyogi fedprox fednova scaffold feddyn moon qfedavg afl
-fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng famhe medisecfed lai local_only
-centralized""".split()
+NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox fednova scaffold
+feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng famhe
+medisecfed lai local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
 NUMBERS = {
+    # A quarter of the model, the header of 64 bytes and the weight; the model and two turns.
+    "streaming_diloco": (P // 4 + 16 + 1, P + 2),
     "fednova": (P + 2, P),
     "scaffold": (2 * P + 1, 2 * P),
     "qfedavg": (P + 2, P),
@@ -33,7 +35,13 @@ NUMBERS = {
 }
 # Ciphertexts of the model and its weight, ten clients of which may have a weight of up to 4096: slots of
 # 24 + 12 + 4 + 1 bits, 74 of them in 3072 bits but 22; and 3 elements of 8192 coefficients of four primes.
-BYTES_UP = {"li_w": 10**5 * 52 // 8 + 8, "cheng": -(-(P + 1) // 74) * 769, "famhe": 123 * 3 * 8192 * 4 * 4}
+BYTES_UP = {
+    # 15 levels in four bits, a norm of 512 numbers, the header and the weight.
+    "fedpaq": P // 2 + 4 * -(-P // 512) + 64 + 4,
+    "li_w": 10**5 * 52 // 8 + 8,
+    "cheng": -(-(P + 1) // 74) * 769,
+    "famhe": 123 * 3 * 8192 * 4 * 4,
+}
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ def test_a_row_is_true_to_its_algorithm(name):
     private = not all(jax.tree.leaves(algorithm.share_mask))
     assert entry.personal == ((replaced or private) and not entry.pooled)
     assert entry.exchanges == (up > 0)
-    assert re.match(r"fedrecon\.(federated|privacy)\.methods\.", entry.module)
+    assert re.match(r"fedrecon\.(communication|federated|privacy)\.methods\.", entry.module)
     assert entry.reference == "comparator" or re.search(r" (19|20)\d\d, ", entry.reference)
 
 

@@ -101,7 +101,7 @@ ALLOWED = {
     ),
     "fedrecon/communication": (
         {"fedrecon.communication", "fedrecon.federated", "fedrecon.types"},
-        {"jax", "numpy"},
+        {"jax", "numpy", "optax"},
     ),
     "fedrecon/attacks": (
         {"fedrecon.attacks", "fedrecon.federated", "fedrecon.tasks", "fedrecon.types", "operators"},
@@ -110,7 +110,8 @@ ALLOWED = {
     "fedrecon/encryption": ({"fedrecon.encryption"}, {"numpy", "tenseal", "cryptography"}),
     "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
     "fedrecon/catalog": (
-        {"fedrecon.catalog", "fedrecon.federated", "fedrecon.privacy", "fedrecon.types"},
+        {"fedrecon.catalog", "fedrecon.communication", "fedrecon.federated", "fedrecon.privacy"}
+        | {"fedrecon.types"},
         {"jax", "optax"},
     ),
     "fedrecon/privacy": (

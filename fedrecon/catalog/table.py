@@ -1,7 +1,7 @@
 """The rows of the methods of this package, each next to its recipe."""
 
+from fedrecon import communication, privacy
 from fedrecon import federated as fl
-from fedrecon import privacy
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.lai import lai
@@ -39,6 +39,20 @@ TABLE = (
         "Douillard et al. 2023, arXiv:2311.08105",
         "clients keep their optimizers, and the server steps with Nesterov momentum",
         fixes=_SERVER,
+    ),
+    Entry(
+        "streaming_diloco",
+        communication.streaming_diloco,
+        "Douillard et al. 2025, arXiv:2501.18512",
+        "as diloco, of one part of the model in each round, in turn",
+        fixes=("channel", *_SERVER),
+    ),
+    Entry(
+        "fedpaq",
+        communication.fedpaq,
+        "Reisizadeh et al. 2020, AISTATS, arXiv:1909.13014",
+        "changes are rounded at random without bias (QSGD)",
+        fixes=("channel",),
     ),
     Entry("fedadagrad", fl.fedadagrad, _FEDOPT, "Adagrad at the server", fixes=_SERVER),
     Entry("fedadam", fl.fedadam, _FEDOPT, "Adam at the server", fixes=_SERVER),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.communication.wire import HEADER_BYTES, Section, message_bytes
+from fedrecon.errors import ArgumentError
 from fedrecon.federated import Channel, Context, Upload
 from fedrecon.types import PyTree
 
@@ -122,6 +123,40 @@ def compressed(codec: Codec, *, error_feedback: bool = False) -> Channel:
     return Channel(
         init, encode, lambda total, state, context: (total, state, {}), payload_bytes=payload_bytes
     )
+
+
+class Remembered(NamedTuple):
+    """A client's state of a channel that forgets: that of the channel, and the client's last round."""
+
+    kept: PyTree
+    last: jax.Array
+
+    def now(self, context: Context, idle_rounds: int) -> PyTree:
+        """The channel's state, zero if the client was away for longer."""
+        idle = context.round - self.last > idle_rounds
+        return jax.tree.map(lambda x: jnp.where(idle, jnp.zeros_like(x), x), self.kept)
+
+
+def forgetting(channel: Channel, idle_rounds: int) -> Channel:
+    """The channel, whose clients drop what they keep when they come back after more rounds than that.
+
+    What was left out long ago is of another model. States of the channel must be zero at first.
+
+    Raises:
+      ArgumentError: for a number of rounds below 1.
+    """
+    if not (isinstance(idle_rounds, int) and idle_rounds >= 1):
+        raise ArgumentError("idle_rounds", "a positive integer", repr(idle_rounds))
+
+    def init(upload):
+        client, server = channel.init(upload)
+        return Remembered(client, jnp.int32(0)), server
+
+    def encode(upload, state, context):
+        encoded, kept, info = channel.encode(upload, state.now(context, idle_rounds), context)
+        return encoded, Remembered(kept, jnp.asarray(context.round, jnp.int32)), info
+
+    return channel._replace(init=init, encode=encode)
 
 
 def of_vectors(

@@ -6,12 +6,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedrecon.communication.codec import Codec, Keys, common_key, compressed, floats
+from fedrecon.communication.codec import (
+    Codec,
+    Keys,
+    Remembered,
+    common_key,
+    compressed,
+    floats,
+    forgetting,
+)
 from fedrecon.communication.low_rank import power_sgd
 from fedrecon.communication.quantization import bfloat16, dense, qsgd, stochastic
 from fedrecon.communication.signs import majority_vote, scaled_signs
 from fedrecon.communication.sketches import count_sketch
-from fedrecon.communication.sparsification import random_k, random_mask, top_k
+from fedrecon.communication.sparsification import random_k, random_mask, shared_top_k, top_k
 from fedrecon.communication.wire import Envelope, Section, serialize
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import Channel, Context, Upload
@@ -26,16 +34,28 @@ class NamedCodec(NamedTuple):
       codec: what messages of parameters are made by; None where encoded parameters are.
       sums: whether encoded uploads are terms of a sum, so that a secure sum may carry them.
       parts: ``parts(encoded parameters, context) -> {name: array}`` that travel; all of them by default.
+      name: of a codec that adds, with what both ends must have alike, such as the seed of hashes.
+      idle_rounds: after which a client drops what it kept; 0 keeps it.
     """
 
     channel: Channel
     codec: Codec | None
     sums: bool
     parts: Callable[[PyTree, Context], dict[str, np.ndarray]] | None = None
+    name: str = "sums"
+    idle_rounds: int = 0
 
 
-def _own(codec: Codec, error_feedback: bool) -> NamedCodec:
-    return NamedCodec(compressed(codec, error_feedback=error_feedback), codec, False)
+def _own(codec: Codec, error_feedback: bool, idle_rounds: int = 0) -> NamedCodec:
+    return _forgetting(
+        NamedCodec(compressed(codec, error_feedback=error_feedback), codec, False), idle_rounds
+    )
+
+
+def _forgetting(named: NamedCodec, idle_rounds: int) -> NamedCodec:
+    if not idle_rounds:
+        return named
+    return named._replace(channel=forgetting(named.channel, idle_rounds), idle_rounds=idle_rounds)
 
 
 def _bfloat16(error_feedback: bool = False) -> NamedCodec:
@@ -50,21 +70,31 @@ def _qsgd(levels: int = 7, bucket: int = 512, error_feedback: bool = False) -> N
     return _own(qsgd(levels, bucket), error_feedback)
 
 
-def _signs(error_feedback: bool = True) -> NamedCodec:
-    return _own(scaled_signs(), error_feedback)
+def _signs(error_feedback: bool = True, idle_rounds: int = 0) -> NamedCodec:
+    return _own(scaled_signs(), error_feedback, idle_rounds)
 
 
-def _top_k(fraction: float = 0.01, bits: int = 32, error_feedback: bool = True) -> NamedCodec:
-    if bits == 32:
-        return _own(top_k(fraction), error_feedback)
-    return _own(top_k(fraction, stochastic(bits)), error_feedback)
+def _top_k(
+    fraction: float = 0.01, bits: int = 32, error_feedback: bool = True, idle_rounds: int = 0
+) -> NamedCodec:
+    values = None if bits == 32 else stochastic(bits)
+    return _own(top_k(fraction, values), error_feedback, idle_rounds)
 
 
-def _random_k(fraction: float = 0.1, error_feedback: bool = True) -> NamedCodec:
+def _random_k(fraction: float = 0.1, error_feedback: bool = True, idle_rounds: int = 0) -> NamedCodec:
     def parts(encoded: PyTree, context: Context) -> dict[str, np.ndarray]:
         return {"values": encoded.values, "seed": _seed(common_key(context))}
 
-    return NamedCodec(random_k(fraction, error_feedback=error_feedback), None, True, parts)
+    named = NamedCodec(random_k(fraction, error_feedback=error_feedback), None, True, parts)
+    return _forgetting(named, idle_rounds)
+
+
+def _shared_top_k(fraction: float = 0.01, explored: float = 0.1, idle_rounds: int = 0) -> NamedCodec:
+    def parts(encoded: PyTree, context: Context) -> dict[str, np.ndarray]:
+        return {"values": encoded.values}
+
+    named = NamedCodec(shared_top_k(fraction, explored=explored), None, True, parts)
+    return _forgetting(named, idle_rounds)
 
 
 def _random_mask(fraction: float = 0.5) -> NamedCodec:
@@ -79,7 +109,7 @@ def _count_sketch(
     rows: int = 5, columns: int = 10_000, fraction: float = 0.01, momentum: float = 0.9, seed: int = 0
 ) -> NamedCodec:
     channel = count_sketch(rows, columns, fraction=fraction, momentum=momentum, seed=seed)
-    return NamedCodec(channel, None, True)
+    return NamedCodec(channel, None, True, name=f"sketch-{rows}-{columns}-{seed}")
 
 
 def _power_sgd(rank: int = 2, seed: int = 0) -> NamedCodec:
@@ -101,6 +131,7 @@ CODECS: dict[str, Callable[..., NamedCodec]] = {
     "signs": _signs,
     "top_k": _top_k,
     "random_k": _random_k,
+    "shared_top_k": _shared_top_k,
     "random_mask": _random_mask,
     "count_sketch": _count_sketch,
     "power_sgd": _power_sgd,
@@ -140,6 +171,8 @@ def upload_message(
     rest = (encoded.delta.stats, encoded.message, encoded.weight)
     if named.codec is not None:
         wanted = floats(upload.delta.params)
+        if isinstance(state, Remembered):
+            state = state.now(context, named.idle_rounds)
         if jax.tree.leaves(state):
             wanted = jax.tree.map(np.add, wanted, state)
         leaves = jax.tree.leaves(wanted)
@@ -153,7 +186,7 @@ def upload_message(
     for number, leaf in enumerate(jax.tree.leaves(rest)):
         payload[f"rest/{number:04}"] = leaf
         sections += (_section(f"rest/{number:04}", np.asarray(leaf)),)
-    name = named.codec.name if named.codec is not None else "sums"
+    name = named.codec.name if named.codec is not None else named.name
     bits = {key: _words(np.asarray(value)) for key, value in payload.items()}
     return serialize(name, sections, bits, envelope)
 

@@ -122,6 +122,56 @@ def random_k(fraction: float, *, error_feedback: bool = True) -> Channel:
     )
 
 
+def shared_top_k(fraction: float, *, explored: float = 0.1, seed: int = 0) -> Channel:
+    """Values at places that the server publishes: the largest of the last round's sum, and some random ones.
+
+    Clients keep what was not sent, as in `compressed`. Of the k places of the next round a part ``explored``
+    is drawn at random from the others, so that what grows there is found; all of them are random in the first
+    round. Places travel down. What is encoded is (k,) long and adds over clients: secure sums apply.
+
+    Args:
+      fraction: of all values, in (0, 1].
+      explored: part of the places that are random, in (0, 1].
+      seed: of these, public.
+
+    Raises:
+      ArgumentError: for arguments out of range.
+    """
+    _check(fraction)
+    if not 0 < explored <= 1:
+        raise ArgumentError("explored", "a number in (0, 1]", repr(explored))
+
+    def chosen(scores, turn):
+        count = kept(fraction, scores.size)
+        drawn = min(count, max(1, round(explored * count)))
+        best = jax.lax.top_k(scores, count - drawn)[1]
+        order = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), turn), scores.shape)
+        others = jax.lax.top_k(order.at[best].set(-1), drawn)[1]
+        return {"places": jnp.sort(jnp.concatenate([best, others])), "turn": turn}
+
+    def init(upload):
+        empty = jnp.zeros_like(joined(jax.tree.leaves(upload.delta.params)))
+        return empty, chosen(empty, jnp.int32(0))
+
+    def encode(upload, rest, context):
+        params = upload.delta.params
+        vector = joined(jax.tree.leaves(params)) + rest
+        where = context.broadcast["places"]
+        encoded = Encoded(vector[where], layout_of(params))
+        return upload._replace(delta=upload.delta._replace(params=encoded)), vector.at[where].set(0), {}
+
+    def decode(total, state, context):
+        encoded = total.delta.params
+        vector = jnp.zeros(encoded.size, jnp.float32).at[state["places"]].set(encoded.values)
+        # Of equal ones the first: places where nothing was sent come last.
+        new = chosen(jnp.abs(vector), state["turn"] + 1)
+        return total._replace(delta=total.delta._replace(params=encoded.restore(vector))), new, {}
+
+    return Channel(
+        init, encode, decode, broadcast=lambda state: state, payload_bytes=summed_bytes, linear=False
+    )
+
+
 def random_mask(fraction: float) -> Channel:
     """Each client sends random values of its own choice; the server averages each over those who sent it.
 

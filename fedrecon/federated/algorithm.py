@@ -155,6 +155,8 @@ class FederatedAlgorithm(NamedTuple):
       schedule: ``schedule(context) -> Work`` of a client in a round; None lets all clients work fully.
       release: ``release(state) -> Variables``: the server's model that is evaluated and handed out, where
         that is not the one that clients train from.
+      update_bytes: ``update_bytes(shared parameters) -> int``, bytes by which a client that took part in the
+        round before gets the new ones; None sends them whole to everybody.
     """
 
     client: ClientUpdate
@@ -168,6 +170,7 @@ class FederatedAlgorithm(NamedTuple):
     exchange: Exchange
     schedule: Callable[[Context], Work] | None = None
     release: Callable[["RoundState"], Variables] = lambda state: state.variables
+    update_bytes: Callable[[PyTree], int] | None = None
 
 
 class RoundState(NamedTuple):

@@ -30,7 +30,14 @@ from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatt
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
 from fedrecon.federated.secure_sum import check_hidden
-from fedrecon.federated.server import answered, channel_broadcast, first_answer, remember, server_step
+from fedrecon.federated.server import (
+    answered,
+    channel_broadcast,
+    first_answer,
+    remember,
+    saved_bytes,
+    server_step,
+)
 from fedrecon.federated.trees import (
     partition,
     select,
@@ -328,6 +335,7 @@ def cohort_round(
     server_context = Context(
         state.round, keys.server, common=keys.common, invited=cohort.invited, clients=clients
     )
+    saved = saved_bytes(algorithm, state, numbers[: cohort.active.shape[0]])
     reduction = Reduction(sums.get("upload"), state.reduce, None, ())
     if algorithm.reduce is not None:
         reduction = algorithm.reduce.reduce(
@@ -360,7 +368,7 @@ def cohort_round(
         excluded=record["excluded"] | (cohort.active & flagged),
         applied=applied,
         bytes_up=record["bytes_up"],
-        bytes_down=cohort.active * jnp.uint32(down),
+        bytes_down=cohort.active * (jnp.uint32(down) - saved),
         delta_norm=record["delta_norm"],
         channel=(sums["channel"], decode_info),
         reduce=reduction.info,

@@ -7,7 +7,16 @@ import optax
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
 from fedrecon.federated.messages import Channel, Context, Message, Upload
-from fedrecon.federated.trees import all_finite, divide, finite_rows, largest, merge, partition, select
+from fedrecon.federated.trees import (
+    all_finite,
+    divide,
+    finite_rows,
+    largest,
+    merge,
+    nbytes,
+    partition,
+    select,
+)
 from fedrecon.types import Metrics, PyTree, Variables
 
 
@@ -72,6 +81,22 @@ def answered(algorithm: FederatedAlgorithm, answers: PyTree, before: PyTree) -> 
 def channel_broadcast(channel: Channel, state: PyTree) -> PyTree:
     """What the channel's server end sends to the clients; () where it sends nothing."""
     return () if channel.broadcast is None else channel.broadcast(state)
+
+
+def saved_bytes(algorithm: FederatedAlgorithm, state: RoundState, numbers: jax.Array) -> jax.Array:
+    """uint32 (rows,): bytes by which an update is shorter than the parameters, of clients that get updates.
+
+    Args:
+      algorithm: the algorithm.
+      state: before the round.
+      numbers: int32 (rows,), the clients.
+    """
+    if algorithm.update_bytes is None:
+        return jnp.zeros(numbers.shape, jnp.uint32)
+    params = partition(state.variables, algorithm.share_mask)[0].params
+    less = max(0, nbytes(params) - algorithm.update_bytes(params))
+    recent = (state.history.last_round[numbers] == state.round - 1) & (state.round > 0)
+    return recent * jnp.uint32(less)
 
 
 def remember(history: History, round: jax.Array, joined: jax.Array, metrics: Metrics) -> History:

@@ -18,7 +18,7 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
 from fedrecon.tasks import layer_features
 from fedrecon.training.budgets import Budget, Spending
-from fedrecon.training.codecs import make_codec
+from fedrecon.training.codecs import downlinked, make_codec, make_downlink
 from fedrecon.training.components import (
     ADAM_COSINE_END,
     check_reducer,
@@ -43,7 +43,7 @@ from fedrecon.types import Task, Variables
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
-    "clip_norm", "codec", "secure_aggregation", "stragglers", "fault", "attack", "fine_tune",
+    "clip_norm", "codec", "downlink", "secure_aggregation", "stragglers", "fault", "attack", "fine_tune",
     "fine_tune_head", "topology", "mixing", "visits", "handover", "concurrency", "buffer_size", "delay",
     "discount", "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
@@ -58,6 +58,8 @@ _FLAGS = {
     "channel": ("clip_norm", "codec"),
     "reduce": ("reduce", "screen_norm", "screen_cosine"),
 }
+# What a method brings that a secure sum would replace -> the option it fixes then.
+_OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
 _GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", *TASKS)
 
@@ -90,7 +92,7 @@ def comparator(settings: FederationSettings, name: str) -> FederationSettings:
     defaults = FederationSettings()
     kept: dict[str, Any] = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
     kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": (), "attack_options": ()}
-    kept |= {"secure_aggregation_options": (), "codec_options": ()}
+    kept |= {"secure_aggregation_options": (), "codec_options": (), "downlink_options": ()}
     return dataclasses.replace(settings, **kept)
 
 
@@ -178,6 +180,7 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
         raise FlagError("dp_unit", expected, "site")
     make_reducer(settings)
     make_codec(settings)
+    make_downlink(settings)
     check_finetuning(settings, chosen.fixes)
     parse_attack(settings, tasks)
     _check_sums(settings, chosen)
@@ -194,8 +197,8 @@ def _check_sums(settings: FederationSettings, chosen: Entry) -> None:
     if not chosen.linear:
         expected = "one that sends nothing but sums with --secure_aggregation"
         raise FlagError("algorithm", expected, f"{chosen.name}, whose server receives messages one by one")
-    if "reduce" in chosen.fixes:
-        expected = f"none with --algorithm={chosen.name}, which brings a sum of its own"
+    if own := [kind for kind, option in _OWN if option in chosen.fixes]:
+        expected = f"none with --algorithm={chosen.name}, which brings a {own[0]} of its own"
         raise FlagError("secure_aggregation", expected, settings.secure_aggregation)
 
 
@@ -264,6 +267,7 @@ def make_algorithm(
     if tuning is not None:
         algorithm = tuning.applied_to(algorithm)
     algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
+    algorithm = downlinked(algorithm, settings)
     faults = parse_faults(settings.fault, train.names)
     if (schedule := make_schedule(settings, budget, train, faults)) is not None:
         algorithm = algorithm._replace(schedule=schedule)

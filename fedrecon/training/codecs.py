@@ -18,18 +18,10 @@ def make_codec(settings: FederationSettings) -> communication.NamedCodec | None:
     Raises:
       FlagError: an option is unknown or out of range; or the settings ask for what does not go with it.
     """
-    name, texts = settings.codec, dict(settings.codec_options)
-    if name == "none":
-        if texts:
-            raise FlagError("codec", "a codec for its options", name)
+    name = settings.codec
+    codec = _named("codec", name, settings.codec_options)
+    if codec is None:
         return None
-    known = catalog.options_of(communication.CODECS[name])
-    try:
-        codec = communication.named_codec(name, **parse_options("codec", known, texts, name))
-    except FlagError:
-        raise
-    except ArgumentError as error:
-        raise FlagError(f"codec.{error.name}", error.expected, error.found) from error
     if settings.dp_epsilon and settings.dp_unit == "site":
         raise FlagError("codec", "none with --dp.unit=site, whose noise is for the numbers themselves", name)
     if settings.secure_aggregation != "none":
@@ -40,6 +32,50 @@ def make_codec(settings: FederationSettings) -> communication.NamedCodec | None:
         if "groups" in dict(settings.secure_aggregation_options):
             raise FlagError("codec", "none with --secure_aggregation.groups", name)
     return codec
+
+
+def make_downlink(settings: FederationSettings) -> communication.Codec | None:
+    """The codec of ``--downlink``, or None.
+
+    Raises:
+      FlagError: an option is unknown or out of range.
+    """
+    if "error_feedback" in dict(settings.downlink_options):
+        expected = "none of it: the server always keeps what it leaves out"
+        raise FlagError("downlink.error_feedback", expected, "an option")
+    named = _named("downlink", settings.downlink, settings.downlink_options)
+    return None if named is None else named.codec
+
+
+def downlinked(algorithm: fl.FederatedAlgorithm, settings: FederationSettings) -> fl.FederatedAlgorithm:
+    """The algorithm with ``--downlink``; without it the same object.
+
+    Raises:
+      FlagError: the algorithm hands out a model of its own.
+    """
+    codec = make_downlink(settings)
+    if codec is None:
+        return algorithm
+    try:
+        return communication.with_downlink(algorithm, codec)
+    except ArgumentError as error:
+        expected = f"none with --algorithm={settings.algorithm}, which hands out a model of its own"
+        raise FlagError("downlink", expected, settings.downlink) from error
+
+
+def _named(flag: str, name: str, given: tuple[tuple[str, str], ...]) -> communication.NamedCodec | None:
+    texts = dict(given)
+    if name == "none":
+        if texts:
+            raise FlagError(flag, "a codec for its options", name)
+        return None
+    known = catalog.options_of(communication.CODECS[name])
+    try:
+        return communication.named_codec(name, **parse_options(flag, known, texts, name))
+    except FlagError:
+        raise
+    except ArgumentError as error:
+        raise FlagError(f"{flag}.{error.name}", error.expected, error.found) from error
 
 
 def encoded_size(codec: communication.NamedCodec | None, share_mask: PyTree, task: Task) -> int:

@@ -36,6 +36,7 @@ HANDOVERS = ("model", "optimizer")
 DELAYS = ("half_normal", "constant")
 STREAM_SOURCES = ("memory", "hdf5")
 CODECS = ("none", *communication.CODECS)
+DOWNLINKS = ("none", "bfloat16", "stochastic", "qsgd", "signs", "top_k")
 FINETUNINGS = ("full", "lora", "adapter", "bias", "head")
 PROTOCOLS = ("none", "secagg", "secagg+", "lightsecagg")
 WEIGHTINGS = ("default", "examples", "equal")
@@ -56,9 +57,9 @@ NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon
 class FederationSettings:
     """Settings of federated training; the flag of the same name sets a field.
 
-    ``algorithm_options``, ``attack_options``, ``codec_options``, ``finetune_options``, ``reduce_options``
-    and ``secure_aggregation_options`` hold the texts of the dotted flags, ``methods_sha256`` the SHA-256 of
-    the file ``methods_from``.
+    ``algorithm_options``, ``attack_options``, ``codec_options``, ``downlink_options``, ``finetune_options``,
+    ``reduce_options`` and ``secure_aggregation_options`` hold the texts of the dotted flags,
+    ``methods_sha256`` the SHA-256 of the file ``methods_from``.
     """
 
     algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
@@ -139,6 +140,14 @@ class FederationSettings:
         needs=(_STAR,),
     )
     codec_options: tuple[tuple[str, str], ...] = ()
+    downlink: str = _federation(
+        "none",
+        "Compression of the model's changes that the server sends, which keeps what it leaves out; clients "
+        "that missed a round get the whole model. See --downlink.NAME=VALUE, as of the same --codec",
+        choices=DOWNLINKS,
+        needs=(_STAR,),
+    )
+    downlink_options: tuple[tuple[str, str], ...] = ()
     weighting: str = _federation(
         "default",
         "Weights of the clients in the mean; default is the algorithm's own, and with --sampler=weighted "

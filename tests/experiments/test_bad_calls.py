@@ -44,6 +44,9 @@ train_federated | --screen_cosine=-2 | --screen_cosine
 train_federated | --clip_norm=-1 | --clip_norm
 train_federated | --finetune=lora | --finetune: expected --initialize_from
 train_federated | --finetune=prefix | --finetune
+train_federated | --downlink.fraction=0.1 | --downlink
+train_federated | --downlink=top_k --algorithm=local_only | --downlink
+train_federated | --algorithm=fedpaq --secure_aggregation=secagg | --secure_aggregation
 train_federated | --parallel=fast | --parallel
 train_federated | --devices=0 | --devices
 train_federated | --methods_from={}/none.py | none.py

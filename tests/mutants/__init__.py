@@ -6,6 +6,7 @@
 from tests.mutants import (
     attacks,
     classical,
+    communication,
     ct,
     data,
     encryption,
@@ -43,6 +44,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *networks.MUTANTS,
     *classical.MUTANTS,
     *federated.MUTANTS,
+    *communication.MUTANTS,
     *methods.MUTANTS,
     *privacy.MUTANTS,
     *privacy_sums.MUTANTS,

@@ -1,0 +1,1 @@
+"""Named methods of low communication: files of one recipe each."""
