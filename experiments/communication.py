@@ -23,6 +23,7 @@ from typing import Any
 from absl import flags
 
 from experiments.pipeline import sweep
+from experiments.pipeline.configuration import configuration_of
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import budget_of, metrics_of, stage_of
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
@@ -72,13 +73,18 @@ def compare(
         planned, [first.seed], lambda name, _: folder / name, load=lambda _: data, **execution
     ):
         rounds = read_log(done.folder / "metrics.jsonl")
-        metric = metrics_of(done.settings.task, done.results)[0]
+        metric, chosen = (
+            metrics_of(done.settings.task, done.results)[0],
+            configuration_of(done.settings, data),
+        )
         mean, worst = summary(done.results.own, metric)
         found[done.point] = {
             "bytes_up": rounds[0]["bytes_up"] // rounds[0]["clients"],
             "bytes_down": rounds[0]["bytes_down"] // rounds[0]["clients"],
             "serialised_bytes": messages.message_length(
-                stage_of(done.settings, data), done.settings.federation, budget_of(done.settings)
+                stage_of(done.settings, data, chosen),
+                done.settings.federation,
+                budget_of(done.settings, chosen),
             ),
             "metric": metric,
             "mean": mean,

@@ -22,6 +22,7 @@ from absl import flags
 
 import fedrecon
 from experiments.pipeline import downstream, federated_data, reconstruction
+from experiments.pipeline.configuration import read_configuration
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.run import STAGES
 from experiments.pipeline.settings import FullStackSettings
@@ -131,8 +132,9 @@ def task_of(run: FinishedRun, task: str, example: Mapping[str, jax.ShapeDtypeStr
     """The task that the run trained, of examples like ``example``."""
     assert run.settings is not None, "the tasks of fedrecon.run are kept as programs"
     if isinstance(run.settings, TrainSettings):
-        made, federation = federated_data.make_task(run.settings, example), run.settings.federation
-        return finetuning.released_task(federation, made, example)
+        chosen = read_configuration(run.workdir)
+        made = federated_data.make_task(run.settings, example, chosen)
+        return finetuning.released_task(run.settings.federation, made, example)
     if task == "reconstruction":
         return reconstruction.make_task(run.settings, example)
     return downstream.make_task(task, run.settings, example)

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.export import FinishedRun, read_run, stage_of, task_of
 from experiments.pipeline.cohorts import load_cohorts
+from experiments.pipeline.configuration import read_configuration
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import budget_of
 from experiments.pipeline.run import stage_budgets
@@ -73,7 +74,8 @@ def open_run(workdir: Path, stage: str | None) -> Subject:
         split, budget = load_cohorts(run.settings).reconstruction, stage_budgets(run.settings)[kind]
         train, test = split.train, split.test
     else:
-        data, budget = load_data(run.settings), budget_of(run.settings)
+        data, chosen = load_data(run.settings), read_configuration(run.workdir)
+        budget = budget_of(run.settings, chosen)
         train, test = data.train, data.test
     needed = {"image"} if kind != "reconstruction" else {"kspace", "mask", "coil_maps", "target"}
     if missing := sorted(needed - set(train.examples)):

@@ -42,11 +42,15 @@ from fedrecon.data.clients import (
 from fedrecon.data.folders import possible_tasks
 from fedrecon.data.measured import manifest_path
 from fedrecon.errors import ArgumentError
-from fedrecon.tasks import (
-    check_labels,
-    layer_features,
+from fedrecon.tasks import Configured, boundary_distances, check_labels, layer_features
+from fedrecon.training import (
+    TASKS,
+    FlagError,
+    load_task,
+    made_task,
+    named_task,
+    naming_the_line,
 )
-from fedrecon.training import TASKS, FlagError, load_task, made_task, named_task, naming_the_line
 
 _SIZES = {"retina": 64, "xray": 56, "heads": 64, "sunnybrook": 64}
 _TEST = 0.25
@@ -114,6 +118,8 @@ def load_data(settings: TrainSettings) -> FederatedData:
         for part in (data.train, data.validation, data.test, data.unseen):
             if part is not None:
                 check_labels(part, key, classes)
+    if settings.boundary:
+        data = _with_distances(data, classes)
     if settings.feature_shift:
         shifts = draw_feature_shifts(data.train.clients, settings.feature_shift, seed=settings.seed)
         seeds = {"train": 2 * settings.seed, "test": 2 * settings.seed + 1}
@@ -125,12 +131,22 @@ def load_data(settings: TrainSettings) -> FederatedData:
     return data
 
 
-def make_task(settings: TrainSettings, example: Mapping[str, Any]) -> Task:
-    """The task and its network, of examples like ``example``: arrays, or what has their shapes and dtypes."""
+def make_task(
+    settings: TrainSettings, example: Mapping[str, Any], configuration: Configured | None = None
+) -> Task:
+    """The task and its network.
+
+    Args:
+      settings: of the training.
+      example: arrays like those of the data, or what has their shapes and dtypes.
+      configuration: of `configuration_of`.
+    """
     if is_own(settings.task):
         return own_task(settings, example)
     sizes = {name: getattr(settings, name) for name in ("network", "channels", "pools", "cascades")}
     sizes["norm"] = network_norm(settings)
+    if settings.task == "segmentation":
+        sizes |= {"boundary": settings.boundary, "configuration": configuration}
     return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
 
 
@@ -347,3 +363,18 @@ def _skewed(pooled: _Pool, settings: TrainSettings, clients: int) -> tuple[np.nd
         return quantity_partition(len(pooled.labels), clients, concentration=concentration, **common)
     balanced = settings.partition == "dirichlet_balanced"
     return dirichlet_partition(pooled.labels, clients, concentration, balanced=balanced, **common)
+
+
+def _with_distances(data: FederatedData, classes: int) -> FederatedData:
+    """Examples with the distances of their boundaries, which every step would compute anew."""
+
+    def add(part: ClientData) -> ClientData:
+        labels, spacing = part.examples["segmentation"], part.examples.get("spacing")
+        distances = [
+            np.asarray(boundary_distances(labels[i], classes, None if spacing is None else spacing[i]))
+            for i in range(part.clients)
+        ]
+        return ClientData({**part.examples, "distance": np.stack(distances)}, part.valid, part.names)
+
+    parts = {name: getattr(data, name) for name in ("train", "validation", "test", "unseen")}
+    return data._replace(**{name: add(part) for name, part in parts.items() if part is not None})

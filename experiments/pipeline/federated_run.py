@@ -9,7 +9,13 @@ import jax
 
 from experiments.pipeline.checked_network import checked_network
 from experiments.pipeline.cohorts import Split
-from experiments.pipeline.federated_data import FederatedData, load_data, make_task, representation
+from experiments.pipeline.configuration import configuration_of, save_configuration
+from experiments.pipeline.federated_data import (
+    FederatedData,
+    load_data,
+    make_task,
+    representation,
+)
 from experiments.pipeline.federated_settings import LABELS, TrainSettings, check_settings, norm_note
 from experiments.pipeline.folders import data_kind
 from experiments.pipeline.reconstruction import classical, physics_of
@@ -17,7 +23,7 @@ from fedrecon.files import write_atomically
 from fedrecon.learned import save_network
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead
-from fedrecon.tasks import measure_of
+from fedrecon.tasks import Configured, measure_of
 from fedrecon.training import (
     Budget,
     Cost,
@@ -93,9 +99,13 @@ def run(
         write_baselines(workdir, data)
     execution = Execution(parallel, rounds_per_dispatch, report_stage)
     with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
-        stage = stage_of(settings, data)
-        budget = budget_of(settings)
-        notes = f"{data.notes} {norm_note(settings)}".strip()
+        chosen = configuration_of(settings, data)
+        stage = stage_of(settings, data, chosen)
+        budget = budget_of(settings, chosen)
+        sentences = (data.notes, norm_note(settings), chosen.sentence() if chosen else "")
+        notes = " ".join(filter(None, sentences))
+        if chosen and is_lead():
+            save_configuration(workdir.path, chosen)
         found = run_stage(
             stage, data.test, settings.federation, budget, workdir, execution, notes, data.unseen
         )
@@ -182,7 +192,7 @@ def print_results(settings: TrainSettings, results: Results, cost: Cost) -> None
         print(sums)
     if settings.data_labels and results.notes:
         print(results.notes)
-    elif note := norm_note(settings):
+    elif note := norm_note(settings) or (settings.configure == "fingerprint" and results.notes):
         print(note)
     compiled = "none" if cost.compile_seconds is None else f"{cost.compile_seconds:.1f} s"
     print(
@@ -209,17 +219,19 @@ def metrics_of(task: str, results: Results) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (name == "loss", name)))
 
 
-def budget_of(settings: TrainSettings) -> Budget:
+def budget_of(settings: TrainSettings, chosen: Configured | None = None) -> Budget:
     """What the training may spend; under differential privacy batches have the expected size."""
     federation = settings.federation
     batch_size = federation.expected_batch_size(settings.batch_size)
+    if chosen:
+        batch_size = chosen.configuration.batch
     return Budget(settings.rounds, settings.epochs, batch_size, settings.learning_rate)
 
 
-def stage_of(settings: TrainSettings, data: FederatedData) -> Stage:
+def stage_of(settings: TrainSettings, data: FederatedData, chosen: Configured | None = None) -> Stage:
     """What is trained; all methods have the same keys: initial weights, batches and samples of clients."""
     example = example_of(data.train)
-    task = evaluated_task(settings.federation, make_task(settings, example), example)
+    task = evaluated_task(settings.federation, make_task(settings, example, chosen), example)
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
     represent = representation(task) if settings.task == "classification" else None

@@ -4,7 +4,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from fedrecon.models import NETWORKS, NORMALIZED, SIZED
+from fedrecon.models import CONFIGURED, NETWORKS, NORMALIZED, SIZED, SUPERVISED, SUPERVISED_POOLS
 from fedrecon.training import (
     NO_PRIVACY,
     TASKS,
@@ -57,6 +57,9 @@ BY_PRESET = frozenset(name for preset in PRESETS.values() for name in preset)
 
 _data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
 _OF_PACKAGE = Need("a --task of the package, which has a network,", lambda s: s.task in TASKS)
+_SEGMENTS = Need("--task=segmentation", lambda s: s.task == "segmentation")
+_BY_FLAGS = Need("--configure=flags", lambda s: s.configure == "flags")
+_BY_COUNTS = Need("--configure=fingerprint", lambda s: s.configure == "fingerprint")
 _OF_ANY_SIZE = Need(f"--network={' or '.join(SIZED)}", lambda s: s.network in SIZED)
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
@@ -103,7 +106,7 @@ class TrainSettings:
     seed: int = _run(0, "Seed of the data, the partition, the initial weights and the training", least=0)
     rounds: int = _training(20, "Federated rounds", above=0)
     epochs: int = _training(1, "Local passes over a client's data in a round", above=0)
-    batch_size: int = _training(10, "Examples in a local step", above=0, needs=(NO_PRIVACY,))
+    batch_size: int = _training(10, "Examples in a local step", above=0, needs=(NO_PRIVACY, _BY_FLAGS))
     learning_rate: float = _training(0.05, "Client learning rate", above=0)
     federation: FederationSettings = dataclasses.field(default=FederationSettings())
     partition: str = _data(
@@ -178,7 +181,26 @@ class TrainSettings:
     channels: int = _model(
         8, "Channels of the network at full resolution", above=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE)
     )
-    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE))
+    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE, _BY_FLAGS))
+    configure: str = _model(
+        "flags",
+        "Poolings, patches, normalization and batch of a segmentation: those of the flags, or by nnU-Net's "
+        "rules from counts that sites tell of their images (fingerprint)",
+        choices=("flags", "fingerprint"),
+        needs=(_SEGMENTS, NO_PRIVACY),
+    )
+    fingerprint_minimum: int = _model(
+        5,
+        "Least count that leaves a site, and least number of patients of one that tells anything",
+        above=0,
+        needs=(_BY_COUNTS,),
+    )
+    boundary: float = _training(
+        0.0,
+        "Weight of the boundary loss of a segmentation, next to cross-entropy and Dice; distances in pixels",
+        least=0,
+        needs=(_SEGMENTS,),
+    )
     norm: str = _model(
         "instance",
         "Normalization layers of the network",
@@ -260,6 +282,13 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise FlagError("task", f"one of {', '.join(TASKS)}, or FILE:name", repr(settings.task))
     if settings.task not in fitting and not is_own(settings.task):
         raise FlagError("task", f"{' or '.join(fitting)} with --cohort={settings.cohort}", settings.task)
+    if settings.configure == "fingerprint" and settings.network not in CONFIGURED:
+        expected = f"one of {', '.join(CONFIGURED)} with --configure=fingerprint"
+        raise FlagError("network", expected, repr(settings.network))
+    few = settings.configure == "flags" and settings.pools < SUPERVISED_POOLS
+    if few and settings.network in SUPERVISED:
+        expected = f"{SUPERVISED_POOLS} or more with --network={settings.network}"
+        raise FlagError("pools", f"{expected}, whose coarsest output has no weight", settings.pools)
     if not is_own(settings.task) and settings.network not in NETWORKS[settings.task]:
         expected = f"one of {', '.join(NETWORKS[settings.task])} with --task={settings.task}"
         raise FlagError("network", expected, repr(settings.network))

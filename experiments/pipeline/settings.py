@@ -4,7 +4,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from fedrecon.models import CLASSIFIERS, SEGMENTERS, SIZED
+from fedrecon.models import CLASSIFIERS, SEGMENTERS, SIZED, SUPERVISED, SUPERVISED_POOLS
 from fedrecon.training import (
     NO_PRIVACY,
     FederationSettings,
@@ -327,6 +327,11 @@ def resolve(arguments: dict[str, Any]) -> FullStackSettings:
 
 
 def _check(settings: FullStackSettings) -> None:
+    if settings.segmentation_network in SUPERVISED and settings.finetune_pools < SUPERVISED_POOLS:
+        expected = f"{SUPERVISED_POOLS} or more with --segmentation_network={settings.segmentation_network}"
+        raise FlagError(
+            "finetune_pools", f"{expected}, whose coarsest output has no weight", settings.finetune_pools
+        )
     for name in ("pools", "finetune_pools"):
         if settings.cohort == "simulated" and 2 ** getattr(settings, name) > settings.image_size:
             expected = f"poolings that leave a pixel of --image_size={settings.image_size}"

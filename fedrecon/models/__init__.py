@@ -14,7 +14,16 @@ from fedrecon.models.data_steps import (
 from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.ista import SparseTransform, ista_net
 from fedrecon.models.modl import MoDL
-from fedrecon.models.named import CLASSIFIERS, NETWORKS, NORMALIZED, SEGMENTERS, SIZED
+from fedrecon.models.named import (
+    CLASSIFIERS,
+    CONFIGURED,
+    NETWORKS,
+    NORMALIZED,
+    SEGMENTERS,
+    SIZED,
+    SUPERVISED,
+    SUPERVISED_POOLS,
+)
 from fedrecon.models.normalization import (
     NORMALIZATION,
     NORMS,
@@ -37,12 +46,15 @@ from fedrecon.models.windows import SwinUNet, WindowBlock
 __all__ = [
     "CBAM",
     "CLASSIFIERS",
+    "CONFIGURED",
     "NETWORKS",
     "NORMALIZATION",
     "NORMALIZED",
     "NORMS",
     "SEGMENTERS",
     "SIZED",
+    "SUPERVISED",
+    "SUPERVISED_POOLS",
     "VGG",
     "BatchNorm",
     "CascadeInputs",

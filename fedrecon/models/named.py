@@ -40,4 +40,10 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 }
 # Networks that have the sizes, or the normalization, that they are told.
 SIZED = tuple(SEGMENTERS)
+# Those with outputs of several scales in training; nnU-Net gives the coarsest no weight, so that of fewer
+# halvings nothing but the finest would remain.
+SUPERVISED = tuple(name for name in SEGMENTERS if name.endswith("deep-supervision"))
+SUPERVISED_POOLS = 3
+# Those that nnU-Net's rules configure.
+CONFIGURED = tuple(name for name in SEGMENTERS if name != "swin-unet")
 NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "swin-unet"))

@@ -141,8 +141,8 @@ class UNet(nn.Module):
         ``output_bias``.
       output_bias: initial bias of the last layer; minus a few for logits of a rare class (Lin et al. 2017).
       residual: of the encoder and decoder, see ``Encoder`` (He et al. 2016; Isensee et al. 2024).
-      deep_supervision: in training every level of the decoder has an output (Lee et al. 2015), enlarged to
-        the pixels of the image by repetition.
+      deep_supervision: in training every level of the decoder but the coarsest has an output (Lee et al.
+        2015; that one has the weight 0 in nnU-Net), enlarged to the pixels of the image by repetition.
       windows, most: of the encoder and decoder, see ``Encoder``.
     """
 
@@ -168,7 +168,7 @@ class UNet(nn.Module):
 
         Returns:
           (examples, [nz,] ny, nx, out_channels), without a final activation; with ``deep_supervision`` and
-          ``train`` a tuple of ``pools`` of them, one at least, finest first.
+          ``train`` a tuple of ``pools - 1`` of them, one at least, finest first.
         """
         factors = pooling_factors(self.pools, x.ndim - 2)
         # By what each level is coarser than the image.
@@ -189,7 +189,7 @@ class UNet(nn.Module):
             x = jnp.concatenate([skips[level], x], -1)
             block = _Block(features, self.norm, self.residual, window, name=f"up_block{level}")
             x = block(x, train, valid)
-            if self.deep_supervision and level:
+            if self.deep_supervision and 0 < level < len(factors) - 1:
                 head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name=f"head{level}")
                 coarse.append(_enlarged(head(x), scales[level])[:, *crops])
         head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name="head")

@@ -5,6 +5,7 @@ from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, 
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.features import layer_features
 from fedrecon.tasks.findings import findings_task
+from fedrecon.tasks.fingerprints import Configured, configured
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.interface import interface_scale
 from fedrecon.tasks.joint import MODES, joint_task
@@ -23,7 +24,12 @@ from fedrecon.tasks.reconstruction import (
 )
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
-from fedrecon.tasks.segmentation_losses import SegmentationLoss, segmentation_loss, signed_distance
+from fedrecon.tasks.segmentation_losses import (
+    SegmentationLoss,
+    boundary_distances,
+    segmentation_loss,
+    signed_distance,
+)
 from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
@@ -31,15 +37,18 @@ __all__ = [
     "LOSSES",
     "MODES",
     "Configuration",
+    "Configured",
     "Fingerprint",
     "Reading",
     "SegmentationLoss",
+    "boundary_distances",
     "check_labels",
     "classification_metrics",
     "classification_reading",
     "classification_task",
     "concordance",
     "configure",
+    "configured",
     "cox_loss",
     "cox_task",
     "ct_measure",

@@ -10,6 +10,8 @@ from fedrecon.errors import ArgumentError
 
 # Sizes in mm are counted in bins of 2 %, the same at all sites.
 _LOWEST, _RATIO, _BINS = 0.01, 1.02, 640
+# Intensities of either sign in bins of 2 % above this one, up to 1e6 times it.
+_SMALLEST, _SIDE = 1e-3, 700
 # Features of nnU-Net's reference networks in 8 GB, and the batches that go with them, by number of axes.
 _REFERENCE = {2: (85_000_000, 12), 3: (560_000_000, 2)}
 _MOST_FEATURES = {2: 512, 3: 320}
@@ -26,12 +28,14 @@ class Fingerprint(NamedTuple):
       extent: (axes, bins) float64, cases by the length of their images.
       cases: float64, number of cases.
       intensity: (3,) float64: number, sum and sum of squares of foreground pixels.
+      histogram: (bins,) float64, foreground pixels by their intensity, from the lowest up.
     """
 
     spacing: np.ndarray
     extent: np.ndarray
     cases: np.ndarray
     intensity: np.ndarray
+    histogram: np.ndarray
 
 
 class Configuration(NamedTuple):
@@ -42,10 +46,15 @@ class Configuration(NamedTuple):
       shape: pixels of the median image then.
       patch: pixels of training patches and of windows; multiples of ``2**pools``.
       batch: patches in a step.
-      pools: halvings along each axis. `fedrecon.models.UNet` halves all axes alike: ``min(pools)``.
+      pools: halvings along each axis.
       mean: of foreground pixels, by which intensities in units of their own are normalized, as of CT; NaN
         where no site has told.
       deviation: their standard deviation.
+      low, high: their percentiles 0.5 and 99.5, to which intensities are clipped before.
+      strides: of each halving the factors along the axes, 1 or 2, as ``UNet(pools=strides)`` takes them.
+      windows: of each level the widths of the convolutions: 1 along axes whose pixels have always been twice
+        as long as the shortest, or longer, 3 along the others and at the coarsest level.
+      most: features that no level exceeds.
     """
 
     spacing: tuple[float, ...]
@@ -55,11 +64,16 @@ class Configuration(NamedTuple):
     pools: tuple[int, ...]
     mean: float
     deviation: float
+    low: float
+    high: float
+    strides: tuple[tuple[int, ...], ...]
+    windows: tuple[tuple[int, ...], ...]
+    most: int
 
 
 def fingerprint(
-    shapes: Sequence[Sequence[int]],
-    spacings: Sequence[Sequence[float]],
+    shapes: Sequence[Sequence[int]] | np.ndarray,
+    spacings: Sequence[Sequence[float]] | np.ndarray,
     foreground: Sequence[float] | np.ndarray = (),
     minimum: int = 5,
 ) -> Fingerprint:
@@ -84,7 +98,22 @@ def fingerprint(
     values = values if len(shape) >= minimum else values[:0]
     intensity = np.array([len(values), values.sum(), np.square(values).sum()])
     cases = np.asarray(float(len(shape) if len(shape) >= minimum else 0))
-    return Fingerprint(lengths[0], lengths[1], cases, intensity)
+    bins = np.clip(np.round(_place(values)), -_SIDE, _SIDE).astype(int) + _SIDE
+    histogram = np.bincount(bins, minlength=2 * _SIDE + 1).astype(float)
+    return Fingerprint(*lengths, cases, intensity, np.where(histogram < minimum, 0, histogram))
+
+
+def _place(intensities: np.ndarray) -> np.ndarray:
+    """Where intensities are in the histogram, from its middle."""
+    return np.sign(intensities) * np.log1p(np.abs(intensities) / _SMALLEST) / math.log(_RATIO)
+
+
+def _percentile(histogram: np.ndarray, share: float) -> float:
+    """The middle of the bin in which a share of the pixels is reached; NaN of none."""
+    if not histogram.sum():
+        return math.nan
+    place = int((np.cumsum(histogram) < share * histogram.sum() - 1e-9).sum()) - _SIDE
+    return math.copysign(_SMALLEST * math.expm1(abs(place) * math.log(_RATIO)), place)
 
 
 def _counts(name: str, lengths: np.ndarray, minimum: int) -> np.ndarray:
@@ -154,7 +183,22 @@ def configure(
         tuple(pools.tolist()),
         float(mean),
         float(deviation),
+        _percentile(whole.histogram, 0.005),
+        _percentile(whole.histogram, 0.995),
+        *_network(spacing, patch),
+        _MOST_FEATURES[len(spacing)],
     )
+
+
+def _network(spacing: np.ndarray, patch: np.ndarray) -> tuple[tuple, tuple]:
+    """(strides, windows) of nnU-Net: see `Configuration`."""
+    seen, strides, windows = np.zeros(len(patch), bool), [], []
+    for able in _levels(spacing, patch):
+        seen |= spacing / spacing.min() < 2
+        windows.append(tuple(np.where(seen, 3, 1).tolist()))
+        strides.append(tuple(np.where(able, 2, 1).tolist()))
+        spacing = np.where(able, 2 * spacing, spacing)
+    return tuple(strides), (*windows, (3,) * len(patch))
 
 
 def _target_spacing(whole: Fingerprint) -> np.ndarray:

@@ -18,19 +18,22 @@ def sample_patches(
     foreground: jax.Array,
     patch: Sequence[int],
     share: float = 1 / 3,
+    classes: int = 2,
 ) -> tuple[jax.Array, ...]:
     """Cuts one random patch out of each example, at the same place in all arrays.
 
-    With the probability ``share`` a patch is centered at a pixel of the foreground, drawn uniformly, or as
-    near to it as the edges allow (oversampling of nnU-Net, Isensee et al. 2021); else, and where there is
-    none, at any place.
+    With the probability ``share`` a patch is centered at a pixel of one of the classes that the example
+    shows, all of them alike and then all its pixels alike, or as near to it as the edges allow (oversampling
+    of nnU-Net, Isensee et al. 2021, which takes a third of every batch); else, and where there is none, at
+    any place.
 
     Args:
       key: folded with the number of the example.
       arrays: (examples, [nz,] ny, nx, ...).
-      foreground: (examples, [nz,] ny, nx) bool.
+      foreground: (examples, [nz,] ny, nx), bool, or the class of each pixel, 0 of the background.
       patch: its pixels along each axis.
       share: from 0 to 1.
+      classes: the background among them; pixels of other numbers are none of the foreground.
 
     Returns:
       (examples, *patch, ...) of each array.
@@ -45,8 +48,11 @@ def sample_patches(
         raise ArgumentError("share", "a number from 0 to 1", share)
     room = jnp.array([n - p for n, p in zip(sizes, patch, strict=True)])
 
-    def cut(index: jax.Array, mask: jax.Array, parts: list[jax.Array]) -> list[jax.Array]:
+    def cut(index: jax.Array, labels: jax.Array, parts: list[jax.Array]) -> list[jax.Array]:
         kind, where, anywhere = jax.random.split(jax.random.fold_in(key, index), 3)
+        shown = jnp.stack([(labels == number).any() for number in range(1, classes)])
+        drawn = jnp.where(shown, jax.random.uniform(jax.random.fold_in(where, 1), (classes - 1,)), -1)
+        mask = labels == 1 + jnp.argmax(drawn)
         drawn = jnp.where(mask, jax.random.uniform(where, sizes), -1)
         center = jnp.stack(jnp.unravel_index(jnp.argmax(drawn), sizes))
         aimed = jnp.clip(center - jnp.array(patch) // 2, 0, room)
@@ -58,7 +64,8 @@ def sample_patches(
             for x, zeros in zip(parts, tail, strict=True)
         ]
 
-    return tuple(jax.vmap(cut)(jnp.arange(len(foreground)), foreground, list(arrays)))
+    labels = jnp.asarray(foreground, jnp.int32)
+    return tuple(jax.vmap(cut)(jnp.arange(len(labels)), labels, list(arrays)))
 
 
 def window_starts(size: int, window: int, overlap: float) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Segmentation of images and volumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -28,12 +29,13 @@ def segmentation_task(
     chunk: int = 8,
     ignore: int | None = None,
     tolerance: float | None = None,
+    normalize: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Task:
     """Trains a network to segment images or volumes.
 
     ``metrics`` report the loss of each example as a batch of its own. Where a model returns several logits in
     training, finest first (deep supervision), their losses have the weights 1, 1/2, 1/4 ..., divided by their
-    sum.
+    sum. Distances of boundaries that examples have as "distance" (`boundary_distances`) go to the loss.
 
     Args:
       model: called as ``model(image, train=, valid=)``, such as ``UNet``, or without those of the two that
@@ -45,12 +47,13 @@ def segmentation_task(
       loss: of a batch, as `segmentation_loss` makes; by default what it makes without arguments, the mean of
         cross-entropy and soft Dice loss.
       patch: trains on one random patch of this many pixels of each image, and predicts by `sliding_window`.
-      foreground: share of the patches that are centered at a pixel of some foreground, see `sample_patches`.
+      foreground: share of the patches that are centered at a pixel of some class, see `sample_patches`.
       flip: mirrors training images and their references left to right at random.
       chunk: images segmented at a time in ``metrics``, which bounds memory.
       ignore: a label, often 255, of pixels that neither loss nor metrics see; images of nothing else count as
         not valid.
       tolerance: adds the metric "surface_dice", see ``segmentation_metrics``.
+      normalize: of whole images (examples, [nz,] ny, nx, channels), before anything else sees them.
 
     Returns:
       A task; ``metrics`` are those of ``segmentation_metrics`` and "loss" per example; ``predict`` returns
@@ -67,30 +70,41 @@ def segmentation_task(
     inputs = {"image": jax.ShapeDtypeStruct(seen_at_once, image.dtype)}
     net = network(model, lambda batch: (batch["image"],), inputs)
     measure = loss or segmentation_loss()
+    prepare = normalize or (lambda image: image)
+
+    def evaluate(params: PyTree, stats: PyTree, image: jax.Array) -> jax.Array:
+        return two_sided(net.evaluate(params, stats, {"image": image}))
+
+    classes = 2
+    if patch is not None:
+        variables = jax.eval_shape(net.init, jax.random.key(0))
+        classes = jax.eval_shape(evaluate, *variables, inputs["image"]).shape[-1]
 
     def logits_of(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
-        def evaluate(image: jax.Array) -> jax.Array:
-            return two_sided(net.evaluate(params, stats, {"image": image}))
-
-        return evaluate(batch["image"]) if patch is None else sliding_window(evaluate, batch["image"], patch)
+        image = prepare(batch["image"])
+        if patch is None:
+            return evaluate(params, stats, image)
+        return sliding_window(partial(evaluate, params, stats), image, patch)
 
     def train(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        batch = {**batch, "image": prepare(batch["image"])}
+        names = [name for name in ("image", "segmentation", "distance") if name in batch]
         if flip:
-            image, segmentation = random_flips(key, batch["image"], batch["segmentation"], axis=pixels[-1])
-            batch = {**batch, "image": image, "segmentation": segmentation}
+            flipped = random_flips(key, *(batch[name] for name in names), axis=pixels[-1])
+            batch |= dict(zip(names, flipped, strict=True))
         if patch is not None:
             labels = batch["segmentation"]
-            marked = (labels > 0) if ignore is None else (labels > 0) & (labels != ignore)
-            parts = (batch["image"], labels)
-            drawn = sample_patches(jax.random.fold_in(key, _PATCHES), parts, marked, patch, foreground)
-            batch = {**batch, "image": drawn[0], "segmentation": drawn[1]}
+            marked = labels if ignore is None else jnp.where(labels == ignore, 0, labels)
+            parts, place = [batch[name] for name in names], jax.random.fold_in(key, _PATCHES)
+            drawn = sample_patches(place, parts, marked, patch, foreground, classes)
+            batch |= dict(zip(names, drawn, strict=True))
         output, stats = net.train(params, stats, batch, key)
         outputs = output if isinstance(output, tuple) else (output,)
         logits = two_sided(outputs[0])
         wrong, scored = examined(batch, "segmentation", logits.shape[-1], ignore)
-        value = _supervised(measure, outputs, batch["segmentation"], scored, batch.get("spacing"))
+        value = _supervised(measure, outputs, _references(batch, scored))
         value = spoil(value, logits, wrong.any())
         seen = scored.any(pixels).sum(dtype=float)
         return value, (stats, {"loss": (value * seen, seen)})
@@ -99,18 +113,18 @@ def segmentation_task(
         return jax.nn.softmax(logits_of(params, stats, batch), -1)
 
     def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
-        def evaluate(part: Batch) -> tuple[jax.Array, ...]:
+        def score(part: Batch) -> tuple[jax.Array, ...]:
             logits = logits_of(params, stats, part)
             wrong, scored = examined(part, "segmentation", logits.shape[-1], ignore)
             # Of padding a loss, too, that is left out afterwards.
             seen = scored | ~part["valid"].reshape(-1, *(1,) * len(pixels))
-            arrays = (logits, part["segmentation"], seen, part.get("spacing"))
+            arrays = (logits, *_references(part, seen))
             each = jax.vmap(lambda *case: measure(*jax.tree.map(lambda x: x[None], case)))
             losses = spoil(each(*arrays), logits, wrong)
             return losses, scored.any(pixels), predicted_classes(logits)
 
         classes = jax.eval_shape(logits_of, params, stats, batch).shape[-1]
-        each, scored, labels = map_chunks(evaluate, batch, chunk)
+        each, scored, labels = map_chunks(score, batch, chunk)
         found = segmentation_metrics(labels, batch, classes, ignore, tolerance)
         return {"loss": total(each, scored), **found}
 
@@ -122,16 +136,16 @@ def two_sided(logits: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
 
 
-def _supervised(
-    loss: SegmentationLoss,
-    outputs: Sequence[jax.Array],
-    labels: jax.Array,
-    scored: jax.Array,
-    spacing: jax.Array | None,
-) -> jax.Array:
+def _references(batch: Batch, scored: jax.Array) -> tuple:
+    """What a loss is given besides the logits."""
+    distance = (batch["distance"],) if "distance" in batch else ()
+    return (batch["segmentation"], scored, batch.get("spacing"), *distance)
+
+
+def _supervised(loss: SegmentationLoss, outputs: Sequence[jax.Array], references: tuple) -> jax.Array:
     """The losses of outputs of several scales, finest first, with weights 1, 1/2, 1/4 ... of sum 1."""
     weights = [0.5**level for level in range(len(outputs))]
     value = jnp.zeros((), outputs[0].dtype)
     for weight, logits in zip(weights, outputs, strict=True):
-        value += weight / sum(weights) * loss(two_sided(logits), labels, scored, spacing)
+        value += weight / sum(weights) * loss(two_sided(logits), *references)
     return value

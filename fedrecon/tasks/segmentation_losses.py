@@ -11,8 +11,9 @@ from fedrecon.tasks.overlap import distance_transform
 
 # ``loss(logits, labels, scored, spacing) -> scalar`` of a batch: logits (examples, [nz,] ny, nx, classes)
 # with background first, labels (examples, [nz,] ny, nx) of any numeric dtype, scored like them, bool, False
-# at padding and at what is ignored, spacing (examples, 2 or 3) or None.
-SegmentationLoss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+# at padding and at what is ignored, spacing (examples, 2 or 3) or None. Where examples have "distance", see
+# ``boundary_distances``, it is a fifth argument.
+SegmentationLoss = Callable[..., jax.Array]
 
 
 def segmentation_loss(
@@ -55,7 +56,13 @@ def segmentation_loss(
         raise ArgumentError("boundary", "a weight above 0 where all others are 0", boundary)
     check_weights(class_weights, focus)
 
-    def loss(logits: jax.Array, labels: jax.Array, scored: jax.Array, spacing: jax.Array | None) -> jax.Array:
+    def loss(
+        logits: jax.Array,
+        labels: jax.Array,
+        scored: jax.Array,
+        spacing: jax.Array | None,
+        distances: jax.Array | None = None,
+    ) -> jax.Array:
         reference = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
         log_probabilities = jax.nn.log_softmax(logits, -1)
         value = jnp.zeros((), log_probabilities.dtype)
@@ -67,7 +74,8 @@ def segmentation_loss(
         if overlap:
             value += overlap * _soft_dice_loss(weight * probabilities, weight * reference[..., 1:])
         if boundary:
-            distances = _distances((reference[..., 1:] > 0) & scored[..., None], spacing)
+            if distances is None:
+                distances = _distances((reference[..., 1:] > 0) & scored[..., None], spacing)
             each = (probabilities * distances).mean(-1)
             value += boundary * _mean_over_pixels(each, scored)
         return value
@@ -125,6 +133,36 @@ def signed_distance(mask: jax.Array, spacing: Sequence[float] | jax.Array | None
     """
     signed = distance_transform(mask, spacing) - distance_transform(~mask, spacing)
     return jnp.where(mask.any() & ~mask.all(), signed, 0.0)
+
+
+def boundary_distances(
+    labels: jax.Array, classes: int, spacing: jax.Array | None = None, ignore: int | None = None
+) -> jax.Array:
+    """What the boundary loss multiplies probabilities by: once for an example instead of in every step.
+
+    Examples of a task that have it as "distance" are mirrored and cut into patches with it. The distances of
+    a patch are then those of its whole image, where a step would take only boundaries inside the patch.
+
+    Args:
+      labels: (examples, [nz,] ny, nx), the class of each pixel.
+      classes: their number, with the background.
+      spacing: (examples, 2 or 3), distances of the pixels; 1 by default.
+      ignore: a label of pixels that are of no class.
+
+    Returns:
+      (examples, [nz,] ny, nx, classes - 1) float32.
+    """
+    labels = jnp.asarray(labels)
+    scored = jnp.ones(labels.shape, bool) if ignore is None else labels != ignore
+
+    @jax.jit
+    def each(labels: jax.Array, scored: jax.Array, spacing: jax.Array) -> jax.Array:
+        masks = jnp.stack([(labels == number) & scored for number in range(1, classes)], -1)
+        return _distances(masks[None], spacing[None])[0].astype(jnp.float32)
+
+    if spacing is None:
+        spacing = jnp.ones((len(labels), labels.ndim - 1))
+    return jax.lax.map(lambda case: each(*case), (labels, scored, jnp.asarray(spacing)))
 
 
 def _distances(masks: jax.Array, spacing: jax.Array | None) -> jax.Array:

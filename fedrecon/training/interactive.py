@@ -17,7 +17,7 @@ from fedrecon.data.clients import cohort_from_arrays
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, Method
 from fedrecon.runtime import Workdir, WorkdirError, describe_environment, read_log
-from fedrecon.tasks import check_labels
+from fedrecon.tasks import Configured, check_labels, configured
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import check_method
 from fedrecon.training.federation_settings import (
@@ -119,7 +119,9 @@ def run(
       options: of the method, by name.
       network: of a task that is named: a name of `fedrecon.models.NETWORKS`, such as "resnet18" or
         "unet-deep-supervision", or arguments of `fedrecon.training.named_task`,
-        ``{"network": "unet", "channels": 16, "pools": 3, "norm": "batch"}``; for images and volumes.
+        ``{"network": "unet", "channels": 16, "pools": 3, "norm": "batch"}``; for images and volumes. Of
+        segmentations ``{"configure": "fingerprint"}`` has halvings, patches, normalization and the batch
+        size chosen by nnU-Net's rules from counts of the sites, see `configured`.
       seed: of the division, the initial weights, the batches and the samples of clients.
       parallel: "scan", "vmap", a chunk size, or "auto": how clients run on one device.
       rounds_per_dispatch: rounds compiled into one call; checkpoints are written between calls.
@@ -138,7 +140,12 @@ def run(
         with named_method(method) as name:
             train, test, validation = _parts(cohort, seed)
             prepared = cohort.preparation if isinstance(cohort, Cohort) else {}
-            made = _task(task, train, len(prepared.get("classes", ())), network)
+            made, rules = _task(task, train, len(prepared.get("classes", ())), network)
+            if rules:
+                budget = budget._replace(batch_size=rules.configuration.batch)
+                if settings.get("dp_epsilon"):
+                    expected = "no dp_epsilon, since the counts of a fingerprint are not private"
+                    raise ArgumentError("network['configure']", expected, settings["dp_epsilon"])
             federation = _federation(name, options or {}, settings)
             if "dp_batch_size" in settings:
                 budget = budget._replace(batch_size=federation.expected_batch_size(batch_size))
@@ -226,19 +233,25 @@ def _parts(cohort: Any, seed: int) -> tuple[ClientData, ClientData, ClientData |
     return parts[0], parts[1], parts[2] if len(parts) == 3 else None
 
 
-def _task(task: Any, train: ClientData, named: int, network: str | Mapping[str, Any] | None) -> Task:
+def _task(
+    task: Any, train: ClientData, named: int, network: str | Mapping[str, Any] | None
+) -> tuple[Task, Configured | None]:
+    """The task, and what rules chose for it."""
     example = example_of(train)
     if isinstance(task, str):
-        sizes = {"network": network} if isinstance(network, str) else dict(network or {})
+        sizes: dict[str, Any] = {"network": network} if isinstance(network, str) else dict(network or {})
         check_sizes(task, sizes)
         key = "segmentation" if task == "segmentation" else "label"
         classes = max(int(np.max(train.examples.get(key, 0))) + 1, 2, named)
         if task == "classification" and "label" in train.examples:
             check_labels(train, "label", classes)
-        return named_task(task, example, classes=classes, **sizes)
+        rules = None
+        if sizes.pop("configure", None):
+            rules = configured(train.as_arrays(), channels=sizes.get("channels", 8), classes=classes)
+        return named_task(task, example, classes=classes, configuration=rules, **sizes), rules
     if network is not None:
         raise ArgumentError("network", "none with a task of your own, which has one", network)
-    return made_task(task, example)
+    return made_task(task, example), None
 
 
 def _federation(name: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> FederationSettings:

@@ -7,8 +7,26 @@ from typing import Any
 import jax
 
 from fedrecon.errors import ArgumentError
-from fedrecon.models import CLASSIFIERS, NETWORKS, NORMALIZED, NORMS, SEGMENTERS, SIZED, VarNet
-from fedrecon.tasks import classification_task, measure_of, reconstruction_task, segmentation_task
+from fedrecon.models import (
+    CLASSIFIERS,
+    CONFIGURED,
+    NETWORKS,
+    NORMALIZED,
+    NORMS,
+    SEGMENTERS,
+    SIZED,
+    SUPERVISED,
+    SUPERVISED_POOLS,
+    VarNet,
+)
+from fedrecon.tasks import (
+    Configured,
+    classification_task,
+    measure_of,
+    reconstruction_task,
+    segmentation_loss,
+    segmentation_task,
+)
 from fedrecon.types import Task, Variables
 
 TASKS = ("classification", "segmentation", "reconstruction")
@@ -27,6 +45,8 @@ def named_task(
     classes: int = 2,
     cascades: int = 3,
     flip: bool = False,
+    boundary: float = 0.0,
+    configuration: Configured | None = None,
 ) -> Task:
     """A task of the package.
 
@@ -42,11 +62,13 @@ def named_task(
       classes: of the classification, or of the segmentation with the background.
       cascades: of the reconstruction.
       flip: mirrors images of a classification left to right at random; those of a segmentation always are.
+      boundary: weight of the boundary loss of a segmentation, see `segmentation_loss`.
+      configuration: of a segmentation by a U-Net: halvings, patches and normalization, in place of ``pools``.
 
     Raises:
       ValueError: there is no such task, it has no such network, or the examples are not of it.
     """
-    check_network(name, network)
+    check_network(name, network, len(configuration.configuration.strides) if configuration else pools)
     sizes: dict[str, Any] = {"channels": channels, "pools": pools} if network in SIZED else {}
     sizes |= {"norm": NORMS[norm]} if network in NORMALIZED else {}
     image = example.get("image")
@@ -60,19 +82,32 @@ def named_task(
             sizes["small_images"] = small
         return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example, flip=flip)
     if name == "segmentation":
-        if classes > 2:
-            return segmentation_task(SEGMENTERS[network](**sizes, out_channels=classes), example, flip=True)
-        # Structures are rare: the first predictions are background.
-        return segmentation_task(SEGMENTERS[network](**sizes, output_bias=-3.0), example, flip=True)
+        options: dict[str, Any] = {"flip": True}
+        if boundary:
+            options["loss"] = segmentation_loss(boundary=boundary)
+        if configuration:
+            if network not in CONFIGURED:
+                raise ArgumentError("network", f"one of {', '.join(CONFIGURED)}, to configure", network)
+            found = configuration.configuration
+            sizes |= {"pools": found.strides, "windows": found.windows, "most": found.most}
+            options["normalize"] = configuration.normalize()
+            if found.patch != tuple(example["segmentation"].shape[1:]):
+                options["patch"] = found.patch
+        # Of one structure, which is rare, the first predictions are background.
+        out = {"out_channels": classes} if classes > 2 else {"output_bias": -3.0}
+        return segmentation_task(SEGMENTERS[network](**sizes, **out), example, **options)
     return reconstruction_task(VarNet(cascades=cascades, **sizes), measure_of(example), example)
 
 
-def check_network(task: str, network: str) -> None:
-    """Raises ValueError where there is no such task, or it has no such network."""
+def check_network(task: str, network: str, pools: int = SUPERVISED_POOLS) -> None:
+    """Raises ValueError where there is no such task, or it has no such network, or not of these poolings."""
     if task not in TASKS:
         raise ArgumentError("task", f"{', '.join(TASKS)} or a task", repr(task))
     if network not in NETWORKS[task]:
         raise ArgumentError("network", f"one of {', '.join(NETWORKS[task])} for {task}", repr(network))
+    if network in SUPERVISED and pools < SUPERVISED_POOLS:
+        expected = f"{SUPERVISED_POOLS} or more for {network}, whose coarsest output has no weight"
+        raise ArgumentError("pools", expected, pools)
 
 
 def check_sizes(task: str, sizes: Mapping[str, Any]) -> None:
@@ -80,17 +115,19 @@ def check_sizes(task: str, sizes: Mapping[str, Any]) -> None:
 
     Args:
       task: its name.
-      sizes: "network", "channels", "pools", "norm", "cascades", or some of them.
+      sizes: "network", "channels", "pools", "norm", "cascades", "configure", or some of them.
 
     Raises:
       ValueError: names the argument.
     """
     network = sizes.get("network", "unet")
     check_network(task, network)
+    by_rules = sizes.get("configure") == "fingerprint"
     taken = {
         "network": True,
+        "configure": task == "segmentation",
         "channels": network in SIZED,
-        "pools": network in SIZED,
+        "pools": network in SIZED and not by_rules,
         "norm": network in NORMALIZED,
         "cascades": task == "reconstruction",
     }
@@ -101,6 +138,10 @@ def check_sizes(task: str, sizes: Mapping[str, Any]) -> None:
         least = {"channels": 1, "pools": 0, "cascades": 1}.get(name)
         if least is not None and not (isinstance(value, int) and value >= least):
             raise ArgumentError(f"network[{name!r}]", f"a whole number of {least} or more", repr(value))
+    if sizes.get("configure", "fingerprint") != "fingerprint":
+        raise ArgumentError("network['configure']", "fingerprint", repr(sizes["configure"]))
+    if by_rules and network not in CONFIGURED:
+        raise ArgumentError("network", f"one of {', '.join(CONFIGURED)}, to configure", repr(network))
     if "norm" in sizes and sizes["norm"] not in NORMS:
         raise ArgumentError("network['norm']", f"one of {', '.join(NORMS)}", repr(sizes["norm"]))
 

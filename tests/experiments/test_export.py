@@ -91,7 +91,7 @@ def test_every_stage_of_the_full_stack_is_exported(environment, tmp_path):
         "--preset=smoke",
         *sizes,
     ]
-    command += ["--nocomparators", "--finetune_pools=1", "--classification_network=vit"]
+    command += ["--nocomparators", "--finetune_pools=3", "--classification_network=vit"]
     command += ["--segmentation_network=residual-unet-deep-supervision"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

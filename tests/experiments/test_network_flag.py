@@ -40,7 +40,8 @@ def settings(**values):
 def test_every_network_of_a_task_is_evaluated(task, network, sizes):
     # Group normalization: of 8 slices, too, a pixel is left at the last level.
     norm = {} if network in ("vit", "swin-unet") else {"norm": "group"}
-    made = named_task(task, example(*sizes), network=network, **norm)
+    pools = {"pools": 3} if "supervision" in network else {}
+    made = named_task(task, example(*sizes), network=network, **norm, **pools)
     shapes = jax.eval_shape(made.init, jax.random.key(0))
     batch = {**example(*sizes), "valid": jax.ShapeDtypeStruct((1,), bool)}
     shape = (1, 2) if task == "classification" else (1, *sizes, 2)
@@ -53,14 +54,14 @@ def parameters(task):
 
 def test_all_programs_make_a_network_of_a_name_alike():
     for kind, network in (("segmentation", "residual-unet-deep-supervision"), ("classification", "vit")):
-        sizes = {"channels": 4, "pools": 1} if kind == "segmentation" else {}
+        sizes = {"channels": 4, "pools": 3} if kind == "segmentation" else {}
         trained = make_task(settings(task=kind, network=network, classes=2, **sizes), EXAMPLE)
         finetune = {f"finetune_{name}": value for name, value in sizes.items()}
         changes = {f"{kind}_network": network, **finetune}
         whole = downstream.make_task(kind, changed(full_stack.FullStackSettings(), **changes), EXAMPLE)
         assert parameters(trained) == parameters(whole)
         if kind == "segmentation":
-            net = UNet(4, 1, residual=True, deep_supervision=True)
+            net = UNet(4, 3, residual=True, deep_supervision=True)
             direct = jax.eval_shape(net.init, jax.random.key(0), EXAMPLE["image"])
             assert parameters(whole) == direct["params"]
 
@@ -73,6 +74,8 @@ def test_full_stack_refuses_networks_and_sizes_without_effect():
     ):
         with pytest.raises(FlagError, match=message):
             full_stack.resolve({"preset": "smoke", **values})
+    with pytest.raises(FlagError, match="--finetune_pools: expected 3 or more with --segmentation_network"):
+        full_stack.resolve({"preset": "smoke", "segmentation_network": "unet-deep-supervision"})
     alone = {"classification_network": "vit", "segmentation_network": "swin-unet", "finetune_pools": 1}
     assert full_stack.resolve({"preset": "smoke", **alone}).finetune_pools == 1
 
@@ -98,7 +101,7 @@ def test_volumes_are_segmented_under_deep_supervision_and_exported(tmp_path):
     for name in "ab":
         mask = rng.random((6, 4, 8, 8)) < 0.2
         sites[name] = {"image": (mask + 0.1 * rng.normal(size=mask.shape))[..., None], "segmentation": mask}
-    network = {"network": "unet-deep-supervision", "channels": 2, "pools": 1}
+    network = {"network": "unet-deep-supervision", "channels": 2, "pools": 3}
     options = {"optimizer": "adam", "learning_rate": 0.03, "batch_size": 2}
     folder = tmp_path / "run"
     result = fedrecon.run(sites, "segmentation", workdir=folder, rounds=6, network=network, **options)
@@ -106,7 +109,7 @@ def test_volumes_are_segmented_under_deep_supervision_and_exported(tmp_path):
     export.run(str(folder), str(tmp_path / "export"))
     given = {"image": rng.normal(size=(2, 4, 8, 8, 1)).astype(np.float32)}
     found = np.asarray(fedrecon.load(tmp_path / "export").predict(given))
-    logits = UNet(2, 1, output_bias=-3.0).apply({"params": result.variables.params}, given["image"])[..., 0]
+    logits = UNet(2, 3, output_bias=-3.0).apply({"params": result.variables.params}, given["image"])[..., 0]
     np.testing.assert_allclose(found[..., 1], jax.nn.sigmoid(logits), atol=2e-6)
 
 
@@ -130,6 +133,17 @@ def test_networks_that_do_not_fit_are_refused():
             {"network": "resnet18", "channels": 16},
             "--channels: expected --network=unet or residual-unet or .* or swin-unet",
         ),
+        ({"task": "segmentation", "network": "unet-deep-supervision"}, "--pools: expected 3 or more with"),
+        ({"configure": "fingerprint"}, "--configure: expected --task=segmentation"),
+        (
+            {"task": "segmentation", "network": "swin-unet", "configure": "fingerprint"},
+            "--network: expected one of unet, .* with --configure=fingerprint",
+        ),
+        (
+            {"task": "segmentation", "configure": "fingerprint", "pools": 3},
+            "--pools: expected --configure=flags",
+        ),
+        ({"boundary": 0.1}, "--boundary: expected --task=segmentation"),
         ({"network": "vit", "norm": "batch"}, "--norm: expected a --network that does not normalize tokens"),
     ):
         with pytest.raises(FlagError, match=message):

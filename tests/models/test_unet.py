@@ -84,7 +84,9 @@ def test_poolings_within_slices_give_the_slices_of_images():
 
 
 def test_poolings_of_some_axes_pad_to_their_product():
-    model = UNet(2, ((1, 2, 2), (2, 2, 2)), deep_supervision=True, windows=((1, 3, 3), *((3, 3, 3),) * 2))
+    model = UNet(
+        2, ((1, 2, 2), *((2, 2, 2),) * 2), deep_supervision=True, windows=((1, 3, 3), *((3, 3, 3),) * 3)
+    )
     x = jax.ShapeDtypeStruct((1, 5, 9, 6, 1), np.float32)
     init = partial(model.init_with_output, train=True)
     outputs, variables = jax.eval_shape(init, jax.random.key(0), x)

@@ -186,8 +186,8 @@ _TASK_PACKAGE = (
     *in_file(
         "fedrecon/tasks/segmentation.py",
         (
-            'random_flips(key, batch["image"], batch["segmentation"], axis=pixels[-1])',
-            '(random_flips(key, batch["image"])[0], batch["segmentation"])',
+            "random_flips(key, *(batch[name] for name in names), axis=pixels[-1])",
+            '(random_flips(key, batch["image"])[0], *(batch[name] for name in names[1:]))',
             _TASKS + "flips_mirror_training_images_with_their_references",
         ),
     ),

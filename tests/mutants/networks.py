@@ -13,10 +13,15 @@ _FINDINGS = _LOSSES + "findings_are_weighted_and_what_is_uncertain_does_not_coun
 _SURFACES = "tests/tasks/test_overlap.py::test_distances_of_surfaces_of_volumes_are_those_of_monai"
 _PATCHES = "tests/tasks/test_patches.py::test_"
 _CUT = _PATCHES + "patches_are_cut_alike_and_follow_the_foreground"
+_ALIKE = _PATCHES + "classes_are_looked_at_alike_however_large"
 _BLENDED = _PATCHES + "windows_are_blended_by_gaussians"
 _RULES = "tests/tasks/test_configuration.py::test_"
 _PUBLISHED = _RULES + "configurations_are_those_published"
 _COARSE = _RULES + "coarse_axes_take_the_tenth_percentile"
+_LAWS = _RULES + "what_holds_for_every_configuration"
+_STRIDES = _RULES + "strides_and_widths_follow_the_spacing"
+_CLIPPED = _RULES + "foreground_is_clipped_to_its_percentiles"
+_FEW = _RULES + "sites_of_few_patients_tell_nothing_and_the_rest_configures_a_task"
 _MATCHED = "tests/evaluation/test_lesions.py::test_"
 _OVERLAP = _MATCHED + "lesions_are_matched_by_their_overlap"
 _FLAG = "tests/experiments/test_network_flag.py::test_"
@@ -92,6 +97,11 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/tasks/segmentation.py",
+        (
+            'for name in ("image", "segmentation", "distance") if',
+            'for name in ("image", "segmentation") if',
+            _LOSSES + "distances_of_boundaries_are_computed_once",
+        ),
         ("[0.5**level for", "[1.0 for", _LOSSES + "supervision_of_scales_has_halving_weights"),
     ),
     *in_file(
@@ -109,6 +119,7 @@ MUTANTS = (
         ("jnp.clip(center - jnp.array(patch) // 2, 0, room)", "jnp.clip(center, 0, room)", _CUT),
         ("jax.random.bernoulli(kind, share) & mask.any()", "mask.any()", _CUT),
         ("np.exp(-(place**2) / 2)", "np.exp(-(place**2))", _BLENDED),
+        ("jnp.where(shown, jax.random", "jnp.where(True, jax.random", _ALIKE),
         ("found = blend * function(", "found = function(", _BLENDED),
     ),
     *in_file(
@@ -117,6 +128,18 @@ MUTANTS = (
         ("(3 * width + classes) * count", "(2 * width + classes) * count", _PUBLISHED),
         ("np.where(counts < minimum, 0, counts)", "counts", _RULES + "small_counts_do_not_leave_the_site"),
         ('low = _quantile("spacing", whole.spacing, 0.1)[worst]', "low = spacing[worst]", _COARSE),
+        ("seen |= spacing / spacing.min() < 2", "seen = spacing / spacing.min() < 2", _LAWS),
+        ("np.where(able, 2, 1)", "np.where(able, 2, 2)", _STRIDES),
+        ("np.where(histogram < minimum, 0, histogram)", "histogram[::-1]", _CLIPPED),
+    ),
+    *in_file(
+        "fedrecon/tasks/fingerprints.py",
+        (
+            'if len(np.unique(examples.get("volume", np.arange(len(labels))))) < minimum:',
+            "if len(labels) < minimum:",
+            _FEW,
+        ),
+        ("min(p, n) for p, n in", "p for p, n in", _FEW),
     ),
     *in_file(
         "fedrecon/evaluation/lesions.py",

@@ -73,6 +73,17 @@ def test_patches_are_cut_alike_and_follow_the_foreground():
             sample_patches(jax.random.key(0), (image,), mask, patch)
 
 
+def test_classes_are_looked_at_alike_however_large():
+    """A class of one pixel next to one of 60, and an example without the first."""
+    n, sizes = 300, (9, 7)
+    labels = np.zeros((n, *sizes), np.float32)
+    labels[:200], labels[200:, 4, 3] = 1, 1
+    labels[:200, 0, 0], labels[0, 8, 6] = 2, 255
+    cut = jax.jit(lambda key: sample_patches(key, (labels,), labels, (1, 1), 1.0, 3)[0])
+    seen = np.asarray(cut(jax.random.key(0)))[:, 0, 0]
+    assert 0.38 < (seen[:200] == 2).mean() < 0.62 and (seen[200:] == 1).all() and 255 not in seen
+
+
 @pytest.mark.slow
 def test_a_task_of_patches_trains_on_them_and_predicts_whole_images():
     image = RNG.normal(size=(2, 12, 10, 1)).astype(np.float32)

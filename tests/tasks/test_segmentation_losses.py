@@ -12,7 +12,14 @@ from sklearn.metrics import roc_auc_score
 from fedrecon.models import UNet
 from fedrecon.models.normalization import InstanceNorm
 from fedrecon.models.unet import _Block
-from fedrecon.tasks import findings_task, segmentation_loss, segmentation_task, signed_distance
+from fedrecon.tasks import (
+    boundary_distances,
+    findings_task,
+    segmentation_loss,
+    segmentation_losses,
+    segmentation_task,
+    signed_distance,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 3, 4, 5, 3))
@@ -104,6 +111,30 @@ def test_supervision_of_scales_has_halving_weights(x64):
     params = {"slope": jnp.ones(())}
     found, _ = jax.jit(task.loss)(params, {}, batch, jax.random.key(0))
     np.testing.assert_allclose(found, (4 * losses[0] + 2 * losses[1] + losses[2]) / 7, rtol=1e-10)
+
+
+class Single(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return self.param("slope", nn.initializers.ones, ()) * x
+
+
+def test_distances_of_boundaries_are_computed_once(x64, monkeypatch):
+    loss = segmentation_loss(boundary=0.1)
+    spacing = jnp.asarray(SPACING)
+    batch = {"image": LOGITS, "segmentation": LABELS, "spacing": SPACING, "valid": np.ones(2, bool)}
+    expected = loss(LOGITS, LABELS, SCORED | True, SPACING)
+    found = {**batch, "distance": boundary_distances(LABELS, 3, spacing)}
+    masked = boundary_distances(np.where(SCORED, LABELS, 255), 3, spacing, ignore=255)
+    np.testing.assert_allclose(
+        loss(LOGITS, LABELS, SCORED, SPACING, masked), loss(LOGITS, LABELS, SCORED, SPACING), rtol=1e-6
+    )
+    monkeypatch.setattr(segmentation_losses, "distance_transform", None)
+    task = segmentation_task(Single(), found, loss=loss, flip=True)
+    value, _ = task.loss({"slope": jnp.ones(())}, {}, found, jax.random.key(0))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    with pytest.raises(TypeError):
+        task.loss({"slope": jnp.ones(())}, {}, batch, jax.random.key(0))
 
 
 @pytest.mark.slow

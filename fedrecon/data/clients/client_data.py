@@ -37,6 +37,14 @@ class ClientData:
         """Number of valid examples of each client, integer ``(clients,)``."""
         return self.valid.sum(axis=1)
 
+    def as_arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """{client: {key: its valid examples}}, on the host."""
+        valid = np.asarray(self.valid)
+        return {
+            name: {key: np.asarray(x[i])[valid[i]] for key, x in self.examples.items()}
+            for i, name in enumerate(self.names)
+        }
+
 
 def stack_clients(clients: Sequence[Mapping[str, np.ndarray]], names: Sequence[str]) -> ClientData:
     """Stacks clients with different numbers of examples, padding with zeros.
