@@ -41,6 +41,8 @@ class Mechanism:
       strategy: coefficients of a banded Toeplitz strategy C of the matrix mechanism: steps of a client get
         the noise C^-1 z, over all rounds, and its whole training is one release. Units then come in one
         order in every pass. Empty for independent noise.
+      decays: of a buffered linear Toeplitz strategy, one for each of its buffers, whose output scales
+        ``strategy`` then has: C has the coefficients 1, and sum_k strategy[k] * decays[k]^(i - 1).
       factors: sensitivity of the strategy for clients with 0, 1, 2, ... steps in a pass.
       count_noise: of the unit "site": noise of the count of clipped sites, from which the clipping norm is
         adapted (see `private_sum`), which begins at ``clipping_norm``; 0 keeps it.
@@ -61,6 +63,7 @@ class Mechanism:
     images: int = 1
     microbatch_size: int | None = None
     strategy: tuple[float, ...] = ()
+    decays: tuple[float, ...] = ()
     factors: tuple[float, ...] = ()
     count_noise: float = 0.0
 
@@ -93,6 +96,8 @@ class Mechanism:
             )
         if bool(self.strategy) != bool(self.factors):
             raise ArgumentError("factors", "the sensitivities of the strategy with it alone", self.factors)
+        if self.decays and len(self.decays) != len(self.strategy):
+            raise ArgumentError("decays", f"as many as the {len(self.strategy)} scales", len(self.decays))
         if self.unit == "site" and (self.strategy or self.sampling == "balls_in_bins"):
             raise ArgumentError(
                 "sampling", "poisson or fixed of whole sites, with independent noise", self.sampling
@@ -133,6 +138,8 @@ class Mechanism:
             "fixed": "fixed batches without amplification",
         }
         noise = f", {len(self.strategy)}-banded matrix-factorization noise" if self.strategy else ""
+        if self.decays:
+            noise = f", buffered linear Toeplitz noise ({len(self.decays)} buffers)"
         unit = units.get(self.unit, "one site with all of its patients")
         if self.unit == "site":
             batches |= {"poisson": "Poisson sampling of sites", "fixed": "all sites in every round"}

@@ -26,7 +26,7 @@ from fedrecon.privacy.methods.famhe import famhe
 from fedrecon.privacy.methods.p3sgd import p3sgd
 from fedrecon.privacy.model_check import check_examples_apart
 from fedrecon.privacy.noisy_sum import noisy_secure_sum
-from fedrecon.privacy.strategies import strategy_of
+from fedrecon.privacy.strategies import buffered_strategy_of, strategy_of
 
 __all__ = [
     "ACCOUNTANT",
@@ -37,6 +37,7 @@ __all__ = [
     "Ledger",
     "Release",
     "beguier",
+    "buffered_strategy_of",
     "calibrate_noise_multiplier",
     "check_examples_apart",
     "cheng",

@@ -327,9 +327,9 @@ class FederationSettings:
     )
     dp_mechanism: str = _privacy(
         "gaussian",
-        "Noise of the steps of a client: independent, or correlated by a banded matrix factorization "
-        "(DP-FTRL), in fixed batches of one order",
-        choices=("gaussian", "matrix"),
+        "Noise of the steps of a client: independent, or correlated (DP-FTRL) by a banded matrix "
+        "factorization or a buffered linear Toeplitz one (blt), in fixed batches of one order",
+        choices=("gaussian", "matrix", "blt"),
         needs=(_PRIVATE, _WITHIN),
     )
     dp_bands: int = _privacy(
@@ -337,6 +337,13 @@ class FederationSettings:
         "Bands of --dp.mechanism=matrix, at most the steps in a pass of the smallest client",
         least=1,
         needs=(Need("--dp.mechanism=matrix", lambda s: s.dp_mechanism == "matrix"),),
+    )
+    dp_buffers: int = _privacy(
+        3,
+        "Most buffers of --dp.mechanism=blt, each of which is as large as the model at every client",
+        least=1,
+        most=6,
+        needs=(Need("--dp.mechanism=blt", lambda s: s.dp_mechanism == "blt"),),
     )
     dp_adaptive_clipping: bool = _privacy(
         False,

@@ -21,7 +21,7 @@ def check_privacy(settings: Any) -> None:
         raise FlagError("patience", expected, settings.patience)
     if settings.sampler == "highest_loss":
         raise FlagError("sampler", "one that needs no loss with --dp.epsilon", settings.sampler)
-    if settings.dp_mechanism == "matrix":
+    if settings.dp_mechanism != "gaussian":
         _check_matrix(settings)
     micro, fixed = settings.dp_microbatch_size, settings.dp_sampling == "fixed"
     if micro and fixed and settings.dp_batch_size % micro:
@@ -33,7 +33,7 @@ def check_privacy(settings: Any) -> None:
 
 def _check_matrix(settings: Any) -> None:
     """The order of units must be the same in every pass of every round, or none."""
-    reason = "with --dp.mechanism=matrix, which needs two visits of a unit a pass apart"
+    reason = f"with --dp.mechanism={settings.dp_mechanism}, which needs two visits of a unit a pass apart"
     for name, only in (("dp_sampling", "fixed"), ("topology", "star"), ("stragglers", 0.0)):
         if getattr(settings, name) != only:
             raise FlagError(name, f"{only} {reason}", getattr(settings, name))

@@ -16,6 +16,7 @@ from fedrecon.privacy import (
     ACCOUNTANT,
     RENYI_ACCOUNTANT,
     DistributedNoise,
+    buffered_strategy_of,
     calibrate_noise_multiplier,
     composed,
     default_delta,
@@ -170,12 +171,14 @@ def make_mechanism(settings: FederationSettings, budget: Budget, clients: Client
     fixed = settings.dp_sampling == "fixed"
     padded = size if fixed else padded_batch_size(size)
     options: dict[str, Any] = {}
+    passes = most_participations(settings, budget.rounds) * budget.epochs
+    steps = [-(-n // size) for n in sizes]
     if settings.dp_mechanism == "matrix":
-        passes = most_participations(settings, budget.rounds) * budget.epochs
-        steps = [-(-n // size) for n in sizes]
-        options = dict(
-            zip(("strategy", "factors"), strategy_of(steps, passes, settings.dp_bands), strict=True)
-        )
+        strategy, factors = strategy_of(steps, passes, settings.dp_bands)
+        options = {"strategy": strategy, "factors": factors}
+    if settings.dp_mechanism == "blt":
+        scales, decays, factors = buffered_strategy_of(steps, passes, settings.dp_buffers)
+        options = {"strategy": scales, "decays": decays, "factors": factors}
     return Mechanism(
         settings.dp_clipping_norm,
         0.0,

@@ -13,7 +13,7 @@ from fedrecon import federated as fl
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
-from fedrecon.privacy import epsilon_of, training_event
+from fedrecon.privacy import buffered_strategy_of, epsilon_of, training_event
 from fedrecon.types import Task, Variables
 
 CANARIES, REAL, DELTA, PARAMETERS = 240, 16, 1e-5, 400
@@ -127,6 +127,24 @@ RECORDS += [
     (dict(noise=noise, sampling="fixed", expected_batch_size=64, padded_batch_size=64), rounds)
     for noise, rounds in ((1.0, 1), (2.0, 3))
 ]
+# Four steps in each of three passes.
+SCALES, DECAYS, FACTORS = buffered_strategy_of([4], 3, 2)
+RECORDS += [
+    (
+        dict(
+            noise=noise,
+            sampling="fixed",
+            expected_batch_size=64,
+            padded_batch_size=64,
+            strategy=SCALES,
+            decays=DECAYS,
+            factors=FACTORS,
+        ),
+        3,
+    )
+    for noise in (0.7, 2.0)
+]
+RECORDS += [(dict(noise=0.6, sampling="balls_in_bins", expected_batch_size=16, steps=16), 3)]
 PATIENTS = [(noise, rounds) for noise in (0.7, 4.0) for rounds in (1, 4)]
 SITES = [(noise, rounds) for noise in (1.0, 3.0) for rounds in (1, 5)]
 

@@ -6,6 +6,7 @@ _SGD = "tests/federated/test_dp_sgd.py::test_"
 _UNITS = "tests/federated/test_private_units.py::test_"
 _EVENTS = "tests/privacy/test_accounting.py::test_"
 _BINS = "tests/privacy/test_balls_in_bins.py::test_"
+_STRATEGIES = "tests/privacy/test_strategies.py::test_"
 _METHODS = "tests/privacy/test_private_methods.py::test_"
 _SPENDING = "tests/training/test_spending.py::test_"
 _SIZE = _SGD + "noise_is_gaussian_of_the_stated_size_in_every_step"
@@ -42,6 +43,12 @@ MUTANTS = (
         ),
         # A tenth of the noise, and none.
         ("stddev = mechanism.stddev / ", "stddev = 0.1 * mechanism.stddev / ", _SIZE),
+        # The noise that C makes, in place of its inverse.
+        (
+            "return builder.build_inverse()",
+            "return builder.build()",
+            _UNITS + "correlated_noise_solves_for_independent_noise",
+        ),
         ("stddev = mechanism.stddev / ", "stddev = 0 * mechanism.stddev / ", _SIZE),
         (
             "state, stddev = memory.state, stddev * memory.factor",
@@ -202,6 +209,23 @@ MUTANTS = (
             "factors[count] = sensitivity(coefficients, count, passes)",
             "factors[count] = 1.0",
             _UNITS + "correlated_noise_solves_for_independent_noise",
+        ),
+        # A unit that is in one pass alone.
+        (
+            "column.reshape(passes, separation).cumsum(0)",
+            "column",
+            _STRATEGIES + "sensitivity_is_the_largest_of_all_participations",
+        ),
+        (
+            "np.arange(size - 1)[:, None]",
+            "np.arange(1, size)[:, None]",
+            _STRATEGIES + "sensitivity_is_the_largest_of_all_participations",
+        ),
+        # The error of the inverse noise itself in place of its sums.
+        (
+            "prefix = np.cumsum(lfilter(below, above, impulse))",
+            "prefix = lfilter(below, above, impulse)",
+            _STRATEGIES + "buffers_have_less_error_than_bands_and_these_less_than_independent_noise",
         ),
     ),
     *in_file(

@@ -12,7 +12,7 @@ import pytest
 
 from fedrecon.data import stack_clients
 from fedrecon.federated.mechanism import Mechanism
-from fedrecon.privacy import read_ledger
+from fedrecon.privacy import buffered_strategy_of, read_ledger
 from fedrecon.runtime import Workdir, read_log, train
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.federation_settings import FederationSettings, check_federation
@@ -152,6 +152,15 @@ def test_all_stages_end_at_the_target():
     np.testing.assert_allclose(max(plan.report["epsilon"].values()), found, rtol=0.01)
 
 
+def test_buffered_noise_is_planned_with_the_passes_of_the_whole_training():
+    options = {"dp_sampling": "fixed", "dp_mechanism": "blt", "dp_buffers": 1}
+    settings = FederationSettings(dp_epsilon=3.0, **options)
+    mechanism = make_mechanism(settings, BUDGET, PATIENTS)
+    scales, decays, factors = buffered_strategy_of([2, 1], 4 * 2, 1)
+    assert (mechanism.strategy, mechanism.decays) == (scales, decays)
+    assert mechanism.factors[2] == factors[2] and "Toeplitz" in mechanism.describe()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -160,6 +169,7 @@ def test_all_stages_end_at_the_target():
         ({"dp_unit": "site", "weighting": "examples"}, "--weighting: expected default or equal"),
         ({"dp_unit": "site", "sampler": "uniform", "clients_per_round": 1}, "--sampler: expected all or"),
         ({"dp_mechanism": "matrix"}, r"--dp\.sampling: expected fixed"),
+        ({"dp_mechanism": "blt"}, r"--dp\.sampling: expected fixed with --dp\.mechanism=blt"),
         ({"dp_mechanism": "matrix", "dp_sampling": "fixed", "stragglers": 0.5}, "--stragglers: expected 0"),
         (
             {"dp_sampling": "fixed", "dp_microbatch_size": 3},

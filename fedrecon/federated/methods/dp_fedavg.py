@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fedrecon.errors import ArgumentError
@@ -40,7 +41,8 @@ def private_gradients(mechanism: Mechanism, contribution: Callable = gradient_of
       g = (sum_j clip(grad_j, C) + N(0, (z C)^2 I)) / expected_batch_size,
 
     with grad_j that of the mean loss of the unit's examples, however many they are. With a strategy the noise
-    is correlated over the client's steps (DP-FTRL, Kairouz et al. 2021; Choquette-Choo et al. 2023).
+    is correlated over the client's steps (DP-FTRL, Kairouz et al. 2021; Choquette-Choo et al. 2023;
+    McMahan et al. 2024).
 
     Guarantees and edge cases:
       - Removing or zeroing one unit moves the sum by at most C, and other changes of it by at most 2 C; a
@@ -113,8 +115,12 @@ def private_batching(mechanism: Mechanism) -> Batching:
 
 
 def _noising_matrix(mechanism: Mechanism) -> Any:
-    from jax_privacy.matrix_factorization import streaming_matrix, toeplitz
+    from jax_privacy.matrix_factorization import buffered_toeplitz, streaming_matrix, toeplitz
 
+    if mechanism.decays:
+        decays, scales = (np.asarray(x, np.float32) for x in (mechanism.decays, mechanism.strategy))
+        builder = buffered_toeplitz.StreamingMatrixBuilder(buf_decay=decays, output_scale=scales)
+        return builder.build_inverse()
     if mechanism.strategy in ((), (1.0,)):
         return streaming_matrix.identity()
     return toeplitz.inverse_as_streaming_matrix(jnp.asarray(mechanism.strategy, jnp.float32))
