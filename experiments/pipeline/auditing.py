@@ -103,7 +103,7 @@ class Recovered(NamedTuple):
       matches: protection -> `attacks.Match`.
       model: "first" or "last", whose update showed more.
       site, others: whose update it was, and how many sites were in the secure sum.
-      noise: noise multiplier and clipping norm of ``EPSILON``.
+      noises: protection by noise -> noise multiplier and clipping norm.
       kspace_error: relative error of the recovered measurement by protection; of reconstructions.
       labels: the label that the update gives away, and the true one; of classifications.
     """
@@ -113,16 +113,30 @@ class Recovered(NamedTuple):
     model: str
     site: str
     others: int
-    noise: tuple[float, float]
+    noises: dict[str, tuple[float, float]]
     kspace_error: dict[str, float]
     labels: tuple[int, int] | None
 
 
-def invert_update(subject: Subject, site: str | None, *, iterations: int, seed: int) -> Recovered:
+def invert_update(
+    subject: Subject,
+    site: str | None,
+    *,
+    iterations: int,
+    seed: int,
+    noises: Mapping[str, tuple[float, float]] | None = None,
+) -> Recovered:
     """Recovers one example of a site: unprotected, from a secure sum of up to ``SITES``, and with noise.
 
     The worst case: the update is one step on one example, and the attacker knows model, task, and of
     reconstructions sampling and coil maps; it starts near the mean image of the other sites.
+
+    Args:
+      subject: the run.
+      site: whose example; the first with examples by default.
+      iterations, seed: of each attack.
+      noises: name of a protection -> noise multiplier and clipping norm; "noise", that of ``EPSILON``, by
+        default.
 
     Raises:
       FlagError: there is no such site, or it has no example.
@@ -164,13 +178,12 @@ def invert_update(subject: Subject, site: str | None, *, iterations: int, seed: 
         found[name] = (attacks.match(settings.shown(batch), original, public=public), batch, 0.0)
     model = max(found, key=lambda name: float(found[name][0].psnr[0]))
     variables = subject.models[model]
-    multiplier, norm = _noise_of(subject)
+    noises = {"noise": _noise_of(subject)} if noises is None else noises
     sent = [send(variables, batch) for batch in batches]
-    seen = {"noise": attacks.clipped_and_noised(sent[0], key, norm=norm, noise_multiplier=multiplier)}
-    if len(sent) > 1:
-        seen["secure sum"] = attacks.mean_update(sent)
+    seen = {"secure sum": attacks.mean_update(sent)} if len(sent) > 1 else {}
+    for name, (multiplier, norm) in noises.items():
+        seen[name] = attacks.clipped_and_noised(sent[0], key, norm=norm, noise_multiplier=multiplier)
     recovered = {"unprotected": found[model][1]} | {n: attack(x, variables, key)[0] for n, x in seen.items()}
-    recovered = {n: recovered[n] for n in ("unprotected", "secure sum", "noise") if n in recovered}
     shown = {n: settings.shown(batch) for n, batch in recovered.items()}
     labels = None
     if subject.kind == "classification" and "head" in sent[0]:
@@ -184,7 +197,7 @@ def invert_update(subject: Subject, site: str | None, *, iterations: int, seed: 
         model,
         names[victim],
         len(sent),
-        (multiplier, norm),
+        dict(noises),
         errors,
         labels,
     )

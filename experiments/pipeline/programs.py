@@ -51,7 +51,17 @@ GROUPS = ("data", "model", "training", "federation", "protection", "topology", "
 _OF_PROGRAMS = {
     "run": ("workdir", "resume", "devices", "parallel", "rounds_per_dispatch"),
     "processes": ("coordinator", "processes", "process_id", "distributed", "start_seconds", "stall_seconds"),
-    "comparison": ("methods", "seeds", "epsilons", "units", "baseline", "metric", "worst", "json"),
+    "comparison": (
+        "methods",
+        "seeds",
+        "epsilons",
+        "units",
+        "baseline",
+        "metric",
+        "worst",
+        "json",
+        "inversion",
+    ),
 }
 
 

@@ -116,6 +116,17 @@ def without_privacy(federation: FederationSettings) -> FederationSettings:
     return changed(federation, **plain)
 
 
+def with_unit(federation: FederationSettings, unit: str, epsilon: float) -> FederationSettings:
+    """The same with a budget of the unit, and without what means nothing of that unit."""
+    private = changed(federation, dp_epsilon=epsilon, dp_unit=unit)
+    unfit = {
+        field.name: field.default
+        for field, _ in fields(private)
+        if field.name.startswith("dp_") and not all(need.holds(private) for need in field.metadata["needs"])
+    }
+    return changed(private, **unfit)
+
+
 def budgets(flag: str, texts: Sequence[str]) -> list[float]:
     """Distinct positive numbers of a flag that is a list.
 

@@ -42,6 +42,16 @@ def test_flags_of_the_budget_mean_nothing_for_the_run_without_one():
     assert planned[Point(NONE, math.inf)].federation == settings().federation
 
 
+def test_flags_of_steps_hold_for_the_units_that_have_steps():
+    given = resolve({"preset": "smoke", **SIZES, "dp_batch_size": 4, "dp_delta": 1e-3})
+    planned = privacy_curves.plan(given, ["example", "site"], ["2"])
+    example, site = (planned[Point(unit, 2.0)].federation for unit in ("example", "site"))
+    assert (example.dp_batch_size, site.dp_batch_size) == (4, settings().federation.dp_batch_size)
+    assert example.dp_delta == site.dp_delta == 1e-3
+    with pytest.raises(FlagError, match=r"dp\.batch_size: expected another --dp.unit than site"):
+        privacy_curves.plan(given, ["site"], ["2"])
+
+
 def test_tables_and_figures_show_what_is_there(tmp_path):
     rows = [
         {"unit": unit, "epsilon": epsilon, "spent": 1.0, "metric": "ssim", "scores": [mean], "mean": mean,
@@ -51,6 +61,10 @@ def test_tables_and_figures_show_what_is_there(tmp_path):
     privacy_curves.write(tmp_path, rows)
     assert "| patient | 0.500 ± nan | 0.800 ± nan |" in (tmp_path / "curves.md").read_text()
     assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert "inversion" not in (tmp_path / "curves.md").read_text()
+    rows = [{**row, "inversion_psnr": psnr} for row, psnr in zip(rows, (50.0, 3.0, 9.0), strict=True)]
+    assert "| inversion, patient | 3.0 dB | 9.0 dB |" in privacy_curves.markdown(rows)
+    assert "Without privacy: 0.900 ± nan; inversion 50.0 dB." in privacy_curves.markdown(rows)
 
 
 def test_help_knows_the_flags_it_shows_first():
@@ -67,3 +81,7 @@ def test_budgets_are_kept_and_finished_runs_are_read(tmp_path):
     plain, private = rows
     assert plain["spent"] == 0 and 0 < private["spent"] <= 8 and len(private["scores"]) == 2
     assert privacy_curves.curves(planned, tmp_path, [0, 1]) == rows
+    with pytest.raises(FlagError, match="metric: expected one of accuracy"):
+        privacy_curves.curves(planned, tmp_path, [0], metric="dice")
+    inverted = privacy_curves.curves(planned, tmp_path, [0], inversion=5)
+    assert all(row["inversion_psnr"] < 60 for row in inverted)
