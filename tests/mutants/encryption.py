@@ -4,6 +4,7 @@ from tests.mutants.mutant import in_file
 
 _SCHEMES = "tests/encryption/test_schemes.py::test_"
 _RING = "tests/encryption/test_collective_key.py::test_"
+_CHECKPOINT = "tests/privacy/test_checkpoints.py::test_"
 _CHAIN = "tests/privacy/test_chain.py::test_"
 _LAI = "tests/federated/test_lai.py::test_"
 _MEDI = "tests/federated/test_medisecfed.py::test_"
@@ -67,6 +68,35 @@ MUTANTS = (
             "if head is not None and head not in heads:",
             "if False:",
             _CHAIN + "what_was_cut_off_is_found_by_its_head",
+        ),
+        (
+            "if len(signatures) < seen.least:",
+            "if False:",
+            _CHECKPOINT + "checkpoints_come_when_they_must_and_are_signed_by_enough",
+        ),
+        # A signature of another head counts.
+        (
+            'not signed(party["key"], signature, statement(seen))',
+            "False",
+            _CHECKPOINT + "signatures_of_others_or_of_other_heads_do_not_count",
+        ),
+        (
+            'if kind == "round" and 0 < every <= rounds:',
+            "if False:",
+            _CHECKPOINT + "checkpoints_come_when_they_must_and_are_signed_by_enough",
+        ),
+        (
+            "file.truncate(len(content) - len(tail))",
+            "file.truncate(len(content))",
+            _CHECKPOINT + "a_last_line_that_a_crash_cut_off_is_mended",
+        ),
+    ),
+    *in_file(
+        "fedrecon/privacy/witness.py",
+        (
+            "seen = verify(entries, self.head)",
+            "seen = verify(entries)",
+            _CHECKPOINT + "witnesses_sign_no_record_that_was_rolled_back_or_forked",
         ),
     ),
     *in_file(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedrecon.privacy import chain
+from fedrecon.privacy.signatures import sign
 
 pytest.importorskip("cryptography")
 
@@ -82,7 +83,7 @@ def signed_anew(entries, index, party, **changes):
     entries = copy.deepcopy(entries[: index + 1])
     entry = {**entries[index], **changes}
     del entry["signature"]
-    entry["signature"] = chain._sign(party, chain.canonical(entry))
+    entry["signature"] = sign(party, chain.canonical(entry))
     return [*entries[:-1], entry]
 
 

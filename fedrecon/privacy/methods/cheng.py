@@ -10,6 +10,7 @@ from fedrecon import federated as fl
 from fedrecon.encryption import Encoding, paillier
 from fedrecon.privacy import chain
 from fedrecon.privacy.encrypted_sum import Record, counted, encrypted_sum
+from fedrecon.privacy.witness import Witness
 from fedrecon.types import Task
 
 
@@ -71,6 +72,7 @@ def _recorder(path: str, clients: int, key_bits: int) -> Record:
     members = {
         f"client{number}": chain.new_party(f"client{number}", chain.CLIENT) for number in range(clients)
     }
+    witnesses = {name: Witness(member) for name, member in members.items()}
     opened: list[chain.Chain] = []
 
     def record(round, numbers, vectors, total, found):
@@ -86,6 +88,9 @@ def _recorder(path: str, clients: int, key_bits: int) -> Record:
         opened[0].round(server, round, digests, members)
         decrypted = chain.digest_of_blocks([np.asarray(found, "<i8").tobytes()])
         opened[0].sum(office, round, chain.digest_of_blocks(total.blocks), decrypted)
+        if opened[0].due:
+            signed = {name: witness.cosign(opened[0].entries) for name, witness in witnesses.items()}
+            opened[0].checkpoint(server, signed)
 
     return record
 
