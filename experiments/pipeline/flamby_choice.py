@@ -29,15 +29,6 @@ CANDIDATES: dict[str, list[tuple[str, dict[str, float]]]] = {
             for strength in (0.03, 0.3, 3.0)
         ),
     ],
-    "tcga_brca": [
-        *(
-            ("fedadam", _server(rate, server))
-            for rate in (1e-3, 3.162e-3, 1e-2)
-            for server in (0.03, 0.1, 0.316)
-        ),
-        *(("fedadagrad", _server(rate, server)) for rate in (1e-3, 1e-2) for server in (0.316, 1.0)),
-        *(("ditto", {"learning_rate": 1e-2, "strength": strength}) for strength in (0.03, 0.3)),
-    ],
 }
 
 

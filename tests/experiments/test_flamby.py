@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import flamby
-from experiments.pipeline import flamby_choice
+from experiments.pipeline import flamby_choice, flamby_cox
 from experiments.pipeline.flamby import PROTOCOLS, initial_variables, setting
 from experiments.pipeline.flamby_privacy import private_trainer
 from fedrecon.data import DataError
@@ -76,6 +76,71 @@ def test_folds_divide_the_training_patients(measured_data):
     np.testing.assert_array_equal(held.sum(0), np.asarray(data.sites.valid))
     for part, tested in zip(parts, held, strict=True):
         np.testing.assert_array_equal(part.sites.valid, np.asarray(data.sites.valid) & ~tested)
+
+
+def patients(count, seed, features=3):
+    """Of tied times, and weights 1, 0, -1 of a proportional hazard."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, features))
+    time = np.ceil(8 * rng.exponential(np.exp(-x[:, 0] + x[:, -1])))
+    return flamby_cox.Site(x, rng.random(count) < 0.7, time)
+
+
+def test_sums_of_sites_are_those_of_the_partial_likelihood():
+    site, weights = patients(25, 0), np.array([0.3, -0.2, 0.5])
+
+    def loss(w):
+        total = 0.0
+        for x, event, time in zip(*site, strict=True):
+            at_risk = site.x[site.time >= time]
+            total += event * (np.log(np.exp(at_risk @ w).sum()) - x @ w)
+        return total
+
+    found, h = flamby_cox.sums(weights, site), 1e-4
+    np.testing.assert_allclose(found.loss, loss(weights), rtol=1e-12)
+    moves = h * np.eye(3)
+    slope = [(loss(weights + m) - loss(weights - m)) / (2 * h) for m in moves]
+    np.testing.assert_allclose(found.gradient, slope, rtol=1e-6)
+    second = [(flamby_cox.sums(weights + m, site).gradient - flamby_cox.sums(weights - m, site).gradient)
+              / (2 * h) for m in moves]  # fmt: skip
+    np.testing.assert_allclose(found.hessian, second, rtol=1e-6, atol=1e-8)
+    assert found.events == site.event.sum()
+
+
+def test_penalized_cox_models_are_the_minimum_over_all_sites():
+    sites = [patients(40, 1), patients(30, 2)]
+    events = sum(s.event.sum() for s in sites)
+    found = flamby_cox.fit(sites, 0.3)
+    gradient = sum(flamby_cox.sums(found, s).gradient for s in sites) / events + 0.3 * found
+    np.testing.assert_allclose(gradient, 0, atol=1e-9)
+    own = flamby_cox.personal(sites, 0.3, 2.0)
+    for weights, s in zip(own, sites, strict=True):
+        slope = flamby_cox.sums(weights, s).gradient / s.event.sum() + 2 * (weights - found)
+        np.testing.assert_allclose(slope, 0, atol=1e-9)
+    assert found[0] > 0.2 and found[2] < -0.2 and abs(found[1]) < 0.2
+    np.testing.assert_allclose(flamby_cox.fit(sites, 1e6), 0, atol=1e-5)
+
+
+def test_penalties_follow_the_signal(monkeypatch):
+    monkeypatch.setattr(flamby_cox, "PENALTIES", (0.01, 100.0))
+    monkeypatch.setattr(flamby_cox, "STRENGTHS", (0.1, 1000.0))
+    monkeypatch.setattr(flamby_cox, "REPETITIONS", 1)
+    alike = [patients(60, 3), patients(60, 4)]
+    assert flamby_cox.choose(alike, own=False).penalty == 0.01
+    noise = [s._replace(x=np.random.default_rng(9).normal(size=(60, 12))) for s in alike]
+    assert flamby_cox.choose(noise, own=False).penalty == 100.0
+    turned = [alike[0], alike[1]._replace(x=-alike[1].x)]
+    found = flamby_cox.choose(turned, own=True)
+    assert found.strength == 0.1 and found.score < flamby_cox.choose(turned, own=False).score
+
+
+@pytest.mark.slow
+def test_breast_cancer_beyond_the_best_published_row(measured_data):
+    found = flamby.run("tcga_brca", str(measured_data("tabular")), [42], ["ridge", "chosen"])
+    assert found["ridge"]["mean"] > 0.8152 and found["chosen"]["mean"] > 0.8152
+    assert found["chosen"]["method"] == "ridge_personal"
+    with pytest.raises(ValueError, match="--methods: expected ridge and ridge_personal with a table"):
+        flamby.run("heart", str(measured_data("tabular")), [42], ["ridge"])
 
 
 def test_units_of_privacy_are_named(measured_data):

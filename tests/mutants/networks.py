@@ -24,6 +24,7 @@ _CLIPPED = _RULES + "foreground_is_clipped_to_its_percentiles"
 _FEW = _RULES + "sites_of_few_patients_tell_nothing_and_the_rest_configures_a_task"
 _MATCHED = "tests/evaluation/test_lesions.py::test_"
 _OVERLAP = _MATCHED + "lesions_are_matched_by_their_overlap"
+_COX = "tests/experiments/test_flamby.py::test_"
 _FLAG = "tests/experiments/test_network_flag.py::test_"
 _UNET = "tests/models/test_unet.py::test_"
 _SIZES = _UNET + "any_image_size_comes_back"
@@ -164,6 +165,21 @@ MUTANTS = (
             'module.path == ("head",)',
             "module.path",
             _SEEN,
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/flamby_cox.py",
+        ('side="right") - 1', 'side="left")', _COX + "sums_of_sites_are_those_of_the_partial_likelihood"),
+        ("second - mean.T @ mean", "second", _COX + "sums_of_sites_are_those_of_the_partial_likelihood"),
+        (
+            "fit([site], strength, shared)",
+            "fit([site], strength)",
+            _COX + "penalized_cox_models_are_the_minimum_over_all_sites",
+        ),
+        (
+            "sums(weights, site).loss - sums(weights, part).loss",
+            "sums(weights, part).loss",
+            _COX + "penalties_follow_the_signal",
         ),
     ),
 )
