@@ -213,7 +213,7 @@ def main(dotted: Dotted) -> None:
         config = {**flat(base), "comparison": True}
         for name in ("algorithm", "seed"):
             del config[name]
-        seeds, execution = sweep.seeds_of(values, base.seed), sweep.execution_of(values)
+        seeds, execution = sweep.seeds_of(values.seeds, base.seed), sweep.execution_of(values)
         growing = {"rounds": max(_growing(settings, execution)["rounds"] for settings in planned.values())}
         with Workdir(
             values.workdir, config, describe_environment(), resume=values.resume, growing=growing

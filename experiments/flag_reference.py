@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import multitask
 from experiments.pipeline import federated_settings, settings
 from experiments.pipeline.programs import flag_groups
 from fedrecon.runtime import run_program, spelled
@@ -19,6 +20,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.full_stack": (settings.FullStackSettings, settings.BY_PRESET),
     "experiments.train_federated": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.compare": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
+    "experiments.multitask": (federated_settings.TrainSettings, frozenset(multitask.KEPT)),
     "experiments.reconstruct": None,
     "experiments.export": None,
     "experiments.predict": None,

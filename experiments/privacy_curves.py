@@ -173,7 +173,7 @@ def main(dotted: Dotted) -> None:
         rows = curves(
             planned,
             folder,
-            sweep.seeds_of(values, first),
+            sweep.seeds_of(values.seeds, first),
             metric=values.metric,
             inversion=values.inversion,
             **sweep.execution_of(values),

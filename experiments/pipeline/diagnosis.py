@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrecon.data import ClientData
-from fedrecon.reporting import auc, best_threshold, bootstrap_interval, patient_masks
+from fedrecon.reporting import PatientMasks, auc, best_threshold, bootstrap_interval, patient_masks
 from fedrecon.training import Scores
 
 THRESHOLDS = tuple(np.round(np.linspace(0.05, 0.95, 19), 2))
@@ -81,8 +81,7 @@ def score_segmentation(test: Cases, thresholds: Sequence[float]) -> Diagnosis:
       test: the cases.
       thresholds: of each site; probabilities above it are marked.
     """
-    bounds = np.asarray(thresholds)[test.site].reshape(-1, *[1] * (test.probability.ndim - 1))
-    masks = patient_masks(test.probability > bounds, test.truth, test.patient)
+    masks = _masks(test, thresholds)
     _, first = np.unique(test.patient, return_index=True)
     site, ill = test.site[first], masks.lesion > 0
 
@@ -99,6 +98,19 @@ def score_segmentation(test: Cases, thresholds: Sequence[float]) -> Diagnosis:
     low, high = bootstrap_interval(lambda drawn: _mean(values[drawn]), len(values))
     sites = {name: summary(site == i) for i, name in enumerate(test.names)}
     return Diagnosis(sites, {**summary(np.ones_like(ill)), "low": low, "high": high})
+
+
+def dice_of_patients(test: Cases, thresholds: Sequence[float]) -> np.ndarray:
+    """Dice of each patient in the order of their numbers, NaN of those without a lesion.
+
+    Args: as in `score_segmentation`.
+    """
+    return _masks(test, thresholds).dice
+
+
+def _masks(test: Cases, thresholds: Sequence[float]) -> PatientMasks:
+    bounds = np.asarray(thresholds)[test.site].reshape(-1, *[1] * (test.probability.ndim - 1))
+    return patient_masks(test.probability > bounds, test.truth, test.patient)
 
 
 def score_classification(test: Cases, thresholds: Sequence[float]) -> Diagnosis:

@@ -103,7 +103,7 @@ def run_downstream(
         last = jax.tree.map(lambda x: x[-1], pretrained.params["cascades"]["regulariser"])
         params, copied = warm_start(initial.params, last)
         initial = initial._replace(params=params)
-    probabilities = _predictor(task, rater.target)
+    probabilities = predictor(task, rater.target)
 
     def cases(models: Sequence[Variables], data: ClientData) -> diagnosis.Cases:
         return diagnosis.cases(probabilities(models, data), data, rater.target)
@@ -141,7 +141,7 @@ def make_task(kind: str, settings: FullStackSettings, example: Mapping[str, Any]
     return named_task(kind, example, network=network, flip=True, **sizes)
 
 
-def _predictor(task: Task, target: str) -> Callable[[Sequence[Variables], ClientData], np.ndarray]:
+def predictor(task: Task, target: str) -> Callable[[Sequence[Variables], ClientData], np.ndarray]:
     """``predict(models, data)``: probabilities (clients, examples, ..., classes), by each client's model."""
     predict = jax.jit(lambda variables, batch: task.predict(*variables, batch))
 

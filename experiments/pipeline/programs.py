@@ -52,6 +52,7 @@ _OF_PROGRAMS = {
     "run": ("workdir", "resume", "devices", "parallel", "rounds_per_dispatch"),
     "processes": ("coordinator", "processes", "process_id", "distributed", "start_seconds", "stall_seconds"),
     "comparison": (
+        "problems",
         "methods",
         "seeds",
         "epsilons",

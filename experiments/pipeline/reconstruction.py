@@ -90,7 +90,7 @@ def run_reconstruction(run: Run, cohorts: Cohorts) -> Reconstruction:
     test, images_by = cohort.test, make_images(model, measure)
 
     def predict(models: Sequence[Variables], data: ClientData) -> np.ndarray:
-        return _images(lambda model, batch: jnp.abs(images_by(model, batch)), models, data)
+        return images_of(lambda model, batch: jnp.abs(images_by(model, batch)), models, data)
 
     def train(kind: str) -> Trained:
         return run.train("reconstruction", kind, task, initial, cohort)
@@ -197,7 +197,7 @@ def _placed(found: np.ndarray | None, data: ClientData) -> np.ndarray:
     return images
 
 
-def _images(function: Callable, models: Sequence[Any], data: ClientData) -> np.ndarray:
+def images_of(function: Callable, models: Sequence[Any], data: ClientData) -> np.ndarray:
     """Images (clients, examples, ny, nx) by ``function(model, batch)``, each with the model of its client."""
     return _placed(each(function, models, data), data)
 
@@ -275,7 +275,7 @@ def _validation_psnr(solver: Callable, data: ClientData, weight: float) -> float
 
 
 def _apply(solver: Callable, weight: float, data: ClientData) -> np.ndarray:
-    return _images(solver, [jnp.float32(weight)] * data.clients, data)
+    return images_of(solver, [jnp.float32(weight)] * data.clients, data)
 
 
 def _scores(images: np.ndarray, data: ClientData) -> Scores:

@@ -98,9 +98,9 @@ def execution_of(values: flags.FlagValues) -> dict[str, Any]:
     return {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
 
 
-def seeds_of(values: flags.FlagValues, first: int) -> list[int]:
-    """``--seeds`` seeds from the first on."""
-    return list(range(first, first + values.seeds))
+def seeds_of(count: int, first: int) -> list[int]:
+    """That many seeds from the first on."""
+    return list(range(first, first + count))
 
 
 def share_programs(folder: Path) -> None:

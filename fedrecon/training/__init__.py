@@ -6,6 +6,7 @@ how long.
 
 from fedrecon.training import finetuning as finetuning
 from fedrecon.training import messages as messages
+from fedrecon.training import model_files as model_files
 from fedrecon.training import predictions as predictions
 from fedrecon.training import secure as secure
 from fedrecon.training.budgets import Budget, Spending

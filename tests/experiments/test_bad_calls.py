@@ -148,6 +148,19 @@ communication | --workdir={}/run --codec=top_k --top_k.part=1 | --top_k.part
 communication | --workdir={}/run --codec=qsgd --secure_aggregation=secagg | --codec
 privacy_curves | --workdir={}/run --epsilons=0 | --epsilons
 privacy_curves | --workdir={}/run --units=hospital | --units
+multitask | --workdir={}/run --problems=teeth | --problems
+multitask | --workdir={}/run --problems=retina | --data_dir
+multitask | --workdir={}/run --problems=xray --data_dir={}/none | none
+multitask | --workdir={}/run --methods=fedprox | --methods
+multitask | --workdir={}/run --codec=zip | --codec
+multitask | --workdir={}/run --top_k.fraction=2 --codec=top_k | --top_k.fraction
+multitask | --workdir={}/run --epsilons=inf | --epsilons
+multitask | --workdir={}/run --seeds=0 | --seeds
+multitask | --workdir={}/run --rounds=0 | --rounds
+multitask | --workdir={}/run --dp.unit=hospital | --dp.unit
+multitask | --workdir={}/run --preset=huge | --preset
+multitask | --workdir={}/file --preset=smoke | --workdir
+multitask | --workdir={}/run --task=segmentation | task
 inversion_figures | --iterations=0 | --iterations
 secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed

@@ -42,7 +42,7 @@ def test_every_valid_example_is_seen_by_the_model_of_its_client(monkeypatch, chu
         sizes.append(len(batch["target"]))
         return model * batch["target"]
 
-    found = reconstruction._images(function, [one, one, other, other], data)
+    found = reconstruction.images_of(function, [one, one, other, other], data)
     factor = np.array([2, 2, 10, 10])[:, None, None, None]
     expected = factor * data.examples["target"] * data.valid[..., None, None]
     np.testing.assert_array_equal(found, expected)

@@ -1,8 +1,9 @@
-"""Mutants of trade-offs."""
+"""Mutants of trade-offs, and of the program that shows them over all problems."""
 
 from tests.mutants.mutant import in_file
 
 _PARETO = "tests/evaluation/test_pareto.py::test_"
+_MULTITASK = "tests/experiments/test_multitask.py::test_"
 _FIGURE = "tests/reporting/test_tradeoffs.py::test_"
 MUTANTS = (
     *in_file(
@@ -35,6 +36,50 @@ MUTANTS = (
             "if np.isfinite(point.score) and not",
             "if not",
             _FIGURE + "infinite_and_zero_costs_have_ticks_and_what_has_no_score_is_left_out",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/multitask_report.py",
+        (
+            'if row.get("exchanges") and "score" in row]',
+            'if "score" in row and "bytes_up" in row]',
+            _MULTITASK + "fronts_name_what_no_federation_beats_and_comparators_are_on_none",
+        ),
+        (
+            "(floor, max(cost for _, cost in points))",
+            "(floor, 1 + max(cost for _, cost in points))",
+            _MULTITASK + "fronts_name_what_no_federation_beats_and_comparators_are_on_none",
+        ),
+        (
+            "in evaluation.holm(tests).items():",
+            "in tests.items():",
+            _MULTITASK + "differences_are_tested_over_the_same_patients_and_corrected",
+        ),
+        (
+            'none = sum(bool(row.get("refused")) or math.isnan(row["score"])',
+            'none = sum(bool(row.get("refused"))',
+            _MULTITASK + "the_table_counts_what_has_no_score",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/multitask_scores.py",
+        (
+            "value = low = high = -math.inf",
+            "low = high = -math.inf",
+            _MULTITASK + "scores_are_of_patients_with_the_structure_and_networks_that_fail_diverged",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/multitask_problems.py",
+        (
+            'changes = {**changes, "dp_batch_size": base.batch_size}',
+            "changes = {**changes}",
+            _MULTITASK + "every_problem_has_the_same_rows_and_one_with_all_at_once",
+        ),
+        (
+            "communication.named_codec(name).sums]",
+            "True]",
+            _MULTITASK + "what_excludes_each_other_at_once_is_a_row_that_says_so",
         ),
     ),
 )

@@ -1,0 +1,242 @@
+"""All problems in one table: what is planned, what is scored, and what is on a front."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import multitask
+from experiments.pipeline import multitask_report, multitask_scores
+from experiments.pipeline.diagnosis import Cases
+from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.multitask_problems import EXTENT, PRESETS, PROBLEMS
+from experiments.pipeline.programs import flag_groups
+from fedrecon.training import FlagError
+
+ROOT = Path(__file__).parents[2]
+EXTENTS = {**EXTENT["smoke"], "protocol": "secagg"}
+
+
+def plan(given=None, extent=None, data_dir="", dotted=None, preset="smoke"):
+    return multitask.plan(preset, given or {}, {**EXTENTS, **(extent or {})}, data_dir, dotted or {})
+
+
+def test_every_problem_has_the_same_rows_and_one_with_all_at_once():
+    planned = plan({"dp_delta": 1e-3})
+    assert list(planned) == ["mri", "ct", "lesions", "diagnosis"]
+    rows = planned["lesions"]
+    assert list(rows) == [
+        "alone", "pooled", "fedavg", "fedadam", "fedavg + power_sgd", "fedavg + secagg", "fedavg, ε = 8",
+        "fedavg + power_sgd + secagg, ε = 8",
+    ]  # fmt: skip
+    assert [row.exchanges for row in rows.values()] == [False] * 2 + [True] * 6
+    plain, private = (rows[name].settings for name in ("fedavg", "fedavg, ε = 8"))
+    assert plain.federation.dp_delta == 0 and private.federation.dp_delta == 1e-3
+    assert private.federation.dp_batch_size == plain.batch_size == 4
+    everything = list(rows.values())[-1]
+    found = everything.settings.federation
+    assert (found.codec, found.secure_aggregation, found.dp_epsilon) == ("power_sgd", "secagg", 8)
+    assert everything.features == ("codec", "sums", "privacy") and not everything.refused
+
+
+def test_presets_and_problems_fit_all_settings():
+    for preset in PRESETS:
+        extent = {**EXTENT[preset], "problems": list(PROBLEMS)}
+        assert set(plan(extent=extent, data_dir="d", preset=preset)) == set(PROBLEMS)
+    without = plan(extent={"problems": None})
+    assert set(without) == {name for name, problem in PROBLEMS.items() if not problem.public}
+
+
+def test_what_excludes_each_other_at_once_is_a_row_that_says_so():
+    rows = plan({"dp_unit": "site"}, {"problems": ["mri"]})["mri"]
+    assert "codec: expected none with --dp.unit=site" in rows["fedavg + power_sgd + secagg, ε = 8"].refused
+    assert not rows["fedavg, ε = 8"].refused
+    few = plan(extent={"codec": ["top_k"], "epsilons": [], "problems": ["mri"]})["mri"]
+    assert list(few)[-1] == "fedavg + secagg", (
+        "messages of top_k do not add, and one feature is a row already"
+    )
+
+
+@pytest.mark.parametrize(
+    ("extent", "data_dir", "dotted", "words"),
+    [
+        ({"problems": ["teeth"]}, "", {}, "problems: expected distinct ones of mri"),
+        ({"problems": ["mri", "mri"]}, "", {}, "problems: expected distinct"),
+        ({"problems": ["retina"]}, "", {}, "data_dir: expected the folder of the public files"),
+        ({"problems": ["mri"]}, "d", {}, "data_dir: expected no folder"),
+        ({"methods": ["fedprox"]}, "", {}, "methods: expected fedavg and distinct others"),
+        ({"methods": ["fedavg", "local_only"]}, "", {}, "methods: expected fedavg and distinct others"),
+        ({"codec": ["zip"]}, "", {}, "codec: expected distinct ones of dense"),
+        ({"epsilons": ["0"]}, "", {}, "epsilons: expected positive numbers"),
+        ({"epsilons": ["1", "1.0"]}, "", {}, "epsilons: expected distinct positive numbers"),
+        ({}, "", {"top_k": (("fraction", "1"),)}, r"top_k\.NAME: expected one of --methods, --codec"),
+        ({}, "", {"power_sgd": (("rank", "x"),)}, r"power_sgd\.rank: expected an integer"),
+        ({}, "", {"fedadam": (("x", "1"),)}, r"fedadam\.x: expected one of fedadam's options"),
+    ],
+)  # fmt: skip
+def test_wrong_names_are_refused_before_anything_is_trained(extent, data_dir, dotted, words):
+    with pytest.raises(FlagError, match=words):
+        plan(extent=extent, data_dir=data_dir, dotted=dotted)
+
+
+def test_options_reach_their_rows():
+    dotted = {"power_sgd": (("rank", "3"),), "fedadam": (("first_decay", "0.8"),)}
+    rows = plan(extent={"problems": ["mri"]}, dotted=dotted)["mri"]
+    assert rows["fedavg + power_sgd"].settings.federation.codec_options == (("rank", "3"),)
+    assert rows["fedadam"].settings.federation.algorithm_options == (("first_decay", "0.8"),)
+    assert rows["fedavg"].settings.federation.algorithm_options == ()
+
+
+def row(score, exchanges=True, **values):
+    defaults = {"score": score, "low": score - 0.1, "high": score + 0.1, "half_width": math.nan, "scored": 4,
+                "worst_site": score - 0.2, "unscored": 0, "reason": "", "patients": [], "refused": "",
+                "bytes_up": 1e6, "bytes_down": 1e6, "seconds": 1.0, "epsilon": math.inf}  # fmt: skip
+    return {**defaults, "exchanges": exchanges, **values}
+
+
+def problem(rows):
+    return {"title": "lesions", "label": "Dice", "metric": "dice", "untrained": ["constant"],
+            "chosen": "fedavg", "rows": rows}  # fmt: skip
+
+
+def test_fronts_name_what_no_federation_beats_and_comparators_are_on_none():
+    rows = {
+        "alone": row(0.95, False, bytes_up=1.0),
+        "fedavg": row(0.9, bytes_up=100.0, seconds=2.0),
+        "small": row(0.8, bytes_up=10.0, seconds=3.0),
+        "private": row(0.7, bytes_up=100.0, seconds=4.0, epsilon=8.0),
+        "worse": row(0.6, bytes_up=100.0, seconds=5.0, epsilon=8.0),
+        "impossible": {"exchanges": True, "refused": "too few"},
+    }
+    found = multitask_report.with_fronts(rows)
+    assert found["fedavg"]["fronts"] == ["bytes_up", "epsilon", "seconds"]
+    assert found["small"]["fronts"] == ["bytes_up"] and found["private"]["fronts"] == ["epsilon"]
+    assert found["worse"]["fronts"] == [] and found["worse"]["dominated_by"] == ["private"]
+    assert "fronts" not in found["alone"] and "fronts" not in found["impossible"]
+    # From 0.5 and 100 bytes: 0.3 above it over one decade; what costs most saves nothing.
+    assert multitask_report.saved_bytes(rows, 0.5) == pytest.approx(0.3)
+
+
+def test_differences_are_tested_over_the_same_patients_and_corrected():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=12)
+    rows = {
+        "fedavg": row(0.0, patients=base.tolist()),
+        "better": row(0.0, patients=(base + 1 + 0.1 * rng.normal(size=12)).tolist()),
+        "same": row(0.0, patients=base.tolist()),
+        "fewer": row(0.0, patients=[1.0]),
+    }
+    found = multitask_report.with_differences(rows, "fedavg")
+    # The smallest p-value of twelve signed ranks, for two tests.
+    assert found["better"]["p_value"] == pytest.approx(2 * 2 / 2**12)
+    assert found["same"]["p_value"] == 1 and found["same"]["difference"] == 0
+    assert "p_value" not in found["fewer"] and "p_value" not in found["fedavg"]
+
+
+def test_the_table_counts_what_has_no_score(tmp_path):
+    rows = {
+        "constant": row(0.2, False, unscored=3, reason="patients without the structure"),
+        "fedavg": row(0.5, p_value=0.04),
+        "blind": row(math.nan, reason="an AUC of 2 positive and 9 negative images"),
+        "diverged": row(-math.inf, low=-math.inf, high=-math.inf),
+        "impossible": {"exchanges": True, "refused": "--dp.epsilon: too few"},
+    }
+    problems = {"lesions": problem(multitask_report.with_fronts(rows))}
+    text = multitask_report.table(problems)
+    assert "diverged" in text and "refused" in text and "fedavg (chosen)" in text
+    assert multitask_report.missing(problems) == [
+        "2 of 5 rows have no score",
+        "lesions: 3 of 7 test patients have no score of their own: patients without the structure",
+        "lesions, blind: no score: an AUC of 2 positive and 9 negative images",
+        "lesions, impossible: not trained: --dp.epsilon: too few",
+    ]
+    document = multitask.write(tmp_path, problems)
+    assert json.loads((tmp_path / "multitask.json").read_text()) == document
+    assert document["problems"]["lesions"]["rows"]["blind"]["score"] is None
+    (line,) = [x for x in (tmp_path / "multitask.md").read_text().splitlines() if "fedavg" in x]
+    assert line.startswith("| fedavg (chosen) | 0.500 (0.400 to 0.600) | – | 0.300 | 0.04 | 1 | none | 1.0 |")
+    assert (tmp_path / "multitask.png").stat().st_size > 5000
+
+
+def test_scores_are_of_patients_with_the_structure_and_networks_that_fail_diverged():
+    truth = np.zeros((4, 2, 2))
+    truth[:2, 0] = 1
+    probability = truth.copy()
+    probability[1, 1, 1] = 0.9
+    cases = Cases(probability, truth, np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3]), ("a", "b"))
+    found = multitask_scores._of_cases("segmentation", cases, 0.5)
+    assert found.value == pytest.approx((1 + 4 / 5) / 2) and found.sites["a"] == found.value
+    assert (found.scored, found.unscored) == (2, 2) and math.isnan(found.sites["b"])
+    np.testing.assert_allclose(found.patients, [1, 0.8, np.nan, np.nan])
+    broken = cases._replace(probability=np.full_like(probability, np.nan))
+    assert multitask_scores._of_cases("segmentation", broken, 0.5).value == -math.inf
+    labels = Cases(np.array([0.2, 0.9]), np.array([0, 1]), np.zeros(2, int), np.arange(2), ("a",))
+    few = multitask_scores._of_cases("classification", labels, 0.5)
+    assert math.isnan(few.value) and (few.scored, few.unscored) == (0, 2)
+    assert few.reason == "an AUC of 1 positive and 1 negative images"
+
+
+def test_help_knows_the_flags_it_shows_first():
+    values = flags.FlagValues()
+    multitask.define_flags(values)
+    shown = {flag.name for members in flag_groups(TrainSettings, values).values() for flag in members}
+    assert set(multitask.FIRST) <= shown and "dp_epsilon" not in shown and "cohort" not in shown
+
+
+def command(folder, *more):
+    words = ["-m", "experiments.multitask", f"--workdir={folder}", "--preset=smoke", "--json", *more]
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def numbers(text):
+    """What is printed but the seconds, and what hangs on them."""
+    document = json.loads(text)
+    for found in document["problems"].values():
+        for each in found["rows"].values():
+            for name in ("seconds", "dominated_by"):
+                each.pop(name, None)
+            each["fronts"] = [cost for cost in each.get("fronts", []) if cost != "seconds"]
+    return document
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_runs_resumes_after_kills_and_is_read_the_second_time(tmp_path):
+    only = ("--problems=lesions", "--epsilons=8")
+    whole = command(tmp_path / "whole", *only)
+    text, _ = whole.communicate()
+    assert whole.returncode == 0
+    found = json.loads(text)["problems"]["lesions"]
+    assert all("score" in each for each in found["rows"].values()), found["rows"]
+    private = found["rows"]["fedavg, ε = 8"]
+    assert 0 < private["epsilon"] <= 8 and private["bytes_up"] == found["rows"]["fedavg"]["bytes_up"]
+    for place in ("alone/seed-0", "fedavg-secagg/seed-0/results.json", "fedavg/seed-0/patients.json"):
+        assert (tmp_path / "killed").parent.joinpath("whole/lesions", place).exists()
+    # Killed when the second and the fifth training have begun.
+    for place in ("pooled", "fedavg-power_sgd"):
+        process = command(tmp_path / "killed", *only)
+        while not (tmp_path / "killed/lesions" / place / "seed-0/metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = command(tmp_path / "killed", *only)
+    resumed, _ = last.communicate()
+    assert last.returncode == 0 and numbers(resumed) == numbers(text)
+    again = command(tmp_path / "whole", *only)
+    second, _ = again.communicate()
+    assert second == text
