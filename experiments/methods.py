@@ -31,8 +31,8 @@ The federated methods that `--algorithm=NAME` and `--methods=NAME,...` may name,
 - **local steps**: `optimizer`: any `--optimizer`; `learning_rate` and `sgd`: plain gradient descent, which
   the method presumes.
 - **fixes**: what the method leaves no choice of.
-- **sums**: everything that crosses is a sum over clients, so that secure sums and central privacy compose
-  with it.
+- **sums**: everything that crosses is a sum over clients, no entry of which is one client's alone, so that
+  secure sums and central privacy compose with it.
 - **own models**: clients evaluate with models of their own.
 - **bytes**: of one client in one round, for a model of 10⁶ float32 parameters (10 000 of them its head, 2 000
   in normalization layers) and 10 clients.

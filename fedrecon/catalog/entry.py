@@ -54,7 +54,8 @@ class Entry:
       rate: a key of `RATES`. "optimizer": clients take any optimizer; "learning_rate": they descend plainly
         at this rate; "both": the recipe wants the optimizer and its rate.
       fixes: options of `federated` that the method leaves no choice of.
-      linear: whether everything that crosses is a sum over clients, so that a secure sum can carry it.
+      linear: whether everything that crosses is a sum over clients, no entry of which is one client's alone,
+        so that a secure sum can carry it and hides single clients.
       personal: whether clients evaluate with models of their own.
       exchanges: whether anything is sent at all; False for comparators.
       releases: whether there is a model that is handed out.

@@ -107,6 +107,8 @@ TABLE = (
         "the worst mixture of clients is minimized",
         needs=("clients",),
         fixes=("weighting", "sampler", *_SERVER),
+        # Its sum of losses has an entry for each client, which a sum does not hide.
+        linear=False,
     ),
     Entry(
         "fedbn",

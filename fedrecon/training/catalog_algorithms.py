@@ -196,7 +196,7 @@ def _check_sums(settings: FederationSettings, chosen: Entry) -> None:
         return
     if not chosen.linear:
         expected = "one that sends nothing but sums with --secure_aggregation"
-        raise FlagError("algorithm", expected, f"{chosen.name}, whose server receives messages one by one")
+        raise FlagError("algorithm", expected, f"{chosen.name}, whose server reads what single clients send")
     if own := [kind for kind, option in _OWN if option in chosen.fixes]:
         expected = f"none with --algorithm={chosen.name}, which brings a {own[0]} of its own"
         raise FlagError("secure_aggregation", expected, settings.secure_aggregation)

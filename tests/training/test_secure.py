@@ -87,6 +87,12 @@ REFUSED = {
 }
 
 
+def test_sums_with_an_entry_of_each_client_are_refused():
+    """AFL's losses stand in the sum as they are: all but one client add zeros to each."""
+    with pytest.raises(FlagError, match="algorithm: expected one that sends nothing but sums"):
+        check_method(settings_of("afl"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", algorithms())
 def test_every_method_trains_as_with_plain_sums_or_says_why_not(name):
