@@ -4,17 +4,20 @@
 experiments.train_federated, whose --algorithm every codec is used with. Every training has a directory of its
 own, --workdir/CODEC, and resumes. --CODEC.NAME=VALUE sets an option of one codec, --codec.NAME of all.
 
+Besides codecs there are "lora", the flags --finetune=lora (with --initialize_from; --finetune.NAME sets its
+options), and "diloco", a tenth of the rounds with ten times the passes and clients that keep Adam.
+
 Bytes up are those of one client in one round, as every round counts them; serialised_bytes is the length of
 a client's message that was really made. Of runs that validate (--validation_part), the table says how many
-bytes of a client had gone up when the validation loss had first come down 95 % of the way that it came
-without a codec.
+bytes of a client had gone up and down when the validation loss had first come down 95 % of the way that it
+came without a codec, how long that takes with links of 10, 100 and 1000 Mbit/s, and the best validation score
+before a tenth of all bytes without a codec. communication.png draws scores over bytes.
 
   python -m experiments.communication --workdir=runs/codecs --codec=none,qsgd,top_k,power_sgd --preset=smoke
   python -m experiments.communication --workdir=runs/top --codec=top_k --codec.fraction=0.01 --json
 """
 
 import json
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import Any
 from absl import flags
 
 from experiments.pipeline import sweep
+from experiments.pipeline.byte_curves import LINKS, byte_curve, byte_figure, to_target
 from experiments.pipeline.configuration import configuration_of
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import budget_of, metrics_of, stage_of
@@ -35,8 +39,8 @@ from fedrecon.training import Dotted, FlagError, changed, check_method, messages
 
 FIRST = ("workdir", "codec", "preset", "task", "cohort", "data_dir", "clients", "rounds", "algorithm",
          "secure_aggregation", "json")  # fmt: skip
-# Part of the way of the loss without a codec.
-TARGET = 0.95
+# What there is besides codecs.
+OTHERS = ("lora", "diloco")
 
 
 def plan(base: TrainSettings, codecs: list[str], dotted: Dotted) -> dict[str, TrainSettings]:
@@ -45,7 +49,7 @@ def plan(base: TrainSettings, codecs: list[str], dotted: Dotted) -> dict[str, Tr
     Raises:
       FlagError: a codec is unknown or given twice, or its options do not fit.
     """
-    known = ("none", *communication.CODECS)
+    known = ("none", *communication.CODECS, *OTHERS)
     if not codecs or len(set(codecs)) != len(codecs) or not set(codecs) <= set(known):
         raise FlagError("codec", f"distinct ones of {', '.join(known)}", ",".join(codecs))
     for name in communication.CODECS:
@@ -53,9 +57,8 @@ def plan(base: TrainSettings, codecs: list[str], dotted: Dotted) -> dict[str, Tr
             raise FlagError(f"{name}.NAME", "one of --codec", name)
     planned = {}
     for name in codecs:
-        options = () if name == "none" else (*dotted.get("codec", ()), *dotted.get(name, ()))
-        federation = changed(base.federation, codec=name, codec_options=options)
-        planned[name] = check_settings(changed(base, federation=federation))
+        planned[name] = check_settings(_point(base, name, dotted))
+        federation = planned[name].federation
         try:
             check_method(federation, (base.task,))
         except FlagError as error:
@@ -63,88 +66,85 @@ def plan(base: TrainSettings, codecs: list[str], dotted: Dotted) -> dict[str, Tr
     return planned
 
 
+def _point(base: TrainSettings, name: str, dotted: Dotted) -> TrainSettings:
+    """The settings with a codec, or with what there is besides."""
+    # Options of --finetune are those of the point lora.
+    base = changed(base, finetune="full", finetune_options=())
+    if name == "lora":
+        return changed(base, finetune="lora", finetune_options=tuple(dotted.get("finetune", ())))
+    if name == "diloco":
+        fewer = {"rounds": max(1, base.rounds // 10), "epochs": 10 * base.epochs}
+        return changed(base, algorithm="diloco", algorithm_options=(), optimizer="adam", **fewer)
+    options = () if name == "none" else (*dotted.get("codec", ()), *dotted.get(name, ()))
+    return changed(base, codec=name, codec_options=options)
+
+
 def compare(
     planned: Mapping[str, TrainSettings], folder: Path, **execution: Any
 ) -> dict[str, dict[str, Any]]:
     """Trains with every codec, and returns {codec: its figures}."""
     first = next(iter(planned.values()))
-    data, found = load_data(first), {}
+    data, found, curves = load_data(first), {}, {}
     for done in sweep.trainings(
         planned, [first.seed], lambda name, _: folder / name, load=lambda _: data, **execution
     ):
         rounds = read_log(done.folder / "metrics.jsonl")
-        metric, chosen = (
-            metrics_of(done.settings.task, done.results)[0],
-            configuration_of(done.settings, data),
-        )
+        metric = metrics_of(done.settings.task, done.results)[0]
+        chosen = configuration_of(done.settings, data)
         mean, worst = summary(done.results.own, metric)
+        curves[done.point] = byte_curve(rounds, metric)
         found[done.point] = {
             "bytes_up": rounds[0]["bytes_up"] // rounds[0]["clients"],
-            "bytes_down": rounds[0]["bytes_down"] // rounds[0]["clients"],
+            "bytes_down": rounds[-1]["bytes_down"] // max(rounds[-1]["clients"], 1),
             "serialised_bytes": messages.message_length(
                 stage_of(done.settings, data, chosen),
                 done.settings.federation,
                 budget_of(done.settings, chosen),
             ),
+            "adds": done.point not in communication.CODECS or communication.named_codec(done.point).sums,
+            "rounds": len(rounds),
             "metric": metric,
             "mean": mean,
             "worst": worst,
-            "losses": [_loss(line) for line in rounds],
         }
         print(f"{done.point}: {metric} {mean:.4f}, {found[done.point]['bytes_up']} bytes up", flush=True)
-    return _to_target(found)
-
-
-def _loss(record: Mapping[str, Any]) -> float:
-    values = [scores["loss"] for scores in record.get("validation", {}).values() if "loss" in scores]
-    return sum(values) / len(values) if values else math.nan
-
-
-def _to_target(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Adds the ratio of bytes to updates as they are, and the bytes up of a client until the target."""
-    courses = {name: row.pop("losses") for name, row in found.items()}
-    plain = courses.get("none")
+    plain = curves.get("none")
     for name, row in found.items():
         row["ratio"] = found["none"]["bytes_up"] / row["bytes_up"] if plain else None
-        reached = None
-        if plain:
-            target = plain[0] - TARGET * (plain[0] - min(plain))
-            reached = next((number for number, loss in enumerate(courses[name], 1) if loss <= target), None)
-        row["bytes_to_target"] = reached and reached * row["bytes_up"]
+        row |= to_target(curves[name], plain, row["metric"])
+    figure = byte_figure(curves, metric) if len(curves) > 1 else None
+    if figure is not None:
+        sweep.save_figure(folder / "communication.png", figure)
     return found
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows of codecs."""
     metric = next(iter(found.values()))["metric"]
-    header = [
-        "codec",
-        metric,
-        "worst client",
-        "bytes up",
-        "message",
-        "ratio",
-        "bytes to target",
-        "bytes down",
-    ]
+    header = ["codec", metric, "worst client", "adds", "bytes up", "message", "ratio", "bytes down"]
+    header += ["to target: up", "down", *(f"s at {link} Mbit/s" for link in LINKS), "at equal bytes"]
     rows = [
         [
             name,
             f"{row['mean']:.4f}",
             f"{row['worst']:.4f}",
+            "yes" if row["adds"] else "no",
             str(row["bytes_up"]),
             _shown(row["serialised_bytes"]),
-            "–" if row["ratio"] is None else f"{row['ratio']:.1f}",
-            _shown(row["bytes_to_target"]),
+            _shown(row["ratio"], ".1f"),
             str(row["bytes_down"]),
+            _shown(row["bytes_to_target"]),
+            _shown(row["bytes_down_to_target"]),
+            *(_shown(row["seconds_to_target"][str(link)], ".2f") for link in LINKS),
+            _shown(row["score_at_equal_bytes"], ".4f"),
         ]
         for name, row in found.items()
     ]
     return format_table(header, rows)
 
 
-def _shown(value: int | None) -> str:
-    return "–" if value is None else str(value)
+def _shown(value: float | None, form: str = "") -> str:
+    return "–" if value is None else format(value, form)
 
 
 def main(dotted: Dotted) -> None:
@@ -165,8 +165,10 @@ def main(dotted: Dotted) -> None:
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
     options = {"flag_values": flag_values}
-    define_run_flags(TrainSettings, without=("codec",), by_preset=BY_PRESET, flag_values=flag_values)
-    text = f"Codecs, some of none, {', '.join(communication.CODECS)}."
+    define_run_flags(
+        TrainSettings, without=("codec", "finetune"), by_preset=BY_PRESET, flag_values=flag_values
+    )
+    text = f"What is compared, some of none, {', '.join((*communication.CODECS, *OTHERS))}."
     flags.DEFINE_list("codec", ["none", "qsgd", "top_k", "power_sgd"], text, **options)
     flags.DEFINE_bool("json", False, "Print JSON, of one codec alone its figures.", **options)
 

@@ -29,6 +29,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.methods": None,
     "experiments.secure_aggregation": None,
     "experiments.communication": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
+    "experiments.finetune": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.privacy_curves": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.flamby": None,
     "experiments.benchmark_privacy": None,

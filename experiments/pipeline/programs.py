@@ -53,6 +53,10 @@ _OF_PROGRAMS = {
     "processes": ("coordinator", "processes", "process_id", "distributed", "start_seconds", "stall_seconds"),
     "comparison": (
         "problems",
+        "choices",
+        "factors",
+        "pretraining_rounds",
+        "pretraining_rate",
         "methods",
         "seeds",
         "epsilons",

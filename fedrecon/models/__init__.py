@@ -40,7 +40,7 @@ from fedrecon.models.transfer import warm_start
 from fedrecon.models.unet import Classifier, Encoder, UNet
 from fedrecon.models.unrolled import CascadeInputs, Unrolled, cascade_inputs, first_leaf, start_image, unroll
 from fedrecon.models.varnet import VarNet
-from fedrecon.models.vision_transformer import VisionTransformer
+from fedrecon.models.vision_transformer import MaskedAutoencoder, VisionTransformer
 from fedrecon.models.windows import SwinUNet, WindowBlock
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "Encoder",
     "GroupNorm",
     "InstanceNorm",
+    "MaskedAutoencoder",
     "MoDL",
     "PrimalDual",
     "ResNet",

@@ -23,6 +23,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "densenet121": DenseNet,
     "vgg11": VGG,
     "vit": VisionTransformer,
+    "vit-b": partial(VisionTransformer, patch=16, channels=768, depth=12, heads=12, remat=True),
 }
 # Name -> ``network(channels=, pools=, output_bias=, ...)``.
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
@@ -46,4 +47,4 @@ SUPERVISED = tuple(name for name in SEGMENTERS if name.endswith("deep-supervisio
 SUPERVISED_POOLS = 3
 # Those that nnU-Net's rules configure.
 CONFIGURED = tuple(name for name in SEGMENTERS if name != "swin-unet")
-NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "swin-unet"))
+NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "vit-b", "swin-unet"))

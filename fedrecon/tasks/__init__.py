@@ -10,6 +10,7 @@ from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_sc
 from fedrecon.tasks.interface import interface_scale
 from fedrecon.tasks.joint import MODES, joint_task
 from fedrecon.tasks.labels import check_labels
+from fedrecon.tasks.masked import masked_autoencoding_task
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sample_patches, sliding_window
@@ -61,6 +62,7 @@ __all__ = [
     "joint_task",
     "layer_features",
     "lower_is_better",
+    "masked_autoencoding_task",
     "means",
     "measure_of",
     "metric_names",

@@ -78,7 +78,7 @@ def named_task(
         small = image is not None and max(image.shape[1:-1]) < _SMALL
         if network == "vit":
             sizes["patch"] = 4 if small else 8
-        elif network not in SIZED:
+        elif network in NORMALIZED and network not in SIZED:
             sizes["small_images"] = small
         return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example, flip=flip)
     if name == "segmentation":

@@ -45,6 +45,10 @@ train_federated | --clip_norm=-1 | --clip_norm
 train_federated | --finetune=lora | --finetune: expected --initialize_from
 train_federated | --finetune=prefix | --finetune
 train_federated | --downlink.fraction=0.1 | --downlink
+finetune | --choices=prefix | --choices
+finetune | --choices=full --lora.rank=2 | --lora
+finetune | --factors=0 --choices=full --preset=smoke | --factors
+finetune | --task=reconstruction | --task
 train_federated | --downlink=top_k --algorithm=local_only | --downlink
 train_federated | --algorithm=fedpaq --secure_aggregation=secagg | --secure_aggregation
 train_federated | --parallel=fast | --parallel

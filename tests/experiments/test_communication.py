@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from experiments import communication
+from experiments.pipeline.byte_curves import byte_curve, byte_figure, to_target
 from experiments.pipeline.federated_settings import TrainSettings, resolve
 from experiments.pipeline.programs import flag_groups
 from fedrecon.training import FlagError
@@ -32,6 +33,45 @@ def test_codecs_and_options_are_checked_before_anything_is_trained():
             communication.plan(settings(), codecs, dotted)
 
 
+def record(up, down, loss, dice, seconds=1.0):
+    scores = {"a": {"loss": loss, "dice": dice}, "b": {"loss": loss + 1, "dice": dice}}
+    sizes = {"bytes_up": 2 * up, "bytes_down": 2 * down, "clients": 2, "seconds": seconds}
+    return {**sizes, "validation": scores, "validation_seconds": 0.5}
+
+
+def test_bytes_and_seconds_to_the_target_are_those_of_the_log():
+    plain = byte_curve([record(1000, 500, loss, 1 - loss) for loss in (1.0, 0.5, 0.1, 0.0, 0.04)], "dice")
+    small = byte_curve([record(10, 500, loss, 1 - loss) for loss in (1.0, 0.5, 0.2, 0.05)], "dice")
+    assert plain.up.tolist() == [1000, 2000, 3000, 4000, 5000] and plain.loss[0] == 1.5
+    own = to_target(plain, plain, "dice")
+    assert (own["rounds_to_target"], own["bytes_to_target"], own["bytes_down_to_target"]) == (4, 4000, 2000)
+    found = to_target(small, plain, "dice")
+    assert (found["rounds_to_target"], found["bytes_to_target"], found["bytes_down_to_target"]) == (
+        4,
+        40,
+        2000,
+    )
+    # Four rounds of half a second, and 8 * 2040 bits.
+    assert found["seconds_to_target"]["10"] == pytest.approx(2 + 8 * 2040 / 1e7)
+    # A tenth of 7500 bytes is one round of 510.
+    assert found["score_at_equal_bytes"] == 0.0 and own["score_at_equal_bytes"] is None
+    assert to_target(small, None, "dice")["bytes_to_target"] is None
+    assert byte_figure({"none": plain, "top_k": small}, "dice") is not None
+    assert (
+        byte_figure({"none": byte_curve([{**record(1, 1, 0, 0), "validation": {}}], "dice")}, "dice") is None
+    )
+
+
+def test_what_there_is_besides_codecs_is_planned():
+    base = resolve({"preset": "smoke", **SIZES, "rounds": 20, "initialize_from": "runs/base"})
+    planned = communication.plan(base, ["none", "lora", "diloco"], {"finetune": (("rank", "2"),)})
+    assert planned["lora"].federation.finetune_options == (("rank", "2"),)
+    assert planned["none"].federation.finetune == "full"
+    assert (planned["diloco"].rounds, planned["diloco"].epochs) == (2, 10)
+    with pytest.raises(FlagError, match="finetune: expected --initialize_from"):
+        communication.plan(settings(), ["lora"], {})
+
+
 @pytest.mark.slow
 def test_bytes_are_those_of_messages_that_were_made(tmp_path):
     planned = communication.plan(settings(), ["none", "qsgd", "random_k"], {})
@@ -40,6 +80,8 @@ def test_bytes_are_those_of_messages_that_were_made(tmp_path):
         assert found[name]["serialised_bytes"] == found[name]["bytes_up"]
         assert found[name]["ratio"] > 1
     assert found["none"]["ratio"] == 1 and found["none"]["bytes_to_target"] % found["none"]["bytes_up"] == 0
+    assert [found[name]["adds"] for name in found] == [True, False, True]
+    assert (tmp_path / "communication.png").stat().st_size > 10_000
     assert communication.table(found).count("\n") == 4
     assert communication.compare(planned, tmp_path) == json.loads(json.dumps(found))  # finished runs are read
 

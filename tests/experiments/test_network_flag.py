@@ -39,7 +39,7 @@ def settings(**values):
 @pytest.mark.parametrize(("task", "network", "sizes"), CASES)
 def test_every_network_of_a_task_is_evaluated(task, network, sizes):
     # Group normalization: of 8 slices, too, a pixel is left at the last level.
-    norm = {} if network in ("vit", "swin-unet") else {"norm": "group"}
+    norm = {} if network in ("vit", "vit-b", "swin-unet") else {"norm": "group"}
     pools = {"pools": 3} if "supervision" in network else {}
     made = named_task(task, example(*sizes), network=network, **norm, **pools)
     shapes = jax.eval_shape(made.init, jax.random.key(0))

@@ -1,0 +1,148 @@
+"""Federated pre-training without labels, and the model that fine-tuning starts from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from experiments.pipeline.federated_data import FederatedData, make_task
+from experiments.pipeline.federated_settings import TrainSettings, network_norm
+from fedrecon import Task, Variables
+from fedrecon.models import (
+    CLASSIFIERS,
+    NORMALIZED,
+    NORMS,
+    SEGMENTERS,
+    SIZED,
+    MaskedAutoencoder,
+    VisionTransformer,
+)
+from fedrecon.runtime import Workdir, describe_environment
+from fedrecon.tasks import masked_autoencoding_task
+from fedrecon.training import (
+    Budget,
+    Execution,
+    FederationSettings,
+    FlagError,
+    Results,
+    Stage,
+    example_of,
+    flat,
+    is_finished,
+    read_results,
+    released_file,
+    run_stage,
+)
+from fedrecon.weights import read_weights, write_weights
+
+STAGE = "pretraining"
+
+
+def autoencoder(settings: TrainSettings, channels: int) -> nn.Module:
+    """The network that is trained without labels, with the layers of the one of the settings.
+
+    Args:
+      settings: of the training that follows.
+      channels: of the images.
+
+    Raises:
+      FlagError: none is known for this network.
+    """
+    if settings.configure == "fingerprint":
+        raise FlagError("configure", "flags, with which a network is pre-trained", settings.configure)
+    name = settings.network.removesuffix("-deep-supervision")
+    if settings.task == "classification" and name in CLASSIFIERS and name not in SIZED:
+        model = CLASSIFIERS[name]()
+        if isinstance(model, VisionTransformer):
+            small = (settings.image_size or 64) < 64
+            patch = (4 if small else 8) if name == "vit" else model.patch
+            sizes = {key: getattr(model, key) for key in ("channels", "depth", "heads", "expansion", "remat")}
+            return MaskedAutoencoder(patch=patch, **sizes)
+        expected = f"vit, vit-b or {', '.join(n for n in SIZED if n in CLASSIFIERS)}"
+        raise FlagError("network", f"{expected}, which are pre-trained without labels", name)
+    sizes: dict[str, Any] = {"channels": settings.channels, "pools": settings.pools}
+    sizes |= {"norm": NORMS[network_norm(settings)]} if name in NORMALIZED else {}
+    return SEGMENTERS[name](**sizes, out_channels=channels)
+
+
+def pretrained(
+    settings: TrainSettings,
+    data: Callable[[], FederatedData],
+    folder: Path,
+    *,
+    rounds: int,
+    rate: float,
+    execution: Execution,
+) -> tuple[Path, Results | None]:
+    """Trains by masked autoencoding, or reads what is finished: (the model to start from, its results).
+
+    The sites train together by FedAvg on the images of their training splits; nobody looks at a label. All
+    layers but the last are carried over. Without rounds the model is the one that is drawn.
+
+    Args:
+      settings: of the training that follows.
+      data: of the settings.
+      folder: of the pre-training.
+      rounds, rate: of it; Adam, the passes and batches of the settings.
+      execution: how.
+
+    Raises:
+      FlagError: the network or the task is not for it.
+    """
+    start = folder / "start.npz"
+    if settings.task not in ("classification", "segmentation"):
+        raise FlagError("task", "classification or segmentation, of images", settings.task)
+    federation = FederationSettings(optimizer="adam")
+    budget = Budget(rounds, settings.epochs, settings.batch_size, rate)
+    config = {**flat(settings), "program": "pretraining", **flat(federation), **budget._asdict()}
+    if not rounds:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not start.exists():
+            drawn = _drawn(settings, data())
+            write_weights(start, drawn[1], {"task": settings.task})
+        return start, None
+    with Workdir(folder, config, describe_environment()) as workdir:
+        if start.exists() and is_finished(folder, rounds):
+            return start, read_results(workdir)[0]
+        train = data().train
+        example = {"image": example_of(train)["image"]}
+        task = masked_autoencoding_task(autoencoder(settings, example["image"].shape[-1]), example)
+        keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (11, 12, 13)]
+        about = {"task": STAGE, "data": settings.cohort}
+        stage = Stage(
+            STAGE, task, task.init(keys[0]), train, keys[1], keys[2], None, data().validation, about
+        )
+        results, _ = run_stage(stage, data().test, federation, budget, workdir, execution)
+        source = read_weights(released_file(folder, STAGE))[0]
+        target = _drawn(settings, data())[1]
+        params, copied = carried(target.params, source.params)
+        if not copied:
+            raise FlagError("network", "one that shares layers with its autoencoder", settings.network)
+        stats, _ = carried(target.stats, source.stats)
+        write_weights(start, Variables(params, stats), {"task": settings.task, "copied": list(copied)})
+    return start, results
+
+
+def carried(target: Any, source: Any) -> tuple[Any, tuple[str, ...]]:
+    """The target with the leaves of the source that have its names and shapes, but for the last layer's.
+
+    Returns:
+      (the tree, sorted names of the leaves that are the source's).
+    """
+    here, there = (flatten_dict(tree, sep="/") for tree in (target, source))
+    copied = {
+        name
+        for name, x in here.items()
+        if name in there and there[name].shape == x.shape and name.partition("/")[0] != "head"
+    }
+    named = {name: jnp.asarray(there[name], x.dtype) if name in copied else x for name, x in here.items()}
+    return unflatten_dict(named, sep="/"), tuple(sorted(copied))
+
+
+def _drawn(settings: TrainSettings, data: FederatedData) -> tuple[Task, Variables]:
+    task = make_task(settings, example_of(data.train))
+    return task, task.init(jax.random.fold_in(jax.random.key(settings.seed), 1))
