@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from experiments import multitask
-from experiments.pipeline import federated_settings, settings
+from experiments.pipeline import federated_settings, joint_settings, settings
 from experiments.pipeline.programs import flag_groups
 from fedrecon.runtime import run_program, spelled
 from fedrecon.training import fields
@@ -31,6 +31,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.communication": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.finetune": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.privacy_curves": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
+    "experiments.joint": (joint_settings.JointSettings, joint_settings.BY_PRESET),
     "experiments.flamby": None,
     "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,

@@ -57,6 +57,9 @@ _OF_PROGRAMS = {
         "factors",
         "pretraining_rounds",
         "pretraining_rate",
+        "mode",
+        "strengths",
+        "comparators",
         "methods",
         "seeds",
         "epsilons",
@@ -215,7 +218,8 @@ def given_settings(settings: type, dotted: Dotted) -> dict[str, Any]:
         given["initialize_sha256"] = initial_digest(given["initialize_from"])
     if ":" in given.get("task", ""):
         given["task_sha256"] = load_task(given["task"])[1]
-    if given.get("data_dir") and given.get("cohort", "folder") == "folder":
+    own = any(field.name == "data_sha256" for field in dataclasses.fields(settings))
+    if own and given.get("data_dir") and given.get("cohort", "folder") == "folder":
         identity = identify_cohort(given["data_dir"], skip_bad=bool(given.get("skip_bad")))
         given["data_sha256"] = identity.sha256
         given["data_labels"] = LABELS.join(identity.labels or ())

@@ -8,7 +8,7 @@ from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.fingerprints import Configured, configured
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.interface import interface_scale
-from fedrecon.tasks.joint import MODES, joint_task
+from fedrecon.tasks.joint import GROUPS, MODES, joint_task
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.masked import masked_autoencoding_task
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
@@ -35,6 +35,7 @@ from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 
 __all__ = [
+    "GROUPS",
     "LOSSES",
     "MODES",
     "Configuration",

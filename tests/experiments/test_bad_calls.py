@@ -170,6 +170,17 @@ secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed
 benchmark_privacy | --only=nosuch | --only
 flamby | --data_dir={}/none | none
+joint | --mode=joint | --workdir
+joint | --workdir={}/run --mode=both | --mode
+joint | --workdir={}/run --strengths=0.1,0.1 | --strengths
+joint | --workdir={}/run --strengths=much | --strengths
+joint | --workdir={}/run --start=0.7 | --start
+joint | --workdir={}/run --acceleration=40 | --acceleration
+joint | --workdir={}/run --image_size=48 | --image_size
+joint | --workdir={}/run --topology=ring | --topology
+joint | --workdir={}/run --dp.epsilon=8 | --dp.epsilon
+joint | --workdir={}/run --data=lesions --data_dir={} | --data_dir
+joint | --workdir={}/run --data_dir={}/none | none
 flamby | --dataset=nosuch --data_dir={} | --dataset
 audit | --workdir={}/none | --workdir
 benchmark_privacy | --json={}/none/file | --json

@@ -3,6 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _JOINT = "tests/tasks/test_joint.py::test_"
+_PROGRAM = "tests/experiments/test_joint.py::test_"
 _BALANCE = "tests/federated/test_interface_balance.py::test_"
 
 MUTANTS = (
@@ -86,6 +87,32 @@ MUTANTS = (
             "lambda w, leaves: jnp.where(w > 0, 0, nbytes(leaves)), turn.upload.weight, turn.upload.delta",
             "lambda w, leaves: jnp.where(w > 0, 0, 0), turn.upload.weight, turn.upload.delta",
             _BALANCE + "sites_without_labels_are_left_out_of_the_mean_of_the_reader",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/joint_report.py",
+        (
+            "kept = [name for name in joint if psnr[name] >= least] or [max(joint, key=psnr.__getitem__)]",
+            "kept = joint",
+            _PROGRAM + "validation_chooses_among_joint_trainings_that_keep_their_images",
+        ),
+        (
+            'return (a - b) / (best - b) if best > b else float("nan")',
+            'return (a - b) / best if best > b else float("nan")',
+            _PROGRAM + "the_gap_is_that_of_mean_dice_over_patients",
+        ),
+        (
+            "values = values[:, ~np.isnan(values).any(0)]",
+            "values = np.nan_to_num(values)",
+            _PROGRAM + "the_gap_is_that_of_mean_dice_over_patients",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/joint_training.py",
+        (
+            'tuned = Training("finetune", "finetune", reconstruction="rec_only", reader="oracle")',
+            'tuned = Training("finetune", "finetune", reconstruction="rec_only", reader="frozen")',
+            _PROGRAM + "trainings_come_after_what_they_start_from",
         ),
     ),
 )

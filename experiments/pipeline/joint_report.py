@@ -1,0 +1,286 @@
+"""What a joint experiment found: choices by validation, gap closure, tables, figures and the page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.pipeline.joint_data import JointData, measure_full
+from experiments.pipeline.joint_runs import Seed
+from experiments.pipeline.joint_scores import Outputs
+from experiments.pipeline.joint_training import Training
+from fedrecon import reporting
+from fedrecon.evaluation import paired_test
+from fedrecon.files import replacing
+from fedrecon.reporting import bootstrap_interval, format_table
+
+# How much PSNR joint training may cost, in dB.
+ALLOWED = 0.5
+COLUMNS = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "region_nmse": "NMSE near the mask",
+    "residual": "residual",
+    "dice": "Dice",
+    "hd95": "HD95 (pixels)",
+    "away": "pixels away",
+}
+
+
+class Interval(NamedTuple):
+    """A value with its interval of 95 % over patients."""
+
+    value: float
+    low: float
+    high: float
+
+
+def patient_means(seeds: Sequence[Seed], name: str, score: str, part: str = "test") -> np.ndarray:
+    """A score of each patient, the mean over seeds; NaN where there is none."""
+    tables = [getattr(seed, part)[name] for seed in seeds]
+    values = [[_number(row.get(score)) for row in rows] for rows in tables]
+    return np.mean(np.asarray(values, float), 0)
+
+
+def mean(seeds: Sequence[Seed], name: str, score: str, part: str = "test") -> float:
+    """The mean over patients that have the score."""
+    values = patient_means(seeds, name, score, part)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def choose(seeds: Sequence[Seed], trainings: Sequence[Training]) -> dict[str, str]:
+    """The joint training and that of two stages with the best Dice in validation.
+
+    A joint training counts if its PSNR in validation is at most `ALLOWED` below that of the reconstruction
+    alone; if none is, the one that loses least.
+    """
+    names = [t.name for t in trainings if t.who == "federated"]
+    kinds = {t.name: t.mode for t in trainings}
+    found = {}
+    staged = [name for name in names if kinds[name] in ("frozen", "finetune")]
+    if staged:
+        found["two stages"] = max(staged, key=lambda name: mean(seeds, name, "dice", "validation"))
+    joint = [name for name in names if kinds[name] == "joint"]
+    if joint:
+        psnr = {name: mean(seeds, name, "psnr", "validation") for name in joint}
+        kept = joint
+        if "rec_only" in names:
+            least = mean(seeds, "rec_only", "psnr", "validation") - ALLOWED
+            kept = [name for name in joint if psnr[name] >= least] or [max(joint, key=psnr.__getitem__)]
+        found["joint"] = max(kept, key=lambda name: mean(seeds, name, "dice", "validation"))
+    return found
+
+
+def gap_closure(seeds: Sequence[Seed], joint: str, staged: str) -> Interval:
+    """(joint - two stages) / (oracle - two stages) in Dice of the test patients, who are drawn again."""
+    values = np.stack([patient_means(seeds, name, "dice") for name in (joint, staged, "oracle")])
+    values = values[:, ~np.isnan(values).any(0)]
+
+    def closure(drawn: np.ndarray) -> float:
+        a, b, best = values[:, drawn].mean(1)
+        return (a - b) / (best - b) if best > b else float("nan")
+
+    everybody = np.arange(values.shape[1])
+    return Interval(closure(everybody), *bootstrap_interval(closure, len(everybody), 2000))
+
+
+def summarize(
+    seeds: Sequence[Seed],
+    trainings: Sequence[Training],
+    probes: Mapping[str, Any],
+    diagnoses: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that was found, JSON-able."""
+    found: dict[str, Any] = {
+        "seeds": [seed.seed for seed in seeds],
+        "patients": len(next(iter(seeds[0].test.values()))),
+        "trainings": {},
+    }
+    for training in trainings:
+        row = {score: mean(seeds, training.name, score) for score in COLUMNS}
+        row |= {
+            f"validation_{score}": mean(seeds, training.name, score, "validation")
+            for score in ("psnr", "dice")
+        }
+        per_site: dict[str, list[float]] = {}
+        for seed in seeds:
+            for one in seed.test[training.name]:
+                per_site.setdefault(one["site"], []).append(_number(one.get("dice", one.get("psnr"))))
+        row["per_client"] = {site: float(np.nanmean(values)) for site, values in per_site.items()}
+        found["trainings"][training.name] = {"mode": training.mode, "strength": training.strength, **row}
+    chosen = found["chosen"] = choose(seeds, trainings)
+    names = found["trainings"]
+    if {"joint", "two stages"} <= chosen.keys() and "oracle" in names:
+        joint, staged = chosen["joint"], chosen["two stages"]
+        found["gap_closure"] = gap_closure(seeds, joint, staged)._asdict()
+        pairs = [patient_means(seeds, name, "dice") for name in (joint, staged)]
+        found["paired_test"] = paired_test(*pairs)._asdict()
+        found["psnr_lost"] = names[staged]["psnr"] - names[joint]["psnr"]
+    pooled = [name for name in names if name.endswith("-pooled")]
+    if pooled:
+        federated = pooled[0].removesuffix("-pooled")
+        found["federated_over_pooled"] = names[federated]["dice"] / names[pooled[0]]["dice"]
+    return {**found, **probes, "diagnosis": dict(diagnoses)}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Rows of trainings."""
+    return format_table(*_cells(found))
+
+
+def _cells(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    diagnosis = sorted({key for row in found["diagnosis"].values() for key in row})
+    header = ["training", *COLUMNS.values(), *(key.replace("_", " ") for key in diagnosis)]
+    chosen = {name: kind for kind, name in found["chosen"].items()}
+    rows = []
+    for name, row in found["trainings"].items():
+        marked = f"{name} ({chosen[name]}, chosen)" if name in chosen else name
+        cells = [_figure(row[score]) for score in COLUMNS]
+        cells += [_figure(found["diagnosis"].get(name, {}).get(key)) for key in diagnosis]
+        rows.append([marked, *cells])
+    if "expert masks" in found["diagnosis"]:
+        expert = found["diagnosis"]["expert masks"]
+        rows.append(["expert masks", *["–"] * len(COLUMNS), *(_figure(expert.get(key)) for key in diagnosis)])
+    return header, rows
+
+
+def statements(found: Mapping[str, Any]) -> list[str]:
+    """The claim in sentences."""
+    lines = []
+    if "gap_closure" in found:
+        gap, test = found["gap_closure"], found["paired_test"]
+        lines.append(
+            f"Joint training closes {100 * gap['value']:.0f} % of the gap in Dice between two stages and the "
+            f"oracle (95 % over patients: {100 * gap['low']:.0f} to {100 * gap['high']:.0f} %; difference "
+            f"{test['difference']:+.4f}, p = {test['p_value']:.2f}), and loses "
+            f"{found['psnr_lost']:.2f} dB of PSNR."
+        )
+    if "federated_over_pooled" in found:
+        share = 100 * found["federated_over_pooled"]
+        lines.append(f"Federated, its Dice is {share:.1f} % of that of training on pooled data.")
+    return lines
+
+
+def write_page(
+    folder: Path, found: Mapping[str, Any], data: JointData, pictures: Mapping[str, Outputs], command: str
+) -> Path:
+    """The page with its figures."""
+    _save(folder / "pareto.png", plot_pareto(found))
+    figures = [
+        reporting.Figure(folder / "pareto.png", "PSNR against Dice of every training, on test patients.")
+    ]
+    if pictures:
+        _save(folder / "images.png", plot_images(data, pictures))
+        caption = (
+            "Test images: reference, direct image, and what the trainings make of it; true and found masks."
+        )
+        figures.append(reporting.Figure(folder / "images.png", caption))
+    header, rows = _cells(found)
+    tables = [reporting.Table("means over patients of the test, and over seeds", header, rows)]
+    for group, title in (
+        ("swap", "exchanged halves (Dice)"),
+        ("guard", "what may be invented"),
+        ("shift", "shifts"),
+    ):
+        if group in found:
+            cells = [[name, _figure(value)] for name, value in found[group].items()]
+            tables.append(reporting.Table(title, ["figure", "value"], cells))
+    seeds = f"{len(found['seeds'])} seeds, {found['patients']} test patients."
+    text = [*statements(found), f"{data.notes} {seeds}", command]
+    reporting.write_report(
+        folder / "report.html",
+        "Joint reconstruction and segmentation",
+        "One federated training from the measurement to the mask.",
+        [reporting.Section("Results", text, tables, figures)],
+    )
+    return folder / "report.html"
+
+
+def plot_pareto(found: Mapping[str, Any]) -> Figure:
+    """Every training as a point of PSNR and Dice; those of joint training joined by their strength."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    rows = {
+        name: row for name, row in found["trainings"].items() if np.isfinite([row["psnr"], row["dice"]]).all()
+    }
+    colors = matplotlib.colormaps["tab10"]
+    line = sorted(
+        (row["strength"], row["psnr"], row["dice"])
+        for name, row in rows.items()
+        if row["mode"] == "joint" and name.count("-") == 1
+    )
+    if line:
+        axis.plot([x[1] for x in line], [x[2] for x in line], "-", color="0.7", zorder=1)
+    for number, (name, row) in enumerate(rows.items()):
+        axis.scatter(
+            row["psnr"],
+            row["dice"],
+            color=colors(number % 10),
+            marker="os"[number // 10],
+            label=name,
+            zorder=2,
+        )
+    for name, color in (("oracle", "0.2"),):
+        if name in found["trainings"]:
+            axis.axhline(
+                found["trainings"][name]["dice"], color=color, linestyle="--", label="oracle (references)"
+            )
+    if "rec_only" in found["trainings"]:
+        axis.axvline(
+            found["trainings"]["rec_only"]["psnr"], color="0.5", linestyle=":", label="reconstruction alone"
+        )
+    axis.set_xlabel("PSNR (dB)")
+    axis.set_ylabel("Dice")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def plot_images(data: JointData, pictures: Mapping[str, Outputs], cases: int = 4) -> Figure:
+    """Rows of images: the reference, the direct image, and each training's, with masks."""
+    places = np.nonzero(data.test.valid)
+    mask, target = (np.asarray(data.test.examples[k])[places] for k in ("segmentation", "target"))
+    sites = [np.flatnonzero(places[0] == site) for site in range(data.test.clients)]
+    picked = [here[np.argsort(mask[here].sum((1, 2)))[-max(len(here) // 3, 1)]] for here in sites[:cases]]
+    columns = ["reference", "direct image", *pictures]
+    figure = Figure(figsize=(1.7 * len(columns), 1.8 * len(picked) + 0.3), layout="constrained")
+    axes = figure.subplots(len(picked), len(columns), squeeze=False)
+    for line, i in zip(axes, picked, strict=True):
+        place = tuple(x[i] for x in places)
+        batch = {name: jnp.asarray(x[place])[None] for name, x in data.test.examples.items()}
+        A, y, _ = measure_full(batch)
+        direct = np.abs(np.asarray(_adjoint(A, y))[0])
+        shown = [target[i], direct, *(np.abs(made.images[i]) for made in pictures.values())]
+        marks = [None, None, *(made.marked[i] for made in pictures.values())]
+        for axis, title, image, mark in zip(line, columns, shown, marks, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=np.percentile(target[i], 99.5))
+            axis.contour(mask[i], [0.5], colors="#3ad13a", linewidths=0.9)
+            if mark is not None and mark.any() and not mark.all():
+                axis.contour(mark, [0.5], colors="#ff4fa3", linewidths=0.9)
+            axis.set_axis_off()
+            if line is axes[0]:
+                axis.set_title(title, fontsize=8)
+    return figure
+
+
+def _adjoint(operators: Any, measurements: Any) -> Any:
+    return jax.vmap(lambda A, y: A.H(y))(operators, measurements)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,246 @@
+"""The joint experiment: its cohorts, what its trainings start from, and what it makes of scores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import joint
+from experiments.pipeline import heart_groups, joint_report, joint_scores
+from experiments.pipeline.joint_data import (
+    GROUPS,
+    HEARTS,
+    JointData,
+    hearts,
+    load,
+    measure_full,
+    random_masks,
+    shifted,
+)
+from experiments.pipeline.joint_runs import Seed, diagnoses, probe, score
+from experiments.pipeline.joint_settings import check_settings, resolve
+from experiments.pipeline.joint_training import Training, exchanged, make_task, plan
+from fedrecon.training import released_file
+from fedrecon.types import Variables
+from fedrecon.weights import write_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(*values, **other):
+    return [
+        {"patient": f"p{i}", "site": "s", "dice": v, "psnr": 30.0 + i, **other} for i, v in enumerate(values)
+    ]
+
+
+TRAININGS = [
+    Training("rec_only", "rec_only"),
+    Training("oracle", "oracle"),
+    Training("frozen", "frozen"),
+    Training("finetune", "finetune"),
+    Training("joint-0.1", "joint", 0.1),
+    Training("joint-1", "joint", 1.0),
+]
+
+
+def seeds(joint_psnr=30.0):
+    scores = {
+        "rec_only": [{"patient": f"p{i}", "site": "s", "psnr": 30.0} for i in range(4)],
+        "oracle": rows(0.9, 0.9, 0.8, 1.0),
+        "frozen": rows(0.5, 0.7, 0.5, 0.7),
+        "finetune": rows(0.6, 0.8, 0.6, 0.8),
+        "joint-0.1": [{**row, "psnr": 30.0} for row in rows(0.7, 0.8, 0.7, 0.8)],
+        "joint-1": [{**row, "psnr": joint_psnr} for row in rows(0.8, 0.9, 0.8, 0.9)],
+    }
+    return [Seed(0, None, scores, scores)]
+
+
+def test_validation_chooses_among_joint_trainings_that_keep_their_images():
+    assert joint_report.choose(seeds(29.6), TRAININGS) == {"two stages": "finetune", "joint": "joint-1"}
+    assert joint_report.choose(seeds(29.4), TRAININGS)["joint"] == "joint-0.1"
+
+
+def test_the_gap_is_that_of_mean_dice_over_patients():
+    found = joint_report.gap_closure(seeds(), "joint-1", "finetune")
+    assert found.value == pytest.approx((0.85 - 0.7) / (0.9 - 0.7))
+    assert found.low <= found.value <= found.high
+    # One patient missing in one of the three is left out of all.
+    missing = seeds()
+    missing[0].test["oracle"][3]["dice"] = None
+    value = joint_report.gap_closure(missing, "joint-1", "finetune").value
+    assert value == pytest.approx((2.5 - 2.0) / (2.6 - 2.0))
+
+
+def test_what_was_found_is_told_in_tables_sentences_and_a_page(tmp_path):
+    probes = {"swap": {"joint images, reader of references": 0.8}}
+    diagnosis = {"oracle": {"accuracy": 0.5}, "expert masks": {"accuracy": 0.75}}
+    found = joint_report.summarize(seeds(), TRAININGS, probes, diagnosis)
+    assert found["gap_closure"]["value"] == pytest.approx(0.75) and found["psnr_lost"] == pytest.approx(1.5)
+    assert found["trainings"]["oracle"]["per_client"] == {"s": pytest.approx(0.9)}
+    text = joint_report.table(found)
+    assert "finetune (two stages, chosen)" in text and "joint-1 (joint, chosen)" in text
+    assert "closes 75 % of the gap" in joint_report.statements(found)[0]
+    data = JointData(None, None, None, {}, {}, "Notes.")
+    page = joint_report.write_page(tmp_path, joint.decoded(found), data, {}, "command").read_text()
+    assert "Notes. 1 seeds, 4 test patients." in page and "exchanged halves" in page
+    axis = joint_report.plot_pareto(found).axes[0]
+    # Two strengths, joined, and the lines of oracle and reconstruction.
+    assert axis.lines[0].get_xydata().tolist() == [[30.0, 0.75], [30.0, 0.85]] and len(axis.lines) == 3
+
+
+def test_trainings_come_after_what_they_start_from():
+    trainings = plan(("finetune", "joint"), (0.1, 0.3, 1.0), True)
+    names = [t.name for t in trainings]
+    for number, training in enumerate(trainings):
+        assert {training.reconstruction, training.reader} - {""} <= set(names[:number])
+    assert (
+        names.count("rec_only") == 1
+        and "joint-1-warm" in names
+        and "joint-0.3-alone" in names
+        and "joint-0.3-pooled" in names
+    )
+
+
+def test_exchanged_models_have_one_half_of_each():
+    first, second = (
+        Variables({"reconstruction": i, "task": i}, {"reconstruction": {}, "task": {}}) for i in (1, 2)
+    )
+    assert exchanged([first], [second])[0].params == {"reconstruction": 1, "task": 2}
+
+
+@pytest.mark.slow
+def test_training_masks_have_the_acceleration_of_their_time():
+    batch = {"mask": jnp.ones((3, 32, 32)), "progress": jnp.asarray([0.1, 0.1, 0.1])}
+    early = random_masks(8.0, True)(jax.random.key(0), batch)["mask"]
+    late = random_masks(8.0, True)(jax.random.key(0), {**batch, "progress": jnp.ones(3)})["mask"]
+    assert early[:, 0].sum(1).tolist() == [8, 8, 8] and late[:, 0].sum(1).tolist() == [4, 4, 4]
+    assert not (late[0] == late[1]).all() and (late[:, 0] == late[:, 5]).all()
+
+
+def test_regions_grow_by_pixels():
+    mask = np.zeros((7, 7), bool)
+    mask[3, 3] = True
+    # Within two steps along the axes: 1 + 4 + 8.
+    assert joint_scores._dilated(mask, 2).sum() == 13
+
+
+@pytest.fixture(scope="module")
+def cohort(measured_data):
+    return hearts(measured_data(HEARTS).parents[1], 32, 4.0, 0)
+
+
+@pytest.mark.slow
+def test_hearts_are_divided_by_patient_and_measured_as_their_operators_say(cohort):
+    parts = [[p for own in names for p in own] for names in cohort.patients.values()]
+    assert [len(part) for part in parts] == [15, 5, 10] and len({p for part in parts for p in part}) == 30
+    assert {cohort.groups[p] for p in parts[0]} == set(GROUPS)
+    batch = {name: jnp.asarray(x[0][:2]) for name, x in cohort.test.examples.items()}
+    A, y, _ = measure_full(batch)
+    assert (batch["mask"][:, 0].sum(1) == 8).all()
+    residual = jax.vmap(lambda A, x, y: A(x) - y)(A, _combined(batch), y)
+    assert float(jnp.linalg.norm(residual) / jnp.linalg.norm(y)) < 0.15
+    other = shifted(cohort.test, 2.0, 3.0, 0)
+    assert (np.asarray(other.examples["mask"])[:, :, 0].sum(-1) == 16).all()
+    before, after = (
+        np.abs(np.asarray(d.examples["kspace"])[..., :4, :4]).mean() for d in (cohort.test, other)
+    )
+    assert 2.5 < after / before < 3.5
+
+
+def _combined(batch):
+    """The image of the fully sampled measurement, by numpy."""
+    shifted_ = np.fft.ifftshift(np.asarray(batch["kspace"]), axes=(-2, -1))
+    images = np.fft.fftshift(np.fft.ifft2(shifted_, norm="ortho"), axes=(-2, -1))
+    return jnp.asarray((np.conj(np.asarray(batch["coil_maps"])) * images).sum(1), jnp.complex64)
+
+
+@pytest.mark.slow
+def test_volumes_of_expert_masks_tell_heart_failure(cohort):
+    model = heart_groups.train(cohort)
+    found = []
+    for site, names in enumerate(cohort.patients["test"]):
+        valid = np.asarray(cohort.test.valid[site])
+        entries = {k: np.asarray(v[site])[valid] for k, v in cohort.test.examples.items()}
+        for number, name in enumerate(names):
+            area = (entries["segmentation"] > 0).sum((1, 2))
+            here, late = entries["volume"] == number, entries["systole"] > 0
+            volumes = [float(area[here & phase].sum()) for phase in (~late, late)]
+            found.append({"patient": name, "volumes": volumes * 2})
+    scores = heart_groups.diagnose(model, found, cohort.groups)
+    assert scores["failure_auc"] > 0.9 and scores["ejection_error"] == 0 and scores["accuracy"] >= 0.4
+
+
+@pytest.mark.slow
+def test_inserted_spots_are_seen_where_everything_is_measured(cohort):
+    data = shifted(cohort.test, 1.0, 1.0, 0)
+    spotted, spots = joint_scores.inserted(data, 0)
+    places = np.nonzero(data.valid)
+    images = []
+    for split in (data, spotted):
+        batch = {name: np.asarray(x)[places][:4] for name, x in split.examples.items()}
+        images.append(np.asarray(_combined(batch)))
+    made = [joint_scores.Outputs(x, np.zeros(0), np.zeros(0)) for x in images]
+    assert joint_scores.recovered(*made, spots[:4]) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.slow
+def test_probes_of_models_are_finite_and_nothing_where_both_are_one(tmp_path):
+    settings = check_settings(
+        resolve({"data": "lesions", "image_size": 16, "acceleration": 4.0, "cascades": 1, "channels": 2,
+                 "reader_channels": 2, "pools": 1, "patients": 6})
+    )  # fmt: skip
+    data = load("lesions", "", 16, 4.0, 6, 0)
+    tool = joint_scores.evaluator(settings, data)
+    variables = make_task(settings, data, "joint").init(jax.random.key(0))
+    for name in ("joint-1", "frozen", "oracle"):
+        file = released_file(tmp_path, name)
+        file.parent.mkdir(exist_ok=True)
+        write_weights(file, variables, {})
+    found = probe(tool, [Seed(0, tmp_path, {}, {})], data, settings, "joint-1", "frozen")
+    assert set(found) == {"swap", "guard", "shift"}
+    assert all(np.isfinite(value) for group in found.values() for value in group.values())
+    # The same model twice.
+    assert found["guard"]["difference in what is not measured"] == 0
+    names = [f"contrast of inserted spots, {name}" for name in ("joint", "two stages")]
+    assert found["guard"][names[0]] == found["guard"][names[1]] > 0
+    rows, made = score(tool, Training("joint-1", "joint", 1.0), [variables] * 5, data, "test")
+    assert made.images.shape == made.marked.shape and {"psnr", "residual", "away"} <= rows[0].keys()
+    scores = {"joint-1": rows}
+    assert set(diagnoses([Seed(0, tmp_path, scores, scores)], data)["joint-1"]) == {
+        "lesion_auc",
+        "false_pixels",
+    }
+    figure = joint_report.plot_images(data, {"joint": made}, cases=2)
+    assert len(figure.axes) == 6
+
+
+def run(arguments):
+    command = [sys.executable, "-m", "experiments.joint", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_and_reports(tmp_path):
+    arguments = ["--workdir", str(tmp_path / "run"), "--data=lesions", "--preset=smoke", "--rounds=1",
+                 "--mode=joint", "--strengths=0.1", "--nocomparators", "--parallel=scan",
+                 "--fault=nan:T2-3T", "--reduce=median", "--json"]  # fmt: skip
+    first = run(arguments)
+    assert first["chosen"]["joint"].startswith("joint-0.1") and (tmp_path / "run" / "report.html").exists()
+    log = (tmp_path / "run" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(log[0])
+    assert record["excluded"] == ["T2-3T"] and -1 <= record["cosine"] <= 1 and record["task_norm"] > 0
+    patients = [json.loads(x) for x in (tmp_path / "run" / "patients.jsonl").read_text().splitlines()]
+    assert {row["training"] for row in patients} == {"rec_only", "oracle", "joint-0.1", "joint-0.1-warm"}
+    assert run(arguments) == first
+
+
+def test_settings_are_checked_together():
+    assert check_settings(resolve({"preset": "smoke"})).rounds == 2
+    assert joint._strengths(["1", "0.1"]) == (0.1, 1.0)
