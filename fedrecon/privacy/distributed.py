@@ -205,7 +205,7 @@ class DistributedNoise:
         x = x * min(1.0, self.clip / max(float(np.linalg.norm(x)), 1e-300))
         padded = np.pad(x, (0, self.dimension - self.size)) * self.scale
         rounded = self._rounded(rotate(padded, signs), random_bytes)
-        return ((rounded + self._noise(random_bytes)) % 2**self.bits).astype(np.uint32)
+        return ((rounded + self.share(random_bytes)) % 2**self.bits).astype(np.uint32)
 
     def decode(self, total: np.ndarray, signs: np.ndarray) -> np.ndarray:
         """The noised sum of the clients' updates, float64 (size,), from the sum of words in any modulus."""
@@ -221,7 +221,8 @@ class DistributedNoise:
             if np.linalg.norm(rounded) <= self.scale * self.sensitivity:
                 return rounded
 
-    def _noise(self, random_bytes: Callable[[int], bytes]) -> np.ndarray:
+    def share(self, random_bytes: Callable[[int], bytes] = os.urandom) -> np.ndarray:
+        """A client's share of the noise, int64 (dimension,) in steps of the grid, exactly distributed."""
         variance = Fraction(self.scale * self.stddev) ** 2
         if self.mechanism == "skellam":
             return skellam(variance, self.dimension, random_bytes)

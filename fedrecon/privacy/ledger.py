@@ -1,9 +1,10 @@
 """The ledger of privacy: every noisy release is written to disk before its result is used.
 
 A line of ``ledger.jsonl`` is a JSON object: ``version``, ``unit``, ``site``, ``stage``, ``round``, ``draw``,
-``event`` (as in `fedrecon.privacy.events`), ``neighboring_relation``, ``delta``, ``epsilon`` (of all releases
-of this unit at this site up to and including this one), ``accountant``, and ``chain``, a SHA-256 over the
-line and the chain of the line before, by which lines that were changed, doubled or taken out are found.
+``event`` (as in `fedrecon.privacy.events`), ``neighboring_relation``, ``delta``, ``noise`` (where it comes
+from, if that is known), ``epsilon`` (of all releases of this unit at this site up to and including this one),
+``accountant``, and ``chain``, a SHA-256 over the line and the chain of the line before, by which lines that
+were changed, doubled or taken out are found.
 """
 
 import contextlib
@@ -57,6 +58,7 @@ class Release(NamedTuple):
         of an earlier one is the same release and counts once: a simulation that resumes from a checkpoint
         draws the same noise from the same keys. None is fresh noise, which always counts.
       relation: name of a ``dp_accounting.NeighboringRelation``; one for all releases of a unit at a site.
+      noise: where the noise comes from, for the reader of a line; None says nothing.
     """
 
     site: str
@@ -67,6 +69,7 @@ class Release(NamedTuple):
     delta: float
     draw: str | None = None
     relation: str = "ADD_OR_REMOVE_ONE"
+    noise: str | None = None
 
 
 class Ledger:
@@ -300,6 +303,7 @@ def _payload(release: Release) -> dict[str, Any]:
         "event": json.loads(event_to_json(release.event)),
         "neighboring_relation": release.relation,
         "delta": _checked_delta(release.delta),
+        **({} if release.noise is None else {"noise": release.noise}),
     }
 
 

@@ -1,10 +1,13 @@
 """Distributed noise inside the compiled round: clients' updates as noised words of a secure sum."""
 
 import math
+import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import io_callback
 
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import Channel, Context
@@ -17,7 +20,11 @@ _SLACK = 1e-5
 
 
 def noisy_secure_sum(
-    noise: DistributedNoise, *, neighbors: int | None = None, protocol: SumBytes = NO_BYTES
+    noise: DistributedNoise,
+    *,
+    neighbors: int | None = None,
+    protocol: SumBytes = NO_BYTES,
+    exact: bool = False,
 ) -> Channel:
     """A secure sum of updates with noise that every client adds a share of; whole sites are the units.
 
@@ -26,11 +33,13 @@ def noisy_secure_sum(
     divides by whoever took part. With fewer than ``noise.least_clients`` the round is not applied.
 
     This simulates `DistributedNoise.encode`: rounding is the same, but noise is a rounded normal variable of
-    the run's keys, of the same variance and no cryptographic source.
+    the run's keys, of the same variance and no cryptographic source; unless it is ``exact``.
 
     Args:
       noise: whose ``size`` is at least that of the change of the model.
       neighbors, protocol: as in `fedrecon.federated.secure_sum.secure_sum`.
+      exact: noise comes from the exact discrete sampler of ``noise`` and the operating system, by a call out
+        of the compiled round for each client.
 
     Raises:
       ValueError: from ``init``, if messages or whole numbers are sent, or larger changes.
@@ -58,7 +67,10 @@ def noisy_secure_sum(
         x = jnp.pad(x, (0, noise.dimension - x.size)) * jnp.float32(noise.scale)
         round_key, noise_key = jax.random.split(context.key)
         rounded = _rounded(_walsh_hadamard(x * _signs(noise, context)), round_key, noise)
-        share = jnp.round(noise.scale * noise.stddev * jax.random.normal(noise_key, x.shape))
+        if exact:
+            share = _exact_share(noise, context)
+        else:
+            share = jnp.round(noise.scale * noise.stddev * jax.random.normal(noise_key, x.shape))
         words = rounded.astype(jnp.int32).astype(jnp.uint32) + share.astype(jnp.int32).astype(jnp.uint32)
         sent = upload._replace(delta=words, weight=jnp.uint32(1))
         return masks.encode(sent, (), context)[0], state, {}
@@ -83,6 +95,19 @@ def noisy_secure_sum(
         hides=True,
         bytes_down=protocol.down,
     )
+
+
+def _exact_share(noise: DistributedNoise, context: Context) -> jax.Array:
+    """A client's share of the noise, int32 (dimension,), drawn on the host when the round runs."""
+    shape = jax.ShapeDtypeStruct((noise.dimension,), jnp.int32)
+    if context.client is None:  # nothing but shapes is found out
+        return jnp.zeros(shape.shape, shape.dtype)
+
+    def draw(_: np.ndarray) -> np.ndarray:
+        return noise.share(os.urandom).astype(np.int32)
+
+    # Depends on the client, so that mapping over clients draws for each.
+    return io_callback(draw, shape, context.client)
 
 
 def _without(weight: jax.Array, tree: PyTree) -> PyTree:

@@ -269,7 +269,11 @@ def _statement(settings: FederationSettings, report: Mapping[str, Any], comparat
         sentences.append(
             "Every client adds a share of the noise inside the secure sum, sized for as many as must stay."
         )
-    if settings.dp_noise == "secure":
+    if settings.dp_noise == "secure" and settings.secure_aggregation != "none" and "site" in units:
+        sentences.append(
+            "Shares come from an exact discrete sampler and the operating system's cryptographic generator."
+        )
+    elif settings.dp_noise == "secure":
         sentences.append(
             "Noise and batches come from Threefry keys with 64 bits of the operating system's entropy, "
             "fresh for every dispatch; noise is rounded to floating point, and from no discrete distribution."

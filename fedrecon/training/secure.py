@@ -101,7 +101,7 @@ def secured(
     size = _size(settings, algorithm, task)
     setup = make_setup(settings, options, clients, size)
     if shares is not None:
-        return algorithm._replace(channel=_noisy(size - 2, shares, setup))
+        return algorithm._replace(channel=_noisy(settings, size - 2, shares, setup))
     bound = settings.clip_norm or options.get("bound", _BOUND)
     modulus = 2**31 - 1 if isinstance(setup, LightSecAggSetup) else 2**32
     try:
@@ -220,13 +220,16 @@ def noise_in_shares(
     return of(high)
 
 
-def _noisy(size: int, shares: DistributedNoise, setup: SecAggSetup | LightSecAggSetup) -> fl.Channel:
+def _noisy(
+    settings: FederationSettings, size: int, shares: DistributedNoise, setup: SecAggSetup | LightSecAggSetup
+) -> fl.Channel:
     if size > _MOST_NUMBERS:
         raise FlagError(
             "dp_unit", f"another than site for a model of more than {_MOST_NUMBERS} numbers", size
         )
     own = dataclasses.replace(shares, size=max(size, _FEWEST_NUMBERS))
-    return noisy_secure_sum(own, neighbors=_neighbors(setup), protocol=_bytes(setup))
+    exact = settings.dp_noise == "secure"
+    return noisy_secure_sum(own, neighbors=_neighbors(setup), protocol=_bytes(setup), exact=exact)
 
 
 def sums_report(

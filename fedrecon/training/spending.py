@@ -53,6 +53,13 @@ class Purse:
         if spending.secure:
             # Of this process: no other one draws the same noise.
             self._draw = os.urandom(16).hex()
+        self._source = "simulation: keys of the run's seed"
+        if spending.secure:
+            self._source = "secure: Threefry keys of 64 bits of the operating system, floating point"
+            if spending.shares is not None:
+                self._source = (
+                    f"secure: exact {spending.shares.mechanism} of the operating system's generator"
+                )
         self._epsilons: dict[int, float] = {}
 
     def permit(self, done: int, count: int) -> int:
@@ -97,7 +104,9 @@ class Purse:
         mechanism = self._spending.mechanism
         rounds = [_WHOLE] if mechanism.strategy else range(done + 1, done + count + 1)
         return [
-            Release(site, mechanism.unit, self._stage, number, event, delta, self._draw, RELATION)
+            Release(
+                site, mechanism.unit, self._stage, number, event, delta, self._draw, RELATION, self._source
+            )
             for number in rounds
             for site, event, delta in self._of_sites()
         ]

@@ -5,6 +5,7 @@ from tests.mutants.mutant import in_file
 _L = "tests/privacy/test_ledger.py::"
 _D = "tests/privacy/test_distributed.py::"
 _S = "tests/federated/test_secure_sum.py::"
+_EXACT = "tests/privacy/test_noisy_sum.py::test_exact_noise_is_that_of_the_operating_system"
 _N = "tests/privacy/test_noisy_sum.py::test_the_sum_is_that_of_clipped_updates_with_noise_of_all_shares[1]"
 _SUMS = _S + "test_sums_are_those_of_words_whoever_drops_out[None]"
 
@@ -142,6 +143,14 @@ MUTANTS = (
             "round_key, noise_key = jax.random.split(context.common)",
             _N,
         ),
+        # Noise of a real release comes from another source than the system's.
+        (
+            "return noise.share(os.urandom).astype(np.int32)",
+            "return noise.share(np.random.default_rng(0).bytes).astype(np.int32)",
+            _EXACT,
+        ),
+        # All clients get what one drew.
+        ("io_callback(draw, shape, context.client)", "io_callback(draw, shape, jnp.int32(0))", _EXACT),
         # Weights count in what is clipped.
         ("x / jnp.where(weight > 0, weight, 1)", "x / jnp.where(weight > 0, 1, 1)", _N),
     ),

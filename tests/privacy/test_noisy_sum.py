@@ -1,5 +1,7 @@
 """Noise in shares inside the compiled round: the sum, its noise, and what is spent."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from fedrecon import federated as fl
 from fedrecon.errors import ArgumentError
 from fedrecon.privacy import DistributedNoise, noisy_secure_sum
+from fedrecon.privacy.noisy_sum import _exact_share
 
 
 def summed(noise, x, arrived, key=0):
@@ -55,6 +58,30 @@ def test_the_sum_is_that_of_clipped_updates_with_noise_of_all_shares(gone):
     assert weight == 4 - gone and error.var() == pytest.approx((4 - gone) * noise.stddev**2, rel=0.08)
     assert error.var() > 0.92 * noise.central_stddev**2 and noise.central_stddev == pytest.approx(0.01)
     assert np.mean(sent >= 2**31) == pytest.approx(0.5, abs=0.03)
+
+
+def test_exact_noise_is_that_of_the_operating_system(monkeypatch):
+    """Each client sends the words of the exact sampler, which os.urandom alone decides."""
+    noise = DistributedNoise.of_multiplier(1.0, clip=0.5, clients=3, dropouts=1, size=32)
+
+    @jax.jit
+    def shares(key):
+        return jax.vmap(lambda i: _exact_share(noise, fl.Context(jnp.int32(0), key, client=i)))(jnp.arange(3))
+
+    stream = np.random.default_rng(4)
+    expected = np.stack([noise.share(stream.bytes) for _ in range(3)])
+    for seed in (1, 2):
+        monkeypatch.setattr(os, "urandom", np.random.default_rng(4).bytes)
+        np.testing.assert_array_equal(shares(jax.random.key(seed)), expected)
+    monkeypatch.undo()
+    assert (np.asarray(shares(jax.random.key(1))) != expected).mean() > 0.5
+    # They are what clients send with ``exact``, and nothing is drawn from outside without.
+    upload, here = fl.Upload({"w": jnp.zeros(32)}, fl.Message(), jnp.float32(1)), jnp.int32(0)
+    for exact in (True, False):
+        encode = noisy_secure_sum(noise, exact=exact).encode
+        context = fl.Context(jnp.int32(0), jax.random.key(0), client=here)
+        program = str(jax.make_jaxpr(lambda u, e=encode, c=context: e(u, (), c)[0].delta)(upload))
+        assert ("io_callback" in program) == exact and ("erf_inv" in program) != exact
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ def test_restarts_compose_exactly(tmp_path, secure):
         assert purse.permit(done, count) == count
         epsilons.append(purse.records(done, [{}] * count)[-1]["epsilon"])
     expected = (3, 5, 7) if secure else (3, 3, 5)
+    sources = {line["noise"] for line in read_ledger(tmp_path / "ledger.jsonl")}
+    assert len(sources) == 1 and sources.pop().startswith("secure: Threefry" if secure else "simulation")
     np.testing.assert_allclose(epsilons, [independent(n, 1e-5) for n in expected], rtol=0.01)
     other = Purse(tmp_path, "stage", spending(target=20.0), jax.random.key(8))
     assert other.permit(0, 1) and len(read_ledger(tmp_path / "ledger.jsonl")) == 2 * (expected[-1] + 1)
