@@ -33,6 +33,8 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.privacy_curves": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.joint": (joint_settings.JointSettings, joint_settings.BY_PRESET),
     "experiments.flamby": None,
+    "experiments.diagnosis": None,
+    "experiments.benchmark_segmentation": None,
     "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,

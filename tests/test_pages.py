@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Page -> numbers of its blocks of commands and of Python: those that begin with the name of a file are its
 # content, and all others print what is stated.
-PAGES = {"start": (5, 0), "use_a_model": (1, 2), "own_model": (2, 3), "own_method": (1, 3)}
+PAGES = {
+    "start": (5, 0),
+    "use_a_model": (1, 2),
+    "own_model": (2, 3),
+    "own_method": (1, 3),
+    "diagnosis": (2, 1),
+}
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from fedrecon.reporting.comparison import (
     text_table,
     write_csv,
 )
+from fedrecon.reporting.diagnostic_figures import plot_agreement, plot_calibration, plot_site_boxes
 from fedrecon.reporting.figures import (
     plot_classification,
     plot_patients,
@@ -53,6 +54,8 @@ __all__ = [
     "mean_interval",
     "metric_rows",
     "patient_masks",
+    "plot_agreement",
+    "plot_calibration",
     "plot_classification",
     "plot_comparison",
     "plot_partition",
@@ -60,6 +63,7 @@ __all__ = [
     "plot_privacy",
     "plot_reconstructions",
     "plot_segmentations",
+    "plot_site_boxes",
     "plot_site_scores",
     "plot_trade_offs",
     "plot_training",

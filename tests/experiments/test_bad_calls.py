@@ -182,6 +182,13 @@ joint | --workdir={}/run --dp.epsilon=8 | --dp.epsilon
 joint | --workdir={}/run --data=lesions --data_dir={} | --data_dir
 joint | --workdir={}/run --data_dir={}/none | none
 flamby | --dataset=nosuch --data_dir={} | --dataset
+flamby | --dataset=heart --data_dir={} --methods=fedavg,fedavg | --methods
+diagnosis | --workdir={}/none | --workdir
+benchmark_segmentation | --only=nosuch | --only
+benchmark_segmentation | --threads=0 | --threads
+train_federated | --workdir={}/run --configure=fingerprint | --configure
+train_federated | --workdir={}/run --task=segmentation --network=unet-deep-supervision | --pools
+full_stack | --segmentation_network=resnet18 | --segmentation_network
 audit | --workdir={}/none | --workdir
 benchmark_privacy | --json={}/none/file | --json
 benchmark_privacy | --clients=8 --size=10 --flower_python={}/none | --flower_python
