@@ -2,11 +2,12 @@
 
 Reconstruction of MRI and CT, segmentation and diagnosis, over simulated sites and, with --data_dir, over
 sites of public files. Every problem is trained by each site alone, on the pooled data, by the federated
---methods (the row "chosen" says which has the best score on validation patients), and by FedAvg with each
---codec, with a secure sum (--secure_aggregation), with each budget of privacy (--epsilons, and the other
---dp flags), and with all of these at once. What needs no training (the direct image, total variation, a
-constant prediction) is a row, too. Scores are means over test patients, with intervals by drawing patients;
-thresholds are those of validation patients.
+--methods (of which the best on validation patients is marked as chosen), and by FedAvg with each --codec,
+with a secure sum (--secure_aggregation), with each budget of privacy (--epsilons, and the other --dp flags),
+and with all of these at once. What needs no training (the direct image, total variation, a constant
+prediction) is a row, too. Scores are means over test patients, with intervals by drawing patients;
+thresholds are those of validation patients. On the front are federations that no other one beats in both the
+score and a cost.
 
 Every training has a directory of its own, --workdir/PROBLEM/ROW/seed-N, as in train_federated; the same
 command continues an interrupted run, and more seeds, rows or problems extend it. The working directory gets
@@ -56,7 +57,7 @@ from fedrecon import communication
 from fedrecon.files import write_atomically
 from fedrecon.reporting import mean_interval
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
-from fedrecon.training import Dotted, FlagError, algorithms, fields
+from fedrecon.training import Dotted, FlagError, algorithms, fields, method
 
 FIRST = ("workdir", "preset", "problems", "data_dir", "methods", "codec", "secure_aggregation", "epsilons",
          "rounds", "seeds", "json")  # fmt: skip
@@ -240,7 +241,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list("problems", None, f"Some of {', '.join(PROBLEMS)}; by default by --preset.", **options)
     text = "Folder with the public files (multisite/, mri/), for the problems of these."
     flags.DEFINE_string("data_dir", "", text, **options)
-    able = ", ".join(algorithms())
+    able = ", ".join(name for name in algorithms() if name != BASELINE and method(name).exchanges)
     text = f"Federated algorithms, {BASELINE} and others of {able}; by default by --preset."
     flags.DEFINE_list("methods", None, text, **options)
     text = f"Codecs, some of {', '.join(communication.CODECS)}; by default by --preset."

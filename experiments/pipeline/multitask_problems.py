@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # What a preset does besides: names of problems (None all that there are data for), codecs and budgets.
 EXTENT: dict[str, dict[str, Any]] = {
-    "smoke": {"problems": ["mri", "ct", "lesions", "diagnosis"], "codec": ["power_sgd"], "epsilons": ["8"],
+    "smoke": {"problems": ["ct", "lesions"], "codec": ["power_sgd"], "epsilons": ["8"],
               "methods": ["fedavg", "fedadam"], "seeds": 1},
     "small": {"problems": None, "codec": ["stochastic", "power_sgd"], "epsilons": ["8"],
               "methods": ["fedavg", "fedprox", "fedadam"], "seeds": 1},

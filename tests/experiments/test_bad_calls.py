@@ -161,7 +161,7 @@ multitask | --workdir={}/run --top_k.fraction=2 --codec=top_k | --top_k.fraction
 multitask | --workdir={}/run --epsilons=inf | --epsilons
 multitask | --workdir={}/run --seeds=0 | --seeds
 multitask | --workdir={}/run --rounds=0 | --rounds
-multitask | --workdir={}/run --dp.unit=hospital | --dp.unit
+multitask | --workdir={}/run --dp.unit=hospital | --dp_unit
 multitask | --workdir={}/run --preset=huge | --preset
 multitask | --workdir={}/file --preset=smoke | --workdir
 multitask | --workdir={}/run --task=segmentation | task
