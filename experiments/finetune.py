@@ -245,7 +245,7 @@ def main(dotted: Dotted) -> None:
             found = compare(
                 planned,
                 workdir,
-                seeds=sweep.seeds_of(values, first.seed),
+                seeds=sweep.seeds_of(values.seeds, first.seed),
                 factors=sweep.budgets("factors", values.factors),
                 rounds=values.pretraining_rounds,
                 rate=values.pretraining_rate,
