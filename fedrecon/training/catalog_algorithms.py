@@ -250,7 +250,7 @@ def make_algorithm(
     if (reduce := make_reducer(settings)) is not None:
         check_reducer(settings, train.clients)
         arguments["reduce"] = reduce
-    if tuning is not None and tuning.reduce is not None and not chosen.pooled:
+    if tuning is not None and tuning.reduce is not None and chosen.exchanges:
         arguments["reduce"] = tuning.reduce
     codec = make_codec(settings)
     channels = [fl.clip(settings.clip_norm)] if settings.clip_norm else []
