@@ -129,7 +129,11 @@ def _spread(places: Mapping[str, float]) -> dict[str, float]:
 
 def _ticks(axis: Axes, finite: Sequence[float], odd: Mapping[float, str]) -> None:
     """Ticks at a few finite costs and at the places of those that a logarithmic axis has none for."""
-    chosen = list(finite) if len(finite) <= 5 else [finite[0], finite[len(finite) // 2], finite[-1]]
+    chosen: list[float] = []
+    for cost in finite:
+        # Labels need an eighth of the axis each.
+        if not chosen or cost >= chosen[-1] * (finite[-1] / finite[0]) ** 0.125:
+            chosen.append(cost)
     ticks = {cost: f"{cost:.3g}" for cost in chosen} | dict(odd)
     axis.set_xticks(sorted(ticks), [ticks[cost] for cost in sorted(ticks)])
     axis.minorticks_off()

@@ -50,6 +50,11 @@ def test_infinite_and_zero_costs_have_ticks_and_what_has_no_score_is_left_out():
     assert not axis.texts
 
 
+def test_ticks_of_close_costs_do_not_cover_each_other():
+    (axis,) = plot_trade_offs([[panel([6.7, 7.5, 8.2, 15.1, 31.4], {0})]]).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["6.7", "8.2", "15.1", "31.4"]
+
+
 def test_rows_of_fewer_panels_leave_a_gap(tmp_path):
     figure = plot_trade_offs([[panel([1.0], {0})] * 2, [panel([5.0, 7.0], {0})]])
     assert [axis.axison for axis in figure.axes] == [True, True, True, False]
