@@ -45,6 +45,7 @@ from fedrecon.attacks.poisoning import (
     sign_flip,
     trigger,
 )
+from fedrecon.attacks.riding import Ride, disguised_noise, echo, false_size, stale
 from fedrecon.attacks.unknowns import Unknown, images, measurements, total_variation
 from fedrecon.attacks.updates import clipped_and_noised, gradient_update, local_update, mean_update, smoothed
 
@@ -55,6 +56,7 @@ __all__ = [
     "Inversion",
     "Match",
     "Membership",
+    "Ride",
     "Unknown",
     "alie",
     "answer_flip",
@@ -63,6 +65,9 @@ __all__ = [
     "canary_scores",
     "clipped_and_noised",
     "deep_leakage",
+    "disguised_noise",
+    "echo",
+    "false_size",
     "free_rider",
     "gaussian",
     "gradient_update",
@@ -86,6 +91,7 @@ __all__ = [
     "sign_flip",
     "signed_adam",
     "smoothed",
+    "stale",
     "total_variation",
     "trigger",
     "unit_directions",

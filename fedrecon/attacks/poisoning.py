@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.attacks.riding import Ride, disguised_noise, echo, false_size, stale
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import Batches, ClientResult, Context, FederatedAlgorithm, Reducer, Upload
 from fedrecon.federated.reducers import Reduction, client_numbers, total, unweighted
@@ -29,12 +30,14 @@ class Attack(NamedTuple):
         (answers to images), a pytree of arrays.
       collude: ``collude(updates, honest) -> update``, of leaves (clients, ...) and bool (clients,): what
         every attacker sends.
+      ride: a free rider's memory and message.
     """
 
     examples: Callable[[Batch], Batch] | None = None
     update: Callable[[PyTree, jax.Array], PyTree] | None = None
     answers: Callable[[PyTree, jax.Array], PyTree] | None = None
     collude: Callable[[PyTree, jax.Array], PyTree] | None = None
+    ride: Ride | None = None
 
 
 def sign_flip(scale: float = 1.0) -> Attack:
@@ -178,32 +181,39 @@ def inner_product(strength: float = 1.0) -> Attack:
 
 
 # Names of attacks, for settings; annotated parameters are their options.
-ATTACKS: dict[str, Callable[..., Attack]] = {
+ATTACKS: dict[str, Callable[..., Attack | Ride]] = {
     "sign_flip": sign_flip,
     "gaussian": gaussian,
     "label_flip": label_flip,
     "backdoor": backdoor,
     "free_rider": free_rider,
+    "echo": echo,
+    "stale": stale,
+    "disguised_noise": disguised_noise,
+    "false_size": false_size,
     "answer_flip": answer_flip,
     "alie": alie,
     "inner_product": inner_product,
 }
 
 
-def poison(algorithm: FederatedAlgorithm, attack: Attack, clients: Sequence[int]) -> FederatedAlgorithm:
+def poison(
+    algorithm: FederatedAlgorithm, attack: Attack | Ride, clients: Sequence[int]
+) -> FederatedAlgorithm:
     """The algorithm with these clients as attackers; all others compute as before, bit for bit.
 
     Sums and numbers that methods send besides the change of the model are sent as they are.
 
     Args:
       algorithm: of any recipe.
-      attack: what they do.
+      attack: what they do; a free rider by its `Ride`.
       clients: their numbers; without any the algorithm is returned as it is.
 
     Raises:
       ValueError: a number is negative, the method sends no change of a model that could be attacked, or the
         attack needs to see updates that the channel hides.
     """
+    attack = Attack(ride=attack) if isinstance(attack, Ride) else attack
     numbers = sorted(set(map(int, clients)))
     if not numbers:
         return algorithm
@@ -216,11 +226,13 @@ def poison(algorithm: FederatedAlgorithm, attack: Attack, clients: Sequence[int]
         return jnp.asarray(table)[jnp.minimum(client, len(table) - 1)]
 
     shares = any(leaf is True for leaf in jax.tree.leaves(algorithm.share_mask))
-    if not shares and (attack.update is not None or attack.collude is not None):
+    if not shares and any(x is not None for x in (attack.update, attack.collude, attack.ride)):
         expected = "one on examples or answers, for a method that sends no change of a model"
         raise ArgumentError("attack", expected, "one on that change")
     if any(part is not None for part in (attack.examples, attack.update, attack.answers)):
         algorithm = _at_clients(algorithm, attack, malicious)
+    if attack.ride is not None:
+        algorithm = _riding(algorithm, attack.ride, malicious)
     if attack.collude is None:
         return algorithm
     if not algorithm.channel.linear:
@@ -260,6 +272,54 @@ def _at_clients(
         return result
 
     return algorithm._replace(client=algorithm.client._replace(update=update))
+
+
+class _Riding(NamedTuple):
+    """What stays at a client of whom some ride."""
+
+    own: PyTree
+    memory: PyTree
+
+
+def _riding(
+    algorithm: FederatedAlgorithm, ride: Ride, malicious: Callable[[jax.Array], jax.Array]
+) -> FederatedAlgorithm:
+    client, personalize = algorithm.client, algorithm.personalize
+
+    def update(
+        variables: Variables,
+        broadcast: PyTree,
+        state: _Riding,
+        batches: Batches,
+        valid: jax.Array,
+        key: jax.Array,
+    ) -> ClientResult:
+        bad = malicious(batches.client)
+        if ride.keep:
+            place = jnp.arange(len(batches.present))
+            present = batches.present & (~bad | (place < ride.keep))
+            valid = valid & (~bad | (batches.index < ride.keep))
+            counted = jnp.where(bad, ride.claim * batches.count, batches.count)
+            batches = batches._replace(present=present)
+        result = client.update(variables, broadcast, state.own, batches, valid, key)
+        sent, memory = ride.send(state.memory, variables, result.delta, jax.random.fold_in(key, 0x61))
+        delta = jax.tree.map(lambda new, old: jnp.where(bad, new, old).astype(old.dtype), sent, result.delta)
+        weight = counted.astype(result.weight.dtype) if ride.keep else result.weight
+        return result._replace(delta=delta, weight=weight, client_state=_Riding(result.client_state, memory))
+
+    def rollback(before: _Riding, after: _Riding) -> _Riding:
+        own = client.rollback(before.own, after.own) if client.rollback else before.own
+        return _Riding(own, after.memory)
+
+    wrapped = client._replace(
+        init=lambda variables: _Riding(client.init(variables), ride.begin(variables)),
+        update=update,
+        rollback=rollback,
+    )
+    return algorithm._replace(
+        client=wrapped,
+        personalize=lambda variables, state, batch: personalize(variables, state.own, batch),
+    )
 
 
 def _colluding(inner: Reducer | None, collude: Callable, malicious: Callable) -> Reducer:

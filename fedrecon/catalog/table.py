@@ -242,7 +242,7 @@ TABLE = (
             "tests/privacy/test_chain.py::test_signatures_and_roles_hold_what_hashes_cannot",
             "tests/privacy/test_chain.py::test_the_aggregator_never_holds_the_key",
         ),
-        command=_on_radiographs("cheng", "--algorithm.ledger=runs/cheng/chain.jsonl"),
+        command=_on_radiographs("cheng", "--rounds=2 --channels=4 --algorithm.ledger=runs/cheng/chain.jsonl"),
         needs=("clients",),
         fixes=("reduce",),
     ),

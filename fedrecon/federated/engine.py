@@ -343,7 +343,10 @@ def cohort_round(
             record["included"],
             state.reduce,
             server_context._replace(
-                arrived=cohort.spread(record["included"]), rows=numbers[: record["included"].shape[0]]
+                arrived=cohort.spread(record["included"]),
+                rows=numbers[: record["included"].shape[0]],
+                model=partition(state.variables, algorithm.share_mask)[0],
+                total=sums.get("upload"),
             ),
         )
     flagged = jnp.zeros_like(cohort.active) if reduction.flagged is None else reduction.flagged

@@ -27,6 +27,8 @@ class Context(NamedTuple):
       clients: static number of all clients; on the server.
       rows: int32 (rows,), the numbers of the clients whose uploads a reducer sees, beyond all clients for
         padding; at the reducer.
+      model: the shared leaves of the server's model before the round; at the reducer.
+      total: the `Upload` that is the sum of all that arrived; at a reducer with ``sums``.
     """
 
     round: jax.Array
@@ -40,6 +42,8 @@ class Context(NamedTuple):
     participants: jax.Array | None = None
     clients: int | None = None
     rows: jax.Array | None = None
+    model: Variables | None = None
+    total: "Upload | None" = None
 
 
 class Message(NamedTuple):
@@ -172,12 +176,14 @@ class Reducer(NamedTuple):
       answer: ``answer(variables) -> answer``, what a client finds in `Batches.answer` until the reducer has
         answered it; None for a reducer without ``Reduction.answers``. A client keeps its answer until the
         next one, which comes of an applied round that it took part in and is finite.
+      sums: whether it wants the plain sum of the round, too, in ``context.total``.
     """
 
     init: Callable[[Upload], PyTree]
     reduce: Callable[[Upload, jax.Array, PyTree, Context], Reduction]
     linear: bool = False
     answer: Callable[[Variables], PyTree] | None = None
+    sums: bool = False
 
 
 def stateless(function: Callable[[Upload, jax.Array], Any]) -> Reducer:

@@ -191,7 +191,7 @@ def star_turn(
     )
     _, private = partition(turn.result.variables, algorithm.share_mask)
     sums: dict[str, PyTree] = {"channel": channel_info}
-    if algorithm.reduce is None:
+    if algorithm.reduce is None or algorithm.reduce.sums:
         sums["upload"] = encoded
     sums = select(turn.included, sums, jax.tree.map(jnp.zeros_like, sums))
     record = {

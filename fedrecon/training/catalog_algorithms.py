@@ -43,7 +43,8 @@ from fedrecon.types import Task, Variables
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
-    "clip_norm", "codec", "downlink", "secure_aggregation", "stragglers", "fault", "attack", "fine_tune",
+    "riders", "clip_norm", "codec", "downlink", "secure_aggregation", "stragglers", "fault", "attack",
+    "fine_tune",
     "fine_tune_head", "topology", "mixing", "visits", "handover", "concurrency", "buffer_size", "delay",
     "discount", "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
@@ -56,7 +57,7 @@ _FLAGS = {
     "weighting": ("weighting",),
     "sampler": ("sampler",),
     "channel": ("clip_norm", "codec"),
-    "reduce": ("reduce", "screen_norm", "screen_cosine"),
+    "reduce": ("reduce", "screen_norm", "screen_cosine", "riders"),
 }
 # What a method brings that a secure sum would replace -> the option it fixes then.
 _OWN = (("sum", "reduce"), ("channel", "channel"))
@@ -247,7 +248,7 @@ def make_algorithm(
         arguments["sampler"] = make_sampler(settings, train)
     if "weighting" not in fixed_flags(chosen) and (weighting := make_weighting(settings, train)) is not None:
         arguments["weighting"] = weighting
-    if (reduce := make_reducer(settings)) is not None:
+    if (reduce := make_reducer(settings, train.clients)) is not None:
         check_reducer(settings, train.clients)
         arguments["reduce"] = reduce
     if tuning is not None and tuning.reduce is not None and chosen.exchanges:

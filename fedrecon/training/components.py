@@ -171,20 +171,26 @@ def make_weighting(settings: FederationSettings, train: ClientData) -> Callable 
     return {"default": None, "examples": fl.by_examples, "equal": fl.equal}[settings.weighting]
 
 
-def make_reducer(settings: FederationSettings) -> fl.Reducer | Callable | None:
-    """The robust reducer, behind the screen where there is one, or None for the mean of all.
+def make_reducer(settings: FederationSettings, clients: int = 1) -> fl.Reducer | Callable | None:
+    """The robust reducer, behind the screen and the watch for riders, or None for the mean of all.
+
+    Args:
+      settings: of the federation.
+      clients: their number.
 
     Raises:
       FlagError: an option is unknown or out of range.
     """
     reduce = _robust(settings)
-    if not settings.screen_norm and settings.screen_cosine == -1:
+    if settings.screen_norm or settings.screen_cosine != -1:
+        reduce = fl.reducers.screen(
+            reduce,
+            norm_factor=settings.screen_norm or None,
+            min_cosine=None if settings.screen_cosine == -1 else settings.screen_cosine,
+        )
+    if settings.riders == "none":
         return reduce
-    return fl.reducers.screen(
-        reduce,
-        norm_factor=settings.screen_norm or None,
-        min_cosine=None if settings.screen_cosine == -1 else settings.screen_cosine,
-    )
+    return fl.reducers.watch_riders(clients, reduce, action=settings.riders)
 
 
 def check_reducer(settings: FederationSettings, clients: int) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon import federated as fl
 from fedrecon.federated import FederatedAlgorithm, RoundInfo
 from fedrecon.training.options import FlagError
 
@@ -118,7 +119,25 @@ def full_record(
     if not info.applied:
         record["applied"] = False
     record |= _sum_record(info)
+    record |= _riders_record(info, names)
     return record
+
+
+def _riders_record(info: RoundInfo, names: tuple[str, ...]) -> dict[str, Any]:
+    """Whom the watch for riders suspects: name -> score, sign and action; empty without."""
+    if not isinstance(info.reduce, dict) or "riders" not in info.reduce:
+        return {}
+    found = info.reduce["riders"]
+    signs = list(fl.reducers.SIGNS)
+    riders = {
+        names[i]: {
+            "score": round(float(found["score"][i]), 3),
+            "sign": signs[int(found["sign"][i])],
+            "action": fl.reducers.ACTIONS[int(found["action"][i])],
+        }
+        for i in np.flatnonzero(found["action"])
+    }
+    return {"riders": riders} if riders else {}
 
 
 def _sum_record(info: RoundInfo) -> dict[str, Any]:

@@ -23,6 +23,10 @@ ATTACKS = (
     "backdoor",
     "free_rider",
     "answer_flip",
+    "echo",
+    "stale",
+    "disguised_noise",
+    "false_size",
     "alie",
     "inner_product",
 )
@@ -117,6 +121,13 @@ class FederationSettings:
         "Leaves out clients whose update has a lower cosine with the median update; -1 none",
         least=-1,
         most=1,
+        needs=(_STAR,),
+    )
+    riders: str = _protection(
+        "none",
+        "Looks for clients that send something for a model that they did not work for, and takes up to this "
+        "action: flagged and unrewarded, which metrics.jsonl tells, or excluded (docs/faults.md)",
+        choices=fl.reducers.ACTIONS,
         needs=(_STAR,),
     )
     clip_norm: float = _protection(

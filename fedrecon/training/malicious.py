@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedrecon import catalog
-from fedrecon.attacks import ATTACKS, Attack, poison
+from fedrecon.attacks import ATTACKS, Attack, Ride, poison
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm
 from fedrecon.training.dotted import parse_options
@@ -16,7 +16,7 @@ _TASKS = {"label_flip": ("classification", "segmentation"), "backdoor": ("classi
 
 def parse_attack(
     settings: FederationSettings, tasks: Sequence[str] = ()
-) -> tuple[Attack | None, tuple[str, ...]]:
+) -> tuple[Attack | Ride | None, tuple[str, ...]]:
     """The attack and the names of those who attack; None and nobody without one.
 
     Args:

@@ -16,13 +16,14 @@ from fedrecon.training.stage import Stage, started
 def message_length(stage: Stage, settings: FederationSettings, budget: Budget) -> int | None:
     """Length in bytes of the first client's message in the first round, made for this; None without a codec.
 
-    Without secure sums and privacy, which change no number of bytes of what the codec makes.
+    None also of methods that encrypt what the codec makes, whose messages are ciphertexts. Without secure
+    sums and privacy, which change no number of bytes of what the codec makes.
 
     Raises:
       FlagError: as `make_algorithm`.
     """
     codec = make_codec(settings)
-    if codec is None:
+    if codec is None or "reduce" in method(settings.algorithm).fixes:
         return None
     plain = dataclasses.replace(
         settings, secure_aggregation="none", secure_aggregation_options=(), dp_epsilon=0.0

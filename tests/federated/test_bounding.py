@@ -64,6 +64,26 @@ def test_centered_clipping_moves_from_the_last_aggregate(updates):
     np.testing.assert_allclose(found.state.params["a"], center[:2], rtol=1e-5)
 
 
+def test_the_radius_must_be_below_the_ratio_of_honest_to_malicious():
+    """Where honest and false pulls balance: s a / sqrt(1 - a^2), a = max(r, 1) d / (1 - d); else the mean."""
+    rng = np.random.default_rng(0)
+    size, part = 500, 0.2
+    mean = np.full(size, 0.5)
+    sent = (mean + rng.normal(size=(10, size))).astype(np.float32)
+    sent[:2] = -50 * mean
+    honest, spread = sent[2:].mean(0), np.sqrt(size)
+
+    def away(radius):
+        center = flat(reduced(R.centered_clipping(radius, iterations=100), sent).upload)
+        return np.linalg.norm(center - honest) / spread
+
+    for radius in (1.0, 3.0):
+        a = radius * part / (1 - part)
+        # The eight honest updates are no whole sphere.
+        assert away(radius) == pytest.approx(a / np.sqrt(1 - a**2), rel=0.1)
+    assert away(5.0) == pytest.approx(np.linalg.norm(sent.mean(0) - honest) / spread, rel=1e-3)
+
+
 def test_fltrust_scales_to_the_root_and_weighs_by_cosine(updates):
     updates[2] *= -30
     rows = jnp.array([4, 0, 7, 9, 3, 5])

@@ -6,9 +6,27 @@ _POISONING = "tests/attacks/test_poisoning.py::test_"
 _CANARIES = "tests/attacks/test_canaries.py::test_"
 _MEMBERS = "tests/attacks/test_membership.py::test_"
 _INVERSION = "tests/attacks/test_gradient_inversion.py::test_"
+_RIDERS = "tests/federated/test_riders.py::test_"
+_ACTIONS = "actions_follow_each_other_and_end_with_the_suspicion"
 _BOUNDING = "tests/federated/test_bounding.py::test_"
 
 MUTANTS = (
+    *in_file(
+        "fedrecon/federated/reducers/riders.py",
+        ("(score > threshold) & (seen >= 3)", "(score > threshold) & (seen >= 2)", _RIDERS + _ACTIONS),
+        ("out = included & (level == len(_STEPS))", "out = included & (level >= 1)", _RIDERS + _ACTIONS),
+        ("jnp.where(doubted, 1, -1)", "jnp.where(doubted, 1, 0)", _RIDERS + _ACTIONS),
+        (
+            "recent.sum(1) / jnp.minimum(seen, _ROUNDS)[:, None]",
+            "recent.sum(1) / _ROUNDS",
+            _RIDERS + "scores_are_those_of_the_definition",
+        ),
+        (
+            "others = jax.tree.map(lambda x: x.sum(0)[None] - x",
+            "others = jax.tree.map(lambda x: x.sum(0)[None]",
+            _RIDERS + "scores_are_those_of_the_definition",
+        ),
+    ),
     *in_file(
         "fedrecon/attacks/poisoning.py",
         (
@@ -22,8 +40,8 @@ MUTANTS = (
             _POISONING + "colluding_clients_fit_to_the_honest",
         ),
         (
-            "if not shares and (",
-            "if False and (",
+            "if not shares and any(",
+            "if False and any(",
             "tests/federated/test_medisecfed.py::test_attacks_on_what_is_not_sent_are_refused",
         ),
         (

@@ -8,6 +8,7 @@ from fedrecon.federated.reducers.bounding import (
     fltrust,
     norm_bound,
 )
+from fedrecon.federated.reducers.riders import ACTIONS, SIGNS, watch_riders
 from fedrecon.federated.reducers.robust import (
     bulyan,
     geometric_median,
@@ -19,6 +20,8 @@ from fedrecon.federated.reducers.robust import (
 from fedrecon.federated.reducers.screening import screen, total
 
 __all__ = [
+    "ACTIONS",
+    "SIGNS",
     "Reduction",
     "bucketing",
     "bulyan",
@@ -33,4 +36,5 @@ __all__ = [
     "total",
     "trimmed_mean",
     "unweighted",
+    "watch_riders",
 ]
