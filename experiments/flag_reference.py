@@ -32,6 +32,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.finetune": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.privacy_curves": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.joint": (joint_settings.JointSettings, joint_settings.BY_PRESET),
+    "experiments.leave_one_site_out": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.flamby": None,
     "experiments.diagnosis": None,
     "experiments.benchmark_segmentation": None,

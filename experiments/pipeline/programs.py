@@ -69,6 +69,9 @@ _OF_PROGRAMS = {
         "worst",
         "json",
         "inversion",
+        "adapt",
+        "labeled",
+        "tuning_passes",
     ),
 }
 

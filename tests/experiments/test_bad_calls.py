@@ -165,6 +165,9 @@ multitask | --workdir={}/run --dp.unit=hospital | --dp_unit
 multitask | --workdir={}/run --preset=huge | --preset
 multitask | --workdir={}/file --preset=smoke | --workdir
 multitask | --workdir={}/run --task=segmentation | task
+leave_one_site_out | --workdir={}/run --adapt=tail | --adapt
+leave_one_site_out | --workdir={}/run --algorithm=local_only | --algorithm
+leave_one_site_out | --workdir={}/run --labeled=0 | --labeled
 inversion_figures | --iterations=0 | --iterations
 secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed

@@ -12,6 +12,19 @@ _RUN = "tests/training/test_run.py::test_"
 
 MUTANTS = (
     *in_file(
+        "experiments/pipeline/unseen_sites.py",
+        (
+            "sign * (fold.inside[m] - fold.external[m])",
+            "fold.inside[m] - fold.external[m]",
+            "tests/experiments/test_leave_one_site_out.py::test_figures_are_drops_and_the_worst_site",
+        ),
+        (
+            "test=select_clients(data.test, rest),",
+            "test=data.test,",
+            "tests/experiments/test_leave_one_site_out.py::test_other_sites_are_what_is_left",
+        ),
+    ),
+    *in_file(
         "experiments/pipeline/settings.py",
         # Flags of measured data change nothing in simulated cohorts, without a word.
         (

@@ -1,0 +1,121 @@
+"""Leaves each site out in turn: how a model does where it was not trained, and what adaptation gives.
+
+For every site the federation, each of the other sites alone and their pooled data train without it; the site
+is scored afterwards. The table has the metric there (of sites alone, the mean of their models), the mean over
+the sites that trained, and the drop. The worst site is the headline; the drop's interval is over sites. The
+federated model is then adapted to the site: --adapt has statistics (running statistics of the site's images,
+without labels), head and full (fine-tuning by the --labeled first patients). Every training has a directory
+of its own, --workdir/folds/SITE/METHOD, and resumes. Other flags are those of experiments.train_federated.
+
+  python -m experiments.leave_one_site_out --workdir=runs/unseen --preset=smoke --clients=4
+  python -m experiments.leave_one_site_out --workdir=runs/retina --task=segmentation --cohort=retina
+      --data_dir=DIR --norm=batch --labeled=5 --json
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments.pipeline import sweep, unseen_sites
+from experiments.pipeline.federated_data import load_data
+from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, resolve
+from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
+from fedrecon.reporting import format_table, plot_site_scores
+from fedrecon.runtime import run_program, set_cpu_devices
+from fedrecon.training import Dotted, FlagError
+
+FIRST = ("workdir", "adapt", "labeled", "preset", "task", "cohort", "data_dir", "clients", "rounds",
+         "algorithm", "norm", "json")  # fmt: skip
+_TITLES = {"federated": "federated", "local": "each alone", "pooled": "pooled"}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Rows of sites: the metric there and the drop by method, and the levels of adaptation."""
+    levels = list(next(iter(found["sites"].values()))["adapted"])
+    header = ["site left out"]
+    header += [text for title in _TITLES.values() for text in (title, "drop")]
+    header += [f"adapted: {level}" for level in levels]
+    rows = [
+        [
+            site,
+            *(_shown(row[kind][m]) for m in unseen_sites.METHODS for kind in ("external", "drop")),
+            *(_shown(row["adapted"].get(level)) for level in levels),
+        ]
+        for site, row in found["sites"].items()
+    ]
+    drop = found["drop"]
+    lines = [format_table(header, rows), ""]
+    worst = found["worst"]
+    lines.append(
+        f"Worst site left out, federated: {worst['site']}, {found['metric']} {_shown(worst['external'])}"
+    )
+    for method, title in _TITLES.items():
+        low, high = drop[method]["low"], drop[method]["high"]
+        interval = "" if low is None else f" (95 % interval over sites {low:.3f} to {high:.3f})"
+        lines.append(f"Mean drop, {title}: {_shown(drop[method]['mean'])}{interval}")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def figure(found: dict[str, Any]) -> Figure:
+    """Points of every site: the metric there by method and level, and inside the federation."""
+    sites = found["sites"]
+
+    def scores(kind: str, name: str) -> dict[str, dict[str, float]]:
+        values = {site: row[kind].get(name) for site, row in sites.items()}
+        return {site: {found["metric"]: float("nan") if v is None else v} for site, v in values.items()}
+
+    lines = {"federated, sites that trained": scores("in_federation", "federated")}
+    lines |= {f"{title}, site left out": scores("external", m) for m, title in _TITLES.items()}
+    levels = list(next(iter(sites.values()))["adapted"])
+    lines |= {f"federated, adapted: {level}": scores("adapted", level) for level in levels}
+    return plot_site_scores(lines, found["metric"], list(sites), found["metric"])
+
+
+def main(dotted: Dotted) -> None:
+    values = flags.FLAGS
+    with ending_run(values.workdir):
+        if wrong := [level for level in values.adapt if level not in unseen_sites.LEVELS]:
+            raise FlagError("adapt", f"some of {', '.join(unseen_sites.LEVELS)}", repr(wrong[0]))
+        planned = unseen_sites.plan(resolve(given_settings(TrainSettings, dotted)))
+        set_cpu_devices(values.devices)
+        folder = Path(values.workdir)
+        sweep.share_programs(folder)
+        with sweep.only_json(values.json):
+            found, metric = {}, ""
+            data = load_data(planned["federated"])
+            execution = sweep.execution_of(values)
+            for site, metric, fold in unseen_sites.folds(
+                planned, data, folder, values.adapt, values.labeled, values.tuning_passes, **execution
+            ):
+                found[site] = fold
+                print(f"without {site}: {metric} {_shown(fold.external['federated'])}", flush=True)
+            document = sweep.write_json(
+                folder / "leave_one_site_out.json", unseen_sites.figures(metric, found)
+            )
+            sweep.save_figure(folder / "leave_one_site_out.png", figure(document))
+        print(json.dumps(document) if values.json else "\n" + table(document))
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    options = {"flag_values": flag_values}
+    define_run_flags(TrainSettings, by_preset=BY_PRESET, flag_values=flag_values)
+    text = f"Adaptations of the federated model to the site, some of {', '.join(unseen_sites.LEVELS)}."
+    flags.DEFINE_list("adapt", list(unseen_sites.LEVELS), text, **options)
+    text = "Patients of the site (images, where these are not told apart) for head and full."
+    flags.DEFINE_integer("labeled", 5, text, 1, **options)
+    flags.DEFINE_integer("tuning_passes", 5, "Passes over them.", 1, **options)
+    flags.DEFINE_bool("json", False, "Print JSON.", **options)
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_program(main, partial(parse_flags, settings=TrainSettings, first=FIRST))
