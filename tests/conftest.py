@@ -7,6 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
+# Of BLAS, before NumPy is loaded: several workers with a thread for each core wait for each other in loops.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
 from hypothesis import settings

@@ -143,11 +143,14 @@ def flag_groups(settings: type, flag_values: flags.FlagValues = flags.FLAGS) -> 
       flag_values: where the flags are defined.
     """
     groups: dict[str, list[flags.Flag]] = {name: [] for name in GROUPS}
+    settled = set()
     for field, _ in fields(settings):
         if field.metadata and field.name in flag_values:
             groups[field.metadata["group"]].append(flag_values[field.name])
+            settled.add(field.name)
     for group, names in _OF_PROGRAMS.items():
-        groups[group] += [flag_values[name] for name in names if name in flag_values]
+        # One program's flag may be a setting of another.
+        groups[group] += [flag_values[name] for name in names if name in flag_values and name not in settled]
     return {name: members for name, members in groups.items() if members}
 
 

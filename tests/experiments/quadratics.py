@@ -27,7 +27,7 @@ def clients(**data) -> FederatedData:
 
 def run(monkeypatch, folder, settings, data=None, **execution):
     """``(results, cost, log)`` of `federated_run.run`."""
-    monkeypatch.setattr(federated_run, "make_task", lambda settings, example: TASK)
+    monkeypatch.setattr(federated_run, "make_task", lambda settings, example, chosen: TASK)
     monkeypatch.setattr(federated_run, "save_partition_plot", lambda *arguments, **options: None)
     with Workdir(folder, flat(settings)) as workdir:
         results, cost = federated_run.run(
