@@ -105,7 +105,17 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
 
 _IF_GIVEN = ("methods_from", "initialize_from", "data_labels", "skip_bad")
 # Settings of later versions: runs of earlier ones continue.
-_IF_CHANGED = ("downlink", "finetune")
+_IF_CHANGED = (
+    "boundary",
+    "classification_network",
+    "configure",
+    "downlink",
+    "dp_buffers",
+    "fingerprint_minimum",
+    "finetune",
+    "riders",
+    "segmentation_network",
+)
 _DIGESTS = {
     "task_sha256": "task.sha256",
     "methods_sha256": "methods_from.sha256",
@@ -120,8 +130,8 @@ def flat(settings: Any) -> dict[str, Any]:
 
     ``X_options``, pairs of texts, become ``X.NAME``; ``methods_from`` and ``initialize_from`` are there only
     if there are such files, as are the SHA-256 of them, of an own task, of the manifest in ``data_dir``, of
-    the network of ``start``, the labels of own data, and ``skip_bad``. ``downlink`` and ``finetune`` are
-    there where they are not the default.
+    the network of ``start``, the labels of own data, and ``skip_bad``. Settings that earlier versions did
+    not have are there where they are not the default.
     """
     values: dict[str, Any] = {}
     for field, value in fields(settings):

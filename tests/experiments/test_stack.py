@@ -20,7 +20,7 @@ from experiments.pipeline.federated_settings import (
 )
 from experiments.pipeline.federated_settings import resolve as resolve_training
 from experiments.pipeline.run import plan_stages, stage_budgets
-from experiments.pipeline.settings import resolve
+from experiments.pipeline.settings import FullStackSettings, resolve
 from fedrecon import Task, Variables, catalog
 from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
@@ -335,6 +335,20 @@ def test_settings_change_by_name_and_are_flat_in_files():
     assert values["rounds"] == 3 and values["algorithm.strength"] == "2" and "federation" not in values
     with pytest.raises(TypeError):
         changed(settings, nothing=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (TrainSettings, "boundary", 0.5),
+        (TrainSettings, "configure", "fingerprint"),
+        (TrainSettings, "riders", "flagged"),
+        (FullStackSettings, "segmentation_network", "residual-unet"),
+    ],
+)
+def test_runs_of_earlier_versions_continue_with_the_defaults_of_later_settings(kind, name, value):
+    assert name not in flat(kind())
+    assert flat(changed(kind(), **{name: value}))[name] == value
 
 
 def test_errors_about_flags_of_an_algorithm_are_renamed():
