@@ -104,11 +104,14 @@ def hearts(folder: Path, size: int, acceleration: float, seed: int) -> JointData
     """Thirty patients of Sunnybrook, divided over five simulated scanners by turns within diagnoses."""
     path = folder / HEARTS
     if not path.exists():
-        raise DataError(f"{path}: expected the hearts of Sunnybrook, found no such file")
-    with h5py.File(path) as file:
-        image, mask = (np.asarray(file[name], np.float32) for name in ("image", "mask"))
-        names, groups = (np.asarray(file[name]).astype(str) for name in ("patient_id", "group"))
-        frames = np.asarray(file["frame"])
+        raise DataError(path, None, "the hearts of Sunnybrook", "no such file")
+    try:
+        with h5py.File(path) as file:
+            image, mask = (np.asarray(file[name], np.float32) for name in ("image", "mask"))
+            names, groups = (np.asarray(file[name]).astype(str) for name in ("patient_id", "group"))
+            frames = np.asarray(file["frame"])
+    except (OSError, KeyError) as error:
+        raise DataError(path, None, "image, mask, patient_id, group and frame", error) from error
     image, mask = (_central(x, size) for x in (image / 255, mask))
     order = sorted(set(names), key=lambda name: (groups[names == name][0], name))
     site_of = {name: number % len(SCANNERS) for number, name in enumerate(order)}

@@ -183,7 +183,7 @@ joint | --workdir={}/run --image_size=48 | --image_size
 joint | --workdir={}/run --topology=ring | --topology
 joint | --workdir={}/run --dp.epsilon=8 | --dp.epsilon
 joint | --workdir={}/run --data=lesions --data_dir={} | --data_dir
-joint | --workdir={}/run --data_dir={}/none | none
+joint | --workdir={}/run --data_dir={}/none | multisite/sunnybrook_cardiac.h5
 flamby | --dataset=nosuch --data_dir={} | --dataset
 flamby | --dataset=heart --data_dir={} --methods=fedavg,fedavg | --methods
 diagnosis | --workdir={}/none | --workdir
@@ -214,7 +214,7 @@ operators.native | nosuch | nosuch
 operators.native | --precision=float16 | --precision
 """
 DATA_SCRIPTS = {"check_cohort", "inspect_file", "simulate_cohort"}
-TRAINING = {"full_stack", "train_federated", "compare"}
+TRAINING = {"finetune", "full_stack", "train_federated", "compare"}
 
 
 def folder(path):
