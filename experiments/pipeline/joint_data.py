@@ -26,6 +26,7 @@ from fedrecon.data import (
 )
 from fedrecon.data.simulation import brain_hospitals, chest_coils
 from fedrecon.tasks import measure_of, mri_measure
+from fedrecon.training import FlagError
 from fedrecon.types import Batch
 from operators import ifft2c, random_mask
 from operators.mri import coil_combine, estimate_coil_maps
@@ -232,7 +233,7 @@ def _central(images: np.ndarray, size: int) -> np.ndarray:
     edge = images.shape[-1] // 2
     factor = edge // size
     if factor < 1 or edge % size:
-        raise DataError(f"--image_size: expected a divisor of {edge}, found {size}")
+        raise FlagError("image_size", f"a divisor of {edge}", size)
     low = images.shape[-1] // 4
     part = images[:, low : low + edge, low : low + edge]
     return part.reshape(len(part), size, factor, size, factor).mean((2, 4))

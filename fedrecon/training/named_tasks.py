@@ -32,6 +32,8 @@ from fedrecon.types import Task, Variables
 TASKS = ("classification", "segmentation", "reconstruction")
 # Below this edge, in pixels, the first layers of classifiers do not shrink images.
 _SMALL = 64
+# Classifiers of published sizes without a stem that shrinks images.
+_WITHOUT_STEM = ("vgg11",)
 
 
 def named_task(
@@ -78,7 +80,7 @@ def named_task(
         small = image is not None and max(image.shape[1:-1]) < _SMALL
         if network == "vit":
             sizes["patch"] = 4 if small else 8
-        elif network in NORMALIZED and network not in SIZED:
+        elif network in NORMALIZED and network not in (*SIZED, *_WITHOUT_STEM):
             sizes["small_images"] = small
         return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example, flip=flip)
     if name == "segmentation":

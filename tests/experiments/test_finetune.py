@@ -83,7 +83,7 @@ def test_choices_start_from_what_was_trained_without_labels(tmp_path):
     full, lora = (found["choices"][choice] for choice in planned)
     numbers = sum(x.size for x in flatten(start.params))
     assert full["bytes_up_of_a_round"] == 4 * numbers + 4
-    assert lora["fewer_a_round"] > 100
+    assert lora["fewer_a_round"] == full["bytes_up_of_a_round"] / lora["bytes_up_of_a_round"] > 50
     assert finetune.compare(planned, tmp_path, **options) == json.loads(json.dumps(found))
 
 

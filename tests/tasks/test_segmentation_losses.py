@@ -158,8 +158,8 @@ def test_volumes_are_segmented_and_scored(x64):
 
 @pytest.mark.slow
 def test_unet_supervises_its_levels_in_training_alone():
-    model = UNet(2, 2, 3, residual=True, deep_supervision=True)
-    for shape in ((2, 9, 6, 1), (2, 5, 9, 6, 1)):
+    model = UNet(2, 3, 3, residual=True, deep_supervision=True)
+    for shape in ((2, 9, 8, 1), (2, 8, 9, 8, 1)):
         x = jax.ShapeDtypeStruct(shape, np.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
         outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=True), variables, x)
