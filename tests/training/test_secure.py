@@ -80,6 +80,8 @@ REFUSED = {
     "lai": "algorithm=lai: expected --task=classification",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
     "famhe": "secure_aggregation: expected none with --algorithm=famhe",
+    "fedpaq": "secure_aggregation: expected none with --algorithm=fedpaq",
+    "streaming_diloco": "secure_aggregation: expected none with --algorithm=streaming_diloco",
     "medisecfed": "algorithm=medisecfed: expected --task=classification alone",
     **dict.fromkeys(("beguier", "deepee", "p3sgd"), "dp.epsilon: expected a budget"),
     "local_only": "secure_aggregation: expected none, which local_only implies",
