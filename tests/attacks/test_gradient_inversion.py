@@ -53,6 +53,7 @@ def victim(batch, **sizes):
     return task, task.init(jax.random.key(0)), attacks.gradient_update(task)
 
 
+@pytest.mark.slow
 def test_leakage_from_one_update_and_none_from_noise():
     images = phantoms(1, 10)
     batch = batch_of(images)

@@ -38,6 +38,7 @@ def test_few_views_are_rolled_off_sooner():
     assert highest_frequency("hann", 1.0, 1.0) == 0.5
 
 
+@pytest.mark.slow
 def test_few_views_leave_fewer_streaks_for_it(monkeypatch):
     geometry = operators.ParallelBeam(np.linspace(0, np.pi, 20, endpoint=False), 137, 1.0)
     phantom = operators.phantoms.random_ellipses(jax.random.key(0), 12, radius=40.0)

@@ -107,6 +107,7 @@ def test_scales_are_chosen_by_the_exponential_mechanism():
     assert scipy.stats.chisquare(counts(2.0), 3000 * weights / weights.sum()).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_validation_patients_scale_the_step():
     """The largest scale is best for examples far away, the smallest for those at the start."""
     examples = {"x": jnp.ones((PATIENTS, WIDTH)), "volume": jnp.arange(PATIENTS)}
