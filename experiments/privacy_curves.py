@@ -11,7 +11,7 @@ is recovered from the update of one example stands beside every budget, as in ex
       --epsilons=1,2,4,8 --units=example,patient --seeds=3
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from absl import flags
 
 from experiments.pipeline import sweep
 from experiments.pipeline.auditing import invert_update, open_run
-from experiments.pipeline.federated_run import metrics_of
+from experiments.pipeline.federated_run import METRICS, metrics_of
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon import reporting
@@ -92,6 +92,10 @@ def curves(
     Raises:
       FlagError: the task has no such metric.
     """
+    task = next(iter(planned.values())).task
+    if metric and task in METRICS:
+        # Before hours of training; metrics of one's own tasks are known after the first.
+        _check_metric(metric, METRICS[task])
     noises: dict[str, tuple[float, float]] = {}
     scores: dict[Point, list[float]] = {point: [] for point in planned}
     spent: dict[Point, float] = {point: 0.0 for point in planned}
@@ -103,8 +107,7 @@ def curves(
         point = points[done.point]
         known = metrics_of(done.settings.task, done.results)
         metric = metric or known[0]
-        if metric not in known:
-            raise FlagError("metric", f"one of {', '.join(known)}", repr(metric))
+        _check_metric(metric, known)
         scores[point].append(summary(done.results.own, metric)[0])
         for multiplier in done.results.privacy.get("noise_multiplier", {}).values():
             noises.setdefault(point.name, (multiplier, done.settings.federation.dp_clipping_norm))
@@ -123,6 +126,11 @@ def curves(
         }
         for point, values in scores.items()
     ]
+
+
+def _check_metric(metric: str, known: Sequence[str]) -> None:
+    if metric not in known:
+        raise FlagError("metric", f"one of {', '.join(known)}", repr(metric))
 
 
 def invert(run: Path, noises: Mapping[str, tuple[float, float]], iterations: int) -> dict[str, float]:

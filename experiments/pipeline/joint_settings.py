@@ -47,7 +47,7 @@ class JointSettings:
     """Everything that determines the results of one seed; the flag of the same name sets a field."""
 
     preset: str = _run(
-        "small", "Sizes: ten minutes a seed on two cores, hours, or a short trial", choices=PRESETS
+        "small", "Sizes: small images and networks, larger ones, or a short trial", choices=PRESETS
     )
     data: str = _data(
         "sunnybrook",

@@ -52,6 +52,13 @@ def test_flags_of_steps_hold_for_the_units_that_have_steps():
         privacy_curves.plan(given, ["site"], ["2"])
 
 
+def test_an_unknown_metric_is_refused_before_anything_is_trained(tmp_path):
+    planned = privacy_curves.plan(settings(), ["example"], ["8"])
+    with pytest.raises(FlagError, match="metric: expected one of accuracy"):
+        privacy_curves.curves(planned, tmp_path, [0], metric="dice")
+    assert not list(tmp_path.iterdir())
+
+
 def test_tables_and_figures_show_what_is_there(tmp_path):
     rows = [
         {"unit": unit, "epsilon": epsilon, "spent": 1.0, "metric": "ssim", "scores": [mean], "mean": mean,
@@ -81,7 +88,5 @@ def test_budgets_are_kept_and_finished_runs_are_read(tmp_path):
     plain, private = rows
     assert plain["spent"] == 0 and 0 < private["spent"] <= 8 and len(private["scores"]) == 2
     assert privacy_curves.curves(planned, tmp_path, [0, 1]) == rows
-    with pytest.raises(FlagError, match="metric: expected one of accuracy"):
-        privacy_curves.curves(planned, tmp_path, [0], metric="dice")
     inverted = privacy_curves.curves(planned, tmp_path, [0], inversion=5)
     assert all(row["inversion_psnr"] < 60 for row in inverted)
