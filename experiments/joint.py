@@ -2,14 +2,15 @@
 
 --mode names some of rec_only, frozen, finetune, joint, task_only and oracle, or all; what they start from is
 trained with them. Every mode has the same data, rounds, steps and keys. "frozen" trains a new reader on the
-images of a reconstruction that stays as it is, "finetune" the reader of reference images on them: the better
-one of four such trials in validation is the pipeline of two stages. "joint" is trained at every strength of
---strengths by all sites together, anew and from what "finetune" starts from ("warm"), and at the middle
-strength by each site alone and on pooled data. Every training has its scores in --workdir/seed-N and resumes;
-the working directory gets joint.json, patients.jsonl, report.html, pareto.png and images.png.
+images of a reconstruction that stays as it is, "finetune" the reader of reference images on them, and on
+those of a reconstruction that was trained for twice the rounds: the best of these in validation is the
+pipeline of two stages. "joint" is trained at every strength of --strengths by all sites together, anew and
+from what "finetune" starts from ("warm"), and anew at the middle strength by each site alone and on pooled
+data. Every training has its scores in --workdir/seed-N and resumes; the working directory gets joint.json,
+patients.jsonl, report.html, pareto.png and images.png.
 
   python -m experiments.joint --workdir=runs/joint --data_dir=DATA --mode=all --seeds=3
-  python -m experiments.joint --workdir=runs/one --data=lesions --mode=joint --strengths=0.1 --json
+  python -m experiments.joint --workdir=runs/one --data=lesions --mode=joint --strengths=30 --json
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from experiments.pipeline import joint_report, joint_runs
 from experiments.pipeline.joint_data import load
 from experiments.pipeline.joint_scores import evaluator
 from experiments.pipeline.joint_settings import BY_PRESET, JointSettings, check_settings, resolve
-from experiments.pipeline.joint_training import Training, plan
+from experiments.pipeline.joint_training import STARTS, Training, plan
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon.files import write_atomically
 from fedrecon.runtime import run_program, set_cpu_devices
@@ -119,12 +120,19 @@ def _strengths(texts: list[str]) -> tuple[float, ...]:
     return tuple(sorted(values))
 
 
+def _starts(names: list[str]) -> tuple[str, ...]:
+    if not names or len(set(names)) != len(names) or not set(names) <= set(STARTS):
+        raise FlagError("starts", f"distinct ones of {', '.join(STARTS)}", ",".join(names))
+    return tuple(names)
+
+
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     with ending_run(values.workdir):
         settings = check_settings(resolve(given_settings(JointSettings, dotted)))
         check_method(settings.federation, ("segmentation",))
-        trainings = plan(_modes(values.mode), _strengths(values.strengths), values.comparators)
+        chosen = _modes(values.mode), _strengths(values.strengths), values.comparators
+        trainings = plan(*chosen, _starts(values.starts))
         set_cpu_devices(values.devices)
         folder = Path(values.workdir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +161,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text = f"What is trained, with what it starts from: all, or some of {', '.join(MODES)}."
     flags.DEFINE_list("mode", ["all"], text, **options)
     text = "Weights of the reader's gradient in the reconstruction, over its own, for --mode=joint."
-    flags.DEFINE_list("strengths", ["0.1", "1", "10"], text, **options)
+    flags.DEFINE_list("strengths", ["10", "30", "100"], text, **options)
+    text = f"Joint training starts {' or '.join(STARTS)}: from a reconstruction and a reader trained apart."
+    flags.DEFINE_list("starts", list(STARTS), text, **options)
     flags.DEFINE_bool(
         "comparators", True, "Train jointly at each site alone and on pooled data, too.", **options
     )

@@ -33,18 +33,22 @@ COLUMNS = {
 
 
 class Interval(NamedTuple):
-    """A value with its interval of 95 % over patients."""
+    """A value with its interval of 95 % over seeds and patients."""
 
     value: float
     low: float
     high: float
 
 
+def patient_scores(seeds: Sequence[Seed], name: str, score: str, part: str = "test") -> np.ndarray:
+    """A score of each patient, (seeds, patients); NaN where there is none."""
+    tables = [getattr(seed, part)[name] for seed in seeds]
+    return np.asarray([[_number(row.get(score)) for row in rows] for rows in tables], float)
+
+
 def patient_means(seeds: Sequence[Seed], name: str, score: str, part: str = "test") -> np.ndarray:
     """A score of each patient, the mean over seeds; NaN where there is none."""
-    tables = [getattr(seed, part)[name] for seed in seeds]
-    values = [[_number(row.get(score)) for row in rows] for rows in tables]
-    return np.mean(np.asarray(values, float), 0)
+    return np.mean(patient_scores(seeds, name, score, part), 0)
 
 
 def mean(seeds: Sequence[Seed], name: str, score: str, part: str = "test") -> float:
@@ -70,24 +74,30 @@ def choose(seeds: Sequence[Seed], trainings: Sequence[Training]) -> dict[str, st
     if joint:
         psnr = {name: mean(seeds, name, "psnr", "validation") for name in joint}
         kept = joint
-        if "rec_only" in names:
-            least = mean(seeds, "rec_only", "psnr", "validation") - ALLOWED
+        alone = [name for name in names if kinds[name] == "rec_only"]
+        if alone:
+            least = max(mean(seeds, name, "psnr", "validation") for name in alone) - ALLOWED
             kept = [name for name in joint if psnr[name] >= least] or [max(joint, key=psnr.__getitem__)]
         found["joint"] = max(kept, key=lambda name: mean(seeds, name, "dice", "validation"))
     return found
 
 
 def gap_closure(seeds: Sequence[Seed], joint: str, staged: str) -> Interval:
-    """(joint - two stages) / (oracle - two stages) in Dice of the test patients, who are drawn again."""
-    values = np.stack([patient_means(seeds, name, "dice") for name in (joint, staged, "oracle")])
-    values = values[:, ~np.isnan(values).any(0)]
+    """(joint - two stages) / (oracle - two stages) in Dice of the test, seeds and patients drawn again."""
+    values = np.stack([patient_scores(seeds, name, "dice") for name in (joint, staged, "oracle")])
+    values = values[:, :, ~np.isnan(values).any((0, 1))]
+    rng = np.random.default_rng(0)
 
-    def closure(drawn: np.ndarray) -> float:
-        a, b, best = values[:, drawn].mean(1)
+    def closure(drawn: np.ndarray, again: np.ndarray) -> float:
+        a, b, best = values[:, again][:, :, drawn].mean((1, 2))
         return (a - b) / (best - b) if best > b else float("nan")
 
-    everybody = np.arange(values.shape[1])
-    return Interval(closure(everybody), *bootstrap_interval(closure, len(everybody), 2000))
+    def resampled(drawn: np.ndarray) -> float:
+        return closure(drawn, rng.integers(len(seeds), size=len(seeds)))
+
+    patients = values.shape[2]
+    value = closure(np.arange(patients), np.arange(len(seeds)))
+    return Interval(value, *bootstrap_interval(resampled, patients, 2000))
 
 
 def summarize(
@@ -157,8 +167,8 @@ def statements(found: Mapping[str, Any]) -> list[str]:
         gap, test = found["gap_closure"], found["paired_test"]
         lines.append(
             f"Joint training closes {100 * gap['value']:.0f} % of the gap in Dice between two stages and the "
-            f"oracle (95 % over patients: {100 * gap['low']:.0f} to {100 * gap['high']:.0f} %; difference "
-            f"{test['difference']:+.4f}, p = {test['p_value']:.2f}), and loses "
+            f"oracle (95 % over seeds and patients: {100 * gap['low']:.0f} to {100 * gap['high']:.0f} %; "
+            f"difference {test['difference']:+.4f}, p = {test['p_value']:.2f}), and loses "
             f"{found['psnr_lost']:.2f} dB of PSNR."
         )
     if "federated_over_pooled" in found:
@@ -210,13 +220,14 @@ def plot_pareto(found: Mapping[str, Any]) -> Figure:
         name: row for name, row in found["trainings"].items() if np.isfinite([row["psnr"], row["dice"]]).all()
     }
     colors = matplotlib.colormaps["tab10"]
-    line = sorted(
-        (row["strength"], row["psnr"], row["dice"])
-        for name, row in rows.items()
-        if row["mode"] == "joint" and name.count("-") == 1
-    )
-    if line:
-        axis.plot([x[1] for x in line], [x[2] for x in line], "-", color="0.7", zorder=1)
+    for ending in ("", "-warm"):
+        line = sorted(
+            (row["strength"], row["psnr"], row["dice"])
+            for name, row in rows.items()
+            if name == f"joint-{row['strength']:g}{ending}"
+        )
+        if len(line) > 1:
+            axis.plot([x[1] for x in line], [x[2] for x in line], "-", color="0.7", zorder=1)
     for number, (name, row) in enumerate(rows.items()):
         axis.scatter(
             row["psnr"],

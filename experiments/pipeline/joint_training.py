@@ -33,6 +33,8 @@ _SOLVE = 3
 # Initial log-odds of a marked pixel.
 _RARE = -2.0
 COMPARATORS = {"alone": "local_only", "pooled": "centralized"}
+# What joint training starts from: new networks, or a reconstruction and a reader that were trained apart.
+STARTS = ("anew", "warm")
 
 
 class Training(NamedTuple):
@@ -56,12 +58,17 @@ class Training(NamedTuple):
     who: str = "federated"
 
 
-def plan(modes: tuple[str, ...], strengths: tuple[float, ...], comparators: bool) -> list[Training]:
+def plan(
+    modes: tuple[str, ...],
+    strengths: tuple[float, ...],
+    comparators: bool,
+    starts: tuple[str, ...] = STARTS,
+) -> list[Training]:
     """The trainings that the modes need, in an order in which each finds what it starts from.
 
-    The pipeline of two stages gets four trials: a new reader and that of references, with and without its
-    loss on references, on a reconstruction that they do not change. Joint training is tried at every strength
-    anew, and from the two that the second of these readers starts from.
+    The pipeline of two stages gets three trials: a new reader, and that of references, on a reconstruction
+    that they do not change; and the latter on one that was trained for as many rounds more as joint training
+    trains what it starts from. Joint training is tried at every strength from each of the ``starts``.
     """
     first = Training("rec_only", "rec_only")
     oracle = Training("oracle", "oracle", reference_weight=0.0)
@@ -73,28 +80,20 @@ def plan(modes: tuple[str, ...], strengths: tuple[float, ...], comparators: bool
             found += [oracle]
         elif mode == "frozen":
             frozen = Training("frozen", "frozen", reconstruction="rec_only")
-            found += [first, frozen, frozen._replace(name="frozen-plain", reference_weight=0.0)]
+            found += [first, frozen]
         elif mode == "finetune":
             tuned = Training("finetune", "finetune", reconstruction="rec_only", reader="oracle")
-            found += [
-                first,
-                oracle,
-                tuned,
-                tuned._replace(name="finetune-plain", reference_weight=0.0),
-            ]
+            more = first._replace(name="rec_only-more", reconstruction="rec_only")
+            longer = tuned._replace(name="finetune-more", reconstruction=more.name)
+            found += [first, oracle, tuned, more, longer]
         elif mode == "task_only":
             found += [Training("task_only", "task_only")]
         else:
-            found += [
-                first,
-                oracle,
-                *(joint(x) for x in strengths),
-                *(joint(x, warm=True) for x in strengths),
-            ]
+            found += [first, oracle]
+            found += [joint(x, warm=start == "warm") for start in starts for x in strengths]
     if comparators and "joint" in modes:
         middle = joint(strengths[len(strengths) // 2])
-        for who in COMPARATORS:
-            found += [middle._replace(name=f"{middle.name}-{who}", who=who)]
+        found += [middle, *(middle._replace(name=f"{middle.name}-{who}", who=who) for who in COMPARATORS)]
     return list(dict.fromkeys(found))
 
 

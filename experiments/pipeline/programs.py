@@ -59,6 +59,7 @@ _OF_PROGRAMS = {
         "pretraining_rate",
         "mode",
         "strengths",
+        "starts",
         "comparators",
         "methods",
         "seeds",

@@ -177,6 +177,7 @@ joint | --mode=joint | --workdir
 joint | --workdir={}/run --mode=both | --mode
 joint | --workdir={}/run --strengths=0.1,0.1 | --strengths
 joint | --workdir={}/run --strengths=much | --strengths
+joint | --workdir={}/run --starts=cold | --starts
 joint | --workdir={}/run --start=0.7 | --start
 joint | --workdir={}/run --acceleration=40 | --acceleration
 joint | --workdir={}/run --image_size=48 | --image_size

@@ -77,6 +77,25 @@ def test_the_gap_is_that_of_mean_dice_over_patients():
     assert value == pytest.approx((2.5 - 2.0) / (2.6 - 2.0))
 
 
+def test_the_interval_of_the_gap_is_over_seeds_too():
+    # All patients alike: only seeds differ, where joint training closes nothing or all of the gap.
+    scores = [
+        {"oracle": rows(0.9, 0.9), "finetune": rows(0.5, 0.5), "joint-1": rows(value, value)}
+        for value in (0.5, 0.9)
+    ]
+    both = [Seed(i, None, each, each) for i, each in enumerate(scores)]
+    found = joint_report.gap_closure(both, "joint-1", "finetune")
+    assert found == pytest.approx((0.5, 0.0, 1.0))
+
+
+def test_joint_images_are_compared_with_the_longest_training_of_images_alone():
+    longer = Training("rec_only-more", "rec_only", reconstruction="rec_only")
+    found = seeds(29.6)
+    found[0].validation["rec_only-more"] = rows(0, 0, 0, 0)
+    # Mean PSNR 31.5 of the longer training, 30 of the other: the joint training that loses least is kept.
+    assert joint_report.choose(found, [*TRAININGS, longer])["joint"] == "joint-0.1"
+
+
 def test_what_was_found_is_told_in_tables_sentences_and_a_page(tmp_path):
     probes = {"swap": {"joint images, reader of references": 0.8}}
     diagnosis = {"oracle": {"accuracy": 0.5}, "expert masks": {"accuracy": 0.75}}
@@ -105,6 +124,17 @@ def test_trainings_come_after_what_they_start_from():
         and "joint-0.3-alone" in names
         and "joint-0.3-pooled" in names
     )
+    # The reader of the longest two stages and joint training see as many rounds of both networks.
+    longer = next(t for t in trainings if t.name == "finetune-more")
+    assert longer.reconstruction == "rec_only-more" and longer.reader == "oracle"
+
+
+def test_joint_training_starts_from_what_is_chosen():
+    warm = [t.name for t in plan(("joint",), (1.0, 3.0), False, ("warm",))]
+    assert warm == ["rec_only", "oracle", "joint-1-warm", "joint-3-warm"]
+    # Comparators are trained anew, next to the federated training that is.
+    compared = [t.name for t in plan(("joint",), (1.0, 3.0), True, ("warm",))]
+    assert compared[4:] == ["joint-3", "joint-3-alone", "joint-3-pooled"]
 
 
 def test_exchanged_models_have_one_half_of_each():

@@ -102,9 +102,19 @@ MUTANTS = (
             _PROGRAM + "the_gap_is_that_of_mean_dice_over_patients",
         ),
         (
-            "values = values[:, ~np.isnan(values).any(0)]",
+            "values = values[:, :, ~np.isnan(values).any((0, 1))]",
             "values = np.nan_to_num(values)",
             _PROGRAM + "the_gap_is_that_of_mean_dice_over_patients",
+        ),
+        (
+            "return closure(drawn, rng.integers(len(seeds), size=len(seeds)))",
+            "return closure(drawn, np.arange(len(seeds)))",
+            _PROGRAM + "the_interval_of_the_gap_is_over_seeds_too",
+        ),
+        (
+            'least = max(mean(seeds, name, "psnr", "validation") for name in alone) - ALLOWED',
+            'least = mean(seeds, alone[0], "psnr", "validation") - ALLOWED',
+            _PROGRAM + "joint_images_are_compared_with_the_longest_training_of_images_alone",
         ),
     ),
     *in_file(
@@ -112,6 +122,11 @@ MUTANTS = (
         (
             'tuned = Training("finetune", "finetune", reconstruction="rec_only", reader="oracle")',
             'tuned = Training("finetune", "finetune", reconstruction="rec_only", reader="frozen")',
+            _PROGRAM + "trainings_come_after_what_they_start_from",
+        ),
+        (
+            'longer = tuned._replace(name="finetune-more", reconstruction=more.name)',
+            'longer = tuned._replace(name="finetune-more")',
             _PROGRAM + "trainings_come_after_what_they_start_from",
         ),
     ),
