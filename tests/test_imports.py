@@ -68,7 +68,8 @@ ALLOWED = {
     "fedrecon/data/simulation/anatomy": ({"fedrecon.data.simulation.anatomy"}, {"numpy"}),
     "fedrecon/data/measured": (
         {"fedrecon.data.measured", "fedrecon.data.clients", "fedrecon.data.formats", "fedrecon.data.folders"}
-        | {"fedrecon.data.simulation.chest_coils", "operators"},
+        | {f"fedrecon.data.simulation.{n}" for n in ("CTSite", "OVERSAMPLING", "chest_coils", "measure_ct")}
+        | {"operators"},
         {"jax", "numpy", "h5py", "sklearn"},
     ),
     "fedrecon/data/folders": (

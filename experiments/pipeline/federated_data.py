@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments.pipeline.federated_settings import (
     LABELS,
+    MEASURED,
     PUBLIC,
-    SIMULATED,
     TrainSettings,
     draws_patterns,
     is_own,
@@ -40,7 +40,7 @@ from fedrecon.data.clients import (
     split_patients,
 )
 from fedrecon.data.folders import possible_tasks
-from fedrecon.data.measured import manifest_path
+from fedrecon.data.measured import load_clinical_ct, manifest_path
 from fedrecon.errors import ArgumentError
 from fedrecon.tasks import Configured, boundary_distances, check_labels, layer_features
 from fedrecon.training import (
@@ -52,7 +52,7 @@ from fedrecon.training import (
     naming_the_line,
 )
 
-_SIZES = {"retina": 64, "xray": 56, "heads": 64, "sunnybrook": 64}
+_SIZES = {"retina": 64, "xray": 56, "heads": 64, "sunnybrook": 64, "clinical_ct": 64}
 _TEST = 0.25
 
 
@@ -251,6 +251,10 @@ def _cohort(settings: TrainSettings) -> Cohort:
         return load_measured_retina(settings.data_dir, size=size, seed=settings.seed)
     if settings.cohort == "xray":
         return load_measured_chest_xray(settings.data_dir, size=size, seed=settings.seed)
+    if settings.cohort == "clinical_ct":
+        # As many views as simulated CT of this size has.
+        views = max(8, size // 2)
+        return load_clinical_ct(settings.data_dir, size=size, views=views, seed=settings.seed)
     if settings.cohort == "folder":
         cohort = read_folder(
             settings.data_dir,
@@ -285,7 +289,7 @@ def _as_images(cohort: Cohort, settings: TrainSettings) -> Cohort:
     """Volumes of k-space are segmented and classified on their references."""
     own = is_own(settings.task)
     measured = "target" in cohort.train.examples and "image" not in cohort.train.examples
-    if settings.task == "reconstruction" or not measured or not (own or settings.cohort in SIMULATED):
+    if settings.task == "reconstruction" or not measured or not (own or settings.cohort in MEASURED):
         return cohort
     kept = ("label", "volume", *(("segmentation",) if settings.task == "segmentation" else ()))
     # A task of one's own may want any of them.

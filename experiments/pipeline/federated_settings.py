@@ -25,7 +25,10 @@ PUBLIC = {
     "xray": ("classification",),
     "heads": ("reconstruction",),
     "sunnybrook": ("reconstruction", "segmentation"),
+    "clinical_ct": TASKS,
 }
+# Those whose references are the images of segmentation and classification.
+MEASURED = (*SIMULATED, "clinical_ct")
 COHORTS = (*SIMULATED, "folder", *PUBLIC)
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
 NORMS = ("instance", "group", "batch")
@@ -87,13 +90,14 @@ class TrainSettings:
         "task), or from --data_dir: own files in folders of hospitals, or what data_scripts.simulate_cohort "
         "wrote (folder), which is the default with that flag, or public files: photographs of the retina "
         "(segmentation), chest radiographs (xray, classification), heads of six scanners "
-        "(reconstruction), hearts of one hospital (sunnybrook: reconstruction and segmentation)",
+        "(reconstruction), hearts of one hospital (sunnybrook: reconstruction and segmentation), CT of two "
+        "patients in simulated scanners with spheres as lesions (clinical_ct, any task)",
         choices=COHORTS,
     )
     data_dir: str = _data(
         "",
         "Folder of hospitals (docs/own_data.md), or with cohort.json, or with the public files "
-        "(multisite/, mri/) of a --cohort of these",
+        "(multisite/, mri/, ct/) of a --cohort of these",
     )
     data_sha256: str = ""
     data_labels: str = ""

@@ -9,6 +9,7 @@ _FILES = _D + "test_cohort_files.py::test_"
 _MRI = _D + "test_mri_simulation.py::test_"
 _CT = _D + "test_ct_simulation.py::test_"
 _MEASURED = _D + "test_measured.py::test_"
+_CLINICAL = _D + "test_clinical_ct.py::test_"
 _FOLDER = _D + "test_folders.py::test_"
 _BROKEN = _D + "test_broken_cohorts.py::test_"
 _RAW = _D + "test_raw_cohorts.py::test_"
@@ -180,6 +181,29 @@ _SIMULATION = (
 )
 
 _MEASURED_DATA = (
+    *in_file(
+        "fedrecon/data/measured/ct.py",
+        (
+            "start += counts[index] + gap",
+            "start += counts[index]",
+            _CLINICAL + "blocks_of_a_body_are_disjoint_and_a_gap_apart",
+        ),
+        (
+            "np.maximum(1 + hounsfield / 1000, 0)",
+            "1 + hounsfield / 1000",
+            _CLINICAL + "measured_again_images_keep_their_units_and_spheres_their_ct_number",
+        ),
+        (
+            "total * (SPHERE_HU - image)",
+            "total * SPHERE_HU",
+            _CLINICAL + "measured_again_images_keep_their_units_and_spheres_their_ct_number",
+        ),
+        (
+            "if spacings[0][0] != spacings[0][1]:",
+            "if False:",
+            _CLINICAL + "files_without_spacings_are_refused_by_name",
+        ),
+    ),
     *in_file(
         "fedrecon/data/measured/images.py",
         (

@@ -1,5 +1,6 @@
 """Cohorts of measured data, as manifests describe them."""
 
+from fedrecon.data.measured.ct import load_clinical_ct
 from fedrecon.data.measured.images import (
     ImageSite,
     load_measured_chest_xray,
@@ -14,6 +15,7 @@ __all__ = [
     "ImageSite",
     "MeasuredMRISite",
     "Table",
+    "load_clinical_ct",
     "load_measured_chest_xray",
     "load_measured_images",
     "load_measured_mri_cohort",

@@ -13,13 +13,20 @@ from fedrecon.data.simulation.cohort_files import (
     read_mri_test_site,
     write_mri_cohort,
 )
-from fedrecon.data.simulation.ct import CTSite, ct_detector_count, simulate_ct_patient
+from fedrecon.data.simulation.ct import (
+    OVERSAMPLING,
+    CTSite,
+    ct_detector_count,
+    measure_ct,
+    simulate_ct_patient,
+)
 from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, abdominal_hospitals, brain_hospitals
 from fedrecon.data.simulation.mri import MRISite, chest_coils, coil_fields, simulate_mri_patient
 from fedrecon.data.simulation.planning import PlannedPatient, plan_patients
 
 __all__ = [
     "HOSPITAL_FRACTIONS",
+    "OVERSAMPLING",
     "CTSite",
     "MRISite",
     "PlannedPatient",
@@ -28,6 +35,7 @@ __all__ = [
     "chest_coils",
     "coil_fields",
     "ct_detector_count",
+    "measure_ct",
     "plan_patients",
     "read_mri_cohort",
     "read_mri_cohort_manifest",

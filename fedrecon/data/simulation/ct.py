@@ -101,9 +101,6 @@ def simulate_ct_patient(
     Raises:
       ValueError: unknown anatomy, or fewer padded views than the site has.
     """
-    views = site.views if padded_views is None else padded_views
-    if views < site.views:
-        raise ArgumentError("padded_views", f"at least the {site.views} of {site.name!r}", views)
     rng = np.random.default_rng([seed, zlib.crc32(site.name.encode()), patient])
     ny, nx = image_shape
     pixel = site.field_of_view / max(image_shape)
@@ -113,7 +110,35 @@ def simulate_ct_patient(
     anatomy = simulate_anatomy(
         site.anatomy, rng, x, -y, slices, site.slice_spacing, lesions, smallest_lesion=1.5 * pixel
     )
-    relative = _attenuation(anatomy)
+    lesion = anatomy.fractions[anatomy.tissues.index("lesion")]
+    return measure_ct(site, _attenuation(anatomy), lesion, rng, padded_views)
+
+
+def measure_ct(
+    site: CTSite,
+    relative: np.ndarray,
+    lesion: np.ndarray,
+    rng: np.random.Generator,
+    padded_views: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Examples, as of `simulate_ct_patient`, of a patient whose attenuation is known on the fine grid.
+
+    Args:
+      site: the scanner and its protocol.
+      relative: attenuation relative to water, (slices, 2 ny, 2 nx) in the field of view.
+      lesion: part of each of these pixels that is lesion.
+      rng: of the noise.
+      padded_views: as in `simulate_ct_patient`.
+
+    Raises:
+      ValueError: fewer padded views than the site has.
+    """
+    views = site.views if padded_views is None else padded_views
+    if views < site.views:
+        raise ArgumentError("padded_views", f"at least the {site.views} of {site.name!r}", views)
+    slices = len(relative)
+    image_shape = (relative.shape[1] // OVERSAMPLING, relative.shape[2] // OVERSAMPLING)
+    pixel = site.field_of_view / max(image_shape)
     angles = np.zeros(views, np.float32)
     angles[: site.views] = np.pi * np.arange(site.views) / site.views
     mask = (np.arange(views) < site.views).astype(np.float32)
@@ -123,7 +148,6 @@ def simulate_ct_patient(
     counts = rng.poisson(photons) + rng.normal(0, site.electronic_noise, photons.shape)
     sinogram = -np.log(np.maximum(counts, 1) / site.photons) / unit
     target = _block_mean(relative).astype(np.float32)
-    lesion = _block_mean(anatomy.fractions[anatomy.tissues.index("lesion")])
     return {
         "sinogram": (sinogram * mask[:, None]).astype(np.float32),
         "angles": np.repeat(angles[None], slices, 0),
@@ -131,7 +155,7 @@ def simulate_ct_patient(
         "target": target,
         "scale": np.full(slices, site.water_attenuation, np.float32),
         "pixel_size": np.full(slices, pixel, np.float32),
-    } | common_entries(target, (lesion >= 0.5).astype(np.uint8))
+    } | common_entries(target, (_block_mean(lesion) >= 0.5).astype(np.uint8))
 
 
 def _attenuation(anatomy: Anatomy) -> np.ndarray:
