@@ -28,7 +28,7 @@ from absl import flags
 from experiments.pipeline import sweep
 from experiments.pipeline.federated_data import FederatedData, load_data
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.pretraining import pretrained
+from experiments.pipeline.pretraining import based, pretrained, untrained
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon import communication
 from fedrecon.reporting import format_table
@@ -45,9 +45,11 @@ from fedrecon.training import (
 )
 
 KINDS = ("full", *finetuning.RECIPES)
-FIRST = ("workdir", "choices", "seeds", "pretraining_rounds", "factors", "preset", "task", "cohort",
+FIRST = ("workdir", "choices", "seeds", "base", "pretraining_rounds", "factors", "preset", "task", "cohort",
          "data_dir", "network", "rounds", "learning_rate", "json")  # fmt: skip
 # Score by task; of AUC and Dice.
+NOTHING = "nothing"
+_SIZES = ("rounds", "bytes_up_of_a_round", "bytes_up", "bytes_down")
 METRIC = {"classification": "auc", "segmentation": "dice"}
 
 
@@ -94,12 +96,13 @@ def compare(
     factors: list[float],
     rounds: int,
     rate: float,
+    base: str = "",
     **execution: Any,
 ) -> dict[str, Any]:
-    """Pre-trains and fine-tunes with every seed; {choice: figures}."""
+    """Pre-trains, or takes the base, and fine-tunes with every seed; {choice: figures}."""
     first = next(iter(planned.values()))
     metric = METRIC[first.task]
-    rows: dict[str, list[dict[str, Any]]] = {choice: [] for choice in planned}
+    rows: dict[str, list[dict[str, Any]]] = {choice: [] for choice in (*planned, NOTHING)}
     pretraining = []
     for seed in seeds:
         kept: list[FederatedData] = []
@@ -110,24 +113,26 @@ def compare(
             return kept[0]
 
         before = changed(first, seed=seed)
-        start, found = pretrained(
-            before,
-            lambda s=before, data=data: data(s),
-            folder / "pretraining" / f"seed-{seed}",
-            rounds=rounds,
-            rate=rate,
-            execution=Execution(**execution),
-        )
+        loaded, place = partial(data, before), folder / "pretraining" / f"seed-{seed}"
+        if base:
+            start, found = based(before, loaded, place, base), None
+        else:
+            start, found = pretrained(
+                before, loaded, place, rounds=rounds, rate=rate, execution=Execution(**execution)
+            )
         if found is not None:
             pretraining.append({"loss": found.course.last, "bytes_up": found.bytes_up})
+        mean, worst = untrained(before, loaded, start, metric)
+        rows[NOTHING].append({metric: mean, "worst": worst, **dict.fromkeys(_SIZES, 0)})
         points = {
             f"{choice}/{factor:g}": _started(settings, start, factor)
             for choice, settings in planned.items()
             for factor in factors
         }
         best: dict[str, dict[str, Any]] = {}
-        place = partial(_place, folder)
-        for done in sweep.trainings(points, [seed], place, load=data, named="choices", **execution):
+        for done in sweep.trainings(
+            points, [seed], partial(_place, folder), load=data, named="choices", **execution
+        ):
             choice = done.point.partition("/")[0]
             row = figures(done, metric)
             if choice not in best or row["validation"] < best[choice]["validation"]:
@@ -192,8 +197,10 @@ def together(rows: Mapping[str, list[dict[str, Any]]], metric: str) -> dict[str,
         }
         if full:
             row["of_full"] = row["mean"] / float(np.mean([r[metric] for r in full]))
-            row["fewer_a_round"] = full[0]["bytes_up_of_a_round"] / row["bytes_up_of_a_round"]
-            row["fewer"] = float(np.mean([r["bytes_up"] for r in full])) / row["bytes_up"]
+            row["of_full_each"] = [r[metric] / f[metric] for r, f in zip(each, full, strict=False)]
+            if row["bytes_up"]:
+                row["fewer_a_round"] = full[0]["bytes_up_of_a_round"] / row["bytes_up_of_a_round"]
+                row["fewer"] = float(np.mean([r["bytes_up"] for r in full])) / row["bytes_up"]
         found[choice] = row
     return found
 
@@ -224,7 +231,7 @@ def table(found: Mapping[str, Any]) -> str:
                 f"{row['rounds']:.1f}",
                 f"{row['bytes_up']:.0f}",
                 str(row["bytes_up_of_a_round"]),
-                f"{row['fewer']:.0f}" if compared else "–",
+                f"{row['fewer']:.0f}" if "fewer" in row else "–",
                 f"{row['bytes_down']:.0f}",
             ]
         )
@@ -249,6 +256,7 @@ def main(dotted: Dotted) -> None:
                 factors=sweep.budgets("factors", values.factors),
                 rounds=values.pretraining_rounds,
                 rate=values.pretraining_rate,
+                base=values.base,
                 **sweep.execution_of(values),
             )
         # Of this process: in Linux in units of 1024 bytes.
@@ -272,6 +280,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("pretraining_rounds", 20, text, lower_bound=0, **options)
     text = "Learning rate of masked autoencoding."
     flags.DEFINE_float("pretraining_rate", 1e-3, text, lower_bound=1e-12, **options)
+    text = (
+        "Model that all choices start from in place of masked autoencoding: a run, an export or an .npz of "
+    )
+    text += "weights. All its layers that have the shapes of the network are taken over."
+    flags.DEFINE_string("base", "", text, **options)
     flags.DEFINE_bool("json", False, "Print JSON.", **options)
 
 

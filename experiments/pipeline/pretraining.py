@@ -1,5 +1,6 @@
 """Federated pre-training without labels, and the model that fine-tuning starts from."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from experiments.pipeline.federated_data import FederatedData, make_task
 from experiments.pipeline.federated_settings import TrainSettings, network_norm
 from fedrecon import Task, Variables
+from fedrecon.files import write_atomically
 from fedrecon.models import (
     CLASSIFIERS,
     NORMALIZED,
@@ -21,7 +23,7 @@ from fedrecon.models import (
     MaskedAutoencoder,
     VisionTransformer,
 )
-from fedrecon.runtime import Workdir, describe_environment
+from fedrecon.runtime import Workdir, decode_numbers, describe_environment
 from fedrecon.tasks import masked_autoencoding_task
 from fedrecon.training import (
     Budget,
@@ -30,13 +32,18 @@ from fedrecon.training import (
     FlagError,
     Results,
     Stage,
+    as_json,
     example_of,
     flat,
+    initial_digest,
     is_finished,
     read_results,
     released_file,
     run_stage,
+    site_scores,
+    summary,
 )
+from fedrecon.training.initial import initial_model
 from fedrecon.weights import read_weights, write_weights
 
 STAGE = "pretraining"
@@ -127,8 +134,64 @@ def pretrained(
     return start, results
 
 
-def carried(target: Any, source: Any) -> tuple[Any, tuple[str, ...]]:
-    """The target with the leaves of the source that have its names and shapes, but for the last layer's.
+def based(settings: TrainSettings, data: Callable[[], FederatedData], folder: Path, base: str) -> Path:
+    """The model to start from, with all layers of a given model that have their shapes, the last too.
+
+    Args:
+      settings: of the training that follows.
+      data: of the settings.
+      folder: of the model to start from, which is written once.
+      base: a run, an export or a file of weights, as of ``--initialize_from``.
+
+    Raises:
+      FlagError: there is no such model, it shares no layer, or the folder began with another one.
+    """
+    start, digest = folder / "start.npz", _of_base(initial_digest, base)
+    if start.exists():
+        if (kept := read_weights(start)[1].get("base")) != digest:
+            raise FlagError("base", f"the model that {folder} began with ({str(kept)[:8]}...)", base)
+        return start
+    source, target = _of_base(initial_model, base), _drawn(settings, data())[1]
+    params, copied = carried(target.params, source.params, last=True)
+    if not copied:
+        raise FlagError("base", f"a model that shares layers with --network={settings.network}", base)
+    stats, _ = carried(target.stats, source.stats, last=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"task": settings.task, "base": digest, "copied": list(copied)}
+    write_weights(start, Variables(params, stats), about)
+    return start
+
+
+def _of_base(read: Callable[[str], Any], base: str) -> Any:
+    try:
+        return read(base)
+    except FlagError as error:
+        raise FlagError("base", error.expected, error.found) from error
+
+
+def untrained(
+    settings: TrainSettings, data: Callable[[], FederatedData], start: Path, metric: str
+) -> tuple[float, float]:
+    """(mean over the clients, worst client) of the metric on the test data before any fine-tuning."""
+    file = start.with_name("untrained.json")
+    if not file.exists():
+        test = data().test
+        task, variables = make_task(settings, example_of(test)), read_weights(start)[0]
+        rows = ({**test.examples}, test.valid)
+        score = jax.jit(
+            lambda rows: jax.lax.map(lambda x: task.metrics(*variables, {**x[0], "valid": x[1]}), rows)
+        )
+        scores = site_scores(jax.device_get(score(jax.tree.map(jnp.asarray, rows))), test.names)
+        write_atomically(file, json.dumps(as_json(scores), indent=2).encode())
+    return summary(decode_numbers(json.loads(file.read_text())), metric)
+
+
+def carried(target: Any, source: Any, *, last: bool = False) -> tuple[Any, tuple[str, ...]]:
+    """The target with the leaves of the source that have its names and shapes.
+
+    Args:
+      target, source: parameters or statistics of networks.
+      last: also those of the last layer, "head".
 
     Returns:
       (the tree, sorted names of the leaves that are the source's).
@@ -137,7 +200,7 @@ def carried(target: Any, source: Any) -> tuple[Any, tuple[str, ...]]:
     copied = {
         name
         for name, x in here.items()
-        if name in there and there[name].shape == x.shape and name.partition("/")[0] != "head"
+        if name in there and there[name].shape == x.shape and (last or name.partition("/")[0] != "head")
     }
     named = {name: jnp.asarray(there[name], x.dtype) if name in copied else x for name, x in here.items()}
     return unflatten_dict(named, sep="/"), tuple(sorted(copied))

@@ -55,6 +55,7 @@ _OF_PROGRAMS = {
         "problems",
         "choices",
         "factors",
+        "base",
         "pretraining_rounds",
         "pretraining_rate",
         "mode",

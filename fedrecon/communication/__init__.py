@@ -12,7 +12,7 @@ from fedrecon.communication.low_rank import power_sgd
 from fedrecon.communication.methods.fedpaq import fedpaq
 from fedrecon.communication.methods.streaming_diloco import streaming_diloco
 from fedrecon.communication.named import CODECS, NamedCodec, named_codec, upload_message
-from fedrecon.communication.quantization import bfloat16, dense, qsgd, stochastic
+from fedrecon.communication.quantization import bfloat16, dense, qsgd, rotated, stochastic
 from fedrecon.communication.signs import majority_vote, scaled_signs
 from fedrecon.communication.sketches import count_sketch, estimates, sketch
 from fedrecon.communication.sparsification import random_k, random_mask, shared_top_k, top_k
@@ -42,6 +42,7 @@ __all__ = [
     "qsgd",
     "random_k",
     "random_mask",
+    "rotated",
     "scaled_signs",
     "serialize",
     "shared_top_k",

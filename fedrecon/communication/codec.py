@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrecon.communication.wire import HEADER_BYTES, Section, message_bytes
+from fedrecon.communication.wire import HEADER_BYTES, Section, measured_bytes, message_bytes
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import Channel, Context, Upload
 from fedrecon.types import PyTree
@@ -91,8 +91,9 @@ def compressed(codec: Codec, *, error_feedback: bool = False) -> Channel:
 
     Returns:
       a `Channel` with the encode info ``left_out``, the squared norm of what was not sent over that of the
-      change.
+      change, and ``bytes`` of codecs with codes whose length depends on the values.
     """
+    coded = any(section.kind == "rice" for section in codec.sections(((1,),)))
 
     def init(upload):
         kept = jax.tree.map(jnp.zeros_like, floats(upload.delta.params)) if error_feedback else ()
@@ -112,6 +113,9 @@ def compressed(codec: Codec, *, error_feedback: bool = False) -> Channel:
         delta = upload.delta._replace(params=params)
         size = square(wanted)
         info = {"left_out": jnp.where(size > 0, square(rest) / jnp.where(size > 0, size, 1), 0.0)}
+        if coded:
+            others = dense_bytes((upload.delta.stats, upload.message, upload.weight))
+            info["bytes"] = measured_bytes(codec.sections(shapes), payload) + jnp.uint32(others)
         return upload._replace(delta=delta), rest if error_feedback else (), info
 
     def payload_bytes(upload):
@@ -121,7 +125,11 @@ def compressed(codec: Codec, *, error_feedback: bool = False) -> Channel:
         )
 
     return Channel(
-        init, encode, lambda total, state, context: (total, state, {}), payload_bytes=payload_bytes
+        init,
+        encode,
+        lambda total, state, context: (total, state, {}),
+        payload_bytes=payload_bytes,
+        measured_bytes=(lambda info: info["bytes"]) if coded else None,
     )
 
 

@@ -41,8 +41,11 @@ def with_downlink(algorithm: FederatedAlgorithm, codec: Codec, *, seed: int = 0)
       seed: of the codec's rounding, public.
 
     Raises:
-      ArgumentError: the algorithm hands out another model than clients train from.
+      ArgumentError: the algorithm hands out another model than clients train from, or the codec's messages
+        have no length that is always the same.
     """
+    if any(section.kind == "rice" for section in codec.sections(((1,),))):
+        raise ArgumentError("codec", "one of fixed widths", codec.name)
     if algorithm.release is not FederatedAlgorithm._field_defaults["release"]:
         raise ArgumentError("downlink", "none with a method that hands out a model of its own", codec.name)
     optimizer = optax.with_extra_args_support(algorithm.server_optimizer)

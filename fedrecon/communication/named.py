@@ -15,8 +15,8 @@ from fedrecon.communication.codec import (
     floats,
     forgetting,
 )
-from fedrecon.communication.low_rank import power_sgd
-from fedrecon.communication.quantization import bfloat16, dense, qsgd, stochastic
+from fedrecon.communication.low_rank import power_sgd, sent_factors
+from fedrecon.communication.quantization import bfloat16, dense, qsgd, rotated, stochastic
 from fedrecon.communication.signs import majority_vote, scaled_signs
 from fedrecon.communication.sketches import count_sketch
 from fedrecon.communication.sparsification import random_k, random_mask, shared_top_k, top_k
@@ -62,12 +62,17 @@ def _bfloat16(error_feedback: bool = False) -> NamedCodec:
     return _own(bfloat16(), error_feedback)
 
 
-def _stochastic(bits: int = 8, bucket: int = 512, error_feedback: bool = False) -> NamedCodec:
-    return _own(stochastic(bits, bucket), error_feedback)
+def _stochastic(
+    bits: int = 8, bucket: int = 512, rotate: bool = False, error_feedback: bool = False
+) -> NamedCodec:
+    levels = stochastic(bits, bucket)
+    return _own(rotated(levels) if rotate else levels, error_feedback)
 
 
-def _qsgd(levels: int = 7, bucket: int = 512, error_feedback: bool = False) -> NamedCodec:
-    return _own(qsgd(levels, bucket), error_feedback)
+def _qsgd(
+    levels: int = 7, bucket: int = 512, coding: str = "fixed", error_feedback: bool = False
+) -> NamedCodec:
+    return _own(qsgd(levels, bucket, coding=coding), error_feedback)
 
 
 def _signs(error_feedback: bool = True, idle_rounds: int = 0) -> NamedCodec:
@@ -75,10 +80,14 @@ def _signs(error_feedback: bool = True, idle_rounds: int = 0) -> NamedCodec:
 
 
 def _top_k(
-    fraction: float = 0.01, bits: int = 32, error_feedback: bool = True, idle_rounds: int = 0
+    fraction: float = 0.01,
+    bits: int = 32,
+    coding: str = "fixed",
+    error_feedback: bool = True,
+    idle_rounds: int = 0,
 ) -> NamedCodec:
     values = None if bits == 32 else stochastic(bits)
-    return _own(top_k(fraction, values), error_feedback, idle_rounds)
+    return _own(top_k(fraction, values, coding=coding), error_feedback, idle_rounds)
 
 
 def _random_k(fraction: float = 0.1, error_feedback: bool = True, idle_rounds: int = 0) -> NamedCodec:
@@ -112,8 +121,12 @@ def _count_sketch(
     return NamedCodec(channel, None, True, name=f"sketch-{rows}-{columns}-{seed}")
 
 
-def _power_sgd(rank: int = 2, seed: int = 0) -> NamedCodec:
-    return NamedCodec(power_sgd(rank, seed=seed), None, True)
+def _power_sgd(rank: int = 2, alternate: bool = False, seed: int = 0) -> NamedCodec:
+    def parts(encoded: PyTree, context: Context) -> dict[str, np.ndarray]:
+        return sent_factors(encoded, int(context.broadcast["turn"]))
+
+    channel = power_sgd(rank, alternate=alternate, seed=seed)
+    return NamedCodec(channel, None, True, parts if alternate else None)
 
 
 def _majority_vote(step: float = 1e-3) -> NamedCodec:

@@ -16,6 +16,7 @@ from fedrecon.communication.codec import (
     summed_bytes,
     times_weight,
 )
+from fedrecon.communication.quantization import check_coding
 from fedrecon.communication.wire import HEADER_BYTES, Section
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import Channel
@@ -29,7 +30,7 @@ def kept(fraction: float, size: int) -> int:
     return min(size, max(1, round(fraction * size)))
 
 
-def top_k(fraction: float, values: Codec | None = None) -> Codec:
+def top_k(fraction: float, values: Codec | None = None, *, coding: str = "fixed") -> Codec:
     """The values of largest magnitude over all leaves; of equal ones the first.
 
     Places cost the least of ceil(log2(size)) bits each and a bit for every value. Use it with error feedback.
@@ -37,11 +38,14 @@ def top_k(fraction: float, values: Codec | None = None) -> Codec:
     Args:
       fraction: of all values, in (0, 1].
       values: codec of the values that are kept, such as `stochastic` or `qsgd`; single precision by default.
+      coding: of places, ``"fixed"``, or ``"rice"`` of the gaps between them, where the length of a message
+        depends on them and is about that of the least code there is.
 
     Raises:
-      ArgumentError: for a fraction out of range.
+      ArgumentError: for arguments out of range.
     """
     _check(fraction)
+    coded = check_coding(coding)
 
     def inner_sections(count):
         if values is None:
@@ -51,7 +55,10 @@ def top_k(fraction: float, values: Codec | None = None) -> Codec:
     def sections(size):
         count = kept(fraction, size)
         width = _place_bits(size, count)
-        places = Section("places", count, width) if width else Section("places", size, 1)
+        if coded:
+            places = Section("places", count, max(1, math.ceil(math.log2(max(size, 1)))), "rice")
+        else:
+            places = Section("places", count, width) if width else Section("places", size, 1)
         return (places, *inner_sections(count))
 
     def compress(vector, keys):
@@ -59,7 +66,9 @@ def top_k(fraction: float, values: Codec | None = None) -> Codec:
         places = jnp.sort(jax.lax.top_k(jnp.abs(vector), count)[1])
         found = vector[places]
         payload = {"values": found} if values is None else values.compress([found], keys)
-        if not _place_bits(vector.size, count):
+        if coded:
+            places = jnp.diff(places, prepend=-1) - 1
+        elif not _place_bits(vector.size, count):
             places = jnp.zeros(vector.size, jnp.uint32).at[places].set(1)
         return {"places": places.astype(jnp.uint32), **payload}
 
@@ -67,12 +76,14 @@ def top_k(fraction: float, values: Codec | None = None) -> Codec:
         count = kept(fraction, size)
         found = payload["values"] if values is None else values.decompress(payload, ((count,),), common)[0]
         places = payload["places"]
-        if not _place_bits(size, count):
+        if coded:
+            places = jnp.cumsum(places.astype(jnp.int32) + 1) - 1
+        elif not _place_bits(size, count):
             places = jnp.nonzero(places, size=count)[0]
         return jnp.zeros(size, jnp.float32).at[places].set(found)
 
     suffix = "" if values is None else f"-{values.name}"
-    return of_vectors(f"top-{fraction:g}{suffix}", sections, compress, decompress)
+    return of_vectors(f"top-{fraction:g}{'-rice' * coded}{suffix}", sections, compress, decompress)
 
 
 def random_k(fraction: float, *, error_feedback: bool = True) -> Channel:

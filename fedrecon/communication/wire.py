@@ -21,8 +21,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.communication import rice
 from fedrecon.errors import ArgumentError
 
 HEADER_BYTES = 64
@@ -39,8 +42,10 @@ class Section(NamedTuple):
     Attributes:
       name: key of the array in the payload.
       count: its number of values.
-      bits: of each value on the wire: 1 to 32 of unsigned integers, 32 of floats, 16 of bfloat16.
-      kind: ``"unsigned"``, ``"float"`` or ``"bfloat"``.
+      bits: of each value on the wire: 1 to 32 of unsigned integers, 32 of floats, 16 of bfloat16; the most
+        that a value needs, of Rice codes.
+      kind: ``"unsigned"``, ``"float"``, ``"bfloat"``, or ``"rice"`` of unsigned integers that are mostly
+        small (`fedrecon.communication.rice`).
     """
 
     name: str
@@ -50,8 +55,8 @@ class Section(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the wire."""
-        return -(-self.count * self.bits // 8)
+        """Bytes on the wire; of Rice codes the most there can be."""
+        return -(-self.count * self.bits // 8) + (self.kind == "rice")
 
 
 class Envelope(NamedTuple):
@@ -63,8 +68,17 @@ class Envelope(NamedTuple):
 
 
 def message_bytes(sections: Sequence[Section]) -> int:
-    """Length of a message in bytes."""
+    """Length of a message in bytes; with Rice codes the most there can be."""
     return HEADER_BYTES + sum(section.nbytes for section in sections)
+
+
+def measured_bytes(sections: Sequence[Section], payload: Mapping[str, jax.Array]) -> jax.Array:
+    """uint32 (): length in bytes of the message of this payload, for use in compiled code."""
+    length = jnp.uint32(message_bytes([section for section in sections if section.kind != "rice"]))
+    for section in sections:
+        if section.kind == "rice":
+            length = length + rice.rice_bytes(payload[section.name], section.bits)
+    return length
 
 
 def serialize(
@@ -108,15 +122,24 @@ def deserialize(
         raise ArgumentError("message", f"{_MAGIC!r} of version {_VERSION}", f"{magic!r}, {version}")
     if table != _table(name, sections) or count != len(sections):
         raise ArgumentError("message", f"one of the codec {name!r} for this model", "another")
-    if len(body) != length or length != message_bytes(sections) - HEADER_BYTES:
+    most, coded = message_bytes(sections) - HEADER_BYTES, any(s.kind == "rice" for s in sections)
+    if len(body) != length or length > most or (length < most and not coded):
         raise ArgumentError("message", f"{message_bytes(sections)} bytes", len(message))
     front = message[: _FRONT.size] + struct.pack("<I", length) + table
     if zlib.crc32(body, zlib.crc32(front)) != check:
         raise ArgumentError("message", "the checksum of its content", "another; the message is damaged")
     payload, start = {}, 0
     for section in sections:
-        payload[section.name] = _unpacked(section, body[start : start + section.nbytes])
-        start += section.nbytes
+        if section.kind == "rice":
+            payload[section.name], end = rice.decoded(body[start:], section.count, section.bits)
+        else:
+            payload[section.name], end = (
+                _unpacked(section, body[start : start + section.nbytes]),
+                section.nbytes,
+            )
+        start += end
+    if start != len(body):
+        raise ArgumentError("message", f"{start + HEADER_BYTES} bytes", len(message))
     return payload, Envelope(*envelope)
 
 
@@ -128,7 +151,7 @@ def _packed(section: Section, values: np.ndarray) -> bytes:
     values = values.reshape(-1)
     if values.size != section.count:
         raise ArgumentError(section.name, f"{section.count} values", values.size)
-    if section.kind != "unsigned":
+    if section.kind in ("float", "bfloat"):
         if not np.isfinite(values.astype(np.float32)).all():
             raise ArgumentError(section.name, "finite values", "NaN or infinity")
         if section.kind == "bfloat":
@@ -136,6 +159,8 @@ def _packed(section: Section, values: np.ndarray) -> bytes:
         return values.astype("<f4").tobytes()
     if section.count and (int(values.min()) < 0 or int(values.max()) >> section.bits):
         raise ArgumentError(section.name, f"integers of {section.bits} bits", int(values.max()))
+    if section.kind == "rice":
+        return rice.encoded(values, section.bits)
     blocks = [_pack_bits(values[i : i + _BLOCK], section.bits) for i in range(0, section.count, _BLOCK)]
     return b"".join(blocks)
 
@@ -149,8 +174,6 @@ def _pack_bits(values: np.ndarray, bits: int) -> bytes:
 
 def _unpacked(section: Section, body: bytes) -> np.ndarray:
     if section.kind == "bfloat":
-        import jax.numpy as jnp
-
         return np.frombuffer(body, "<u2").astype(np.uint16).view(jnp.bfloat16)
     if section.kind == "float":
         return np.frombuffer(body, "<f4")

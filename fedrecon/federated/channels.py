@@ -61,17 +61,19 @@ def chain(*channels: Channel) -> Channel:
             for channel, old, new in zip(channels, before, after, strict=True)
         )
 
-    counted = [channel.payload_bytes for channel in channels if channel.payload_bytes is not None]
+    counted = [number for number, channel in enumerate(channels) if channel.payload_bytes is not None]
+    measured = channels[counted[-1]].measured_bytes if counted else None
     return Channel(
         init,
         encode,
         decode,
         broadcast=functools.partial(_payloads, channels) if any(c.broadcast for c in channels) else None,
-        payload_bytes=counted[-1] if counted else None,
+        payload_bytes=channels[counted[-1]].payload_bytes if counted else None,
         rollback=rollback if any(c.rollback for c in channels) else None,
         linear=all(channel.linear for channel in channels),
         hides=any(channel.hides for channel in channels),
         bytes_down=sum(channel.bytes_down for channel in channels),
+        measured_bytes=None if measured is None else lambda infos: measured(infos[counted[-1]]),
     )
 
 

@@ -114,6 +114,8 @@ class Channel(NamedTuple):
       linear: whether encoded uploads are themselves updates, so that a reducer may compare them.
       hides: whether the server can read nothing but sums; what needs single updates is then refused.
       bytes_down: bytes sent to each client of a round besides the broadcast.
+      measured_bytes: ``measured_bytes(info) -> uint32 ()``, bytes of an encoded upload by its encode info,
+        where they depend on its values; ``payload_bytes`` is then the most there can be.
     """
 
     init: Callable[[Upload], tuple[PyTree, PyTree]]
@@ -125,6 +127,7 @@ class Channel(NamedTuple):
     linear: bool = True
     hides: bool = False
     bytes_down: int = 0
+    measured_bytes: Callable[[PyTree], jax.Array] | None = None
 
 
 class Exchange(NamedTuple):

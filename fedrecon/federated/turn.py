@@ -198,7 +198,7 @@ def star_turn(
         "metrics": turn.result.metrics,
         "included": turn.included,
         "excluded": ~turn.finite,
-        "bytes_up": jnp.uint32(bytes_up(algorithm.channel, turn, encoded)) - _absent(algorithm.channel, turn),
+        "bytes_up": _sent_bytes(algorithm.channel, turn, encoded, channel_info),
         "delta_norm": turn.delta_norm,
         "gathered": turn.gathered,
         "validation": _validation(algorithm, validate, variables, own, row),
@@ -214,6 +214,14 @@ def bytes_up(channel: Channel, turn: Turn, encoded: Upload) -> int:
         return 0
     encoded_bytes = nbytes(encoded) if channel.payload_bytes is None else channel.payload_bytes(encoded)
     return encoded_bytes + nbytes(turn.gathered)
+
+
+def _sent_bytes(channel: Channel, turn: Turn, encoded: Upload, info: PyTree) -> jax.Array:
+    """uint32 (): `bytes_up` of this upload, whose length may depend on its values."""
+    most = jnp.uint32(bytes_up(channel, turn, encoded))
+    if channel.measured_bytes is None:
+        return most - _absent(channel, turn)
+    return jnp.minimum(most, channel.measured_bytes(info) + jnp.uint32(nbytes(turn.gathered)))
 
 
 def _absent(channel: Channel, turn: Turn) -> jax.Array:

@@ -44,6 +44,8 @@ def make_downlink(settings: FederationSettings) -> communication.Codec | None:
         expected = "none of it: the server always keeps what it leaves out"
         raise FlagError("downlink.error_feedback", expected, "an option")
     named = _named("downlink", settings.downlink, settings.downlink_options)
+    if named is not None and named.channel.measured_bytes is not None:
+        raise FlagError("downlink.coding", "fixed: bytes down are those of every round alike", "rice")
     return None if named is None else named.codec
 
 

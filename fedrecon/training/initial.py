@@ -65,13 +65,21 @@ def initial_variables(settings: FederationSettings, stage: str, drawn: Variables
     task, several, _ = stage.partition("/")
     if not text or (several and task not in initial_tasks(text)):
         return drawn
+    found = _read(_files(text)[0], _by_task(text)[task])[0] if several else initial_model(text)
+    return _fitted(found, drawn, text)
+
+
+def initial_model(text: str) -> Variables:
+    """The one model that ``initialize_from`` names, of whatever network.
+
+    Raises:
+      FlagError: there is none, or several.
+    """
     kind, files = _files(text)
-    if several:
-        files = [_by_task(text)[task]]
     if len(files) != 1:
         names = ", ".join(_name(path) for path in files)
         raise FlagError(_FLAG, f"{text}:STAGE with one of {names}", text)
-    return _fitted(_read(kind, files[0])[0], drawn, text)
+    return _read(kind, files[0])[0]
 
 
 def _by_task(text: str) -> dict[str, Path]:

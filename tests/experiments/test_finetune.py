@@ -5,13 +5,17 @@ import json
 import numpy as np
 import pytest
 from absl import flags
+from sklearn.metrics import roc_auc_score
 
 from experiments import finetune
+from experiments.pipeline.federated_data import load_data, make_task
+from experiments.pipeline.federated_run import run
 from experiments.pipeline.federated_settings import TrainSettings, resolve
 from experiments.pipeline.pretraining import autoencoder
 from experiments.pipeline.programs import flag_groups
 from fedrecon.models import MaskedAutoencoder
-from fedrecon.training import FlagError, changed
+from fedrecon.runtime import Workdir
+from fedrecon.training import FlagError, changed, example_of, flat
 from fedrecon.weights import read_weights
 
 SIZES = {"clients": 3, "examples_per_client": 16, "image_size": 8, "rounds": 2, "validation_part": 0.25}
@@ -85,6 +89,44 @@ def test_choices_start_from_what_was_trained_without_labels(tmp_path):
     assert full["bytes_up_of_a_round"] == 4 * numbers + 4
     assert lora["fewer_a_round"] == full["bytes_up_of_a_round"] / lora["bytes_up_of_a_round"] > 50
     assert finetune.compare(planned, tmp_path, **options) == json.loads(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_choices_start_from_a_base_with_its_layers_of_the_same_shapes(tmp_path):
+    base = resolve({"preset": "smoke", **SIZES, "classes": 4})
+    with Workdir(tmp_path / "base", flat(base), {}) as workdir:
+        run(base, workdir)
+    planned = finetune.plan(settings(classes=2), ["head"], {})
+    options = {"seeds": [0], "factors": [1.0], "rounds": 2, "rate": 1e-3, "base": str(tmp_path / "base")}
+    found = finetune.compare(planned, tmp_path / "run", **options)
+    start, about = read_weights(tmp_path / "run/pretraining/seed-0/start.npz")
+    there = read_weights(tmp_path / "base/models/fedavg.npz")[0]
+    np.testing.assert_array_equal(
+        start.params["encoder"]["block0"]["conv1"]["kernel"],
+        there.params["encoder"]["block0"]["conv1"]["kernel"],
+    )
+    # Four classes there, two here: the last layer is drawn.
+    assert start.params["head"]["kernel"].shape[-1] == 2 and "head/kernel" not in about["copied"]
+    # The row of the model that all start from: its score by a prediction of every test example.
+    first = planned["head"]
+    data = load_data(changed(first, seed=0))
+    task = make_task(first, example_of(data.train))
+    scores = []
+    for i in range(3):
+        valid = data.test.valid[i]
+        batch = {name: x[i][valid] for name, x in data.test.examples.items()}
+        chances = np.asarray(task.predict(*start, {**batch, "valid": valid[valid]}))
+        if len(set(batch["label"].tolist())) == 2:
+            scores.append(roc_auc_score(batch["label"], chances[:, 1]))
+    nothing = found["choices"]["nothing"]
+    assert nothing["mean"] == pytest.approx(np.mean(scores), abs=1e-5) and nothing["bytes_up"] == 0
+    assert finetune.compare(planned, tmp_path / "run", **options) == json.loads(json.dumps(found))
+    with pytest.raises(FlagError, match=r"base: expected the model that .* began with"):
+        finetune.compare(
+            planned, tmp_path / "run", **{**options, "base": str(tmp_path / "run/head/rate-1/seed-0")}
+        )
+    with pytest.raises(FlagError, match="base: expected RUN, a run that has released a model"):
+        finetune.compare(planned, tmp_path / "other", **{**options, "base": str(tmp_path / "none")})
 
 
 def flatten(tree):
