@@ -8,7 +8,7 @@ _DOWN = _LOW + "the_server_keeps_what_it_does_not_send"
 _CODES = "tests/federated/test_codes.py::test_"
 _TURNS = _CODES + "factors_in_turn_find_the_best_approximation_and_lose_nothing"
 _SHORTEST = _CODES + "codes_are_the_shortest_and_come_back"
-_ROTATED = _CODES + "rotations_turn_back_and_make_ranges_small"
+_ROTATED = _CODES + "rotations_turn_back"
 _PLACES = _LOW + "places_that_the_server_publishes_follow_the_largest_of_the_sum"
 
 MUTANTS = (
@@ -73,7 +73,7 @@ MUTANTS = (
         (
             "channels[counted[-1]].measured_bytes if counted else None",
             "None",
-            _CODES + "a_round_counts_what_every_client_sends",
+            _CODES + "a_chain_measures_by_the_stage_that_counts",
         ),
     ),
     *in_file(
