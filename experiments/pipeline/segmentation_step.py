@@ -15,6 +15,7 @@ import optax
 from fedrecon import federated as fl
 from fedrecon.data import stack_clients
 from fedrecon.models import UNet
+from fedrecon.runtime import keep_memory
 from fedrecon.tasks import segmentation_task, sliding_window
 
 
@@ -147,4 +148,5 @@ def _copied(tree: Any) -> Any:
 
 
 if __name__ == "__main__":
+    keep_memory()
     print(json.dumps(measure(json.loads(sys.argv[1]), sys.argv[2])))

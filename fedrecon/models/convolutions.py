@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -40,7 +40,7 @@ def convolution(
     kernels or both) and ``shard_map``; differentiable in reverse mode.
 
     On CPU volumes are convolved slice by slice in the plane, with the slices that a window meets side by side
-    as features, which takes kz times the memory of ``x`` for a while.
+    as features of ``x``, or of the result where it has fewer: kz times the memory of the smaller for a while.
 
     Args:
       x: (examples, ny, nx, features_in) or (examples, nz, ny, nx, features_in), float.
@@ -62,7 +62,15 @@ def convolution(
         return _convolution(x, kernel, strides, pads)
     if jax.default_backend() != "cpu":
         return _volume_convolution(kernel, strides, pads, x)
-    taps, ky, kx, _, features = kernel.shape
+    taps, ky, kx, features_in, features = kernel.shape
+    if features < features_in and strides[0] == 1:
+        phases = _convolution(
+            x.reshape(-1, *x.shape[2:]),
+            kernel.transpose(1, 2, 3, 0, 4).reshape(ky, kx, features_in, -1),
+            strides[1:],
+            pads[1:],
+        )
+        return _sum_of_slices(phases.reshape(*x.shape[:2], *phases.shape[1:]), taps, pads[0])
     slices = _slices(x, taps, strides[0], pads[0])
     y = _convolution(
         slices.reshape(-1, *slices.shape[2:]),
@@ -146,6 +154,14 @@ def _slices(x: jax.Array, taps: int, stride: int, pads: tuple[int, int]) -> jax.
     length = x.shape[1] - taps
     rows = [lax.slice_in_dim(x, k, k + length + 1, stride, 1) for k in range(taps)]
     return jnp.concatenate(rows, axis=-1)
+
+
+def _sum_of_slices(y: jax.Array, taps: int, pads: tuple[int, int]) -> jax.Array:
+    """Sums what the slices of a window gave: (n, nz, ny, nx, taps * f) -> (n, nz_out, ny, nx, f)."""
+    y = jnp.pad(y, ((0, 0), pads, (0, 0), (0, 0), (0, 0)))
+    length = y.shape[1] - taps + 1
+    parts = jnp.split(y, taps, axis=-1)
+    return reduce(jnp.add, [lax.slice_in_dim(part, k, k + length, axis=1) for k, part in enumerate(parts)])
 
 
 def _check(
