@@ -67,9 +67,9 @@ def run(
     ]
     chosen = joint_report.choose(found, trainings)
     probes = {}
-    names = [training.name for training in trainings]
-    if {"joint", "two stages"} <= chosen.keys() and "oracle" in names:
-        probes = joint_runs.probe(tool, found, data, settings, chosen["joint"], chosen["two stages"])
+    if {"joint", "two stages", "oracle"} <= chosen.keys():
+        pair = chosen["joint"], chosen["two stages"], chosen["oracle"]
+        probes = joint_runs.probe(tool, found, data, settings, *pair)
     summary = as_json(joint_report.summarize(found, trainings, probes, joint_runs.diagnoses(found, data)))
     write_atomically(folder / "joint.json", (json.dumps(summary, indent=2) + "\n").encode())
     lines = [

@@ -59,7 +59,7 @@ def mean(seeds: Sequence[Seed], name: str, score: str, part: str = "test") -> fl
 
 
 def choose(seeds: Sequence[Seed], trainings: Sequence[Training]) -> dict[str, str]:
-    """The joint training and that of two stages with the best Dice in validation.
+    """The joint training, that of two stages and the oracle with the best Dice in validation.
 
     A joint training counts if its PSNR in validation is at most `ALLOWED` below that of the reconstruction
     alone; if none is, the one that loses least.
@@ -70,6 +70,9 @@ def choose(seeds: Sequence[Seed], trainings: Sequence[Training]) -> dict[str, st
     staged = [name for name in names if kinds[name] in ("frozen", "finetune")]
     if staged:
         found["two stages"] = max(staged, key=lambda name: mean(seeds, name, "dice", "validation"))
+    oracles = [name for name in names if kinds[name] == "oracle"]
+    if oracles:
+        found["oracle"] = max(oracles, key=lambda name: mean(seeds, name, "dice", "validation"))
     joint = [name for name in names if kinds[name] == "joint"]
     if joint:
         psnr = {name: mean(seeds, name, "psnr", "validation") for name in joint}
@@ -82,9 +85,9 @@ def choose(seeds: Sequence[Seed], trainings: Sequence[Training]) -> dict[str, st
     return found
 
 
-def gap_closure(seeds: Sequence[Seed], joint: str, staged: str) -> Interval:
+def gap_closure(seeds: Sequence[Seed], joint: str, staged: str, oracle: str = "oracle") -> Interval:
     """(joint - two stages) / (oracle - two stages) in Dice of the test, seeds and patients drawn again."""
-    values = np.stack([patient_scores(seeds, name, "dice") for name in (joint, staged, "oracle")])
+    values = np.stack([patient_scores(seeds, name, "dice") for name in (joint, staged, oracle)])
     values = values[:, :, ~np.isnan(values).any((0, 1))]
     rng = np.random.default_rng(0)
 
@@ -126,9 +129,9 @@ def summarize(
         found["trainings"][training.name] = {"mode": training.mode, "strength": training.strength, **row}
     chosen = found["chosen"] = choose(seeds, trainings)
     names = found["trainings"]
-    if {"joint", "two stages"} <= chosen.keys() and "oracle" in names:
+    if {"joint", "two stages", "oracle"} <= chosen.keys():
         joint, staged = chosen["joint"], chosen["two stages"]
-        found["gap_closure"] = gap_closure(seeds, joint, staged)._asdict()
+        found["gap_closure"] = gap_closure(seeds, joint, staged, chosen["oracle"])._asdict()
         pairs = [patient_means(seeds, name, "dice") for name in (joint, staged)]
         found["paired_test"] = paired_test(*pairs)._asdict()
         found["psnr_lost"] = names[staged]["psnr"] - names[joint]["psnr"]
@@ -237,11 +240,9 @@ def plot_pareto(found: Mapping[str, Any]) -> Figure:
             label=name,
             zorder=2,
         )
-    for name, color in (("oracle", "0.2"),):
-        if name in found["trainings"]:
-            axis.axhline(
-                found["trainings"][name]["dice"], color=color, linestyle="--", label="oracle (references)"
-            )
+    if "oracle" in found["chosen"]:
+        dice = found["trainings"][found["chosen"]["oracle"]]["dice"]
+        axis.axhline(dice, color="0.2", linestyle="--", label="oracle (references)")
     if "rec_only" in found["trainings"]:
         axis.axvline(
             found["trainings"]["rec_only"]["psnr"], color="0.5", linestyle=":", label="reconstruction alone"

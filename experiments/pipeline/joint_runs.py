@@ -103,6 +103,7 @@ def probe(
     settings: JointSettings,
     joint: str,
     staged: str,
+    reader: str = "oracle",
 ) -> dict[str, dict[str, Any]]:
     """What is measured of the joint training and of the pipeline of two stages that validation chose.
 
@@ -126,7 +127,7 @@ def probe(
             "joint": models_of(seed.folder, joint, data),
             "two stages": models_of(seed.folder, staged, data),
         }
-        oracle = models_of(seed.folder, "oracle", data)
+        oracle = models_of(seed.folder, reader, data)
         note(
             "swap",
             "joint images, reader of references",

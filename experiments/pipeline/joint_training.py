@@ -66,6 +66,7 @@ def plan(
 ) -> list[Training]:
     """The trainings that the modes need, in an order in which each finds what it starts from.
 
+    What reads references is trained once more for as long ("oracle-more"), as readers that start from it are.
     The pipeline of two stages gets three trials: a new reader, and that of references, on a reconstruction
     that they do not change; and the latter on one that was trained for as many rounds more as joint training
     trains what it starts from. Joint training is tried at every strength from each of the ``starts``.
@@ -77,7 +78,7 @@ def plan(
         if mode == "rec_only":
             found += [first]
         elif mode == "oracle":
-            found += [oracle]
+            found += [oracle, oracle._replace(name="oracle-more", reader="oracle")]
         elif mode == "frozen":
             frozen = Training("frozen", "frozen", reconstruction="rec_only")
             found += [first, frozen]

@@ -62,7 +62,11 @@ def seeds(joint_psnr=30.0):
 
 
 def test_validation_chooses_among_joint_trainings_that_keep_their_images():
-    assert joint_report.choose(seeds(29.6), TRAININGS) == {"two stages": "finetune", "joint": "joint-1"}
+    assert joint_report.choose(seeds(29.6), TRAININGS) == {
+        "two stages": "finetune",
+        "joint": "joint-1",
+        "oracle": "oracle",
+    }
     assert joint_report.choose(seeds(29.4), TRAININGS)["joint"] == "joint-0.1"
 
 
@@ -75,6 +79,15 @@ def test_the_gap_is_that_of_mean_dice_over_patients():
     missing[0].test["oracle"][3]["dice"] = None
     value = joint_report.gap_closure(missing, "joint-1", "finetune").value
     assert value == pytest.approx((2.5 - 2.0) / (2.6 - 2.0))
+
+
+def test_the_gap_is_that_to_the_oracle_of_validation():
+    longer = Training("oracle-more", "oracle", reader="oracle")
+    found = seeds()
+    found[0].validation["oracle-more"] = rows(1.0, 1.0, 1.0, 1.0)
+    summary = joint_report.summarize(found, [*TRAININGS, longer], {}, {})
+    assert summary["chosen"]["oracle"] == "oracle-more"
+    assert summary["gap_closure"]["value"] == pytest.approx((0.85 - 0.7) / (1.0 - 0.7))
 
 
 def test_the_interval_of_the_gap_is_over_seeds_too():
