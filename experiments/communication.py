@@ -11,24 +11,25 @@ Bytes up are those of one client in one round, as every round counts them; seria
 a client's message that was really made. Of runs that validate (--validation_part), the table says how many
 bytes of a client had gone up and down when the validation loss had first come down 95 % of the way that it
 came without a codec, how long that takes with links of 10, 100 and 1000 Mbit/s, and the best validation score
-before a tenth of all bytes without a codec. communication.png draws scores over bytes.
+before a tenth of all bytes without a codec. communication.png draws scores over bytes. With --seeds figures
+are means over the seeds, whose trainings are in --workdir/CODEC/seed-SEED.
 
   python -m experiments.communication --workdir=runs/codecs --codec=none,qsgd,top_k,power_sgd --preset=smoke
   python -m experiments.communication --workdir=runs/top --codec=top_k --codec.fraction=0.01 --json
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from experiments.pipeline import sweep
-from experiments.pipeline.byte_curves import LINKS, byte_curve, byte_figure, to_target
+from experiments.pipeline.byte_curves import LINKS, ByteCurve, byte_curve, byte_figure, mean_curve, to_target
 from experiments.pipeline.configuration import configuration_of
-from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import budget_of, metrics_of, stage_of
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
@@ -38,7 +39,7 @@ from fedrecon.runtime import read_log, run_program, set_cpu_devices
 from fedrecon.training import Dotted, FlagError, changed, check_method, messages, summary
 
 FIRST = ("workdir", "codec", "preset", "task", "cohort", "data_dir", "clients", "rounds", "algorithm",
-         "secure_aggregation", "json")  # fmt: skip
+         "seeds", "secure_aggregation", "json")  # fmt: skip
 # What there is besides codecs.
 OTHERS = ("lora", "diloco")
 
@@ -80,42 +81,82 @@ def _point(base: TrainSettings, name: str, dotted: Dotted) -> TrainSettings:
 
 
 def compare(
-    planned: Mapping[str, TrainSettings], folder: Path, **execution: Any
+    planned: Mapping[str, TrainSettings],
+    folder: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    **execution: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Trains with every codec, and returns {codec: its figures}."""
-    first = next(iter(planned.values()))
-    data, found, curves = load_data(first), {}, {}
-    for done in sweep.trainings(
-        planned, [first.seed], lambda name, _: folder / name, load=lambda _: data, **execution
-    ):
+    """Trains with every codec and seed, and returns {codec: its figures}, means over the seeds."""
+    seeds = [next(iter(planned.values())).seed] if seeds is None else seeds
+    found: dict[int, dict[str, dict[str, Any]]] = {seed: {} for seed in seeds}
+    curves: dict[int, dict[str, ByteCurve]] = {seed: {} for seed in seeds}
+
+    def place(name: str, seed: int) -> Path:
+        return folder / name / f"seed-{seed}" if len(seeds) > 1 else folder / name
+
+    for done in sweep.trainings(planned, seeds, place, **execution):
         rounds = read_log(done.folder / "metrics.jsonl")
         metric = metrics_of(done.settings.task, done.results)[0]
-        chosen = configuration_of(done.settings, data)
-        mean, worst = summary(done.results.own, metric)
-        curves[done.point] = byte_curve(rounds, metric)
-        found[done.point] = {
-            "bytes_up": rounds[0]["bytes_up"] // rounds[0]["clients"],
-            "bytes_down": rounds[-1]["bytes_down"] // max(rounds[-1]["clients"], 1),
-            "serialised_bytes": messages.message_length(
-                stage_of(done.settings, data, chosen),
-                done.settings.federation,
-                budget_of(done.settings, chosen),
-            ),
-            "adds": done.point not in communication.CODECS or communication.named_codec(done.point).sums,
-            "rounds": len(rounds),
-            "metric": metric,
-            "mean": mean,
-            "worst": worst,
-        }
-        print(f"{done.point}: {metric} {mean:.4f}, {found[done.point]['bytes_up']} bytes up", flush=True)
-    plain = curves.get("none")
-    for name, row in found.items():
-        row["ratio"] = found["none"]["bytes_up"] / row["bytes_up"] if plain else None
-        row |= to_target(curves[name], plain, row["metric"])
-    figure = byte_figure(curves, metric) if len(curves) > 1 else None
-    if figure is not None:
+        # Messages of all seeds have one length, or one bound.
+        known = found[seeds[0]].get(done.point, {})
+        row = _figures(done, rounds, metric, known.get("serialised_bytes"))
+        found[done.settings.seed][done.point] = row
+        curves[done.settings.seed][done.point] = byte_curve(rounds, metric)
+        print(f"{done.point}: {metric} {row['mean']:.4f}, {row['bytes_up']} bytes up", flush=True)
+    for seed in seeds:
+        plain = curves[seed].get("none")
+        for name, row in found[seed].items():
+            row["ratio"] = found[seed]["none"]["bytes_up"] / row["bytes_up"] if plain else None
+            row |= to_target(curves[seed][name], plain, row["metric"])
+    figure = byte_figure({n: mean_curve([curves[s][n] for s in seeds]) for n in planned}, metric)
+    if figure is not None and len(planned) > 1:
         sweep.save_figure(folder / "communication.png", figure)
-    return found
+    return {name: together([found[seed][name] for seed in seeds]) for name in planned}
+
+
+def _figures(
+    done: sweep.Done, rounds: Sequence[Mapping[str, Any]], metric: str, length: int | None
+) -> dict[str, Any]:
+    """Figures of one training, without those that need the one without a codec; ``length`` of a message."""
+    if length is None:
+        data = done.data()
+        chosen = configuration_of(done.settings, data)
+        stage, budget = stage_of(done.settings, data, chosen), budget_of(done.settings, chosen)
+        length = messages.message_length(stage, done.settings.federation, budget)
+    mean, worst = summary(done.results.own, metric)
+    return {
+        "bytes_up": rounds[0]["bytes_up"] // rounds[0]["clients"],
+        "bytes_down": rounds[-1]["bytes_down"] // max(rounds[-1]["clients"], 1),
+        "serialised_bytes": length,
+        "adds": done.point not in communication.CODECS or communication.named_codec(done.point).sums,
+        "rounds": len(rounds),
+        "metric": metric,
+        "mean": mean,
+        "worst": worst,
+    }
+
+
+def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of one training, or of several seeds their means, None where some seed has none.
+
+    Several have "each", the score of every seed.
+    """
+    if len(rows) == 1:
+        return rows[0]
+
+    def mean(values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, dict):
+            return {key: mean([value[key] for value in values]) for key in first}
+        if any(value is None for value in values):
+            return None
+        if isinstance(first, bool | str):
+            return first
+        found = float(np.mean(values))
+        return round(found) if isinstance(first, int) else found
+
+    return mean(list(rows)) | {"each": [row["mean"] for row in rows]}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -126,7 +167,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         [
             name,
-            f"{row['mean']:.4f}",
+            f"{row['mean']:.4f}" + (f" ± {np.std(row['each'], ddof=1):.4f}" if "each" in row else ""),
             f"{row['worst']:.4f}",
             "yes" if row["adds"] else "no",
             str(row["bytes_up"]),
@@ -153,8 +194,11 @@ def main(dotted: Dotted) -> None:
         planned = plan(resolve(given_settings(TrainSettings, dotted)), values.codec, dotted)
         set_cpu_devices(values.devices)
         workdir = Path(values.workdir)
+        sweep.share_programs(workdir)
         with sweep.only_json(values.json):
-            found = compare(planned, workdir, **sweep.execution_of(values))
+            first = next(iter(planned.values()))
+            seeds = sweep.seeds_of(values.seeds, first.seed)
+            found = compare(planned, workdir, seeds=seeds, **sweep.execution_of(values))
         found = sweep.write_json(workdir / "communication.json", found)
         if values.json:
             print(json.dumps(next(iter(found.values())) if len(found) == 1 else found))
@@ -170,6 +214,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     text = f"What is compared, some of none, {', '.join((*communication.CODECS, *OTHERS))}."
     flags.DEFINE_list("codec", ["none", "qsgd", "top_k", "power_sgd"], text, **options)
+    flags.DEFINE_integer("seeds", 1, "Seeds, from --seed on.", lower_bound=1, **options)
     flags.DEFINE_bool("json", False, "Print JSON, of one codec alone its figures.", **options)
 
 

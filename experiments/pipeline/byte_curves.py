@@ -58,6 +58,12 @@ def byte_curve(log: Sequence[Mapping[str, Any]], metric: str) -> ByteCurve:
     )
 
 
+def mean_curve(curves: Sequence[ByteCurve]) -> ByteCurve:
+    """The mean of several seeds, of the rounds that all have."""
+    rounds = min(len(curve.up) for curve in curves)
+    return ByteCurve(*(np.mean([x[:rounds] for x in each], 0) for each in zip(*curves, strict=True)))
+
+
 def to_target(curve: ByteCurve, plain: ByteCurve | None, metric: str) -> dict[str, Any]:
     """What a training took until its loss had come the way of `TARGET`, and its score at equal bytes.
 

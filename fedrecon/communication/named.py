@@ -178,6 +178,9 @@ def upload_message(
     Raises:
       ArgumentError: a value is not finite.
     """
+    sent = jax.tree.leaves((upload.delta, upload.message, upload.weight))
+    if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in sent):
+        raise ArgumentError("upload", "finite values", "NaN or infinity")
     encoded = named.channel.encode(upload, state, context)[0]
     sections: tuple[Section, ...] = ()
     payload: dict[str, Any] = {}

@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from absl import flags
 
 from experiments import communication
-from experiments.pipeline.byte_curves import byte_curve, byte_figure, to_target
+from experiments.pipeline.byte_curves import byte_curve, byte_figure, mean_curve, to_target
 from experiments.pipeline.federated_settings import TrainSettings, resolve
 from experiments.pipeline.programs import flag_groups
 from fedrecon.training import FlagError
@@ -60,6 +61,19 @@ def test_bytes_and_seconds_to_the_target_are_those_of_the_log():
     assert (
         byte_figure({"none": byte_curve([{**record(1, 1, 0, 0), "validation": {}}], "dice")}, "dice") is None
     )
+
+
+def test_several_seeds_have_means_and_their_scores():
+    row = {"mean": 0.5, "rounds": 3, "adds": True, "metric": "dice", "seconds_to_target": {"10": 1.0}}
+    other = {**row, "mean": 0.7, "rounds": 4, "seconds_to_target": {"10": None}}
+    assert communication.together([row]) is row
+    found = communication.together([row, other])
+    assert found["mean"] == pytest.approx(0.6) and found["each"] == [0.5, 0.7] and found["adds"] is True
+    assert found["seconds_to_target"] == {"10": None} and found["metric"] == "dice"
+    one, two = (byte_curve([record(10, 5, x, x)] * n, "dice") for x, n in ((0.2, 2), (0.4, 3)))
+    both = mean_curve([one, two])
+    np.testing.assert_allclose(both.score, [0.3, 0.3])
+    np.testing.assert_allclose(both.up, [10, 20])
 
 
 def test_what_there_is_besides_codecs_is_planned():

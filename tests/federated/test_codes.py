@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fedrecon import communication as cm
 from fedrecon import federated as fl
 from fedrecon.communication import rice
+from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.secure_sum import fixed_point_words
 from fedrecon.runtime import Checkpointer
 from fedrecon.secure_aggregation import FixedPoint
@@ -299,3 +300,79 @@ def test_what_is_kept_survives_a_checkpoint_bit_for_bit(fx, channel, tmp_path):
     for _ in range(2):
         state, restored = step(state)[0], step(restored)[0]
     fx.assert_equal(state, restored)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("name", cm.CODECS)
+def test_what_is_no_number_is_sent_by_no_codec(name, wrong):
+    """Votes and places that are drawn would not show it."""
+    vector = np.zeros(SIZE)
+    vector[7] = wrong
+    with pytest.raises(ValueError, match="upload: expected finite values"):
+        cm.upload_message(cm.named_codec(name), upload_of(vector), (), at(0), cm.Envelope())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ["stochastic", "top_k", "signs", "random_k", "power_sgd", "count_sketch"])
+def test_leaves_of_half_precision_have_messages_of_the_same_length(name, dtype):
+    """Codecs compute and send in single precision, whatever the dtype of the leaves."""
+    named = cm.named_codec(name)
+    single = upload_of(np.random.default_rng(8).normal(size=SIZE))
+    kept = {"1": single.delta.params["1"]} if name == "power_sgd" else {}
+    half = jax.tree.map(lambda x: x.astype(dtype), single.delta.params) | kept
+    upload = single._replace(delta=Variables(half, {}))
+    client, server = named.channel.init(upload)
+    here = at(0, 0, () if named.channel.broadcast is None else named.channel.broadcast(server))
+    encoded = named.channel.encode(upload, client, here)[0]
+    lengths = [
+        len(cm.upload_message(named, u, named.channel.init(u)[0], here, cm.Envelope()))
+        for u in (upload, single)
+    ]
+    assert lengths[0] == lengths[1] == named.channel.payload_bytes(encoded)
+
+
+@pytest.mark.slow
+def test_without_feedback_what_was_sent_does_not_add_up_and_with_everything_nothing_is_kept():
+    vector = np.arange(1.0, SIZE + 1)
+    for fraction, feedback, gap in ((0.2, False, True), (0.2, True, False), (1.0, True, False)):
+        channel = cm.compressed(cm.top_k(fraction), error_feedback=feedback)
+        means, (kept,) = rounds_of(channel, np.tile(vector, (3, 1, 1)), [1.0])
+        rest = np.concatenate([np.ravel(x) for x in jax.tree.leaves(kept)]) if feedback else 0
+        missing = np.abs(means.sum(0) + rest - 3 * vector).max()
+        assert (missing > 10) == gap and (gap or missing < 1e-4)
+        assert fraction < 1 or not np.any(rest)
+
+
+@pytest.mark.slow
+def test_bases_do_not_depend_on_signs_of_factors_and_are_the_same_again():
+    """A QR of another sign spans the same space: what is sent of the next round's change is the same."""
+    changes = np.random.default_rng(9).normal(size=(2, 1, SIZE))
+    flipped = changes * np.array([-1.0, 1.0])[:, None, None]
+    first, again, other = (
+        rounds_of(cm.power_sgd(2, smallest_ratio=1.0), c, [1.0])[0] for c in (changes, changes, flipped)
+    )
+    np.testing.assert_array_equal(first, again)
+    # Clients that keep minus what they kept: the sums of both rounds tell the second's own part apart.
+    channel = cm.power_sgd(2, smallest_ratio=1.0)
+    _, server = channel.init(upload_of(changes[0, 0]))
+    ends = []
+    for sign in (1, -1):
+        turned = jax.tree.map(lambda x, s=sign: s * x, server)
+        kept = {"0000": jnp.zeros((12, 9))}
+        encoded = channel.encode(upload_of(changes[1, 0]), kept, at(1, 0, turned))[0]
+        ends.append(np.asarray(channel.decode(encoded, turned, at(1))[0].delta.params["0"]))
+    np.testing.assert_allclose(*ends, atol=1e-5)
+    np.testing.assert_allclose(other[0], -first[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_diloco_of_one_step_is_data_parallel_descent(fx):
+    """Inner SGD, no outer momentum: w - rate x mean gradient, of all clients' examples alike."""
+    algorithm = diloco(fx.quad, optax.sgd(0.05), momentum=0.0, server_learning_rate=1.0, weighting=fl.equal)
+    run = fx.trajectory(fx.quad, algorithm, 3, batch_size=1, steps=1)
+    places = np.asarray(run(fx.quad_data())[0].variables.params["w"])
+    w = np.array([0.3, -0.7])
+    for place in places:
+        w = w - 0.05 * np.mean(np.reshape(fx.a, (4, -1)) * (w - np.asarray(fx.b)), axis=0)
+        np.testing.assert_allclose(place, w, rtol=1e-5, atol=1e-6)
