@@ -4,10 +4,11 @@ Reconstruction of MRI and CT, segmentation and diagnosis, over simulated sites a
 sites of public files. Every problem is trained by each site alone, on the pooled data, by the federated
 --methods (of which the best on validation patients is marked as chosen), and by FedAvg with each --codec,
 with a secure sum (--secure_aggregation), with each budget of privacy (--epsilons, and the other --dp flags),
-and with all of these at once. What needs no training (the direct image, total variation, a constant
-prediction) is a row, too. Scores are means over test patients, with intervals by drawing patients;
-thresholds are those of validation patients. On the front are federations that no other one beats in both the
-score and a cost.
+and with all of these at once; of images also by --finetune from a model that the sites have trained together
+without labels, whose bytes are not among those of the rows. The problem "joint" goes from k-space to a mask,
+in two stages and jointly. What needs no training (the direct image, total variation, a constant prediction)
+is a row, too. Scores are means over test patients, with intervals by drawing patients; thresholds are those
+of validation patients. On the front are federations that no other one beats in both the score and a cost.
 
 Every training has a directory of its own, --workdir/PROBLEM/ROW/seed-N, as in train_federated; the same
 command continues an interrupted run, and more seeds, rows or problems extend it. The working directory gets
@@ -28,10 +29,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.pipeline import multitask_report, sweep
+from experiments.pipeline import multitask_joint, multitask_report, sweep
 from experiments.pipeline.federated_data import FederatedData, load_data
 from experiments.pipeline.federated_run import with_seed
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.joint_settings import JointSettings
 from experiments.pipeline.multitask_problems import (
     BASELINE,
     EXTENT,
@@ -45,30 +47,43 @@ from experiments.pipeline.multitask_problems import (
     settings_of,
 )
 from experiments.pipeline.multitask_scores import (
-    PatientScores,
+    over_seeds,
     scores_of,
     seconds_of,
     untrained,
     validated,
 )
+from experiments.pipeline.pretraining import pretrained
 from experiments.pipeline.programs import define_run_flags, ending_run, parse_flags
 from experiments.pipeline.settings_flags import given_flags
 from fedrecon import communication
 from fedrecon.files import write_atomically
-from fedrecon.reporting import mean_interval
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
-from fedrecon.training import Dotted, FlagError, algorithms, fields, method
+from fedrecon.training import (
+    Dotted,
+    Execution,
+    FederationSettings,
+    FlagError,
+    algorithms,
+    changed,
+    fields,
+    finetuning,
+    initial_digest,
+    method,
+)
 
 FIRST = ("workdir", "preset", "problems", "data_dir", "methods", "codec", "secure_aggregation", "epsilons",
-         "rounds", "seeds", "json")  # fmt: skip
+         "finetune", "rounds", "seeds", "json")  # fmt: skip
+# Of masked autoencoding, which fine-tuning starts from.
+_PRETRAINING_RATE = 1e-3
 # Flags of trainings that all problems take.
 KEPT = ("seed", "rounds", "epochs", "batch_size", "learning_rate", "optimizer", "channels", "pools")
 
 
 def plan(
     preset: str, given: Mapping[str, Any], extent: Mapping[str, Any], data_dir: str, dotted: Dotted
-) -> dict[str, dict[str, Row]]:
-    """The rows of each problem, checked.
+) -> dict[str, dict[str, Row] | JointSettings]:
+    """The rows of each problem, checked; of the joint one its settings, whose rows are always the same.
 
     Args:
       preset: of sizes. given: fields of the settings that flags set. extent: as `EXTENT` and "protocol".
@@ -80,9 +95,12 @@ def plan(
     """
     epsilons = sweep.budgets("epsilons", extent["epsilons"])
     common = {"methods": extent["methods"], "codecs": extent["codec"], "protocol": extent["protocol"]}
+    common |= {"finetune": extent["finetune"], "epsilons": epsilons, "dotted": dotted}
     return {
-        name: rows_of(settings_of(name, preset, given, data_dir), epsilons=epsilons, dotted=dotted, **common)
-        for name in problems_of(extent["problems"] or (), data_dir)
+        name: multitask_joint.settings_of(preset, given, data_dir)
+        if problem.joint
+        else rows_of(settings_of(name, preset, given, data_dir), **common)
+        for name, problem in problems_of(extent["problems"] or (), data_dir).items()
     }
 
 
@@ -103,21 +121,23 @@ def solve(
     data = functools.cache(lambda seed: load_data(with_seed(plain, seed)))
     constant = [untrained(folder / "untrained", with_seed(plain, seed), data, tuned=tuned) for seed in seeds]
     found: dict[str, dict[str, Any]] = {
-        label: {"exchanges": False, **_over_seeds([scores[label] for scores in constant])}
+        label: {"exchanges": False, **over_seeds([scores[label] for scores in constant])}
         for label in constant[0]
     }
     for label, row in rows.items():
         found[label] = {"exchanges": row.exchanges, "refused": row.refused}
         try:
             if not row.refused:
-                found[label] |= _train({label: row.settings}, seeds, folder, data, execution)
+                found[label] |= _train(label, row, seeds, folder, data, execution)
         except FlagError as error:
             if not row.features:
                 raise
             # What the data of a problem exclude, such as a budget with too few patients.
             found[label]["refused"] = str(error)
         print(f"{name}, {label}: {found[label]['refused'] or found[label]['score']}", flush=True)
-    methods = [label for label, row in rows.items() if row.exchanges and not row.features]
+    methods = [
+        label for label, row in rows.items() if row.exchanges and not row.features and not row.pretrained
+    ]
     return {
         "title": problem.title,
         "metric": (metric := METRICS[problem.settings["task"]]),
@@ -134,7 +154,8 @@ def solve(
 
 
 def _train(
-    point: Mapping[str, TrainSettings],
+    label: str,
+    row: Row,
     seeds: list[int],
     folder: Path,
     data: Callable[[int], FederatedData],
@@ -142,9 +163,12 @@ def _train(
 ) -> dict[str, Any]:
     """The figures of one row: means over seeds of scores and costs, the largest ε."""
     scores, costs, notes = [], [], ""
-    for done in sweep.trainings(
-        point, seeds, functools.partial(_place, folder), load=lambda s: data(s.seed), **execution
-    ):
+    for seed in seeds:
+        settings = row.settings
+        if row.pretrained:
+            settings = _started(settings, seed, folder, data, execution)
+        place = functools.partial(_place, folder)
+        (done,) = sweep.trainings({label: settings}, [seed], place, load=lambda s: data(s.seed), **execution)
         scores.append(scores_of(done))
         notes = done.results.notes
         epsilon = max(done.results.privacy.get("epsilon", {"": math.inf}).values())
@@ -153,7 +177,7 @@ def _train(
         )
     up, down, seconds, epsilons, validations = (list(column) for column in zip(*costs, strict=True))
     return {
-        **_over_seeds(scores),
+        **over_seeds(scores),
         "bytes_up": float(np.mean(up)),
         "bytes_down": float(np.mean(down)),
         "seconds": float(np.mean(seconds)),
@@ -163,21 +187,27 @@ def _train(
     }
 
 
-def _over_seeds(scores: list[PatientScores]) -> dict[str, Any]:
-    """Means over seeds; intervals of patients are averaged, as if all seeds had the same patients."""
-    interval = mean_interval([each.value for each in scores])
-    worst = [np.nanmin([*each.sites.values(), np.inf]) for each in scores]
-    return {
-        "score": interval.mean,
-        "low": float(np.mean([each.low for each in scores])),
-        "high": float(np.mean([each.high for each in scores])),
-        "half_width": interval.half_width,
-        "worst_site": float(np.mean(worst)) if np.isfinite(worst).all() else math.nan,
-        "patients": [value for each in scores for value in each.patients],
-        "scored": sum(each.scored for each in scores),
-        "unscored": sum(each.unscored for each in scores),
-        "reason": next((each.reason for each in scores if each.reason), ""),
-    }
+def _started(
+    settings: TrainSettings,
+    seed: int,
+    folder: Path,
+    data: Callable[[int], FederatedData],
+    execution: Mapping[str, Any],
+) -> TrainSettings:
+    """The settings with the model to start from, which is pre-trained here if it is not there yet."""
+    # The same for all that start from it.
+    before = changed(with_seed(settings, seed), federation=FederationSettings())
+    start, _ = pretrained(
+        before,
+        lambda: data(seed),
+        folder / "pretraining" / f"seed-{seed}",
+        rounds=settings.rounds,
+        rate=_PRETRAINING_RATE,
+        execution=Execution(**execution),
+    )
+    digest = initial_digest(str(start))
+    federation = changed(settings.federation, initialize_from=str(start), initialize_sha256=digest)
+    return changed(settings, federation=federation)
 
 
 def _place(folder: Path, label: str, seed: int) -> Path:
@@ -202,10 +232,12 @@ def main(dotted: Dotted) -> None:
                   for name, default in defaults.items()}  # fmt: skip
         extent["protocol"] = values.secure_aggregation or "secagg"
         given = given_flags(TrainSettings)
-        for name in ("preset", "data_dir", "codec", "secure_aggregation"):
+        for name in ("preset", "data_dir", "codec", "secure_aggregation", "finetune"):
             given.pop(name, None)
         planned = plan(values.preset, given, extent, values.data_dir, dotted)
         set_cpu_devices(values.devices)
+        if values.preset != "full":
+            sweep.compile_quickly()
         seeds, execution = sweep.seeds_of(extent["seeds"], given.get("seed", 0)), sweep.execution_of(values)
         with (
             sweep.only_json(values.json),
@@ -215,11 +247,16 @@ def main(dotted: Dotted) -> None:
         ):
             sweep.share_programs(workdir.path)
             tuned = values.preset != "smoke"
-            problems = {
-                name: solve(name, rows, workdir / name, seeds, tuned=tuned, **execution)
-                for name, rows in planned.items()
-            }
-            document = write(workdir.path, problems)
+            problems = {}
+            for name, rows in planned.items():
+                folder = workdir / name
+                if isinstance(rows, JointSettings):
+                    title = PROBLEMS[name].title
+                    problems[name] = multitask_joint.solve(title, rows, folder, seeds, Execution(**execution))
+                else:
+                    problems[name] = solve(name, rows, folder, seeds, tuned=tuned, **execution)
+                # What is there already, should the rest be interrupted.
+                document = write(workdir.path, problems)
         if values.json:
             print(json.dumps(document))
             return
@@ -249,6 +286,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text = "Protocol of the rows with a secure sum; none leaves them out."
     protocols = list(known["secure_aggregation"].metadata["choices"])
     flags.DEFINE_enum("secure_aggregation", "secagg", protocols, text, **options)
+    kinds = ", ".join(("full", *finetuning.RECIPES))
+    text = (
+        f"What is trained from a model that was pre-trained without labels, some of {kinds}, alone or with "
+    )
+    text += "+CODEC; by default by --preset."
+    flags.DEFINE_list("finetune", None, text, **options)
     text = "Budgets of every client of the rows with privacy; by default by --preset."
     flags.DEFINE_list("epsilons", None, text, **options)
     flags.DEFINE_integer(
@@ -259,5 +302,6 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    groups = functools.partial(tuple, (*communication.CODECS, *algorithms()))
+    names = (*communication.CODECS, *finetuning.RECIPES, *algorithms())
+    groups = functools.partial(tuple, names)
     run_program(main, functools.partial(parse_flags, settings=TrainSettings, first=FIRST, groups=groups))

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import fnmatch
+import functools
 import graphlib
 import importlib
 import pkgutil
@@ -199,6 +200,7 @@ def entry_of(path: Path) -> str:
     return max(matches, key=len)
 
 
+@functools.cache
 def imports(path: Path) -> list[tuple[int, str]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
@@ -218,7 +220,14 @@ FILES = sorted(p for top in PROJECT for p in (ROOT / top).rglob("*.py") if "__py
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_imports_follow_the_table(path):
+def test_a_file_imports_what_it_may_and_from_faces(path):
+    """One test a file: a thousand more cost seconds."""
+    follows_the_table(path)
+    imports_from_faces(path)
+    uses_public_names(path)
+
+
+def follows_the_table(path):
     own, packages = ALLOWED[entry_of(path)]
     for line, name in imports(path):
         top = name.split(".")[0]
@@ -233,8 +242,7 @@ def test_imports_follow_the_table(path):
             assert packages is None or top in packages, where
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_other_packages_import_from_the_face(path):
+def imports_from_faces(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     if path.relative_to(ROOT).as_posix() in INSIDERS:
         return
@@ -256,8 +264,7 @@ def test_exceptions_are_still_needed():
         assert names <= {name for _, name in imports(ROOT / path)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_qualified_names_are_public(path):
+def uses_public_names(path):
     for line, name in qualified(path):
         package, _, inner = name.removeprefix("operators.").partition(".")
         where = f"{path.relative_to(ROOT)}:{line} uses {name}"

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 from experiments.pipeline import sweep
 from experiments.pipeline.federated_settings import SIMULATED, TrainSettings, check_settings
 from fedrecon import communication
-from fedrecon.training import Dotted, FlagError, algorithms, changed, check_method, comparator, method
+from fedrecon.training import (
+    Dotted,
+    FlagError,
+    algorithms,
+    changed,
+    check_method,
+    comparator,
+    finetuning,
+    method,
+)
 
 BASELINE = "fedavg"
 # Rows that exchange nothing, or everything.
@@ -19,10 +28,12 @@ class Problem(NamedTuple):
     Attributes:
       title: with the kind of data.
       settings: of the training, of every preset.
+      joint: whether measurement and mask are trained together, with the rows of `multitask_joint`.
     """
 
     title: str
     settings: dict[str, Any]
+    joint: bool = False
 
     @property
     def public(self) -> bool:
@@ -45,6 +56,9 @@ PROBLEMS = {
         {"task": "segmentation", "cohort": "sunnybrook", "minimum_examples": 18, **_DIVIDED},
     ),
     "retina": Problem("vessels, three hospitals", {"task": "segmentation", "cohort": "retina"}),
+    "joint": Problem(
+        "cavity from k-space, simulated scanners", {"task": "segmentation", "cohort": "sunnybrook"}, True
+    ),
     "clinical_ct": Problem(
         "CT reconstruction, two patients", {"task": "reconstruction", "cohort": "clinical_ct"}
     ),
@@ -81,11 +95,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 # What a preset does besides: names of problems (None all that there are data for), codecs and budgets.
 EXTENT: dict[str, dict[str, Any]] = {
     "smoke": {"problems": ["ct", "lesions"], "codec": ["power_sgd"], "epsilons": ["8"],
-              "methods": ["fedavg", "fedadam"], "seeds": 1},
+              "methods": ["fedavg", "fedadam"], "finetune": [], "seeds": 1},
     "small": {"problems": None, "codec": ["power_sgd"], "epsilons": ["8"],
-              "methods": ["fedavg", "fedadam"], "seeds": 1},
+              "methods": ["fedavg", "fedadam"], "finetune": ["full", "lora", "lora+top_k"], "seeds": 1},
     "full": {"problems": None, "codec": ["stochastic", "top_k", "power_sgd"], "epsilons": ["2", "8"],
-             "methods": ["fedavg", "fedprox", "fedadam", "ditto"], "seeds": 3},
+             "methods": ["fedavg", "fedprox", "fedadam", "ditto"],
+             "finetune": ["full", "lora", "lora+top_k", "adapter", "bias", "head"], "seeds": 3},
 }  # fmt: skip
 
 
@@ -98,12 +113,14 @@ class Row(NamedTuple):
       features: what FedAvg is changed by: "codec", "sums", "privacy". Data may exclude them, which then is
         said in the row; other rows have to be trained.
       refused: why it cannot be trained; empty where it can.
+      pretrained: whether it starts from a model that the sites have trained together without labels.
     """
 
     settings: TrainSettings
     exchanges: bool = True
     features: tuple[str, ...] = ()
     refused: str = ""
+    pretrained: bool = False
 
 
 def problems_of(names: Sequence[str], data_dir: str) -> dict[str, Problem]:
@@ -147,17 +164,19 @@ def rows_of(
     codecs: Sequence[str],
     protocol: str,
     epsilons: Sequence[float],
+    finetune: Sequence[str],
     dotted: Dotted,
 ) -> dict[str, Row]:
     """The trainings of a problem: alone, pooled, the methods, and FedAvg with what protects or compresses it.
 
-    The last row has all at once: the first codec whose messages add over clients, the secure sum, and the
-    smallest budget. What several of these together exclude is a row that says why.
+    Of images, rows of ``finetune`` start from a model that was trained without labels. The last row has all
+    at once: the first codec whose messages add over clients, the secure sum, and the smallest budget. What
+    several of these together exclude is a row that says why.
 
     Raises:
       FlagError: a name is unknown or given twice, or a setting does not fit.
     """
-    _check_names(methods, codecs, dotted)
+    _check_names(methods, codecs, finetune, dotted)
     plain = changed(base, federation=sweep.without_privacy(base.federation))
 
     def by(name: str) -> TrainSettings:
@@ -185,6 +204,9 @@ def rows_of(
         rows[f"{BASELINE}, ε = {epsilon:g}"] = Row(
             _with(base, {"dp_epsilon": epsilon}), features=("privacy",)
         )
+    if plain.task != "reconstruction":
+        for choice, settings in _finetuned(plain, finetune, dotted).items():
+            rows[f"pre-trained, {choice.replace('+', ' + ')}"] = Row(settings, pretrained=True)
     for label, row in rows.items():
         try:
             _check(row)
@@ -222,19 +244,48 @@ def _with(base: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
     return changed(base, federation=changed(federation, algorithm=BASELINE, **changes))
 
 
+def _finetuned(base: TrainSettings, choices: Sequence[str], dotted: Dotted) -> dict[str, TrainSettings]:
+    """FedAvg of some leaves from a model that is not there yet; {choice: settings}."""
+    found = {}
+    for choice in choices:
+        kind, _, codec = choice.partition("+")
+        federation = changed(
+            base.federation,
+            algorithm=BASELINE,
+            finetune=kind,
+            finetune_options=dotted.get(kind, ()),
+            codec=codec or "none",
+            codec_options=dotted.get(codec, ()) if codec else (),
+            initialize_from="pretraining",
+        )
+        found[choice] = changed(base, federation=federation)
+    return found
+
+
 def _check(row: Row) -> Row:
     check_settings(row.settings)
     check_method(row.settings.federation, (row.settings.task,))
     return row
 
 
-def _check_names(methods: Sequence[str], codecs: Sequence[str], dotted: Dotted) -> None:
+def _check_names(
+    methods: Sequence[str], codecs: Sequence[str], choices: Sequence[str], dotted: Dotted
+) -> None:
     able = [name for name in algorithms() if method(name).exchanges]
     if BASELINE not in methods or len(set(methods)) != len(methods) or not set(methods) <= set(able):
         expected = f"{BASELINE} and distinct others of {', '.join(able)}"
         raise FlagError("methods", expected, ",".join(methods) or "none")
     if len(set(codecs)) != len(codecs) or not set(codecs) <= set(communication.CODECS):
         raise FlagError("codec", f"distinct ones of {', '.join(communication.CODECS)}", ",".join(codecs))
+    kinds = ("full", *finetuning.RECIPES)
+    parts = [choice.partition("+") for choice in choices]
+    fitting = all(kind in kinds and (codec in communication.CODECS if plus else True)
+                  for kind, plus, codec in parts)  # fmt: skip
+    if len(set(choices)) != len(choices) or not fitting:
+        expected = f"distinct ones of {', '.join(kinds)}, alone or with +CODEC"
+        raise FlagError("finetune", expected, ",".join(choices))
+    used = {name for kind, _, codec in parts for name in (kind, codec)}
     for name, options in dotted.items():
-        if options and name not in (*methods, *codecs, "codec", "secure_aggregation"):
-            raise FlagError(f"{name}.NAME", "one of --methods, --codec or secure_aggregation", name)
+        if options and name not in (*methods, *codecs, *used, "codec", "secure_aggregation"):
+            expected = "one of --methods, --codec, --finetune or secure_aggregation"
+            raise FlagError(f"{name}.NAME", expected, name)

@@ -20,6 +20,7 @@ from experiments.pipeline.reconstruction import classical, images_of, physics_of
 from experiments.pipeline.sweep import Done, write_json
 from fedrecon import Variables
 from fedrecon.data import ClientData
+from fedrecon.reporting import mean_interval
 from fedrecon.runtime import decode_numbers, read_log
 from fedrecon.tasks import measure_of
 from fedrecon.training import example_of, model_files
@@ -163,6 +164,23 @@ def _of_cases(task: str, cases: diagnosis.Cases, threshold: float) -> PatientSco
     overall = found.overall
     reason = f"an AUC of {overall['positives']} positive and {overall['negatives']} negative images"
     return PatientScores(value, low, high, sites, [], 0, count, reason)
+
+
+def over_seeds(scores: list[PatientScores]) -> dict[str, Any]:
+    """Means over seeds; intervals of patients are averaged, as if all seeds had the same patients."""
+    interval = mean_interval([each.value for each in scores])
+    worst = [np.nanmin([*each.sites.values(), np.inf]) for each in scores]
+    return {
+        "score": interval.mean,
+        "low": float(np.mean([each.low for each in scores])),
+        "high": float(np.mean([each.high for each in scores])),
+        "half_width": interval.half_width,
+        "worst_site": float(np.mean(worst)) if np.isfinite(worst).all() else math.nan,
+        "patients": [value for each in scores for value in each.patients],
+        "scored": sum(each.scored for each in scores),
+        "unscored": sum(each.unscored for each in scores),
+        "reason": next((each.reason for each in scores if each.reason), ""),
+    }
 
 
 def validated(done: Done) -> float:

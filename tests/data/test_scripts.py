@@ -62,6 +62,7 @@ def test_written_cohorts_read_back_and_are_not_overwritten(tmp_path):
         write_mri_cohort(tmp_path / "out", sites, 2, (32, 32), 0)
 
 
+@pytest.mark.slow
 def test_simulate_cohort_writes_what_its_flags_say_or_names_the_wrong_one(tmp_path):
     result = run("data_scripts.simulate_cohort", f"--output={tmp_path}", "--size_skew=2")
     assert result.returncode == 1 and "size_skew" in result.stderr and "Traceback" not in result.stderr

@@ -157,6 +157,7 @@ multitask | --workdir={}/run --problems=retina | --data_dir
 multitask | --workdir={}/run --problems=xray --data_dir={}/none | none
 multitask | --workdir={}/run --methods=fedprox | --methods
 multitask | --workdir={}/run --codec=zip | --codec
+multitask | --workdir={}/run --finetune=prefix | --finetune
 multitask | --workdir={}/run --top_k.fraction=2 --codec=top_k | --top_k.fraction
 multitask | --workdir={}/run --epsilons=inf | --epsilons
 multitask | --workdir={}/run --seeds=0 | --seeds

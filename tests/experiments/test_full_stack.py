@@ -225,6 +225,7 @@ def test_a_malformed_file_is_named_and_nothing_is_written(tmp_path, damage):
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "config.json"]
 
 
+@pytest.mark.slow
 def test_a_malformed_file_ends_the_run_with_one_line(environment, tmp_path):
     path = _malformed(tmp_path / "data", _truncated)
     process = start(environment, tmp_path / "run", "--cohort=measured", f"--data_dir={tmp_path / 'data'}")

@@ -14,11 +14,13 @@ import pytest
 from absl import flags
 
 from experiments import multitask
-from experiments.pipeline import multitask_report, multitask_scores
+from experiments.pipeline import multitask_joint, multitask_report, multitask_scores
 from experiments.pipeline.diagnosis import Cases
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.joint_data import JointData
 from experiments.pipeline.multitask_problems import EXTENT, PRESETS, PROBLEMS
 from experiments.pipeline.programs import flag_groups
+from fedrecon.data import ClientData
 from fedrecon.training import FlagError
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,45 @@ def test_every_problem_has_the_same_rows_and_one_with_all_at_once():
     found = everything.settings.federation
     assert (found.codec, found.secure_aggregation, found.dp_epsilon) == ("power_sgd", "secagg", 8)
     assert everything.features == ("codec", "sums", "privacy") and not everything.refused
+
+
+def test_rows_of_fine_tuning_are_of_images_and_start_from_a_model_trained_without_labels():
+    extent = {"finetune": ["full", "lora+top_k"], "problems": ["ct", "lesions"]}
+    planned = plan(extent=extent, dotted={"lora": (("rank", "2"),), "top_k": (("fraction", "0.1"),)})
+    assert not any(row.pretrained for row in planned["ct"].values())
+    found = {name: row for name, row in planned["lesions"].items() if row.pretrained}
+    assert list(found) == ["pre-trained, full", "pre-trained, lora + top_k"]
+    kept = found["pre-trained, lora + top_k"].settings.federation
+    assert (kept.finetune, kept.codec, kept.algorithm) == ("lora", "top_k", "fedavg")
+    assert kept.finetune_options == (("rank", "2"),) and kept.codec_options == (("fraction", "0.1"),)
+    assert found["pre-trained, full"].settings.federation.codec == "none"
+
+
+def test_joint_rows_score_patients_and_cost_all_that_they_are_trained_by(tmp_path):
+    rows = [{"patient": "p", "site": "a", "dice": 0.5}, {"patient": "q", "site": "a", "dice": None},
+            {"patient": "r", "site": "b", "dice": 0.9}]  # fmt: skip
+    found = multitask_joint.of_rows(rows)
+    assert found.value == pytest.approx(0.7) and (found.scored, found.unscored) == (2, 1)
+    assert found.sites == {"a": 0.5, "b": 0.9} and math.isnan(found.patients[1])
+    assert found.low == pytest.approx(0.5) and found.high == pytest.approx(0.9)
+    records = [
+        {"stage": stage, "round": 1, "bytes_up": up, "bytes_down": 1, "seconds": 2.0, **more}
+        for stage, up, more in (
+            ("rec_only", 10, {"validation_seconds": 0.5}), ("frozen", 20, {}), ("joint-1", 40, {})
+        )
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    staged = {training.name for training in multitask_joint.ROWS["two stages"].trainings}
+    cost = multitask_joint.cost_of(tmp_path, staged)
+    assert cost == {"bytes_up": 30, "bytes_down": 2, "seconds": 3.5}
+    # A mask of a quarter of a volume: 2 (1/4) / (1 + 1/4), and nothing to score without one.
+    masks = np.zeros((1, 3, 2, 2), np.float32)
+    masks[0, :2, 0, 0] = 1
+    data = ClientData({"segmentation": masks, "volume": np.array([[0, 0, 1]])}, np.ones((1, 3), bool), ("a",))
+    everything = multitask_joint.marked_everywhere(
+        JointData(data, data, data, {"test": (("p", "q"),)}, {}, "")
+    )
+    assert everything[0]["dice"] == pytest.approx(0.4) and math.isnan(everything[1]["dice"])
 
 
 def test_presets_and_problems_fit_all_settings():
@@ -75,6 +116,8 @@ def test_what_excludes_each_other_at_once_is_a_row_that_says_so():
         ({"methods": ["fedprox"]}, "", {}, "methods: expected fedavg and distinct others"),
         ({"methods": ["fedavg", "local_only"]}, "", {}, "methods: expected fedavg and distinct others"),
         ({"codec": ["zip"]}, "", {}, "codec: expected distinct ones of dense"),
+        ({"finetune": ["prefix"]}, "", {}, "finetune: expected distinct ones of full, lora"),
+        ({"finetune": ["lora+zip"]}, "", {}, "finetune: expected distinct ones of full, lora"),
         ({"epsilons": ["0"]}, "", {}, "epsilons: expected positive numbers"),
         ({"epsilons": ["1", "1.0"]}, "", {}, "epsilons: expected distinct positive numbers"),
         ({}, "", {"top_k": (("fraction", "1"),)}, r"top_k\.NAME: expected one of --methods, --codec"),
@@ -216,7 +259,7 @@ def numbers(text):
 
 @pytest.mark.slow
 def test_the_smoke_preset_runs_resumes_after_kills_and_is_read_the_second_time(tmp_path):
-    only = ("--problems=lesions", "--epsilons=8")
+    only = ("--problems=lesions", "--epsilons=8", "--finetune=lora")
     whole = command(tmp_path / "whole", *only)
     text, _ = whole.communicate()
     assert whole.returncode == 0

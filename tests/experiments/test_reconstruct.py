@@ -278,6 +278,7 @@ def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
     assert psnr["cg-sense"] > psnr["rss"] + 1.5
 
 
+@pytest.mark.slow
 def test_measured_spokes_show_the_object_in_the_middle_of_the_oversampled_view(tmp_path, measured_data):
     run(
         ReconstructOptions(

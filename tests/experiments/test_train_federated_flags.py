@@ -168,6 +168,7 @@ def test_dotted_flags_are_taken_out():
         split_dotted(["--m.x=1", "--m.x=2"], ("m",))
 
 
+@pytest.mark.slow
 def test_help_shows_a_few_flags_first_and_all_of_them_when_asked():
     short = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120, check=False)
     assert short.returncode == 0 and not short.stderr
@@ -207,14 +208,15 @@ def test_every_flag_is_in_one_group(program):
     assert {"data", "model", "training", "federation", "privacy", "run"} <= set(groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
         ("--round=2", "round"),
-        pytest.param("--algorithm.strength=2", "--algorithm.strength", marks=pytest.mark.slow),
-        pytest.param("--rounds=many", "--rounds", marks=pytest.mark.slow),
-        pytest.param("--cohort=moon", "--cohort", marks=pytest.mark.slow),
-        pytest.param("--parallel=often", "--parallel", marks=pytest.mark.slow),
+        ("--algorithm.strength=2", "--algorithm.strength"),
+        ("--rounds=many", "--rounds"),
+        ("--cohort=moon", "--cohort"),
+        ("--parallel=often", "--parallel"),
     ],
 )
 def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(flag, message, tmp_path):

@@ -369,7 +369,8 @@ def masked_sum():
     return fl.Channel(lambda upload: ((), ()), encode, decode, linear=False)
 
 
-@pytest.mark.parametrize("count", [pytest.param(None, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [None, 4])
 def test_masked_sums_survive_a_client_that_drops_out(fx, count):
     """One of four of five invited clients, or of all, sends nothing finite: the sum is that of the others."""
     sampler = None if count is None else fl.uniform_clients(count)

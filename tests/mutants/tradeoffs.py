@@ -70,7 +70,30 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/multitask_joint.py",
+        (
+            'if record["stage"] in names]',
+            "if True]",
+            _MULTITASK + "joint_rows_score_patients_and_cost_all_that_they_are_trained_by",
+        ),
+        (
+            "dice = 2 * part / (1 + part)",
+            "dice = part / (1 + part)",
+            _MULTITASK + "joint_rows_score_patients_and_cost_all_that_they_are_trained_by",
+        ),
+        (
+            "own = dice[(site_of == site) & ~np.isnan(dice)]",
+            "own = dice[~np.isnan(dice)]",
+            _MULTITASK + "joint_rows_score_patients_and_cost_all_that_they_are_trained_by",
+        ),
+    ),
+    *in_file(
         "experiments/pipeline/multitask_problems.py",
+        (
+            "finetune_options=dotted.get(kind, ())",
+            "finetune_options=dotted.get(codec, ())",
+            _MULTITASK + "rows_of_fine_tuning_are_of_images_and_start_from_a_model_trained_without_labels",
+        ),
         (
             'changes = {**changes, "dp_batch_size": base.batch_size}',
             "changes = {**changes}",

@@ -111,7 +111,8 @@ def test_renamed_keeps_the_signature_and_refuses_both_names():
         scaled(3, 4, old=1)
 
 
-@pytest.mark.parametrize("batch", [pytest.param((), marks=pytest.mark.slow), (3,)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [(), (3,)])
 def test_reconstructions_report_how_they_ended(problem, batch):
     A, y = problem
     y = y if batch else y[0]
