@@ -370,8 +370,8 @@ class FederationSettings:
     )
     dp_noise: str = _privacy(
         "simulation",
-        "Randomness of noise and batches: keys of the run's seed, which whoever knows it can subtract, or "
-        "secure, from the operating system, with which no run repeats another",
+        "Source of the noise and of the batches: keys of the run's seed, for simulations (whoever knows it "
+        "can subtract the noise), or the operating system's generator (secure; no two runs are alike)",
         choices=("simulation", "secure"),
         needs=(_PRIVATE,),
     )
