@@ -22,8 +22,18 @@ MUTANTS = (
             _RIDERS + "scores_are_those_of_the_definition",
         ),
         (
-            "others = jax.tree.map(lambda x: x.sum(0)[None] - x",
-            "others = jax.tree.map(lambda x: x.sum(0)[None]",
+            "lax.map(one, jnp.concatenate([orders, orders[:, ::-1]])).mean(0)",
+            "lax.map(one, jnp.concatenate([orders, orders[:, ::-1]])).sum(0)",
+            _RIDERS + "gains_alone_and_shares_add_up_and_are_those_of_the_exact_values",
+        ),
+        (
+            "total = jax.tree.map(lambda t, d: t + weight[row] * d[row], total, delta)",
+            "total = jax.tree.map(lambda t, d: t + d[row], total, delta)",
+            _RIDERS + "gains_alone_and_shares_add_up_and_are_those_of_the_exact_values",
+        ),
+        (
+            "jnp.where(jnp.eye(len(norms), dtype=bool), 0, cosines)",
+            "jnp.where(jnp.eye(len(norms), dtype=bool), cosines, 0)",
             _RIDERS + "scores_are_those_of_the_definition",
         ),
     ),
