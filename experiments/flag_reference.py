@@ -33,6 +33,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.privacy_curves": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.joint": (joint_settings.JointSettings, joint_settings.BY_PRESET),
     "experiments.leave_one_site_out": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
+    "experiments.continual": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.flamby": None,
     "experiments.diagnosis": None,
     "experiments.benchmark_segmentation": None,

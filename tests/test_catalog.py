@@ -10,15 +10,18 @@ from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry, registry, tracing
 
-NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox fednova scaffold
-feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng famhe
-medisecfed lai local_only centralized""".split()
+NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox ewc lwf fednova
+scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng
+famhe medisecfed lai local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
 NUMBERS = {
     # A quarter of the model, the header of 64 bytes and the weight; the model and two turns.
     "streaming_diloco": (P // 4 + 16 + 1, P + 2),
+    # The last model and the Fisher diagonal; the last model alone.
+    "ewc": (P + 1, 3 * P),
+    "lwf": (P + 1, 2 * P),
     "fednova": (P + 2, P),
     "scaffold": (2 * P + 1, 2 * P),
     "qfedavg": (P + 2, P),

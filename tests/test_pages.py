@@ -18,7 +18,7 @@ PAGES = {
     "use_a_model": (1, 2),
     "own_model": (2, 3),
     "own_method": (1, 3),
-    "diagnosis": (2, 1),
+    "diagnosis": (3, 1),
 }
 
 

@@ -74,6 +74,11 @@ _OF_PROGRAMS = {
         "adapt",
         "labeled",
         "tuning_passes",
+        "scenario",
+        "blocks",
+        "without",
+        "scanner_shift",
+        "keep_left",
     ),
 }
 

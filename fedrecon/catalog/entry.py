@@ -21,6 +21,8 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
         "a privacy budget",
     ),
     "mechanism": (("mechanism",), "a privacy budget (`--dp.epsilon`)"),
+    "memory": (("memory",), "blocks of data before this one (`experiments.continual`)"),
+    "importance": ((), "Fisher diagonals of these blocks"),
     "classification": ((), "that task"),
     "segmentation": ((), "that task"),
     "reconstruction": ((), "that task"),

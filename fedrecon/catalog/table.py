@@ -4,8 +4,10 @@ from fedrecon import communication, privacy
 from fedrecon import federated as fl
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.diloco import diloco
+from fedrecon.federated.methods.ewc import ewc
 from fedrecon.federated.methods.lai import lai
 from fedrecon.federated.methods.li_w import li_w
+from fedrecon.federated.methods.lwf import lwf
 from fedrecon.federated.methods.medisecfed import medisecfed
 
 _SERVER = ("server_optimizer",)
@@ -62,6 +64,27 @@ TABLE = (
         fl.fedprox,
         "Li et al. 2020, MLSys, arXiv:1812.06127",
         "a proximal term holds clients near the received model",
+    ),
+    Entry(
+        "ewc",
+        ewc,
+        "Kirkpatrick et al. 2017, PNAS, arXiv:1612.00796",
+        "weights that mattered to earlier blocks of data are held where they were",
+        tests=(
+            "tests/federated/test_remembering.py::test_a_step_of_ewc_is_that_of_the_quadratic_penalty",
+            "tests/federated/test_remembering.py::test_the_fisher_diagonal_is_the_mean_over_all_examples",
+        ),
+        command="experiments.continual --workdir=runs/ewc --methods=ewc",
+        needs=("memory", "importance"),
+    ),
+    Entry(
+        "lwf",
+        lwf,
+        "Li and Hoiem 2016, ECCV, arXiv:1606.09282",
+        "models go on answering as the one of the last block of data did",
+        tests=("tests/federated/test_remembering.py::test_lwf_adds_the_divergence_from_the_last_model",),
+        command="experiments.continual --workdir=runs/lwf --methods=lwf",
+        needs=("memory", "classification", "segmentation"),
     ),
     Entry(
         "fednova",

@@ -11,6 +11,7 @@ import optax
 from fedrecon import federated as fl
 from fedrecon.catalog.entry import RATES, Entry
 from fedrecon.federated.mechanism import Mechanism
+from fedrecon.federated.methods.remembering import Memory
 from fedrecon.federated.traffic import RoundBytes, round_bytes
 from fedrecon.types import Task, Variables
 
@@ -43,10 +44,13 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "represent": _predict,
         "example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)},
         "mechanism": Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example"),
+        # Of a block that is not the first.
+        "memory": Memory(_initial(None), _initial(None).params),
     }
     parameters = inspect.signature(entry.recipe).parameters.values()
     required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
-    arguments = {name: known.get(name, 1) for name in (required - {"task"}) | set(RATES[entry.rate])}
+    given = (*RATES[entry.rate], *(name for name in entry.needs if name == "memory"))
+    arguments = {name: known.get(name, 1) for name in (required - {"task"}) | set(given)}
     task = Task(_initial, _loss, lambda params, stats, batch: {}, _predict, normalization)
     return entry.recipe(task, **arguments)
 

@@ -16,6 +16,7 @@ from fedrecon.evaluation.agreement import (
 from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
+from fedrecon.evaluation.forgetting import Transfer, transfer
 from fedrecon.evaluation.lesions import Lesions, match_lesions
 from fedrecon.evaluation.pareto import dominates, hypervolume, pareto_front
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
@@ -29,6 +30,7 @@ __all__ = [
     "OperatingPoint",
     "PairedTest",
     "Reliability",
+    "Transfer",
     "at_threshold",
     "collaboration",
     "delong_interval",
@@ -47,4 +49,5 @@ __all__ = [
     "reliability",
     "sampled_shapley",
     "shapley",
+    "transfer",
 ]

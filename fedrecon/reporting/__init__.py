@@ -32,6 +32,7 @@ from fedrecon.reporting.patients import (
     patient_masks,
 )
 from fedrecon.reporting.report import Figure, Section, Table, write_report
+from fedrecon.reporting.streams import plot_streams
 from fedrecon.reporting.tables import format_table, metric_rows
 from fedrecon.reporting.tradeoffs import TradeOff, TradeOffPoint, plot_trade_offs
 
@@ -65,6 +66,7 @@ __all__ = [
     "plot_segmentations",
     "plot_site_boxes",
     "plot_site_scores",
+    "plot_streams",
     "plot_trade_offs",
     "plot_training",
     "save_comparison_plot",

@@ -32,7 +32,7 @@ from fedrecon.runtime.program import (
     user_message,
 )
 from fedrecon.runtime.progress import Progress
-from fedrecon.runtime.training import train
+from fedrecon.runtime.training import rounds_done, train
 from fedrecon.runtime.watchdog import PeerError, Watchdog, leave
 from fedrecon.runtime.workdir import Workdir, WorkdirError
 
@@ -65,6 +65,7 @@ __all__ = [
     "program_name",
     "read_log",
     "release_memory",
+    "rounds_done",
     "run_program",
     "set_cpu_devices",
     "show_help",

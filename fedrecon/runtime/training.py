@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def train(
     Raises:
       KeyboardInterrupt: on Ctrl-C, at the latest after the dispatch in flight.
     """
-    checkpointer = Checkpointer(workdir / "checkpoints" / stage.replace("/", "-"))
+    checkpointer = Checkpointer(_checkpoints(workdir, stage))
     log = RunLog(workdir / "metrics.jsonl", write=is_lead())
     try:
         restored = checkpointer.restore(state)
@@ -110,6 +111,17 @@ def train(
         raise
     checkpointer.close()
     return state
+
+
+def rounds_done(workdir: Workdir, stage: str) -> int:
+    """Rounds of the newest checkpoint of a stage, 0 without one; it may be damaged, which `train` finds."""
+    folder = _checkpoints(workdir, stage)
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _checkpoints(workdir: Workdir, stage: str) -> Path:
+    return workdir / "checkpoints" / stage.replace("/", "-")
 
 
 def _save(checkpointer: Checkpointer, interrupts: "_Interrupts", done: int, state: PyTree) -> None:

@@ -16,6 +16,7 @@ from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
+from fedrecon.federated.methods.remembering import Memory
 from fedrecon.tasks import layer_features
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.codecs import downlinked, make_codec, make_downlink
@@ -62,7 +63,8 @@ _FLAGS = {
 # What a method brings that a secure sum would replace -> the option it fixes then.
 _OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
-_GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", *TASKS)
+_GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", "memory",
+          "importance", *TASKS)  # fmt: skip
 
 
 def algorithms() -> tuple[str, ...]:
@@ -223,6 +225,7 @@ def make_algorithm(
     represent: Callable | None = None,
     tuning: Tuning | None = None,
     own: fl.Method | None = None,
+    memory: Memory | None = None,
 ) -> fl.FederatedAlgorithm:
     """The algorithm that the settings name, for these clients.
 
@@ -235,6 +238,7 @@ def make_algorithm(
       represent: the network's representation, where the algorithm needs one.
       tuning: what is trained of a model, with the task; None trains everything.
       own: what the task itself needs at clients and server, besides the algorithm.
+      memory: of the blocks before, where the algorithm needs one; None is an empty one.
 
     Raises:
       ValueError: as `check_method`, or from the recipe; names the flag.
@@ -244,6 +248,8 @@ def make_algorithm(
     arguments |= _needed(settings, chosen, options, budget, task, train)
     if "represent" in chosen.needs:
         arguments["represent"] = represent
+    if "memory" in chosen.needs and memory is not None:
+        arguments["memory"] = memory
     if not chosen.pooled and "sampler" not in chosen.fixes:
         arguments["sampler"] = make_sampler(settings, train)
     if "weighting" not in fixed_flags(chosen) and (weighting := make_weighting(settings, train)) is not None:

@@ -17,9 +17,10 @@ from fedrecon import federated as fl
 from fedrecon.data import ClientData, pool, select_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
+from fedrecon.federated.methods.remembering import Memory
 from fedrecon.files import write_atomically
 from fedrecon.privacy import check_examples_apart
-from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, train
+from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, rounds_done, train
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
 from fedrecon.training.compiled_rounds import CompiledRounds
@@ -53,6 +54,8 @@ class Stage(NamedTuple):
       about: what is kept with the released model besides what is known here, JSON-able.
       method: of the clients that train, what the task itself needs there and at the server, such as
         `interface_balance`; it sees their validation split. None without.
+      memory: of the blocks of a stream before this one, empty for the first; None outside of streams.
+      carry: ``carry(state) -> state``, what of an earlier training the first state has. None without.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Stage(NamedTuple):
     validation: ClientData | None = None
     about: Mapping[str, Any] = types.MappingProxyType({})
     method: Callable[[ClientData], fl.Method] | None = None
+    memory: Memory | None = None
+    carry: Callable[[RoundState], RoundState] | None = None
 
 
 def _no_report(stage: str) -> None:
@@ -157,8 +162,11 @@ def train_stage(
     check_private(stage, settings)
     stage, tuning = started(stage, settings)
     entry, mesh = method(settings.algorithm), mesh_of(settings)
+    if "memory" in entry.needs and stage.memory is None:
+        raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", settings.algorithm)
     clients = pool(stage.clients) if entry.pooled else stage.clients
     given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
+    given["memory"] = stage.memory
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
     work = local_work(settings, budget, stage.clients, algorithm)
     write_sums(workdir, stage, settings, algorithm)
@@ -173,10 +181,13 @@ def train_stage(
         seen = pool(seen)
     opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, frozen=tuning.frozen, **work)
     with naming_messages(settings), opened as rounds:
+        if stage.carry is not None:
+            rounds = rounds._replace(state=stage.carry(rounds.state))
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, key, fresh=noise is not None and noise.secure)
         # Compiled before the first round, so that its time is not in the log.
-        dispatch(min(execution.rounds_per_dispatch, budget.rounds))
+        if rounds_done(workdir, stage.name) < budget.rounds:
+            dispatch(min(execution.rounds_per_dispatch, budget.rounds))
         state = train(
             workdir,
             stage.name,

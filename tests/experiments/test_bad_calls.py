@@ -169,6 +169,14 @@ multitask | --workdir={}/run --task=segmentation | task
 leave_one_site_out | --workdir={}/run --adapt=tail | --adapt
 leave_one_site_out | --workdir={}/run --algorithm=local_only | --algorithm
 leave_one_site_out | --workdir={}/run --labeled=0 | --labeled
+continual | --workdir={}/run --preset=smoke --blocks=nobody | --blocks
+continual | --workdir={}/run --preset=smoke --blocks=client0;-client1 | --blocks
+continual | --workdir={}/run --preset=smoke --without=nobody | --without
+continual | --workdir={}/run --scenario=nosuch | --scenario
+continual | --workdir={}/run --methods=local_only | --algorithm
+continual | --workdir={}/run --methods=joint --preset=smoke --without=client0 | --methods
+continual | --workdir={}/run --dp.epsilon=8 | --dp.epsilon
+train_federated | --workdir={}/run --preset=smoke --algorithm=ewc | --algorithm: expected experiments
 inversion_figures | --iterations=0 | --iterations
 secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed

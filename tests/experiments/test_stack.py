@@ -26,6 +26,7 @@ from fedrecon.data import select_clients, stack_clients
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import History
 from fedrecon.federated.mechanism import Mechanism
+from fedrecon.federated.methods.remembering import Memory
 from fedrecon.privacy import read_ledger
 from fedrecon.runtime import Workdir, read_log
 from fedrecon.training.budgets import Budget, Spending
@@ -39,7 +40,7 @@ WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5
 NOISE = Spending(
     Mechanism(0.1, 2.0, 4, 12, steps=6), dict.fromkeys("abc", 5), dict.fromkeys("abc", 1e-3), target=1e3
 )
-LEAKING = {"qfedavg", "afl", "pfedme", "medisecfed", "lai", "local_only", "centralized"}
+LEAKING = {"ewc", "qfedavg", "afl", "pfedme", "medisecfed", "lai", "local_only", "centralized"}
 
 
 def loss(params, stats, batch, key):
@@ -70,7 +71,8 @@ def represent(params, stats, batch):
 
 
 def trained(folder, federation, noise=NOISE, budget=BUDGET):
-    stage = Stage("stage", TASK, TASK.init(None), CLIENTS, jax.random.key(1), jax.random.key(2), represent)
+    keys = jax.random.key(1), jax.random.key(2)
+    stage = Stage("stage", TASK, TASK.init(None), CLIENTS, *keys, represent, memory=Memory())
     with Workdir(folder, {}) as workdir:
         result = train_stage(stage, federation, budget, workdir, Execution("scan"), noise)
     return result, read_log(folder / "metrics.jsonl")

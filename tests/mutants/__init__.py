@@ -26,6 +26,7 @@ from tests.mutants import (
     runtime,
     secure,
     solvers,
+    streams,
     tradeoffs,
     training,
 )
@@ -50,6 +51,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *privacy_sums.MUTANTS,
     *runtime.MUTANTS,
     *runs.MUTANTS,
+    *streams.MUTANTS,
     *tradeoffs.MUTANTS,
     *training.MUTANTS,
     *programs.MUTANTS,

@@ -78,6 +78,7 @@ REFUSED = {
     "qfedavg": "secure_aggregation.scalar_bound: expected the largest scalar",
     "li_w": "secure_aggregation: expected none with --algorithm=li_w",
     "lai": "algorithm=lai: expected --task=classification",
+    "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
     "famhe": "secure_aggregation: expected none with --algorithm=famhe",
     "fedpaq": "secure_aggregation: expected none with --algorithm=fedpaq",

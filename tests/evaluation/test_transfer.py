@@ -1,0 +1,37 @@
+"""Transfer over a stream of blocks, by hand."""
+
+import numpy as np
+import pytest
+
+from fedrecon.evaluation import transfer
+
+
+def test_figures_by_hand():
+    scores = [[0.8, 0.3, 0.1], [0.9, 0.7, 0.2], [0.6, 0.5, 0.9]]
+    found = transfer(scores, [0.1, 0.25, 0.25])
+    assert found.final == pytest.approx((0.6 + 0.5 + 0.9) / 3)
+    assert found.learned == pytest.approx((0.8 + 0.7 + 0.9) / 3)
+    assert found.backward == pytest.approx((0.6 - 0.8 + 0.5 - 0.7) / 2)
+    # The best of block 1 was after block 2.
+    assert found.forgetting == pytest.approx((0.9 - 0.6 + 0.7 - 0.5) / 2)
+    assert found.forward == pytest.approx((0.3 - 0.25 + 0.2 - 0.25) / 2)
+    # Of a loss all differences turn around, scores do not.
+    losses = transfer(1 - np.asarray(scores), 1 - np.array([0.1, 0.25, 0.25]), lower_is_better=True)
+    np.testing.assert_allclose(losses[2:], found[2:])
+    assert losses.final == pytest.approx(1 - found.final)
+
+
+def test_what_has_no_score_is_left_out():
+    scores = [[0.8, np.nan], [0.6, np.nan]]
+    found = transfer(scores, [0.1, np.nan])
+    assert found.final == pytest.approx(0.6) and found.backward == pytest.approx(-0.2)
+    assert np.isnan(found.forward) and np.isnan(transfer(scores).forward)
+    alone = transfer([[0.7]], [0.2])
+    assert alone.final == alone.learned == 0.7
+    assert np.isnan([alone.backward, alone.forgetting, alone.forward]).all()
+    for wrong, message in (
+        (([[0.1, 0.2]], None), "scores: expected a square matrix"),
+        (([[0.1]], [0.1, 0.2]), "untrained: expected 1 scores"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            transfer(*wrong)

@@ -1,0 +1,58 @@
+"""Mutants of streams of blocks, whose sites come and go."""
+
+from tests.mutants.mutant import in_file
+
+_STREAMS = "tests/training/test_streams.py::test_"
+_REMEMBERING = "tests/federated/test_remembering.py::test_"
+_TRANSFER = "tests/evaluation/test_transfer.py::test_figures_by_hand"
+MUTANTS = (
+    *in_file(
+        "fedrecon/evaluation/forgetting.py",
+        ("np.nanmax(before[:, known], 0)", "before[-1, known]", _TRANSFER),
+        ("np.diag(found, 1) - start[1:]", "np.diag(found, -1) - start[1:]", _TRANSFER),
+        ("sign * (last - diagonal)[:-1]", "sign * (last - diagonal)", _TRANSFER),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/remembering.py",
+        (
+            'x / jnp.maximum(found["count"], 1)',
+            "x",
+            _REMEMBERING + "the_fisher_diagonal_is_the_mean_over_all_examples",
+        ),
+        (
+            "jax.tree.map(jnp.add, memory.importance, importance)",
+            "importance",
+            _REMEMBERING + "the_fisher_diagonal_is_the_mean_over_all_examples",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/ewc.py",
+        (
+            "* f * (p - v)",
+            "* f * (v - p)",
+            _REMEMBERING + "a_step_of_ewc_is_that_of_the_quadratic_penalty",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/lwf.py",
+        (
+            "strength * temperature**2 * mean",
+            "strength * temperature * mean",
+            _REMEMBERING + "lwf_adds_the_divergence_from_the_last_model",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/streams.py",
+        (
+            "if not (left := tuple(block for block in rest if block.members))",
+            "if not (left := tuple(rest))",
+            _STREAMS + "texts_tell_blocks",
+        ),
+        ("if member.site not in members:", "if False:", _STREAMS + "a_wrong_text_is_refused_in_a_line"),
+        (
+            "np.array_split(order, member.parts)[member.part - 1]",
+            "np.array_split(order, member.parts)[0]",
+            _STREAMS + "parts_divide_patients_and_scanners_change_images",
+        ),
+    ),
+)
