@@ -69,8 +69,8 @@ def plan(base: TrainSettings, codecs: list[str], dotted: Dotted) -> dict[str, Tr
 
 def _point(base: TrainSettings, name: str, dotted: Dotted) -> TrainSettings:
     """The settings with a codec, or with what there is besides."""
-    # Options of --finetune are those of the point lora.
-    base = changed(base, finetune="full", finetune_options=())
+    # Options of --finetune are those of the point lora, and --codec is a list.
+    base = changed(base, finetune="full", finetune_options=(), codec="none", codec_options=())
     if name == "lora":
         return changed(base, finetune="lora", finetune_options=tuple(dotted.get("finetune", ())))
     if name == "diloco":

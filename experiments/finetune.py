@@ -247,6 +247,11 @@ def main(dotted: Dotted) -> None:
         first = next(iter(planned.values()))
         if first.task not in METRIC:
             raise FlagError("task", " or ".join(METRIC), first.task)
+        for name in ("pretraining_rounds", "pretraining_rate"):
+            if values.base and values[name].present:
+                raise FlagError(
+                    name, "none with --base, which takes the place of pre-training", values[name].value
+                )
         sweep.share_programs(workdir)
         with sweep.only_json(values.json):
             found = compare(

@@ -183,7 +183,10 @@ def untrained(
         )
         scores = site_scores(jax.device_get(score(jax.tree.map(jnp.asarray, rows))), test.names)
         write_atomically(file, json.dumps(as_json(scores), indent=2).encode())
-    return summary(decode_numbers(json.loads(file.read_text())), metric)
+    scores = decode_numbers(json.loads(file.read_text()))
+    # Null is nothing to score, such as an area under the curve of one class.
+    known = {site: {k: v for k, v in x.items() if v is not None} for site, x in scores.items()}
+    return summary(known, metric)
 
 
 def carried(target: Any, source: Any, *, last: bool = False) -> tuple[Any, tuple[str, ...]]:

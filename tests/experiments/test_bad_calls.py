@@ -49,6 +49,10 @@ finetune | --choices=prefix | --choices
 finetune | --choices=full --lora.rank=2 | --lora
 finetune | --factors=0 --choices=full --preset=smoke | --factors
 finetune | --task=reconstruction | --task
+finetune | --base={}/none --choices=full --preset=smoke | --base
+finetune | --base={}/rubbish --choices=full --preset=smoke | --base
+finetune | --base={}/rubbish --pretraining_rounds=3 --choices=full --preset=smoke | --pretraining_rounds
+train_federated | --downlink=qsgd --downlink.coding=rice | --downlink.coding
 train_federated | --downlink=top_k --algorithm=local_only | --downlink
 train_federated | --algorithm=fedpaq --secure_aggregation=secagg | --secure_aggregation
 train_federated | --parallel=fast | --parallel
@@ -149,6 +153,8 @@ secure_aggregation | --protocol=lightsecagg --colluders=4 | colluders
 secure_aggregation | --protocol=paillier | --protocol
 communication | --workdir={}/run --codec=zip | --codec
 communication | --workdir={}/run --codec=top_k --top_k.part=1 | --top_k.part
+communication | --workdir={}/run --codec=qsgd --codec.coding=zip | --codec.coding
+communication | --workdir={}/run --codec=power_sgd --power_sgd.alternate=2 | --power_sgd.alternate
 communication | --workdir={}/run --codec=qsgd --secure_aggregation=secagg | --codec
 privacy_curves | --workdir={}/run --epsilons=0 | --epsilons
 privacy_curves | --workdir={}/run --units=hospital | --units

@@ -10,7 +10,7 @@ from experiments import communication
 from experiments.pipeline.byte_curves import byte_curve, byte_figure, mean_curve, to_target
 from experiments.pipeline.federated_settings import TrainSettings, resolve
 from experiments.pipeline.programs import flag_groups
-from fedrecon.training import FlagError
+from fedrecon.training import FlagError, changed
 
 SIZES = {"clients": 3, "examples_per_client": 8, "image_size": 8, "rounds": 2, "validation_part": 0.25}
 
@@ -78,7 +78,10 @@ def test_several_seeds_have_means_and_their_scores():
 
 def test_what_there_is_besides_codecs_is_planned():
     base = resolve({"preset": "smoke", **SIZES, "rounds": 20, "initialize_from": "runs/base"})
+    # As flags give it, where --codec is a list and --codec.NAME is of all codecs.
+    base = changed(base, codec=["none", "lora", "diloco"], codec_options=(("fraction", "0.1"),))
     planned = communication.plan(base, ["none", "lora", "diloco"], {"finetune": (("rank", "2"),)})
+    assert {p.federation.codec for p in planned.values()} == {"none"}
     assert planned["lora"].federation.finetune_options == (("rank", "2"),)
     assert planned["none"].federation.finetune == "full"
     assert (planned["diloco"].rounds, planned["diloco"].epochs) == (2, 10)
