@@ -10,9 +10,9 @@ from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry, registry, tracing
 
-NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox ewc lwf fednova
-scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier deepee p3sgd cheng
-famhe medisecfed lai local_only centralized""".split()
+NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq feddropoutavg fedadagrad fedadam fedyogi fedprox
+ewc lwf fednova scaffold feddyn moon fedcl qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier
+deepee p3sgd cheng famhe medisecfed lai local_only centralized""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
@@ -41,6 +41,8 @@ NUMBERS = {
 BYTES_UP = {
     # 15 levels in four bits, a norm of 512 numbers, the header and the weight.
     "fedpaq": P // 2 + 4 * -(-P // 512) + 64 + 4,
+    # Seven tenths of the model, the header, the seed and the weight.
+    "feddropoutavg": 4 * 7 * P // 10 + 64 + 8 + 4,
     "li_w": 10**5 * 52 // 8 + 8,
     "cheng": -(-(P + 1) // 74) * 769,
     "famhe": 123 * 3 * 8192 * 4 * 4,

@@ -5,6 +5,7 @@ from fedrecon import federated as fl
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.ewc import ewc
+from fedrecon.federated.methods.fedcl import fedcl
 from fedrecon.federated.methods.lai import lai
 from fedrecon.federated.methods.li_w import li_w
 from fedrecon.federated.methods.lwf import lwf
@@ -55,6 +56,21 @@ TABLE = (
         "Reisizadeh et al. 2020, AISTATS, arXiv:1909.13014",
         "changes are rounded at random without bias (QSGD)",
         fixes=("channel",),
+    ),
+    Entry(
+        "feddropoutavg",
+        communication.feddropoutavg,
+        "Gunesli et al. 2021, arXiv:2111.13230",
+        "some clients, and of each model some parameters at random, are left out of the mean",
+        survey_row="FedDropoutAvg",
+        tests=(
+            "tests/federated/test_feddropoutavg.py::test_without_rates_it_is_fedavg_bit_for_bit",
+            "tests/federated/test_feddropoutavg.py::test_equal_clients_are_not_shrunk",
+            "tests/federated/test_feddropoutavg.py::test_what_both_of_two_drop_stays_exactly",
+            "tests/federated/test_feddropoutavg.py::test_clients_take_part_with_the_rate_and_never_nobody",
+        ),
+        command=_on_radiographs("feddropoutavg"),
+        fixes=("sampler", "weighting", "channel"),
     ),
     Entry("fedadagrad", fl.fedadagrad, _FEDOPT, "Adagrad at the server", fixes=_SERVER),
     Entry("fedadam", fl.fedadam, _FEDOPT, "Adam at the server", fixes=_SERVER),
@@ -113,6 +129,21 @@ TABLE = (
         fl.moon,
         "Li, He and Song 2021, CVPR, arXiv:2103.16257",
         "representations are drawn to the global model's and away from the client's former ones",
+        needs=("represent",),
+    ),
+    Entry(
+        "fedcl",
+        fedcl,
+        "Liu et al. 2023, Pattern Recognition 143:109739",
+        "representations are drawn to the global model's and away from those of the global model before",
+        survey_row="FedCL",
+        tests=(
+            "tests/federated/test_fedcl.py::test_the_negative_is_the_model_received_in_the_round_before",
+            "tests/federated/test_fedcl.py::test_equal_models_give_log_two_and_no_gradient",
+            "tests/federated/test_fedcl.py::test_nothing_is_sent_but_the_model",
+            "tests/federated/test_fedcl.py::test_the_second_round_differs_from_averaging",
+        ),
+        command=_on_radiographs("fedcl"),
         needs=("represent",),
     ),
     Entry(

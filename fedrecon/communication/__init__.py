@@ -9,6 +9,7 @@ uploads add over clients. `with_downlink` sends what the server changes by a cod
 from fedrecon.communication.codec import Codec, Encoded, Keys, compressed, forgetting
 from fedrecon.communication.downlink import with_downlink
 from fedrecon.communication.low_rank import power_sgd
+from fedrecon.communication.methods.feddropoutavg import feddropoutavg
 from fedrecon.communication.methods.fedpaq import fedpaq
 from fedrecon.communication.methods.streaming_diloco import streaming_diloco
 from fedrecon.communication.named import CODECS, NamedCodec, named_codec, upload_message
@@ -33,6 +34,7 @@ __all__ = [
     "dense",
     "deserialize",
     "estimates",
+    "feddropoutavg",
     "fedpaq",
     "forgetting",
     "majority_vote",

@@ -11,6 +11,7 @@ import pytest
 from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.federated.methods.diloco import diloco
+from fedrecon.federated.methods.fedcl import fedcl
 from fedrecon.types import Variables
 
 RATE = 0.05
@@ -47,6 +48,7 @@ RECIPES = {
     "fedper": (lambda task, sgd, head, **o: fl.fedper(task, sgd, head=head, **o), "0", "0"),
     "fedrep": (lambda task, sgd, head, **o: fl.fedrep(task, sgd, head=head, head_steps=1, **o), "0", "0"),
     "moon": (lambda task, sgd, represent, **o: fl.moon(task, sgd, represent=represent, **o), "0", "0"),
+    "fedcl": (lambda task, sgd, represent, **o: fedcl(task, sgd, represent=represent, **o), "0", "0"),
     "qfedavg": (lambda task, sgd, **o: fl.qfedavg(task, sgd, learning_rate=RATE, **o), "1", "0"),
     "afl": (lambda task, sgd, **o: fl.afl(task, sgd, clients=4, **o), "4", "4"),
     "local_only": (lambda task, sgd, **o: fl.local_only(task, sgd), "0", "0"),
@@ -64,7 +66,7 @@ def test_every_named_method_is_here():
     # Of streams, in test_remembering.py.
     elsewhere |= {"ewc", "lwf"}
     # Of other bytes, in test_low_communication.py.
-    elsewhere |= {"streaming_diloco", "fedpaq"}
+    elsewhere |= {"streaming_diloco", "fedpaq", "feddropoutavg"}
     assert {entry.name for entry in catalog.entries()} - set(RECIPES) == elsewhere
 
 
@@ -76,7 +78,7 @@ def some(*names):
 def make(fx, name, task="regression", **options):
     if name in ("fedper", "fedrep"):
         options["head"] = HEAD if task == "regression" else Variables(False, False)
-    if name == "moon":
+    if name in ("moon", "fedcl"):
         options["represent"] = hidden if task == "regression" else everywhere
     return RECIPES[name][0](getattr(fx, task), optax.sgd(RATE), **options)
 
@@ -173,6 +175,7 @@ def test_equal_clients_move_as_one(fx, name):
         "fedavgm",
         "ditto",
         "moon",
+        "fedcl",
         "median",
     ):
         np.testing.assert_allclose(server, start + change, rtol=1e-5)
@@ -235,6 +238,7 @@ NEUTRAL = {
     "fedprox": lambda task, opt: fl.fedprox(task, opt, strength=0.0),
     "fedavgm": lambda task, opt: fl.fedavgm(task, opt, momentum=0.0),
     "moon": lambda task, opt: fl.moon(task, opt, represent=hidden, strength=0.0),
+    "fedcl": lambda task, opt: fedcl(task, opt, represent=hidden, strength=0.0, keep_optimizer=False),
     "ditto": lambda task, opt: fl.ditto(task, opt, strength=0.7),
     "fedper": lambda task, opt: fl.fedper(task, opt, head=Variables(False, False)),
     "fedrep": lambda task, opt: fl.fedrep(task, opt, head=Variables(False, False), head_steps=0),

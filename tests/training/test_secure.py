@@ -82,6 +82,7 @@ REFUSED = {
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
     "famhe": "secure_aggregation: expected none with --algorithm=famhe",
     "fedpaq": "secure_aggregation: expected none with --algorithm=fedpaq",
+    "feddropoutavg": "secure_aggregation: expected none with --algorithm=feddropoutavg",
     "streaming_diloco": "secure_aggregation: expected none with --algorithm=streaming_diloco",
     "medisecfed": "algorithm=medisecfed: expected --task=classification alone",
     **dict.fromkeys(("beguier", "deepee", "p3sgd"), "dp.epsilon: expected a budget"),

@@ -34,12 +34,13 @@ def model_contrast(
     temperature: float = 0.5,
     pool: int = 1,
     start_with_initial: bool = False,
+    against: str = "trained",
 ) -> Method:
     """MOON's penalty (Li, He and Song 2021): near the global model's representations, away from former ones.
 
     Adds ``strength * contrast`` to the loss of each step, see `contrastive_loss`; z comes from the model in
     training, z_g from the received one and z_p from the client's models after its last rounds, which never
-    leave. Strength 0 changes no bit.
+    leave, or from those that it received in them. Strength 0 changes no bit.
 
     Args:
       represent: ``represent(params, stats, batch) -> (examples, features)``, the output of the projection
@@ -48,10 +49,13 @@ def model_contrast(
       temperature: T, positive.
       pool: how many former models are kept.
       start_with_initial: the pool begins with the initial model, not empty.
+      against: "trained" or "received", which of the models of a round are kept.
 
     Raises:
       ValueError: for arguments out of range.
     """
+    if against not in ("trained", "received"):
+        raise ArgumentError("against", "trained or received", repr(against))
     if not strength >= 0:
         raise ArgumentError("strength", "a number of at least 0", repr(strength))
     if not temperature > 0:
@@ -80,8 +84,9 @@ def model_contrast(
         return strength * jnp.where(valid, each, 0).sum() / jnp.maximum(valid.sum(), 1), ()
 
     def finish(result, former_models, context):
+        last = result.variables if against == "trained" else context.received
         models = jax.tree.map(
-            lambda old, new: jnp.concatenate([new[None], old[:-1]]), former_models.models, result.variables
+            lambda old, new: jnp.concatenate([new[None], old[:-1]]), former_models.models, last
         )
         kept = Pool(models, jnp.minimum(former_models.filled + 1, pool))
         return result, Message(), kept
