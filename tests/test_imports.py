@@ -51,6 +51,7 @@ ALLOWED = {
         {"fedrecon.errors", "fedrecon.types", "fedrecon.weights", "operators.kernels"},
         {"jax", "numpy", "flatbuffers", "safetensors"},
     ),
+    "fedrecon/alignment": ({"fedrecon.alignment", "fedrecon.errors", "fedrecon.types"}, {"jax", "numpy"}),
     "fedrecon/__init__.py": (
         {"fedrecon.types", "fedrecon.errors", "fedrecon.exports", "fedrecon.training.run"},
         set(),
