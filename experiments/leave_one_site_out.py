@@ -5,11 +5,15 @@ is scored afterwards. The table has the metric there (of sites alone, the mean o
 the sites that trained, and the drop. The worst site is the headline; the drop's interval is over sites. The
 federated model is then adapted to the site: --adapt has statistics (running statistics of the site's images,
 without labels), head and full (fine-tuning by the --labeled first patients). Every training has a directory
-of its own, --workdir/folds/SITE/METHOD, and resumes. Other flags are those of experiments.train_federated.
+of its own, --workdir/seed-N/folds/SITE/METHOD, and resumes. Other flags are those of
+experiments.train_federated.
 
   python -m experiments.leave_one_site_out --workdir=runs/unseen --preset=smoke --clients=4
+Of segmentations and classifications a second table has all patients of each site that was left out (none of
+them trained), with intervals of 95 % that draw seeds (--seeds) and patients.
+
   python -m experiments.leave_one_site_out --workdir=runs/retina --task=segmentation --cohort=retina
-      --data_dir=DIR --norm=batch --labeled=5 --json
+      --data_dir=DIR --norm=batch --labeled=5 --seeds=3 --json
 """
 
 import json
@@ -22,6 +26,7 @@ from matplotlib.figure import Figure
 
 from experiments.pipeline import sweep, unseen_sites
 from experiments.pipeline.federated_data import load_data
+from experiments.pipeline.federated_run import with_seed
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, resolve
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon.reporting import format_table, plot_site_scores
@@ -29,7 +34,7 @@ from fedrecon.runtime import run_program, set_cpu_devices
 from fedrecon.training import Dotted, FlagError
 
 FIRST = ("workdir", "adapt", "labeled", "preset", "task", "cohort", "data_dir", "clients", "rounds",
-         "algorithm", "norm", "json")  # fmt: skip
+         "algorithm", "norm", "seeds", "json")  # fmt: skip
 _TITLES = {"federated": "federated", "local": "each alone", "pooled": "pooled"}
 
 
@@ -57,7 +62,37 @@ def table(found: dict[str, Any]) -> str:
         low, high = drop[method]["low"], drop[method]["high"]
         interval = "" if low is None else f" (95 % interval over sites {low:.3f} to {high:.3f})"
         lines.append(f"Mean drop, {title}: {_shown(drop[method]['mean'])}{interval}")
+    if "patients" in found:
+        lines += ["", *_patients(found["patients"], found["metric"])]
     return "\n".join(lines)
+
+
+def _patients(sites: dict[str, Any], metric: str) -> list[str]:
+    """The second table: all patients of sites that were left out."""
+    score = "Dice" if metric == "dice" else "AUC"
+    header = ["site left out (patients)"]
+    header += [text for title in _TITLES.values() for text in (f"{title}: {score}", "drop")]
+    rows = [
+        [
+            f"{site} ({row['patients']})",
+            *(
+                _bounds(row.get(m, {}).get(kind))
+                for m in unseen_sites.METHODS
+                for kind in ("external", "drop")
+            ),
+        ]
+        for site, row in sites.items()
+    ]
+    return [
+        format_table(header, rows),
+        "Of patients, with 95 % over seeds and patients; drops against test patients.",
+    ]
+
+
+def _bounds(figure: dict[str, Any] | None) -> str:
+    if figure is None or figure["mean"] is None:
+        return "–"
+    return f"{figure['mean']:.3f} ({_shown(figure['low'])} to {_shown(figure['high'])})"
 
 
 def _shown(value: float | None) -> str:
@@ -89,17 +124,21 @@ def main(dotted: Dotted) -> None:
         folder = Path(values.workdir)
         sweep.share_programs(folder)
         with sweep.only_json(values.json):
-            found, metric = {}, ""
-            data = load_data(planned["federated"])
+            found, metric, base = {}, "", planned["federated"]
             execution = sweep.execution_of(values)
-            for site, metric, fold in unseen_sites.folds(
-                planned, data, folder, values.adapt, values.labeled, values.tuning_passes, **execution
-            ):
-                found[site] = fold
-                print(f"without {site}: {metric} {_shown(fold.external['federated'])}", flush=True)
-            document = sweep.write_json(
-                folder / "leave_one_site_out.json", unseen_sites.figures(metric, found)
-            )
+            given = (values.adapt, values.labeled, values.tuning_passes)
+            for seed in sweep.seeds_of(values.seeds, base.seed):
+                own = {name: with_seed(settings, seed) for name, settings in planned.items()}
+                data, found[seed] = load_data(own["federated"]), {}
+                for site, metric, fold in unseen_sites.folds(
+                    own, data, folder / f"seed-{seed}", *given, **execution
+                ):
+                    found[seed][site] = fold
+                    score = _shown(fold.external["federated"])
+                    print(f"seed {seed}, without {site}: {metric} {score}", flush=True)
+            kind = base.task if base.task in ("segmentation", "classification") else ""
+            document = unseen_sites.figures(metric, found, kind)
+            document = sweep.write_json(folder / "leave_one_site_out.json", document)
             sweep.save_figure(folder / "leave_one_site_out.png", figure(document))
         print(json.dumps(document) if values.json else "\n" + table(document))
 
@@ -113,6 +152,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text = "Patients of the site (images, where these are not told apart) for head and full."
     flags.DEFINE_integer("labeled", 5, text, 1, **options)
     flags.DEFINE_integer("tuning_passes", 5, "Passes over them.", 1, **options)
+    flags.DEFINE_integer("seeds", 1, "Number of seeds, from --seed on.", 1, 1000, **options)
     flags.DEFINE_bool("json", False, "Print JSON.", **options)
 
 

@@ -73,14 +73,15 @@ def read(workdir: Path) -> tuple[str, Found]:
             home = [
                 jax.tree.map(lambda x, i=i: x[i], own[0]) for i in map(own[1]["clients"].index, test.names)
             ]
-        found.setdefault(name, {})[seed] = _of_models(kind, evaluate, home, test)
+        found.setdefault(name, {})[seed] = of_models(kind, evaluate, home, test)
         if released is None:
             foreign = _elsewhere(kind, evaluate, home, test)
             found.setdefault(f"{name}, elsewhere", {})[seed] = foreign
     return kind, found
 
 
-def _of_models(kind: str, evaluate: Evaluate, models: Sequence[Any], test: ClientData) -> dict[str, Patients]:
+def of_models(kind: str, evaluate: Evaluate, models: Sequence[Any], test: ClientData) -> dict[str, Patients]:
+    """The patients of each site by the site's model; ``kind`` is "segmentation" or "classification"."""
     predicted = each(lambda model, batch: evaluate(*model, batch), models, test)
     valid = np.asarray(test.valid)
     site, _ = np.nonzero(valid)
@@ -104,12 +105,17 @@ def _patients(kind: str, predicted: np.ndarray, truth: np.ndarray, volume: np.nd
 
 
 def _elsewhere(kind: str, evaluate: Evaluate, models: Sequence[Any], test: ClientData) -> dict[str, Patients]:
-    everywhere = [_of_models(kind, evaluate, [model] * test.clients, test) for model in models]
+    everywhere = [of_models(kind, evaluate, [model] * test.clients, test) for model in models]
     found = {}
     for i, name in enumerate(test.names):
         others = [by_site[name] for j, by_site in enumerate(everywhere) if j != i]
-        found[name] = Patients(*(np.mean(parts, 0) for parts in zip(*others, strict=True)))
+        found[name] = mean_of_models(others)
     return found
+
+
+def mean_of_models(found: Sequence[Patients]) -> Patients:
+    """The mean over models of the same patients."""
+    return Patients(*(np.mean(parts, 0) for parts in zip(*found, strict=True)))
 
 
 def score_of(kind: str, patients: Patients) -> float:

@@ -11,7 +11,15 @@ from experiments.pipeline import sweep
 from experiments.pipeline.federated_data import FederatedData
 from experiments.pipeline.federated_run import budget_of, metrics_of, stage_of
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
-from fedrecon.data import ClientData, select_clients
+from experiments.pipeline.patients_of_runs import (
+    DRAWS,
+    Patients,
+    interval,
+    mean_of_models,
+    of_models,
+    score_of,
+)
+from fedrecon.data import ClientData, select_clients, stack_clients
 from fedrecon.reporting import mean_interval
 from fedrecon.tasks import lower_is_better
 from fedrecon.training import (
@@ -22,6 +30,7 @@ from fedrecon.training import (
     check_method,
     comparator,
     fitted,
+    model_files,
     released_file,
     summary,
 )
@@ -39,11 +48,16 @@ class Fold(NamedTuple):
       external: method -> metric at that site.
       inside: method -> mean over the other sites.
       adapted: level -> metric at that site of the federated model, adapted; NaN where a level means nothing.
+      patients: method -> all patients of that site, none of whom trained; {} of reconstructions, and
+        where patients are not told apart.
+      others: method -> site -> the test patients of the sites that trained.
     """
 
     external: dict[str, float]
     inside: dict[str, float]
     adapted: dict[str, float]
+    patients: Mapping[str, Patients] = {}
+    others: Mapping[str, Mapping[str, Patients]] = {}
 
 
 def without_site(data: FederatedData, site: str) -> FederatedData:
@@ -107,25 +121,60 @@ def folds(
     for site in names:
         rest = without_site(data, site)
         external, inside, metric, adapted = {}, {}, "", {}
-        for done in sweep.trainings(
+        patients, others = {}, {}
+        trained = sweep.trainings(
             planned,
             [base.seed],
             lambda name, seed, site=site: folder / "folds" / _folder(site) / name,
             load=lambda settings, rest=rest: rest,
             **execution,
-        ):
+        )
+        for done in list(trained):
             metric = metrics_of(base.task, done.results)[0]
             external[done.point] = done.results.unseen.get(site, {}).get(metric, float("nan"))
             inside[done.point] = summary(done.results.own, metric)[0]
+            stage = stage_of(done.settings, rest)
+            if base.task in ("segmentation", "classification") and "volume" in data.train.examples:
+                whole = all_of_site(data, site)
+                patients[done.point], others[done.point] = _patients(
+                    base.task, stage, done.folder, whole, rest
+                )
             if done.point == "federated" and levels:
-                stage = stage_of(done.settings, rest)
                 file = released_file(done.folder, stage.name)
                 if file.exists():
                     model, own = read_weights(file)[0], select_clients(data.train, [site])
                     adapted = _adapted(
                         stage, done.settings, model, own, rest, levels, labeled, passes, metric
                     )
-        yield site, metric, Fold(external, inside, adapted)
+        yield site, metric, Fold(external, inside, adapted, patients, others)
+
+
+def all_of_site(data: FederatedData, site: str) -> ClientData:
+    """All examples of a site, of training, validation and test, whose patients are told apart."""
+    parts, offset = [], 0
+    for part in (data.train, data.validation, data.test):
+        if part is None:
+            continue
+        own = part.as_arrays()[site]
+        volume = own.get("volume", np.arange(len(next(iter(own.values()))), dtype=np.int32))
+        parts.append({**own, "volume": volume + np.asarray(offset, volume.dtype)})
+        offset = int(parts[-1]["volume"].max(initial=offset - 1)) + 1
+    return stack_clients([{name: np.concatenate([p[name] for p in parts]) for name in parts[0]}], (site,))
+
+
+def _patients(
+    kind: str, stage: Stage, folder: Path, whole: ClientData, rest: FederatedData
+) -> tuple[Patients, dict[str, Patients]]:
+    """The patients of the site that is left out, and test patients of the others.
+
+    Of sites that train alone the mean of their models is taken there, and each one's own at home.
+    """
+    evaluate = jax.jit(stage.task.predict)
+    released, own = model_files.read_models(folder, stage.name)
+    home = [own[name] for name in rest.test.names] if released is None else [released] * rest.test.clients
+    models = home if released is None else [released]
+    away = [of_models(kind, evaluate, [model], whole)[whole.names[0]] for model in models]
+    return mean_of_models(away), of_models(kind, evaluate, home, rest.test)
 
 
 def _folder(site: str) -> str:
@@ -160,31 +209,101 @@ def _adapted(
     return found
 
 
-def figures(metric: str, found: Mapping[str, Fold]) -> dict[str, Any]:
+def figures(metric: str, seeds: Mapping[int, Mapping[str, Fold]], kind: str = "") -> dict[str, Any]:
     """The document of all folds: of every site, the worst site, and the mean drop with its interval.
 
     A drop is how much worse the metric is at the site that did not train than the mean over those that did.
+    Figures of sites are means over seeds.
+
+    Args:
+      metric: of the scores.
+      seeds: folds by seed, of the same sites.
+      kind: "segmentation" or "classification" adds "patients", see `patient_figures`.
     """
     sign = -1.0 if lower_is_better(metric) else 1.0
-    sites = {
-        site: {
-            "external": fold.external,
-            "in_federation": fold.inside,
-            "drop": {m: sign * (fold.inside[m] - fold.external[m]) for m in fold.external},
-            "adapted": fold.adapted,
+    sites = {}
+    for site in next(iter(seeds.values())):
+        own = [folds[site] for folds in seeds.values()]
+        row = {
+            name: {
+                key: float(np.mean([getattr(fold, field)[key] for fold in own]))
+                for key in getattr(own[0], field)
+            }
+            for name, field in (("external", "external"), ("in_federation", "inside"), ("adapted", "adapted"))
         }
-        for site, fold in found.items()
-    }
+        drop = {m: sign * (row["in_federation"][m] - row["external"][m]) for m in row["external"]}
+        sites[site] = {**row, "drop": drop}
     drops = {m: [row["drop"][m] for row in sites.values() if np.isfinite(row["drop"][m])] for m in METHODS}
     scored = {site: row["external"]["federated"] for site, row in sites.items()}
     scored = {site: value for site, value in scored.items() if not np.isnan(value)}
     worst = min(scored, key=lambda site: sign * scored[site]) if scored else None
-    return {
+    found = {
         "metric": metric,
+        "seeds": list(seeds),
         "worst": {"site": worst, "external": scored.get(worst) if worst else None},
         "drop": {m: _interval(values) for m, values in drops.items()},
         "sites": sites,
     }
+    told = kind and next(iter(next(iter(seeds.values())).values())).patients
+    return found | ({"patients": patient_figures(kind, seeds)} if told else {})
+
+
+def patient_figures(kind: str, seeds: Mapping[int, Mapping[str, Fold]]) -> dict[str, Any]:
+    """Scores of the patients of each site that was left out, and the drop, with intervals of 95 %.
+
+    The score is the mean Dice of patients, or the area under the curve over patients. Bootstrap samples draw
+    seeds, and then the patients of each site.
+
+    Returns:
+      site -> {"patients": their number, method: {"external", "inside" and "drop", each {"mean", "low",
+      "high"}}}.
+    """
+    found: dict[str, Any] = {}
+    for site in next(iter(seeds.values())):
+        first = next(iter(seeds.values()))[site]
+        found[site] = {"patients": len(next(iter(first.patients.values())).score)}
+        for m in first.patients:
+            away = {seed: {site: folds[site].patients[m]} for seed, folds in seeds.items()}
+            home = {seed: folds[site].others[m] for seed, folds in seeds.items()}
+            names = list(home[next(iter(home))])
+            external, inside = interval(kind, away, [site]), interval(kind, home, names)
+            found[site][m] = {
+                name: dict(zip(("mean", "low", "high"), values, strict=True))
+                for name, values in (
+                    ("external", external),
+                    ("inside", inside),
+                    ("drop", _drop(kind, away, home, site, names)),
+                )
+            }
+    return found
+
+
+def _drop(
+    kind: str,
+    away: Mapping[int, Mapping[str, Patients]],
+    home: Mapping[int, Mapping[str, Patients]],
+    site: str,
+    others: Sequence[str],
+) -> tuple[float, float, float]:
+    rng, numbers = np.random.default_rng(0), list(away)
+
+    def again(patients: Patients) -> Patients:
+        rows = rng.integers(0, len(patients.score), len(patients.score))
+        return Patients(*(array[rows] for array in patients))
+
+    def drop(drawn: Sequence[int], draw: Any) -> float:
+        values = []
+        for seed in drawn:
+            inside = np.asarray([score_of(kind, draw(home[seed][name])) for name in others])
+            inside = inside[~np.isnan(inside)]
+            values.append((inside.mean() if len(inside) else np.nan) - score_of(kind, draw(away[seed][site])))
+        known = np.asarray(values)[~np.isnan(values)]
+        return float(known.mean()) if len(known) else float("nan")
+
+    samples = np.asarray([drop(rng.choice(numbers, len(numbers)), again) for _ in range(DRAWS)])
+    known = samples[~np.isnan(samples)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (float("nan"), float("nan"))
+    return drop(numbers, lambda patients: patients), float(low), float(high)
 
 
 def _interval(values: Sequence[float]) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from experiments import leave_one_site_out
 from experiments.pipeline import unseen_sites
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_settings import TrainSettings, resolve
+from experiments.pipeline.patients_of_runs import Patients
 from experiments.pipeline.programs import flag_groups
 from experiments.pipeline.unseen_sites import Fold
 from fedrecon.data import ClientData
@@ -35,7 +36,7 @@ def test_figures_are_drops_and_the_worst_site():
             {"federated": 0.9, "local": 0.4, "pooled": 0.8}, dict.fromkeys(unseen_sites.METHODS, 0.8), {}
         ),
     }
-    document = unseen_sites.figures("accuracy", found)
+    document = unseen_sites.figures("accuracy", {0: found})
     assert document["worst"] == {"site": "a", "external": 0.7}
     assert document["sites"]["b"]["drop"]["federated"] == pytest.approx(-0.1)
     # Two sites: t of one degree of freedom, 12.706, times the standard error .15.
@@ -44,14 +45,59 @@ def test_figures_are_drops_and_the_worst_site():
         1.906, rel=1e-3
     )
     # Of a loss, lower is better.
-    document = unseen_sites.figures("loss", found)
+    document = unseen_sites.figures("loss", {0: found})
     assert document["worst"]["site"] == "b" and document["sites"]["b"]["drop"]["federated"] == pytest.approx(
         0.1
     )
     assert "Worst site left out, federated: a" in leave_one_site_out.table(
-        unseen_sites.figures("accuracy", found)
+        unseen_sites.figures("accuracy", {0: found})
     )
-    assert len(leave_one_site_out.figure(unseen_sites.figures("accuracy", found)).axes) == 1
+    assert len(leave_one_site_out.figure(unseen_sites.figures("accuracy", {0: found})).axes) == 1
+
+
+def test_figures_of_patients_are_means_over_seeds_with_intervals():
+    """Dice of a site's patients and their drop; areas under the curve where a site has both classes."""
+
+    def fold(away, home):
+        made = [Patients(np.asarray(x), np.asarray(x), np.ones(len(x))) for x in (away, home)]
+        every = dict.fromkeys(unseen_sites.METHODS, 0.5)
+        return Fold(every, every, {}, {"pooled": made[0]}, {"pooled": {"b": made[1]}})
+
+    seeds = {0: {"a": fold([0.4, 0.6], [0.8])}, 1: {"a": fold([0.3, 0.5], [0.8])}}
+    row = unseen_sites.patient_figures("segmentation", seeds)["a"]
+    assert row["patients"] == 2 and row["pooled"]["external"]["mean"] == pytest.approx(0.45)
+    assert row["pooled"]["inside"] == dict.fromkeys(("mean", "low", "high"), pytest.approx(0.8))
+    drop = row["pooled"]["drop"]
+    assert drop["mean"] == pytest.approx(0.35) and 0.2 <= drop["low"] < 0.3 < 0.4 < drop["high"] <= 0.5
+    document = unseen_sites.figures("dice", seeds, "segmentation")
+    assert document["seeds"] == [0, 1] and document["sites"]["a"]["external"]["pooled"] == 0.5
+    text = leave_one_site_out.table(document)
+    assert "a (2)" in text and "0.450 (0.3" in text
+    # Both orders of two patients: areas of 1 and 0.
+    said = Patients(np.array([0.2, 0.9]), np.array([0.2, 0.9]), np.array([0.0, 1.0]))
+    every = dict.fromkeys(unseen_sites.METHODS, 0.5)
+    found = {
+        0: {
+            "a": Fold(
+                every, every, {}, {"pooled": said}, {"pooled": {"b": said._replace(second=1 - said.second)}}
+            )
+        }
+    }
+    row = unseen_sites.patient_figures("classification", found)["a"]["pooled"]
+    assert (row["external"]["mean"], row["inside"]["mean"], row["drop"]["mean"]) == (1, 0, -1)
+
+
+@pytest.mark.slow
+def test_all_patients_of_a_site_are_told_apart():
+    data = load_data(
+        resolve({"preset": "smoke", "task": "segmentation", "clients": 3, "patients_per_site": 4})
+    )
+    site = data.train.names[1]
+    whole = unseen_sites.all_of_site(data, site)
+    parts = [part.as_arrays()[site] for part in (data.train, data.validation, data.test) if part is not None]
+    assert whole.names == (site,) and whole.valid.sum() == sum(len(part["image"]) for part in parts)
+    numbers = [len(np.unique(part["volume"])) for part in parts]
+    assert len(np.unique(whole.examples["volume"][0])) == sum(numbers) and len(numbers) > 1
 
 
 def test_other_sites_are_what_is_left():
@@ -157,7 +203,7 @@ def test_sites_of_one_distribution_have_no_drop(tmp_path):
     for fold in found.values():
         fold.external.update(local=0.0, pooled=0.0)
         fold.inside.update(local=0.0, pooled=0.0)
-    drop = unseen_sites.figures("accuracy", found)["drop"]["federated"]
+    drop = unseen_sites.figures("accuracy", {0: found})["drop"]["federated"]
     assert drop["low"] <= 0 <= drop["high"]
 
 

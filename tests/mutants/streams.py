@@ -13,6 +13,15 @@ MUTANTS = (
         ("sign * (last - diagonal)[:-1]", "sign * (last - diagonal)", _TRANSFER),
     ),
     *in_file(
+        "experiments/pipeline/unseen_sites.py",
+        (
+            "np.nan) - score_of(kind, draw(away[seed][site]))",
+            "np.nan) + score_of(kind, draw(away[seed][site]))",
+            "tests/experiments/test_leave_one_site_out.py::test_"
+            "figures_of_patients_are_means_over_seeds_with_intervals",
+        ),
+    ),
+    *in_file(
         "fedrecon/federated/methods/remembering.py",
         (
             'x / jnp.maximum(found["count"], 1)',
