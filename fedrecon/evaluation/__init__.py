@@ -15,6 +15,7 @@ from fedrecon.evaluation.agreement import (
 )
 from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
+from fedrecon.evaluation.domains import frechet_distance
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
 from fedrecon.evaluation.forgetting import Transfer, transfer
 from fedrecon.evaluation.lesions import Lesions, match_lesions
@@ -36,6 +37,7 @@ __all__ = [
     "delong_interval",
     "dominates",
     "fit_temperature",
+    "frechet_distance",
     "holm",
     "hypervolume",
     "kappa",

@@ -1,9 +1,10 @@
-"""Transfer over a stream of blocks, by hand."""
+"""Transfer over a stream of blocks, and distances of domains, by hand."""
 
 import numpy as np
 import pytest
+from scipy import linalg
 
-from fedrecon.evaluation import transfer
+from fedrecon.evaluation import frechet_distance, transfer
 
 
 def test_figures_by_hand():
@@ -35,3 +36,20 @@ def test_what_has_no_score_is_left_out():
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             transfer(*wrong)
+
+
+def test_distances_of_domains_are_those_of_normal_distributions():
+    """Closed forms: a translation, a scaling of independent features, and scipy's root of S T."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 3))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + [1, 2, 2]) == pytest.approx(9)
+    # tr(S + 4 S - 2 (4 S S)^(1/2)) = tr(S), and means that are doubled.
+    expected = np.trace(np.cov(x, rowvar=False)) + (x.mean(0) ** 2).sum()
+    assert frechet_distance(x, 2 * x) == pytest.approx(expected)
+    y = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3))
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    plain = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
+    assert frechet_distance(x, y) == pytest.approx(plain) == pytest.approx(frechet_distance(y, x))
+    with pytest.raises(ValueError, match=r"^second: expected features"):
+        frechet_distance(x, y[:, :2])

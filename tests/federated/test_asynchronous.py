@@ -104,6 +104,21 @@ def test_staleness_equals_a_plain_event_simulation(fx, scales):
     assert staleness.max() > 1
 
 
+@pytest.mark.slow
+def test_the_clock_of_three_clients_by_hand(fx):
+    """Updates of 2, 3 and 5 units, two of which make a step; who has arrived starts from the newest model.
+
+    The first leaves again at 2 with version 0, the second at 3 with the version 1 that it has just completed.
+    """
+    data = fx.quad_data(fx.a[:3], fx.b[:3], fx.tau[:3])
+    options = {"concurrency": 3, "buffer_size": 2, "durations": constant_durations([2.0, 3.0, 5.0])}
+    _, info = simulate(fx.averaging, data, START, 3, **options)
+    np.testing.assert_array_equal(info.client, [[0, 1], [0, 2], [0, 1]])
+    np.testing.assert_array_equal(info.clock, [[2, 3], [4, 5], [6, 6]])
+    np.testing.assert_array_equal(info.version, [[0, 0], [0, 0], [1, 1]])
+    np.testing.assert_array_equal(info.staleness, [[0, 0], [1, 1], [1, 1]])
+
+
 @pytest.mark.parametrize(
     ("discount", "weigh"),
     [

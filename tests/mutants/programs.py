@@ -14,8 +14,8 @@ MUTANTS = (
     *in_file(
         "experiments/pipeline/unseen_sites.py",
         (
-            "sign * (fold.inside[m] - fold.external[m])",
-            "fold.inside[m] - fold.external[m]",
+            'sign * (row["in_federation"][m] - row["external"][m])',
+            'row["in_federation"][m] - row["external"][m]',
             "tests/experiments/test_leave_one_site_out.py::test_figures_are_drops_and_the_worst_site",
         ),
         (

@@ -7,6 +7,14 @@ _REMEMBERING = "tests/federated/test_remembering.py::test_"
 _TRANSFER = "tests/evaluation/test_transfer.py::test_figures_by_hand"
 MUTANTS = (
     *in_file(
+        "fedrecon/evaluation/domains.py",
+        (
+            "2 * cross",
+            "cross",
+            "tests/evaluation/test_transfer.py::test_distances_of_domains_are_those_of_normal_distributions",
+        ),
+    ),
+    *in_file(
         "fedrecon/evaluation/forgetting.py",
         ("np.nanmax(before[:, known], 0)", "before[-1, known]", _TRANSFER),
         ("np.diag(found, 1) - start[1:]", "np.diag(found, -1) - start[1:]", _TRANSFER),
