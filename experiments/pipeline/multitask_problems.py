@@ -68,7 +68,7 @@ PROBLEMS = {
 METRICS = {"reconstruction": "psnr", "segmentation": "dice", "classification": "auc"}
 LABELS = {"psnr": "PSNR (dB)", "dice": "Dice", "auc": "AUC"}
 
-_ADAM = {"optimizer": "adam", "learning_rate": 5e-3, "batch_size": 4}
+_ADAM = {"optimizer": "adam_cosine", "learning_rate": 5e-3, "batch_size": 4}
 # Sites have a handful of patients: a single pass a round is too few steps for FedAvg.
 _SMALL = {"channels": 6, "pools": 1, "cascades": 2, "rounds": 12, "epochs": 4, "image_size": 32,
           "patients_per_site": 8}  # fmt: skip

@@ -2,15 +2,15 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_COLORS = matplotlib.color_sequences["tab10"]
-_LINES: tuple[Literal["--"], Literal[":"], Literal["-."]] = ("--", ":", "-.")
+_COLORS = (*matplotlib.color_sequences["tab10"], *matplotlib.color_sequences["Dark2"])
+_LINES: tuple[Any, ...] = ("--", ":", "-.", (0, (8, 2)), (0, (1, 5)))
 # Infinite costs are drawn this many times further right than the largest finite one.
 _BEYOND = 3.0
 # Points of one cost are this factor apart, and a shorter axis than this factor has ticks of its own.
