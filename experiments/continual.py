@@ -33,7 +33,7 @@ from experiments.pipeline.programs import define_run_flags, ending_run, given_se
 from fedrecon.reporting import format_table, plot_streams
 from fedrecon.runtime import run_program, set_cpu_devices
 from fedrecon.training import Dotted, Execution, FlagError, algorithms, choose_parallel
-from fedrecon.training.streams import joined, parse_blocks
+from fedrecon.training.streams import parse_blocks, without_site
 
 FIRST = ("workdir", "scenario", "blocks", "methods", "seeds", "without", "preset", "task", "cohort",
          "data_dir", "clients", "rounds", "algorithm", "json")  # fmt: skip
@@ -115,7 +115,7 @@ def trained(
         if values.without:
             if not first:
                 raise FlagError("methods", "one that learns in turn, with --without", ",".join(planned))
-            joined(blocks, values.without)
+            without_site(blocks, values.without)
         for name in planned:
             place = folder / name / f"seed-{seed}"
             runs[name].append(streams.trained(plan, name, data, seed, place, execution))

@@ -8,16 +8,17 @@ from fedrecon.evaluation import frechet_distance, transfer
 
 
 def test_figures_by_hand():
-    scores = [[0.8, 0.3, 0.1], [0.9, 0.7, 0.2], [0.6, 0.5, 0.9]]
-    found = transfer(scores, [0.1, 0.25, 0.25])
-    assert found.final == pytest.approx((0.6 + 0.5 + 0.9) / 3)
-    assert found.learned == pytest.approx((0.8 + 0.7 + 0.9) / 3)
-    assert found.backward == pytest.approx((0.6 - 0.8 + 0.5 - 0.7) / 2)
+    scores = [[0.8, 0.3, 0.1, 0.2], [0.9, 0.7, 0.2, 0.1], [0.7, 0.6, 0.9, 0.3], [0.6, 0.5, 0.8, 0.7]]
+    untrained = np.array([0.1, 0.25, 0.25, 0.2])
+    found = transfer(scores, untrained)
+    assert found.final == pytest.approx((0.6 + 0.5 + 0.8 + 0.7) / 4)
+    assert found.learned == pytest.approx((0.8 + 0.7 + 0.9 + 0.7) / 4)
+    assert found.backward == pytest.approx((0.6 - 0.8 + 0.5 - 0.7 + 0.8 - 0.9) / 3)
     # The best of block 1 was after block 2.
-    assert found.forgetting == pytest.approx((0.9 - 0.6 + 0.7 - 0.5) / 2)
-    assert found.forward == pytest.approx((0.3 - 0.25 + 0.2 - 0.25) / 2)
+    assert found.forgetting == pytest.approx((0.9 - 0.6 + 0.7 - 0.5 + 0.9 - 0.8) / 3)
+    assert found.forward == pytest.approx((0.3 - 0.25 + 0.2 - 0.25 + 0.3 - 0.2) / 3)
     # Of a loss all differences turn around, scores do not.
-    losses = transfer(1 - np.asarray(scores), 1 - np.array([0.1, 0.25, 0.25]), lower_is_better=True)
+    losses = transfer(1 - np.asarray(scores), 1 - untrained, lower_is_better=True)
     np.testing.assert_allclose(losses[2:], found[2:])
     assert losses.final == pytest.approx(1 - found.final)
 

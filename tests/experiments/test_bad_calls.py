@@ -179,6 +179,7 @@ continual | --workdir={}/run --preset=smoke --blocks=nobody | --blocks
 continual | --workdir={}/run --preset=smoke --blocks=client0;-client1 | --blocks
 continual | --workdir={}/run --preset=smoke --without=nobody | --without
 continual | --workdir={}/run --scenario=nosuch | --scenario
+continual | --workdir={}/run --preset=smoke --blocks=client0 --without=client0 | --without
 continual | --workdir={}/run --methods=local_only | --algorithm
 continual | --workdir={}/run --methods=joint --preset=smoke --without=client0 | --methods
 continual | --workdir={}/run --dp.epsilon=8 | --dp.epsilon
