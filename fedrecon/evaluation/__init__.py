@@ -20,6 +20,7 @@ from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fa
 from fedrecon.evaluation.forgetting import Transfer, transfer
 from fedrecon.evaluation.lesions import Lesions, match_lesions
 from fedrecon.evaluation.pareto import dominates, hypervolume, pareto_front
+from fedrecon.evaluation.shifts import Shift, acquisition_probes, site_shifts
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "OperatingPoint",
     "PairedTest",
     "Reliability",
+    "Shift",
     "Transfer",
+    "acquisition_probes",
     "at_threshold",
     "collaboration",
     "delong_interval",
@@ -51,5 +54,6 @@ __all__ = [
     "reliability",
     "sampled_shapley",
     "shapley",
+    "site_shifts",
     "transfer",
 ]
