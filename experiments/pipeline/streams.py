@@ -126,7 +126,7 @@ def plan_methods(base: TrainSettings, names: Sequence[str], dotted: Dotted) -> d
             federation = changed(federation, algorithm_options=own)
         settings = check_settings(changed(base, federation=federation))
         check_stream(federation)
-        check_method(federation, (base.task,))
+        check_method(federation, (base.task,), blocks=True)
         planned[name] = settings
     return planned
 

@@ -131,12 +131,15 @@ def options_of(name: str) -> dict[str, type]:
     return chosen.options | ({"head": str} if "head" in chosen.needs else {})
 
 
-def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> dict[str, Any]:
+def check_method(
+    settings: FederationSettings, tasks: Sequence[str] = TASKS, *, blocks: bool = False
+) -> dict[str, Any]:
     """The algorithm's options, converted.
 
     Args:
       settings: of the federation.
-      tasks: what is trained, some of `TASKS`.
+      tasks: what is trained, some of `TASKS`; none where what fits them was checked before.
+      blocks: whether the training is one of a stream, which some algorithms remember.
 
     Raises:
       ValueError: the algorithm, one of its options or of the reducer's is unknown, has another type, or does
@@ -162,6 +165,8 @@ def check_method(settings: FederationSettings, tasks: Sequence[str] = TASKS) -> 
     if unfit:
         expected = ", ".join(kinds) or "classification, whose network has a representation to contrast,"
         raise FlagError(f"algorithm={name}", f"--task={expected} alone", f"the task {', '.join(unfit)}")
+    if "memory" in chosen.needs and tasks and not blocks:
+        raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", name)
     if settings.reduce == "mean" and settings.reduce_options:
         raise FlagError("reduce", "a robust reducer for --reduce.NAME", "mean")
     if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
