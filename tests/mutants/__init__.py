@@ -27,6 +27,7 @@ from tests.mutants import (
     secure,
     solvers,
     streams,
+    survey,
     tradeoffs,
     training,
 )
@@ -52,6 +53,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *runtime.MUTANTS,
     *runs.MUTANTS,
     *streams.MUTANTS,
+    *survey.MUTANTS,
     *tradeoffs.MUTANTS,
     *training.MUTANTS,
     *programs.MUTANTS,
