@@ -67,12 +67,12 @@ def keep_memory() -> None:
     step of training, has its memory made and cleared again page by page: a quarter of the processor's time of
     a step of a U-Net. (Before 2.38 glibc does not always find aligned blocks again, and some of it remains.)
     With a heap for each of its threads, the compiler takes a third more memory. At the end of the heap at
-    most 2 GiB are kept; `release_memory` gives them back.
+    most 1 GiB is kept; `release_memory` gives it back.
     """
     with _c_library() as library:
         library.mallopt(_M_ARENA_MAX, 1)
         library.mallopt(_M_MMAP_MAX, 0)
-        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def release_memory() -> None:
