@@ -94,7 +94,13 @@ def info_nce(
 
 
 def momentum(slow: PyTree, fast: PyTree, rate: float) -> PyTree:
-    """``rate slow + (1 - rate) fast``, leaf by leaf (He et al. 2020, arXiv:1911.05722)."""
+    """``rate slow + (1 - rate) fast``, leaf by leaf (He et al. 2020, arXiv:1911.05722).
+
+    Raises:
+      ValueError: the rate is not in [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise ArgumentError("rate", "a number in [0, 1]", repr(rate))
     return jax.tree.map(lambda s, f: (rate * s + (1 - rate) * f).astype(s.dtype), slow, fast)
 
 

@@ -63,7 +63,12 @@ def with_amplitude(
 
     Returns:
       (..., ny, nx, channels), real.
+
+    Raises:
+      ValueError: a window of numpy is not symmetric: its images would not be real.
     """
+    if isinstance(window, np.ndarray) and (window != np.roll(window[::-1, ::-1], (1, 1), (0, 1))).any():
+        raise ArgumentError("window", "one that is symmetric in frequency", "another")
     spectrum = jnp.fft.fft2(images, axes=(-3, -2))
     own = jnp.abs(spectrum)
     # Zero amplitudes are divided by nothing, also in the backward pass.

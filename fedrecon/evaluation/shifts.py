@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage, stats
 
 from fedrecon.errors import ArgumentError
+from fedrecon.evaluation.significance import holm_adjusted
 
 # Parts of the largest frequency: below the first along both axes coils are told apart; noise is read above
 # the third along one axis and above the second along the other, where there is little signal.
@@ -54,7 +55,8 @@ def acquisition_probes(
       marked: (slices, ny, nx) masks of lesions; None without.
 
     Raises:
-      ArgumentError: the shapes do not go together, there is no signal, or no sample of high frequencies.
+      ArgumentError: the shapes do not go together, a value is not finite, there is no signal, or no sample of
+        high frequencies.
     """
     if kspace.ndim != 4:
         raise ArgumentError("kspace", "(slices, coils, ny, nx)", kspace.shape)
@@ -62,6 +64,9 @@ def acquisition_probes(
     for name, array in (("image", image), ("marked", marked)):
         if array is not None and np.shape(array) != shape:
             raise ArgumentError(name, f"{shape}", np.shape(array))
+    for name, array in (("kspace", kspace), ("image", image)):
+        if not np.isfinite(array).all():
+            raise ArgumentError(name, "finite values", "NaN or infinity")
     try:
         mask = np.broadcast_to(np.asarray(mask) != 0, shape)
     except ValueError:
@@ -116,7 +121,7 @@ def site_shifts(
       A `Shift` by name.
 
     Raises:
-      ArgumentError: too few patients, or other names.
+      ArgumentError: too few patients, other names, or a probe that is not finite.
     """
     for name, group in (("own", own), ("others", others)):
         if len(group) < 3:
@@ -126,14 +131,13 @@ def site_shifts(
         raise ArgumentError("others", f"patients with the probes {', '.join(names)}", "other names")
     found = {}
     for name in names:
-        a, b = (np.array([patient[name] for patient in group]) for group in (own, others))
+        a, b = (np.array([patient[name] for patient in group], float) for group in (own, others))
+        if not np.isfinite([*a, *b]).all():
+            raise ArgumentError(f"own or others[{name!r}]", "finite probes", "NaN or infinity")
         away = a.mean() - b.mean()
         within = np.sqrt((((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / (len(a) + len(b) - 2))
         alike = np.ptp(np.concatenate([a, b])) == 0
         difference = 0.0 if alike else np.sign(away) * np.inf if within == 0 else away / within
         found[name] = Shift(float(difference), 1.0 if alike else float(stats.mannwhitneyu(a, b).pvalue))
-    largest = 0.0
-    for rank, name in enumerate(sorted(names, key=lambda name: found[name].p_value)):
-        largest = max(largest, min(1.0, (len(names) - rank) * found[name].p_value))
-        found[name] = found[name]._replace(p_value=largest)
-    return found
+    adjusted = holm_adjusted({name: shift.p_value for name, shift in found.items()})
+    return {name: shift._replace(p_value=adjusted[name]) for name, shift in found.items()}

@@ -64,9 +64,15 @@ def paired_test(
 
 def holm(tests: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
     """The tests with p-values corrected by Holm's step-down procedure (1979): the family's error is kept."""
-    ordered = sorted(tests, key=lambda name: tests[name].p_value)
+    adjusted = holm_adjusted({name: test.p_value for name, test in tests.items()})
+    return {name: test._replace(adjusted=adjusted[name]) for name, test in tests.items()}
+
+
+def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P-values of a family corrected by Holm's step-down procedure, in their order."""
+    ordered = sorted(p_values, key=lambda name: p_values[name])
     adjusted, largest = {}, 0.0
     for rank, name in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - rank) * tests[name].p_value))
-        adjusted[name] = tests[name]._replace(adjusted=largest)
-    return {name: adjusted[name] for name in tests}
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}

@@ -79,5 +79,7 @@ def test_momentum_is_the_weighted_mean():
 def test_sizes_and_temperatures_are_checked():
     with pytest.raises(ValueError, match="size: expected a positive integer, found 0"):
         empty_bank(0, 3)
+    with pytest.raises(ValueError, match=r"rate: expected a number in \[0, 1\]"):
+        momentum({}, {}, 1.5)
     with pytest.raises(ValueError, match="temperature: expected a positive number"):
         info_nce(jnp.ones((1, 2)), jnp.ones((1, 2)), jnp.ones((1, 1), bool), jnp.ones((1, 1), bool), 0.0)

@@ -73,6 +73,8 @@ def test_gradients_of_images_without_contrast_are_finite():
 def test_parts_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"part: expected a number in \[0, 0.5\], found 0.6"):
         frequency_window((4, 4), 0.6)
+    with pytest.raises(ValueError, match="window: expected one that is symmetric"):
+        with_amplitude(jnp.ones((4, 4, 1)), jnp.ones((4, 4, 1)), np.eye(4, k=1, dtype=bool))
     with pytest.raises(ValueError, match="kernels: expected"):
         shared_amplitudes(jnp.ones((2, 3)), 0.5)
 

@@ -89,5 +89,9 @@ def test_wrong_shapes_and_too_few_patients_are_named():
         acquisition_probes(0 * kspace, np.ones((4, 4)), image)
     with pytest.raises(ValueError, match="mask: expected at least 2 samples of high frequencies, found 0"):
         acquisition_probes(kspace, np.zeros((4, 4)), image)
+    with pytest.raises(ValueError, match="kspace: expected finite values"):
+        acquisition_probes(kspace * np.nan, np.ones((4, 4)), image)
+    with pytest.raises(ValueError, match=r"others\['x'\]: expected finite probes"):
+        site_shifts([{"x": 1.0}] * 3, [{"x": np.nan}] * 3)
     with pytest.raises(ValueError, match="own: expected at least 3 patients, found 1"):
         site_shifts([{"x": 1.0}], [{"x": 1.0}] * 3)

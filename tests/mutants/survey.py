@@ -65,8 +65,8 @@ MUTANTS = (
         ("image[tissue].mean() / np.sqrt(coils)", "image[tissue].mean()", _SHIFTS + "probes_by_hand"),
         ("_coil_powers(kspace, outer)[0] / 2", "_coil_powers(kspace, outer)[0]", _SHIFTS + "probes_by_hand"),
         (
-            "(len(names) - rank) * found",
-            "found",
+            "_replace(p_value=adjusted[name])",
+            "_replace(p_value=shift.p_value)",
             _SHIFTS + "shifts_are_in_deviations_and_equal_values_differ_or_not",
         ),
     ),
