@@ -26,7 +26,6 @@ import jax
 from absl import flags, logging
 
 from experiments.pipeline import joint_report, joint_runs
-from experiments.pipeline.joint_data import load
 from experiments.pipeline.joint_scores import evaluator
 from experiments.pipeline.joint_settings import BY_PRESET, JointSettings, check_settings, resolve
 from experiments.pipeline.joint_training import STARTS, Training, plan
@@ -51,14 +50,7 @@ def run(
       folder: where everything is written.
       **options: ``execution``, ``resume`` and ``command``, the command line for the page.
     """
-    data = load(
-        settings.data,
-        settings.data_dir,
-        settings.image_size,
-        settings.acceleration,
-        settings.patients,
-        settings.data_seed,
-    )
+    data = joint_runs.load_cohort(settings)
     tool = evaluator(settings, data)
     rest = {name: options[name] for name in ("execution", "resume")}
     found = [

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.pipeline import heart_groups, joint_scores
-from experiments.pipeline.joint_data import JointData, shifted
+from experiments.pipeline.joint_data import JointData, load, shifted
 from experiments.pipeline.joint_scores import Evaluator, Outputs, Row, outputs, patient_rows
 from experiments.pipeline.joint_settings import JointSettings
 from experiments.pipeline.joint_training import Trainer, Training, exchanged, with_seed
@@ -43,6 +43,18 @@ class Seed(NamedTuple):
     folder: Path
     validation: Scores
     test: Scores
+
+
+def load_cohort(settings: JointSettings) -> JointData:
+    """The cohort of the settings, the same for every seed of the training."""
+    return load(
+        settings.data,
+        settings.data_dir,
+        settings.image_size,
+        settings.acceleration,
+        settings.patients,
+        settings.data_seed,
+    )
 
 
 def run_seed(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.pipeline import joint_data, joint_runs, multitask_report
+from experiments.pipeline import joint_runs, multitask_report
 from experiments.pipeline.joint_data import JointData
 from experiments.pipeline.joint_scores import evaluator
 from experiments.pipeline.joint_settings import JointSettings, check_settings
@@ -63,14 +63,7 @@ def solve(
     title: str, settings: JointSettings, folder: Path, seeds: Sequence[int], execution: Execution
 ) -> dict[str, Any]:
     """Trains and scores all rows, as `multitask.solve` returns them; scores are Dice of patients' volumes."""
-    data = joint_data.load(
-        settings.data,
-        settings.data_dir,
-        settings.image_size,
-        settings.acceleration,
-        settings.patients,
-        settings.data_seed,
-    )
+    data = joint_runs.load_cohort(settings)
     trainings = tuple(dict.fromkeys(t for row in ROWS.values() for t in row.trainings))
     tool = evaluator(settings, data)
     runs = [

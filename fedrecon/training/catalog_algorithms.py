@@ -170,19 +170,15 @@ def check_method(
     if settings.reduce == "mean" and settings.reduce_options:
         raise FlagError("reduce", "a robust reducer for --reduce.NAME", "mean")
     if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
-        raise FlagError(
-            "topology",
-            "one with a server, which the algorithm presumes",
-            f"{settings.topology} with --algorithm={name}",
-        )
+        found = f"{settings.topology} with --algorithm={name}"
+        raise FlagError("topology", "one with a server, which the algorithm presumes", found)
     if "mechanism" in chosen.needs and not settings.dp_epsilon:
         raise FlagError("dp_epsilon", f"a budget, for --algorithm={name}", settings.dp_epsilon)
     if chosen.unit and settings.dp_unit not in ("auto", chosen.unit):
         raise FlagError("dp_unit", f"{chosen.unit}, which {name} protects", settings.dp_unit)
     if chosen.selection and settings.stream:
-        raise FlagError(
-            "stream", f"0 with --algorithm={name}, whose clients keep validation data", settings.stream
-        )
+        expected = f"0 with --algorithm={name}, whose clients keep validation data"
+        raise FlagError("stream", expected, settings.stream)
     if settings.dp_unit == "site" and "channel" in chosen.fixes:
         expected = f"example or patient with --algorithm={name}, which brings a channel of its own"
         raise FlagError("dp_unit", expected, "site")

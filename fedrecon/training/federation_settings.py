@@ -370,8 +370,8 @@ class FederationSettings:
     )
     dp_noise: str = _privacy(
         "simulation",
-        "Source of the noise and of the batches: keys of the run's seed, for simulations (whoever knows it "
-        "can subtract the noise), or the operating system's generator (secure; no two runs are alike)",
+        "Random generator of noise and batches: simulation uses the run's seed, and anyone who knows it can "
+        "remove the noise; secure uses the operating system's generator, and runs cannot be repeated",
         choices=("simulation", "secure"),
         needs=(_PRIVATE,),
     )
