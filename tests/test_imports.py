@@ -51,7 +51,10 @@ ALLOWED = {
         {"fedrecon.errors", "fedrecon.types", "fedrecon.weights", "operators.kernels"},
         {"jax", "numpy", "flatbuffers", "safetensors"},
     ),
-    "fedrecon/alignment": ({"fedrecon.alignment", "fedrecon.errors", "fedrecon.types"}, {"jax", "numpy"}),
+    "fedrecon/alignment": (
+        {"fedrecon.alignment", "fedrecon.errors", "fedrecon.types"},
+        {"jax", "numpy", "optax"},
+    ),
     "fedrecon/__init__.py": (
         {"fedrecon.types", "fedrecon.errors", "fedrecon.exports", "fedrecon.training.run"},
         set(),

@@ -1,19 +1,44 @@
 """What makes images and representations of different sites alike: pure functions of arrays.
 
 Frequency space: amplitudes of images are swapped, mixed and averaged, phases stay. Contrast: InfoNCE with
-several positives, banks of representations with tags, momentum encoders.
+several positives, banks of representations with tags, momentum encoders. Adversarial games:
+discriminators and those whom they judge, with an optimizer each.
 """
 
+from fedrecon.alignment.adversarial import (
+    Domain,
+    Player,
+    critic_loss,
+    discriminated,
+    domain_loss,
+    gradient_penalty,
+    misled,
+    moved,
+    new_perceptron,
+    new_player,
+    perceptron,
+)
 from fedrecon.alignment.contrast import Bank, empty_bank, info_nce, momentum, pushed
 from fedrecon.alignment.frequency import amplitude, frequency_window, shared_amplitudes, with_amplitude
 
 __all__ = [
     "Bank",
+    "Domain",
+    "Player",
     "amplitude",
+    "critic_loss",
+    "discriminated",
+    "domain_loss",
     "empty_bank",
     "frequency_window",
+    "gradient_penalty",
     "info_nce",
+    "misled",
     "momentum",
+    "moved",
+    "new_perceptron",
+    "new_player",
+    "perceptron",
     "pushed",
     "shared_amplitudes",
     "with_amplitude",

@@ -28,6 +28,7 @@ from tests.mutants import (
     solvers,
     streams,
     survey,
+    survey_adversarial,
     tradeoffs,
     training,
 )
@@ -54,6 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *runs.MUTANTS,
     *streams.MUTANTS,
     *survey.MUTANTS,
+    *survey_adversarial.MUTANTS,
     *tradeoffs.MUTANTS,
     *training.MUTANTS,
     *programs.MUTANTS,

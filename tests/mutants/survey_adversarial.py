@@ -1,0 +1,35 @@
+"""Mutants of adversarial games and of the methods that are made of them."""
+
+from tests.mutants.mutant import in_file
+
+_GAME = "tests/alignment/test_adversarial.py::test_"
+MUTANTS = (
+    *in_file(
+        "fedrecon/alignment/adversarial.py",
+        (
+            "jax.lax.stop_gradient(domain.features)",
+            "domain.features",
+            _GAME + "a_step_is_of_one_side_and_leaves_the_other_bit_for_bit",
+        ),
+        (
+            "jax.lax.stop_gradient(player.params)",
+            "player.params",
+            _GAME + "a_step_is_of_one_side_and_leaves_the_other_bit_for_bit",
+        ),
+        (
+            "each = jnp.where(counted, each.mean(-1), 0)",
+            "each = each.mean(-1)",
+            _GAME + "the_loss_is_the_cross_entropy_of_every_logit",
+        ),
+        (
+            "return critic(made) - critic(real)",
+            "return critic(real) - critic(made)",
+            _GAME + "the_penalty_of_a_linear_critic_is_known",
+        ),
+        (
+            "jnp.sqrt(jnp.maximum(squared, 1e-12))",
+            "jnp.sqrt(squared)",
+            _GAME + "the_penalty_is_taken_between_the_two_and_differentiated_where_the_critic_is_flat",
+        ),
+    ),
+)
