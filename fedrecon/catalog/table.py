@@ -3,6 +3,7 @@
 from fedrecon import communication, privacy
 from fedrecon import federated as fl
 from fedrecon.catalog.entry import Entry
+from fedrecon.catalog.survey_frameworks import FRAMEWORKS
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.ewc import ewc
 from fedrecon.federated.methods.fedcl import fedcl
@@ -355,6 +356,7 @@ TABLE = (
         personal=True,
         releases=False,
     ),
+    *FRAMEWORKS,
     Entry(
         "local_only",
         fl.local_only,

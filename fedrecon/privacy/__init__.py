@@ -24,6 +24,7 @@ from fedrecon.privacy.methods.cheng import cheng
 from fedrecon.privacy.methods.deepee import deepee
 from fedrecon.privacy.methods.famhe import famhe
 from fedrecon.privacy.methods.p3sgd import p3sgd
+from fedrecon.privacy.methods.singh import singh
 from fedrecon.privacy.model_check import check_examples_apart
 from fedrecon.privacy.noisy_sum import noisy_secure_sum
 from fedrecon.privacy.strategies import buffered_strategy_of, strategy_of
@@ -50,6 +51,7 @@ __all__ = [
     "p3sgd",
     "read_ledger",
     "selection_event",
+    "singh",
     "strategy_of",
     "training_event",
     "with_noise",

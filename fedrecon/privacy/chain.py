@@ -10,31 +10,40 @@ file was changed, and where, to whoever has the first entry's hash and, against 
 does not show that what was signed is true.
 """
 
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from fedrecon.errors import ArgumentError
+from fedrecon.privacy.chain_rules import AGGREGATOR as AGGREGATOR
+from fedrecon.privacy.chain_rules import CLIENT as CLIENT
+from fedrecon.privacy.chain_rules import GATEWAY as GATEWAY
+from fedrecon.privacy.chain_rules import KEY_HOLDER as KEY_HOLDER
+from fedrecon.privacy.chain_rules import ChainError as ChainError
+from fedrecon.privacy.chain_rules import canonical as canonical
+from fedrecon.privacy.chain_rules import check_upload as check_upload
+from fedrecon.privacy.chain_rules import digest_of as digest_of
+from fedrecon.privacy.chain_rules import (
+    enough,
+    follow,
+    gateway_roots,
+    gateways_of,
+    invitation,
+    leaf,
+    root,
+)
+from fedrecon.privacy.chain_rules import prove_upload as prove_upload
+from fedrecon.privacy.chain_rules import statement as statement
+from fedrecon.privacy.chain_rules import verify as verify
 from fedrecon.privacy.digests import digest_of_blocks as digest_of_blocks
 from fedrecon.privacy.digests import digest_of_tree as digest_of_tree
-from fedrecon.privacy.digests import leads_to, merkle_proof, merkle_root
 from fedrecon.privacy.signatures import Party as Party
 from fedrecon.privacy.signatures import new_party as new_party
-from fedrecon.privacy.signatures import sign, signed
+from fedrecon.privacy.signatures import sign as sign
 
-CLIENT, AGGREGATOR, KEY_HOLDER = "client", "aggregator", "key holder"
-# Kind of an entry -> the role of its author.
-AUTHORS = {"genesis": AGGREGATOR, "round": AGGREGATOR, "checkpoint": AGGREGATOR, "sum": KEY_HOLDER}
-_START = "0" * 64
 _LOG = logging.getLogger(__name__)
-
-
-class ChainError(ArgumentError):
-    """An entry that is not what was signed, or not in its place."""
 
 
 class Chain:
@@ -74,6 +83,8 @@ class Chain:
         *,
         every: int = 10,
         least: int | None = None,
+        gateways: Mapping[str, str] | None = None,
+        sums: bool = True,
     ) -> None:
         """The first entry: who takes part.
 
@@ -82,21 +93,32 @@ class Chain:
           members: all parties.
           about: what else is to be said.
           every: rounds after which a checkpoint must come.
-          least: clients that must co-sign it; by default more than two thirds of them.
+          least: clients that must co-sign it; by default more than two thirds of them, and so it is once
+            somebody has joined or left.
+          gateways: client -> its edge gateway, one of the parties; of all clients or of none.
+          sums: whether a holder of a key decrypts sums, which is then one of the parties.
 
         Raises:
-          ChainError: names are not unique, the aggregator holds the key, or there are not as many clients.
+          ChainError: names are not unique, the aggregator holds the key, a client has no gateway where there
+            are some, or there are not as many clients.
         """
         members = list(members)
         parties = {member.name: {"role": member.role, "key": member.public} for member in members}
+        for name, gateway in (gateways or {}).items():
+            parties[name]["gateway"] = gateway
         if len(parties) != len(members):
             raise ChainError("members", "names that are unique", [member.name for member in members])
-        clients = [member for member in members if member.role == CLIENT]
-        rule = {"every": every, "least": 2 * len(clients) // 3 + 1 if least is None else least}
-        self._append("genesis", {"parties": parties, "about": dict(about or {}), "checkpoints": rule}, author)
+        rule = {"every": every, "least": enough(parties) if least is None else least}
+        body = {"parties": parties, "about": dict(about or {}), "checkpoints": rule}
+        self._append("genesis", body if sums else {**body, "sums": False}, author)
 
     def round(
-        self, author: Party, number: int, uploads: Mapping[str, bytes], signers: Mapping[str, Party]
+        self,
+        author: Party,
+        number: int,
+        uploads: Mapping[str, bytes],
+        signers: Mapping[str, Party],
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """What every client sent in a round: the digest of its ciphertexts, which it signs itself.
 
@@ -104,14 +126,21 @@ class Chain:
           author: the aggregator.
           number: of the round, which occurs once.
           uploads: client -> SHA-256 digest of what it sent.
-          signers: client -> the client.
+          signers: name -> the party, of clients and their gateways.
+          about: what else is to be said: digests, weights, bytes and budgets as integers or text.
         """
         leaves = {}
         for name, digest in uploads.items():
-            leaf = _leaf(number, name, digest.hex())
-            leaves[name] = {"digest": digest.hex(), "signature": sign(signers[name], leaf)}
-        body = {"round": number, "uploads": leaves, "root": _root(number, leaves)}
-        self._append("round", body, author)
+            own = leaf(number, name, digest.hex())
+            leaves[name] = {"digest": digest.hex(), "signature": sign(signers[name], own)}
+        gateway_of = gateways_of(self._seen.parties)
+        body = {"round": number, "uploads": leaves, "root": root(number, leaves, gateway_of)}
+        if roots := gateway_roots(number, leaves, gateway_of):
+            body["gateways"] = {
+                name: {"root": own.hex(), "signature": sign(signers[name], leaf(number, name, own.hex()))}
+                for name, own in roots.items()
+            }
+        self._append("round", body if about is None else {**body, "about": dict(about)}, author)
 
     def sum(self, author: Party, number: int, ciphertexts: bytes, result: bytes) -> None:
         """What the holder of the key decrypted in a round: digests of the sum and of the result."""
@@ -130,11 +159,44 @@ class Chain:
         """
         self._append("checkpoint", {"signatures": dict(signatures)}, author)
 
+    def join(self, author: Party, client: Party, gateway: str | None = None) -> None:
+        """A client that joins, which signs that it does."""
+        party = {"key": client.public} | ({} if gateway is None else {"gateway": gateway})
+        body = {"client": client.name, "party": party}
+        self._append("join", {**body, "accepted": sign(client, invitation(self._seen, client.name))}, author)
+
+    def leave(self, client: Party) -> None:
+        """A client that leaves; only itself may say so."""
+        self._append("leave", {"client": client.name}, client)
+
+    def note(self, kind: str, author: Party, about: Mapping[str, Any]) -> None:
+        """An entry of kind "config" or "audit" by the aggregator, or "consent" by a client."""
+        if kind not in ("config", "audit", "consent"):
+            raise ChainError("kind", "config, audit or consent", repr(kind))
+        self._append(kind, {"about": dict(about)}, author)
+
+    def prove_inclusion(self, client: str, number: int) -> list[tuple[str, str]]:
+        """The proof of `prove_upload` that what a client sent in a round is under its root.
+
+        Raises:
+          ChainError: there is no such round, or the client sent nothing in it.
+        """
+        found = [e for e in self.entries if e["kind"] == "round" and e["round"] == number]
+        if not found:
+            raise ChainError("round", "one that is recorded", number)
+        (entry,) = found
+        seen = verify(self.entries[: entry["index"]])
+        return prove_upload(entry, client, gateways_of(seen.parties))
+
+    def export(self) -> bytes:
+        """All entries as the lines of a file, for `read_entries`."""
+        return b"".join(canonical(entry) + b"\n" for entry in self.entries)
+
     def _append(self, kind: str, body: Mapping[str, Any], author: Party) -> None:
         place = {"index": len(self.entries), "previous": self.head}
         entry: dict[str, Any] = {**place, "kind": kind, "author": author.name, **body}
         entry["signature"] = sign(author, canonical(entry))
-        seen = _follow(self._seen, entry)
+        seen = follow(self._seen, entry)
         if self._path is not None:
             with self._path.open("ab") as file:
                 file.write(canonical(entry) + b"\n")
@@ -193,188 +255,26 @@ def _mended(path: Path) -> list[dict[str, Any]]:
     return read_entries(path)
 
 
-class Seen(NamedTuple):
-    """What entries up to a place have said.
+def check_replay(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]]) -> int:
+    """How many rounds two records of runs have in common, in which models and uploads are the same.
 
-    Attributes:
-      entries: their number.
-      head: the hash of the last.
-      parties: name -> {"role", "key"}.
-      places: (kind, round) of the entries.
-      rounds: since the last checkpoint.
-      every, least: after how many rounds one must come, 0 for never, and clients that co-sign it.
-    """
-
-    entries: int = 0
-    head: str = _START
-    parties: Mapping[str, Mapping[str, str]] = {}
-    places: frozenset[tuple[str, int]] = frozenset()
-    rounds: int = 0
-    every: int = 0
-    least: int = 0
-
-
-def verify(entries: Iterable[Mapping[str, Any]], head: str | None = None) -> Seen:
-    """Checks hashes, places, signatures and roles of a record.
-
-    Args:
-      entries: of the record, from the first.
-      head: a hash that must be that of one of the entries: what was cut off behind it is noticed.
+    Of a deterministic run that is repeated, all of them are; keys, signatures and times differ.
 
     Raises:
-      ChainError: names the first entry that is wrong, and what is wrong with it.
+      ChainError: an entry of either is wrong, or names the first round in which the model that clients
+        received, or what a client sent, is another.
     """
-    seen, heads = Seen(), {_START}
-    for entry in entries:
-        seen = _follow(seen, entry)
-        heads.add(seen.head)
-    if head is not None and head not in heads:
-        raise ChainError("head", f"an entry with the hash {head[:8]}..., which was seen before", "none")
-    return seen
-
-
-def _follow(seen: Seen, entry: Mapping[str, Any]) -> Seen:
-    where = f"entry {seen.entries}"
-    try:
-        return _checked(where, seen, entry)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ChainError(where, "the fields of its kind", repr(error)) from error
-
-
-def _checked(where: str, seen: Seen, entry: Mapping[str, Any]) -> Seen:
-    kind, first = entry["kind"], seen.entries == 0
-    if kind not in AUTHORS or (kind == "genesis") != first:
-        raise ChainError(where, f"kind {'genesis' if first else 'round, sum or checkpoint'}", repr(kind))
-    if entry["index"] != seen.entries or entry["previous"] != seen.head:
-        raise ChainError(
-            where, f"to follow the entry {seen.head[:8]}...", f"after {entry['previous'][:8]}..."
-        )
-    parties, places, rounds, every, least = seen[2:]
-    if first:
-        parties = _parties(entry)
-        every, least = _rule(entry)
-    elif kind == "checkpoint":
-        _check_cosigned(where, seen, entry["signatures"])
-        rounds = 0
-    else:
-        place = (kind, entry["round"])
-        if place in places:
-            raise ChainError(where, f"one {kind} of round {place[1]}", "a second one")
-        if kind == "sum" and ("round", place[1]) not in places:
-            raise ChainError(where, f"round {place[1]} before its sum", "none")
-        if kind == "round" and 0 < every <= rounds:
-            raise ChainError(where, f"a checkpoint after {every} rounds", "another round")
-        places |= {place}
-        rounds += kind == "round"
-    _check_signatures(where, entry, parties)
-    return Seen(seen.entries + 1, digest_of(entry), parties, places, rounds, every, least)
-
-
-def canonical(entry: Mapping[str, Any]) -> bytes:
-    """An entry as the bytes that are hashed: sorted keys, UTF-8, no floats.
-
-    Raises:
-      ChainError: it holds a float.
-    """
-    _refuse_floats(entry)
-    return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def digest_of(entry: Mapping[str, Any]) -> str:
-    """SHA-256 of 0x00 and an entry with its signature, hexadecimal."""
-    return hashlib.sha256(b"\x00" + canonical(entry)).hexdigest()
-
-
-def prove_upload(entry: Mapping[str, Any], client: str) -> list[tuple[str, str]]:
-    """What shows that a client's upload is in an entry of kind "round": (side, hash) from leaf to root.
-
-    Raises:
-      ChainError: the client sent nothing in this round.
-    """
-    names = sorted(entry["uploads"])
-    if client not in names:
-        raise ChainError("client", f"one of {', '.join(names)}", repr(client))
-    leaves = [_leaf(entry["round"], name, entry["uploads"][name]["digest"]) for name in names]
-    return merkle_proof(leaves, names.index(client))
-
-
-def check_upload(root: str, round: int, client: str, digest: bytes, proof: Iterable[tuple[str, str]]) -> bool:
-    """Whether a proof of `prove_upload` leads from a client's digest to the root of a round."""
-    return leads_to(root, _leaf(round, client, digest.hex()), proof)
-
-
-def _leaf(round: int, client: str, digest: str) -> bytes:
-    return canonical({"round": round, "client": client, "digest": digest})
-
-
-def _root(number: int, uploads: Mapping[str, Mapping[str, str]]) -> str:
-    return merkle_root([_leaf(number, name, uploads[name]["digest"]) for name in sorted(uploads)]).hex()
-
-
-def _parties(entry: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    parties = entry["parties"]
-    roles = [party["role"] for party in parties.values()]
-    for role in (AGGREGATOR, KEY_HOLDER):
-        if roles.count(role) != 1:
-            raise ChainError("entry 0", f"one {role}", f"{roles.count(role)}")
-    keys = [party["key"] for party in parties.values()]
-    if len(set(keys)) != len(keys):
-        raise ChainError(
-            "entry 0", "parties with keys of their own, aggregator and key holder apart", "a shared key"
-        )
-    return parties
-
-
-def _rule(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """After how many rounds a checkpoint comes, and how many clients co-sign it."""
-    every, least = entry["checkpoints"]["every"], entry["checkpoints"]["least"]
-    clients = sum(party["role"] == CLIENT for party in entry["parties"].values())
-    if not (isinstance(every, int) and every >= 1):
-        raise ChainError("entry 0", "checkpoints after at least 1 round", repr(every))
-    if not (isinstance(least, int) and 1 <= least <= clients):
-        raise ChainError("entry 0", f"1 to {clients} clients that co-sign checkpoints", repr(least))
-    return every, least
-
-
-def statement(seen: Seen) -> bytes:
-    """What is co-signed: all entries so far."""
-    return canonical({"checkpoint": seen.entries, "head": seen.head})
-
-
-def _check_cosigned(where: str, seen: Seen, signatures: Mapping[str, str]) -> None:
-    for name, signature in signatures.items():
-        party = seen.parties.get(name, {"role": "nobody", "key": ""})
-        if party["role"] != CLIENT or not signed(party["key"], signature, statement(seen)):
-            raise ChainError(where, f"co-signed by the client {name}", "another signature")
-    if len(signatures) < seen.least:
-        raise ChainError(where, f"co-signed by at least {seen.least} clients", len(signatures))
-
-
-def _check_signatures(where: str, entry: Mapping[str, Any], parties: Mapping[str, Mapping[str, str]]) -> None:
-    author = parties.get(entry["author"], {"role": "nobody", "key": ""})
-    if author["role"] != AUTHORS[entry["kind"]]:
-        raise ChainError(
-            where, f"the {AUTHORS[entry['kind']]} as author", f"{entry['author']} ({author['role']})"
-        )
-    unsigned = {name: value for name, value in entry.items() if name != "signature"}
-    if not signed(author["key"], entry.get("signature"), canonical(unsigned)):
-        raise ChainError(where, f"signed by {entry['author']}", "another signature")
-    if entry["kind"] != "round":
-        return
-    for name, upload in entry["uploads"].items():
-        client = parties.get(name, {"role": "nobody", "key": ""})
-        leaf = _leaf(entry["round"], name, upload["digest"])
-        if client["role"] != CLIENT or not signed(client["key"], upload["signature"], leaf):
-            raise ChainError(where, f"an upload signed by the client {name}", "another signature")
-    if _root(entry["round"], entry["uploads"]) != entry["root"]:
-        raise ChainError(where, "the root of its uploads", "another")
-
-
-def _refuse_floats(value: Any) -> None:
-    if isinstance(value, float):
-        raise ChainError("entry", "integers and text alone", repr(value))
-    children = (
-        value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    )
-    for child in children:
-        _refuse_floats(child)
+    rounds = []
+    for entries in (list(first), list(second)):
+        verify(entries)
+        rounds.append({e["round"]: e for e in entries if e["kind"] == "round"})
+    common = sorted(rounds[0].keys() & rounds[1].keys())
+    for number in common:
+        one, other = (found[number] for found in rounds)
+        if (one.get("about") or {}).get("model") != (other.get("about") or {}).get("model"):
+            raise ChainError(f"round {number}", "the model of the record", "another")
+        for name in sorted(one["uploads"].keys() | other["uploads"].keys()):
+            digests = [e["uploads"].get(name, {}).get("digest") for e in (one, other)]
+            if digests[0] != digests[1]:
+                raise ChainError(f"round {number}", f"what {name} sent in the record", "another upload")
+    return len(common)

@@ -32,7 +32,12 @@ def digest_of_tree(tree: PyTree) -> bytes:
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The root of a tree of hashes; an odd node moves up as it is."""
-    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves] or [hashlib.sha256(b"").digest()]
+    return node_root([hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves])
+
+
+def node_root(nodes: Sequence[bytes]) -> bytes:
+    """The root over nodes that are hashes already, such as roots of smaller trees."""
+    level = list(nodes) or [hashlib.sha256(b"").digest()]
     while len(level) > 1:
         level = _pairs(level)
     return level[0]
@@ -40,7 +45,12 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
 
 def merkle_proof(leaves: Sequence[bytes], place: int) -> list[tuple[str, str]]:
     """What shows that a leaf is in the tree: (side, hash) from leaf to root."""
-    level, proof = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves], []
+    return node_proof([hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves], place)
+
+
+def node_proof(nodes: Sequence[bytes], place: int) -> list[tuple[str, str]]:
+    """`merkle_proof` of one of the nodes of `node_root`."""
+    level, proof = list(nodes), []
     while len(level) > 1:
         other = place ^ 1
         if other < len(level):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedrecon.privacy.chain import ChainError, statement, verify
+from fedrecon.privacy.chain_rules import ChainError, statement, verify
 from fedrecon.privacy.signatures import Party, sign
 
 

@@ -29,6 +29,7 @@ from tests.mutants import (
     streams,
     survey,
     survey_adversarial,
+    survey_frameworks,
     tradeoffs,
     training,
 )
@@ -56,6 +57,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *streams.MUTANTS,
     *survey.MUTANTS,
     *survey_adversarial.MUTANTS,
+    *survey_frameworks.MUTANTS,
     *tradeoffs.MUTANTS,
     *training.MUTANTS,
     *programs.MUTANTS,

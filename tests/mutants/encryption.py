@@ -53,7 +53,7 @@ MUTANTS = (
         ("astype(np.int64) % 3 - 1", "astype(np.int64) % 2", _RING + "draws_have_their_distributions"),
     ),
     *in_file(
-        "fedrecon/privacy/chain.py",
+        "fedrecon/privacy/chain_rules.py",
         (
             "if place in places:",
             "if False:",
@@ -85,6 +85,9 @@ MUTANTS = (
             "if False:",
             _CHECKPOINT + "checkpoints_come_when_they_must_and_are_signed_by_enough",
         ),
+    ),
+    *in_file(
+        "fedrecon/privacy/chain.py",
         (
             "file.truncate(len(content) - len(tail))",
             "file.truncate(len(content))",

@@ -1,6 +1,5 @@
 """Cheng et al.: averaging under Paillier encryption, with a tamper-evident record of the rounds."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from fedrecon import federated as fl
 from fedrecon.encryption import Encoding, paillier
 from fedrecon.privacy import chain
 from fedrecon.privacy.encrypted_sum import Record, counted, encrypted_sum
+from fedrecon.privacy.recording import new_file
 from fedrecon.privacy.witness import Witness
 from fedrecon.types import Task
 
@@ -77,7 +77,7 @@ def _recorder(path: str, clients: int, key_bits: int) -> Record:
 
     def record(round, numbers, vectors, total, found):
         if not opened:
-            file, before = _new_file(path)
+            file, before = new_file(path)
             opened.append(chain.Chain(file))
             about = {"scheme": "paillier", "key_bits": key_bits, "continues": before}
             opened[0].begin(server, [server, office, *members.values()], about)
@@ -93,14 +93,3 @@ def _recorder(path: str, clients: int, key_bits: int) -> Record:
             opened[0].checkpoint(server, signed)
 
     return record
-
-
-def _new_file(path: str) -> tuple[Path, str]:
-    """A name that is free, and the head of the record before, which is verified."""
-    file, before, number = Path(path), "", 1
-    while file.exists():
-        before = chain.Chain(file).head
-        number += 1
-        file = Path(path).with_suffix(f".{number}{Path(path).suffix}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file, before
