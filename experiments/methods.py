@@ -136,7 +136,8 @@ def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _options(entry: Entry) -> dict[str, tuple[str, str]]:
     """Option -> (type, default)."""
-    parameters = inspect.signature(entry.recipe).parameters
+    functions = [f for f in (entry.before, entry.task, entry.recipe) if f is not None]
+    parameters = {name: p for f in functions for name, p in inspect.signature(f).parameters.items()}
     options = {}
     for name, kind in entry.options.items():
         default = parameters[name].default

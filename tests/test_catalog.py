@@ -10,9 +10,10 @@ from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry, registry, tracing
 
-NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq feddropoutavg fedadagrad fedadam fedyogi fedprox
-ewc lwf fednova scaffold feddyn moon fedcl qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier
-deepee p3sgd cheng famhe medisecfed lai singh local_only centralized""".split()
+NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox
+ewc lwf fednova scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier
+deepee p3sgd cheng famhe medisecfed lai local_only centralized
+fedcl feddropoutavg singh""".split()
 
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.

@@ -4,7 +4,7 @@ A method of this package is a file in ``fedrecon/federated/methods`` and a row o
 elsewhere adds its row by `register`. CONTRIBUTING.md has an example.
 """
 
-from fedrecon.catalog.entry import NEEDS, RATES, Entry, options_of
+from fedrecon.catalog.entry import NEEDS, RATES, Entry, chosen_options, options_of
 from fedrecon.catalog.registry import ALIASES, entries, lookup, register, registered
 from fedrecon.catalog.tracing import PARAMETERS, example, traffic
 
@@ -14,6 +14,7 @@ __all__ = [
     "PARAMETERS",
     "RATES",
     "Entry",
+    "chosen_options",
     "entries",
     "example",
     "lookup",

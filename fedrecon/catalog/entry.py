@@ -3,10 +3,13 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fedrecon import federated as fl
 from fedrecon.errors import ArgumentError
+from fedrecon.federated.phases import Beforehand
+from fedrecon.types import Task
 
 # What a method may need from an experiment: name -> (keyword arguments of the recipe, in words).
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -23,6 +26,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "mechanism": (("mechanism",), "a privacy budget (`--dp.epsilon`)"),
     "memory": (("memory",), "blocks of data before this one (`experiments.continual`)"),
     "importance": ((), "Fisher diagonals of these blocks"),
+    "exchanged": (("exchanged",), "what clients exchange once, before the rounds"),
     "classification": ((), "that task"),
     "segmentation": ((), "that task"),
     "reconstruction": ((), "that task"),
@@ -64,6 +68,13 @@ class Entry:
       pooled: whether it trains on the data of all clients as if they were one client's.
       unit: of privacy, where the method's definition names it.
       selection: option with the epsilon of a choice that each step makes by validation patients.
+      task: ``task(task, example, **options) -> task`` that the method trains instead: the same network with
+        leaves and predictions of its own. Its variables are those of the task, by the same names, with
+        further names beside them at the top; ``example`` has shapes and dtypes of a batch of one example. It
+        takes the options of the recipe that it has parameters for.
+      before: ``before(task, variables, clients, key, mesh, **options) -> Beforehand``, an exchange of the
+        clients with examples that precedes the rounds: ``task`` and ``variables`` are what is trained,
+        ``clients`` the training data; options as those of ``task``. Nothing of it is in a secure sum.
 
     Raises:
       ValueError: if a field is malformed, or the recipe does not take what it would be called with.
@@ -86,6 +97,8 @@ class Entry:
     pooled: bool = False
     unit: str = ""
     selection: str = ""
+    task: Callable[..., Task] | None = None
+    before: Callable[..., Beforehand] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "reduce":
@@ -98,6 +111,10 @@ class Entry:
         for field, known in (("needs", tuple(NEEDS)), ("fixes", _OPTIONS)):
             if unknown := [name for name in getattr(self, field) if name not in known]:
                 raise ArgumentError(field, f"some of {', '.join(known)}", repr(unknown[0]))
+        if ("exchanged" in self.needs) and self.before is None:
+            raise ArgumentError("before", "a function, of a row that needs what is exchanged", "None")
+        if self.before is not None and self.linear:
+            raise ArgumentError("linear", "False with an exchange before the rounds", "True")
         _check_recipe(self)
 
     @property
@@ -107,8 +124,15 @@ class Entry:
 
     @property
     def options(self) -> dict[str, type]:
-        """Names and types of the parameters that text can set."""
-        return options_of(self.recipe)
+        """Names and types of the parameters that text can set, of the recipe, the task and the exchange."""
+        functions = (self.recipe, self.task, self.before)
+        return {name: kind for f in functions if f is not None for name, kind in options_of(f).items()}
+
+
+def chosen_options(function: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that a function has parameters for."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def options_of(function: Callable) -> dict[str, type]:

@@ -1,16 +1,25 @@
-"""The rows of the survey's frameworks: architectures of whole federations."""
+"""Rows of the frameworks in the review of Liu, Dai and Chen 2025 (its Table 2, improved frameworks)."""
 
-from fedrecon import privacy
+from fedrecon import communication, privacy
+from fedrecon.catalog.commands import on_radiographs
 from fedrecon.catalog.entry import Entry
 
-
-def _on_radiographs(name: str, options: str = "") -> str:
-    """The command that trains on the measured chest radiographs."""
-    task = "--task=classification --cohort=xray --data_dir=$FEDRECON_DATA"
-    return f"experiments.train_federated --workdir=runs/{name} {task} --algorithm={name} {options}".rstrip()
-
-
-FRAMEWORKS = (
+SURVEY_FRAMEWORKS = (
+    Entry(
+        "feddropoutavg",
+        communication.feddropoutavg,
+        "Gunesli et al. 2021, arXiv:2111.13230",
+        "some clients, and of each model some parameters at random, are left out of the mean",
+        survey_row="FedDropoutAvg",
+        tests=(
+            "tests/federated/test_feddropoutavg.py::test_without_rates_it_is_fedavg_bit_for_bit",
+            "tests/federated/test_feddropoutavg.py::test_equal_clients_are_not_shrunk",
+            "tests/federated/test_feddropoutavg.py::test_what_both_of_two_drop_stays_exactly",
+            "tests/federated/test_feddropoutavg.py::test_clients_take_part_with_the_rate_and_never_nobody",
+        ),
+        command=on_radiographs("feddropoutavg"),
+        fixes=("sampler", "weighting", "channel"),
+    ),
     Entry(
         "singh",
         privacy.singh,
@@ -25,7 +34,7 @@ FRAMEWORKS = (
             "tests/privacy/test_chain.py::test_every_flipped_bit_is_found",
             "tests/privacy/test_checkpoints.py::test_witnesses_sign_no_record_that_was_rolled_back_or_forked",
         ),
-        command=_on_radiographs(
+        command=on_radiographs(
             "singh", "--rounds=4 --algorithm.ledger=runs/singh/rounds.jsonl --algorithm.gateways=2"
         ),
         needs=("clients",),

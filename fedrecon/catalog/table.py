@@ -2,11 +2,10 @@
 
 from fedrecon import communication, privacy
 from fedrecon import federated as fl
+from fedrecon.catalog.commands import on_radiographs
 from fedrecon.catalog.entry import Entry
-from fedrecon.catalog.survey_frameworks import FRAMEWORKS
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.ewc import ewc
-from fedrecon.federated.methods.fedcl import fedcl
 from fedrecon.federated.methods.lai import lai
 from fedrecon.federated.methods.li_w import li_w
 from fedrecon.federated.methods.lwf import lwf
@@ -15,12 +14,6 @@ from fedrecon.federated.methods.medisecfed import medisecfed
 _SERVER = ("server_optimizer",)
 _FEDOPT = "Reddi et al. 2021, ICLR, arXiv:2003.00295"
 _COMPARATOR = "comparator"
-
-
-def _on_radiographs(name: str, options: str = "") -> str:
-    """The command that trains on the measured chest radiographs."""
-    task = "--task=classification --cohort=xray --data_dir=$FEDRECON_DATA"
-    return f"experiments.train_federated --workdir=runs/{name} {task} --algorithm={name} {options}".rstrip()
 
 
 TABLE = (
@@ -57,21 +50,6 @@ TABLE = (
         "Reisizadeh et al. 2020, AISTATS, arXiv:1909.13014",
         "changes are rounded at random without bias (QSGD)",
         fixes=("channel",),
-    ),
-    Entry(
-        "feddropoutavg",
-        communication.feddropoutavg,
-        "Gunesli et al. 2021, arXiv:2111.13230",
-        "some clients, and of each model some parameters at random, are left out of the mean",
-        survey_row="FedDropoutAvg",
-        tests=(
-            "tests/federated/test_feddropoutavg.py::test_without_rates_it_is_fedavg_bit_for_bit",
-            "tests/federated/test_feddropoutavg.py::test_equal_clients_are_not_shrunk",
-            "tests/federated/test_feddropoutavg.py::test_what_both_of_two_drop_stays_exactly",
-            "tests/federated/test_feddropoutavg.py::test_clients_take_part_with_the_rate_and_never_nobody",
-        ),
-        command=_on_radiographs("feddropoutavg"),
-        fixes=("sampler", "weighting", "channel"),
     ),
     Entry("fedadagrad", fl.fedadagrad, _FEDOPT, "Adagrad at the server", fixes=_SERVER),
     Entry("fedadam", fl.fedadam, _FEDOPT, "Adam at the server", fixes=_SERVER),
@@ -130,21 +108,6 @@ TABLE = (
         fl.moon,
         "Li, He and Song 2021, CVPR, arXiv:2103.16257",
         "representations are drawn to the global model's and away from the client's former ones",
-        needs=("represent",),
-    ),
-    Entry(
-        "fedcl",
-        fedcl,
-        "Liu et al. 2023, Pattern Recognition 143:109739",
-        "representations are drawn to the global model's and away from those of the global model before",
-        survey_row="FedCL",
-        tests=(
-            "tests/federated/test_fedcl.py::test_the_negative_is_the_model_received_in_the_round_before",
-            "tests/federated/test_fedcl.py::test_equal_models_give_log_two_and_no_gradient",
-            "tests/federated/test_fedcl.py::test_nothing_is_sent_but_the_model",
-            "tests/federated/test_fedcl.py::test_the_second_round_differs_from_averaging",
-        ),
-        command=_on_radiographs("fedcl"),
         needs=("represent",),
     ),
     Entry(
@@ -225,7 +188,7 @@ TABLE = (
             "tests/federated/test_li_w.py::test_without_noise_the_largest_bound_is_averaging",
             "tests/federated/test_li_w.py::test_means_are_over_those_who_sent_an_entry",
         ),
-        command=_on_radiographs("li_w", "--algorithm.fraction=0.001 --algorithm.bound=0.01"),
+        command=on_radiographs("li_w", "--algorithm.fraction=0.001 --algorithm.bound=0.01"),
         fixes=("weighting", "channel", "reduce"),
     ),
     Entry(
@@ -242,7 +205,7 @@ TABLE = (
             "tests/federated/test_dp_sgd.py::test_poisson_sampling_takes_each_example_independently",
             "tests/privacy/test_private_methods.py::test_by_name_they_are_built_and_accounted",
         ),
-        command=_on_radiographs("beguier", "--dp.epsilon=2"),
+        command=on_radiographs("beguier", "--dp.epsilon=2"),
         needs=("mechanism",),
         unit="example",
     ),
@@ -260,7 +223,7 @@ TABLE = (
             "tests/tasks/test_surgery.py::test_a_contrast_within_the_batch_is_found_without_statistics",
             "tests/privacy/test_private_methods.py::test_by_name_they_are_built_and_accounted",
         ),
-        command=_on_radiographs("deepee", "--norm=batch --dp.epsilon=8"),
+        command=on_radiographs("deepee", "--norm=batch --dp.epsilon=8"),
         needs=("mechanism",),
         unit="example",
     ),
@@ -277,7 +240,7 @@ TABLE = (
             "tests/privacy/test_private_methods.py::test_validation_patients_scale_the_step",
             "tests/federated/test_private_units.py::test_all_images_of_a_patient_are_clipped_once",
         ),
-        command=_on_radiographs("p3sgd", "--dp.epsilon=8"),
+        command=on_radiographs("p3sgd", "--dp.epsilon=8"),
         needs=("mechanism",),
         rate="learning_rate",
         unit="patient",
@@ -297,7 +260,7 @@ TABLE = (
             "tests/privacy/test_chain.py::test_signatures_and_roles_hold_what_hashes_cannot",
             "tests/privacy/test_chain.py::test_the_aggregator_never_holds_the_key",
         ),
-        command=_on_radiographs("cheng", "--rounds=2 --channels=4 --algorithm.ledger=runs/cheng/chain.jsonl"),
+        command=on_radiographs("cheng", "--rounds=2 --channels=4 --algorithm.ledger=runs/cheng/chain.jsonl"),
         needs=("clients",),
         fixes=("reduce",),
     ),
@@ -314,7 +277,7 @@ TABLE = (
             "tests/encryption/test_collective_key.py::test_groups_of_every_size",
             "tests/encryption/test_collective_key.py::test_products_are_those_of_polynomials",
         ),
-        command=_on_radiographs("famhe"),
+        command=on_radiographs("famhe"),
         needs=("clients",),
         fixes=("reduce",),
     ),
@@ -331,7 +294,7 @@ TABLE = (
             "tests/federated/test_medisecfed.py::test_moments_are_those_of_the_batches_of_distillation",
             "tests/federated/test_medisecfed.py::test_the_penalty_is_of_the_images_that_were_answered",
         ),
-        command=_on_radiographs("medisecfed", "--algorithm.images=64 --algorithm.inversion_steps=50"),
+        command=on_radiographs("medisecfed", "--algorithm.images=64 --algorithm.inversion_steps=50"),
         needs=("clients", "example", "features", "classification"),
         fixes=("weighting", "reduce", *_SERVER),
         linear=False,
@@ -350,13 +313,12 @@ TABLE = (
             "tests/federated/test_lai.py::test_classes_that_nobody_reports_keep_their_means",
             "tests/tasks/test_prototypes.py::test_the_nearest_prototype_is_predicted",
         ),
-        command=_on_radiographs("lai"),
+        command=on_radiographs("lai"),
         needs=("represent", "example"),
         fixes=("weighting", "reduce", *_SERVER),
         personal=True,
         releases=False,
     ),
-    *FRAMEWORKS,
     Entry(
         "local_only",
         fl.local_only,

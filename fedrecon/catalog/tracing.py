@@ -46,6 +46,7 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "mechanism": Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example"),
         # Of a block that is not the first.
         "memory": Memory(_initial(None), _initial(None).params),
+        "exchanged": None,
     }
     parameters = inspect.signature(entry.recipe).parameters.values()
     required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}

@@ -3,9 +3,8 @@
 `federated` makes an algorithm of a `Method`, or of several by `combine`; recipes such as `fedavg` and
 `scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, the
 batches of local steps in `batching`, further methods in `methods`, private releases in `mechanism`, joining
-and leaving in `members`, other
-topologies than the star in `topologies`, sums that hide their terms in `secure_sum`, bytes of a round in
-`traffic`.
+and leaving in `members`, exchanges outside of rounds in `phases`, other topologies than the star in
+`topologies`, sums that hide their terms in `secure_sum`, bytes of a round in `traffic`.
 """
 
 from fedrecon.federated import batching as batching
@@ -13,6 +12,7 @@ from fedrecon.federated import mechanism as mechanism
 from fedrecon.federated import members as members
 from fedrecon.federated import methods as methods
 from fedrecon.federated import parallelism as parallelism
+from fedrecon.federated import phases as phases
 from fedrecon.federated import reducers as reducers
 from fedrecon.federated import sampling as sampling
 from fedrecon.federated import secure_sum as secure_sum

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, RoundState
 from fedrecon.federated.clients import ClientRow, client_rows, default_mesh, map_clients, number_of_clients
 from fedrecon.federated.engine import init_state
@@ -31,6 +32,48 @@ class Exchanged(NamedTuple):
     participants: jax.Array
     bytes_up: jax.Array
     bytes_down: jax.Array
+
+
+class Beforehand(NamedTuple):
+    """What a one-off exchange leaves for the rounds that follow.
+
+    Attributes:
+      variables: the model that every client starts from.
+      exchanged: pytree of arrays that the method is given.
+      bytes_up, bytes_down: unsigned (clients,), sent and received by each client.
+      own: `Variables` of private leaves with which clients start, stacked (clients, ...), None at other
+        leaves; None starts them all from ``variables``.
+    """
+
+    variables: Variables
+    exchanged: PyTree
+    bytes_up: Any
+    bytes_down: Any
+    own: Variables | None = None
+
+
+def with_private(state: RoundState, own: Variables | None) -> RoundState:
+    """A first state whose clients start from private leaves of their own.
+
+    Args:
+      state: of `init_state`.
+      own: as in `Beforehand`; clients beyond the given ones, which pad a mesh, keep what they have.
+
+    Raises:
+      ValueError: a leaf is not private in the state.
+    """
+    if own is None:
+        return state
+
+    def put(old, new):
+        if new is None:
+            return old
+        if old is None:
+            raise ArgumentError("own", "leaves that stay at clients", "one that is shared")
+        return jax.device_put(jnp.asarray(old).at[: len(new)].set(new), old.sharding)
+
+    private = jax.tree.map(put, state.private, own, is_leaf=lambda x: x is None)
+    return state._replace(private=private)
 
 
 def make_exchange(

@@ -25,6 +25,7 @@ from fedrecon.training.catalog_algorithms import (
 )
 from fedrecon.training.components import schedule_name
 from fedrecon.training.dotted import Dotted, split_dotted
+from fedrecon.training.execution import Execution, choose_parallel
 from fedrecon.training.faults import parse_faults
 from fedrecon.training.federation_settings import (
     NO_PRIVACY,
@@ -66,13 +67,7 @@ from fedrecon.training.scores import (
     site_scores,
     summary,
 )
-from fedrecon.training.stage import (
-    Execution,
-    Stage,
-    Trained,
-    choose_parallel,
-    train_stage,
-)
+from fedrecon.training.stage import Stage, Trained, train_stage
 
 __all__ = [
     "NO_PRIVACY",

@@ -18,6 +18,7 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
 from fedrecon.federated.methods.remembering import Memory
 from fedrecon.tasks import layer_features
+from fedrecon.training.before_rounds import check_before
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.codecs import downlinked, make_codec, make_downlink
 from fedrecon.training.components import (
@@ -39,7 +40,7 @@ from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError, as_flag_error
 from fedrecon.training.own_files import naming_the_line
 from fedrecon.training.secure import check_secure, secured
-from fedrecon.types import Task, Variables
+from fedrecon.types import PyTree, Task, Variables
 
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
@@ -64,7 +65,7 @@ _FLAGS = {
 _OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
 _GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", "memory",
-          "importance", *TASKS)  # fmt: skip
+          "importance", "exchanged", *TASKS)  # fmt: skip
 
 
 def algorithms() -> tuple[str, ...]:
@@ -182,6 +183,7 @@ def check_method(
     if settings.dp_unit == "site" and "channel" in chosen.fixes:
         expected = f"example or patient with --algorithm={name}, which brings a channel of its own"
         raise FlagError("dp_unit", expected, "site")
+    check_before(settings, chosen)
     make_reducer(settings)
     make_codec(settings)
     make_downlink(settings)
@@ -227,6 +229,7 @@ def make_algorithm(
     tuning: Tuning | None = None,
     own: fl.Method | None = None,
     memory: Memory | None = None,
+    exchanged: PyTree = None,
 ) -> fl.FederatedAlgorithm:
     """The algorithm that the settings name, for these clients.
 
@@ -240,6 +243,7 @@ def make_algorithm(
       tuning: what is trained of a model, with the task; None trains everything.
       own: what the task itself needs at clients and server, besides the algorithm.
       memory: of the blocks before, where the algorithm needs one; None is an empty one.
+      exchanged: what clients exchanged before the rounds, where the algorithm needs it.
 
     Raises:
       ValueError: as `check_method`, or from the recipe; names the flag.
@@ -251,6 +255,8 @@ def make_algorithm(
         arguments["represent"] = represent
     if "memory" in chosen.needs and memory is not None:
         arguments["memory"] = memory
+    if "exchanged" in chosen.needs:
+        arguments["exchanged"] = exchanged
     if not chosen.pooled and "sampler" not in chosen.fixes:
         arguments["sampler"] = make_sampler(settings, train)
     if "weighting" not in fixed_flags(chosen) and (weighting := make_weighting(settings, train)) is not None:
@@ -270,8 +276,7 @@ def make_algorithm(
         arguments |= _private(chosen, noise.mechanism)
     if own is not None:
         arguments["method"] = fl.combine(own, arguments.get("method"))
-    options = {name: value for name, value in options.items() if name != "head"}
-    algorithm = _call(settings, chosen, task, {**arguments, **options})
+    algorithm = _call(settings, chosen, task, arguments | _of_recipe(chosen, options))
     if tuning is not None:
         algorithm = tuning.applied_to(algorithm)
     algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
@@ -361,8 +366,14 @@ def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[s
 
 
 def _stub(entry: Entry, settings: FederationSettings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
-    options = {name: value for name, value in options.items() if name != "head"}
-    return _call(settings, entry, _STUB, _arguments(entry) | options)
+    method = {name: options[name] for name in ("method",) if name in options}
+    return _call(settings, entry, _STUB, _arguments(entry) | _of_recipe(entry, options) | method)
+
+
+def _of_recipe(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that the recipe takes, not its task or its exchange; the head is a need."""
+    chosen = catalog.chosen_options(entry.recipe, options)
+    return {name: value for name, value in chosen.items() if name != "head"}
 
 
 _STUB = Task(
@@ -379,6 +390,7 @@ def _arguments(entry: Entry) -> dict[str, Any]:
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
     known |= {"features": lambda *arguments: {}}
     known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
+    known["exchanged"] = None
     known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")
     names = (*catalog.RATES[entry.rate], *entry.needs)
     return {name: known[name] for name in names if name in known}

@@ -9,6 +9,7 @@ from fedrecon import catalog
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FROZEN, FederatedAlgorithm, Reducer
 from fedrecon.training.adapters import adapters, grouped_kernels
+from fedrecon.training.before_rounds import own_task
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.low_rank import low_rank, some_leaves, stacked_factors
@@ -224,7 +225,11 @@ def finetuned(
 
 
 def released_task(settings: FederationSettings, task: Task, example: Mapping[str, Any]) -> Task:
-    """The task of the model that a training of these settings hands out: its network may have adapters."""
+    """The task of the model that a training of these settings hands out.
+
+    It may be one of the algorithm's own, and its network may have adapters.
+    """
+    task = own_task(settings, task, example)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     return finetuned(settings, task, shapes, example).released if settings.finetune == "adapter" else task
 

@@ -1,7 +1,7 @@
 """The model that a training starts from: of another run, of an export, or of a file of weights."""
 
 import hashlib
-from collections.abc import ItemsView, Mapping
+from collections.abc import Collection, ItemsView, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def initial_tasks(text: str) -> tuple[str, ...]:
     return found
 
 
-def initial_variables(settings: FederationSettings, stage: str, drawn: Variables) -> Variables:
+def initial_variables(
+    settings: FederationSettings, stage: str, drawn: Variables, beside: Collection[str] = ()
+) -> Variables:
     """The model that a stage starts from.
 
     Of several stages those of `initial_tasks` start from their model, the others as without.
@@ -57,6 +59,8 @@ def initial_variables(settings: FederationSettings, stage: str, drawn: Variables
       stage: name of the training.
       drawn: its network as it would start otherwise, which is returned without ``initialize_from``; or its
         shapes.
+      beside: names at the top of the variables that the algorithm has beside its network: files of the
+        network alone have none of them, and those of ``drawn`` stay.
 
     Raises:
       FlagError: there is no model for the stage, or it is of another network; names the leaves.
@@ -66,6 +70,8 @@ def initial_variables(settings: FederationSettings, stage: str, drawn: Variables
     if not text or (several and task not in initial_tasks(text)):
         return drawn
     found = _read(_files(text)[0], _by_task(text)[task])[0] if several else initial_model(text)
+    own = Variables(*({name: x[name] for name in beside if name in x} for x in drawn))
+    found = Variables(*({**kept, **group} for kept, group in zip(own, found, strict=True)))
     return _fitted(found, drawn, text)
 
 

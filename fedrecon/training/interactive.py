@@ -20,6 +20,7 @@ from fedrecon.runtime import Workdir, WorkdirError, describe_environment, read_l
 from fedrecon.tasks import Configured, check_labels, configured
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import check_method
+from fedrecon.training.execution import Execution
 from fedrecon.training.federation_settings import (
     FederationSettings,
     check_budget,
@@ -34,7 +35,7 @@ from fedrecon.training.own_methods import named_method
 from fedrecon.training.progress import Course
 from fedrecon.training.results import is_finished, keep_program, read_results, run_stage
 from fedrecon.training.scores import Scores, summary
-from fedrecon.training.stage import Execution, Stage, check_private, started
+from fedrecon.training.stage import Stage, check_private, started
 from fedrecon.types import Task, Variables
 
 _TASK = "own"

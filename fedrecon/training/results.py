@@ -14,17 +14,13 @@ from fedrecon.exports import export_program
 from fedrecon.files import write_atomically
 from fedrecon.runtime import Workdir, decode_numbers, is_lead, read_log
 from fedrecon.training.budgets import Budget
+from fedrecon.training.execution import Execution
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.model_files import example_of, released_file, save_personal
 from fedrecon.training.privacy_plan import plan_privacy
 from fedrecon.training.progress import Course
 from fedrecon.training.scores import Scores, as_json, foreign_scores
-from fedrecon.training.stage import (
-    Execution,
-    Stage,
-    Trained,
-    train_stage,
-)
+from fedrecon.training.stage import Stage, Trained, train_stage
 from fedrecon.types import Task, Variables
 
 

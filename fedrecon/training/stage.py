@@ -5,7 +5,6 @@ import json
 import types
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +13,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedrecon import federated as fl
-from fedrecon.data import ClientData, pool, select_clients
+from fedrecon.data import ClientData, pool
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.federated.methods.remembering import Memory
+from fedrecon.federated.phases import with_private
 from fedrecon.files import write_atomically
 from fedrecon.privacy import check_examples_apart
-from fedrecon.runtime import Workdir, agreed, host_copy, is_lead, read_log, rounds_done, train
+from fedrecon.runtime import Workdir, host_copy, is_lead, read_log, rounds_done, train
+from fedrecon.training.before_rounds import charged, own_start, run_before
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
-from fedrecon.training.compiled_rounds import CompiledRounds
 from fedrecon.training.components import make_optimizer, make_schedule
+from fedrecon.training.execution import CompiledRounds, Execution, resolve_parallel
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.finetuning import Tuning, finetuned
 from fedrecon.training.initial import initial_variables
@@ -70,26 +71,6 @@ class Stage(NamedTuple):
     method: Callable[[ClientData], fl.Method] | None = None
     memory: Memory | None = None
     carry: Callable[[RoundState], RoundState] | None = None
-
-
-def _no_report(stage: str) -> None:
-    del stage
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How trainings are carried out; it changes results by rounding at most.
-
-    Attributes:
-      parallel: how clients run on a device: "scan", "vmap", a chunk size, or "auto", the fastest by a
-        measured step.
-      rounds_per_dispatch: rounds compiled into one call.
-      report_stage: called with the name of each stage that begins, as in `Watchdog`.
-    """
-
-    parallel: str = "auto"
-    rounds_per_dispatch: int = 1
-    report_stage: Callable[[str], None] = _no_report
 
 
 class Trained(NamedTuple):
@@ -165,8 +146,12 @@ def train_stage(
     if "memory" in entry.needs and stage.memory is None:
         raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", settings.algorithm)
     clients = pool(stage.clients) if entry.pooled else stage.clients
+    before = run_before(settings, stage.task, stage.variables, stage.clients, stage.key, mesh)
+    if before is not None:
+        stage = stage._replace(variables=before.variables)
+        tuning = tuning._replace(variables=before.variables)
     given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
-    given["memory"] = stage.memory
+    given |= {"memory": stage.memory, "exchanged": before and before.exchanged}
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
     work = local_work(settings, budget, stage.clients, algorithm)
     write_sums(workdir, stage, settings, algorithm)
@@ -181,6 +166,8 @@ def train_stage(
         seen = pool(seen)
     opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, frozen=tuning.frozen, **work)
     with naming_messages(settings), opened as rounds:
+        if before is not None:
+            rounds = rounds._replace(state=with_private(rounds.state, before.own))
         if stage.carry is not None:
             rounds = rounds._replace(state=stage.carry(rounds.state))
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
@@ -201,7 +188,7 @@ def train_stage(
             report_stage=execution.report_stage,
             finished=rounds.finished,
             permit=purse.permit,
-            annotate=purse.records,
+            annotate=lambda done, records: charged(before, done, purse.records(done, records)),
         )
         taken = course(read_log(workdir / "metrics.jsonl"), stage.name, budget.rounds, settings.patience)
         check_course(taken)
@@ -231,8 +218,12 @@ def started(stage: Stage, settings: FederationSettings) -> tuple[Stage, Tuning]:
     Raises:
       FlagError: the model is of another network, or has no such leaves.
     """
-    variables = initial_variables(settings, stage.name, stage.variables)
-    if variables is stage.variables:
+    task, start, beside = own_start(
+        settings, stage.task, stage.variables, example_of(stage.clients), stage.key
+    )
+    stage = stage._replace(task=task, variables=start)
+    variables = initial_variables(settings, stage.name, start, beside)
+    if variables is start:
         settings = dataclasses.replace(settings, finetune="full", finetune_options=())
     tuning = finetuned(settings, stage.task, variables, example_of(stage.clients), stage.name)
     represent = stage.represent
@@ -338,63 +329,3 @@ def fine_tuned(
         schedule=make_schedule(alone, budget._replace(rounds=1), stage.clients),
         **execution,
     )
-
-
-def resolve_parallel(
-    execution: Execution,
-    settings: FederationSettings,
-    budget: Budget,
-    algorithm: FederatedAlgorithm,
-    variables: Variables,
-    clients: ClientData,
-    folder: Path,
-    mesh: Mesh,
-    frozen: Variables | None = None,
-) -> str | int:
-    """The ``parallel`` of `make_round` that --parallel names.
-
-    A measured choice is kept in ``parallel.json`` of the run, so that it resumes bit for bit, and in the
-    user's cache (`fedrecon.federated.SavedChoices`): a machine measures each backend, model and shapes once.
-
-    Raises:
-      FlagError: the flag names nothing.
-    """
-    if execution.parallel != "auto":
-        return choose_parallel(execution.parallel)
-    file = folder / "parallel.json"
-    if agreed(file.exists()):
-        return json.loads(file.read_text())["parallel"]
-    if settings.topology in ("ring", "single_pass", "asynchronous") or clients.clients <= mesh.size:
-        return "scan"
-    if settings.stream:
-        clients = select_clients(clients, clients.names[: settings.stream])
-        algorithm = algorithm._replace(sampler=fl.all_clients())
-    chosen = fl.choose_parallel(
-        algorithm,
-        fl.init_state(algorithm, variables, clients, mesh),
-        fl.place(clients, mesh, frozen=frozen),
-        batch_size=None if algorithm.client.batching is not None else budget.batch_size,
-        mesh=mesh,
-        cache=fl.parallelism.SavedChoices(),
-    )
-    if is_lead():
-        write_atomically(file, json.dumps({"parallel": chosen}).encode())
-    return chosen
-
-
-def choose_parallel(parallel: str) -> str | int:
-    """The ``parallel`` of `make_round` that a flag names.
-
-    "auto" is the backend's usual best: scan on CPU, where convolutions of stacked clients are slow, vmap
-    elsewhere.
-
-    Raises:
-      FlagError: the flag names nothing.
-    """
-    if parallel == "auto":
-        return "scan" if jax.default_backend() == "cpu" else "vmap"
-    if parallel in ("scan", "vmap"):
-        return parallel
-    if parallel.isdigit() and int(parallel) > 0:
-        return int(parallel)
-    raise FlagError("parallel", "auto, scan, vmap or a chunk size", repr(parallel))

@@ -18,9 +18,10 @@ from fedrecon.federated.methods.remembering import Memory, fisher_diagonal, reme
 from fedrecon.runtime import Workdir
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import method
+from fedrecon.training.execution import Execution
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
-from fedrecon.training.stage import Execution, Stage, Trained, train_stage
+from fedrecon.training.stage import Stage, Trained, train_stage
 from fedrecon.training.topologies import mesh_of
 from fedrecon.types import Variables
 

@@ -12,8 +12,9 @@ from experiments.pipeline.federated_run import budget_of
 from fedrecon import federated as fl
 from fedrecon.runtime import compiled
 from fedrecon.training import streaming
+from fedrecon.training.execution import Execution, choose_parallel, resolve_parallel
 from fedrecon.training.options import changed
-from fedrecon.training.stage import Execution, Stage, choose_parallel, fine_tuned, resolve_parallel
+from fedrecon.training.stage import Stage, fine_tuned
 from fedrecon.training.streaming import open_clients, store_clients
 from fedrecon.training.topologies import mesh_of, open_rounds
 from fedrecon.types import Variables

@@ -31,10 +31,11 @@ from fedrecon.privacy import read_ledger
 from fedrecon.runtime import Workdir, read_log
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import algorithms, check_method, fitted, make_algorithm
+from fedrecon.training.execution import Execution
 from fedrecon.training.federation_settings import FederationSettings, check_federation
 from fedrecon.training.options import FlagError, changed, flat
 from fedrecon.training.privacy_plan import most_participations, plan_privacy
-from fedrecon.training.stage import Execution, Stage, train_stage
+from fedrecon.training.stage import Stage, train_stage
 
 WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5)
 NOISE = Spending(

@@ -1,0 +1,21 @@
+"""Commands that run a method on the data that it is for."""
+
+
+def on_radiographs(name: str, options: str = "") -> str:
+    """The command that trains on the measured chest radiographs."""
+    return _trained(name, "--task=classification --cohort=xray", options)
+
+
+def on_retina(name: str, options: str = "") -> str:
+    """The command that trains on the photographs of the retina of three hospitals."""
+    return _trained(name, "--task=segmentation --cohort=retina", options)
+
+
+def on_hearts(name: str, options: str = "") -> str:
+    """The command that trains on hearts at simulated scanners."""
+    return _trained(name, "--task=segmentation --cohort=sunnybrook", options)
+
+
+def _trained(name: str, data: str, options: str) -> str:
+    rest = f"{data} --data_dir=$FEDRECON_DATA --algorithm={name} {options}".rstrip()
+    return f"experiments.train_federated --workdir=runs/{name} {rest}"
