@@ -33,7 +33,7 @@ from experiments.pipeline.programs import define_run_flags, ending_run, given_se
 from fedrecon.files import write_atomically
 from fedrecon.runtime import run_program, set_cpu_devices
 from fedrecon.tasks import MODES
-from fedrecon.training import Dotted, Execution, FlagError, as_json, check_method
+from fedrecon.training import Dotted, Execution, FlagError, as_json, check_method, method
 
 FIRST = ("workdir", "mode", "strengths", "seeds", "preset", "data", "data_dir", "rounds", "algorithm", "json")
 
@@ -123,6 +123,9 @@ def main(dotted: Dotted) -> None:
     with ending_run(values.workdir):
         settings = check_settings(resolve(given_settings(JointSettings, dotted)))
         check_method(settings.federation, ("segmentation",))
+        if (chosen := method(settings.federation.algorithm)).task or chosen.before:
+            expected = "one that trains two networks in a row as they are"
+            raise FlagError("algorithm", expected, chosen.name)
         chosen = _modes(values.mode), _strengths(values.strengths), values.comparators
         trainings = plan(*chosen, _starts(values.starts))
         set_cpu_devices(values.devices)

@@ -102,7 +102,7 @@ ALLOWED = {
         {"jax", "numpy", "flax", "optax"},
     ),
     "fedrecon/federated": (
-        {"fedrecon.federated", "fedrecon.secure_aggregation", "fedrecon.types"},
+        {"fedrecon.alignment", "fedrecon.federated", "fedrecon.secure_aggregation", "fedrecon.types"},
         {"jax", "numpy", "optax", "jax_privacy"},
     ),
     "fedrecon/communication": (

@@ -23,7 +23,7 @@ from fedrecon.data import ClientData
 from fedrecon.reporting import mean_interval
 from fedrecon.runtime import decode_numbers, read_log
 from fedrecon.tasks import measure_of
-from fedrecon.training import example_of, model_files
+from fedrecon.training import example_of, finetuning, model_files
 
 _FILE = "patients.json"
 
@@ -72,7 +72,8 @@ def _read(document: dict[str, Any]) -> PatientScores:
 
 def score(settings: TrainSettings, data: FederatedData, models: Sequence[Variables]) -> PatientScores:
     """Scores of the models of the clients, thresholds from the validation patients of all sites."""
-    task = make_task(settings, example_of(data.train))
+    example = example_of(data.train)
+    task = finetuning.released_task(settings.federation, make_task(settings, example), example)
     if settings.task == "reconstruction":
         predict = jax.jit(lambda model, batch: task.predict(*model, batch))
         return _of_images(images_of(predict, models, data.test), data.test)

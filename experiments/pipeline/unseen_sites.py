@@ -29,6 +29,8 @@ from fedrecon.training import (
     changed,
     check_method,
     comparator,
+    example_of,
+    finetuning,
     fitted,
     model_files,
     released_file,
@@ -134,6 +136,8 @@ def folds(
             external[done.point] = done.results.unseen.get(site, {}).get(metric, float("nan"))
             inside[done.point] = summary(done.results.own, metric)[0]
             stage = stage_of(done.settings, rest)
+            made = finetuning.released_task(done.settings.federation, stage.task, example_of(rest.train))
+            stage = stage._replace(task=made)
             if base.task in ("segmentation", "classification") and "volume" in data.train.examples:
                 whole = all_of_site(data, site)
                 patients[done.point], others[done.point] = _patients(

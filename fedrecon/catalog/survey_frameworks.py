@@ -1,8 +1,9 @@
 """Rows of the frameworks in the review of Liu, Dai and Chen 2025 (its Table 2, improved frameworks)."""
 
 from fedrecon import communication, privacy
-from fedrecon.catalog.commands import on_radiographs
+from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.harmofl import harmofl, mean_amplitude, normalized_task
 
 SURVEY_FRAMEWORKS = (
     Entry(
@@ -19,6 +20,26 @@ SURVEY_FRAMEWORKS = (
         ),
         command=on_radiographs("feddropoutavg"),
         fixes=("sampler", "weighting", "channel"),
+    ),
+    Entry(
+        "harmofl",
+        harmofl,
+        "Jiang, Wang and Dou 2022, AAAI, arXiv:2112.10775",
+        "images get the sites' mean amplitude, and gradients are those of perturbed weights",
+        survey_row="HarmoFL",
+        tests=(
+            "tests/federated/test_harmofl.py::test_images_get_the_mean_amplitude_and_keep_their_phases",
+            "tests/federated/test_harmofl.py::test_gain_and_offset_of_a_site_are_undone",
+            "tests/federated/test_harmofl.py::test_steps_are_those_of_the_perturbed_gradient",
+            "tests/federated/test_harmofl.py::test_without_both_parts_it_is_fedavg_bit_for_bit",
+            "tests/federated/test_harmofl.py::test_one_round_is_that_of_the_equations",
+        ),
+        command=on_retina("harmofl"),
+        needs=("segmentation", "classification"),
+        fixes=("weighting",),
+        linear=False,
+        task=normalized_task,
+        before=mean_amplitude,
     ),
     Entry(
         "singh",

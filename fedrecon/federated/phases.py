@@ -43,6 +43,7 @@ class Beforehand(NamedTuple):
       bytes_up, bytes_down: unsigned (clients,), sent and received by each client.
       own: `Variables` of private leaves with which clients start, stacked (clients, ...), None at other
         leaves; None starts them all from ``variables``.
+      frozen: names at the top of ``variables`` of what everybody has now, and that is sent no more.
     """
 
     variables: Variables
@@ -50,6 +51,7 @@ class Beforehand(NamedTuple):
     bytes_up: Any
     bytes_down: Any
     own: Variables | None = None
+    frozen: tuple[str, ...] = ()
 
 
 def with_private(state: RoundState, own: Variables | None) -> RoundState:

@@ -168,6 +168,9 @@ def check_method(
         raise FlagError(f"algorithm={name}", f"--task={expected} alone", f"the task {', '.join(unfit)}")
     if "memory" in chosen.needs and tasks and not blocks:
         raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", name)
+    check_before(settings, chosen)
+    if blocks and (chosen.task or chosen.before):
+        raise FlagError("algorithm", "one that needs nothing before its rounds, in a stream of blocks", name)
     if settings.reduce == "mean" and settings.reduce_options:
         raise FlagError("reduce", "a robust reducer for --reduce.NAME", "mean")
     if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
@@ -183,7 +186,6 @@ def check_method(
     if settings.dp_unit == "site" and "channel" in chosen.fixes:
         expected = f"example or patient with --algorithm={name}, which brings a channel of its own"
         raise FlagError("dp_unit", expected, "site")
-    check_before(settings, chosen)
     make_reducer(settings)
     make_codec(settings)
     make_downlink(settings)

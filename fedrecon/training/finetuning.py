@@ -1,6 +1,6 @@
 """Fine-tuning of a started model by few parameters, as settings name it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,17 @@ class Tuning(NamedTuple):
     def metrics_of(self, task: Task) -> Callable:
         """The metrics of a task of what is handed out, for models in training."""
         return lambda params, stats, batch: task.metrics(self.release(params), stats, batch)
+
+    def with_frozen(self, names: Collection[str]) -> "Tuning":
+        """The same, with the leaves under these names at the top of the variables frozen as they are."""
+
+        def group(kinds: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                name: jax.tree.map(lambda _: FROZEN, kind) if name in names else kind
+                for name, kind in kinds.items()
+            }
+
+        return self._replace(share_mask=Variables(*map(group, self.share_mask)))
 
     def applied_to(self, algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
         """The algorithm, with the leaves frozen that are not trained."""

@@ -149,7 +149,7 @@ def train_stage(
     before = run_before(settings, stage.task, stage.variables, stage.clients, stage.key, mesh)
     if before is not None:
         stage = stage._replace(variables=before.variables)
-        tuning = tuning._replace(variables=before.variables)
+        tuning = tuning._replace(variables=before.variables).with_frozen(before.frozen)
     given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
     given |= {"memory": stage.memory, "exchanged": before and before.exchanged}
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)

@@ -5,6 +5,7 @@
 
 from tests.mutants import (
     attacks,
+    before_rounds,
     classical,
     communication,
     ct,
@@ -36,6 +37,7 @@ from tests.mutants import (
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
+    *before_rounds.MUTANTS,
     *operators.MUTANTS,
     *solvers.MUTANTS,
     *mri.MUTANTS,
