@@ -19,6 +19,8 @@ fedcl
 feddropoutavg
 harmofl
 singh
+fedce
+prr_fl
 """.split()
 
 P = 10**6
@@ -40,6 +42,10 @@ NUMBERS = {
     "lai": (2 + 1, 2),
     # 256 answers of one class; what is asked, 256 images of 8 x 8 in two bytes, the consensus and a number.
     "medisecfed": (256 + 1, 256 * 8 * 8 // 2 + 256 + 1),
+    # The error; the coefficient and the number of the round.
+    "fedce": (P + 2, P + 2),
+    # Without the normalization layers.
+    "prr_fl": (P - 2_000 + 1, P - 2_000),
     "local_only": (0, 0),
     "centralized": (0, 0),
 }
@@ -102,6 +108,7 @@ def test_rows_fix_what_recipes_do_not_take():
 
 def _required(entry):
     values = {"optimizer": None, "learning_rate": 0.1, "clients": 2, "represent": None, "example": {}}
+    values |= {"score": None, "rounds": 2}
     return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs) if name in values}
 
 

@@ -79,7 +79,9 @@ def with_amplitude(
     return jnp.fft.ifft2(new * phase, axes=(-3, -2)).real.astype(images.dtype)
 
 
-def shared_amplitudes(kernels: jax.Array, part: float) -> jax.Array:
+def shared_amplitudes(
+    kernels: jax.Array, part: float | jax.Array, included: jax.Array | None = None
+) -> jax.Array:
     """Kernels of several clients with their mean amplitudes at low frequencies; phases stay.
 
     A kernel of a convolution is the matrix of (ky * features_in) rows and (kx * features_out) columns, a
@@ -88,15 +90,16 @@ def shared_amplitudes(kernels: jax.Array, part: float) -> jax.Array:
 
     Args:
       kernels: (clients, [ky, kx,] features_in, features_out).
-      part: L, in [0, 1].
+      part: L, in [0, 1]; an array () of a round is not checked.
+      included: bool (clients,), whose amplitudes the mean is of; None for all.
 
     Returns:
       Like ``kernels``.
 
     Raises:
-      ValueError: ``part`` is out of range, or kernels have another number of axes.
+      ValueError: ``part`` is a number out of range, or kernels have another number of axes.
     """
-    if not 0 <= part <= 1:
+    if not isinstance(part, jax.Array) and not 0 <= part <= 1:
         raise ArgumentError("part", "a number in [0, 1]", repr(part))
     if kernels.ndim not in (3, 5):
         raise ArgumentError("kernels", "(clients, [ky, kx,] features_in, features_out)", kernels.shape)
@@ -105,7 +108,11 @@ def shared_amplitudes(kernels: jax.Array, part: float) -> jax.Array:
         clients, ky, kx, before, after = kernels.shape
         matrices = kernels.transpose(0, 3, 1, 2, 4).reshape(clients, before * ky, kx * after)
     near = [np.abs(np.fft.fftfreq(n, 1 / n)) <= part * n / 2 for n in matrices.shape[1:]]
-    mean = amplitude(matrices[..., None]).mean(0)
+    found = amplitude(matrices[..., None])
+    mean = found.mean(0)
+    if included is not None:
+        chosen = included[:, None, None, None]
+        mean = jnp.where(chosen, found, 0).sum(0) / jnp.maximum(included.sum(), 1)
     mixed = with_amplitude(matrices[..., None], mean, near[0][:, None] & near[1])[..., 0]
     if kernels.ndim == 5:
         mixed = mixed.reshape(clients, before, ky, kx, after).transpose(0, 2, 3, 1, 4)

@@ -27,6 +27,9 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "memory": (("memory",), "blocks of data before this one (`experiments.continual`)"),
     "importance": ((), "Fisher diagonals of these blocks"),
     "exchanged": (("exchanged",), "what clients exchange once, before the rounds"),
+    "rounds": (("rounds",), "the number of rounds"),
+    "score": (("score",), "how good a model is, between 0 and 1"),
+    "validation": ((), "validation splits of clients, where there are any"),
     "classification": ((), "that task"),
     "segmentation": ((), "that task"),
     "reconstruction": ((), "that task"),
@@ -121,6 +124,11 @@ class Entry:
     def module(self) -> str:
         """The module of the recipe."""
         return self.recipe.__module__
+
+    @property
+    def validates(self) -> bool:
+        """Whether clients look at their validation splits while they train."""
+        return bool(self.selection) or "validation" in self.needs
 
     @property
     def options(self) -> dict[str, type]:

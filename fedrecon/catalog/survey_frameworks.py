@@ -3,7 +3,13 @@
 from fedrecon import communication, privacy
 from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.fedce import fedce
 from fedrecon.federated.methods.harmofl import harmofl, mean_amplitude, normalized_task
+from fedrecon.federated.methods.prr_fl import prr_fl
+
+_SERVER = ("server_optimizer",)
+_FEDCE = "tests/federated/test_fedce.py::test_"
+_PRR_FL = "tests/federated/test_prr_fl.py::test_"
 
 SURVEY_FRAMEWORKS = (
     Entry(
@@ -59,5 +65,42 @@ SURVEY_FRAMEWORKS = (
             "singh", "--rounds=4 --algorithm.ledger=runs/singh/rounds.jsonl --algorithm.gateways=2"
         ),
         needs=("clients",),
+    ),
+    Entry(
+        "fedce",
+        fedce,
+        "Jiang et al. 2023, CVPR, arXiv:2303.16520",
+        "clients weigh by what they contribute in gradient space and in data space",
+        survey_row="FedCE",
+        tests=(
+            _FEDCE + "rounds_are_those_of_the_equations",
+            _FEDCE + "the_minus_model_is_the_mean_of_the_others",
+            _FEDCE + "equal_clients_stay_uniform",
+            _FEDCE + "the_one_that_is_orthogonal_to_two_equal_ones_contributes_most",
+            _FEDCE + "the_first_round_does_not_depend_on_scores",
+        ),
+        command=on_retina("fedce"),
+        needs=("clients", "score", "validation", "classification", "segmentation"),
+        fixes=("weighting", "channel", "reduce", *_SERVER),
+        linear=False,
+    ),
+    Entry(
+        "prr_fl",
+        prr_fl,
+        "Chen Z. et al. 2022, MICCAI, LNCS 13433",
+        "clients share amplitudes of their kernels, and a deputy and a personal model teach each other",
+        survey_row="PRR-FL",
+        tests=(
+            _PRR_FL + "rounds_are_those_of_the_equations",
+            _PRR_FL + "stages_follow_the_table",
+            _PRR_FL + "equal_clients_get_what_they_sent",
+            _PRR_FL + "the_shared_part_grows_with_rounds_and_absent_clients_have_none",
+            "tests/alignment/test_frequency.py::test_kernels_share_amplitudes_and_keep_phases",
+        ),
+        command=on_radiographs("prr_fl"),
+        needs=("rounds", "score", "validation", "classification", "segmentation"),
+        fixes=("weighting", "channel", "reduce", *_SERVER),
+        linear=False,
+        personal=True,
     ),
 )

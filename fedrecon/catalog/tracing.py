@@ -42,6 +42,7 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "head": head,
         "head_steps": 1,
         "represent": _predict,
+        "score": lambda params, stats, batch: jnp.float32(0),
         "example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)},
         "mechanism": Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example"),
         # Of a block that is not the first.

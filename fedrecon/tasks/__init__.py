@@ -33,6 +33,7 @@ from fedrecon.tasks.segmentation_losses import (
 )
 from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
+from fedrecon.tasks.unit_scores import macro_f1, unit_score
 
 __all__ = [
     "GROUPS",
@@ -63,6 +64,7 @@ __all__ = [
     "joint_task",
     "layer_features",
     "lower_is_better",
+    "macro_f1",
     "masked_autoencoding_task",
     "means",
     "measure_of",
@@ -82,6 +84,7 @@ __all__ = [
     "sliding_window",
     "ssim",
     "surface_dice",
+    "unit_score",
     "volume_scores",
     "without_batch_normalization",
 ]

@@ -17,7 +17,7 @@ from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
 from fedrecon.federated.methods.remembering import Memory
-from fedrecon.tasks import layer_features
+from fedrecon.tasks import layer_features, unit_score
 from fedrecon.training.before_rounds import check_before
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.codecs import downlinked, make_codec, make_downlink
@@ -65,7 +65,7 @@ _FLAGS = {
 _OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
 _GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", "memory",
-          "importance", "exchanged", *TASKS)  # fmt: skip
+          "importance", "exchanged", "rounds", "score", "validation", *TASKS)  # fmt: skip
 
 
 def algorithms() -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def check_method(
         raise FlagError("dp_epsilon", f"a budget, for --algorithm={name}", settings.dp_epsilon)
     if chosen.unit and settings.dp_unit not in ("auto", chosen.unit):
         raise FlagError("dp_unit", f"{chosen.unit}, which {name} protects", settings.dp_unit)
-    if chosen.selection and settings.stream:
+    if chosen.validates and settings.stream:
         expected = f"0 with --algorithm={name}, whose clients keep validation data"
         raise FlagError("stream", expected, settings.stream)
     if settings.dp_unit == "site" and "channel" in chosen.fixes:
@@ -328,6 +328,10 @@ def _needed(
         }
     if "features" in chosen.needs:
         arguments["features"] = layer_features(task)
+    if "rounds" in chosen.needs:
+        arguments["rounds"] = budget.rounds
+    if "score" in chosen.needs:
+        arguments["score"] = unit_score(task)
     if "head" in chosen.needs:
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         try:
@@ -390,7 +394,7 @@ _STUB = Task(
 def _arguments(entry: Entry) -> dict[str, Any]:
     known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
-    known |= {"features": lambda *arguments: {}}
+    known |= {"features": lambda *arguments: {}, "score": lambda *arguments: jnp.float32(0), "rounds": 1}
     known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
     known["exchanged"] = None
     known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")

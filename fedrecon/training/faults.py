@@ -96,7 +96,8 @@ def full_record(
 
     In addition to `round_record`: ``missing`` are sampled clients of which nothing arrived, though it would
     have been finite (crashed, or without examples); ``stragglers`` took fewer steps than they have; ``steps``
-    are those of the shared model: the mean of the clients', by their weights.
+    are those of the shared model: the mean of the clients', by their weights; ``coefficients`` are those that
+    a reducer found for the clients.
 
     Args:
       info: of the round, on the host.
@@ -120,6 +121,9 @@ def full_record(
         record["applied"] = False
     record |= _sum_record(info)
     record |= _riders_record(info, names)
+    if isinstance(info.reduce, dict) and "coefficient" in info.reduce:
+        shares = zip(names, info.reduce["coefficient"], strict=True)
+        record["coefficients"] = {name: round(float(share), 4) for name, share in shares}
     return record
 
 

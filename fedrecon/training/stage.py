@@ -161,7 +161,7 @@ def train_stage(
         parallel = resolve_parallel(execution, *run, mesh, tuning.frozen)
     key = noise_key(stage, settings)
     purse = NoPurse() if noise is None else Purse(workdir.path, stage.name, noise, key)
-    seen = stage.validation if entry.selection or stage.method else None
+    seen = stage.validation if entry.validates or stage.method else None
     if seen is not None and entry.pooled:
         seen = pool(seen)
     opened = open_rounds(*run, mesh=mesh, parallel=parallel, validation=seen, frozen=tuning.frozen, **work)

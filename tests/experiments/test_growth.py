@@ -53,6 +53,7 @@ def test_more_rounds_continue_a_finished_run_as_if_begun_with_them(case, tmp_pat
     [
         ({}, 3, ""),
         ({"optimizer": "adam"}, 1, ""),
+        ({"algorithm": "prr_fl"}, 1, "another thing in each round"),
         ({"patience": 2}, 1, ""),
         ({"rate_schedule": "cosine"}, 1, "rates of cosine"),
         ({"optimizer": "adam_cosine"}, 1, "rates of warmup_cosine"),

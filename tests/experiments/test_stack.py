@@ -41,7 +41,19 @@ WIDTH, BUDGET = 4000, Budget(rounds=1, epochs=3, batch_size=4, learning_rate=0.5
 NOISE = Spending(
     Mechanism(0.1, 2.0, 4, 12, steps=6), dict.fromkeys("abc", 5), dict.fromkeys("abc", 1e-3), target=1e3
 )
-LEAKING = {"ewc", "harmofl", "qfedavg", "afl", "pfedme", "medisecfed", "lai", "local_only", "centralized"}
+LEAKING = {
+    "ewc",
+    "harmofl",
+    "qfedavg",
+    "afl",
+    "pfedme",
+    "medisecfed",
+    "lai",
+    "fedce",
+    "prr_fl",
+    "local_only",
+    "centralized",
+}
 
 
 def loss(params, stats, batch, key):

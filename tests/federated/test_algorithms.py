@@ -62,9 +62,8 @@ def test_every_named_method_is_here():
     # ciphertexts are in tests/privacy/test_encrypted_sum.py; the others have files of their own.
     elsewhere = {"centralized", "dp_fedavg", "beguier", "p3sgd", "deepee", "li_w", "cheng", "famhe"}
     elsewhere |= {"medisecfed", "lai"}
-    elsewhere |= {"li_w", "medisecfed", "lai"}
     # Of frameworks.
-    elsewhere |= {"singh"}
+    elsewhere |= {"singh", "fedce", "prr_fl"}
     # Of streams, in test_remembering.py.
     elsewhere |= {"ewc", "lwf"}
     # Of other bytes, in test_low_communication.py.

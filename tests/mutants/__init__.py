@@ -31,6 +31,7 @@ from tests.mutants import (
     survey,
     survey_adversarial,
     survey_frameworks,
+    survey_personal,
     tradeoffs,
     training,
 )
@@ -58,6 +59,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *runs.MUTANTS,
     *streams.MUTANTS,
     *survey.MUTANTS,
+    *survey_personal.MUTANTS,
     *survey_adversarial.MUTANTS,
     *survey_frameworks.MUTANTS,
     *tradeoffs.MUTANTS,

@@ -78,6 +78,10 @@ REFUSED = {
     "qfedavg": "secure_aggregation.scalar_bound: expected the largest scalar",
     "li_w": "secure_aggregation: expected none with --algorithm=li_w",
     "lai": "algorithm=lai: expected --task=classification",
+    **{
+        name: f"algorithm={name}: expected --task=classification, segmentation alone"
+        for name in ("fedce", "prr_fl")
+    },
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
     "famhe": "secure_aggregation: expected none with --algorithm=famhe",
