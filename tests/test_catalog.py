@@ -14,6 +14,7 @@ from fedrecon.catalog import Entry, registry, tracing
 NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox
 ewc lwf fednova scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier
 deepee p3sgd cheng famhe medisecfed lai local_only centralized
+feddg
 fedcl
 
 feddropoutavg

@@ -18,6 +18,7 @@ from fedrecon.alignment.adversarial import (
     new_player,
     perceptron,
 )
+from fedrecon.alignment.boundaries import boundary_contrast, boundary_rings
 from fedrecon.alignment.contrast import Bank, empty_bank, info_nce, momentum, pushed
 from fedrecon.alignment.frequency import amplitude, frequency_window, shared_amplitudes, with_amplitude
 
@@ -26,6 +27,8 @@ __all__ = [
     "Domain",
     "Player",
     "amplitude",
+    "boundary_contrast",
+    "boundary_rings",
     "critic_loss",
     "discriminated",
     "domain_loss",

@@ -18,6 +18,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "head_steps": (("head_steps",), "how many steps train the head"),
     "represent": (("represent",), "a representation to contrast"),
     "features": (("features",), "what layers of the network see"),
+    "maps": (("maps",), "what the last layer of a segmentation sees"),
     "example": (("example",), "shapes of the examples"),
     "privacy": (
         ("clipping_norm", "noise_multiplier", "expected_batch_size", "padded_batch_size", "steps"),

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from fedrecon import catalog
 from fedrecon.data import ClientData
 from fedrecon.federated.phases import Beforehand
+from fedrecon.runtime import host_copy
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError, as_flag_error
@@ -100,9 +101,11 @@ def run_before(
         return None
     options = catalog.chosen_options(chosen.before, _options(settings, chosen))
     try:
-        return chosen.before(task, variables, clients, jax.random.fold_in(key, 8), mesh, **options)
+        found = chosen.before(task, variables, clients, jax.random.fold_in(key, 8), mesh, **options)
     except ValueError as error:
         raise as_flag_error(error, {"task": "algorithm", "clients": "algorithm"}, "algorithm.") from error
+    # Rounds take it for a constant, which has no place on a mesh of its own.
+    return found._replace(exchanged=host_copy(found.exchanged))
 
 
 def charged(before: Beforehand | None, done: int, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

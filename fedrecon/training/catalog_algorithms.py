@@ -64,7 +64,7 @@ _FLAGS = {
 # What a method brings that a secure sum would replace -> the option it fixes then.
 _OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
-_GIVEN = ("clients", "head", "head_steps", "represent", "features", "example", "mechanism", "memory",
+_GIVEN = ("clients", "head", "head_steps", "represent", "features", "maps", "example", "mechanism", "memory",
           "importance", "exchanged", "rounds", "score", "validation", *TASKS)  # fmt: skip
 
 
@@ -332,6 +332,9 @@ def _needed(
         arguments["rounds"] = budget.rounds
     if "score" in chosen.needs:
         arguments["score"] = unit_score(task)
+    if "maps" in chosen.needs:
+        last = layer_features(task, lambda module: module.path == ("head",))
+        arguments["maps"] = lambda params, stats, batch: last(params, stats, batch)["head"]
     if "head" in chosen.needs:
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         try:
@@ -395,6 +398,7 @@ def _arguments(entry: Entry) -> dict[str, Any]:
     known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
     known |= {"features": lambda *arguments: {}, "score": lambda *arguments: jnp.float32(0), "rounds": 1}
+    known |= {"features": lambda *arguments: {}, "maps": lambda *arguments: None}
     known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
     known["exchanged"] = None
     known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")

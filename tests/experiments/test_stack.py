@@ -44,6 +44,7 @@ NOISE = Spending(
 LEAKING = {
     "ewc",
     "harmofl",
+    "feddg",
     "qfedavg",
     "afl",
     "pfedme",

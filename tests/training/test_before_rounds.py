@@ -21,6 +21,7 @@ from fedrecon.training import (
     check_method,
     train_stage,
 )
+from fedrecon.training.before_rounds import own_start
 from fedrecon.training.finetuning import released_task
 from fedrecon.types import Task, Variables
 from fedrecon.weights import read_weights
@@ -109,6 +110,7 @@ def test_the_model_starts_from_what_was_exchanged_and_hands_it_out(tmp_path):
     np.testing.assert_allclose(result.released.stats["center"], [np.mean(means)], rtol=1e-6)
     kept = read_weights(tmp_path / "run" / "models" / "stage.npz")[0]
     np.testing.assert_array_equal(kept.stats["center"], result.released.stats["center"])
+    assert float(result.released.params["w"]) != 0
     # The parameter and the weight up, the parameter down; before: a number up, two down.
     assert [(r["bytes_up"], r["bytes_down"]) for r in log] == [(3 * 12, 3 * 12), (3 * 8, 3 * 4)]
     assert log[0]["bytes_up_before"] == 12 and "bytes_up_before" not in log[1]
@@ -146,6 +148,13 @@ def test_a_model_of_the_network_alone_or_of_the_same_method_may_start_it(tmp_pat
         tmp_path / "started", initialize_from=str(tmp_path / "plain" / "models" / "stage.npz")
     )
     assert "center" in started.released.stats
+
+
+def test_the_network_starts_as_given_and_the_rest_as_drawn():
+    settings, example = FederationSettings(algorithm="centering"), {"x": jax.ShapeDtypeStruct((1, 1), float)}
+    given = Variables({"w": jnp.float32(7)}, {})
+    _, start, beside = own_start(settings, TASK, given, example, jax.random.key(0))
+    assert start.params["w"] == 7 and start.stats["center"] == 0 and beside == ("center",)
 
 
 def test_who_reads_a_released_model_gets_its_task(tmp_path):
