@@ -28,7 +28,7 @@ class Spectra(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides a method of tuples that nobody calls
 
 
-def low_frequencies(shape: tuple[int, int], part: float) -> tuple[np.ndarray, np.ndarray]:
+def low_frequencies(shape: tuple[int, ...], part: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the frequencies within b = floor(part min(ny, nx)), zero first."""
     inside = frequency_window(shape, part)
     return np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
