@@ -22,7 +22,7 @@ multitask.json, multitask.md and multitask.png. --CODEC.NAME=VALUE and --METHOD.
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ from experiments.pipeline.multitask_scores import (
     over_seeds,
     scores_of,
     seconds_of,
+    tested,
     untrained,
     validated,
 )
@@ -119,16 +120,18 @@ def solve(
     """
     problem, plain = PROBLEMS[name], next(iter(rows.values())).settings
     data = functools.cache(lambda seed: load_data(with_seed(plain, seed)))
-    constant = [untrained(folder / "untrained", with_seed(plain, seed), data, tuned=tuned) for seed in seeds]
+    place, of_seeds = folder / "untrained", [with_seed(plain, seed) for seed in seeds]
+    names = [tested(place, settings, data) for settings in of_seeds]
+    constant = [untrained(place, settings, data, tuned=tuned) for settings in of_seeds]
     found: dict[str, dict[str, Any]] = {
-        label: {"exchanges": False, **over_seeds([scores[label] for scores in constant])}
+        label: {"exchanges": False, **over_seeds([scores[label] for scores in constant], names)}
         for label in constant[0]
     }
     for label, row in rows.items():
         found[label] = {"exchanges": row.exchanges, "refused": row.refused}
         try:
             if not row.refused:
-                found[label] |= _train(label, row, seeds, folder, data, execution)
+                found[label] |= _train(label, row, seeds, folder, data, names, execution)
         except FlagError as error:
             if not row.features:
                 raise
@@ -159,6 +162,7 @@ def _train(
     seeds: list[int],
     folder: Path,
     data: Callable[[int], FederatedData],
+    names: Sequence[Sequence[str]],
     execution: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The figures of one row: means over seeds of scores and costs, the largest ε."""
@@ -177,7 +181,7 @@ def _train(
         )
     up, down, seconds, epsilons, validations = (list(column) for column in zip(*costs, strict=True))
     return {
-        **over_seeds(scores),
+        **over_seeds(scores, names),
         "bytes_up": float(np.mean(up)),
         "bytes_down": float(np.mean(down)),
         "seconds": float(np.mean(seconds)),

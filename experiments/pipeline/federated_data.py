@@ -12,6 +12,7 @@ from experiments.pipeline.federated_settings import (
     LABELS,
     MEASURED,
     PUBLIC,
+    SIMULATED,
     TrainSettings,
     draws_patterns,
     is_own,
@@ -66,6 +67,8 @@ class FederatedData(NamedTuple):
       notes: what a reader must know about the data.
       preparation: what was done to images, see `Cohort`.
       unseen: sites that do not train, for the test alone; None without.
+      tested: names of each client's test patients in the order of their numbers, of no other person with
+        another seed.
     """
 
     train: ClientData
@@ -76,6 +79,7 @@ class FederatedData(NamedTuple):
     notes: str
     preparation: Mapping[str, Any] = types.MappingProxyType({})
     unseen: ClientData | None = None
+    tested: tuple[tuple[str, ...], ...] = ()
 
 
 class _Pool(NamedTuple):
@@ -106,12 +110,14 @@ def load_data(settings: TrainSettings) -> FederatedData:
             parts, names = site_partition(pooled.sites)
             counts, labels = label_counts(pooled.labels, parts)
             order = [names.index(name) for name in cohort.train.names]
-            data = FederatedData(
-                cohort.train, cohort.validation, cohort.test, counts[order], labels, cohort.notes
-            )
+            split = cohort.train, cohort.validation, cohort.test
+            data = FederatedData(*split, counts[order], labels, cohort.notes, tested=_tested(cohort))
         else:
             data = _divide(pooled, settings)
         data = data._replace(preparation=cohort.preparation, unseen=cohort.unseen)
+    if settings.cohort in SIMULATED:
+        suffix = f" of seed {settings.seed}"
+        data = data._replace(tested=tuple(tuple(name + suffix for name in of) for of in data.tested))
     key = {"classification": "label", "segmentation": "segmentation"}.get(settings.task)
     classes = number_of_classes(settings)
     if key is not None:
@@ -354,7 +360,15 @@ def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
         for members, chosen in zip(split, inside, strict=True):
             members.append(part[chosen])
     train, test, *rest = (partition_examples(pooled.examples, members, names) for members in split)
-    return FederatedData(train, rest[0] if rest else None, test, counts, labels, pooled.notes)
+    tested = tuple(tuple(np.unique(pooled.patients[members]).tolist()) for members in split[1])
+    return FederatedData(train, rest[0] if rest else None, test, counts, labels, pooled.notes, tested=tested)
+
+
+def _tested(cohort: Cohort) -> tuple[tuple[str, ...], ...]:
+    """Names of test patients with those of their sites, in the order of their volumes' numbers."""
+    test, names = cohort.test, cohort.patients["test"]
+    volumes = [np.unique(v[ok]) for v, ok in zip(test.examples["volume"], test.valid, strict=True)]
+    return tuple(tuple(f"{site}/{names[i][v]}" for v in volumes[i]) for i, site in enumerate(test.names))
 
 
 def _skewed(pooled: _Pool, settings: TrainSettings, clients: int) -> tuple[np.ndarray, ...]:

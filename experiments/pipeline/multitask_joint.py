@@ -70,7 +70,9 @@ def solve(
         joint_runs.run_seed(settings, seed, trainings, data, tool, folder / f"seed-{seed}", execution)
         for seed in seeds
     ]
-    constant = over_seeds([of_rows(marked_everywhere(data))] * len(runs))
+    # The same patients with every seed.
+    names = [[name for site in data.patients["test"] for name in site]] * len(runs)
+    constant = over_seeds([of_rows(marked_everywhere(data))] * len(runs), names)
     found: dict[str, dict[str, Any]] = {CONSTANT: {"exchanges": False, **constant}}
     for label, row in ROWS.items():
         name = row.trainings[-1].name
@@ -79,9 +81,7 @@ def solve(
         found[label] = {
             "exchanges": row.exchanges,
             "refused": "",
-            **over_seeds(scores),
-            # The same patients with every seed.
-            "patients": np.mean([each.patients for each in scores], 0).tolist(),
+            **over_seeds(scores, names),
             **{key: float(np.mean([cost[key] for cost in costs])) for key in costs[0]},
             "epsilon": math.inf,
             "validated": float(np.mean([of_rows(run.validation[name]).value for run in runs])),

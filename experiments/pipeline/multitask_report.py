@@ -48,7 +48,8 @@ def saved_bytes(rows: Rows, floor: float) -> float:
 def with_differences(rows: Mapping[str, dict[str, Any]], baseline: str) -> dict[str, dict[str, Any]]:
     """The rows with "p_value" of the difference to the baseline over patients, by Wilcoxon's test and Holm's.
 
-    Patients of all seeds count; a row without scores of single patients gets none.
+    A patient counts once, with the mean over the seeds that tested them. A row without scores of
+    single patients gets none.
     """
     found, tests = {name: dict(row) for name, row in rows.items()}, {}
     patients = rows.get(baseline, {}).get("patients", [])

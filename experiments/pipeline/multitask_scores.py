@@ -167,8 +167,33 @@ def _of_cases(task: str, cases: diagnosis.Cases, threshold: float) -> PatientSco
     return PatientScores(value, low, high, sites, [], 0, count, reason)
 
 
-def over_seeds(scores: list[PatientScores]) -> dict[str, Any]:
-    """Means over seeds; intervals of patients are averaged, as if all seeds had the same patients."""
+def tested(folder: Path, settings: TrainSettings, data: Callable[[int], FederatedData]) -> tuple[str, ...]:
+    """Names of the test patients, in the order of `PatientScores.patients`; kept in ``folder``."""
+    file = folder / f"seed-{settings.seed}-patients.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, [name for names in data(settings.seed).tested for name in names])
+    return tuple(json.loads(file.read_text()))
+
+
+def over_seeds(scores: Sequence[PatientScores], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Means over seeds; intervals of patients are averaged, as if all seeds had the same patients.
+
+    Args:
+      scores: of each seed.
+      names: of each seed the patients. Who is tested with several seeds counts once, with the mean.
+
+    Raises:
+      ValueError: a seed has scores of another number of patients.
+    """
+    by_patient: dict[str, list[float]] = {}
+    for each, of_seed in zip(scores, names, strict=True):
+        # An AUC is of all patients or of none.
+        values = each.patients or [each.value] * len(of_seed)
+        for name, value in zip(of_seed, values, strict=True):
+            by_patient.setdefault(name, []).append(value)
+    means = [_mean(values) for values in by_patient.values()]
+    scored = int(np.sum(~np.isnan(means)))
     interval = mean_interval([each.value for each in scores])
     worst = [np.nanmin([*each.sites.values(), np.inf]) for each in scores]
     return {
@@ -177,9 +202,10 @@ def over_seeds(scores: list[PatientScores]) -> dict[str, Any]:
         "high": float(np.mean([each.high for each in scores])),
         "half_width": interval.half_width,
         "worst_site": float(np.mean(worst)) if np.isfinite(worst).all() else math.nan,
-        "patients": [value for each in scores for value in each.patients],
-        "scored": sum(each.scored for each in scores),
-        "unscored": sum(each.unscored for each in scores),
+        "seeds": len(scores),
+        "patients": means if all(each.patients for each in scores) else [],
+        "scored": scored,
+        "unscored": len(means) - scored,
         "reason": next((each.reason for each in scores if each.reason), ""),
     }
 

@@ -16,12 +16,14 @@ from absl import flags
 from experiments import multitask
 from experiments.pipeline import multitask_joint, multitask_report, multitask_scores
 from experiments.pipeline.diagnosis import Cases
+from experiments.pipeline.federated_data import load_data
+from experiments.pipeline.federated_run import with_seed
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.joint_data import JointData
 from experiments.pipeline.multitask_problems import EXTENT, PRESETS, PROBLEMS
 from experiments.pipeline.programs import flag_groups
 from fedrecon.data import ClientData
-from fedrecon.training import FlagError
+from fedrecon.training import FlagError, changed
 
 ROOT = Path(__file__).parents[2]
 EXTENTS = {**EXTENT["smoke"], "protocol": "secagg"}
@@ -182,6 +184,69 @@ def test_differences_are_tested_over_the_same_patients_and_corrected():
     assert found["better"]["p_value"] == pytest.approx(2 * 2 / 2**12)
     assert found["same"]["p_value"] == 1 and found["same"]["difference"] == 0
     assert "p_value" not in found["fewer"] and "p_value" not in found["fedavg"]
+
+
+def scores(values, sites=None):
+    known = [value for value in values if not math.isnan(value)]
+    mean = float(np.mean(known))
+    return multitask_scores.PatientScores(mean, mean, mean, sites or {"a": mean}, values, len(known),
+                                          len(values) - len(known), "")  # fmt: skip
+
+
+def test_a_patient_of_several_seeds_counts_once_in_a_test():
+    rng = np.random.default_rng(0)
+    names, base, gain = ["p1", "p2", "p3", "p4", "p5", "p6"], rng.normal(size=6), rng.uniform(1, 2, 6)
+    seeds = [(base + rng.normal(0, 0.01, 6)).tolist() for _ in range(3)]
+    better = [(gain + values).tolist() for values in seeds]
+    found = {
+        name: row(**multitask_scores.over_seeds([scores(v) for v in values], [names] * 3))
+        for name, values in (("fedavg", seeds), ("better", better))
+    }
+    found = multitask_report.with_differences(found, "fedavg")
+    # Six signs that agree; eighteen would have 2 / 2^18.
+    assert found["better"]["p_value"] == pytest.approx(2 / 2**6)
+    assert found["better"]["difference"] == pytest.approx(gain.mean())
+    assert (found["better"]["scored"], found["better"]["seeds"]) == (6, 3)
+
+
+def test_seeds_with_other_patients_are_joined_by_name():
+    seeds = [scores([1.0, 2.0]), scores([4.0, math.nan, 5.0])]
+    found = multitask_scores.over_seeds(seeds, [["a", "b"], ["b", "c", "d"]])
+    np.testing.assert_allclose(found["patients"], [1.0, 3.0, np.nan, 5.0])
+    assert (found["scored"], found["unscored"]) == (3, 1)
+    area = scores([0.8])._replace(patients=[])
+    found = multitask_scores.over_seeds([area, area], [["a", "b"], ["b", "c"]])
+    assert found["patients"] == [] and (found["scored"], found["unscored"]) == (3, 0)
+    with pytest.raises(ValueError, match="zip"):
+        multitask_scores.over_seeds(seeds, [["a", "b"], ["b", "c"]])
+
+
+def test_simulated_patients_of_another_seed_are_others_and_names_follow_volumes():
+    natural = {"cohort": "simulated_mri", "task": "segmentation", "clients": 2}
+    divided = {"partition": "quantity", "concentration": 5.0, "minimum_examples": 3}
+    for problem in (natural, natural | divided):
+        settings = changed(TrainSettings(), image_size=8, patients_per_site=4, **problem)
+        first, second = (load_data(with_seed(settings, seed)) for seed in (1, 2))
+        assert not set(sum(first.tested, ())) & set(sum(second.tested, ()))
+        volumes, valid = np.asarray(first.test.examples["volume"]), np.asarray(first.test.valid)
+        assert [len(names) for names in first.tested] == [
+            len(np.unique(v[ok])) for v, ok in zip(volumes, valid, strict=True)
+        ]
+
+
+def test_patients_of_files_keep_their_names_with_every_seed(measured_data):
+    settings = changed(TrainSettings(), cohort="retina", task="segmentation", image_size=16,
+                       data_dir=str(measured_data("multisite").parent))  # fmt: skip
+    masks, names = {}, set()
+    for seed in range(3):
+        data = load_data(with_seed(settings, seed))
+        for site, members in enumerate(data.tested):
+            volume, valid = np.asarray(data.test.examples["volume"][site]), np.asarray(data.test.valid[site])
+            for number, name in zip(np.unique(volume[valid]), members, strict=True):
+                mask = np.asarray(data.test.examples["segmentation"][site])[valid & (volume == number)]
+                np.testing.assert_array_equal(masks.setdefault((name, mask.shape), mask), mask)
+                names.add(name)
+    assert len(masks) == len(names) < sum(map(len, data.tested)) * 3
 
 
 def test_the_table_counts_what_has_no_score(tmp_path):

@@ -64,9 +64,37 @@ MUTANTS = (
     *in_file(
         "experiments/pipeline/multitask_scores.py",
         (
+            "means = [_mean(values) for values in by_patient.values()]",
+            "means = [value for values in by_patient.values() for value in values]",
+            _MULTITASK + "a_patient_of_several_seeds_counts_once_in_a_test",
+        ),
+        (
+            "values = each.patients or [each.value] * len(of_seed)",
+            "values = each.patients",
+            _MULTITASK + "seeds_with_other_patients_are_joined_by_name",
+        ),
+        (
             "value = low = high = -math.inf",
             "low = high = -math.inf",
             _MULTITASK + "scores_are_of_patients_with_the_structure_and_networks_that_fail_diverged",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/federated_data.py",
+        (
+            "tuple(name + suffix for name in of)",
+            "tuple(name for name in of)",
+            _MULTITASK + "simulated_patients_of_another_seed_are_others_and_names_follow_volumes",
+        ),
+        (
+            "np.unique(pooled.patients[members]).tolist()",
+            "pooled.patients[members].tolist()",
+            _MULTITASK + "simulated_patients_of_another_seed_are_others_and_names_follow_volumes",
+        ),
+        (
+            "[np.unique(v[ok]) for v, ok in zip(test.examples",
+            "[np.unique(v[ok])[::-1] for v, ok in zip(test.examples",
+            _MULTITASK + "patients_of_files_keep_their_names_with_every_seed",
         ),
     ),
     *in_file(
