@@ -128,7 +128,7 @@ def solve(
         for label in constant[0]
     }
     for label, row in rows.items():
-        found[label] = {"exchanges": row.exchanges, "refused": row.refused}
+        found[label] = {"exchanges": row.exchanges, "refused": row.refused, "features": list(row.features)}
         try:
             if not row.refused:
                 found[label] |= _train(label, row, seeds, folder, data, names, execution)
@@ -241,7 +241,7 @@ def main(dotted: Dotted) -> None:
         planned = plan(values.preset, given, extent, values.data_dir, dotted)
         set_cpu_devices(values.devices)
         if values.preset != "full":
-            sweep.compile_quickly()
+            sweep.compile_quickly(0 if values.preset == "smoke" else 1)
         seeds, execution = sweep.seeds_of(extent["seeds"], given.get("seed", 0)), sweep.execution_of(values)
         with (
             sweep.only_json(values.json),

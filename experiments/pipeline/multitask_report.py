@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.pipeline.multitask_problems import BASELINE
 from fedrecon import evaluation, reporting
 from fedrecon.errors import ArgumentError
 
@@ -106,7 +107,7 @@ def markdown(problems: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def missing(problems: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences on what could not be computed, the first with their number."""
+    """Sentences on what could not be computed or saved nothing, the first with the number of the former."""
     rows = [(p, name, row) for p, problem in problems.items() for name, row in problem["rows"].items()]
     sentences = []
     for problem, name, row in rows:
@@ -117,8 +118,16 @@ def missing(problems: Mapping[str, Mapping[str, Any]]) -> list[str]:
         elif row["unscored"] and name == next(iter(problems[problem]["rows"])):
             sentences.append(f"{problem}: {row['unscored']} of {row['unscored'] + row['scored']} test "
                              f"patients have no score of their own: {row['reason']}")  # fmt: skip
+        elif row.get("features") == ["codec"] and row["bytes_up"] >= (dense := _dense(problems[problem])):
+            words = f"nothing was compressed: {row['bytes_up']:.0f} bytes up, and {dense:.0f} without a codec"
+            sentences.append(f"{problem}, {name}: {words}")
     none = sum(bool(row.get("refused")) or math.isnan(row["score"]) for _, _, row in rows)
     return [f"{none} of {len(rows)} rows have no score", *sentences]
+
+
+def _dense(problem: Mapping[str, Any]) -> float:
+    """Bytes up of FedAvg; NaN where it has none."""
+    return problem["rows"].get(BASELINE, {}).get("bytes_up", math.nan)
 
 
 def figure(problems: Mapping[str, Mapping[str, Any]]) -> Any:

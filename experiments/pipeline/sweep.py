@@ -111,12 +111,15 @@ def share_programs(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def compile_quickly() -> None:
+def compile_quickly(level: int = 1) -> None:
     """Optimizes programs less, unless the environment says how: small trainings compile longer than they run.
 
     Before the first use of a device.
+
+    Args:
+      level: of optimization, 0 for runs of a few steps.
     """
-    flags = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_backend_optimization_level={level} --xla_llvm_disable_expensive_passes=true"
     os.environ.setdefault("XLA_FLAGS", flags)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -16,12 +17,13 @@ from absl import flags
 from experiments import multitask
 from experiments.pipeline import multitask_joint, multitask_report, multitask_scores
 from experiments.pipeline.diagnosis import Cases
-from experiments.pipeline.federated_data import load_data
+from experiments.pipeline.federated_data import load_data, make_task
 from experiments.pipeline.federated_run import with_seed
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.joint_data import JointData
 from experiments.pipeline.multitask_problems import EXTENT, PRESETS, PROBLEMS
 from experiments.pipeline.programs import flag_groups
+from fedrecon.communication.low_rank import matrix_shape
 from fedrecon.data import ClientData
 from fedrecon.training import FlagError, changed
 
@@ -88,6 +90,17 @@ def test_joint_rows_score_patients_and_cost_all_that_they_are_trained_by(tmp_pat
         JointData(data, data, data, {"test": (("p", "q"),)}, {}, "")
     )
     assert everything[0]["dice"] == pytest.approx(0.4) and math.isnan(everything[1]["dice"])
+
+
+def test_the_smoke_preset_has_matrices_that_power_sgd_compresses():
+    settings = plan()["lesions"]["fedavg + power_sgd"].settings
+    example = {"image": jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32),
+               "segmentation": jax.ShapeDtypeStruct((1, 16, 16), np.float32)}  # fmt: skip
+    params = jax.eval_shape(make_task(settings, example).init, jax.random.key(0)).params
+    leaves = [leaf.shape for leaf in jax.tree.leaves(params)]
+    factors = [matrix_shape(shape, 2, 2.0) for shape in leaves]
+    sent = sum(2 * sum(sides) if sides else math.prod(x) for x, sides in zip(leaves, factors, strict=True))
+    assert sent < 0.6 * sum(map(math.prod, leaves))
 
 
 def test_presets_and_problems_fit_all_settings():
@@ -255,15 +268,19 @@ def test_the_table_counts_what_has_no_score(tmp_path):
         "fedavg": row(0.5, p_value=0.04),
         "blind": row(math.nan, reason="an AUC of 2 positive and 9 negative images"),
         "diverged": row(-math.inf, low=-math.inf, high=-math.inf),
+        "tiny": row(0.5, features=["codec"], bytes_up=1e6 + 64),
+        "masked": row(0.5, features=["codec", "sums"], bytes_up=2e6),
+        "compressed": row(0.5, features=["codec"], bytes_up=1e6 - 1),
         "impossible": {"exchanges": True, "refused": "--dp.epsilon: too few"},
     }
     problems = {"lesions": problem(multitask_report.with_fronts(rows))}
     text = multitask_report.table(problems)
     assert "diverged" in text and "refused" in text and "fedavg (chosen)" in text
     assert multitask_report.missing(problems) == [
-        "2 of 5 rows have no score",
+        "2 of 8 rows have no score",
         "lesions: 3 of 7 test patients have no score of their own: patients without the structure",
         "lesions, blind: no score: an AUC of 2 positive and 9 negative images",
+        "lesions, tiny: nothing was compressed: 1000064 bytes up, and 1000000 without a codec",
         "lesions, impossible: not trained: --dp.epsilon: too few",
     ]
     document = multitask.write(tmp_path, problems)

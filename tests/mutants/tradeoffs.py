@@ -62,6 +62,19 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "experiments/pipeline/multitask_report.py",
+        (
+            'row["bytes_up"] >= (dense',
+            'row["bytes_up"] < (dense',
+            _MULTITASK + "the_table_counts_what_has_no_score",
+        ),
+        (
+            'row.get("features") == ["codec"] and',
+            'row.get("features") and',
+            _MULTITASK + "the_table_counts_what_has_no_score",
+        ),
+    ),
+    *in_file(
         "experiments/pipeline/multitask_scores.py",
         (
             "means = [_mean(values) for values in by_patient.values()]",
@@ -117,6 +130,11 @@ MUTANTS = (
     ),
     *in_file(
         "experiments/pipeline/multitask_problems.py",
+        (
+            '"": {"channels": 4, "pools": 1,',
+            '"": {"channels": 2, "pools": 1,',
+            _MULTITASK + "the_smoke_preset_has_matrices_that_power_sgd_compresses",
+        ),
         (
             "finetune_options=dotted.get(kind, ())",
             "finetune_options=dotted.get(codec, ())",
