@@ -241,6 +241,9 @@ def _with(base: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
         default = TrainSettings()
         if federation.dp_batch_size == default.federation.dp_batch_size:
             changes = {**changes, "dp_batch_size": base.batch_size}
+        if federation.dp_microbatch_size == default.federation.dp_microbatch_size:
+            # Patients have so many images that all at once take far longer on a processor.
+            changes = {**changes, "dp_microbatch_size": 1}
         base = changed(base, batch_size=default.batch_size)
     return changed(base, federation=changed(federation, algorithm=BASELINE, **changes))
 

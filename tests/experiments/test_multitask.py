@@ -47,6 +47,9 @@ def test_every_problem_has_the_same_rows_and_one_with_all_at_once():
     plain, private = (rows[name].settings for name in ("fedavg", "fedavg, ε = 8"))
     assert plain.federation.dp_delta == 0 and private.federation.dp_delta == 1e-3
     assert private.federation.dp_batch_size == plain.batch_size == 4
+    assert private.federation.dp_microbatch_size == 1 and plain.federation.dp_microbatch_size == 0
+    given = plan({"dp_microbatch_size": 4})["lesions"]["fedavg, ε = 8"].settings.federation
+    assert given.dp_microbatch_size == 4
     everything = list(rows.values())[-1]
     found = everything.settings.federation
     assert (found.codec, found.secure_aggregation, found.dp_epsilon) == ("power_sgd", "secagg", 8)

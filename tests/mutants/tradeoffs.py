@@ -146,6 +146,11 @@ MUTANTS = (
             _MULTITASK + "every_problem_has_the_same_rows_and_one_with_all_at_once",
         ),
         (
+            "if federation.dp_microbatch_size == default.federation.dp_microbatch_size:",
+            "if True:",
+            _MULTITASK + "every_problem_has_the_same_rows_and_one_with_all_at_once",
+        ),
+        (
             "communication.named_codec(name).sums]",
             "True]",
             _MULTITASK + "what_excludes_each_other_at_once_is_a_row_that_says_so",
