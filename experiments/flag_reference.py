@@ -34,6 +34,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.joint": (joint_settings.JointSettings, joint_settings.BY_PRESET),
     "experiments.leave_one_site_out": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.continual": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
+    "experiments.clocks": None,
     "experiments.flamby": None,
     "experiments.diagnosis": None,
     "experiments.benchmark_segmentation": None,

@@ -44,7 +44,7 @@ flags.disclaim_key_flags()
 # Of --devices by default.
 MOST_DEVICES = 8
 # What may be before the dot of a flag.
-DOTTED = ("algorithm", "attack", "codec", "downlink", "finetune", "reduce", "secure_aggregation")
+DOTTED = ("algorithm", "attack", "clock", "codec", "downlink", "finetune", "reduce", "secure_aggregation")
 GROUPS = ("data", "model", "training", "federation", "protection", "topology", "privacy", "comparison",
           "processes", "run")  # fmt: skip
 # Flags that are no settings.

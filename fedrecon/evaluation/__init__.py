@@ -14,8 +14,9 @@ from fedrecon.evaluation.agreement import (
     operating_point,
 )
 from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
+from fedrecon.evaluation.clocks import convergence_score, target_score, time_to
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
-from fedrecon.evaluation.domains import frechet_distance
+from fedrecon.evaluation.domains import RankCorrelation, frechet_distance, rank_correlation
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
 from fedrecon.evaluation.forgetting import Transfer, transfer
 from fedrecon.evaluation.lesions import Lesions, match_lesions
@@ -31,12 +32,14 @@ __all__ = [
     "Limits",
     "OperatingPoint",
     "PairedTest",
+    "RankCorrelation",
     "Reliability",
     "Shift",
     "Transfer",
     "acquisition_probes",
     "at_threshold",
     "collaboration",
+    "convergence_score",
     "delong_interval",
     "dominates",
     "fit_temperature",
@@ -51,9 +54,12 @@ __all__ = [
     "paired_test",
     "pareto_front",
     "performance_fairness",
+    "rank_correlation",
     "reliability",
     "sampled_shapley",
     "shapley",
     "site_shifts",
+    "target_score",
+    "time_to",
     "transfer",
 ]

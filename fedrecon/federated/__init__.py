@@ -2,12 +2,14 @@
 
 `federated` makes an algorithm of a `Method`, or of several by `combine`; recipes such as `fedavg` and
 `scaffold` are short names for it. Robust reducers are in `reducers`, further samplers in `sampling`, the
-batches of local steps in `batching`, further methods in `methods`, private releases in `mechanism`, joining
-and leaving in `members`, exchanges outside of rounds in `phases`, other topologies than the star in
-`topologies`, sums that hide their terms in `secure_sum`, bytes of a round in `traffic`.
+batches of local steps in `batching`, a simulated clock in `clock`, further methods in `methods`, private
+releases in `mechanism`, joining and leaving in `members`, exchanges outside of rounds in `phases`, other
+topologies than the star in `topologies`, sums that hide their terms in `secure_sum`, bytes of a round in
+`traffic`.
 """
 
 from fedrecon.federated import batching as batching
+from fedrecon.federated import clock as clock
 from fedrecon.federated import mechanism as mechanism
 from fedrecon.federated import members as members
 from fedrecon.federated import methods as methods

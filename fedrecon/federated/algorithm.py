@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from fedrecon.federated.clock import Clock, ClockInfo, ClockState
 from fedrecon.federated.messages import Channel, Context, Exchange, Message, Reducer
 from fedrecon.types import Batch, Metrics, PyTree, Variables
 
@@ -77,11 +78,15 @@ class History(NamedTuple):
       last_round: int32 (clients,), the last of them; -1 before the first.
       loss: float32 (clients,), mean of the metric "loss" in that round; infinite before the first, so that
         clients that were never seen count as the worst.
+      memory: of a sampler that has one, see `sampling.Sampler.init`.
+      clock: what the simulated clock has shown; () without one.
     """
 
     participations: jax.Array
     last_round: jax.Array
     loss: jax.Array
+    memory: PyTree = ()
+    clock: ClockState | tuple[()] = ()
 
 
 class ClientResult(NamedTuple):
@@ -157,6 +162,8 @@ class FederatedAlgorithm(NamedTuple):
         that is not the one that clients train from.
       update_bytes: ``update_bytes(shared parameters) -> int``, bytes by which a client that took part in the
         round before gets the new ones; None sends them whole to everybody.
+      clock: simulates how long rounds take, and leaves out whose updates come late; None waits for all, in
+        no time.
     """
 
     client: ClientUpdate
@@ -171,6 +178,7 @@ class FederatedAlgorithm(NamedTuple):
     schedule: Callable[[Context], Work] | None = None
     release: Callable[["RoundState"], Variables] = lambda state: state.variables
     update_bytes: Callable[[PyTree], int] | None = None
+    clock: Clock | None = None
 
 
 class RoundState(NamedTuple):
@@ -209,7 +217,7 @@ class RoundInfo(NamedTuple):
     Attributes:
       metrics: {name: (sum, count)} over included clients: sampled, with examples, and not excluded.
       client_metrics: {name: (sum, count)}, each (clients,); zero for clients that were not included.
-      participated: bool (clients,), sampled by the sampler.
+      participated: bool (clients,), sampled by the sampler, and with a clock neither away nor late.
       excluded: bool (clients,), sampled but with an update that was not finite or that the reducer
         flagged; nothing of it is in the state.
       applied: bool (), whether the server's model changed: False if nobody was included, or if the new model,
@@ -222,6 +230,8 @@ class RoundInfo(NamedTuple):
       reduce: info of the reducer.
       validation: {name: (sum, count)}, each (clients,): of the models that clients received, on their
         validation splits; empty unless `make_round` was given metrics.
+      weight: float32 (clients,), in the mean, of included clients; () without a clock.
+      clock: what the simulated clock shows; () without one.
     """
 
     metrics: Metrics
@@ -235,3 +245,5 @@ class RoundInfo(NamedTuple):
     channel: tuple[Any, Any]
     reduce: Any = ()
     validation: Metrics = {}  # noqa: RUF012
+    weight: Any = ()
+    clock: ClockInfo | tuple[()] = ()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from fedrecon.federated.algorithm import RoundInfo
 from fedrecon.federated.clients import AXIS
 from fedrecon.types import PyTree
 
@@ -80,6 +81,32 @@ def scatter(new: PyTree, old: PyTree, numbers: jax.Array, mesh: Mesh) -> PyTree:
 def spread(x: jax.Array, numbers: jax.Array, clients: int) -> jax.Array:
     """(rows, ...) as (clients, ...), zero for clients that are not among ``numbers``."""
     return jnp.zeros((clients, *x.shape[1:]), x.dtype).at[numbers].set(x, mode="drop")
+
+
+def spread_info(
+    kept: jax.Array, info: RoundInfo, numbers: jax.Array, clients: int
+) -> tuple[jax.Array, RoundInfo]:
+    """Reports of a cohort's rows as reports of all clients, zero for those outside."""
+
+    def everywhere(tree):
+        return jax.tree.map(lambda x: spread(x, numbers, clients), tree)
+
+    return everywhere(kept), info._replace(
+        **{name: everywhere(getattr(info, name)) for name in PER_CLIENT_INFO}
+    )
+
+
+# Fields of `RoundInfo` with an axis of clients.
+PER_CLIENT_INFO = (
+    "client_metrics",
+    "participated",
+    "excluded",
+    "bytes_up",
+    "bytes_down",
+    "delta_norm",
+    "validation",
+    "weight",
+)
 
 
 def _rows(tree, numbers):

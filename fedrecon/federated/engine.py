@@ -26,7 +26,8 @@ from fedrecon.federated.clients import (
     map_clients,
     number_of_clients,
 )
-from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread
+from fedrecon.federated.clocked import clock_round, plan_round
+from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread, spread_info
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
 from fedrecon.federated.secure_sum import check_hidden
@@ -34,6 +35,7 @@ from fedrecon.federated.server import (
     answered,
     channel_broadcast,
     first_answer,
+    first_history,
     remember,
     saved_bytes,
     server_step,
@@ -78,7 +80,8 @@ def init_state(
             answers=stack(state.answers),
         )
 
-    return jax.jit(build, out_shardings=_state_shardings(mesh, clients))(variables)
+    history = jax.eval_shape(lambda: first_history(algorithm, clients))
+    return jax.jit(build, out_shardings=_state_shardings(mesh, clients, history))(variables)
 
 
 def initial_state(
@@ -124,11 +127,7 @@ def initial_state(
         client=client,
         client_channel=client_channel,
         private=private,
-        history=History(
-            jnp.zeros(clients, jnp.int32),
-            jnp.full(clients, -1, jnp.int32),
-            jnp.full(clients, jnp.inf, jnp.float32),
-        ),
+        history=first_history(algorithm, clients),
         answers=answers,
     )
 
@@ -190,14 +189,17 @@ def make_round(
         clients = check_clients(state, data)
         keys = round_keys(key, state.round)
         sampled = algorithm.sampler(keys.sampler, state.round, state.history)
+        context = Context(state.round, keys.clients, common=keys.common, invited=sampled)
+        planned, first = plan_round(algorithm, state, sampled, context, keys.server), state
+        taking, limits = (sampled, None) if planned is None else (planned.cut.arriving, planned.cut.steps)
         size = largest_cohort(algorithm.sampler, clients, mesh)
         rows, before = client_rows(data), client_states(state)
         if size is None:
-            cohort, placed = Cohort(None, sampled, sampled), before
+            cohort, placed = Cohort(None, taking, sampled, limits), before
         else:
-            numbers, active = numbers_of(sampled, size, mesh)
+            numbers, active = numbers_of(taking, size, mesh)
             rows, placed = gather((rows, before), numbers, clients, mesh)
-            cohort = Cohort(numbers, active, sampled)
+            cohort = Cohort(numbers, active, sampled, limits)
         state, kept, info = cohort_round(
             algorithm,
             batching,
@@ -213,9 +215,10 @@ def make_round(
             after = scatter(client_states(state), before, numbers, mesh)
             state = with_client_states(state, after)
             kept, info = spread_info(kept, info, numbers, clients)
-        history = remember(state.history, state.round - 1, kept, info.client_metrics)
+        state, info = clock_round(algorithm, first, state, planned, info, keys.server)
+        history = remember(state.history, algorithm.sampler, state.round - 1, kept, info.client_metrics)
         state = state._replace(history=history)
-        return jax.lax.with_sharding_constraint(state, _state_shardings(mesh, clients)), info
+        return jax.lax.with_sharding_constraint(state, _state_shardings(mesh, clients, history)), info
 
     return round
 
@@ -267,12 +270,14 @@ class Cohort(NamedTuple):
       numbers: int32 (rows,), their numbers, which their keys are folded from; beyond all clients for padding.
         None if the rows are all clients in their order.
       active: bool (rows,), who takes part.
-      invited: bool (clients,), the same of all clients.
+      invited: bool (clients,), who was sampled, of all clients.
+      limits: int32 (clients,), the most steps that a simulated clock leaves each; None does not limit them.
     """
 
     numbers: jax.Array | None
     active: jax.Array
     invited: jax.Array
+    limits: jax.Array | None = None
 
     def spread(self, x: jax.Array) -> jax.Array:
         """(rows, ...) as (clients, ...), zero for clients outside the cohort."""
@@ -318,7 +323,12 @@ def cohort_round(
     channel_payload = channel_broadcast(algorithm.channel, state.channel)
     before = client_states(state)
     context = Context(
-        state.round, keys.clients, common=keys.common, invited=cohort.invited, broadcast=channel_payload
+        state.round,
+        keys.clients,
+        common=keys.common,
+        invited=cohort.invited,
+        broadcast=channel_payload,
+        limits=cohort.limits,
     )
     numbers = cohort.numbers
     numbers = jnp.arange(data.valid.shape[0]) if numbers is None else numbers
@@ -376,36 +386,13 @@ def cohort_round(
         channel=(sums["channel"], decode_info),
         reduce=reduction.info,
         validation=record["validation"],
+        weight=jnp.where(included, record["weight"], 0) if "weight" in record else (),
     )
     return with_client_states(state, rows), kept, info
 
 
-def spread_info(
-    kept: jax.Array, info: RoundInfo, numbers: jax.Array, clients: int
-) -> tuple[jax.Array, RoundInfo]:
-    """Reports of a cohort's rows as reports of all clients, zero for those outside."""
-
-    def everywhere(tree):
-        return jax.tree.map(lambda x: spread(x, numbers, clients), tree)
-
-    return everywhere(kept), info._replace(
-        **{name: everywhere(getattr(info, name)) for name in PER_CLIENT_INFO}
-    )
-
-
-# Fields of `RoundInfo` with an axis of clients.
-PER_CLIENT_INFO = (
-    "client_metrics",
-    "participated",
-    "excluded",
-    "bytes_up",
-    "bytes_down",
-    "delta_norm",
-    "validation",
-)
-
-
-def _state_shardings(mesh: Mesh, clients: int) -> RoundState:
+def _state_shardings(mesh: Mesh, clients: int, history: History) -> RoundState:
     server: Any = NamedSharding(mesh, P())
     stacked: Any = client_sharding(mesh, clients)
-    return RoundState(*(server,) * 6, stacked, stacked, stacked, stacked, stacked)
+    own = jax.tree.map(lambda x: stacked if x.shape[:1] == (clients,) else server, history)
+    return RoundState(*(server,) * 6, stacked, stacked, stacked, own, stacked)

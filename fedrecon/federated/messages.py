@@ -28,6 +28,7 @@ class Context(NamedTuple):
       rows: int32 (rows,), the numbers of the clients whose uploads a reducer sees, beyond all clients for
         padding; at the reducer.
       model: the shared leaves of the server's model before the round; at the reducer.
+      limits: int32 (clients,), the most steps that the simulated clock leaves clients; at their training.
       total: the `Upload` that is the sum of all that arrived; at a reducer with ``sums``.
     """
 
@@ -44,6 +45,7 @@ class Context(NamedTuple):
     rows: jax.Array | None = None
     model: Variables | None = None
     total: "Upload | None" = None
+    limits: jax.Array | None = None
 
 
 class Message(NamedTuple):

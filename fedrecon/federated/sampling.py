@@ -7,7 +7,7 @@ A `Sampler` also knows how many clients it chooses at most, and a round then com
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,48 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import History
 from fedrecon.federated.keys import first_in_random_order, random_order
 from fedrecon.federated.messages import Context
+from fedrecon.types import Metrics, PyTree
+
+
+class Observed(NamedTuple):
+    """What a sampler with a memory is told after a round.
+
+    Attributes:
+      round: int32 (), the rounds before it.
+      joined: bool (clients,), who was included in an applied step.
+      metrics: {name: (sum, count)}, each (clients,); zero for clients that were not included.
+      seconds: float32 (clients,), how long each took when it was last invited, -1 before; None without a
+        simulated clock.
+    """
+
+    round: jax.Array
+    joined: jax.Array
+    metrics: Metrics
+    seconds: jax.Array | None = None
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler that chooses ``count`` clients, or fewer; ``by_loss``: by the losses of single clients."""
+    """A sampler with what else is known of it.
+
+    Attributes:
+      choose: the sampler.
+      count: of clients that it chooses at most; None if it may choose all.
+      by_loss: whether it goes by the losses of single clients.
+      init: ``init(clients) -> memory``, what it keeps in `History.memory`; None without.
+      observe: ``observe(memory, observed) -> memory`` after each round, of an `Observed`.
+      deadline: ``deadline(history) -> float32 ()``, seconds of the simulated clock after which a round is
+        over; None without.
+      timed: whether it goes by the times of clients, which need a simulated clock.
+    """
 
     choose: Callable[[jax.Array, jax.Array, History], jax.Array]
-    count: int
+    count: int | None = None
     by_loss: bool = False
+    init: Callable[[int], PyTree] | None = None
+    observe: Callable[[PyTree, Observed], PyTree] | None = None
+    deadline: Callable[[History], jax.Array] | None = None
+    timed: bool = False
 
     def __call__(self, key: jax.Array, round: jax.Array, history: History) -> jax.Array:
         """Who takes part, bool (clients,)."""
@@ -52,6 +85,52 @@ def uniform_clients(count: int) -> Sampler:
         return first_in_random_order(key, _clients(history, count), count)
 
     return Sampler(sampler, count)
+
+
+def tiered_clients(tier: ArrayLike, count: int | None = None) -> Sampler:
+    """Clients of one tier, drawn at random in each round, so that nobody waits for much slower ones.
+
+    The tiers of TiFL (Chai et al., HPDC 2020), without its choice by accuracy.
+
+    Args:
+      tier: (clients,) integers from 0 to the number of tiers less 1, each of somebody; see `tiers_of`.
+      count: clients of a round, uniformly drawn from the tier; None takes all of it. Of smaller tiers all.
+
+    Raises:
+      ValueError: for arguments that are not as described.
+    """
+    tier = np.asarray(tier)
+    if tier.ndim != 1 or not np.array_equal(np.unique(tier), np.arange(tier.max(initial=0) + 1)):
+        raise ArgumentError("tier", "integers from 0 on, one a client, none left out", tier)
+    if count is not None:
+        _check_count(count, "count")
+    sizes = np.bincount(tier)
+
+    def sampler(key, round, history):
+        if history.participations.shape != tier.shape:
+            raise ArgumentError("tier", f"one for each of {history.participations.shape[0]} clients", tier)
+        tier_key, client_key = jax.random.split(key)
+        inside = jnp.asarray(tier) == jax.random.randint(tier_key, (), 0, len(sizes))
+        if count is None:
+            return inside
+        order = random_order(client_key, jnp.arange(tier.size), last=~inside)
+        return _first(order, count, tier.size) & inside
+
+    return Sampler(sampler, int(sizes.max()) if count is None else min(count, int(sizes.max())))
+
+
+def tiers_of(seconds: ArrayLike, tiers: int) -> np.ndarray:
+    """int (clients,): tiers of like sizes by the seconds (clients,) that rounds take; 0 is the fastest.
+
+    Raises:
+      ValueError: fewer clients than tiers.
+    """
+    seconds = np.asarray(seconds)
+    _check_count(tiers, "tiers")
+    if tiers > seconds.size:
+        raise ArgumentError("tiers", f"at most the {seconds.size} clients", tiers)
+    rank = np.argsort(np.argsort(seconds, kind="stable"), kind="stable")
+    return rank * tiers // seconds.size
 
 
 def poisson_clients(rate: float) -> Callable[[jax.Array, jax.Array, History], jax.Array]:

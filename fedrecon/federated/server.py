@@ -1,12 +1,16 @@
 """The server's step after the sum: decode, average, move the model, receive messages."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
+from fedrecon.federated.clock import ClockState, first_state
 from fedrecon.federated.messages import Channel, Context, Message, Upload
+from fedrecon.federated.sampling import Observed
 from fedrecon.federated.trees import (
     all_finite,
     divide,
@@ -99,14 +103,33 @@ def saved_bytes(algorithm: FederatedAlgorithm, state: RoundState, numbers: jax.A
     return recent * jnp.uint32(less)
 
 
-def remember(history: History, round: jax.Array, joined: jax.Array, metrics: Metrics) -> History:
+def first_history(algorithm: FederatedAlgorithm, clients: int) -> History:
+    """The history before the first round."""
+    remembers = getattr(algorithm.sampler, "init", None)
+    return History(
+        jnp.zeros(clients, jnp.int32),
+        jnp.full(clients, -1, jnp.int32),
+        jnp.full(clients, jnp.inf, jnp.float32),
+        memory=() if remembers is None else remembers(clients),
+        clock=() if algorithm.clock is None else first_state(algorithm.clock),
+    )
+
+
+def remember(
+    history: History, sampler: Callable, round: jax.Array, joined: jax.Array, metrics: Metrics
+) -> History:
     """The history after ``round``, whose metrics (clients,) count for the clients that ``joined``."""
     total, count = metrics.get("loss", (history.loss, jnp.zeros_like(history.loss)))
     seen = joined & (count > 0)
-    return History(
-        history.participations + joined,
-        jnp.where(joined, round, history.last_round),
-        jnp.where(seen, total / jnp.where(seen, count, 1), history.loss),
+    memory, observe = history.memory, getattr(sampler, "observe", None)
+    if observe is not None:
+        seconds = history.clock.seconds if isinstance(history.clock, ClockState) else None
+        memory = observe(memory, Observed(round, joined, metrics, seconds))
+    return history._replace(
+        participations=history.participations + joined,
+        last_round=jnp.where(joined, round, history.last_round),
+        loss=jnp.where(seen, total / jnp.where(seen, count, 1), history.loss),
+        memory=memory,
     )
 
 

@@ -131,6 +131,8 @@ def client_turn(
         mask &= (jnp.cumsum(mask.any(1)) <= work.steps)[:, None]
         rate = work.rate if callable(work.rate) else jnp.asarray(work.rate, jnp.float32)
         batches = batches._replace(rate=rate)
+    if context.limits is not None:
+        mask &= (jnp.cumsum(mask.any(1)) <= context.limits[client])[:, None]
     variables = merge(partition(variables, algorithm.share_mask)[0], own.private)
     result = algorithm.client.update(variables, payload, own.client, batches, mask, update_key)
     message = result.message if isinstance(result.message, Message) else Message(result.message)
@@ -205,6 +207,8 @@ def star_turn(
     }
     if algorithm.reduce is not None:
         record["upload"] = encoded
+    if algorithm.clock is not None:
+        record["weight"] = largest(turn.upload.weight)
     return sums, ClientRows(turn.result.client_state, channel, private, own.answer), record
 
 

@@ -20,13 +20,13 @@ from fedrecon.federated.methods.remembering import Memory
 from fedrecon.tasks import layer_features, unit_score
 from fedrecon.training.before_rounds import check_before
 from fedrecon.training.budgets import Budget, Spending
+from fedrecon.training.clocks import check_clock, clocked_sampler
 from fedrecon.training.codecs import downlinked, make_codec, make_downlink
 from fedrecon.training.components import (
     ADAM_COSINE_END,
     check_reducer,
     make_optimizer,
     make_reducer,
-    make_sampler,
     make_schedule,
     make_server_optimizer,
     make_weighting,
@@ -46,9 +46,8 @@ from fedrecon.types import PyTree, Task, Variables
 _EXCHANGE = (
     "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
     "riders", "clip_norm", "codec", "downlink", "secure_aggregation", "stragglers", "fault", "attack",
-    "fine_tune",
-    "fine_tune_head", "topology", "mixing", "visits", "handover", "concurrency", "buffer_size", "delay",
-    "discount", "asynchronous_mixing",
+    "fine_tune", "fine_tune_head", "clock", "topology", "mixing", "visits", "handover", "concurrency",
+    "buffer_size", "delay", "discount", "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
 )  # fmt: skip
 # Flags of who takes part, which mean nothing where all data are one client's.
@@ -95,8 +94,8 @@ def comparator(settings: FederationSettings, name: str) -> FederationSettings:
     """The settings of a comparator, without what concerns an exchange."""
     defaults = FederationSettings()
     kept: dict[str, Any] = {field: getattr(defaults, field) for field in fixed_flags(method(name))}
-    kept |= {"algorithm": name, "algorithm_options": (), "reduce_options": (), "attack_options": ()}
-    kept |= {"secure_aggregation_options": (), "codec_options": (), "downlink_options": ()}
+    groups = ("algorithm", "reduce", "attack", "secure_aggregation", "clock", "codec", "downlink")
+    kept |= {"algorithm": name} | {f"{group}_options": () for group in groups}
     return dataclasses.replace(settings, **kept)
 
 
@@ -189,6 +188,7 @@ def check_method(
     make_reducer(settings)
     make_codec(settings)
     make_downlink(settings)
+    check_clock(settings, chosen.fixes)
     check_finetuning(settings, chosen.fixes)
     parse_attack(settings, tasks)
     _check_sums(settings, chosen)
@@ -260,7 +260,7 @@ def make_algorithm(
     if "exchanged" in chosen.needs:
         arguments["exchanged"] = exchanged
     if not chosen.pooled and "sampler" not in chosen.fixes:
-        arguments["sampler"] = make_sampler(settings, train)
+        arguments["sampler"] = clocked_sampler(settings, budget, train)
     if "weighting" not in fixed_flags(chosen) and (weighting := make_weighting(settings, train)) is not None:
         arguments["weighting"] = weighting
     if (reduce := make_reducer(settings, train.clients)) is not None:

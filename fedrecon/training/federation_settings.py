@@ -42,6 +42,7 @@ STREAM_SOURCES = ("memory", "hdf5")
 CODECS = ("none", *communication.CODECS)
 DOWNLINKS = ("none", "bfloat16", "stochastic", "qsgd", "signs", "top_k")
 FINETUNINGS = ("full", "lora", "adapter", "bias", "head")
+CLOCKS = ("none", "wait", "deadline", "overselect", "tiers")
 PROTOCOLS = ("none", "secagg", "secagg+", "lightsecagg")
 WEIGHTINGS = ("default", "examples", "equal")
 
@@ -61,9 +62,9 @@ NO_PRIVACY = Need("--dp.batch_size and no such flag", lambda s: not s.dp_epsilon
 class FederationSettings:
     """Settings of federated training; the flag of the same name sets a field.
 
-    ``algorithm_options``, ``attack_options``, ``codec_options``, ``downlink_options``, ``finetune_options``,
-    ``reduce_options`` and ``secure_aggregation_options`` hold the texts of the dotted flags,
-    ``methods_sha256`` the SHA-256 of the file ``methods_from``.
+    ``algorithm_options``, ``attack_options``, ``clock_options``, ``codec_options``, ``downlink_options``,
+    ``finetune_options``, ``reduce_options`` and ``secure_aggregation_options`` hold the texts of the dotted
+    flags, ``methods_sha256`` the SHA-256 of the file ``methods_from``.
     """
 
     algorithm: str = _federation("fedavg", "Federated algorithm; see --algorithm.NAME=VALUE")
@@ -279,6 +280,15 @@ class FederationSettings:
         most=1,
         needs=(_ASYNCHRONOUS,),
     )
+    clock: str = _topology(
+        "none",
+        "Simulated clock of rounds, with slow, absent and badly connected clients, and what is done about "
+        "slow ones: wait for all, a deadline, overselect and take the first, or tiers of like speed. See "
+        "--clock.NAME=VALUE (docs/faults.md)",
+        choices=CLOCKS,
+        needs=(_SERVER, Need("no --stream", lambda s: s.stream == 0)),
+    )
+    clock_options: tuple[tuple[str, str], ...] = ()
     stream: int = _federation(
         0,
         "Most clients of a round on the device, data and states of others staying in memory; 0 is all",

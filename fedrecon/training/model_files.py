@@ -1,5 +1,7 @@
-"""Models of a stage in the folder of its run."""
+"""Models of a stage, and what is noted of it, in the folder of its run."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,8 @@ import numpy as np
 
 from fedrecon import ood
 from fedrecon.data import ClientData
+from fedrecon.files import write_atomically
+from fedrecon.runtime import is_lead
 from fedrecon.types import Variables
 from fedrecon.weights import read_weights, write_weights
 
@@ -28,6 +32,15 @@ def released_file(folder: Path, stage: str) -> Path:
 def personal_file(folder: Path, stage: str) -> Path:
     """Where the models are that clients of a stage evaluate with, if they have models of their own."""
     return folder / "models" / f"{stage}.own.npz"
+
+
+def note_stage(folder: Path, name: str, stage: str, found: Mapping[str, Any]) -> None:
+    """Keeps what was found of a stage beside that of others in ``NAME.json``; nothing of what is empty."""
+    if not found or not is_lead():
+        return
+    path = folder / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomically(path, (json.dumps(known | {stage: found}, indent=2) + "\n").encode())
 
 
 def save_personal(folder: Path, stage: "Stage", trained: "Trained") -> None:

@@ -108,6 +108,7 @@ _IF_GIVEN = ("methods_from", "initialize_from", "data_labels", "skip_bad")
 _IF_CHANGED = (
     "boundary",
     "classification_network",
+    "clock",
     "configure",
     "downlink",
     "dp_buffers",

@@ -1,7 +1,6 @@
 """The training stage of every experiment: one task, by one federated algorithm or comparator."""
 
 import dataclasses
-import json
 import types
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,18 +17,18 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.federated.methods.remembering import Memory
 from fedrecon.federated.phases import with_private
-from fedrecon.files import write_atomically
 from fedrecon.privacy import check_examples_apart
 from fedrecon.runtime import Workdir, host_copy, is_lead, read_log, rounds_done, train
 from fedrecon.training.before_rounds import charged, own_start, run_before
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
+from fedrecon.training.clocks import clocked, write_clock
 from fedrecon.training.components import make_optimizer, make_schedule
 from fedrecon.training.execution import CompiledRounds, Execution, resolve_parallel
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.finetuning import Tuning, finetuned
 from fedrecon.training.initial import initial_variables
-from fedrecon.training.model_files import example_of, save_released
+from fedrecon.training.model_files import example_of, note_stage, save_released
 from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
 from fedrecon.training.scores import Scores, site_scores
@@ -153,8 +152,10 @@ def train_stage(
     given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
     given |= {"memory": stage.memory, "exchanged": before and before.exchanged}
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
+    algorithm = clocked(algorithm, settings, budget, clients, stage.variables)
     work = local_work(settings, budget, stage.clients, algorithm)
-    write_sums(workdir, stage, settings, algorithm)
+    hidden = sums_report(settings, algorithm, stage.task, stage.clients)
+    note_stage(workdir.path, "secure_aggregation", stage.name, hidden)
     execution.report_stage("compiling")
     run = (settings, budget, algorithm, stage.variables, clients, workdir.path)
     with naming_messages(settings):
@@ -194,6 +195,7 @@ def train_stage(
         check_course(taken)
         execution.report_stage("the scores")
         algorithm, state = rounds.algorithm, rounds.federation(state)
+        write_clock(workdir.path, stage.name, state, stage.clients)
         released = rounds.average(state) if entry.exchanges and entry.releases else None
         if entry.pooled:
             released = fl.client_variables(algorithm, state, 0)
@@ -241,18 +243,6 @@ def noise_key(stage: Stage, settings: FederationSettings) -> jax.Array:
     if settings.dp_seed < 0:
         return stage.key
     return jax.random.fold_in(jax.random.key(settings.dp_seed), zlib.crc32(stage.name.encode()))
-
-
-def write_sums(
-    workdir: Workdir, stage: Stage, settings: FederationSettings, algorithm: FederatedAlgorithm
-) -> None:
-    """Says in ``secure_aggregation.json`` what each stage hides, and what its protocol needs."""
-    found = sums_report(settings, algorithm, stage.task, stage.clients)
-    if not found or not is_lead():
-        return
-    path = workdir / "secure_aggregation.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_atomically(path, (json.dumps(known | {stage.name: found}, indent=2) + "\n").encode())
 
 
 def check_private(stage: Stage, settings: FederationSettings) -> None:

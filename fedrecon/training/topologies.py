@@ -18,6 +18,7 @@ from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.runtime import compiled
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import method
+from fedrecon.training.clocks import clock_record
 from fedrecon.training.components import full_steps
 from fedrecon.training.faults import full_record, parse_faults
 from fedrecon.training.federation_settings import FederationSettings
@@ -133,7 +134,7 @@ def open_rounds(
             raise _named(settings, error) from error
 
     def records(infos):
-        record = _asynchronous_record if settings.topology == "asynchronous" else full_record
+        record = _asynchronous_record if settings.topology == "asynchronous" else _star_record
         return [
             record(jax.tree.map(lambda x, i=i: x[i], infos), clients.names, expected, weights)
             for i in range(len(infos.applied))
@@ -211,7 +212,7 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
     round_ = fl.topologies.make_asynchronous_round(
         algorithm,
         buffer_size=settings.buffer_size,
-        durations=durations(scale),
+        durations=None if algorithm.clock is not None else durations(scale),
         discount=fl.topologies.polynomial_discount(settings.discount),
         mixing=settings.asynchronous_mixing or None,
         **work,
@@ -221,6 +222,12 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
         fl.topologies.init_asynchronous(algorithm, variables, clients, concurrency=concurrency),
         round_,
     )
+
+
+def _star_record(
+    info: fl.RoundInfo, names: tuple[str, ...], expected: np.ndarray, weights: np.ndarray | None
+) -> dict[str, Any]:
+    return full_record(info, names, expected, weights) | clock_record(info.clock, names)
 
 
 def _asynchronous_record(

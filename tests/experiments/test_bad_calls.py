@@ -179,6 +179,18 @@ continual | --workdir={}/run --preset=smoke --blocks=nobody | --blocks
 continual | --workdir={}/run --preset=smoke --blocks=client0;-client1 | --blocks
 continual | --workdir={}/run --preset=smoke --without=nobody | --without
 continual | --workdir={}/run --scenario=nosuch | --scenario
+clocks | --metric=dice | --runs
+clocks | --runs={}/nothing | --runs
+clocks | --runs={}/nothing,{}/nothing | --runs: expected distinct
+clocks | --runs={}/nothing --part=0 | --part
+clocks | --runs={}/nothing --part=2 | --part
+train_federated | --workdir={}/run --clock=soon | --clock
+train_federated | --workdir={}/run --clock.latency=1 | --clock
+train_federated | --workdir={}/run --clock=wait --clock.seconds=3 | --clock.seconds
+train_federated | --workdir={}/run --clock=deadline --clock.seconds=-3 | --clock.seconds
+train_federated | --workdir={}/run --clock=overselect | --sampler
+train_federated | --workdir={}/run --clock=wait --topology=ring | --clock
+train_federated | --workdir={}/run --clock=wait --stream=2 | --clock
 continual | --workdir={}/run --preset=smoke --blocks=client0 --without=client0 | --without
 continual | --workdir={}/run --methods=local_only | --algorithm
 continual | --workdir={}/run --methods=joint --preset=smoke --without=client0 | --methods

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundState
 from fedrecon.federated.clients import client_rows, default_mesh, number_of_clients
+from fedrecon.federated.clock import durations as clock_durations
 from fedrecon.federated.engine import check_clients, client_states, init_state, round_keys, with_client_states
 from fedrecon.federated.keys import random_order
 from fedrecon.federated.messages import Context, Gathered, Upload
@@ -168,7 +169,8 @@ def make_asynchronous_round(
       algorithm: the algorithm.
       buffer_size: arrivals per server step, K.
       durations: ``durations(key, client) -> float32 ()``, at least 0: simulated time from a client's download
-        to the arrival of its update; `half_normal_durations` by default.
+        to the arrival of its update; by default those of the algorithm's clock, whose policy means nothing
+        here, and without one `half_normal_durations`.
       discount: ``discount(staleness) -> s``, on int32 (); `polynomial_discount` by default.
       mixing: alpha of FedAsync, in (0, 1]; None is FedBuff.
       batch_size, epochs, steps, donate: as in `make_round`.
@@ -189,7 +191,6 @@ def make_asynchronous_round(
         expected = "one that does not hide single updates where these arrive one by one"
         raise ArgumentError("algorithm.channel", expected, "a secure sum")
     batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
-    durations = durations or half_normal_durations()
     discount = discount or polynomial_discount()
 
     @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
@@ -198,13 +199,14 @@ def make_asynchronous_round(
         federation = state.federation
         shared, _ = partition(federation.variables, algorithm.share_mask)
         download = (shared, algorithm.exchange.broadcast(federation.exchange))
+        took = durations or _durations(algorithm, nbytes(download))
         rows = client_rows(data)
         nonempty = rows.valid.any(1)[: state.started.shape[0]]
 
         def arrive(carry, _):
             state, total = carry
             event_key = jax.random.fold_in(jax.random.fold_in(key, _CLOCK), state.arrivals)
-            state = _refill(state, download, nonempty, durations, event_key)
+            state = _refill(state, download, nonempty, took, event_key)
             slots = state.slots
             first = slots.finish == slots.finish.min()
             slot = jnp.argmin(jnp.where(first & (slots.client >= 0), slots.client, jnp.iinfo(jnp.int32).max))
@@ -263,6 +265,12 @@ def make_asynchronous_round(
         return state, info
 
     return round
+
+
+def _durations(algorithm: FederatedAlgorithm, bytes_down: int) -> Callable:
+    if algorithm.clock is None:
+        return half_normal_durations()
+    return clock_durations(algorithm.clock, bytes_down)
 
 
 def _one_device() -> NamedSharding:
@@ -337,7 +345,8 @@ def _arrival(algorithm, batching, adjust, federation, received, row, origin):
         before,
         (data.one(client).own, client),
     )
-    del record["validation"]
+    for name in ("validation", "weight"):
+        record.pop(name, None)
     included = record["included"]
     rows = jax.tree.map(
         lambda x, new: x.at[client].set(new.astype(x.dtype)), rows, select(included, after, before)
@@ -361,8 +370,8 @@ def _remember(
     total, count = metrics.get("loss", (jnp.float32(0), jnp.float32(0)))
     loss = jnp.where(included & (count > 0), total / jnp.where(count > 0, count, 1), history.loss[client])
     last = jnp.where(included, version, history.last_round[client])
-    return History(
-        history.participations.at[client].add(included.astype(jnp.int32)),
-        history.last_round.at[client].set(last),
-        history.loss.at[client].set(loss),
+    return history._replace(
+        participations=history.participations.at[client].add(included.astype(jnp.int32)),
+        last_round=history.last_round.at[client].set(last),
+        loss=history.loss.at[client].set(loss),
     )

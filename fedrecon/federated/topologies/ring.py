@@ -119,7 +119,7 @@ def make_ring_round(
             variables=merge(shared, private),
             client=client,
             private=kept,
-            history=remember(state.history, state.round, included, client_metrics),
+            history=remember(state.history, algorithm.sampler, state.round, included, client_metrics),
         )
         return state, info
 

@@ -29,6 +29,7 @@ def check_serverless(
     Raises:
       ValueError: for a reducer, a message or broadcast besides the model, or a channel that does anything.
     """
+    check_no_clock(algorithm)
     if algorithm.reduce is not None:
         raise ArgumentError("algorithm.reduce", "None where no server averages", "a reducer")
 
@@ -56,6 +57,16 @@ def check_serverless(
 
     row = jax.eval_shape(lambda data: client_rows(data).one(0), data)
     jax.eval_shape(probe, state.variables, state.exchange, client_state, row, jax.random.key(0))
+
+
+def check_no_clock(algorithm: FederatedAlgorithm) -> None:
+    """Refuses a simulated clock, which knows rounds of a star and asynchronous updates.
+
+    Raises:
+      ValueError: there is one, or the sampler needs one.
+    """
+    if algorithm.clock is not None or getattr(algorithm.sampler, "timed", False):
+        raise ArgumentError("algorithm.clock", "None in this topology", "a simulated clock")
 
 
 def one_client(tree: Any) -> Any:

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo, RoundState
 from fedrecon.federated.clients import ClientRow, PlacedData, check_parallel, client_sharding, default_mesh
+from fedrecon.federated.cohorts import PER_CLIENT_INFO
 from fedrecon.federated.engine import (
-    PER_CLIENT_INFO,
     Cohort,
     client_states,
     cohort_round,
@@ -27,6 +27,7 @@ from fedrecon.federated.engine import (
 )
 from fedrecon.federated.evaluation import make_evaluate
 from fedrecon.federated.server import remember
+from fedrecon.federated.topologies.serverless import check_no_clock
 from fedrecon.federated.trees import merge, partition
 from fedrecon.federated.turn import ClientRows, choose_batching
 from fedrecon.types import Batch, Metrics, PyTree, Variables
@@ -165,6 +166,7 @@ class StreamingRound:
         """
         _check_integer(cohort, "cohort")
         check_parallel(parallel)
+        check_no_clock(algorithm)
         self._load, self._cohort, self._clock = load, cohort, clock
         self._mesh = _mesh_of_this_process(mesh)
         self._thread = ThreadPoolExecutor(1, "fedrecon-load")
@@ -193,7 +195,9 @@ class StreamingRound:
                 parallel=parallel,
             )
             metrics = jax.tree.map(chosen.spread, info.client_metrics)
-            history = remember(state.history, state.round - 1, chosen.spread(kept), metrics)
+            history = remember(
+                state.history, algorithm.sampler, state.round - 1, chosen.spread(kept), metrics
+            )
             server = with_client_states(state._replace(history=history), ClientRows((), (), ()))
             everywhere = NamedSharding(self._mesh, P())
             return jax.lax.with_sharding_constraint(server, everywhere), client_states(state), info
@@ -331,7 +335,7 @@ def make_streaming_evaluate(
         if isinstance(model, RoundState):
             rows = _gather(client_states(model)._replace(channel=()), numbers, cohort)
             model = with_client_states(model, jax.device_put(rows, sharding))
-            model = model._replace(history=History(*(jnp.zeros(cohort, x.dtype) for x in model.history)))
+            model = model._replace(history=History(*(jnp.zeros(cohort, x.dtype) for x in model.history[:3])))
         return model, PlacedData(dict(examples), valid, cohort, frozen=frozen)
 
     def run(model):
