@@ -4,9 +4,10 @@ For every site the federation, each of the other sites alone and their pooled da
 is scored afterwards. The table has the metric there (of sites alone, the mean of their models), the mean over
 the sites that trained, and the drop. The worst site is the headline; the drop's interval is over sites. The
 federated model is then adapted to the site: --adapt has statistics (running statistics of the site's images,
-without labels), head and full (fine-tuning by the --labeled first patients). Every training has a directory
-of its own, --workdir/seed-N/folds/SITE/METHOD, and resumes. Other flags are those of
-experiments.train_federated.
+without labels), head and full (fine-tuning by the --labeled first patients). A figure shows the drop by the
+Fréchet distance of the site's features, as the federated network sees its images, from the other sites'.
+Every training has a directory of its own, --workdir/seed-N/folds/SITE/METHOD, and resumes. Other flags are
+those of experiments.train_federated.
 
   python -m experiments.leave_one_site_out --workdir=runs/unseen --preset=smoke --clients=4
 Of segmentations and classifications a second table has all patients of each site that was left out (none of
@@ -27,8 +28,10 @@ from matplotlib.figure import Figure
 from experiments.pipeline import sweep, unseen_sites
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import with_seed
-from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, resolve
+from experiments.pipeline.federated_settings import BY_PRESET, SIMULATED, TrainSettings, resolve
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
+from experiments.pipeline.site_distances import plot_distances
+from fedrecon.evaluation import RankCorrelation
 from fedrecon.reporting import format_table, plot_site_scores
 from fedrecon.runtime import run_program, set_cpu_devices
 from fedrecon.training import Dotted, FlagError
@@ -62,6 +65,11 @@ def table(found: dict[str, Any]) -> str:
         low, high = drop[method]["low"], drop[method]["high"]
         interval = "" if low is None else f" (95 % interval over sites {low:.3f} to {high:.3f})"
         lines.append(f"Mean drop, {title}: {_shown(drop[method]['mean'])}{interval}")
+    along = found["distance"]
+    if along["rho"] is not None:
+        bounds = f" (95 % {_shown(along['low'])} to {_shown(along['high'])})"
+        text = f"Rank correlation over sites of the distance of features with the drop: {along['rho']:.2f}"
+        lines.append(text + (bounds if along["low"] is not None else ""))
     if "patients" in found:
         lines += ["", *_patients(found["patients"], found["metric"])]
     return "\n".join(lines)
@@ -114,6 +122,14 @@ def figure(found: dict[str, Any]) -> Figure:
     return plot_site_scores(lines, found["metric"], list(sites), found["metric"])
 
 
+def distances(found: dict[str, Any], about: str) -> Figure:
+    """A point of each site: how far its images lie from the others', and the federated model's drop there."""
+    points = {site: (row["distance"], row["drop"]["federated"]) for site, row in found["sites"].items()}
+    points = {site: pair for site, pair in points.items() if pair[0] is not None}
+    values = (float("nan") if value is None else value for value in found["distance"].values())
+    return plot_distances(points, found["metric"], RankCorrelation(*values), [about])
+
+
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     with ending_run(values.workdir):
@@ -140,6 +156,9 @@ def main(dotted: Dotted) -> None:
             document = unseen_sites.figures(metric, found, kind)
             document = sweep.write_json(folder / "leave_one_site_out.json", document)
             sweep.save_figure(folder / "leave_one_site_out.png", figure(document))
+            if document["distance"]["rho"] is not None:
+                kind = f"{base.task}, {'simulated ' if base.cohort in SIMULATED else ''}sites"
+                sweep.save_figure(folder / "leave_one_site_out_distance.png", distances(document, kind))
         print(json.dumps(document) if values.json else "\n" + table(document))
 
 

@@ -19,7 +19,9 @@ from experiments.pipeline.patients_of_runs import (
     of_models,
     score_of,
 )
+from experiments.pipeline.site_distances import site_distance
 from fedrecon.data import ClientData, select_clients, stack_clients
+from fedrecon.evaluation import rank_correlation
 from fedrecon.reporting import mean_interval
 from fedrecon.tasks import lower_is_better
 from fedrecon.training import (
@@ -53,6 +55,7 @@ class Fold(NamedTuple):
       patients: method -> all patients of that site, none of whom trained; {} of reconstructions, and
         where patients are not told apart.
       others: method -> site -> the test patients of the sites that trained.
+      distance: of that site's images from those that trained, as the federated model sees them.
     """
 
     external: dict[str, float]
@@ -60,6 +63,7 @@ class Fold(NamedTuple):
     adapted: dict[str, float]
     patients: Mapping[str, Patients] = {}
     others: Mapping[str, Mapping[str, Patients]] = {}
+    distance: float = float("nan")
 
 
 def without_site(data: FederatedData, site: str) -> FederatedData:
@@ -123,7 +127,7 @@ def folds(
     for site in names:
         rest = without_site(data, site)
         external, inside, metric, adapted = {}, {}, "", {}
-        patients, others = {}, {}
+        patients, others, distance = {}, {}, float("nan")
         trained = sweep.trainings(
             planned,
             [base.seed],
@@ -143,14 +147,12 @@ def folds(
                 patients[done.point], others[done.point] = _patients(
                     base.task, stage, done.folder, whole, rest
                 )
-            if done.point == "federated" and levels:
-                file = released_file(done.folder, stage.name)
-                if file.exists():
-                    model, own = read_weights(file)[0], select_clients(data.train, [site])
-                    adapted = _adapted(
-                        stage, done.settings, model, own, rest, levels, labeled, passes, metric
-                    )
-        yield site, metric, Fold(external, inside, adapted, patients, others)
+            file = released_file(done.folder, stage.name)
+            if done.point == "federated" and file.exists():
+                model, own = read_weights(file)[0], select_clients(data.train, [site])
+                distance = site_distance(stage.task, model, own, rest.train)
+                adapted = _adapted(stage, done.settings, model, own, rest, levels, labeled, passes, metric)
+        yield site, metric, Fold(external, inside, adapted, patients, others, distance)
 
 
 def all_of_site(data: FederatedData, site: str) -> ClientData:
@@ -236,7 +238,8 @@ def figures(metric: str, seeds: Mapping[int, Mapping[str, Fold]], kind: str = ""
             for name, field in (("external", "external"), ("in_federation", "inside"), ("adapted", "adapted"))
         }
         drop = {m: sign * (row["in_federation"][m] - row["external"][m]) for m in row["external"]}
-        sites[site] = {**row, "drop": drop}
+        distance = float(np.mean([fold.distance for fold in own]))
+        sites[site] = {**row, "drop": drop, "distance": distance if np.isfinite(distance) else None}
     drops = {m: [row["drop"][m] for row in sites.values() if np.isfinite(row["drop"][m])] for m in METHODS}
     scored = {site: row["external"]["federated"] for site, row in sites.items()}
     scored = {site: value for site, value in scored.items() if not np.isnan(value)}
@@ -246,6 +249,7 @@ def figures(metric: str, seeds: Mapping[int, Mapping[str, Fold]], kind: str = ""
         "seeds": list(seeds),
         "worst": {"site": worst, "external": scored.get(worst) if worst else None},
         "drop": {m: _interval(values) for m, values in drops.items()},
+        "distance": _along_distance(sites),
         "sites": sites,
     }
     told = kind and next(iter(next(iter(seeds.values())).values())).patients
@@ -308,6 +312,15 @@ def _drop(
     known = samples[~np.isnan(samples)]
     low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (float("nan"), float("nan"))
     return drop(numbers, lambda patients: patients), float(low), float(high)
+
+
+def _along_distance(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Rank correlation of the sites' distance with the federated model's drop; None where not known."""
+    distances = [np.nan if row["distance"] is None else row["distance"] for row in sites.values()]
+    found = rank_correlation(
+        np.asarray(distances), np.asarray([r["drop"]["federated"] for r in sites.values()])
+    )
+    return {name: value if np.isfinite(value) else None for name, value in found._asdict().items()}
 
 
 def _interval(values: Sequence[float]) -> dict[str, float | None]:

@@ -5,6 +5,11 @@ from tests.mutants.mutant import in_file
 _STREAMS = "tests/training/test_streams.py::test_"
 _REMEMBERING = "tests/federated/test_remembering.py::test_"
 _TRANSFER = "tests/evaluation/test_transfer.py::test_figures_by_hand"
+_RANKS = (
+    "tests/evaluation/test_domains.py::"
+    "test_rank_correlations_are_spearmans_with_the_interval_of_bonett_and_wright"
+)
+_FEATURES = "tests/evaluation/test_domains.py::test_distances_are_of_the_features_of_all_valid_examples"
 MUTANTS = (
     *in_file(
         "fedrecon/evaluation/domains.py",
@@ -13,6 +18,14 @@ MUTANTS = (
             "cross",
             "tests/evaluation/test_transfer.py::test_distances_of_domains_are_those_of_normal_distributions",
         ),
+        ("(1 + rho**2 / 2)", "1.06", _RANKS),
+        ("(count - 3)", "(count - 1)", _RANKS),
+        ("stats.rankdata(values[known])", "values[known]", _RANKS),
+    ),
+    *in_file(
+        "experiments/pipeline/site_distances.py",
+        ("key=lambda x: x.shape[-1]", "key=lambda x: -x.shape[-1]", _FEATURES),
+        ("[: len(rows)]", "", _FEATURES),
     ),
     *in_file(
         "fedrecon/evaluation/forgetting.py",
