@@ -16,6 +16,7 @@ ewc lwf fednova scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedm
 deepee p3sgd cheng famhe medisecfed lai local_only centralized
 feddg
 fedcl
+fl_mrcm
 
 feddropoutavg
 harmofl
@@ -47,6 +48,8 @@ NUMBERS = {
     "fedce": (P + 2, P + 2),
     # Without the normalization layers.
     "prr_fl": (P - 2_000 + 1, P - 2_000),
+    # 64 latents of one feature, of everybody; those of the target, and whether it has sent any.
+    "fl_mrcm": (P + 64 + 1, P + 64 + 1),
     "local_only": (0, 0),
     "centralized": (0, 0),
 }

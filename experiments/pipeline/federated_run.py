@@ -23,7 +23,7 @@ from fedrecon.files import write_atomically
 from fedrecon.learned import save_network
 from fedrecon.reporting import format_table, save_partition_plot
 from fedrecon.runtime import Workdir, agreed, decode_numbers, is_lead
-from fedrecon.tasks import Configured, measure_of
+from fedrecon.tasks import Configured, bottleneck, measure_of
 from fedrecon.training import (
     Budget,
     Cost,
@@ -234,7 +234,8 @@ def stage_of(settings: TrainSettings, data: FederatedData, chosen: Configured | 
     task = evaluated_task(settings.federation, make_task(settings, example, chosen), example)
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
-    represent = representation(task) if settings.task == "classification" else None
+    represents = {"classification": representation, "reconstruction": bottleneck}
+    represent = represents[settings.task](task) if settings.task in represents else None
     return Stage(
         settings.federation.algorithm,
         task,

@@ -4,7 +4,10 @@ from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.fedcl import fedcl
 from fedrecon.federated.methods.feddg import feddg
+from fedrecon.federated.methods.fl_mrcm import fl_mrcm
 from fedrecon.federated.methods.spectra import exchange_spectra
+
+_MRCM = "tests/federated/test_fl_mrcm.py::test_"
 
 SURVEY_ALGORITHMS = (
     Entry(
@@ -39,5 +42,27 @@ SURVEY_ALGORITHMS = (
         ),
         command=on_radiographs("fedcl"),
         needs=("represent",),
+    ),
+    Entry(
+        "fl_mrcm",
+        fl_mrcm,
+        "Guo et al. 2021, CVPR, arXiv:2103.02148",
+        "source sites align the latents of their reconstructions with those of a target site",
+        survey_row="FL-MRCM",
+        tests=(
+            _MRCM + "without_strength_it_is_averaging_bit_for_bit",
+            _MRCM + "a_step_is_that_of_the_published_equations",
+            _MRCM + "steps_of_one_side_leave_the_other_as_it_was",
+            _MRCM + "the_target_trains_on_the_loss_alone",
+            _MRCM + "no_image_is_in_a_message",
+            _MRCM + "a_fresh_probe_tells_the_sites_apart_less_well",
+            "tests/experiments/test_alignment.py::test_fl_mrcm_reconstructs_across_scanners",
+        ),
+        command=(
+            "experiments.train_federated --workdir=runs/fl_mrcm --task=reconstruction "
+            "--cohort=simulated_mri --algorithm=fl_mrcm"
+        ),
+        needs=("clients", "represent", "example", "reconstruction"),
+        linear=False,
     ),
 )

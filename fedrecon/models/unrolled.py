@@ -107,7 +107,8 @@ def unroll(
 ) -> PyTree:
     """Applies ``step`` ``cascades`` times in one ``lax.scan``; to be called in ``nn.compact``.
 
-    Variables are those of a submodule "cascades" of the calling module.
+    Variables are those of a submodule "cascades" of the calling module; "intermediates" that modules inside
+    sow, or that are captured, have a leading axis of cascades.
 
     Args:
       step: maps a state to the next one. Inside ``jax.shard_map`` every leaf of the state must vary over the
@@ -128,7 +129,7 @@ def unroll(
     separate: dict[Any, Any] = {} if shared else {"params": 0}
     scanned = nn.scan(
         nn.remat(_Cascade, prevent_cse=False) if remat else _Cascade,
-        variable_axes={"batch_stats": 0, **separate},
+        variable_axes={"batch_stats": 0, "intermediates": 0, **separate},
         variable_broadcast="params" if shared else False,
         split_rngs={"params": not shared},
         in_axes=nn.broadcast,

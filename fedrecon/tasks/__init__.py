@@ -3,7 +3,7 @@
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
 from fedrecon.tasks.diagnosis import classification_metrics
-from fedrecon.tasks.features import layer_features
+from fedrecon.tasks.features import bottleneck, layer_features
 from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.fingerprints import Configured, configured
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
@@ -44,6 +44,7 @@ __all__ = [
     "Fingerprint",
     "Reading",
     "SegmentationLoss",
+    "bottleneck",
     "boundary_distances",
     "check_labels",
     "classification_metrics",

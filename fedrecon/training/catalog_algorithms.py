@@ -161,7 +161,8 @@ def check_method(
         raise FlagError("handover", expected, "optimizer")
     kinds = [need for need in chosen.needs if need in TASKS]
     unfit = [task for task in tasks if kinds and task not in kinds]
-    unfit += [task for task in tasks if "represent" in chosen.needs and task != "classification"]
+    if "represent" in chosen.needs and not kinds:
+        unfit += [task for task in tasks if task != "classification"]
     if unfit:
         expected = ", ".join(kinds) or "classification, whose network has a representation to contrast,"
         raise FlagError(f"algorithm={name}", f"--task={expected} alone", f"the task {', '.join(unfit)}")
@@ -376,7 +377,10 @@ def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[s
 
 def _stub(entry: Entry, settings: FederationSettings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
     method = {name: options[name] for name in ("method",) if name in options}
-    return _call(settings, entry, _STUB, _arguments(entry) | _of_recipe(entry, options) | method)
+    given = _of_recipe(entry, options)
+    # Who is meant is checked with the clients.
+    given.pop("target", None)
+    return _call(settings, entry, _STUB, _arguments(entry) | given | method)
 
 
 def _of_recipe(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:

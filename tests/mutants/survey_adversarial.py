@@ -3,6 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _GAME = "tests/alignment/test_adversarial.py::test_"
+_MRCM = "tests/federated/test_fl_mrcm.py::test_"
 MUTANTS = (
     *in_file(
         "fedrecon/alignment/adversarial.py",
@@ -30,6 +31,40 @@ MUTANTS = (
             "jnp.sqrt(jnp.maximum(squared, 1e-12))",
             "jnp.sqrt(squared)",
             _GAME + "the_penalty_is_taken_between_the_two_and_differentiated_where_the_critic_is_flat",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/fl_mrcm.py",
+        (
+            "[source._replace(target=TARGET)]",
+            "[source]",
+            _MRCM + "a_step_is_that_of_the_published_equations",
+        ),
+        (
+            "0.99, eps_in_sqrt=False",
+            "0.9, eps_in_sqrt=False",
+            _MRCM + "a_step_is_that_of_the_published_equations",
+        ),
+        (
+            "jnp.where(context.batches.client == target, sent, 0)",
+            "sent",
+            _MRCM + "no_image_is_in_a_message",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/latents.py",
+        (
+            "jnp.where(present, places, 2)",
+            "places",
+            _MRCM + "latents_are_of_present_examples_and_noise_has_its_size",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/features.py",
+        (
+            "return levels[0][-1][0]",
+            "return levels[0][0][0]",
+            _MRCM + "the_bottleneck_is_of_the_first_cascade",
         ),
     ),
 )

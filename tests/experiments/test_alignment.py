@@ -1,0 +1,37 @@
+"""Methods that align representations of sites, by their names."""
+
+import numpy as np
+import pytest
+
+from experiments.pipeline.federated_run import run
+from experiments.pipeline.federated_settings import check_settings, resolve
+from fedrecon.runtime import Workdir, read_log
+from fedrecon.training import FlagError, check_method
+
+
+def trained(folder, **given):
+    settings = check_settings(resolve({"preset": "smoke", "rounds": 2, **given}))
+    check_method(settings.federation, (settings.task,))
+    with Workdir(folder, {}) as workdir:
+        results, _ = run(settings, workdir, parallel="scan")
+    return results, read_log(folder / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_fl_mrcm_reconstructs_across_scanners(tmp_path):
+    """64 latents of 4 x 8 features a round and client, whether they are known, and the weight."""
+    given = {"task": "reconstruction", "cohort": "simulated_mri", "cascades": 1, "channels": 2, "pools": 2}
+    results, log = trained(tmp_path / "mrcm", algorithm="fl_mrcm", **given)
+    plain, other = trained(tmp_path / "plain", algorithm="fedavg", weighting="equal", **given)
+    assert all(np.isfinite(scores["psnr"]) for scores in results.own.values())
+    more = (np.subtract(log[1][name], other[1][name]) for name in ("bytes_up", "bytes_down"))
+    clients = len(results.own)
+    assert [int(x) for x in more] == [clients * 4 * 64 * 32, clients * 4 * (64 * 32 + 1)]
+    # The first round is that of averaging: nothing is known of the target yet.
+    assert log[0]["loss"] == other[0]["loss"] and set(results.own) == set(plain.own)
+
+
+def test_it_reconstructs_alone():
+    settings = resolve({"preset": "smoke", "algorithm": "fl_mrcm"})
+    with pytest.raises(FlagError, match="--algorithm=fl_mrcm: expected --task=reconstruction alone"):
+        check_method(settings.federation, (settings.task,))
