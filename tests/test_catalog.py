@@ -20,6 +20,7 @@ fl_mrcm
 
 feddropoutavg
 harmofl
+harmofl_scaffold
 singh
 fedce
 prr_fl
@@ -35,6 +36,7 @@ NUMBERS = {
     "lwf": (P + 1, 2 * P),
     "fednova": (P + 2, P),
     "scaffold": (2 * P + 1, 2 * P),
+    "harmofl_scaffold": (2 * P + 1, 2 * P),
     "qfedavg": (P + 2, P),
     "afl": (P + 11, P + 10),
     "fedbn": (P - 2_000 + 1, P - 2_000),

@@ -4,7 +4,8 @@ from fedrecon import communication, privacy
 from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.fedce import fedce
-from fedrecon.federated.methods.harmofl import harmofl, mean_amplitude, normalized_task
+from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold
+from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
 from fedrecon.federated.methods.prr_fl import prr_fl
 
 _SERVER = ("server_optimizer",)
@@ -43,6 +44,17 @@ SURVEY_FRAMEWORKS = (
         command=on_retina("harmofl"),
         needs=("segmentation", "classification"),
         fixes=("weighting",),
+        linear=False,
+        task=normalized_task,
+        before=mean_amplitude,
+    ),
+    Entry(
+        "harmofl_scaffold",
+        harmofl_scaffold,
+        "Jiang, Wang and Dou 2022, AAAI, arXiv:2112.10775; Karimireddy et al. 2020, ICML",
+        "as harmofl, with the control variates of scaffold",
+        needs=("segmentation", "classification"),
+        rate="learning_rate",
         linear=False,
         task=normalized_task,
         before=mean_amplitude,

@@ -44,6 +44,7 @@ NOISE = Spending(
 LEAKING = {
     "ewc",
     "harmofl",
+    "harmofl_scaffold",
     "feddg",
     "qfedavg",
     "afl",

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from fedrecon import federated as fl
-from fedrecon.federated.methods.harmofl import harmofl, mean_amplitude, normalized_task, perturbed
+from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold, perturbed
+from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
 from fedrecon.types import Task, Variables
 
 RNG = np.random.default_rng(5)
@@ -133,6 +134,22 @@ def test_without_both_parts_it_is_fedavg_bit_for_bit(fx):
         )
     ]
     fx.assert_equal(*runs)
+
+
+def test_with_control_variates_and_without_perturbation_it_is_scaffold(fx):
+    counts = fx.regression_data([5, 3, 4])
+    plain, ours, perturbed = (
+        fx.trajectory(fx.regression, algorithm, 2, batch_size=2, epochs=1)(counts)
+        for algorithm in (
+            fl.scaffold(fx.regression, 0.05),
+            harmofl_scaffold(fx.regression, 0.05, strength=0.0),
+            harmofl_scaffold(fx.regression, 0.05, strength=0.5),
+        )
+    )
+    fx.assert_equal(ours, plain)
+    # The control variates of the first round are those of perturbed gradients.
+    first = jax.tree.map(lambda x: x[0], (perturbed[0].exchange, plain[0].exchange))
+    assert not np.allclose(*(np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in first))
 
 
 def test_one_round_is_that_of_the_equations(fx, data):

@@ -29,7 +29,7 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "fedrecon/federated/methods/harmofl.py",
+        "fedrecon/federated/methods/mean_amplitude.py",
         (
             "rate = jnp.where(first, 1.0, decay) * own.any()",
             "rate = jnp.where(first, 1.0, decay)",
@@ -40,6 +40,9 @@ MUTANTS = (
             "order = jnp.argsort(row.valid, stable=True)",
             _HARMO + "the_server_gets_the_mean_of_running_means_once",
         ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/harmofl.py",
         (
             "value_and_grad(ahead, stats",
             "value_and_grad(params, stats",
