@@ -12,7 +12,7 @@ MUTANTS = (
         (
             "if before is None or done or not records:",
             "if before is None or not records:",
-            _BEFORE + "a_run_that_goes_on_is_the_one_that_was_not_interrupted",
+            _BEFORE + "the_model_starts_from_what_was_exchanged_and_hands_it_out",
         ),
         (
             "Variables(*({**own, **plain} for",
