@@ -6,8 +6,9 @@ images of a reconstruction that stays as it is, "finetune" the reader of referen
 those of a reconstruction that was trained for twice the rounds: the best of these in validation is the
 pipeline of two stages. "joint" is trained at every strength of --strengths by all sites together, anew and
 from what "finetune" starts from ("warm"), and anew at the middle strength by each site alone and on pooled
-data. Every training has its scores in --workdir/seed-N and resumes; the working directory gets joint.json,
-patients.jsonl, report.html, pareto.png and images.png.
+data. Hearts are diagnosed from the volumes of their masks, and by a classifier of the images of each
+training. Every training has its scores in --workdir/seed-N and resumes; the working directory gets
+joint.json, patients.jsonl, report.html, pareto.png and images.png.
 
   python -m experiments.joint --workdir=runs/joint --data_dir=DATA --mode=all --seeds=3
   python -m experiments.joint --workdir=runs/one --data=lesions --mode=joint --strengths=30 --json
@@ -62,7 +63,8 @@ def run(
     if {"joint", "two stages", "oracle"} <= chosen.keys():
         pair = chosen["joint"], chosen["two stages"], chosen["oracle"]
         probes = joint_runs.probe(tool, found, data, settings, *pair)
-    summary = as_json(joint_report.summarize(found, trainings, probes, joint_runs.diagnoses(found, data)))
+    diagnoses = joint_runs.diagnoses(found, data), joint_runs.image_diagnoses(tool, found, trainings, data)
+    summary = as_json(joint_report.summarize(found, trainings, probes, *diagnoses))
     write_atomically(folder / "joint.json", (json.dumps(summary, indent=2) + "\n").encode())
     lines = [
         {"seed": seed.seed, "training": name, "part": part, **row}

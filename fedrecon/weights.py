@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
 from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from fedrecon.types import Variables
 
 _ABOUT = "about"
+# A JSON list of groups without leaves, such as "stats/task", which are no arrays.
+_EMPTY = "empty"
 
 
 def named_arrays(variables: Variables) -> dict[str, np.ndarray]:
@@ -42,8 +44,10 @@ def from_named_arrays(arrays: Mapping[str, Any]) -> Variables:
 
 
 def write_weights(path: str | os.PathLike, variables: Variables, about: Mapping[str, Any]) -> None:
-    """Writes a ``.npz`` of the leaves and of a JSON-able description, in one step."""
+    """Writes a ``.npz`` of the leaves, the groups without any and a JSON-able description, in one step."""
     arrays: dict[str, Any] = named_arrays(variables)
+    if empty := _empty_groups(variables):
+        arrays[_EMPTY] = np.asarray(json.dumps(empty))
     arrays[_ABOUT] = np.asarray(json.dumps(dict(about)))
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -58,5 +62,16 @@ def read_weights(path: str | os.PathLike) -> tuple[Variables, dict[str, Any]]:
     """
     with np.load(Path(path), allow_pickle=False) as file:
         about = json.loads(str(file[_ABOUT]))
-        variables = from_named_arrays({key: file[key] for key in file.files if key != _ABOUT})
+        arrays = {key: file[key] for key in file.files if key not in (_ABOUT, _EMPTY)}
+        empty = json.loads(str(file[_EMPTY])) if _EMPTY in file.files else []
+    variables = from_named_arrays({**arrays, **dict.fromkeys(empty, empty_node)})
     return variables, about
+
+
+def _empty_groups(variables: Variables) -> list[str]:
+    return [
+        f"{group}/{key}"
+        for group, tree in variables._asdict().items()
+        for key, leaf in flatten_dict(tree, keep_empty_nodes=True, sep="/").items()
+        if leaf is empty_node
+    ]

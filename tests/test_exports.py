@@ -214,6 +214,19 @@ def test_weights_survive_their_file(tmp_path):
     assert named_arrays(found).keys() == {"params/a/b", "params/c", "stats/m"}
 
 
+def test_groups_without_leaves_survive_their_file(tmp_path):
+    variables = Variables({"a": {"b": np.ones(2), "c": {}}}, {"reconstruction": {}, "task": {"d": {}}})
+    write_weights(tmp_path / "w.npz", variables, {})
+    found, about = read_weights(tmp_path / "w.npz")
+    assert about == {} and jax.tree.structure(found) == jax.tree.structure(variables)
+    # A group of none at all, and files without the list of them.
+    for variables in (Variables({"a": np.ones(2)}, {}), Variables({}, {})):
+        write_weights(tmp_path / "w.npz", variables, {})
+        assert jax.tree.structure(read_weights(tmp_path / "w.npz")[0]) == jax.tree.structure(variables)
+        with np.load(tmp_path / "w.npz") as file:
+            assert "empty" not in file.files
+
+
 @pytest.mark.parametrize("name", ["weights/a", "params", "params/"])
 def test_names_of_other_groups_are_refused(name):
     with pytest.raises(ArgumentError, match="names that begin with params or stats and a slash"):

@@ -19,12 +19,18 @@ from fedrecon.types import Task, Variables
 _ROUNDS = 100
 
 
+# Task, model, and (2, features) means and deviations of the features.
+Model = tuple[Task, Variables, np.ndarray]
+
+
 class Linear(nn.Module):
-    """Logits of the groups."""
+    """Logits of the classes."""
+
+    classes: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(len(GROUPS))(x)
+        return nn.Dense(self.classes)(x)
 
 
 def features(diastole: float, systole: float) -> np.ndarray:
@@ -33,12 +39,8 @@ def features(diastole: float, systole: float) -> np.ndarray:
     return np.asarray([np.log(diastole + 1), np.log(systole + 1), fraction], np.float32)
 
 
-def train(data: JointData) -> tuple[Task, Variables, np.ndarray]:
-    """A linear model of the expert masks of the training patients, by federated averaging.
-
-    Returns:
-      (task, model, (2, 3) means and deviations of the features, which are sums over sites).
-    """
+def train(data: JointData) -> Model:
+    """A linear model of the expert masks of the training patients, by federated averaging."""
     sites = []
     for site, names in enumerate(data.patients["train"]):
         valid = np.asarray(data.train.valid[site])
@@ -46,14 +48,33 @@ def train(data: JointData) -> tuple[Task, Variables, np.ndarray]:
         rows = [_reference(entries, number) for number in range(len(names))]
         groups = [GROUPS.index(data.groups[name]) for name in names]
         sites.append({"x": np.stack(rows), "label": np.asarray(groups, np.int32)})
+    return fit(sites, data.train.names, len(GROUPS))
+
+
+def fit(
+    sites: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], classes: int, decay: float = 0.0
+) -> Model:
+    """A linear model of features that are brought to one scale, by federated averaging.
+
+    Args:
+      sites: "x" (patients, features) and "label" (patients,) of each.
+      names: of the sites.
+      classes: number of labels.
+      decay: of the weights.
+
+    Returns:
+      (task, model, (2, features) means and deviations of the features, which are sums over sites).
+    """
     every = np.concatenate([site["x"] for site in sites])
     scale = np.stack([every.mean(0), every.std(0) + 1e-6])
-    for site in sites:
-        site["x"] = (site["x"] - scale[0]) / scale[1]
-    clients: ClientData = stack_clients(sites, data.train.names)
+    own = [{**site, "x": (site["x"] - scale[0]) / scale[1]} for site in sites]
+    clients: ClientData = stack_clients(own, names)
     example = {name: x[0, :1] for name, x in clients.examples.items()}
-    task = module_task(Linear(), "cross_entropy", example, inputs=("x",))
-    algorithm = fl.fedavg(task, optax.sgd(0.3))
+    task = module_task(Linear(classes), "cross_entropy", example, inputs=("x",))
+    optimizer = optax.sgd(0.3)
+    if decay:
+        optimizer = optax.chain(optax.add_decayed_weights(decay), optimizer)
+    algorithm = fl.fedavg(task, optimizer)
     state = fl.init_state(algorithm, task.init(jax.random.key(0)), clients)
     round_ = fl.make_round(algorithm, batch_size=clients.valid.shape[1], epochs=1)
     state, _ = fl.run_rounds(round_, _ROUNDS)(state, fl.place(clients), jax.random.key(0))
@@ -67,9 +88,7 @@ def _reference(entries: Mapping[str, np.ndarray], number: int) -> np.ndarray:
     return features(float(area[~late].sum()), float(area[late].sum()))
 
 
-def diagnose(
-    model: tuple[Task, Variables, np.ndarray], rows: Sequence[Mapping[str, Any]], groups: Mapping[str, str]
-) -> dict[str, float]:
+def diagnose(model: Model, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, str]) -> dict[str, float]:
     """Accuracy of the four groups, area of heart failure by ejection, and its mean error in percent."""
     task, variables, scale = model
     known = [row for row in rows if "volumes" in row]

@@ -1,6 +1,7 @@
 """Cohorts with measurements, masks and diagnoses of the same patients, for joint training.
 
-Hearts of patients with simulated scanners, heads with simulated lesions, and simulated CT with lesions.
+Hearts of patients with simulated scanners, heads with simulated lesions, simulated CT with lesions, and
+clinical CT with inserted ones.
 Measurements of MRI are kept fully sampled with the mask of the evaluation beside them: training draws masks
 of its own.
 """
@@ -18,12 +19,14 @@ import numpy as np
 
 from fedrecon.data import (
     ClientData,
+    Cohort,
     DataError,
     simulate_ct_cohort,
     simulate_mri_patient,
     split_patients,
     stack_clients,
 )
+from fedrecon.data.measured import load_clinical_ct
 from fedrecon.data.simulation import brain_hospitals, chest_coils
 from fedrecon.tasks import measure_of, mri_measure
 from fedrecon.training import FlagError
@@ -32,7 +35,7 @@ from operators import ifft2c, random_mask
 from operators.mri import coil_combine, estimate_coil_maps
 
 HEARTS = "multisite/sunnybrook_cardiac.h5"
-DATA = ("sunnybrook", "lesions", "ct")
+DATA = ("sunnybrook", "lesions", "ct", "clinical_ct")
 # Parts of a site's patients for training, validation and test.
 FRACTIONS = (1 / 2, 1 / 6, 1 / 3)
 GROUPS = ("HF-I", "HF-NI", "HYP", "N")
@@ -85,10 +88,10 @@ def load(data: str, folder: str, size: int, acceleration: float, patients: int, 
 
     Args:
       data: one of `DATA`.
-      folder: of the public files; of hearts alone.
+      folder: of the public files; of hearts and clinical CT.
       size: edge of the images.
       acceleration: of the evaluation's masks; of CT the part of 96 views that is left out.
-      patients: mean number of simulated patients of a site.
+      patients: mean number of simulated patients of a site; of clinical CT the copies of each body.
       seed: of noise, masks, coils and division of the patients.
 
     Raises:
@@ -98,6 +101,8 @@ def load(data: str, folder: str, size: int, acceleration: float, patients: int, 
         return hearts(Path(folder), size, acceleration, seed)
     if data == "lesions":
         return lesions(size, acceleration, patients, seed)
+    if data == "clinical_ct":
+        return clinical_ct(folder, size, acceleration, patients, seed)
     return ct(size, acceleration, patients, seed)
 
 
@@ -162,8 +167,28 @@ def lesions(size: int, acceleration: float, patients: int, seed: int) -> JointDa
 
 def ct(size: int, acceleration: float, patients: int, seed: int) -> JointData:
     """Simulated CT of five scanners with few views; some patients have lesions."""
-    views = max(round(96 / acceleration), 4)
-    cohort = simulate_ct_cohort(5, patients, 6, (size, size), views=views, size_skew=0.0, seed=seed)
+    views = ct_views(acceleration)
+    return _with_groups(
+        simulate_ct_cohort(5, patients, 6, (size, size), views=views, size_skew=0.0, seed=seed)
+    )
+
+
+def clinical_ct(folder: str, size: int, acceleration: float, copies: int, seed: int) -> JointData:
+    """CT of two patients seen again with few views, in each copy with other spheres; a quarter has none."""
+    views = ct_views(acceleration)
+    healthy = copies // 4
+    return _with_groups(
+        load_clinical_ct(folder, size=size, views=views, seed=seed, copies=copies, healthy=healthy)
+    )
+
+
+def ct_views(acceleration: float) -> int:
+    """Views of CT over 180 degrees."""
+    return max(round(96 / acceleration), 4)
+
+
+def _with_groups(cohort: Cohort) -> JointData:
+    """A cohort of CT with the diagnosis of every volume: whether there is a lesion."""
     groups: dict[str, str] = {}
     parts = {}
     for part in ("train", "validation", "test"):

@@ -108,6 +108,7 @@ def summarize(
     trainings: Sequence[Training],
     probes: Mapping[str, Any],
     diagnoses: Mapping[str, Any],
+    images: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that was found, JSON-able."""
     found: dict[str, Any] = {
@@ -139,7 +140,7 @@ def summarize(
     if pooled:
         federated = pooled[0].removesuffix("-pooled")
         found["federated_over_pooled"] = names[federated]["dice"] / names[pooled[0]]["dice"]
-    return {**found, **probes, "diagnosis": dict(diagnoses)}
+    return {**found, **probes, "diagnosis": dict(diagnoses), "image_diagnosis": dict(images)}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -149,17 +150,20 @@ def table(found: Mapping[str, Any]) -> str:
 
 def _cells(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     diagnosis = sorted({key for row in found["diagnosis"].values() for key in row})
+    images = found["image_diagnosis"]
     header = ["training", *COLUMNS.values(), *(key.replace("_", " ") for key in diagnosis)]
+    header += ["failure AUC of images"] * bool(images)
     chosen = {name: kind for kind, name in found["chosen"].items()}
     rows = []
     for name, row in found["trainings"].items():
         marked = f"{name} ({chosen[name]}, chosen)" if name in chosen else name
         cells = [_figure(row[score]) for score in COLUMNS]
         cells += [_figure(found["diagnosis"].get(name, {}).get(key)) for key in diagnosis]
-        rows.append([marked, *cells])
+        rows.append([marked, *cells, *[_bounded(images.get(name))] * bool(images)])
     if "expert masks" in found["diagnosis"]:
         expert = found["diagnosis"]["expert masks"]
-        rows.append(["expert masks", *["–"] * len(COLUMNS), *(_figure(expert.get(key)) for key in diagnosis)])
+        cells = [*["–"] * len(COLUMNS), *(_figure(expert.get(key)) for key in diagnosis)]
+        rows.append(["expert masks", *cells, *["–"] * bool(images)])
     return header, rows
 
 
@@ -173,6 +177,15 @@ def statements(found: Mapping[str, Any]) -> list[str]:
             f"oracle (95 % over seeds and patients: {100 * gap['low']:.0f} to {100 * gap['high']:.0f} %; "
             f"difference {test['difference']:+.4f}, p = {test['p_value']:.2f}), and loses "
             f"{found['psnr_lost']:.2f} dB of PSNR."
+        )
+    chosen, images = found["chosen"], found["image_diagnosis"]
+    if {"joint", "two stages"} <= {kind for kind, name in chosen.items() if name in images}:
+        pair = [images[chosen[kind]] for kind in ("joint", "two stages")]
+        few = pair[0]["low"] <= pair[1]["high"] and pair[1]["low"] <= pair[0]["high"]
+        lines.append(
+            f"Heart failure is found in joint images with an area of {_bounded(pair[0])}, in those of two "
+            f"stages with {_bounded(pair[1])}"
+            + (f": {found['patients']} patients do not tell the two apart." if few else ".")
         )
     if "federated_over_pooled" in found:
         share = 100 * found["federated_over_pooled"]
@@ -292,6 +305,11 @@ def _save(path: Path, figure: Figure) -> None:
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
+
+
+def _bounded(area: Mapping[str, float] | None) -> str:
+    """An area under the curve with its interval of 95 %."""
+    return "–" if area is None else f"{area['auc']:.2f} ({area['low']:.2f} to {area['high']:.2f})"
 
 
 def _figure(value: float | None) -> str:

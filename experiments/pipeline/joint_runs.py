@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.pipeline import heart_groups, joint_scores
+from experiments.pipeline import heart_groups, heart_images, joint_scores
 from experiments.pipeline.joint_data import JointData, load, shifted
 from experiments.pipeline.joint_scores import Evaluator, Outputs, Row, outputs, patient_rows
 from experiments.pipeline.joint_settings import JointSettings
@@ -15,7 +15,6 @@ from experiments.pipeline.joint_training import Trainer, Training, exchanged, wi
 from fedrecon.files import write_atomically
 from fedrecon.reporting import auc
 from fedrecon.runtime import Workdir, describe_environment
-from fedrecon.tasks import GROUPS
 from fedrecon.training import Execution, as_json, flat, released_file
 from fedrecon.types import Variables
 from fedrecon.weights import read_weights
@@ -93,9 +92,7 @@ def run_seed(
 
 def models_of(folder: Path, name: str, data: JointData) -> list[Variables]:
     """The model that a training released, for every site."""
-    params, stats = read_weights(released_file(folder, name))[0]
-    # Files have no empty groups.
-    return [Variables(params, {group: stats.get(group, {}) for group in GROUPS})] * data.test.clients
+    return [read_weights(released_file(folder, name))[0]] * data.test.clients
 
 
 def score(
@@ -203,6 +200,52 @@ def diagnoses(seeds: Sequence[Seed], data: JointData) -> dict[str, dict[str, flo
         if rows:
             found["expert masks"] = heart_groups.diagnose(model, rows, data.groups)
     return found
+
+
+def image_diagnoses(
+    tool: Evaluator, seeds: Sequence[Seed], trainings: Sequence[Training], data: JointData
+) -> dict[str, dict[str, float]]:
+    """Training -> area under the curve of heart failure from its images in the test; of hearts alone.
+
+    A classifier is trained on images of the training patients (`heart_images`). Trainings that read the
+    images of another one have its area, those that read references that of references; what each site
+    trained alone is left out.
+
+    Returns:
+      name -> "auc", "low" and "high" of the interval over seeds and patients.
+    """
+    if "systole" not in data.train.examples:
+        return {}
+    areas: dict[str, tuple[float, float, float]] = {}
+    found = {}
+    for training in trainings:
+        if training.who == "alone":
+            continue
+        source = image_source(training)
+        if source not in areas:
+            # References are the same in every seed.
+            each = [_image_scores(tool, s, source, data) for s in (seeds if source else seeds[:1])]
+            areas[source] = heart_images.area(each, data.groups)
+        found[training.name] = dict(zip(("auc", "low", "high"), areas[source], strict=True))
+    return found
+
+
+def image_source(training: Training) -> str:
+    """The training whose images are read; "" is references."""
+    if training.mode == "oracle":
+        return ""
+    return training.reconstruction if training.mode in ("frozen", "finetune") else training.name
+
+
+def _image_scores(tool: Evaluator, seed: Seed, source: str, data: JointData) -> dict[str, float]:
+    images = {}
+    for part in ("train", "test"):
+        split = getattr(data, part)
+        if source:
+            images[part] = outputs(tool, "rec_only", models_of(seed.folder, source, data), split).images
+        else:
+            images[part] = np.asarray(split.examples["target"])[np.nonzero(split.valid)]
+    return heart_images.scores(heart_images.train(images["train"], data), images["test"], data, "test")
 
 
 def _known(rows: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -39,7 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 BY_PRESET = frozenset(name for preset in PRESETS.values() for name in preset)
 _data, _model, _training, _run = (partial(setting, group=g) for g in ("data", "model", "training", "run"))
-_SIMULATED = Need("--data=lesions or ct", lambda s: s.data != "sunnybrook")
+_SIMULATED = Need("--data=lesions, ct or clinical_ct", lambda s: s.data != "sunnybrook")
+_PUBLIC = Need("--data=sunnybrook or clinical_ct", lambda s: s.data in ("sunnybrook", "clinical_ct"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +52,25 @@ class JointSettings:
     )
     data: str = _data(
         "sunnybrook",
-        "Data: hearts of 30 patients at five simulated scanners, heads or CT with simulated lesions",
+        "Data: hearts of 30 patients at five simulated scanners, heads or CT with simulated lesions, or "
+        "CT of two patients with inserted ones",
         choices=DATA,
     )
     data_dir: str = _data(
         "",
-        "Folder with multisite/sunnybrook_cardiac.h5",
-        needs=(Need("--data=sunnybrook", lambda s: s.data == "sunnybrook"),),
+        "Folder with multisite/sunnybrook_cardiac.h5, or with the files of clinical CT",
+        needs=(_PUBLIC,),
     )
     image_size: int = _data(64, "Edge of the images", least=16)
     acceleration: float = _data(
         8.0, "Acceleration of the measurements; of CT the views are 96 over it", least=1
     )
-    patients: int = _data(8, "Mean number of patients of a site", least=6, needs=(_SIMULATED,))
+    patients: int = _data(
+        8,
+        "Mean number of patients of a site; of clinical CT the copies, of which a quarter is healthy",
+        least=6,
+        needs=(_SIMULATED,),
+    )
     data_seed: int = _data(0, "Seed of scanners, noise, masks and division of the patients", least=0)
     seed: int = _run(0, "First seed of the initial weights and the training", least=0)
     rounds: int = _training(12, "Federated rounds of every mode", above=0)
@@ -115,5 +122,7 @@ def check_settings(settings: JointSettings) -> JointSettings:
         raise FlagError("dp_epsilon", expected, settings.federation.dp_epsilon)
     if settings.federation.topology != "star":
         raise FlagError("topology", "star, whose server balances the losses", settings.federation.topology)
+    if settings.data == "clinical_ct" and settings.image_size & (settings.image_size - 1):
+        raise FlagError("image_size", "a power of two with --data=clinical_ct", settings.image_size)
     check_needs(settings, resolve({"preset": settings.preset}))
     return settings

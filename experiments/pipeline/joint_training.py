@@ -1,13 +1,14 @@
 """The trainings of joint reconstruction and reading: every mode from the same data, rounds and keys."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.pipeline.joint_data import JointData, measure_full, random_masks
+from experiments.pipeline.joint_data import JointData, ct_views, measure_full, random_masks
 from experiments.pipeline.joint_settings import JointSettings
 from fedrecon.data import ClientData
 from fedrecon.federated import Method
@@ -28,8 +29,9 @@ from fedrecon.types import Task, Variables
 
 # An optimizer that bounds the norm of all gradients at 1 then never makes one group depend on the other.
 _CLIP = 0.7
-# Iterations of the data steps.
-_SOLVE = 3
+# Iterations of the data steps, and the weight they start with over the squared norm of the operator: what
+# is solved is conditioned alike whatever that is, and gradients through it are those of a solution.
+_SOLVE, _WEIGHT = 3, 0.1
 # Initial log-odds of a marked pixel.
 _RARE = -2.0
 COMPARATORS = {"alone": "local_only", "pooled": "centralized"}
@@ -109,7 +111,15 @@ def joint(strength: float, *, warm: bool = False) -> Training:
 def reconstructor(settings: JointSettings) -> MoDL:
     """An unrolled network with proximal data steps."""
     sizes = settings.cascades, settings.channels, settings.pools
-    return MoDL(*sizes, remat=settings.remat, cg_iterations=_SOLVE)
+    weight = _WEIGHT * squared_norm(settings)
+    return MoDL(*sizes, remat=settings.remat, cg_iterations=_SOLVE, weight=weight)
+
+
+def squared_norm(settings: JointSettings) -> float:
+    """About that of the measurements: 1 of MRI, of CT the views that an image needs over those it has."""
+    if settings.data not in ("ct", "clinical_ct"):
+        return 1.0
+    return max(math.pi / 2 * settings.image_size / ct_views(settings.acceleration), 1.0)
 
 
 def make_task(

@@ -83,6 +83,28 @@ def test_the_same_seed_gives_the_same_cohort_and_another_one_other_blocks(folder
     )
 
 
+def test_copies_are_the_same_slices_with_other_spheres_and_the_last_ones_have_none(folder):
+    cohort = load_clinical_ct(folder, size=16, views=8, copies=3, healthy=1)
+    one = load_clinical_ct(folder, size=16, views=8)
+    assert cohort.patients["test"][0] == tuple(f"ct-body-1, copy {i}" for i in (1, 2, 3))
+    assert [site.prevalence for site in cohort.sites] == pytest.approx([2 / 3, 2 / 3])
+    for part, single in ((cohort.train, one.train), (cohort.test, one.test)):
+        for site in range(2):
+            valid = part.valid[site]
+            volume, mask, target, sinogram = (
+                np.asarray(part.examples[name][site])[valid]
+                for name in ("volume", "segmentation", "target", "sinogram")
+            )
+            count = single.valid[site].sum()
+            np.testing.assert_array_equal(volume, np.repeat(np.arange(3), count))
+            masks, targets, measured = (x.reshape(3, count, *x.shape[1:]) for x in (mask, target, sinogram))
+            assert masks[0].any() and masks[1].any() and not masks[2].any()
+            # The same bodies in every copy: only spheres and their edges differ.
+            away = ~(masks > 0).any(0) & (np.abs(targets - targets[2]).max(0) == 0)
+            assert away.mean() > 0.5 and (targets[0] != targets[1]).any()
+            assert not np.array_equal(measured[0], measured[1])
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -98,7 +120,15 @@ def test_files_without_spacings_are_refused_by_name(folder, name, value, words):
         load_clinical_ct(folder, size=16)
 
 
-@pytest.mark.parametrize(("given", "words"), [({"size": 24}, "size"), ({"views": 1}, "views")])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"size": 24}, "size"),
+        ({"views": 1}, "views"),
+        ({"copies": 0}, "copies"),
+        ({"copies": 2, "healthy": 2}, "healthy"),
+    ],
+)
 def test_sizes_out_of_range_are_refused(folder, given, words):
     with pytest.raises(ValueError, match=f"{words}: expected"):
         load_clinical_ct(folder, **given)

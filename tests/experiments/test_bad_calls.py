@@ -212,6 +212,8 @@ joint | --workdir={}/run --image_size=48 | --image_size
 joint | --workdir={}/run --topology=ring | --topology
 joint | --workdir={}/run --dp.epsilon=8 | --dp.epsilon
 joint | --workdir={}/run --data=lesions --data_dir={} | --data_dir
+joint | --workdir={}/run --data=clinical_ct --image_size=48 | --image_size
+joint | --workdir={}/run --data=clinical_ct --image_size=16 --acceleration=4 --data_dir={}/none | clinical_ct
 joint | --workdir={}/run --data_dir={}/none | multisite/sunnybrook_cardiac.h5
 flamby | --dataset=nosuch --data_dir={} | --dataset
 flamby | --dataset=heart --data_dir={} --methods=fedavg,fedavg | --methods

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.pipeline.joint_data import (
     GROUPS,
     HEARTS,
     JointData,
+    ct_views,
     hearts,
     load,
     measure_full,
@@ -25,10 +27,12 @@ from experiments.pipeline.joint_data import (
 )
 from experiments.pipeline.joint_runs import Seed, diagnoses, probe, score
 from experiments.pipeline.joint_settings import check_settings, resolve
-from experiments.pipeline.joint_training import Training, exchanged, make_task, plan
+from experiments.pipeline.joint_training import Training, exchanged, make_task, plan, reconstructor
 from fedrecon.training import released_file
 from fedrecon.types import Variables
 from fedrecon.weights import write_weights
+from operators import ParallelBeam
+from operators.ct import filtered_radon
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +89,7 @@ def test_the_gap_is_that_to_the_oracle_of_validation():
     longer = Training("oracle-more", "oracle", reader="oracle")
     found = seeds()
     found[0].validation["oracle-more"] = rows(1.0, 1.0, 1.0, 1.0)
-    summary = joint_report.summarize(found, [*TRAININGS, longer], {}, {})
+    summary = joint_report.summarize(found, [*TRAININGS, longer], {}, {}, {})
     assert summary["chosen"]["oracle"] == "oracle-more"
     assert summary["gap_closure"]["value"] == pytest.approx((0.85 - 0.7) / (1.0 - 0.7))
 
@@ -112,12 +116,18 @@ def test_joint_images_are_compared_with_the_longest_training_of_images_alone():
 def test_what_was_found_is_told_in_tables_sentences_and_a_page(tmp_path):
     probes = {"swap": {"joint images, reader of references": 0.8}}
     diagnosis = {"oracle": {"accuracy": 0.5}, "expert masks": {"accuracy": 0.75}}
-    found = joint_report.summarize(seeds(), TRAININGS, probes, diagnosis)
+    images = {name: {"auc": 0.75, "low": 0.5, "high": 1.0} for name in ("finetune", "joint-1", "oracle")}
+    found = joint_report.summarize(seeds(), TRAININGS, probes, diagnosis, images)
     assert found["gap_closure"]["value"] == pytest.approx(0.75) and found["psnr_lost"] == pytest.approx(1.5)
     assert found["trainings"]["oracle"]["per_client"] == {"s": pytest.approx(0.9)}
     text = joint_report.table(found)
     assert "finetune (two stages, chosen)" in text and "joint-1 (joint, chosen)" in text
     assert "closes 75 % of the gap" in joint_report.statements(found)[0]
+    # Intervals that overlap, and that do not.
+    assert text.count("0.75 (0.50 to 1.00)") == 3
+    assert "4 patients do not tell the two apart" in joint_report.statements(found)[1]
+    images["finetune"] |= {"auc": 0.3, "high": 0.4, "low": 0.2}
+    assert joint_report.statements(found)[1].endswith("stages with 0.30 (0.20 to 0.40).")
     data = JointData(None, None, None, {}, {}, "Notes.")
     page = joint_report.write_page(tmp_path, joint.decoded(found), data, {}, "command").read_text()
     assert "Notes. 1 seeds, 4 test patients." in page and "exchanged halves" in page
@@ -164,6 +174,37 @@ def test_training_masks_have_the_acceleration_of_their_time():
     late = random_masks(8.0, True)(jax.random.key(0), {**batch, "progress": jnp.ones(3)})["mask"]
     assert early[:, 0].sum(1).tolist() == [8, 8, 8] and late[:, 0].sum(1).tolist() == [4, 4, 4]
     assert not (late[0] == late[1]).all() and (late[:, 0] == late[:, 5]).all()
+
+
+@pytest.mark.parametrize(("size", "acceleration"), [(16, 4.0), (32, 8.0)])
+def test_data_steps_of_ct_are_conditioned_as_those_of_mri(size, acceleration):
+    settings = resolve({"data": "ct", "image_size": size, "acceleration": acceleration})
+    weight = reconstructor(settings).weight
+    views = ct_views(acceleration)
+    angles = jnp.pi * jnp.arange(views) / views
+    A = filtered_radon(ParallelBeam(angles, 3 * size // 2), (size, size))
+    image = jax.random.normal(jax.random.key(0), (size, size))
+    gram = jax.jit(A.gram)
+    for _ in range(20):
+        image = gram(image)
+        largest = jnp.linalg.norm(image)
+        image = image / largest
+    assert 0.07 < weight / largest < 0.14
+    assert reconstructor(resolve({})).weight == 0.1
+
+
+def test_clinical_ct_has_copies_of_which_a_quarter_is_healthy(tmp_path):
+    (tmp_path / "ct").mkdir()
+    for file in ("clinical_ct_512.h5", "clinical_ct_body_3mm.h5"):
+        with h5py.File(tmp_path / "ct" / file, "w") as opened:
+            opened["image"] = np.full((20, 32, 32), 40, np.int16)
+            opened.attrs["pixel_spacing_mm"], opened.attrs["slice_spacing_mm"] = [5.0, 5.0], 5.0
+    data = load("clinical_ct", str(tmp_path), 16, 4.0, 6, 0)
+    kinds = [data.groups[name] for name in data.patients["test"][0]]
+    assert kinds == ["lesion"] * 5 + ["none"] and "inserted" in data.notes
+    first = {name: np.asarray(x[0])[data.test.valid[0]] for name, x in data.test.examples.items()}
+    assert first["sinogram"].shape[1] == 24
+    assert (first["group"] == np.where(first["volume"] == 5, 0, 1)).all()
 
 
 def test_regions_grow_by_pixels():

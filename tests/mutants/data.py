@@ -203,6 +203,16 @@ _MEASURED_DATA = (
             "if False:",
             _CLINICAL + "files_without_spacings_are_refused_by_name",
         ),
+        (
+            "copy < copies - healthy)",
+            "copy < copies)",
+            _CLINICAL + "copies_are_the_same_slices_with_other_spheres_and_the_last_ones_have_none",
+        ),
+        (
+            "if not 0 <= healthy < copies:",
+            "if not 0 <= healthy <= copies:",
+            _CLINICAL + "sizes_out_of_range_are_refused",
+        ),
     ),
     *in_file(
         "fedrecon/data/measured/images.py",

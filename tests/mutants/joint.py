@@ -4,6 +4,7 @@ from tests.mutants.mutant import in_file
 
 _JOINT = "tests/tasks/test_joint.py::test_"
 _PROGRAM = "tests/experiments/test_joint.py::test_"
+_IMAGES = "tests/experiments/test_heart_images.py::test_"
 _BALANCE = "tests/federated/test_interface_balance.py::test_"
 
 MUTANTS = (
@@ -128,6 +129,76 @@ MUTANTS = (
             'longer = tuned._replace(name="finetune-more", reconstruction=more.name)',
             'longer = tuned._replace(name="finetune-more")',
             _PROGRAM + "trainings_come_after_what_they_start_from",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/joint_training.py",
+        (
+            "weight = _WEIGHT * squared_norm(settings)",
+            "weight = _WEIGHT",
+            _PROGRAM + "data_steps_of_ct_are_conditioned_as_those_of_mri",
+        ),
+        (
+            "max(math.pi / 2 * settings.image_size / ct_views(settings.acceleration), 1.0)",
+            "max(settings.image_size / 2 / ct_views(settings.acceleration), 1.0)",
+            _PROGRAM + "data_steps_of_ct_are_conditioned_as_those_of_mri",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/joint_data.py",
+        (
+            "healthy = copies // 4",
+            "healthy = 0",
+            _PROGRAM + "clinical_ct_has_copies_of_which_a_quarter_is_healthy",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/heart_images.py",
+        (
+            "np.stack([*pair, np.abs(pair[0] - pair[1])])",
+            "np.stack([*pair, pair[0] - pair[1]])",
+            _IMAGES + "a_patient_is_seen_by_the_middle_slices_and_what_moves_between_them",
+        ),
+        (
+            "early[len(early) // 2], late[len(late) // 2]",
+            "early[0], late[len(late) // 2]",
+            _IMAGES + "a_patient_is_seen_by_the_middle_slices_and_what_moves_between_them",
+        ),
+        (
+            "pair = pair / max(np.percentile(pair, 99), 1e-12)",
+            "pair = pair * 1.0",
+            _IMAGES + "a_patient_is_seen_by_the_middle_slices_and_what_moves_between_them",
+        ),
+        (
+            "logits[:, 1] - logits[:, 0]",
+            "logits[:, 0] - logits[:, 1]",
+            _IMAGES + "hearts_that_do_not_move_are_found_at_every_site",
+        ),
+        (
+            "return mean(drawn, rng.integers(len(values), size=len(values)))",
+            "return mean(drawn, np.arange(len(values)))",
+            _IMAGES + "the_area_is_the_mean_over_seeds_with_an_interval_over_seeds_and_patients",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/heart_groups.py",
+        (
+            "optimizer = optax.chain(optax.add_decayed_weights(decay), optimizer)",
+            "optimizer = optax.chain(optax.add_decayed_weights(0.0), optimizer)",
+            _IMAGES + "weights_decay",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/joint_runs.py",
+        (
+            'return training.reconstruction if training.mode in ("frozen", "finetune") else training.name',
+            "return training.reconstruction or training.name",
+            _IMAGES + "readers_have_the_area_of_the_images_they_read",
+        ),
+        (
+            'if training.who == "alone":',
+            'if training.who == "nobody":',
+            _IMAGES + "readers_have_the_area_of_the_images_they_read",
         ),
     ),
 )

@@ -56,6 +56,16 @@ _FILES = (
             "if group not in groups:",
             _EXPORTS + "names_of_other_groups_are_refused",
         ),
+        (
+            "variables = from_named_arrays({**arrays, **dict.fromkeys(empty, empty_node)})",
+            "variables = from_named_arrays(arrays)",
+            _EXPORTS + "groups_without_leaves_survive_their_file",
+        ),
+        (
+            "if empty := _empty_groups(variables):",
+            "if (empty := _empty_groups(variables)) is not None:",
+            _EXPORTS + "groups_without_leaves_survive_their_file",
+        ),
     ),
 )
 

@@ -41,14 +41,20 @@ class _Body:
 
 
 def load_clinical_ct(
-    data_dir: str | os.PathLike, *, size: int = 64, views: int = 32, seed: int = 0
+    data_dir: str | os.PathLike,
+    *,
+    size: int = 64,
+    views: int = 32,
+    seed: int = 0,
+    copies: int = 1,
+    healthy: int = 0,
 ) -> Cohort:
     """Loads the CT images of the manifest ``clinical_ct``, a patient for each site, and measures them again.
 
     Examples are those of `simulate_ct_patient`; attenuation relative to water is 1 + HU / 1000. Patients are
     single, so that parts hold slices of the same ones: each stretch of about 120 mm has a block for
     training, one for validation and one for test in random order, 6 mm or more apart, and spheres end where
-    their block does. All slices of a site and part are one volume.
+    their block does. All slices of a site and part are one volume, or one of every copy.
 
     Args:
       data_dir: the folder of the files, and of ``cohorts/clinical_ct.json`` where the cohort is another than
@@ -57,6 +63,8 @@ def load_clinical_ct(
         pixels that has room for its images.
       views: over 180 degrees.
       seed: of blocks, spheres and noise.
+      copies: volumes of each site and part: the same slices with other spheres and noise.
+      healthy: how many of these, the last ones, have no spheres.
 
     Raises:
       DataError: a file or the manifest is missing or not as it should be.
@@ -66,6 +74,10 @@ def load_clinical_ct(
         raise ArgumentError("size", "a power of two from 8 on", size)
     if views < 2:
         raise ArgumentError("views", "at least 2", views)
+    if copies < 1:
+        raise ArgumentError("copies", "at least 1", copies)
+    if not 0 <= healthy < copies:
+        raise ArgumentError("healthy", f"0 to {copies - 1}, fewer than copies", healthy)
     path = manifest_path(data_dir, "clinical_ct")
     manifest = read_manifest(path, data_dir)
     volumes: dict[str, list] = {part: [] for part in PARTS}
@@ -81,15 +93,14 @@ def load_clinical_ct(
             photons=_PHOTONS[number % len(_PHOTONS)],
             slice_spacing=body.spacing,
             patients=1,
-            prevalence=1.0,
+            prevalence=1 - healthy / copies,
         )
         for part, blocks in blocks_of(len(body.hounsfield), body.spacing, rng).items():
-            stacks = [insert_spheres(rng, body.hounsfield[b], body.pixel, body.spacing) for b in blocks]
-            hounsfield, spheres = (np.concatenate(x) for x in zip(*stacks, strict=True))
-            relative = _on_grid(np.maximum(1 + hounsfield / 1000, 0), size)
-            volumes[part].append([measure_ct(site, relative, _on_grid(spheres, size), rng)])
+            volumes[part].append(
+                [_measured(site, body, blocks, size, rng, copy < copies - healthy) for copy in range(copies)]
+            )
         sites.append(site)
-        bodies.append((body.name,))
+        bodies.append(tuple(f"{body.name}, copy {i + 1}" if copies > 1 else body.name for i in range(copies)))
     return Cohort(
         **stack_parts(volumes, [site.name for site in sites]),
         sites=tuple(sites),
@@ -150,6 +161,20 @@ def insert_spheres(
         box, best = max(found, key=lambda each: float((each[1] * soft[each[0]]).sum() / each[1].sum()))
         total[box] = np.maximum(total[box], best)
     return image + total * (SPHERE_HU - image), total
+
+
+def _measured(
+    site: CTSite, body: _Body, blocks: list[slice], size: int, rng: np.random.Generator, ill: bool
+) -> dict[str, np.ndarray]:
+    """Examples of the slices of some blocks, with spheres if ``ill``."""
+    stacks = []
+    for block in blocks:
+        image = body.hounsfield[block].astype(np.float32)
+        clear = image, np.zeros_like(image)
+        stacks.append(insert_spheres(rng, image, body.pixel, body.spacing) if ill else clear)
+    hounsfield, spheres = (np.concatenate(x) for x in zip(*stacks, strict=True))
+    relative = _on_grid(np.maximum(1 + hounsfield / 1000, 0), size)
+    return measure_ct(site, relative, _on_grid(spheres, size), rng)
 
 
 def _sphere(
