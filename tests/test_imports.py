@@ -117,7 +117,7 @@ ALLOWED = {
     "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
     "fedrecon/catalog": (
         {"fedrecon.catalog", "fedrecon.communication", "fedrecon.federated", "fedrecon.privacy"}
-        | {"fedrecon.types"},
+        | {"fedrecon.tasks", "fedrecon.types"},
         {"jax", "optax"},
     ),
     "fedrecon/privacy": (

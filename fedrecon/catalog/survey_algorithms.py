@@ -5,8 +5,11 @@ from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.fedcl import fedcl
 from fedrecon.federated.methods.feddg import feddg
 from fedrecon.federated.methods.fl_mrcm import fl_mrcm
+from fedrecon.federated.methods.li_moe import li_moe
 from fedrecon.federated.methods.spectra import exchange_spectra
+from fedrecon.tasks import mixture_of_experts
 
+_LI = "tests/federated/test_li_moe.py::test_"
 _MRCM = "tests/federated/test_fl_mrcm.py::test_"
 
 SURVEY_ALGORITHMS = (
@@ -42,6 +45,29 @@ SURVEY_ALGORITHMS = (
         ),
         command=on_radiographs("fedcl"),
         needs=("represent",),
+    ),
+    Entry(
+        "li_moe",
+        li_moe,
+        "Li X. et al. 2020, Medical Image Analysis 65:101765, arXiv:2001.05647",
+        "noisy uploads, a private expert that a private gate mixes in, encoders that hide their site",
+        survey_row="Li-MoE",
+        tests=(
+            _LI + "with_nothing_of_it_it_is_averaging_bit_for_bit",
+            _LI + "what_is_uploaded_differs_from_the_model_by_the_noise",
+            _LI + "the_gate_decides_between_the_network_and_the_expert",
+            _LI + "gradients_are_those_of_the_equations",
+            _LI + "expert_gate_and_images_are_in_no_message",
+            _LI + "a_step_hides_the_site_as_the_equations_say",
+            _LI + "a_fresh_probe_tells_the_sites_apart_less_well_at_the_same_accuracy",
+            "tests/experiments/test_alignment.py::test_li_moe_classifies_with_experts_of_its_own",
+        ),
+        command=on_radiographs("li_moe"),
+        needs=("clients", "represent", "example", "classification"),
+        linear=False,
+        personal=True,
+        releases=False,
+        task=mixture_of_experts,
     ),
     Entry(
         "fl_mrcm",

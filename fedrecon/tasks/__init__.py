@@ -11,6 +11,7 @@ from fedrecon.tasks.interface import interface_scale
 from fedrecon.tasks.joint import GROUPS, MODES, joint_task
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.masked import masked_autoencoding_task
+from fedrecon.tasks.mixtures import mixture_of_experts
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sample_patches, sliding_window
@@ -70,6 +71,7 @@ __all__ = [
     "means",
     "measure_of",
     "metric_names",
+    "mixture_of_experts",
     "module_task",
     "mri_measure",
     "nearest_prototype",

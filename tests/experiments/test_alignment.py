@@ -31,6 +31,20 @@ def test_fl_mrcm_reconstructs_across_scanners(tmp_path):
     assert log[0]["loss"] == other[0]["loss"] and set(results.own) == set(plain.own)
 
 
+@pytest.mark.slow
+def test_li_moe_classifies_with_experts_of_its_own(tmp_path):
+    results, log = trained(tmp_path / "li", algorithm="li_moe", algorithm_options=(("start", "1"),))
+    plain, other = trained(tmp_path / "plain", algorithm="fedavg", weighting="equal")
+    assert all(np.isfinite(scores["accuracy"]) for scores in results.own.values()) and not results.released
+    clients, features = len(results.own), (log[0]["bytes_up"] - other[0]["bytes_up"]) // 4 / 64
+    features /= clients
+    # Features up; down those of all clients, who has sent any, and the number of the round.
+    assert features == int(features) > 0
+    more = log[0]["bytes_down"] - other[0]["bytes_down"]
+    assert more == 4 * clients * (64 * clients * features + clients + 1)
+    assert (tmp_path / "li" / "results.json").exists() and set(results.own) == set(plain.own)
+
+
 def test_it_reconstructs_alone():
     settings = resolve({"preset": "smoke", "algorithm": "fl_mrcm"})
     with pytest.raises(FlagError, match="--algorithm=fl_mrcm: expected --task=reconstruction alone"):

@@ -64,7 +64,7 @@ def test_every_named_method_is_here():
     elsewhere |= {"medisecfed", "lai"}
     # Of frameworks.
     elsewhere |= {"singh", "fedce", "prr_fl"}
-    elsewhere |= {"fl_mrcm"}
+    elsewhere |= {"li_moe", "fl_mrcm"}
     # Of streams, in test_remembering.py.
     elsewhere |= {"ewc", "lwf"}
     # Of other bytes, in test_low_communication.py.

@@ -3,6 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _GAME = "tests/alignment/test_adversarial.py::test_"
+_LI = "tests/federated/test_li_moe.py::test_"
 _MRCM = "tests/federated/test_fl_mrcm.py::test_"
 MUTANTS = (
     *in_file(
@@ -65,6 +66,43 @@ MUTANTS = (
             "return levels[0][-1][0]",
             "return levels[0][0][0]",
             _MRCM + "the_bottleneck_is_of_the_first_cascade",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/li_moe.py",
+        (
+            "[x.std() * _DRAWS",
+            "[_DRAWS",
+            _LI + "what_is_uploaded_differs_from_the_model_by_the_noise",
+        ),
+        (
+            "(mine, mine._replace(target=(0.0,)))",
+            "(mine,)",
+            _LI + "a_step_hides_the_site_as_the_equations_say",
+        ),
+        ('server["rounds"] >= start', 'server["rounds"] >= 0', _LI + "before_its_start_it_is_averaging"),
+        (
+            "jnp.where(found.present, found.client, clients)",
+            "found.client",
+            _LI + "who_is_away_keeps_the_features_that_are_known",
+        ),
+        (
+            "name not in PRIVATE for name in part",
+            "True for name in part",
+            _LI + "expert_gate_and_images_are_in_no_message",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/mixtures.py",
+        (
+            "jax.lax.stop_gradient(jax.nn.log_softmax(other))",
+            "jax.nn.log_softmax(other)",
+            _LI + "gradients_are_those_of_the_equations",
+        ),
+        (
+            "return part * jax.nn.log_softmax(own) + (1 - part) * expert",
+            "return (1 - part) * jax.nn.log_softmax(own) + part * expert",
+            _LI + "the_gate_decides_between_the_network_and_the_expert",
         ),
     ),
 )
