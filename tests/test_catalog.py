@@ -25,6 +25,7 @@ harmofl_scaffold
 singh
 fedce
 prr_fl
+elayan
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.
@@ -57,6 +58,8 @@ NUMBERS = {
     "li_moe": (P + 64 + 1, P + 640 + 10 + 1),
     # 64 latents of one feature, of everybody; those of the target, and whether it has sent any.
     "fl_mrcm": (P + 64 + 1, P + 64 + 1),
+    # The head, the normalization layers as the last block, and a weight of each; the round's number.
+    "elayan": (12_000 + 2, 12_000 + 1),
     "local_only": (0, 0),
     "centralized": (0, 0),
 }

@@ -3,6 +3,7 @@
 from fedrecon import communication, privacy
 from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.elayan import elayan
 from fedrecon.federated.methods.fedce import fedce
 from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold
 from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
@@ -114,5 +115,24 @@ SURVEY_FRAMEWORKS = (
         fixes=("weighting", "channel", "reduce", *_SERVER),
         linear=False,
         personal=True,
+    ),
+    Entry(
+        "elayan",
+        elayan,
+        "Elayan et al. 2022, IEEE Internet of Things Journal 9:8566",
+        "a frozen backbone, whose last block thaws later, and device images with labels of the model",
+        survey_row="Elayan",
+        tests=(
+            "tests/federated/test_elayan.py::test_the_backbone_is_bit_identical_and_in_no_message",
+            "tests/federated/test_elayan.py::test_the_last_block_rests_and_then_moves_at_a_tenth_of_the_rate",
+            "tests/federated/test_elayan.py::test_above_any_probability_it_is_plain_fine_tuning",
+            "tests/federated/test_elayan.py::test_no_class_exceeds_its_quota",
+            "tests/federated/test_elayan.py::test_images_expire_and_may_enter_again",
+            "tests/federated/test_elayan.py::test_guessed_labels_count_half",
+        ),
+        command=on_radiographs(
+            "elayan", "--initialize_from=RUN --algorithm.unlabeled=0.5 --algorithm.unfreeze=5"
+        ),
+        needs=("head", "classification"),
     ),
 )

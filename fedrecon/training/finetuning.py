@@ -62,6 +62,24 @@ class Tuning(NamedTuple):
             )
         return Variables(self.release(variables.params), variables.stats)
 
+    def with_frozen_of(self, algorithm: FederatedAlgorithm, settings: FederationSettings) -> "Tuning":
+        """The same with the leaves frozen that the algorithm freezes, too.
+
+        Raises:
+          FlagError: there are such leaves, and clients are streamed or fine-tuned afterwards.
+        """
+        if FROZEN not in jax.tree.leaves(algorithm.share_mask):
+            return self
+        for flag in ("stream", "fine_tune"):
+            if found := getattr(settings, flag):
+                expected = f"0 with --algorithm={settings.algorithm}, whose frozen leaves are stored once"
+                raise FlagError(flag, expected, found)
+
+        def joined(kind: Any, part: PyTree) -> PyTree:
+            return jax.tree.map(lambda own: FROZEN if kind == FROZEN else own, part)
+
+        return self._replace(share_mask=jax.tree.map(joined, algorithm.share_mask, self.share_mask))
+
     def metrics_of(self, task: Task) -> Callable:
         """The metrics of a task of what is handed out, for models in training."""
         return lambda params, stats, batch: task.metrics(self.release(params), stats, batch)

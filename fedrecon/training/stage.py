@@ -153,6 +153,7 @@ def train_stage(
     given |= {"memory": stage.memory, "exchanged": before and before.exchanged}
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
     algorithm = clocked(algorithm, settings, budget, clients, stage.variables)
+    tuning = tuning.with_frozen_of(algorithm, settings)
     work = local_work(settings, budget, stage.clients, algorithm)
     hidden = sums_report(settings, algorithm, stage.task, stage.clients)
     note_stage(workdir.path, "secure_aggregation", stage.name, hidden)

@@ -2,6 +2,7 @@
 
 from tests.mutants.mutant import in_file
 
+_ELAYAN = "tests/federated/test_elayan.py::test_"
 _SINGH = "tests/privacy/test_singh.py::test_"
 MUTANTS = (
     *in_file(
@@ -59,6 +60,67 @@ MUTANTS = (
             '"model": chain.digest_of_tree(model).hex(),',
             '"model": chain.digest_of_tree(uploads[0].delta).hex(),',
             _SINGH + "an_entry_says_what_was_received_and_sent",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/acquisition.py",
+        (
+            "& (guesses == guess).all(0)",
+            "",
+            _ELAYAN + "sure_examples_that_all_views_agree_on_are_admitted",
+        ),
+        ("- known - held", "- known", _ELAYAN + "no_class_exceeds_its_quota"),
+        (
+            "wanted = candidates & ~inside &",
+            "wanted = candidates &",
+            _ELAYAN + "no_class_exceeds_its_quota",
+        ),
+        ("taken &= place < (~live).sum()", "taken &= True", _ELAYAN + "no_class_exceeds_its_quota"),
+        (
+            "live = pool.until > number",
+            "live = pool.until > 0",
+            _ELAYAN + "images_expire_and_may_enter_again",
+        ),
+        (
+            "share = counts[0] / jnp.maximum(counts[0] + counts[1], 1e-6)",
+            'share = counts[0] / jnp.maximum(batch["valid"].sum(), 1)',
+            _ELAYAN + "guessed_labels_count_half",
+        ),
+        (
+            "valid &= used[batches.index]",
+            "valid &= True",
+            _ELAYAN + "above_any_probability_it_is_plain_fine_tuning",
+        ),
+        (
+            "(), (-2,), (-3,), (-3, -2)",
+            "(), (-2,), (-3,), (-3,)",
+            _ELAYAN + "views_are_mirrored_images_of_every_example",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/thawing.py",
+        (
+            "jnp.where(still(context), 0, g) if own else g",
+            "g",
+            _ELAYAN + "until_then_the_head_trains_as_if_all_else_were_frozen",
+        ),
+        (
+            "jnp.where(moves, rate * u, 0) if m else u",
+            "jnp.where(moves, u, 0) if m else u",
+            _ELAYAN + "the_last_block_rests_and_then_moves_at_a_tenth_of_the_rate",
+        ),
+        (
+            "jnp.where(here, 0, result.weight)",
+            "result.weight",
+            _ELAYAN + "the_backbone_is_bit_identical_and_in_no_message",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/elayan.py",
+        (
+            "True if a or b else FROZEN",
+            "True",
+            _ELAYAN + "the_backbone_is_bit_identical_and_in_no_message",
         ),
     ),
 )
