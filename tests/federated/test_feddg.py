@@ -140,7 +140,7 @@ def test_a_step_is_that_of_the_equations_in_first_order(x64):
     }
     own = episodic(TASK, maps, bank, part=part, inner_rate=rate, boundary=gamma)
     key = jax.random.key(5)
-    _, found = own.oracle(value_and_grad)(params, {}, batch, jnp.int32(0), key)
+    _, found = own.oracle(value_and_grad)(params, {}, batch, (jnp.int32(0), None), key)
     inner = value_and_grad(params, {}, batch, None, None)[1]
     drawn = interpolated(batch["image"], bank, jnp.int32(0), jax.random.fold_in(key, 61), part)
     changed = {**batch, "image": drawn}
@@ -170,6 +170,21 @@ def test_alone_it_is_averaging_with_gradients_counted_twice(fx, data):
     ]
     fx.assert_equal(runs[0][0].variables, runs[1][0].variables)
     np.testing.assert_array_equal(runs[0][1].bytes_up, runs[1][1].bytes_up)
+
+
+def test_frozen_leaves_are_filled_in_for_the_contrast(fx, data):
+    """With "b" frozen, "w" moves as it does in one step of everything, and "b" stays."""
+    bank = jax.device_get(exchanged(data).exchanged)
+    start, ends = TASK.init(KEY), []
+    for frozen in (False, True):
+        mask = Variables({"w": True, "b": fl.FROZEN if frozen else True}, True)
+        algorithm = feddg(TASK, optax.sgd(0.1), maps=maps, exchanged=bank, inner_rate=0.0, share_mask=mask)
+        placed = fl.place(data, frozen=start if frozen else None)
+        state = fl.init_state(algorithm, start, placed)
+        state, _ = fl.make_round(algorithm, batch_size=6, epochs=1)(state, placed, KEY)
+        ends.append(state.variables.params)
+    np.testing.assert_allclose(ends[1]["w"], ends[0]["w"], rtol=1e-5)
+    assert ends[1]["b"] is None
 
 
 def test_no_image_is_in_what_is_sent(fx, data):

@@ -15,7 +15,8 @@ from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
 from fedrecon.federated.methods.spectra import Spectra, interpolated
 from fedrecon.federated.recipe import federated
-from fedrecon.types import Batch, PyTree, Task
+from fedrecon.federated.trees import fill
+from fedrecon.types import Batch, PyTree, Task, Variables
 
 # Bound of the inner gradient's entries in the authors' code.
 _BOUND = 100.0
@@ -58,40 +59,46 @@ def episodic(
     if not temperature > 0:
         raise ArgumentError("temperature", "a positive number", repr(temperature))
 
-    def contrast(params, inner, stats, batch, changed):
+    def contrast(params, inner, stats, batch, changed, complete):
         ahead = jax.tree.map(lambda w, g: w - inner_rate * g, params, inner)
         label = batch["segmentation"]
-        seen = [maps(p, stats, b) for p, b in ((params, batch), (ahead, changed))]
+        models = [complete(Variables(p, stats)) for p in (params, ahead)]
+        seen = [maps(*model, b) for model, b in zip(models, (batch, changed), strict=True)]
         both = jnp.concatenate([_cropped(x, label.shape[1:]) for x in seen])
         valid, total = jnp.tile(batch["valid"], 2), 0.0
-        classes = jax.eval_shape(task.predict, params, stats, batch).shape[-1]
+        classes = jax.eval_shape(task.predict, *models[0], batch).shape[-1]
         for structure in range(1, classes):
             rings = jnp.stack(boundary_rings(label == structure))
             total += boundary_contrast(both, jnp.tile(rings, (1, 2, 1, 1)), valid, temperature)
         return total
 
     def oracle(value_and_grad):
-        def episode(params, stats, batch, client, key):
-            evaluation, first = value_and_grad(params, stats, batch, client, key)
+        def episode(params, stats, batch, memory, key):
+            evaluation, first = value_and_grad(params, stats, batch, memory, key)
             if bank is None:
                 return evaluation, first
+            # The client's number, and the frozen leaves of its model.
+            client, frozen = memory
             own = jax.random.fold_in(key, 61)
-            changed = {**batch, "image": interpolated(batch["image"], bank, client, own, part, least_mix)}
+            image = interpolated(batch["image"], bank, client, own, part, least_mix)
+            changed = {**batch, "image": image}
             inner = jax.tree.map(lambda g: jnp.clip(g, -_BOUND, _BOUND), first)
             ahead = jax.tree.map(lambda w, g: w - inner_rate * g, params, inner)
-            second = value_and_grad(ahead, stats, changed, client, key)[1]
+            second = value_and_grad(ahead, stats, changed, memory, key)[1]
             gradient = jax.tree.map(jnp.add, first, second)
             if boundary:
-                third = jax.grad(contrast)(params, inner, stats, batch, changed)
+                third = jax.grad(contrast)(
+                    params, inner, stats, batch, changed, lambda model: fill(model, frozen)
+                )
                 gradient = jax.tree.map(lambda g, b: g + boundary * b, gradient, third)
             return evaluation, gradient
 
         return episode
 
     return Method(
-        begin=lambda state, context: context.batches.client,
+        begin=lambda state, context: (context.batches.client, context.batches.frozen),
         oracle=oracle,
-        finish=lambda result, client, context: (result, Message(), ()),
+        finish=lambda result, memory, context: (result, Message(), ()),
         discloses="low amplitudes of images",
     )
 
