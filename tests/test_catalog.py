@@ -20,6 +20,7 @@ li_moe
 fl_mrcm
 
 feddropoutavg
+vafl
 harmofl
 harmofl_scaffold
 singh
@@ -29,7 +30,7 @@ elayan
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.
-BRINGS_LEAVES = {"li_moe"}
+BRINGS_LEAVES = {"li_moe", "vafl"}
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
 NUMBERS = {

@@ -2,7 +2,8 @@
 
 Frequency space: amplitudes of images are swapped, mixed and averaged, phases stay. Contrast: InfoNCE with
 several positives, banks of representations with tags, momentum encoders. Adversarial games:
-discriminators and those whom they judge, with an optimizer each.
+discriminators and those whom they judge, with an optimizer each; generators of images, and translators from
+one site to another.
 """
 
 from fedrecon.alignment.adversarial import (
@@ -21,6 +22,8 @@ from fedrecon.alignment.adversarial import (
 from fedrecon.alignment.boundaries import boundary_contrast, boundary_rings
 from fedrecon.alignment.contrast import Bank, empty_bank, info_nce, momentum, pushed
 from fedrecon.alignment.frequency import amplitude, frequency_window, shared_amplitudes, with_amplitude
+from fedrecon.alignment.generation import selected, train_generator
+from fedrecon.alignment.translation import new_translator, train_translator, translated
 
 __all__ = [
     "Bank",
@@ -41,8 +44,13 @@ __all__ = [
     "moved",
     "new_perceptron",
     "new_player",
+    "new_translator",
     "perceptron",
     "pushed",
+    "selected",
     "shared_amplitudes",
+    "train_generator",
+    "train_translator",
+    "translated",
     "with_amplitude",
 ]

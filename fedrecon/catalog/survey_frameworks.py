@@ -8,10 +8,13 @@ from fedrecon.federated.methods.fedce import fedce
 from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold
 from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
 from fedrecon.federated.methods.prr_fl import prr_fl
+from fedrecon.federated.methods.vafl import harmonize, harmonized_task, vafl
 
 _SERVER = ("server_optimizer",)
 _FEDCE = "tests/federated/test_fedce.py::test_"
 _PRR_FL = "tests/federated/test_prr_fl.py::test_"
+
+_VAFL = "tests/federated/test_vafl.py::test_"
 
 SURVEY_FRAMEWORKS = (
     Entry(
@@ -28,6 +31,30 @@ SURVEY_FRAMEWORKS = (
         ),
         command=on_radiographs("feddropoutavg"),
         fixes=("sampler", "weighting", "channel"),
+    ),
+    Entry(
+        "vafl",
+        vafl,
+        "Yan et al. 2021, IEEE Journal of Biomedical and Health Informatics 25:2615",
+        "images are translated to the manner of synthetic ones of the client with the simplest images",
+        survey_row="VAFL",
+        tests=(
+            _VAFL + "the_simplest_client_is_the_target_and_others_send_four_bytes",
+            _VAFL + "without_samples_and_with_identities_it_is_averaging_bit_for_bit",
+            _VAFL + "no_selected_sample_is_nearer_than_the_threshold",
+            _VAFL + "gradients_of_single_examples_are_clipped_and_noised",
+            _VAFL + "a_translator_is_the_identity_at_first_and_its_loss_is_by_hand",
+            _VAFL + "translators_and_images_are_in_no_message",
+            _VAFL + "translation_halves_the_distance_of_intensities",
+            "tests/experiments/test_alignment.py::test_vafl_classifies_translated_images",
+        ),
+        command=on_radiographs("vafl"),
+        needs=("classification",),
+        linear=False,
+        personal=True,
+        releases=False,
+        task=harmonized_task,
+        before=harmonize,
     ),
     Entry(
         "harmofl",

@@ -45,6 +45,20 @@ def test_li_moe_classifies_with_experts_of_its_own(tmp_path):
     assert (tmp_path / "li" / "results.json").exists() and set(results.own) == set(plain.own)
 
 
+@pytest.mark.slow
+def test_vafl_classifies_translated_images(tmp_path):
+    """Four bytes of everybody, and what the target sends to all others, in the first round's record alone."""
+    options = (("samples", "8"), ("generator_steps", "20"), ("translator_steps", "20"))
+    results, log = trained(tmp_path / "vafl", algorithm="vafl", algorithm_options=options)
+    _, other = trained(tmp_path / "plain", algorithm="fedavg")
+    assert all(np.isfinite(scores["accuracy"]) for scores in results.own.values()) and not results.released
+    clients = len(results.own)
+    sent = log[0]["bytes_up_before"] - 4 * clients
+    assert log[0]["bytes_down_before"] == (clients - 1) * sent
+    assert log[0]["bytes_up"] - other[0]["bytes_up"] == sent + 4 * clients
+    assert log[1]["bytes_up"] == other[1]["bytes_up"] and "bytes_up_before" not in log[1]
+
+
 def test_it_reconstructs_alone():
     settings = resolve({"preset": "smoke", "algorithm": "fl_mrcm"})
     with pytest.raises(FlagError, match="--algorithm=fl_mrcm: expected --task=reconstruction alone"):

@@ -58,7 +58,7 @@ LEAKING = {
     "local_only",
     "centralized",
 }
-LEAKING |= {"li_moe", "fl_mrcm"}
+LEAKING |= {"li_moe", "fl_mrcm", "vafl"}
 
 
 def loss(params, stats, batch, key):

@@ -64,9 +64,8 @@ def test_every_named_method_is_here():
     elsewhere |= {"medisecfed", "lai"}
     # Of frameworks.
     elsewhere |= {"singh", "fedce", "prr_fl"}
-    elsewhere |= {"li_moe", "fl_mrcm"}
-    elsewhere |= {"fl_mrcm"}
     elsewhere |= {"elayan"}
+    elsewhere |= {"li_moe", "fl_mrcm", "vafl"}
     # Of streams, in test_remembering.py.
     elsewhere |= {"ewc", "lwf"}
     # Of other bytes, in test_low_communication.py.

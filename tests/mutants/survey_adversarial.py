@@ -4,6 +4,7 @@ from tests.mutants.mutant import in_file
 
 _GAME = "tests/alignment/test_adversarial.py::test_"
 _LI = "tests/federated/test_li_moe.py::test_"
+_VAFL = "tests/federated/test_vafl.py::test_"
 _MRCM = "tests/federated/test_fl_mrcm.py::test_"
 MUTANTS = (
     *in_file(
@@ -104,5 +105,36 @@ MUTANTS = (
             "return (1 - part) * jax.nn.log_softmax(own) + part * expert",
             _LI + "the_gate_decides_between_the_network_and_the_expert",
         ),
+    ),
+    *in_file(
+        "fedrecon/alignment/generation.py",
+        ("(nearest >= threshold) & ", "", _VAFL + "no_selected_sample_is_nearer_than_the_threshold"),
+        (
+            "(g + noise * clip * n)",
+            "(g + noise * n)",
+            _VAFL + "gradients_of_single_examples_are_clipped_and_noised",
+        ),
+    ),
+    *in_file(
+        "fedrecon/alignment/translation.py",
+        (
+            "+ MIDDLE * away(made[middle], x[middle])",
+            "",
+            _VAFL + "a_translator_is_the_identity_at_first_and_its_loss_is_by_hand",
+        ),
+        (
+            "jax.tree.map(jnp.zeros_like, params[-1])",
+            "params[-1]",
+            _VAFL + "a_translator_is_the_identity_at_first_and_its_loss_is_by_hand",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/vafl.py",
+        (
+            "np.argmin(np.where(present",
+            "np.argmax(np.where(present",
+            _VAFL + "the_simplest_client_is_the_target_and_others_send_four_bytes",
+        ),
+        ("name != TRANSLATOR for name", "True for name", _VAFL + "translators_and_images_are_in_no_message"),
     ),
 )

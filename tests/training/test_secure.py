@@ -83,6 +83,7 @@ REFUSED = {
         for name in ("fedce", "prr_fl")
     },
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
+    "vafl": "algorithm=vafl: expected --task=classification alone",
     "li_moe": "algorithm=li_moe: expected --task=classification alone",
     "fl_mrcm": "algorithm=fl_mrcm: expected --task=reconstruction alone",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
