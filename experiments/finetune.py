@@ -1,7 +1,9 @@
 """Fine-tunes a model that sites have pre-trained together without labels, by few parameters and few bytes.
 
-Sites first train the network by masked autoencoding (experiments.pipeline.pretraining), then every choice of
---choices on their labels: full, lora, adapter, bias or head, alone or with a codec, as in lora+top_k.
+Sites first train the network without labels, by masked autoencoding or by contrast (--pretraining: simclr, or
+a method of the catalog for it, with --pretraining.NAME=VALUE). Then they train every choice of
+--choices on their labels, or those of a part of their patients (--labels): full, lora, adapter, bias or head,
+alone or with a codec, as in lora+top_k; head alone is a linear probe.
 --CHOICE.NAME=VALUE sets an option of one choice, --CODEC.NAME=VALUE of a codec. Every choice is trained with
 the learning rates --learning_rate times --factors; the one of the best validation loss is reported, with the
 round of the best validation loss, where there is validation data (--validation_part). All other flags are
@@ -26,9 +28,10 @@ import numpy as np
 from absl import flags
 
 from experiments.pipeline import sweep
+from experiments.pipeline.contrastive import with_few_labels
 from experiments.pipeline.federated_data import FederatedData, load_data
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.pretraining import based, pretrained, untrained
+from experiments.pipeline.pretraining import MASKED, based, check_way, pretrained, untrained, ways
 from experiments.pipeline.programs import define_run_flags, ending_run, given_settings, parse_flags
 from fedrecon import communication
 from fedrecon.reporting import format_table
@@ -45,8 +48,8 @@ from fedrecon.training import (
 )
 
 KINDS = ("full", *finetuning.RECIPES)
-FIRST = ("workdir", "choices", "seeds", "base", "pretraining_rounds", "factors", "preset", "task", "cohort",
-         "data_dir", "network", "rounds", "learning_rate", "json")  # fmt: skip
+FIRST = ("workdir", "choices", "seeds", "base", "pretraining", "labels", "pretraining_rounds", "factors",
+         "preset", "task", "cohort", "data_dir", "network", "rounds", "learning_rate", "json")  # fmt: skip
 # Score by task; of AUC and Dice.
 NOTHING = "nothing"
 _SIZES = ("rounds", "bytes_up_of_a_round", "bytes_up", "bytes_down")
@@ -97,9 +100,15 @@ def compare(
     rounds: int,
     rate: float,
     base: str = "",
+    way: str = MASKED,
+    options: tuple[tuple[str, str], ...] = (),
+    labels: float = 1.0,
     **execution: Any,
 ) -> dict[str, Any]:
-    """Pre-trains, or takes the base, and fine-tunes with every seed; {choice: figures}."""
+    """Pre-trains, or takes the base, and fine-tunes with every seed; {choice: figures}.
+
+    ``way`` and ``options`` are of `pretrained`; ``labels`` is of `few_labels`, for fine-tuning.
+    """
     first = next(iter(planned.values()))
     metric = METRIC[first.task]
     rows: dict[str, list[dict[str, Any]]] = {choice: [] for choice in (*planned, NOTHING)}
@@ -117,9 +126,8 @@ def compare(
         if base:
             start, found = based(before, loaded, place, base), None
         else:
-            start, found = pretrained(
-                before, loaded, place, rounds=rounds, rate=rate, execution=Execution(**execution)
-            )
+            given = {"rounds": rounds, "rate": rate, "way": way, "options": options}
+            start, found = pretrained(before, loaded, place, execution=Execution(**execution), **given)
         if found is not None:
             pretraining.append({"loss": found.course.last, "bytes_up": found.bytes_up})
         mean, worst = untrained(before, loaded, start, metric)
@@ -131,7 +139,12 @@ def compare(
         }
         best: dict[str, dict[str, Any]] = {}
         for done in sweep.trainings(
-            points, [seed], partial(_place, folder), load=data, named="choices", **execution
+            points,
+            [seed],
+            partial(_place, folder, labels),
+            load=with_few_labels(data, labels),
+            named="choices",
+            **execution,
         ):
             choice = done.point.partition("/")[0]
             row = figures(done, metric)
@@ -145,9 +158,10 @@ def compare(
     return {"metric": metric, "pretraining": pretraining, "choices": together(rows, metric)}
 
 
-def _place(folder: Path, point: str, seed: int) -> Path:
+def _place(folder: Path, labels: float, point: str, seed: int) -> Path:
     choice, _, factor = point.partition("/")
-    return folder / choice / f"rate-{factor}" / f"seed-{seed}"
+    part = "" if labels == 1 else f"-labels-{labels:g}"
+    return folder / choice / f"rate-{factor}{part}" / f"seed-{seed}"
 
 
 def _started(settings: TrainSettings, start: Path, factor: float) -> TrainSettings:
@@ -247,7 +261,9 @@ def main(dotted: Dotted) -> None:
         first = next(iter(planned.values()))
         if first.task not in METRIC:
             raise FlagError("task", " or ".join(METRIC), first.task)
-        for name in ("pretraining_rounds", "pretraining_rate"):
+        options = dotted.get("pretraining", ())
+        check_way(values.pretraining, options)
+        for name in ("pretraining", "pretraining_rounds", "pretraining_rate"):
             if values.base and values[name].present:
                 raise FlagError(
                     name, "none with --base, which takes the place of pre-training", values[name].value
@@ -262,6 +278,9 @@ def main(dotted: Dotted) -> None:
                 rounds=values.pretraining_rounds,
                 rate=values.pretraining_rate,
                 base=values.base,
+                way=values.pretraining,
+                options=options,
+                labels=values.labels,
                 **sweep.execution_of(values),
             )
         # Of this process: in Linux in units of 1024 bytes.
@@ -281,13 +300,17 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("seeds", 1, "Seeds, from --seed on.", lower_bound=1, **options)
     text = "Factors of --learning_rate, of which validation chooses one for each choice and seed."
     flags.DEFINE_list("factors", ["1"], text, **options)
-    text = "Rounds of masked autoencoding; 0 starts from random weights."
-    flags.DEFINE_integer("pretraining_rounds", 20, text, lower_bound=0, **options)
-    text = "Learning rate of masked autoencoding."
-    flags.DEFINE_float("pretraining_rate", 1e-3, text, lower_bound=1e-12, **options)
+    text = f"How sites train without labels, one of {', '.join(ways())}."
+    flags.DEFINE_string("pretraining", MASKED, text, **options)
     text = (
-        "Model that all choices start from in place of masked autoencoding: a run, an export or an .npz of "
+        "Part of each client's training patients whose labels fine-tuning sees, at least one of each label."
     )
+    flags.DEFINE_float("labels", 1.0, text, lower_bound=1e-6, upper_bound=1.0, **options)
+    text = "Rounds without labels; 0 starts from random weights."
+    flags.DEFINE_integer("pretraining_rounds", 20, text, lower_bound=0, **options)
+    text = "Learning rate of the training without labels."
+    flags.DEFINE_float("pretraining_rate", 1e-3, text, lower_bound=1e-12, **options)
+    text = "Model that all choices start from in place of --pretraining: a run, an export or an .npz of "
     text += "weights. All its layers that have the shapes of the network are taken over."
     flags.DEFINE_string("base", "", text, **options)
     flags.DEFINE_bool("json", False, "Print JSON.", **options)
@@ -295,5 +318,5 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    names = (*(kind for kind in KINDS if kind != "full"), *communication.CODECS)
+    names = ("pretraining", *(kind for kind in KINDS if kind != "full"), *communication.CODECS)
     run_program(main, partial(parse_flags, settings=TrainSettings, first=FIRST, groups=partial(tuple, names)))

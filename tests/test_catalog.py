@@ -9,6 +9,7 @@ import pytest
 from fedrecon import catalog
 from fedrecon import federated as fl
 from fedrecon.catalog import Entry, registry, tracing
+from fedrecon.types import Task
 
 # Those of the review are one a line at the end, in the order of its tables.
 NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox
@@ -18,6 +19,9 @@ feddg
 fedcl
 li_moe
 fl_mrcm
+fedmoco
+wu_dermatology
+wu_volumetric
 
 feddropoutavg
 vafl
@@ -51,6 +55,12 @@ NUMBERS = {
     "lai": (2 + 1, 2),
     # 256 answers of one class; what is asked, 256 images of 8 x 8 in two bytes, the consensus and a number.
     "medisecfed": (256 + 1, 256 * 8 * 8 // 2 + 256 + 1),
+    # The correlation, mean and variance of one feature; those of ten clients.
+    "fedmoco": (P + 1 + 1 + 1 + 1, P + 10 * 2),
+    # A bank of 256 features; those of ten clients.
+    "wu_dermatology": (P + 1 + 256, P + 10 * 256),
+    # With a byte each.
+    "wu_volumetric": (P + 1 + 256 + 64, P + 10 * (256 + 64)),
     # The error; the coefficient and the number of the round.
     "fedce": (P + 2, P + 2),
     # Without the normalization layers.
@@ -119,11 +129,12 @@ def test_rows_fix_what_recipes_do_not_take():
     for entry in catalog.entries():
         for option in entry.fixes:
             with pytest.raises(TypeError, match=option):
-                entry.recipe(None, **{option: None, **_required(entry)})
+                entry.recipe(Task(*[None] * 5), **{option: None, **_required(entry)})
 
 
 def _required(entry):
     values = {"optimizer": None, "learning_rate": 0.1, "clients": 2, "represent": None, "example": {}}
+    values["contrast"] = catalog.CONTRAST
     values |= {"score": None, "rounds": 2}
     return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs) if name in values}
 
@@ -178,7 +189,7 @@ def test_a_malformed_row_names_the_field(changes, message):
 
 
 def test_options_written_as_text_count_too():
-    def postponed(task, a: "float", b: "bool" = True, c: "Task" = None, clients: int = 2):  # noqa: F821
+    def postponed(task, a: "float", b: "bool" = True, c: "Task" = None, clients: int = 2):
         pass
 
     assert catalog.options_of(postponed) == {"a": float, "b": bool}

@@ -98,7 +98,7 @@ ALLOWED = {
     ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (
-        {"fedrecon.tasks", "fedrecon.models", "fedrecon.types", "operators"},
+        {"fedrecon.tasks", "fedrecon.alignment", "fedrecon.models", "fedrecon.types", "operators"},
         {"jax", "numpy", "flax", "optax"},
     ),
     "fedrecon/federated": (
@@ -117,7 +117,7 @@ ALLOWED = {
     "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
     "fedrecon/catalog": (
         {"fedrecon.catalog", "fedrecon.communication", "fedrecon.federated", "fedrecon.privacy"}
-        | {"fedrecon.tasks", "fedrecon.types"},
+        | {"fedrecon.alignment", "fedrecon.tasks", "fedrecon.types"},
         {"jax", "optax"},
     ),
     "fedrecon/privacy": (
@@ -132,6 +132,7 @@ ALLOWED = {
     "fedrecon/training": (
         {
             "fedrecon.training",
+            "fedrecon.alignment",
             "fedrecon.catalog",
             "fedrecon.communication",
             "fedrecon.data",

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from experiments.pipeline.contrastive import contrastive_stage, contrastive_ways, federation_of, images_of
 from experiments.pipeline.federated_data import FederatedData, make_task
 from experiments.pipeline.federated_settings import TrainSettings, network_norm
-from fedrecon import Task, Variables
+from fedrecon import Task, Variables, catalog
 from fedrecon.files import write_atomically
 from fedrecon.models import (
     CLASSIFIERS,
@@ -47,6 +48,25 @@ from fedrecon.training.initial import initial_model
 from fedrecon.weights import read_weights, write_weights
 
 STAGE = "pretraining"
+MASKED = "masked"
+
+
+def ways() -> tuple[str, ...]:
+    """The ways to pre-train: masked autoencoding, and those by contrast."""
+    return (MASKED, *contrastive_ways())
+
+
+def check_way(way: str, options: tuple[tuple[str, str], ...]) -> FederationSettings:
+    """How sites pre-train together.
+
+    Raises:
+      FlagError: there is no such way, or it has no such option; names ``pretraining``.
+    """
+    if way not in ways():
+        raise FlagError("pretraining", f"one of {', '.join(ways())}", repr(way))
+    if way == MASKED and options:
+        raise FlagError(f"pretraining.{options[0][0]}", "a way by contrast, of --pretraining", MASKED)
+    return FederationSettings(optimizer="adam") if way == MASKED else federation_of(way, options)
 
 
 def autoencoder(settings: TrainSettings, channels: int) -> nn.Module:
@@ -84,11 +104,14 @@ def pretrained(
     rounds: int,
     rate: float,
     execution: Execution,
+    way: str = MASKED,
+    options: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Path, Results | None]:
-    """Trains by masked autoencoding, or reads what is finished: (the model to start from, its results).
+    """Trains without labels, or reads what is finished: (the model to start from, its results).
 
-    The sites train together by FedAvg on the images of their training splits; nobody looks at a label. All
-    layers but the last are carried over. Without rounds the model is the one that is drawn.
+    The sites train together on the images of their training splits, by FedAvg of masked autoencoders or by
+    contrast; nobody looks at a label. All layers but the last are carried over. Without rounds the model is
+    the one that is drawn.
 
     Args:
       settings: of the training that follows.
@@ -96,14 +119,16 @@ def pretrained(
       folder: of the pre-training.
       rounds, rate: of it; Adam, the passes and batches of the settings.
       execution: how.
+      way: one of `ways`.
+      options: of the way's method, in text.
 
     Raises:
-      FlagError: the network or the task is not for it.
+      FlagError: the network, the task or the data are not for it.
     """
     start = folder / "start.npz"
+    federation = check_way(way, options)
     if settings.task not in ("classification", "segmentation"):
         raise FlagError("task", "classification or segmentation, of images", settings.task)
-    federation = FederationSettings(optimizer="adam")
     budget = Budget(rounds, settings.epochs, settings.batch_size, rate)
     config = {**flat(settings), "program": "pretraining", **flat(federation), **budget._asdict()}
     if not rounds:
@@ -115,16 +140,34 @@ def pretrained(
     with Workdir(folder, config, describe_environment()) as workdir:
         if start.exists() and is_finished(folder, rounds):
             return start, read_results(workdir)[0]
-        train = data().train
-        example = {"image": example_of(train)["image"]}
-        task = masked_autoencoding_task(autoencoder(settings, example["image"].shape[-1]), example)
-        keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (11, 12, 13)]
-        about = {"task": STAGE, "data": settings.cohort}
-        stage = Stage(
-            STAGE, task, task.init(keys[0]), train, keys[1], keys[2], None, data().validation, about
+        loaded = data()
+        slices = way != MASKED and "volumes" in catalog.lookup(federation.algorithm).needs
+        train, test, validation = (
+            None if part is None else images_of(part, slices)
+            for part in (loaded.train, loaded.test, loaded.validation)
         )
-        results, _ = run_stage(stage, data().test, federation, budget, workdir, execution)
+        example = {"image": example_of(train)["image"]}
+        contrast = None
+        if way == MASKED:
+            task = masked_autoencoding_task(autoencoder(settings, example["image"].shape[-1]), example)
+        else:
+            task, contrast = contrastive_stage(settings, example)
+        keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (11, 12, 13)]
+        stage = Stage(
+            STAGE,
+            task,
+            task.init(keys[0]),
+            train,
+            keys[1],
+            keys[2],
+            validation=validation,
+            about={"task": STAGE, "data": settings.cohort},
+            contrast=contrast,
+        )
+        results, _ = run_stage(stage, test, federation, budget, workdir, execution)
         source = read_weights(released_file(folder, STAGE))[0]
+        if contrast is not None:
+            source = source._replace(params=source.params["network"])
         target = _drawn(settings, data())[1]
         params, copied = carried(target.params, source.params)
         if not copied:

@@ -56,6 +56,8 @@ _OF_PROGRAMS = {
         "choices",
         "factors",
         "base",
+        "pretraining",
+        "labels",
         "pretraining_rounds",
         "pretraining_rate",
         "mode",

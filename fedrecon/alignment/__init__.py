@@ -4,6 +4,7 @@ Frequency space: amplitudes of images are swapped, mixed and averaged, phases st
 several positives, banks of representations with tags, momentum encoders. Adversarial games:
 discriminators and those whom they judge, with an optimizer each; generators of images, and translators from
 one site to another.
+Representations: their dissimilarities, and Gaussians that stand for them.
 """
 
 from fedrecon.alignment.adversarial import (
@@ -20,13 +21,20 @@ from fedrecon.alignment.adversarial import (
     perceptron,
 )
 from fedrecon.alignment.boundaries import boundary_contrast, boundary_rings
-from fedrecon.alignment.contrast import Bank, empty_bank, info_nce, momentum, pushed
+from fedrecon.alignment.contrast import Bank, Contrast, empty_bank, info_nce, momentum, pushed, unit
 from fedrecon.alignment.frequency import amplitude, frequency_window, shared_amplitudes, with_amplitude
 from fedrecon.alignment.generation import selected, train_generator
+from fedrecon.alignment.representations import (
+    dissimilarities,
+    gaussian_draws,
+    rank_correlation,
+    signed_power,
+)
 from fedrecon.alignment.translation import new_translator, train_translator, translated
 
 __all__ = [
     "Bank",
+    "Contrast",
     "Domain",
     "Player",
     "amplitude",
@@ -34,9 +42,11 @@ __all__ = [
     "boundary_rings",
     "critic_loss",
     "discriminated",
+    "dissimilarities",
     "domain_loss",
     "empty_bank",
     "frequency_window",
+    "gaussian_draws",
     "gradient_penalty",
     "info_nce",
     "misled",
@@ -47,10 +57,13 @@ __all__ = [
     "new_translator",
     "perceptron",
     "pushed",
+    "rank_correlation",
     "selected",
     "shared_amplitudes",
+    "signed_power",
     "train_generator",
     "train_translator",
     "translated",
+    "unit",
     "with_amplitude",
 ]

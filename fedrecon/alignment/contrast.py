@@ -1,12 +1,29 @@
 """InfoNCE with several positives, banks of representations, and momentum encoders."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedrecon.errors import ArgumentError
-from fedrecon.types import PyTree
+from fedrecon.types import Batch, PyTree
+
+
+class Contrast(NamedTuple):
+    """What contrastive pre-training gives a method: two views of examples, and what a network says of them.
+
+    Attributes:
+      views: ``views(batch, key) -> (first, second)``, two batches of the same examples; no label is read.
+      train: ``train(params, stats, batch, key) -> (features, stats)``, features (examples, features).
+      evaluate: ``evaluate(params, stats, batch) -> features``.
+      features: their number.
+    """
+
+    views: Callable[[Batch, jax.Array], tuple[Batch, Batch]]
+    train: Callable[[PyTree, PyTree, Batch, jax.Array], tuple[jax.Array, PyTree]]
+    evaluate: Callable[[PyTree, PyTree, Batch], jax.Array]
+    features: int
 
 
 class Bank(NamedTuple):
@@ -84,7 +101,7 @@ def info_nce(
     """
     if not temperature > 0:
         raise ArgumentError("temperature", "a positive number", repr(temperature))
-    similar = _unit(queries) @ _unit(keys).T / temperature
+    similar = unit(queries) @ unit(keys).T / temperature
     others = jax.nn.logsumexp(jnp.where(negative, similar, -jnp.inf), axis=1, keepdims=True)
     each = jnp.logaddexp(similar, others) - similar
     # A positive that is a negative, too, would count twice.
@@ -104,5 +121,6 @@ def momentum(slow: PyTree, fast: PyTree, rate: float) -> PyTree:
     return jax.tree.map(lambda s, f: (rate * s + (1 - rate) * f).astype(s.dtype), slow, fast)
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def unit(x: jax.Array) -> jax.Array:
+    """x of length 1 along the last axis; zeros stay."""
     return x / jnp.sqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))

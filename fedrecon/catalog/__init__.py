@@ -6,10 +6,11 @@ elsewhere adds its row by `register`. CONTRIBUTING.md has an example.
 
 from fedrecon.catalog.entry import NEEDS, RATES, Entry, chosen_options, options_of
 from fedrecon.catalog.registry import ALIASES, entries, lookup, register, registered
-from fedrecon.catalog.tracing import PARAMETERS, example, traffic
+from fedrecon.catalog.tracing import CONTRAST, PARAMETERS, example, traffic
 
 __all__ = [
     "ALIASES",
+    "CONTRAST",
     "NEEDS",
     "PARAMETERS",
     "RATES",

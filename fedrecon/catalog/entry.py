@@ -31,6 +31,8 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "rounds": (("rounds",), "the number of rounds"),
     "score": (("score",), "how good a model is, between 0 and 1"),
     "validation": ((), "validation splits of clients, where there are any"),
+    "contrast": (("contrast",), "two views of images (`experiments.finetune --pretraining`)"),
+    "volumes": ((), "slices of volumes, in their order"),
     "classification": ((), "that task"),
     "segmentation": ((), "that task"),
     "reconstruction": ((), "that task"),

@@ -2,6 +2,7 @@
 
 from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.catalog.survey_contrast import CONTRASTIVE
 from fedrecon.federated.methods.fedcl import fedcl
 from fedrecon.federated.methods.feddg import feddg
 from fedrecon.federated.methods.fl_mrcm import fl_mrcm
@@ -91,4 +92,5 @@ SURVEY_ALGORITHMS = (
         needs=("clients", "represent", "example", "reconstruction"),
         linear=False,
     ),
+    *CONTRASTIVE,
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon import federated as fl
+from fedrecon.alignment import Contrast
 from fedrecon.catalog.entry import RATES, Entry
 from fedrecon.federated.mechanism import Mechanism
 from fedrecon.federated.methods.remembering import Memory
@@ -45,6 +46,7 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "score": lambda params, stats, batch: jnp.float32(0),
         "example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)},
         "mechanism": Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example"),
+        "contrast": CONTRAST,
         # Of a block that is not the first.
         "memory": Memory(_initial(None), _initial(None).params),
         "exchanged": None,
@@ -61,7 +63,7 @@ def example_arguments() -> tuple[Variables, "_Examples"]:
     """Shapes of the model and of the clients' data."""
     batch = {
         "x": jax.ShapeDtypeStruct((_CLIENTS, 2, 1), jnp.float32),
-        "label": jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.int32),
+        **{name: jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.int32) for name in ("label", "slice", "slices")},
     }
     valid = jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.bool_)
     return jax.eval_shape(_initial, jax.random.key(0)), _Examples(batch, valid)
@@ -87,3 +89,12 @@ def _predict(params, stats, batch):
 def _loss(params, stats, batch, key):
     del key
     return jnp.where(batch["valid"][:, None], _predict(params, stats, batch), 0).mean(), (stats, {})
+
+
+# One feature, which is what the model predicts.
+CONTRAST = Contrast(
+    lambda batch, key: (batch, batch),
+    lambda params, stats, batch, key: (_predict(params, stats, batch), stats),
+    _predict,
+    1,
+)

@@ -23,6 +23,8 @@ from fedrecon.models.named import (
     SIZED,
     SUPERVISED,
     SUPERVISED_POOLS,
+    named_classifier,
+    sizes_of,
 )
 from fedrecon.models.normalization import (
     NORMALIZATION,
@@ -85,11 +87,13 @@ __all__ = [
     "gradient_step",
     "ista_net",
     "learned_primal_dual",
+    "named_classifier",
     "normalization_leaves",
     "primal_dual_step",
     "projection_step",
     "proximal_step",
     "regularized",
+    "sizes_of",
     "start_image",
     "start_kspace",
     "start_primal_dual",

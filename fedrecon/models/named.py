@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
 from fedrecon.models.dense_networks import DenseNet
+from fedrecon.models.normalization import NORMS
 from fedrecon.models.plain_networks import VGG
 from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.unet import Classifier, UNet
@@ -48,3 +50,40 @@ SUPERVISED_POOLS = 3
 # Those that nnU-Net's rules configure.
 CONFIGURED = tuple(name for name in SEGMENTERS if name != "swin-unet")
 NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "vit-b", "swin-unet"))
+# Below this edge, in pixels, the first layers of classifiers do not shrink images.
+_SMALL = 64
+# Classifiers of published sizes without a stem that shrinks images.
+_WITHOUT_STEM = ("vgg11",)
+
+
+def named_classifier(
+    network: str, image: Any, *, channels: int, pools: int, norm: str, classes: int
+) -> nn.Module:
+    """A classifier by its name.
+
+    Args:
+      network: one of ``CLASSIFIERS``.
+      image: array (examples, [nz,] ny, nx, channels), or what has its shape; None where that is not known.
+      channels, pools, norm: as in `sizes_of`.
+      classes: number of logits.
+    """
+    sizes = sizes_of(network, channels, pools, norm)
+    small = image is not None and max(image.shape[1:-1]) < _SMALL
+    if network == "vit":
+        sizes["patch"] = 4 if small else 8
+    elif network in NORMALIZED and network not in (*SIZED, *_WITHOUT_STEM):
+        sizes["small_images"] = small
+    return CLASSIFIERS[network](**sizes, classes=classes)
+
+
+def sizes_of(network: str, channels: int, pools: int, norm: str) -> dict[str, Any]:
+    """Those of the arguments that a network has.
+
+    Args:
+      network: its name.
+      channels: at full resolution, of one in ``SIZED``; others have the sizes published.
+      pools: likewise.
+      norm: one of ``NORMS``, of a network in ``NORMALIZED``.
+    """
+    sizes: dict[str, Any] = {"channels": channels, "pools": pools} if network in SIZED else {}
+    return sizes | ({"norm": NORMS[norm]} if network in NORMALIZED else {})

@@ -2,6 +2,7 @@
 
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
+from fedrecon.tasks.contrastive import contrastive_task
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.features import bottleneck, layer_features
 from fedrecon.tasks.findings import findings_task
@@ -54,6 +55,7 @@ __all__ = [
     "concordance",
     "configure",
     "configured",
+    "contrastive_task",
     "cox_loss",
     "cox_task",
     "ct_measure",

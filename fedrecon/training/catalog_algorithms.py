@@ -12,6 +12,7 @@ import optax
 
 from fedrecon import catalog
 from fedrecon import federated as fl
+from fedrecon.alignment import Contrast
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
@@ -64,7 +65,8 @@ _FLAGS = {
 _OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
 _GIVEN = ("clients", "head", "head_steps", "represent", "features", "maps", "example", "mechanism", "memory",
-          "importance", "exchanged", "rounds", "score", "validation", *TASKS)  # fmt: skip
+          "importance", "exchanged", "rounds", "score", "validation", "contrast", "volumes",
+          *TASKS)  # fmt: skip
 
 
 def algorithms() -> tuple[str, ...]:
@@ -196,6 +198,8 @@ def check_method(
     options = parse_options("algorithm", options_of(name), dict(settings.algorithm_options), name)
     with naming_the_line(settings.methods_from):
         _check_recipe(settings, chosen, options)
+    if "contrast" in chosen.needs and tasks:
+        raise FlagError("algorithm", f"experiments.finetune --pretraining={name}, which reads no label", name)
     return options
 
 
@@ -233,6 +237,7 @@ def make_algorithm(
     own: fl.Method | None = None,
     memory: Memory | None = None,
     exchanged: PyTree = None,
+    contrast: Contrast | None = None,
 ) -> fl.FederatedAlgorithm:
     """The algorithm that the settings name, for these clients.
 
@@ -247,6 +252,7 @@ def make_algorithm(
       own: what the task itself needs at clients and server, besides the algorithm.
       memory: of the blocks before, where the algorithm needs one; None is an empty one.
       exchanged: what clients exchanged before the rounds, where the algorithm needs it.
+      contrast: views and network, where the algorithm needs them.
 
     Raises:
       ValueError: as `check_method`, or from the recipe; names the flag.
@@ -260,6 +266,8 @@ def make_algorithm(
         arguments["memory"] = memory
     if "exchanged" in chosen.needs:
         arguments["exchanged"] = exchanged
+    if "contrast" in chosen.needs:
+        arguments["contrast"] = contrast
     if not chosen.pooled and "sampler" not in chosen.fixes:
         arguments["sampler"] = clocked_sampler(settings, budget, train)
     if "weighting" not in fixed_flags(chosen) and (weighting := make_weighting(settings, train)) is not None:
@@ -403,6 +411,7 @@ def _arguments(entry: Entry) -> dict[str, Any]:
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
     known |= {"features": lambda *arguments: {}, "score": lambda *arguments: jnp.float32(0), "rounds": 1}
     known |= {"features": lambda *arguments: {}, "maps": lambda *arguments: None}
+    known["contrast"] = catalog.CONTRAST
     known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
     known["exchanged"] = None
     known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")

@@ -8,7 +8,6 @@ import jax
 
 from fedrecon.errors import ArgumentError
 from fedrecon.models import (
-    CLASSIFIERS,
     CONFIGURED,
     NETWORKS,
     NORMALIZED,
@@ -18,6 +17,8 @@ from fedrecon.models import (
     SUPERVISED,
     SUPERVISED_POOLS,
     VarNet,
+    named_classifier,
+    sizes_of,
 )
 from fedrecon.tasks import (
     Configured,
@@ -30,10 +31,6 @@ from fedrecon.tasks import (
 from fedrecon.types import Task, Variables
 
 TASKS = ("classification", "segmentation", "reconstruction")
-# Below this edge, in pixels, the first layers of classifiers do not shrink images.
-_SMALL = 64
-# Classifiers of published sizes without a stem that shrinks images.
-_WITHOUT_STEM = ("vgg11",)
 
 
 def named_task(
@@ -71,18 +68,13 @@ def named_task(
       ValueError: there is no such task, it has no such network, or the examples are not of it.
     """
     check_network(name, network, len(configuration.configuration.strides) if configuration else pools)
-    sizes: dict[str, Any] = {"channels": channels, "pools": pools} if network in SIZED else {}
-    sizes |= {"norm": NORMS[norm]} if network in NORMALIZED else {}
     image = example.get("image")
     if name != "reconstruction" and image is not None and len(image.shape) not in (4, 5):
         raise ArgumentError("image", "arrays (examples, [nz,] ny, nx, channels)", image.shape)
     if name == "classification":
-        small = image is not None and max(image.shape[1:-1]) < _SMALL
-        if network == "vit":
-            sizes["patch"] = 4 if small else 8
-        elif network in NORMALIZED and network not in (*SIZED, *_WITHOUT_STEM):
-            sizes["small_images"] = small
-        return classification_task(CLASSIFIERS[network](**sizes, classes=classes), example, flip=flip)
+        model = named_classifier(network, image, channels=channels, pools=pools, norm=norm, classes=classes)
+        return classification_task(model, example, flip=flip)
+    sizes = sizes_of(network, channels, pools, norm)
     if name == "segmentation":
         options: dict[str, Any] = {"flip": True}
         if boundary:

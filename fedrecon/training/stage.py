@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedrecon import federated as fl
+from fedrecon.alignment import Contrast
 from fedrecon.data import ClientData, pool
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
@@ -55,6 +56,7 @@ class Stage(NamedTuple):
       method: of the clients that train, what the task itself needs there and at the server, such as
         `interface_balance`; it sees their validation split. None without.
       memory: of the blocks of a stream before this one, empty for the first; None outside of streams.
+      contrast: views and network, of a pre-training by contrast; None otherwise.
       carry: ``carry(state) -> state``, what of an earlier training the first state has. None without.
     """
 
@@ -69,6 +71,7 @@ class Stage(NamedTuple):
     about: Mapping[str, Any] = types.MappingProxyType({})
     method: Callable[[ClientData], fl.Method] | None = None
     memory: Memory | None = None
+    contrast: Contrast | None = None
     carry: Callable[[RoundState], RoundState] | None = None
 
 
@@ -150,7 +153,7 @@ def train_stage(
         stage = stage._replace(variables=before.variables)
         tuning = tuning._replace(variables=before.variables).with_frozen(before.frozen)
     given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
-    given |= {"memory": stage.memory, "exchanged": before and before.exchanged}
+    given |= {"memory": stage.memory, "exchanged": before and before.exchanged, "contrast": stage.contrast}
     algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
     algorithm = clocked(algorithm, settings, budget, clients, stage.variables)
     tuning = tuning.with_frozen_of(algorithm, settings)

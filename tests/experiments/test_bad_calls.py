@@ -51,6 +51,10 @@ finetune | --factors=0 --choices=full --preset=smoke | --factors
 finetune | --task=reconstruction | --task
 finetune | --base={}/none --choices=full --preset=smoke | --base
 finetune | --base={}/rubbish --choices=full --preset=smoke | --base
+finetune | --pretraining=moco --choices=full --preset=smoke | --pretraining
+finetune | --pretraining=fedmoco --pretraining.size=3 --choices=full --preset=smoke | --pretraining.size
+finetune | --labels=0 --choices=full --preset=smoke | --labels
+train_federated | --algorithm=fedmoco | --algorithm: expected experiments.finetune --pretraining=fedmoco
 finetune | --base={}/rubbish --pretraining_rounds=3 --choices=full --preset=smoke | --pretraining_rounds
 train_federated | --downlink=qsgd --downlink.coding=rice | --downlink.coding
 train_federated | --downlink=top_k --algorithm=local_only | --downlink

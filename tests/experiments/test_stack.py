@@ -45,6 +45,9 @@ NOISE = Spending(
 LEAKING = {
     "elayan",
     "ewc",
+    "fedmoco",
+    "wu_dermatology",
+    "wu_volumetric",
     "harmofl",
     "harmofl_scaffold",
     "feddg",

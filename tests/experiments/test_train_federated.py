@@ -21,7 +21,7 @@ from experiments.pipeline.settings import resolve as resolve_full_stack
 from fedrecon import catalog
 from fedrecon.data import simulate_mri_cohort, simulated_mri_sites, write_mri_cohort
 from fedrecon.runtime import Workdir, read_log
-from fedrecon.training.catalog_algorithms import algorithms
+from fedrecon.training.catalog_algorithms import algorithms, check_method
 from fedrecon.training.components import REDUCERS, make_reducer
 from fedrecon.training.options import FlagError, changed, flat
 from fedrecon.training.scores import summary
@@ -134,6 +134,10 @@ def test_every_algorithm_runs(name, tmp_path):
     if "memory" in catalog.lookup(name).needs:
         with pytest.raises(FlagError, match=r"^--algorithm: expected experiments.continual, whose blocks"):
             train(tmp_path, settings)
+        return
+    if "contrast" in catalog.lookup(name).needs:
+        with pytest.raises(FlagError, match=r"^--algorithm: expected experiments.finetune --pretraining"):
+            check_method(settings.federation, (settings.task,))
         return
     if "mechanism" in catalog.lookup(name).needs:
         settings = changed(settings, dp_epsilon=8.0, dp_batch_size=4, batch_size=TrainSettings().batch_size)
