@@ -31,6 +31,7 @@ singh
 fedce
 prr_fl
 elayan
+fedbiomed
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.

@@ -158,6 +158,10 @@ ALLOWED = {
         {"fedrecon.runtime"},
         {"numpy", "matplotlib", "tensorboardX", "mlflow"},
     ),
+    "fedrecon/nodes": (
+        {"fedrecon.nodes", "fedrecon.federated", "fedrecon.files", "fedrecon.types"},
+        {"jax", "numpy", "optax"},
+    ),
     "fedrecon/reporting": ({"fedrecon.reporting", "fedrecon.files"}, {"numpy", "matplotlib"}),
     "data_scripts": (
         {"data_scripts", "fedrecon.data", "fedrecon.files", "fedrecon.runtime", "operators"},
@@ -179,6 +183,7 @@ FACES = (
     "fedrecon.encryption",
     "fedrecon.federated",
     "fedrecon.models",
+    "fedrecon.nodes",
     "fedrecon.privacy",
     "fedrecon.reporting",
     "fedrecon.runtime",

@@ -4,6 +4,7 @@ from fedrecon import communication, privacy
 from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.elayan import elayan
+from fedrecon.federated.methods.fedbiomed import fedbiomed
 from fedrecon.federated.methods.fedce import fedce
 from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold
 from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
@@ -161,5 +162,22 @@ SURVEY_FRAMEWORKS = (
             "elayan", "--initialize_from=RUN --algorithm.unlabeled=0.5 --algorithm.unfreeze=5"
         ),
         needs=("head", "classification"),
+    ),
+    Entry(
+        "fedbiomed",
+        fedbiomed,
+        "Silva et al. 2020, DART, LNCS 12444",
+        "nodes with few examples are not available; with fedrecon.nodes, approved plans and owners' policies",
+        survey_row="Fed-BioMed",
+        tests=(
+            "tests/nodes/test_nodes.py::test_a_change_of_one_character_is_refused_and_does_not_run",
+            "tests/nodes/test_nodes.py::test_too_few_examples_are_unavailable",
+            "tests/nodes/test_nodes.py::test_rounds_of_nodes_are_those_of_the_compiled_simulation",
+            "tests/nodes/test_nodes.py::test_the_owner_caps_epochs_and_forces_noise",
+            "tests/tasks/test_variational.py::test_federated_bounds_are_those_of_pooled_data",
+        ),
+        command="experiments.train_federated --workdir=runs/fedbiomed --cohort=xray --data_dir=$FEDRECON_DATA"
+        " --task=fedrecon.tasks:variational_autoencoding_task --algorithm=fedbiomed --optimizer=adam"
+        " --learning_rate=0.002",
     ),
 )

@@ -41,6 +41,7 @@ from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.transfer import warm_start
 from fedrecon.models.unet import Classifier, Encoder, UNet
 from fedrecon.models.unrolled import CascadeInputs, Unrolled, cascade_inputs, first_leaf, start_image, unroll
+from fedrecon.models.variational import VariationalAutoencoder
 from fedrecon.models.varnet import VarNet
 from fedrecon.models.vision_transformer import MaskedAutoencoder, VisionTransformer
 from fedrecon.models.windows import SwinUNet, WindowBlock
@@ -79,6 +80,7 @@ __all__ = [
     "Unrolled",
     "Upsample",
     "VarNet",
+    "VariationalAutoencoder",
     "VisionTransformer",
     "WindowBlock",
     "cascade_inputs",

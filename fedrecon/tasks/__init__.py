@@ -36,6 +36,7 @@ from fedrecon.tasks.segmentation_losses import (
 from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 from fedrecon.tasks.unit_scores import macro_f1, unit_score
+from fedrecon.tasks.variational import variational_autoencoding_task
 
 __all__ = [
     "GROUPS",
@@ -90,6 +91,7 @@ __all__ = [
     "ssim",
     "surface_dice",
     "unit_score",
+    "variational_autoencoding_task",
     "volume_scores",
     "without_batch_normalization",
 ]

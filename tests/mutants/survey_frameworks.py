@@ -3,6 +3,8 @@
 from tests.mutants.mutant import in_file
 
 _ELAYAN = "tests/federated/test_elayan.py::test_"
+_NODES = "tests/nodes/test_nodes.py::test_"
+_BOUND = "tests/tasks/test_variational.py::test_"
 _SINGH = "tests/privacy/test_singh.py::test_"
 MUTANTS = (
     *in_file(
@@ -121,6 +123,79 @@ MUTANTS = (
             "True if a or b else FROZEN",
             "True",
             _ELAYAN + "the_backbone_is_bit_identical_and_in_no_message",
+        ),
+    ),
+    *in_file(
+        "fedrecon/nodes/plans.py",
+        (
+            'plan.source.replace("\\r\\n", "\\n").encode()',
+            '" ".join(plan.source.split()).encode()',
+            _NODES + "a_change_of_one_character_is_refused_and_does_not_run",
+        ),
+        (
+            "for x in (source, config)",
+            "for x in (source,)",
+            _NODES + "a_change_of_one_character_is_refused_and_does_not_run",
+        ),
+    ),
+    *in_file(
+        "fedrecon/nodes/node.py",
+        (
+            "if digest not in self._approvals:",
+            "if False:",
+            _NODES + "a_change_of_one_character_is_refused_and_does_not_run",
+        ),
+        (
+            "found[0].size < self.policy.minimum",
+            "found[0].size <= self.policy.minimum",
+            _NODES + "too_few_examples_are_unavailable",
+        ),
+        (
+            'min(int(job.plan.config["epochs"]), self.policy.epochs)',
+            'int(job.plan.config["epochs"])',
+            _NODES + "the_owner_caps_epochs_and_forces_noise",
+        ),
+        (
+            "return jax.random.wrap_key_data(jnp.asarray(np.frombuffer(os.urandom(8), np.uint32)))",
+            "return jax.random.key(job.seed)",
+            _NODES + "the_owner_caps_epochs_and_forces_noise",
+        ),
+        (
+            "._replace(round=jnp.int32(job.round))",
+            "",
+            _NODES + "batches_are_those_of_the_round_and_the_place",
+        ),
+    ),
+    *in_file(
+        "fedrecon/nodes/researcher.py",
+        (
+            "reply.examples / whole * x for",
+            "x / len(trained) for",
+            _NODES + "rounds_of_nodes_are_those_of_the_compiled_simulation",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/fedbiomed.py",
+        (
+            "context.batches.count >= minimum",
+            "context.batches.count > minimum",
+            _NODES + "rounds_of_nodes_are_those_of_the_compiled_simulation",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/variational.py",
+        (
+            "losses = error + weight * divergence",
+            "losses = error + divergence",
+            _BOUND + "error_and_divergence_are_those_of_the_definition",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/variational.py",
+        (
+            "mean + jnp.exp(0.5 * log_variance) * noise",
+            "mean + 0 * noise",
+            _BOUND + "padding_changes_nothing_and_noise_is_drawn_in_training_alone",
         ),
     ),
 )
