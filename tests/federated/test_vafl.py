@@ -208,6 +208,7 @@ def sliced_wasserstein(a, b, seed=0):
 
 @pytest.mark.slow
 def test_translation_halves_the_distance_of_intensities():
+    """Trained on images of the target itself; on samples of a short-trained generator it does not."""
     target, source = phantoms(96, seed=1), shifted(phantoms(96, seed=2))
     params = jax.jit(train_translator, static_argnames=("steps",))(
         jnp.asarray(source), jnp.ones(96, bool), jnp.asarray(target), jax.random.key(0), steps=1500
