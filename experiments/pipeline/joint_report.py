@@ -204,28 +204,50 @@ def write_page(
     if pictures:
         _save(folder / "images.png", plot_images(data, pictures))
         caption = (
-            "Test images: reference, direct image, and what the trainings make of it; true and found masks."
+            "Test images of a site in each row: reference, direct image, and what the trainings make of it. "
+            "Green: true masks; pink: found ones."
         )
         figures.append(reporting.Figure(folder / "images.png", caption))
-    header, rows = _cells(found)
-    tables = [reporting.Table("means over patients of the test, and over seeds", header, rows)]
-    for group, title in (
-        ("swap", "exchanged halves (Dice)"),
-        ("guard", "what may be invented"),
-        ("shift", "shifts"),
-    ):
-        if group in found:
-            cells = [[name, _figure(value)] for name, value in found[group].items()]
-            tables.append(reporting.Table(title, ["figure", "value"], cells))
-    seeds = f"{len(found['seeds'])} seeds, {found['patients']} test patients."
+    count = len(found["seeds"])
+    seeds = f"{count} seed{'s' * (count > 1)}, {found['patients']} test patients."
     text = [*statements(found), f"{data.notes} {seeds}", command]
     reporting.write_report(
         folder / "report.html",
         "Joint reconstruction and segmentation",
         "One federated training from the measurement to the mask.",
-        [reporting.Section("Results", text, tables, figures)],
+        [reporting.Section("Results", text, _tables(found), figures)],
     )
     return folder / "report.html"
+
+
+def _tables(found: Mapping[str, Any]) -> list[reporting.Table]:
+    """Scores of trainings, then of what was probed."""
+    tables = [reporting.Table("means over patients of the test, and over seeds", *_cells(found))]
+    swapped = dict(found.get("swap", {}))
+    if swapped:
+        for kind in ("joint", "two stages"):
+            swapped[f"{kind}, as trained"] = found["trainings"][found["chosen"][kind]]["dice"]
+    for title, figures in (
+        ("exchanged halves (Dice)", swapped),
+        ("what may be invented", found.get("guard", {})),
+    ):
+        if figures:
+            cells = [[name, _figure(value)] for name, value in figures.items()]
+            tables.append(reporting.Table(title, ["figure", "value"], cells))
+    if "shift" in found:
+        tables.append(_shift_table(found["shift"]))
+    return tables
+
+
+def _shift_table(found: Mapping[str, float]) -> reporting.Table:
+    """A row for each shift, from "SHIFT, TRAINING: SCORE" and values."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in found.items():
+        shift, score = name.rsplit(", ", 1)
+        rows.setdefault(shift, {})[score] = value
+    columns = list(next(iter(rows.values())))
+    cells = [[shift, *(_figure(row[score]) for score in columns)] for shift, row in rows.items()]
+    return reporting.Table("shifts", ["test", *columns], cells)
 
 
 def plot_pareto(found: Mapping[str, Any]) -> Figure:
@@ -283,14 +305,15 @@ def plot_images(data: JointData, pictures: Mapping[str, Outputs], cases: int = 4
         direct = np.abs(np.asarray(_adjoint(A, y))[0])
         shown = [target[i], direct, *(np.abs(made.images[i]) for made in pictures.values())]
         marks = [None, None, *(made.marked[i] for made in pictures.values())]
-        for axis, title, image, mark in zip(line, columns, shown, marks, strict=True):
+        for axis, image, mark in zip(line, shown, marks, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=np.percentile(target[i], 99.5))
-            axis.contour(mask[i], [0.5], colors="#3ad13a", linewidths=0.9)
+            if mask[i].any():
+                axis.contour(mask[i], [0.5], colors="#3ad13a", linewidths=0.9)
             if mark is not None and mark.any() and not mark.all():
                 axis.contour(mark, [0.5], colors="#ff4fa3", linewidths=0.9)
             axis.set_axis_off()
-            if line is axes[0]:
-                axis.set_title(title, fontsize=8)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=8)
     return figure
 
 

@@ -28,6 +28,7 @@ from experiments.pipeline.joint_data import (
 from experiments.pipeline.joint_runs import Seed, diagnoses, probe, score
 from experiments.pipeline.joint_settings import check_settings, resolve
 from experiments.pipeline.joint_training import Training, exchanged, make_task, plan, reconstructor
+from fedrecon.data import ClientData
 from fedrecon.training import released_file
 from fedrecon.types import Variables
 from fedrecon.weights import write_weights
@@ -113,6 +114,14 @@ def test_joint_images_are_compared_with_the_longest_training_of_images_alone():
     assert joint_report.choose(found, [*TRAININGS, longer])["joint"] == "joint-0.1"
 
 
+SHIFTS = {
+    "less, joint: PSNR": 30.0,
+    "less, joint: Dice": 0.9,
+    "twice, or so, joint: PSNR": 20.0,
+    "twice, or so, joint: Dice": float("nan"),
+}
+
+
 def test_what_was_found_is_told_in_tables_sentences_and_a_page(tmp_path):
     probes = {"swap": {"joint images, reader of references": 0.8}}
     diagnosis = {"oracle": {"accuracy": 0.5}, "expert masks": {"accuracy": 0.75}}
@@ -130,7 +139,12 @@ def test_what_was_found_is_told_in_tables_sentences_and_a_page(tmp_path):
     assert joint_report.statements(found)[1].endswith("stages with 0.30 (0.20 to 0.40).")
     data = JointData(None, None, None, {}, {}, "Notes.")
     page = joint_report.write_page(tmp_path, joint.decoded(found), data, {}, "command").read_text()
-    assert "Notes. 1 seeds, 4 test patients." in page and "exchanged halves" in page
+    assert "Notes. 1 seed, 4 test patients." in page and "exchanged halves" in page
+    # What is exchanged stands next to what is not; shifts have a row each.
+    assert "joint, as trained" in page and "two stages, as trained" in page
+    shifts = joint_report._tables({**found, "shift": SHIFTS})[-1]
+    assert shifts.header == ["test", "joint: PSNR", "joint: Dice"]
+    assert shifts.rows == [["less", "30.000", "0.900"], ["twice, or so", "20.000", "–"]]
     axis = joint_report.plot_pareto(found).axes[0]
     # Two strengths, joined, and the lines of oracle and reconstruction.
     assert axis.lines[0].get_xydata().tolist() == [[30.0, 0.75], [30.0, 0.85]] and len(axis.lines) == 3
@@ -311,6 +325,27 @@ def test_probes_of_models_are_finite_and_nothing_where_both_are_one(tmp_path):
     }
     figure = joint_report.plot_images(data, {"joint": made}, cases=2)
     assert len(figure.axes) == 6
+
+
+def test_images_have_the_names_of_their_columns_and_the_masks_that_exist():
+    shape = (2, 3, 16, 16)
+    mask = np.zeros(shape, np.float32)
+    mask[0, :, 4:8, 4:8] = 1
+    examples = {
+        "kspace": np.ones((2, 3, 1, 16, 16), np.complex64),
+        "coil_maps": np.ones((2, 3, 1, 16, 16), np.complex64),
+        "mask": np.ones(shape, np.float32),
+        "target": np.ones(shape, np.float32),
+        "segmentation": mask,
+    }
+    test = ClientData(examples, np.ones((2, 3), bool), ("A", "B"))
+    data = JointData(None, None, test, {}, {}, "")
+    made = joint_scores.Outputs(np.ones((6, 16, 16)), np.zeros((6, 16, 16), bool), np.zeros(6))
+    figure = joint_report.plot_images(data, {"joint": made})
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["reference", "direct image", "joint", "", "", ""]
+    # The second site has no mask.
+    assert [len(axis.collections) for axis in figure.axes] == [1, 1, 1, 0, 0, 0]
 
 
 def run(arguments):

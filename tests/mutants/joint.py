@@ -117,6 +117,16 @@ MUTANTS = (
             'least = mean(seeds, alone[0], "psnr", "validation") - ALLOWED',
             _PROGRAM + "joint_images_are_compared_with_the_longest_training_of_images_alone",
         ),
+        (
+            "for axis, title in zip(axes[0], columns, strict=True):",
+            "for axis, title in zip(axes[-1], columns, strict=True):",
+            _PROGRAM + "images_have_the_names_of_their_columns_and_the_masks_that_exist",
+        ),
+        (
+            'shift, score = name.rsplit(", ", 1)',
+            'shift, score = name.split(", ", 1)',
+            _PROGRAM + "what_was_found_is_told_in_tables_sentences_and_a_page",
+        ),
     ),
     *in_file(
         "experiments/pipeline/joint_training.py",
