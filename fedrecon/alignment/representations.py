@@ -67,8 +67,8 @@ def gaussian_draws(key: jax.Array, mean: jax.Array, covariance: jax.Array, which
     Args:
       key: typed.
       mean: (gaussians, features).
-      covariance: (gaussians, features, features), symmetric, whose negative eigenvalues count as 0; or
-        (gaussians, features), variances.
+      covariance: (gaussians, features, features), symmetric and semi-definite, directions of hardly any
+        variance counting as 0; or (gaussians, features), variances.
       which: int (draws,), the Gaussian of each draw.
 
     Returns:
@@ -77,6 +77,26 @@ def gaussian_draws(key: jax.Array, mean: jax.Array, covariance: jax.Array, which
     noise = jax.random.normal(key, (len(which), mean.shape[1]))
     if covariance.ndim == 2:
         return mean[which] + jnp.sqrt(jnp.maximum(covariance, 0))[which] * noise
-    values, vectors = jnp.linalg.eigh(covariance)
-    root = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
-    return mean[which] + jnp.einsum("nij,nj->ni", root[which], noise)
+    return mean[which] + jnp.einsum("nij,nj->ni", _triangles(covariance)[which], noise)
+
+
+def _triangles(covariance: jax.Array) -> jax.Array:
+    """L with L L^T = C of semi-definite C (..., n, n), column by column (Cholesky).
+
+    Directions without variance are 0. Not of LAPACK, whose calls wait for threads that collectives of other
+    devices of a CPU may hold.
+    """
+    size = covariance.shape[-1]
+    least = 1e-6 * jnp.maximum(jnp.trace(covariance, axis1=-2, axis2=-1), 0)[..., None] / size
+
+    def column(j, triangle):
+        row = jax.lax.dynamic_index_in_dim(triangle, j, -2, keepdims=False)
+        left = jax.lax.dynamic_index_in_dim(covariance, j, -1, keepdims=False)
+        left = left - jnp.einsum("...ik,...k->...i", triangle, row)
+        pivot = jax.lax.dynamic_index_in_dim(left, j, -1)
+        there = pivot > least
+        found = jnp.where(there, left / jnp.sqrt(jnp.where(there, pivot, 1)), 0)
+        found = jnp.where(jnp.arange(size) >= j, found, 0)
+        return triangle.at[..., j].set(found)
+
+    return jax.lax.fori_loop(0, size, column, jnp.zeros_like(covariance))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fedrecon.alignment import dissimilarities, rank_correlation, signed_power
+from fedrecon.alignment import dissimilarities, gaussian_draws, rank_correlation, signed_power
 
 
 def features(seed=0, count=6, size=5):
@@ -58,3 +58,16 @@ def test_powers_keep_signs_and_are_undone():
     with pytest.raises(ValueError, match="exponent: expected a positive number, found 0"):
         signed_power(x, 0)
     assert np.isfinite(np.asarray(jax.jit(signed_power, static_argnums=1)(x, 0.5))).all()
+
+
+def test_draws_of_a_covariance_without_full_rank_stay_in_its_span():
+    """Of rank 2 of 5 features, and of a covariance that is zero."""
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(5, 2)).astype(np.float32)
+    covariance = jnp.stack([jnp.asarray(root @ root.T), jnp.zeros((5, 5))])
+    which = jnp.repeat(jnp.arange(2), 4000)
+    draws = np.asarray(gaussian_draws(jax.random.key(0), jnp.zeros((2, 5)), covariance, which), float)
+    assert (draws[4000:] == 0).all()
+    beyond = draws[:4000] @ (np.eye(5) - root @ np.linalg.pinv(root.astype(float)))
+    assert np.abs(beyond).max() < 2e-2
+    np.testing.assert_allclose(np.cov(draws[:4000].T), root @ root.T, atol=0.3)

@@ -78,9 +78,13 @@ def test_a_folder_trains_on_the_data_of_the_same_cohort_in_memory(folder, task):
     expected = load_data(changed(base, **SIMULATED))
     jax.tree.map(
         np.testing.assert_array_equal,
-        found._replace(notes="", labels=()),
-        expected._replace(notes="", labels=()),
+        found._replace(notes="", labels=(), tested=()),
+        expected._replace(notes="", labels=(), tested=()),
     )
+    # In memory another seed has other patients, in the folder the same.
+    assert [[f"{name} of seed 4" for name in names] for names in found.tested] == [
+        *map(list, expected.tested)
+    ]
     assert found.notes == expected.notes and found.labels == expected.labels
 
 

@@ -75,8 +75,8 @@ MUTANTS = (
     *in_file(
         "fedrecon/federated/methods/feddg.py",
         (
-            "ahead = jax.tree.map(lambda w, g: w - inner_rate * g, params, inner)\n            second",
-            "ahead = params\n            second",
+            "second = value_and_grad(ahead, stats",
+            "second = value_and_grad(params, stats",
             _FEDDG + "a_step_is_that_of_the_equations_in_first_order",
         ),
         (

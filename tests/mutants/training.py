@@ -61,8 +61,8 @@ MUTANTS = (
         "fedrecon/training/finetuning.py",
         # Frozen leaves would travel.
         (
-            "FROZEN if kind == FROZEN else own",
-            "own",
+            "jax.tree.map(lambda kind: FROZEN if kind == FROZEN else own, part)",
+            "jax.tree.map(lambda kind: own, part)",
             _TUNING + "every_choice_begins_at_the_model_and_sends_what_it_trains_alone[lora]",
         ),
         (
