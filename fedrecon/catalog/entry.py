@@ -74,6 +74,7 @@ class Entry:
       pooled: whether it trains on the data of all clients as if they were one client's.
       unit: of privacy, where the method's definition names it.
       selection: option with the epsilon of a choice that each step makes by validation patients.
+      topology: the ``--topology`` that the method is defined by; "" for one with any.
       task: ``task(task, example, **options) -> task`` that the method trains instead: the same network with
         leaves and predictions of its own. Its variables are those of the task, by the same names, with
         further names beside them at the top; ``example`` has shapes and dtypes of a batch of one example. It
@@ -103,6 +104,7 @@ class Entry:
     pooled: bool = False
     unit: str = ""
     selection: str = ""
+    topology: str = ""
     task: Callable[..., Task] | None = None
     before: Callable[..., Beforehand] | None = None
 

@@ -3,6 +3,7 @@
 from fedrecon import communication, privacy
 from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.braintorrent import braintorrent
 from fedrecon.federated.methods.elayan import elayan
 from fedrecon.federated.methods.fedbiomed import fedbiomed
 from fedrecon.federated.methods.fedce import fedce
@@ -12,6 +13,7 @@ from fedrecon.federated.methods.prr_fl import prr_fl
 from fedrecon.federated.methods.vafl import harmonize, harmonized_task, vafl
 
 _SERVER = ("server_optimizer",)
+_BRAINTORRENT = "tests/federated/test_pulling.py::test_"
 _FEDCE = "tests/federated/test_fedce.py::test_"
 _PRR_FL = "tests/federated/test_prr_fl.py::test_"
 
@@ -124,6 +126,23 @@ SURVEY_FRAMEWORKS = (
         needs=("clients", "score", "validation", "classification", "segmentation"),
         fixes=("weighting", "channel", "reduce", *_SERVER),
         linear=False,
+    ),
+    Entry(
+        "braintorrent",
+        braintorrent,
+        "Roy et al. 2019, arXiv:1905.06731",
+        "no server: clients take turns and pull the models that are newer than what they have merged",
+        survey_row="BrainTorrent",
+        tests=(
+            _BRAINTORRENT + "turns_are_those_of_the_algorithm",
+            _BRAINTORRENT + "with_all_newer_the_merge_is_the_weighted_mean",
+            _BRAINTORRENT + "with_nobody_newer_the_model_stays_bit_for_bit",
+            _BRAINTORRENT + "who_is_away_stops_nobody",
+        ),
+        command=on_retina("braintorrent"),
+        fixes=("weighting", "channel", "reduce", *_SERVER),
+        linear=False,
+        topology="braintorrent",
     ),
     Entry(
         "prr_fl",

@@ -34,11 +34,11 @@ from fedrecon.training.components import (
 )
 from fedrecon.training.dotted import parse_options
 from fedrecon.training.faults import inject, parse_faults
-from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.federation_settings import PEERS, FederationSettings
 from fedrecon.training.finetuning import Tuning, check_finetuning
 from fedrecon.training.malicious import parse_attack, poisoned
 from fedrecon.training.named_tasks import TASKS
-from fedrecon.training.options import FlagError, as_flag_error
+from fedrecon.training.options import FlagError, as_flag_error, check_needs
 from fedrecon.training.own_files import naming_the_line
 from fedrecon.training.secure import check_secure, secured
 from fedrecon.types import PyTree, Task, Variables
@@ -122,9 +122,31 @@ def fitted(settings: FederationSettings) -> FederationSettings:
     return dataclasses.replace(settings, **rates)
 
 
+def in_topology(settings: FederationSettings) -> FederationSettings:
+    """The settings with the topology that the algorithm is defined by; the same without one.
+
+    Raises:
+      FlagError: another one is asked for, or what has no effect, or no account, in it.
+    """
+    name, own = settings.algorithm, method(settings.algorithm).topology
+    if own and settings.topology not in ("star", own):
+        raise FlagError("topology", f"{own}, which {name} is", settings.topology)
+    settings = dataclasses.replace(settings, topology=own or settings.topology)
+    if own:
+        check_needs(settings, FederationSettings())
+    if settings.topology == "braintorrent" and settings.dp_epsilon:
+        expected = "0 with braintorrent, whose clients train as often as they are drawn"
+        raise FlagError("dp_epsilon", expected, settings.dp_epsilon)
+    return settings
+
+
 def has_own_models(settings: FederationSettings) -> bool:
     """Whether clients evaluate with models of their own, besides the one that is released."""
-    return method(settings.algorithm).personal or settings.topology == "gossip" or settings.fine_tune > 0
+    return (
+        method(settings.algorithm).personal
+        or in_topology(settings).topology in PEERS
+        or settings.fine_tune > 0
+    )
 
 
 def options_of(name: str) -> dict[str, type]:
@@ -168,6 +190,7 @@ def check_method(
     if unfit:
         expected = ", ".join(kinds) or "classification, whose network has a representation to contrast,"
         raise FlagError(f"algorithm={name}", f"--task={expected} alone", f"the task {', '.join(unfit)}")
+    settings = in_topology(settings)
     if "memory" in chosen.needs and tasks and not blocks:
         raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", name)
     check_before(settings, chosen)
@@ -175,7 +198,11 @@ def check_method(
         raise FlagError("algorithm", "one that needs nothing before its rounds, in a stream of blocks", name)
     if settings.reduce == "mean" and settings.reduce_options:
         raise FlagError("reduce", "a robust reducer for --reduce.NAME", "mean")
-    if settings.topology in ("ring", "single_pass", "gossip") and "server_optimizer" in fixed:
+    if (
+        settings.topology in ("ring", "single_pass", *PEERS)
+        and "server_optimizer" in fixed
+        and not chosen.topology
+    ):
         found = f"{settings.topology} with --algorithm={name}"
         raise FlagError("topology", "one with a server, which the algorithm presumes", found)
     if "mechanism" in chosen.needs and not settings.dp_epsilon:

@@ -93,7 +93,10 @@ def resolve_parallel(
     file = folder / "parallel.json"
     if agreed(file.exists()):
         return json.loads(file.read_text())["parallel"]
-    if settings.topology in ("ring", "single_pass", "asynchronous") or clients.clients <= mesh.size:
+    if (
+        settings.topology in ("ring", "single_pass", "braintorrent", "asynchronous")
+        or clients.clients <= mesh.size
+    ):
         return "scan"
     if settings.stream:
         clients = select_clients(clients, clients.names[: settings.stream])

@@ -33,7 +33,9 @@ ATTACKS = (
 SERVER_OPTIMIZERS = ("default", "sgd", "momentum", "adagrad", "adam", "adamw", "amsgrad", "lamb", "lion",
                      "nadam", "radam", "rmsprop", "yogi")  # fmt: skip
 RATE_SCHEDULES = ("constant", "linear", "cosine", "exponential", "warmup_cosine")
-TOPOLOGIES = ("star", "ring", "single_pass", "gossip", "asynchronous")
+# Topologies in which every client has a model of its own.
+PEERS = ("gossip", "braintorrent")
+TOPOLOGIES = ("star", "ring", "single_pass", "gossip", "braintorrent", "asynchronous")
 MIXINGS = ("ring", "complete", "matching")
 VISITS = ("fixed", "shuffled")
 HANDOVERS = ("model", "optimizer")

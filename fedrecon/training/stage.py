@@ -22,7 +22,7 @@ from fedrecon.privacy import check_examples_apart
 from fedrecon.runtime import Workdir, host_copy, is_lead, read_log, rounds_done, train
 from fedrecon.training.before_rounds import charged, own_start, run_before
 from fedrecon.training.budgets import Budget, Spending
-from fedrecon.training.catalog_algorithms import has_own_models, make_algorithm, method
+from fedrecon.training.catalog_algorithms import has_own_models, in_topology, make_algorithm, method
 from fedrecon.training.clocks import clocked, write_clock
 from fedrecon.training.components import make_optimizer, make_schedule
 from fedrecon.training.execution import CompiledRounds, Execution, resolve_parallel
@@ -142,6 +142,7 @@ def train_stage(
     Raises:
       ValueError: the settings or the data do not go together, or no round changed the model; names the flag.
     """
+    settings = in_topology(settings)
     check_private(stage, settings)
     stage, tuning = started(stage, settings)
     entry, mesh = method(settings.algorithm), mesh_of(settings)

@@ -17,7 +17,7 @@ from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.federated.methods.remembering import Memory, fisher_diagonal, remembered
 from fedrecon.runtime import Workdir
 from fedrecon.training.budgets import Budget
-from fedrecon.training.catalog_algorithms import method
+from fedrecon.training.catalog_algorithms import in_topology, method
 from fedrecon.training.execution import Execution
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
@@ -275,7 +275,7 @@ def check_stream(settings: FederationSettings) -> None:
     for flag, (value, words) in expected.items():
         if (found := getattr(settings, flag)) != value:
             raise FlagError(flag, words, found)
-    if settings.topology == "asynchronous":
+    if in_topology(settings).topology in ("asynchronous", "braintorrent"):
         raise FlagError("topology", "one with rounds that end, in a stream", settings.topology)
     if "memory" in entry.needs and settings.secure_aggregation != "none":
         words = f"none with --algorithm={entry.name}, which is told of sums between blocks in the clear"

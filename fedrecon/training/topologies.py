@@ -62,7 +62,7 @@ def mesh_of(settings: FederationSettings) -> Mesh:
     Raises:
       FlagError: for one device of several processes.
     """
-    alone = settings.topology in ("ring", "single_pass", "asynchronous")
+    alone = settings.topology in ("ring", "single_pass", "braintorrent", "asynchronous")
     if alone and jax.process_count() > 1:
         raise FlagError("topology", "star or gossip with several processes", settings.topology)
     return fl.client_mesh(jax.devices()[:1] if alone else None)
@@ -120,7 +120,7 @@ def open_rounds(
         ) as stream:
             yield Rounds(algorithm, *stream)
         return
-    build = {"star": _star, "gossip": _gossip, "asynchronous": _asynchronous}.get(settings.topology, _ring)
+    build = _BUILD.get(settings.topology, _ring)
     try:
         algorithm, state, round_ = build(settings, algorithm, variables, clients, mesh, parallel, work)
     except ValueError as error:
@@ -146,7 +146,7 @@ def open_rounds(
         placed,
         compile,
         records,
-        lambda state: state.federation if settings.topology == "asynchronous" else state,
+        lambda state: state if isinstance(state, RoundState) else state.federation,
         lambda state: fl.average_variables(algorithm, state),
         evaluation(algorithm, mesh, frozen),
     )
@@ -201,6 +201,11 @@ def _gossip(settings, algorithm, variables, clients, mesh, parallel, work):
     return fl.topologies.peer_to_peer(algorithm), state, round_
 
 
+def _pulling(settings, algorithm, variables, clients, mesh, parallel, work):
+    state = fl.topologies.init_pulling(algorithm, variables, clients)
+    return fl.topologies.peer_to_peer(algorithm), state, fl.topologies.make_pulling_round(algorithm, **work)
+
+
 def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work):
     concurrency = settings.concurrency or math.ceil(clients.clients / 2)
     faults = parse_faults(settings.fault, clients.names)
@@ -222,6 +227,9 @@ def _asynchronous(settings, algorithm, variables, clients, mesh, parallel, work)
         fl.topologies.init_asynchronous(algorithm, variables, clients, concurrency=concurrency),
         round_,
     )
+
+
+_BUILD = {"star": _star, "gossip": _gossip, "braintorrent": _pulling, "asynchronous": _asynchronous}
 
 
 def _star_record(

@@ -13,7 +13,7 @@ from fedrecon.data import ClientData
 from fedrecon.federated import RoundState, client_variables
 from fedrecon.runtime import host_copy
 from fedrecon.training.budgets import Budget
-from fedrecon.training.federation_settings import FederationSettings
+from fedrecon.training.federation_settings import PEERS, FederationSettings
 from fedrecon.training.options import FlagError
 from fedrecon.training.scores import as_json, site_scores
 from fedrecon.training.topologies import Rounds
@@ -79,7 +79,7 @@ def with_validation(
     def model_of(state: RoundState) -> Any:
         if entry.pooled:
             return client_variables(rounds.algorithm, state, 0)
-        return state if entry.personal or settings.topology == "gossip" else rounds.average(state)
+        return state if entry.personal or settings.topology in PEERS else rounds.average(state)
 
     def compile(count: int, key: jax.Array) -> Callable:
         dispatch = rounds.compile(count, key)

@@ -58,6 +58,7 @@ LEAKING = {
     "lai",
     "fedce",
     "prr_fl",
+    "braintorrent",
     "local_only",
     "centralized",
 }

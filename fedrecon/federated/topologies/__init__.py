@@ -19,6 +19,7 @@ from fedrecon.federated.topologies.gossip import (
     mixing_matrix,
     peer_to_peer,
 )
+from fedrecon.federated.topologies.pulling import PullingState, init_pulling, make_pulling_round, merge_newer
 from fedrecon.federated.topologies.ring import make_ring_round
 from fedrecon.federated.topologies.streaming import (
     StreamingInfo,
@@ -32,18 +33,22 @@ from fedrecon.federated.topologies.streaming import (
 __all__ = [
     "AsynchronousInfo",
     "AsynchronousState",
+    "PullingState",
     "StreamingInfo",
     "StreamingRound",
     "consensus_distance",
     "constant_durations",
     "half_normal_durations",
     "init_asynchronous",
+    "init_pulling",
     "init_streaming",
     "load_from",
     "make_asynchronous_round",
     "make_gossip_round",
+    "make_pulling_round",
     "make_ring_round",
     "make_streaming_evaluate",
+    "merge_newer",
     "metropolis_weights",
     "mixing_matrix",
     "peer_to_peer",
