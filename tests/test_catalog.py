@@ -29,6 +29,7 @@ harmofl
 harmofl_scaffold
 singh
 fedce
+iop_fl
 braintorrent
 prr_fl
 elayan

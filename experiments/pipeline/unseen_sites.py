@@ -42,7 +42,7 @@ from fedrecon.types import Variables
 from fedrecon.weights import read_weights
 
 METHODS = ("federated", "local", "pooled")
-LEVELS = ("statistics", "head", "full")
+LEVELS = ("statistics", "head", "full", "routing")
 
 
 class Fold(NamedTuple):
@@ -151,7 +151,9 @@ def folds(
             if done.point == "federated" and file.exists():
                 model, own = read_weights(file)[0], select_clients(data.train, [site])
                 distance = site_distance(stage.task, model, own, rest.train)
-                adapted = _adapted(stage, done.settings, model, own, rest, levels, labeled, passes, metric)
+                adapted = _adapted(
+                    stage, done.settings, model, own, rest, levels, labeled, passes, metric, done.folder
+                )
         yield site, metric, Fold(external, inside, adapted, patients, others, distance)
 
 
@@ -197,6 +199,7 @@ def _adapted(
     labeled: int,
     passes: int,
     metric: str,
+    folder: Path,
 ) -> dict[str, float]:
     """The metric at the site after each level of adaptation."""
     assert rest.unseen is not None
@@ -206,6 +209,15 @@ def _adapted(
         if level == "statistics":
             if jax.tree.leaves(released.stats):
                 model = adaptation.adapt_statistics(stage, released, own)
+        elif level == "routing":
+            personal = list(model_files.read_models(folder, stage.name)[1].values())
+            if settings.task == "segmentation" and personal:
+                size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(released)) * len(personal)
+                name, count = rest.unseen.names[0], len(personal)
+                print(f"{count} personal models are published to {name}: {size / 1e6:.2f} MB", flush=True)
+                scores = adaptation.routed(stage, personal, released, own, rest.unseen)
+                found[level] = scores.get(metric, float("nan"))
+                continue
         else:
             few, head = adaptation.first_patients(own, labeled), "head" if level == "head" else ""
             budget = budget_of(settings)

@@ -8,6 +8,7 @@ from fedrecon.federated.methods.elayan import elayan
 from fedrecon.federated.methods.fedbiomed import fedbiomed
 from fedrecon.federated.methods.fedce import fedce
 from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold
+from fedrecon.federated.methods.iop_fl import iop_fl
 from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
 from fedrecon.federated.methods.prr_fl import prr_fl
 from fedrecon.federated.methods.vafl import harmonize, harmonized_task, vafl
@@ -15,6 +16,7 @@ from fedrecon.federated.methods.vafl import harmonize, harmonized_task, vafl
 _SERVER = ("server_optimizer",)
 _BRAINTORRENT = "tests/federated/test_pulling.py::test_"
 _FEDCE = "tests/federated/test_fedce.py::test_"
+_IOP_FL = "tests/federated/test_iop_fl.py::test_"
 _PRR_FL = "tests/federated/test_prr_fl.py::test_"
 
 _VAFL = "tests/federated/test_vafl.py::test_"
@@ -126,6 +128,23 @@ SURVEY_FRAMEWORKS = (
         needs=("clients", "score", "validation", "classification", "segmentation"),
         fixes=("weighting", "channel", "reduce", *_SERVER),
         linear=False,
+    ),
+    Entry(
+        "iop_fl",
+        iop_fl,
+        "Jiang et al. 2023, IEEE TMI 42:2106, arXiv:2204.08467",
+        "clients also keep a personal model that follows the local one; unseen sites mix all of them",
+        survey_row="IOP-FL",
+        tests=(
+            _IOP_FL + "personal_models_are_those_of_the_equation",
+            _IOP_FL + "the_shared_model_is_that_of_averaging_bit_for_bit",
+            "tests/tasks/test_routing.py::test_one_expert_alone_is_that_network",
+            "tests/tasks/test_routing.py::test_each_example_has_its_own_kernel",
+            "tests/tasks/test_routing.py::test_the_shape_term_is_zero_of_constants_and_grows_with_boundaries",
+        ),
+        command="experiments.leave_one_site_out --workdir=runs/iop_fl --task=segmentation --cohort=retina "
+        "--data_dir=$FEDRECON_DATA --algorithm=iop_fl --adapt=routing",
+        personal=True,
     ),
     Entry(
         "braintorrent",

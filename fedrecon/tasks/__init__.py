@@ -14,6 +14,7 @@ from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.masked import masked_autoencoding_task
 from fedrecon.tasks.mixtures import mixture_of_experts
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
+from fedrecon.tasks.network import map_chunks
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sample_patches, sliding_window
 from fedrecon.tasks.prototypes import nearest_prototype
@@ -25,6 +26,7 @@ from fedrecon.tasks.reconstruction import (
     random_mirrors,
     reconstruction_task,
 )
+from fedrecon.tasks.routing import routed_adaptation
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
 from fedrecon.tasks.segmentation_losses import (
@@ -70,6 +72,7 @@ __all__ = [
     "layer_features",
     "lower_is_better",
     "macro_f1",
+    "map_chunks",
     "masked_autoencoding_task",
     "means",
     "measure_of",
@@ -81,6 +84,7 @@ __all__ = [
     "random_mirrors",
     "reconstruction_metrics",
     "reconstruction_task",
+    "routed_adaptation",
     "sample_patches",
     "segmentation_loss",
     "segmentation_metrics",

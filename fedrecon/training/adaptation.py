@@ -1,6 +1,7 @@
 """A trained model adapted to one site that did not train: by its images alone, or by a few labels."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from fedrecon import federated as fl
 from fedrecon.data import ClientData
 from fedrecon.runtime import host_copy
+from fedrecon.tasks import map_chunks, routed_adaptation, segmentation_metrics
 from fedrecon.training.budgets import Budget
 from fedrecon.training.components import make_optimizer
 from fedrecon.training.federation_settings import FederationSettings
@@ -47,6 +49,29 @@ def adapt_statistics(stage: Stage, model: Variables, own: ClientData) -> Variabl
         return jax.lax.scan(step, stats, length=_PASSES)[0]
 
     return Variables(model.params, run(model.stats))
+
+
+def routed(
+    stage: Stage, personal: Sequence[Variables], model: Variables, own: ClientData, test: ClientData
+) -> dict[str, float]:
+    """Metrics of a mixture of all models at one site, found by its images (`routed_adaptation`).
+
+    Every personal model is published once for it.
+
+    Args:
+      stage: of a segmentation.
+      personal: the models of the clients that trained.
+      model: the one of all.
+      own: images of the site, labels among the arrays but unused.
+      test: what is scored.
+    """
+    experts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *personal, model)
+    images = jnp.asarray(own.examples["image"][0])[np.flatnonzero(own.valid[0])]
+    predict = routed_adaptation(stage.task, experts, images, stage.tuning_key)
+    batch = {**{name: jnp.asarray(x[0]) for name, x in test.examples.items()}, "valid": test.valid[0]}
+    p = map_chunks(lambda part: predict(part["image"]), batch, 8)
+    sums: Any = segmentation_metrics(jnp.argmax(p, -1), batch, p.shape[-1])
+    return site_scores(host_copy(jax.tree.map(lambda x: x[None], sums)), test.names)[test.names[0]]
 
 
 def first_patients(own: ClientData, count: int) -> ClientData:

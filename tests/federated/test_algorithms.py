@@ -77,7 +77,7 @@ def test_every_named_method_is_here():
     # Without labels, in test_momentum_contrast.py.
     elsewhere |= {"fedmoco", "wu_dermatology", "wu_volumetric"}
     # In files of their own, too.
-    elsewhere |= {"braintorrent"}
+    elsewhere |= {"braintorrent", "iop_fl"}
     assert {entry.name for entry in catalog.entries()} - set(RECIPES) == elsewhere
 
 

@@ -35,6 +35,7 @@ from tests.mutants import (
     survey_frameworks,
     survey_peers,
     survey_personal,
+    survey_routing,
     tradeoffs,
     training,
 )
@@ -65,6 +66,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *survey.MUTANTS,
     *survey_peers.MUTANTS,
     *survey_personal.MUTANTS,
+    *survey_routing.MUTANTS,
     *survey_adversarial.MUTANTS,
     *survey_contrast.MUTANTS,
     *survey_frameworks.MUTANTS,
