@@ -15,6 +15,10 @@ from fedrecon.types import Task
 NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox
 ewc lwf fednova scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier
 deepee p3sgd cheng famhe medisecfed lai local_only centralized
+tuladhar
+ji
+fednorm
+fedacs
 feddg
 fedcl
 li_moe
@@ -64,6 +68,9 @@ NUMBERS = {
     "wu_dermatology": (P + 1 + 256, P + 10 * 256),
     # With a byte each.
     "wu_volumetric": (P + 1 + 256 + 64, P + 10 * (256 + 64)),
+    "tuladhar": (P + 2, P),
+    "fednorm": (P + 2, P),
+    "fedacs": (P + 2, P),
     # The error; the coefficient and the number of the round.
     "fedce": (P + 2, P + 2),
     # Without the normalization layers.
@@ -138,7 +145,7 @@ def test_rows_fix_what_recipes_do_not_take():
 def _required(entry):
     values = {"optimizer": None, "learning_rate": 0.1, "clients": 2, "represent": None, "example": {}}
     values["contrast"] = catalog.CONTRAST
-    values |= {"score": None, "rounds": 2}
+    values |= {"score": None, "rounds": 2, "sizes": (3, 5)}
     return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs) if name in values}
 
 

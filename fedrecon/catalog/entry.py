@@ -14,6 +14,7 @@ from fedrecon.types import Task
 # What a method may need from an experiment: name -> (keyword arguments of the recipe, in words).
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "clients": (("clients",), "the number of clients"),
+    "sizes": (("sizes",), "their numbers of examples"),
     "head": (("head",), "which leaves are the head"),
     "head_steps": (("head_steps",), "how many steps train the head"),
     "represent": (("represent",), "a representation to contrast"),

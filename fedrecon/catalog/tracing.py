@@ -40,6 +40,7 @@ def example(entry: Entry) -> fl.FederatedAlgorithm:
         "optimizer": optax.sgd(0.1),
         "learning_rate": 0.1,
         "clients": _CLIENTS,
+        "sizes": (2,) * _CLIENTS,
         "head": head,
         "head_steps": 1,
         "represent": _predict,

@@ -214,12 +214,14 @@ class ClockState(NamedTuple):
       seconds: float32 (clients,), how long each client took when it was last invited, late ones included; -1
         before.
       share: float32 (clients,), each client's weights in the means of all rounds, which are 1 a round.
+      invited: bool (clients,), who was invited in the last round, late ones included.
     """
 
     now: jax.Array
     available: jax.Array
     seconds: jax.Array
     share: jax.Array
+    invited: jax.Array
 
 
 class ClockInfo(NamedTuple):
@@ -253,7 +255,7 @@ def first_state(clock: Clock) -> ClockState:
     """Before the first round: at time 0, with everybody there."""
     clients = clock.steps.shape[0]
     zeros = jnp.zeros(clients, jnp.float32)
-    return ClockState(jnp.float32(0), jnp.ones(clients, bool), zeros - 1, zeros)
+    return ClockState(jnp.float32(0), jnp.ones(clients, bool), zeros - 1, zeros, jnp.zeros(clients, bool))
 
 
 def times_of(
@@ -347,6 +349,7 @@ def advance(
         stays,
         jnp.where(plan.invited, measured, state.seconds),
         state.share + weights / jnp.where(total > 0, total, 1),
+        plan.invited,
     )
     late = plan.invited & ~arriving
     return state, ClockInfo(state.now, seconds, late, plan.away, state.share)

@@ -15,6 +15,17 @@ from fedrecon.federated.turn import bytes_down, client_keys
 _CLOCK = np.uint32(2**32 - 1)
 
 
+def sampled_clients(algorithm: FederatedAlgorithm, key: jax.Array, state: RoundState) -> jax.Array:
+    """Whom the sampler chooses, bool (clients,).
+
+    Raises:
+      ValueError: it goes by times, and there is no clock.
+    """
+    if algorithm.clock is None and getattr(algorithm.sampler, "timed", False):
+        raise ArgumentError("algorithm.clock", "a simulated clock, whose times the sampler goes by", None)
+    return algorithm.sampler(key, state.round, state.history)
+
+
 def plan_round(
     algorithm: FederatedAlgorithm,
     state: RoundState,
@@ -32,12 +43,10 @@ def plan_round(
       server_key: of the round.
 
     Raises:
-      ValueError: the clock is of another number of clients, or the sampler needs a clock and there is none.
+      ValueError: the clock is of another number of clients.
     """
     clock = algorithm.clock
     if clock is None:
-        if getattr(algorithm.sampler, "timed", False):
-            raise ArgumentError("algorithm.clock", "a simulated clock, whose times the sampler goes by", None)
         return None
     assert isinstance(state.history.clock, ClockState), "a state of init_state with the clock"
     clients = sampled.shape[0]
@@ -68,7 +77,7 @@ def planned_steps(
     schedule = algorithm.schedule
 
     def most(client):
-        own = context._replace(client=client)
+        own = context._replace(client=client, steps=steps[client])
         return jnp.asarray(schedule(own._replace(key=client_keys(own)[3])).steps, jnp.int32)
 
     return jnp.minimum(steps, jax.vmap(most)(numbers))

@@ -26,13 +26,14 @@ from fedrecon.federated.clients import (
     map_clients,
     number_of_clients,
 )
-from fedrecon.federated.clocked import clock_round, plan_round
+from fedrecon.federated.clocked import clock_round, plan_round, sampled_clients
 from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread, spread_info
 from fedrecon.federated.keys import fold
 from fedrecon.federated.messages import Context, Gathered, Reduction
 from fedrecon.federated.secure_sum import check_hidden
 from fedrecon.federated.server import (
     answered,
+    chances_of,
     channel_broadcast,
     first_answer,
     first_history,
@@ -103,7 +104,9 @@ def initial_state(
     batching = algorithm.client.batching or choose_batching(None, 1, None, 1)
     received = (variables, algorithm.exchange.broadcast(exchange))
     key = jax.random.key(0)
-    context = Context(jnp.int32(0), key, jnp.int32(0), clients=clients)
+    history = first_history(algorithm, clients)
+    chances = chances_of(algorithm.sampler, jnp.int32(0), history)
+    context = Context(jnp.int32(0), key, jnp.int32(0), clients=clients, chances=chances)
 
     def probe(row, frozen):
         if frozen is not None and row.frozen is None:
@@ -127,7 +130,7 @@ def initial_state(
         client=client,
         client_channel=client_channel,
         private=private,
-        history=first_history(algorithm, clients),
+        history=history,
         answers=answers,
     )
 
@@ -188,18 +191,19 @@ def make_round(
     def round(state, data, key):
         clients = check_clients(state, data)
         keys = round_keys(key, state.round)
-        sampled = algorithm.sampler(keys.sampler, state.round, state.history)
+        sampled = sampled_clients(algorithm, keys.sampler, state)
         context = Context(state.round, keys.clients, common=keys.common, invited=sampled)
         planned, first = plan_round(algorithm, state, sampled, context, keys.server), state
         taking, limits = (sampled, None) if planned is None else (planned.cut.arriving, planned.cut.steps)
+        chances = chances_of(algorithm.sampler, state.round, state.history)
         size = largest_cohort(algorithm.sampler, clients, mesh)
         rows, before = client_rows(data), client_states(state)
         if size is None:
-            cohort, placed = Cohort(None, taking, sampled, limits), before
+            cohort, placed = Cohort(None, taking, sampled, limits, chances), before
         else:
             numbers, active = numbers_of(taking, size, mesh)
             rows, placed = gather((rows, before), numbers, clients, mesh)
-            cohort = Cohort(numbers, active, sampled, limits)
+            cohort = Cohort(numbers, active, sampled, limits, chances)
         state, kept, info = cohort_round(
             algorithm,
             batching,
@@ -272,12 +276,14 @@ class Cohort(NamedTuple):
       active: bool (rows,), who takes part.
       invited: bool (clients,), who was sampled, of all clients.
       limits: int32 (clients,), the most steps that a simulated clock leaves each; None does not limit them.
+      chances: float32 (clients,), of the sampler's draws; None if it does not tell.
     """
 
     numbers: jax.Array | None
     active: jax.Array
     invited: jax.Array
     limits: jax.Array | None = None
+    chances: jax.Array | None = None
 
     def spread(self, x: jax.Array) -> jax.Array:
         """(rows, ...) as (clients, ...), zero for clients outside the cohort."""
@@ -323,13 +329,8 @@ def cohort_round(
     channel_payload = channel_broadcast(algorithm.channel, state.channel)
     before = client_states(state)
     context = Context(
-        state.round,
-        keys.clients,
-        common=keys.common,
-        invited=cohort.invited,
-        broadcast=channel_payload,
-        limits=cohort.limits,
-    )
+        state.round, keys.clients, common=keys.common, invited=cohort.invited, broadcast=channel_payload
+    )._replace(limits=cohort.limits, chances=cohort.chances)
     numbers = cohort.numbers
     numbers = jnp.arange(data.valid.shape[0]) if numbers is None else numbers
     sums, rows, record = map_clients(

@@ -25,9 +25,11 @@ class Context(NamedTuple):
       message: at the weighting, the client's `Message`.
       participants: int32 (), number of clients in the total; on the server.
       clients: static number of all clients; on the server.
+      steps: int32 (), real steps of the client's full round; at the schedule.
       rows: int32 (rows,), the numbers of the clients whose uploads a reducer sees, beyond all clients for
         padding; at the reducer.
       model: the shared leaves of the server's model before the round; at the reducer.
+      chances: float32 (clients,), of the sampler's draws, where it tells them; at the weighting.
       limits: int32 (clients,), the most steps that the simulated clock leaves clients; at their training.
       total: the `Upload` that is the sum of all that arrived; at a reducer with ``sums``.
     """
@@ -42,9 +44,11 @@ class Context(NamedTuple):
     message: PyTree = ()
     participants: jax.Array | None = None
     clients: int | None = None
+    steps: jax.Array | None = None
     rows: jax.Array | None = None
     model: Variables | None = None
     total: "Upload | None" = None
+    chances: jax.Array | None = None
     limits: jax.Array | None = None
 
 

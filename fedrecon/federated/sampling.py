@@ -30,12 +30,14 @@ class Observed(NamedTuple):
       metrics: {name: (sum, count)}, each (clients,); zero for clients that were not included.
       seconds: float32 (clients,), how long each took when it was last invited, -1 before; None without a
         simulated clock.
+      invited: bool (clients,), who was invited, late clients included; None without a simulated clock.
     """
 
     round: jax.Array
     joined: jax.Array
     metrics: Metrics
     seconds: jax.Array | None = None
+    invited: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Sampler:
       deadline: ``deadline(history) -> float32 ()``, seconds of the simulated clock after which a round is
         over; None without.
       timed: whether it goes by the times of clients, which need a simulated clock.
+      chances: ``chances(round, history) -> (clients,) float32``, the chances of single draws, for weightings
+        that undo them, see `by_chance`; None without.
     """
 
     choose: Callable[[jax.Array, jax.Array, History], jax.Array]
@@ -60,6 +64,7 @@ class Sampler:
     observe: Callable[[PyTree, Observed], PyTree] | None = None
     deadline: Callable[[History], jax.Array] | None = None
     timed: bool = False
+    chances: Callable[[jax.Array, History], jax.Array] | None = None
 
     def __call__(self, key: jax.Array, round: jax.Array, history: History) -> jax.Array:
         """Who takes part, bool (clients,)."""
@@ -286,6 +291,18 @@ def _first(order, count, clients=None):
 def by_examples(weight: jax.Array, context: Context) -> jax.Array:
     """p_i in proportion to the client's number of examples."""
     return weight
+
+
+def by_chance(weight: PyTree, context: Context) -> PyTree:
+    """n_i / (N q_i), q_i being the chance by which the sampler, of N clients, draws the client.
+
+    Raises:
+      ValueError: the sampler tells no chances.
+    """
+    if context.chances is None or context.client is None:
+        raise ArgumentError("sampler", "one that tells the chances of its draws", "another")
+    part = jnp.maximum(context.chances[context.client] * context.chances.shape[0], 1e-12)
+    return jax.tree.map(lambda w: w / part, weight)
 
 
 def equal(weight: jax.Array, context: Context) -> jax.Array:

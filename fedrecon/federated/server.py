@@ -115,6 +115,12 @@ def first_history(algorithm: FederatedAlgorithm, clients: int) -> History:
     )
 
 
+def chances_of(sampler: Callable, round: jax.Array, history: History) -> jax.Array | None:
+    """float32 (clients,), chances of the sampler's single draws; None if it does not tell them."""
+    tell = getattr(sampler, "chances", None)
+    return None if tell is None else tell(round, history)
+
+
 def remember(
     history: History, sampler: Callable, round: jax.Array, joined: jax.Array, metrics: Metrics
 ) -> History:
@@ -123,8 +129,10 @@ def remember(
     seen = joined & (count > 0)
     memory, observe = history.memory, getattr(sampler, "observe", None)
     if observe is not None:
-        seconds = history.clock.seconds if isinstance(history.clock, ClockState) else None
-        memory = observe(memory, Observed(round, joined, metrics, seconds))
+        told = Observed(round, joined, metrics)
+        if isinstance(history.clock, ClockState):
+            told = told._replace(seconds=history.clock.seconds, invited=history.clock.invited)
+        memory = observe(memory, told)
     return history._replace(
         participations=history.participations + joined,
         last_round=jnp.where(joined, round, history.last_round),

@@ -9,7 +9,7 @@ from fedrecon.federated.algorithm import Batching, FederatedAlgorithm, RoundStat
 from fedrecon.federated.clients import ClientRow, client_rows, number_of_clients
 from fedrecon.federated.engine import initial_state, round_keys
 from fedrecon.federated.messages import Context, Upload
-from fedrecon.federated.server import channel_broadcast
+from fedrecon.federated.server import chances_of, channel_broadcast
 from fedrecon.federated.trees import nbytes, split_frozen
 from fedrecon.federated.turn import (
     ClientRows,
@@ -66,7 +66,8 @@ def _of_one_client(
     channel_payload = channel_broadcast(algorithm.channel, state.channel)
     everyone = jnp.ones(clients, bool)
     key = jax.random.key(0)
-    context = Context(jnp.int32(0), key, jnp.int32(0), common=key, invited=everyone)
+    chances = chances_of(algorithm.sampler, state.round, state.history)
+    context = Context(jnp.int32(0), key, jnp.int32(0), common=key, invited=everyone, chances=chances)
     own = ClientRows(state.client, state.client_channel, state.private, state.answers)
     turn = client_turn(algorithm, batching, (state.variables, payload), own, row, context)
     encoded, _, _ = algorithm.channel.encode(
@@ -115,7 +116,7 @@ def first_upload(
     payload = algorithm.exchange.broadcast(state.exchange)
     context = Context(
         state.round, keys.clients, jnp.int32(client), common=keys.common, invited=jnp.ones(clients, bool)
-    )
+    )._replace(chances=chances_of(algorithm.sampler, state.round, state.history))
     mine = jax.tree.map(
         lambda x: x[client], (state.client, state.client_channel, state.private, state.answers)
     )

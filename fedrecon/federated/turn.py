@@ -127,7 +127,7 @@ def client_turn(
         answer=own.answer,
     )
     if algorithm.schedule is not None:
-        work = algorithm.schedule(context)
+        work = algorithm.schedule(context._replace(steps=mask.any(1).sum(dtype=jnp.int32)))
         mask &= (jnp.cumsum(mask.any(1)) <= work.steps)[:, None]
         rate = work.rate if callable(work.rate) else jnp.asarray(work.rate, jnp.float32)
         batches = batches._replace(rate=rate)

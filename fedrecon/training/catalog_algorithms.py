@@ -21,10 +21,11 @@ from fedrecon.federated.methods.remembering import Memory
 from fedrecon.tasks import layer_features, unit_score
 from fedrecon.training.before_rounds import check_before
 from fedrecon.training.budgets import Budget, Spending
-from fedrecon.training.clocks import check_clock, clocked_sampler
+from fedrecon.training.clocks import check_clock, check_timed, clocked_sampler
 from fedrecon.training.codecs import downlinked, make_codec, make_downlink
 from fedrecon.training.components import (
     ADAM_COSINE_END,
+    both_schedules,
     check_reducer,
     make_optimizer,
     make_reducer,
@@ -64,8 +65,8 @@ _FLAGS = {
 # What a method brings that a secure sum would replace -> the option it fixes then.
 _OWN = (("sum", "reduce"), ("channel", "channel"))
 # What a training can give a method.
-_GIVEN = ("clients", "head", "head_steps", "represent", "features", "maps", "example", "mechanism", "memory",
-          "importance", "exchanged", "rounds", "score", "validation", "contrast", "volumes",
+_GIVEN = ("clients", "sizes", "head", "head_steps", "represent", "features", "maps", "example", "mechanism",
+          "memory", "importance", "exchanged", "rounds", "score", "validation", "contrast", "volumes",
           *TASKS)  # fmt: skip
 
 
@@ -320,8 +321,8 @@ def make_algorithm(
     algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
     algorithm = downlinked(algorithm, settings)
     faults = parse_faults(settings.fault, train.names)
-    if (schedule := make_schedule(settings, budget, train, faults)) is not None:
-        algorithm = algorithm._replace(schedule=schedule)
+    schedule = both_schedules(algorithm.schedule, make_schedule(settings, budget, train, faults))
+    algorithm = algorithm._replace(schedule=schedule)
     return inject(poisoned(algorithm, settings, train.names), faults)
 
 
@@ -358,6 +359,8 @@ def _needed(
     arguments: dict[str, Any] = {}
     if "clients" in chosen.needs:
         arguments["clients"] = train.clients
+    if "sizes" in chosen.needs:
+        arguments["sizes"] = np.asarray(train.counts)
     if "example" in chosen.needs:
         arguments["example"] = {
             name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in train.examples.items()
@@ -407,7 +410,7 @@ def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[s
     # A method with a mechanism of its own hides what it computes.
     hidden = settings.dp_epsilon and "mechanism" not in entry.needs
     private = {"method": fl.Method(hides=True)} if hidden else {}
-    _stub(entry, settings, {**options, **private})
+    check_timed(_stub(entry, settings, {**options, **private}), settings)
 
 
 def _stub(entry: Entry, settings: FederationSettings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
@@ -434,7 +437,13 @@ _STUB = Task(
 
 
 def _arguments(entry: Entry) -> dict[str, Any]:
-    known = {"optimizer": optax.sgd(0.1), "learning_rate": 0.1, "clients": 2, "head_steps": 1}
+    known = {
+        "optimizer": optax.sgd(0.1),
+        "learning_rate": 0.1,
+        "clients": 2,
+        "sizes": (1, 1),
+        "head_steps": 1,
+    }
     known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
     known |= {"features": lambda *arguments: {}, "score": lambda *arguments: jnp.float32(0), "rounds": 1}
     known |= {"features": lambda *arguments: {}, "maps": lambda *arguments: None}

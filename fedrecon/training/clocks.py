@@ -138,6 +138,17 @@ def check_clock(settings: FederationSettings, fixed: Collection[str] = ()) -> No
         raise FlagError("sampler", "all or uniform with --clock=tiers", settings.sampler)
 
 
+def check_timed(algorithm: FederatedAlgorithm, settings: FederationSettings) -> None:
+    """Refuses an algorithm that goes by the times of clients without a clock.
+
+    Raises:
+      FlagError: it does, and there is none.
+    """
+    if settings.clock == "none" and getattr(algorithm.sampler, "timed", False):
+        expected = f"a policy, such as wait, with --algorithm={settings.algorithm}, which goes by times"
+        raise FlagError("clock", expected, "none")
+
+
 def clocked_sampler(settings: FederationSettings, budget: Budget, train: ClientData) -> Callable:
     """Who is invited: more clients than are waited for, clients of a tier, or as `make_sampler`.
 
@@ -180,10 +191,8 @@ def clocked(
       FlagError: the algorithm goes by the times of clients and there is no clock, or chooses its clients
         itself where the policy does.
     """
+    check_timed(algorithm, settings)
     if settings.clock == "none":
-        if getattr(algorithm.sampler, "timed", False):
-            expected = f"a policy, such as wait, with --algorithm={settings.algorithm}, which goes by times"
-            raise FlagError("clock", expected, "none")
         return algorithm
     profile, own = _parts(settings, train.clients)
     sizes = fl.traffic.round_bytes(algorithm, variables, train)

@@ -99,6 +99,26 @@ def make_schedule(
     return schedule
 
 
+def both_schedules(first: Callable | None, second: Callable | None) -> Callable | None:
+    """What two schedules leave of a client's work: the product of their rates, the fewer of their steps."""
+    if first is None or second is None:
+        return first or second
+
+    def schedule(context):
+        one, other = first(context), second(context)
+        steps = jnp.minimum(one.steps, other.steps)
+        if not callable(one.rate) and not callable(other.rate):
+            return fl.Work(one.rate * other.rate, steps)
+        rates = [work.rate if callable(work.rate) else _constant(work.rate) for work in (one, other)]
+        return fl.Work(lambda part: rates[0](part) * rates[1](part), steps)
+
+    return schedule
+
+
+def _constant(rate: jax.Array) -> Callable:
+    return lambda part: jnp.full(jnp.shape(part), rate, jnp.float32)
+
+
 def schedule_name(settings: FederationSettings) -> str:
     """The ``--rate_schedule`` in force: adam_cosine brings its own unless another one is given."""
     own = settings.optimizer == "adam_cosine" and settings.rate_schedule == "constant"

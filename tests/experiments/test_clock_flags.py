@@ -123,7 +123,9 @@ def test_what_does_not_go_together_is_refused():
 
 
 def test_clients_without_examples_have_no_bias():
-    state = ClockState(*(np.float32(0), np.ones(3, bool)), np.array([2.0, -1, 3]), np.array([1.0, 0, 3]))
+    state = ClockState(
+        *(np.float32(0), np.ones(3, bool)), np.array([2.0, -1, 3]), np.array([1.0, 0, 3]), np.ones(3, bool)
+    )
     found = clock_summary(state, ("a", "b", "c"), np.array([5, 0, 5]))
     assert found["a"] == {"share": 0.25, "examples": 0.5, "bias": 0.5, "seconds": 2.0}
     assert found["b"] == {"share": 0.0, "examples": 0.0, "bias": None, "seconds": None}

@@ -62,7 +62,9 @@ LEAKING = {
     "local_only",
     "centralized",
 }
-LEAKING |= {"li_moe", "fl_mrcm", "vafl"}
+LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
+# By times of clients.
+TIMED = ("ji", "fednorm")
 
 
 def loss(params, stats, batch, key):
@@ -156,7 +158,8 @@ def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("name", algorithms())
 def test_algorithms_that_send_more_than_noised_gradients_are_refused_under_privacy(name):
-    private = FederationSettings(algorithm=name, dp_epsilon=8.0)
+    clock = "wait" if name in TIMED else "none"
+    private = FederationSettings(algorithm=name, dp_epsilon=8.0, clock=clock)
     needs = catalog.lookup(name).needs
     task = next((need for need in ("classification", "segmentation", "reconstruction") if need in needs), "")
     check = functools.partial(check_method, private, (task or "classification",), blocks="memory" in needs)
@@ -194,7 +197,8 @@ def test_other_pairs_that_would_leak_or_have_no_effect_are_refused():
 @pytest.mark.parametrize("name", sorted(set(algorithms()) - LEAKING))
 def test_every_other_algorithm_trains_under_privacy(name, tmp_path):
     federation = FederationSettings(algorithm=name, dp_epsilon=1.0)
-    options = (("strength", "0.1"),) if name == "fedprox" else ()
+    options = {"fedprox": (("strength", "0.1"),), "fednorm": (("adaptation_steps", "0"),)}.get(name, ())
+    federation = changed(federation, clock="wait" if name in TIMED else "none")
     unit = catalog.lookup(name).unit or "example"
     noise = NOISE._replace(mechanism=dataclasses.replace(NOISE.mechanism, unit=unit, units=8))
     result, log = trained(tmp_path, changed(federation, algorithm_options=options), noise)

@@ -145,6 +145,10 @@ def test_every_algorithm_runs(name, tmp_path):
         return
     if "mechanism" in catalog.lookup(name).needs:
         settings = changed(settings, dp_epsilon=8.0, dp_batch_size=4, batch_size=TrainSettings().batch_size)
+    if name in ("ji", "fednorm"):
+        with pytest.raises(FlagError, match=r"^--clock: expected a policy, such as wait"):
+            check_method(settings.federation, (settings.task,))
+        settings = changed(settings, clock="wait")
     results, cost = train(tmp_path, settings)
     check(results, settings)
     assert cost.compile_seconds > 0 and cost.rounds_per_second > 0

@@ -72,6 +72,8 @@ def test_every_named_method_is_here():
     elsewhere |= {"ewc", "lwf"}
     # Of other bytes, in test_low_communication.py.
     elsewhere |= {"streaming_diloco", "fedpaq", "feddropoutavg"}
+    # By losses and times of clients, and work by round.
+    elsewhere |= {"tuladhar", "ji", "fednorm", "fedacs"}
     # Tasks and exchanges of their own.
     elsewhere |= {"harmofl", "harmofl_scaffold", "feddg"}
     # Without labels, in test_momentum_contrast.py.

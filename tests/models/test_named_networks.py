@@ -195,6 +195,28 @@ def test_cbam_weighs_channels_and_then_pixels():
     np.testing.assert_allclose(found, y * sigmoid(logits), rtol=1e-4, atol=1e-5)
 
 
+def test_gates_of_cbam():
+    """Between 0 and 1; a quarter passes where all weights are zero; channels may be renamed."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 6)), jnp.float32)
+    block = CBAM(reduction=2, window=3)
+    params = block.init(jax.random.key(0), x)["params"]
+    found = once(block.apply)({"params": params}, x)
+    gates = found / x
+    assert found.shape == x.shape and (gates > 0).all() and (gates < 1).all()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    np.testing.assert_allclose(once(block.apply)({"params": zeros}, x), x / 4, rtol=1e-6)
+    order = np.array([3, 0, 5, 1, 2, 4])
+    squeeze, excite = params["squeeze"], params["excite"]
+    renamed = {
+        **params,
+        "squeeze": {**squeeze, "kernel": squeeze["kernel"][order]},
+        "excite": {"kernel": excite["kernel"][:, order], "bias": excite["bias"][order]},
+    }
+    np.testing.assert_allclose(
+        once(block.apply)({"params": renamed}, x[..., order]), found[..., order], rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.slow
 def test_padding_of_windows_reaches_no_pixel():
     """Windows of 4 over 6 pixels: the last window has two columns, and sees nothing else."""

@@ -15,6 +15,7 @@ from fedrecon.data import ClientData
 from fedrecon.secure_aggregation import simulate_round
 from fedrecon.training import Budget, FederationSettings, FlagError, check_method
 from fedrecon.training.catalog_algorithms import algorithms, make_algorithm
+from fedrecon.training.clocks import clocked
 from fedrecon.training.secure import check_secure, make_setup, noise_in_shares, secured
 from fedrecon.types import Task, Variables
 
@@ -58,6 +59,7 @@ def trained(settings):
     if "represent" in catalog.lookup(settings.algorithm).needs:
         represent = lambda params, stats, batch: batch["x"] * params["body"]  # noqa: E731
     algorithm = make_algorithm(settings, BUDGET, TASK, clients(), represent=represent)
+    algorithm = clocked(algorithm, settings, BUDGET, clients(), TASK.init(jax.random.key(0)))
     start, key = TASK.init(jax.random.key(0)), jax.random.key(1)
     round = fl.make_round(algorithm, batch_size=2, epochs=1, parallel="vmap")
     state, data = fl.init_state(algorithm, start, clients()), fl.place(clients())
@@ -80,12 +82,13 @@ REFUSED = {
     "lai": "algorithm=lai: expected --task=classification",
     **{
         name: f"algorithm={name}: expected --task=classification, segmentation alone"
-        for name in ("fedce", "prr_fl")
+        for name in ("fedce", "prr_fl", "tuladhar", "fednorm")
     },
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "vafl": "algorithm=vafl: expected --task=classification alone",
     "li_moe": "algorithm=li_moe: expected --task=classification alone",
     "fl_mrcm": "algorithm=fl_mrcm: expected --task=reconstruction alone",
+    "ji": "clock: expected a policy, such as wait, with --algorithm=ji",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
     "famhe": "secure_aggregation: expected none with --algorithm=famhe",
     "fedpaq": "secure_aggregation: expected none with --algorithm=fedpaq",

@@ -190,6 +190,9 @@ def make_asynchronous_round(
     if algorithm.channel.hides:
         expected = "one that does not hide single updates where these arrive one by one"
         raise ArgumentError("algorithm.channel", expected, "a secure sum")
+    if getattr(algorithm.sampler, "timed", False):
+        expected = "one that does not go by times of rounds where updates arrive one by one"
+        raise ArgumentError("algorithm.sampler", expected, "one that does")
     batching = choose_batching(algorithm.client.batching, batch_size, epochs, steps)
     discount = discount or polynomial_discount()
 

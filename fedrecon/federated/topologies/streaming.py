@@ -26,7 +26,7 @@ from fedrecon.federated.engine import (
     with_client_states,
 )
 from fedrecon.federated.evaluation import make_evaluate
-from fedrecon.federated.server import remember
+from fedrecon.federated.server import chances_of, remember
 from fedrecon.federated.topologies.serverless import check_no_clock
 from fedrecon.federated.trees import merge, partition
 from fedrecon.federated.turn import ClientRows, choose_batching
@@ -183,7 +183,8 @@ class StreamingRound:
             clients = state.history.participations.shape[0]
             keys = round_keys(key, state.round)
             invited = jnp.zeros(clients, bool).at[loaded.numbers].set(active, mode="drop")
-            chosen = Cohort(loaded.numbers, active, invited)
+            chances = chances_of(algorithm.sampler, state.round, state.history)
+            chosen = Cohort(loaded.numbers, active, invited, chances=chances)
             state, kept, info = cohort_round(
                 algorithm,
                 batching,
