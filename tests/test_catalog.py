@@ -38,6 +38,7 @@ braintorrent
 prr_fl
 elayan
 fedbiomed
+lc_fed
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.
@@ -81,6 +82,8 @@ NUMBERS = {
     "fl_mrcm": (P + 64 + 1, P + 64 + 1),
     # The head, the normalization layers as the last block, and a weight of each; the round's number.
     "elayan": (12_000 + 2, 12_000 + 1),
+    # Without the head, which is published apart; the heads of ten clients, who has one, and the round.
+    "lc_fed": (P + 1, P - 10_000 + 10 * 10_000 + 10 + 1),
     "local_only": (0, 0),
     "centralized": (0, 0),
 }
@@ -146,6 +149,7 @@ def _required(entry):
     values = {"optimizer": None, "learning_rate": 0.1, "clients": 2, "represent": None, "example": {}}
     values["contrast"] = catalog.CONTRAST
     values |= {"score": None, "rounds": 2, "sizes": (3, 5)}
+    values |= {"score": None, "rounds": 2, "head_steps": 1}
     return {name: values[name] for name in (*catalog.RATES[entry.rate], *entry.needs) if name in values}
 
 

@@ -9,9 +9,11 @@ from fedrecon.federated.methods.fedbiomed import fedbiomed
 from fedrecon.federated.methods.fedce import fedce
 from fedrecon.federated.methods.harmofl import harmofl, harmofl_scaffold
 from fedrecon.federated.methods.iop_fl import iop_fl
+from fedrecon.federated.methods.lc_fed import lc_fed
 from fedrecon.federated.methods.mean_amplitude import mean_amplitude, normalized_task
 from fedrecon.federated.methods.prr_fl import prr_fl
 from fedrecon.federated.methods.vafl import harmonize, harmonized_task, vafl
+from fedrecon.tasks import site_task
 
 _SERVER = ("server_optimizer",)
 _BRAINTORRENT = "tests/federated/test_pulling.py::test_"
@@ -217,5 +219,25 @@ SURVEY_FRAMEWORKS = (
         command="experiments.train_federated --workdir=runs/fedbiomed --cohort=xray --data_dir=$FEDRECON_DATA"
         " --task=fedrecon.tasks:variational_autoencoding_task --algorithm=fedbiomed --optimizer=adam"
         " --learning_rate=0.002",
+    ),
+    Entry(
+        "lc_fed",
+        lc_fed,
+        "Wang et al. 2022, ECCV, arXiv:2207.04655",
+        "channels are selected by site, and private heads are calibrated where those of others disagree",
+        survey_row="LC-Fed",
+        tests=(
+            "tests/federated/test_lc_fed.py::test_channels_are_selected_by_the_equations",
+            "tests/federated/test_lc_fed.py::test_heads_are_calibrated_by_the_equations",
+            "tests/federated/test_lc_fed.py::test_heads_are_published_and_calibrations_stay",
+            "tests/federated/test_lc_fed.py::test_the_body_is_frozen_while_heads_train",
+            "tests/federated/test_lc_fed.py::test_without_its_parts_it_is_fedavg_bit_for_bit",
+        ),
+        command=on_retina("lc_fed"),
+        needs=("clients", "head_steps", "rounds", "segmentation"),
+        fixes=("weighting",),
+        linear=False,
+        personal=True,
+        task=site_task,
     ),
 )

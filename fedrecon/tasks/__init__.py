@@ -35,6 +35,7 @@ from fedrecon.tasks.segmentation_losses import (
     segmentation_loss,
     signed_distance,
 )
+from fedrecon.tasks.site_heads import site_task
 from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
 from fedrecon.tasks.unit_scores import macro_f1, unit_score
@@ -91,6 +92,7 @@ __all__ = [
     "segmentation_reading",
     "segmentation_task",
     "signed_distance",
+    "site_task",
     "sliding_window",
     "ssim",
     "surface_dice",

@@ -43,6 +43,7 @@ NOISE = Spending(
     Mechanism(0.1, 2.0, 4, 12, steps=6), dict.fromkeys("abc", 5), dict.fromkeys("abc", 1e-3), target=1e3
 )
 LEAKING = {
+    "lc_fed",
     "elayan",
     "ewc",
     "fedmoco",

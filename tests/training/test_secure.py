@@ -84,6 +84,7 @@ REFUSED = {
         name: f"algorithm={name}: expected --task=classification, segmentation alone"
         for name in ("fedce", "prr_fl", "tuladhar", "fednorm")
     },
+    "lc_fed": "algorithm=lc_fed: expected --task=segmentation alone",
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "vafl": "algorithm=vafl: expected --task=classification alone",
     "li_moe": "algorithm=li_moe: expected --task=classification alone",

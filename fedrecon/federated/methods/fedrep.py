@@ -88,15 +88,15 @@ def fedrep(
         raise ArgumentError("head_steps", "an integer of at least 0", repr(head_steps))
     return federated(
         task,
-        _in_turn(optimizer, head, head_steps),
+        in_turn(optimizer, head, head_steps),
         share_mask=_body(head),
         keep_optimizer=False,
-        method=combine(_statistics_of_the_phase(head, head_steps), method),
+        method=combine(statistics_of_the_phase(head, head_steps), method),
         **options,
     )
 
 
-def _statistics_of_the_phase(head: PyTree, head_steps: int) -> Method:
+def statistics_of_the_phase(head: PyTree, head_steps: int) -> Method:
     """Statistics of the part that is not in training stay; the memory counts real steps."""
 
     def oracle(value_and_grad):
@@ -129,7 +129,7 @@ class InTurnState(NamedTuple):
     body: PyTree
 
 
-def _in_turn(
+def in_turn(
     optimizer: optax.GradientTransformation, head: PyTree, head_steps: int
 ) -> optax.GradientTransformation:
     """Moves the head for ``head_steps`` updates and the body afterwards, each by an optimizer of its own."""
