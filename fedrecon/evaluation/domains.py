@@ -19,12 +19,14 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
       first, second: (examples, features), of an encoder at two sites.
 
     Raises:
-      ArgumentError: fewer than two examples, or different features.
+      ArgumentError: fewer than two examples, different features, or numbers that are not finite.
     """
     parts = [np.asarray(x, float) for x in (first, second)]
     for name, x in zip(("first", "second"), parts, strict=True):
         if x.ndim != 2 or len(x) < 2 or x.shape[1] != parts[0].shape[1]:
             raise ArgumentError(name, "features (examples of at least 2, as many features in both)", x.shape)
+        if not np.isfinite(x).all():
+            raise ArgumentError(name, "finite features", "others")
     means = [x.mean(0) for x in parts]
     covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in parts]
     # The square root of S T has the trace of that of the symmetric S^(1/2) T S^(1/2).

@@ -54,3 +54,5 @@ def test_distances_of_domains_are_those_of_normal_distributions():
     assert frechet_distance(x, y) == pytest.approx(plain) == pytest.approx(frechet_distance(y, x))
     with pytest.raises(ValueError, match=r"^second: expected features"):
         frechet_distance(x, y[:, :2])
+    with pytest.raises(ValueError, match=r"^second: expected finite features"):
+        frechet_distance(x, np.where(y == y.max(), np.nan, y))

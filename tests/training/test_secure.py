@@ -79,11 +79,17 @@ REFUSED = {
     "fednova": "secure_aggregation.scalar_bound: expected the largest scalar",
     "qfedavg": "secure_aggregation.scalar_bound: expected the largest scalar",
     "li_w": "secure_aggregation: expected none with --algorithm=li_w",
+    "braintorrent": "secure_aggregation: expected --topology=star",
     "lai": "algorithm=lai: expected --task=classification",
     **{
         name: f"algorithm={name}: expected --task=classification, segmentation alone"
         for name in ("fedce", "prr_fl", "tuladhar", "fednorm")
     },
+    **{
+        name: f"algorithm={name}: expected --task=segmentation, classification alone"
+        for name in ("harmofl", "harmofl_scaffold")
+    },
+    "feddg": "algorithm=feddg: expected --task=segmentation alone",
     "lc_fed": "algorithm=lc_fed: expected --task=segmentation alone",
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "vafl": "algorithm=vafl: expected --task=classification alone",
