@@ -27,6 +27,7 @@ def without(record, *names):
     return {name: value for name, value in record.items() if name not in names}
 
 
+@pytest.mark.slow
 def test_waiting_for_equal_clients_is_fedavg_bit_for_bit(monkeypatch, tmp_path):
     plain, _, log = quadratics.run(monkeypatch, tmp_path / "plain", quadratics.SETTINGS)
     clocked, _, timed = quadratics.run(monkeypatch, tmp_path / "clock", with_clock("wait", EQUAL))
@@ -41,6 +42,7 @@ def test_waiting_for_equal_clients_is_fedavg_bit_for_bit(monkeypatch, tmp_path):
     assert "clock" not in flat(quadratics.SETTINGS) and flat(with_clock("wait"))["clock"] == "wait"
 
 
+@pytest.mark.slow
 def test_late_clients_are_named_and_it_resumes_bit_for_bit(monkeypatch, tmp_path):
     options = (*EQUAL, ("seconds", "6"), ("leave", "0.3"))
     settings = with_clock("deadline", options, rounds=5)
@@ -58,6 +60,7 @@ def test_late_clients_are_named_and_it_resumes_bit_for_bit(monkeypatch, tmp_path
     assert found["d"]["bias"] == 0 and found["d"]["seconds"] == 8
 
 
+@pytest.mark.slow
 def test_more_clients_are_invited_than_waited_for(monkeypatch, tmp_path):
     data = quadratics.clients().train
     options = ("factor", "1.5"), *EQUAL
@@ -88,6 +91,7 @@ def test_links_are_megabits_and_bytes_those_of_messages(monkeypatch, tmp_path):
     assert log[0]["clock_seconds"] == pytest.approx(10.5) and log[0]["late"] == ["d"]
 
 
+@pytest.mark.slow
 def test_asynchronous_updates_take_the_times_of_the_clock(monkeypatch, tmp_path):
     settings = with_clock("wait", EQUAL, topology="asynchronous", concurrency=4, rounds=2)
     _, _, log = quadratics.run(monkeypatch, tmp_path, settings)

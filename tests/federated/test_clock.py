@@ -41,6 +41,7 @@ def run(algorithm, data, rounds, *, parallel="scan", split=None):
 
 @pytest.mark.parametrize("parallel", ["scan", pytest.param("vmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampler", [None, fl.uniform_clients(2)])
+@pytest.mark.slow
 def test_equal_clients_that_are_always_there_are_fedavg_bit_for_bit(fx, parallel, sampler):
     algorithm = clocked(fx, sampler=sampler)
     state, info = run(algorithm, fx.quad_data(), 3, parallel=parallel)
@@ -144,6 +145,7 @@ def test_availability_is_the_markov_chain_of_its_probabilities(fx):
     assert (info.clock.seconds[alone] == 0).all() and not info.applied[alone].any()
 
 
+@pytest.mark.slow
 def test_it_resumes_and_runs_on_devices_alike(fx):
     options = {"speed_spread": 1.0, "leave": 0.3, "back": 0.5, "jitter": 0.2, "uplink": 10.0}
     algorithm = clocked(fx, fc.deadline(6.0, partial=True), sampler=fl.uniform_clients(3), **options)
@@ -217,6 +219,7 @@ def test_late_messages_are_told_by_the_longest_and_timed_by_what_was_sent(fx):
     assert run(algorithm, fx.quad_data(), 1)[1].clock.late.all()
 
 
+@pytest.mark.slow
 def test_asynchronous_updates_take_the_times_of_the_clock(fx):
     algorithm = clocked(fx, step_seconds=SLOWER, downlink=4.0, latency=0.25)
     state = fl.topologies.init_asynchronous(algorithm, START, fx.quad_data(), concurrency=4)

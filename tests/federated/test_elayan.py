@@ -158,6 +158,7 @@ def test_until_then_the_head_trains_as_if_all_else_were_frozen():
         )
 
 
+@pytest.mark.slow
 def test_with_nothing_frozen_it_is_averaging_bit_for_bit():
     everything = Variables(True, {"block0": True, "block1": True})
     found = rounds(elayan(TASK, SGD, head=everything, block="", unfreeze=0, block_rate=1.0))
@@ -295,6 +296,7 @@ def test_guessed_labels_count_half():
     np.testing.assert_allclose(value, (weights * each).sum() / weights.sum(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_admitted_images_train_and_are_told():
     """Of images that look alike from all sides, with a model that is sure of everything."""
     flat = jnp.broadcast_to(HALF.examples["image"][:, :, :1, :1], HALF.examples["image"].shape)

@@ -42,6 +42,7 @@ def run(fx, algorithm, rounds=4, data=None, **options):
 
 
 @pytest.mark.parametrize("parallel", ["scan", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_everybody_without_preference_is_fedavg_bit_for_bit(fx, parallel):
     own = fedacs(fx.quad, optax.sgd(0.1), sizes=SIZES, rounds=8, cohort=4, start=1.0, preference=0.0)
     state, info = run(fx, own, parallel=parallel)

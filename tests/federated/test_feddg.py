@@ -140,11 +140,13 @@ def test_a_step_is_that_of_the_equations_in_first_order(x64):
     }
     own = episodic(TASK, maps, bank, part=part, inner_rate=rate, boundary=gamma)
     key = jax.random.key(5)
-    _, found = own.oracle(value_and_grad)(params, {}, batch, (jnp.int32(0), None), key)
+    step_of = jax.jit(lambda params: own.oracle(value_and_grad)(params, {}, batch, (jnp.int32(0), None), key))
+    _, found = step_of(params)
     inner = value_and_grad(params, {}, batch, None, None)[1]
     drawn = interpolated(batch["image"], bank, jnp.int32(0), jax.random.fold_in(key, 61), part)
     changed = {**batch, "image": drawn}
 
+    @jax.jit
     def objective(flat):
         p = {"w": flat[None, :2], "b": flat[2]}
         ahead = jax.tree.map(lambda x, g: x - rate * g, p, inner)
@@ -152,13 +154,14 @@ def test_a_step_is_that_of_the_equations_in_first_order(x64):
         rings = jnp.stack(boundary_rings(batch["segmentation"] == 1))
         contrast = boundary_contrast(seen, jnp.tile(rings, (1, 2, 1, 1)), jnp.tile(batch["valid"], 2))
         first, second = loss(p, {}, batch, None)[0], loss(ahead, {}, changed, None)[0]
-        return float(first + second + gamma * contrast)
+        return first + second + gamma * contrast
 
     flat, step = np.array([*params["w"][0], params["b"]], float), 1e-5
     expected = [(objective(flat + step * e) - objective(flat - step * e)) / 2 / step for e in np.eye(3)]
     np.testing.assert_allclose(np.array([*found["w"][0], found["b"]]), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_alone_it_is_averaging_with_gradients_counted_twice(fx, data):
     """No other client's spectra, no inner rate, no boundary: sgd at half the rate is FedAvg bit for bit."""
     bank = bank_of(np.zeros((3, 1, 1, 1, 1)), [0, 0, 0])
@@ -172,6 +175,7 @@ def test_alone_it_is_averaging_with_gradients_counted_twice(fx, data):
     np.testing.assert_array_equal(runs[0][1].bytes_up, runs[1][1].bytes_up)
 
 
+@pytest.mark.slow
 def test_frozen_leaves_are_filled_in_for_the_contrast(fx, data):
     """With "b" frozen, "w" moves as it does in one step of everything, and "b" stays."""
     bank = jax.device_get(exchanged(data).exchanged)
@@ -187,6 +191,7 @@ def test_frozen_leaves_are_filled_in_for_the_contrast(fx, data):
     assert ends[1]["b"] is None
 
 
+@pytest.mark.slow
 def test_no_image_is_in_what_is_sent(fx, data):
     """A marker image: its pixels are in no message, before the rounds or in them."""
     marked = data.examples["image"].at[0, 0].set(jnp.linspace(7, 8, 80).reshape(10, 8, 1))

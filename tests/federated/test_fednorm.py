@@ -43,6 +43,7 @@ def test_the_update_is_the_normalized_sum_of_gradients(fx):
     np.testing.assert_array_equal(info.bytes_up, 4 * (2 + 1 + 1))
 
 
+@pytest.mark.slow
 def test_without_pruning_it_is_fednova_and_with_equal_steps_fedavg(fx):
     state, _ = run(fx, fednorm(fx.quad, RATE, prune=False), 3)
     nova, _ = run(fx, fl.fednova(fx.quad, RATE), 3)

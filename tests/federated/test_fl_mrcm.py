@@ -258,6 +258,7 @@ def test_a_fresh_probe_tells_the_sites_apart_less_well():
 # What the recipe of the publication rests on.
 
 
+@pytest.mark.slow
 def test_measurements_and_scores_are_as_published():
     """Expected acceleration 4 with the center kept, an exact transform, perfect scores of equal images."""
     keys = jax.random.split(jax.random.key(0), 400)

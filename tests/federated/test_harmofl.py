@@ -123,6 +123,7 @@ def test_steps_are_those_of_the_perturbed_gradient(x64):
     assert evaluation == fl_evaluation(w)
 
 
+@pytest.mark.slow
 def test_without_both_parts_it_is_fedavg_bit_for_bit(fx):
     assert normalized_task(TASK, EXAMPLE, normalize=False) is TASK
     counts = fx.regression_data([5, 3, 4])
@@ -136,6 +137,7 @@ def test_without_both_parts_it_is_fedavg_bit_for_bit(fx):
     fx.assert_equal(*runs)
 
 
+@pytest.mark.slow
 def test_with_control_variates_and_without_perturbation_it_is_scaffold(fx):
     counts = fx.regression_data([5, 3, 4])
     plain, ours, perturbed = (

@@ -105,6 +105,7 @@ def test_the_order_of_examples_changes_nothing(frozen):
     np.testing.assert_allclose(state.exchange["means"], frozen[0].exchange["means"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_strength_clients_train_alone_bit_for_bit():
     algorithm = lai(TASK, optax.sgd(0.1), represent=represent, example=EXAMPLE, strength=0.0)
     alone = fl.local_only(TASK, optax.sgd(0.1), keep_optimizer=False)

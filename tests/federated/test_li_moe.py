@@ -74,6 +74,7 @@ def same(a, b):
     return all((np.asarray(x) == np.asarray(y)).all() for x, y in leaves)
 
 
+@pytest.mark.slow
 def test_with_nothing_of_it_it_is_averaging_bit_for_bit():
     clients = data((4, 3))
     plain = fl.fedavg(PLAIN, optax.sgd(0.1), weighting=fl.equal)

@@ -160,6 +160,7 @@ def test_two_rounds_of_wu_for_volumes_are_those_of_the_equations(exclude):
 
 
 @pytest.mark.parametrize("name", ["fedmoco", pytest.param("wu_dermatology", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_without_remote_features_all_are_federated_momentum_contrast_bit_for_bit(name):
     contrast = problem.contrast(problem.noisy_views)
     options = {"queue": 6, "momentum": 0.9, "temperature": 0.2, "views": problem.noisy_views}
@@ -195,6 +196,7 @@ def test_a_client_never_sees_its_own_features_from_the_server(name):
 
 
 @pytest.mark.parametrize("name", some("wu_volumetric"))
+@pytest.mark.slow
 def test_scanned_clients_and_clients_at_once_are_equal_and_resuming_is_exact(name):
     clients = problem.data()
     one, other = (rounds(name, parallel=p, **NOISY)(clients, 3)[-1][0] for p in ("scan", "vmap"))
@@ -217,6 +219,7 @@ def test_scanned_clients_and_clients_at_once_are_equal_and_resuming_is_exact(nam
         ("wu_volumetric", {}, 12 * (4 * 3 + 1), 3 * 12 * (4 * 3 + 1)),
     ],
 )
+@pytest.mark.slow
 def test_what_travels_is_what_is_stated(name, more, up, down):
     info = rounds(name, **more)(problem.data(), 1)[-1][1]
     model = 4 * problem.WIDTH * problem.FEATURES
@@ -400,6 +403,7 @@ def test_random_features_at_a_high_temperature_have_the_logarithm_of_their_numbe
     np.testing.assert_allclose(found, np.log(31), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_queries_without_negatives_have_no_loss_and_no_gradient():
     keys, queries = units(1, 2), jnp.asarray(units(2, 2))
     bank = empty_bank(4, 3)

@@ -77,6 +77,7 @@ def before():
     return prepared_with(data())
 
 
+@pytest.mark.slow
 def test_complexity_is_the_entropy_of_256_bins():
     images = np.asarray(data().examples["image"][0, :2])
     expected = []
@@ -108,6 +109,7 @@ def test_the_simplest_client_is_the_target_and_others_send_four_bytes(before):
     assert all(x is None for x in jax.tree.leaves(before.own.params, is_leaf=lambda x: x is None))
 
 
+@pytest.mark.slow
 def test_without_samples_and_with_identities_it_is_averaging_bit_for_bit():
     clients = data()
 

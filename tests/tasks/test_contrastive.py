@@ -54,6 +54,7 @@ class Secret:
         raise AssertionError(name)
 
 
+@pytest.mark.slow
 def test_labels_are_not_read_and_need_not_be_there(task, variables):
     task, contrast = task
     key = jax.random.key(1)
@@ -69,6 +70,7 @@ def test_labels_are_not_read_and_need_not_be_there(task, variables):
         jax.eval_shape(seen, variables.params, given["image"])
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(found):
     jax.tree.map(np.testing.assert_array_equal, found(batch(filled=7.0))[:2], found(batch())[:2])
     assert np.isfinite(found(batch())[0])

@@ -135,6 +135,7 @@ def test_what_is_no_network_is_named():
         classification_task(lambda x: x, {"image": np.zeros((1, N, N, 1)), "label": np.zeros(1, int)})
 
 
+@pytest.mark.slow
 def test_ignored_pixels_change_neither_loss_nor_gradient():
     rng = np.random.default_rng(0)
     _, reference = segmented()
@@ -188,6 +189,7 @@ def test_what_is_not_finite_is_told_from_nothing_to_score(bad):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.slow
 def test_blank_volumes_are_nothing_to_score(bad):
     rng = np.random.default_rng(0)
     target = rng.random((4, 9, 9)).astype(np.float32)

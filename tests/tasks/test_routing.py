@@ -32,6 +32,7 @@ def unet():
 
 
 @pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.slow
 def test_one_expert_alone_is_that_network(unet, number):
     task, models, experts = unet
     layers = []

@@ -28,6 +28,7 @@ def test_the_loss_is_the_partial_likelihood_one_patient_at_a_time(ties):
     np.testing.assert_allclose(cox_loss(risk, event, time, valid), expected / len(time), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing_and_gradients_are_finite():
     risk, event, time = patients(2)
     some = np.concatenate([risk, [50.0, -3.0]]), np.concatenate([event, [True, True]])

@@ -118,6 +118,7 @@ def test_the_model_starts_from_what_was_exchanged_and_hands_it_out(tmp_path):
     assert scores["a"]["x"] == pytest.approx(3 * (means[0] - np.mean(means)), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_one_that_was_not_interrupted(tmp_path):
     whole, log = trained(tmp_path / "whole", rounds=3)
     trained(tmp_path / "parts", rounds=1)
@@ -126,6 +127,7 @@ def test_a_run_that_goes_on_is_the_one_that_was_not_interrupted(tmp_path):
     assert [r["bytes_up"] for r in again] == [r["bytes_up"] for r in log]
 
 
+@pytest.mark.slow
 def test_options_of_task_and_exchange_are_flags(tmp_path):
     options = (("scale", "0"), ("again", "2"))
     result, _ = trained(tmp_path / "run", options=options)
@@ -136,6 +138,7 @@ def test_options_of_task_and_exchange_are_flags(tmp_path):
         check_method(FederationSettings(algorithm="centering", algorithm_options=(("scales", "1"),)), ())
 
 
+@pytest.mark.slow
 def test_a_model_of_the_network_alone_or_of_the_same_method_may_start_it(tmp_path):
     first, _ = trained(tmp_path / "first")
     again, _ = trained(tmp_path / "again", initialize_from=str(tmp_path / "first"))
