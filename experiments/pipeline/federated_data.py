@@ -24,6 +24,7 @@ from fedrecon.data import (
     ClientData,
     Cohort,
     load_measured_chest_xray,
+    load_measured_images,
     load_measured_retina,
     read_cohort,
     simulate_ct_cohort,
@@ -53,7 +54,7 @@ from fedrecon.training import (
     naming_the_line,
 )
 
-_SIZES = {"retina": 64, "xray": 56, "heads": 64, "sunnybrook": 64, "clinical_ct": 64}
+_SIZES = {"retina": 64, "xray": 56, "pneumonia": 28, "heads": 64, "sunnybrook": 64, "clinical_ct": 64}
 _TEST = 0.25
 
 
@@ -257,6 +258,8 @@ def _cohort(settings: TrainSettings) -> Cohort:
         return load_measured_retina(settings.data_dir, size=size, seed=settings.seed)
     if settings.cohort == "xray":
         return load_measured_chest_xray(settings.data_dir, size=size, seed=settings.seed)
+    if settings.cohort == "pneumonia":
+        return load_measured_images(settings.data_dir, "pneumonia", size=size, seed=settings.seed)
     if settings.cohort == "clinical_ct":
         # As many views as simulated CT of this size has.
         views = max(8, size // 2)

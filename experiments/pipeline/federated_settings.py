@@ -23,6 +23,7 @@ SIMULATED = ("simulated", "simulated_mri", "simulated_ct")
 PUBLIC = {
     "retina": ("segmentation",),
     "xray": ("classification",),
+    "pneumonia": ("classification",),
     "heads": ("reconstruction",),
     "sunnybrook": ("reconstruction", "segmentation"),
     "clinical_ct": TASKS,
@@ -89,7 +90,8 @@ class TrainSettings:
         "Data: simulated (patterns to classify, else MRI), simulated_mri and simulated_ct (patients of any "
         "task), or from --data_dir: own files in folders of hospitals, or what data_scripts.simulate_cohort "
         "wrote (folder), which is the default with that flag, or public files: photographs of the retina "
-        "(segmentation), chest radiographs (xray, classification), heads of six scanners "
+        "(segmentation), chest radiographs (xray, classification), small ones of children of one hospital, to "
+        "be divided (pneumonia, classification), heads of six scanners "
         "(reconstruction), hearts of one hospital (sunnybrook: reconstruction and segmentation), CT of two "
         "patients in simulated scanners with spheres as lesions (clinical_ct, any task)",
         choices=COHORTS,

@@ -128,6 +128,22 @@ def test_a_cohort_of_images_is_read_as_its_manifest_says(tmp_path):
         load_measured_images(tmp_path, "nobody")
 
 
+def test_images_of_one_site_without_patients_are_patients_of_their_own(tmp_path):
+    pixels = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["pixels"], file["finding"] = pixels, np.tile(np.arange(3), 4).astype(np.int8)
+    keys = {"image": "pixels", "label": "finding"}
+    source = {"name": "here", "reader": "hdf5", "files": ["x.h5"], "keys": keys}
+    write(tmp_path, "xray", {k: v for k, v in XRAY.items() if "patients" not in k} | {"sites": [source]})
+    cohort = load_measured_images(tmp_path, "xray")
+    parts = (cohort.train, cohort.validation, cohort.test)
+    assert cohort.train.names == ("here",) and sum(int(p.counts[0]) for p in parts) == 12
+    assert all(p.counts[0] for p in parts)
+    assert len(set().union(*(names[0] for names in cohort.patients.values()))) == 12
+    seen = [np.round(100 * p.examples["image"][0, p.valid[0], 0, 0, 0]).astype(int) for p in parts]
+    assert sorted(np.concatenate(seen)) == list(range(12)), "every image is in one part"
+
+
 def changed(value, path, new):
     value = copy.deepcopy(value)
     *parents, last = path

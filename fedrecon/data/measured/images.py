@@ -1,4 +1,4 @@
-"""Measured multi-site images: vessels of the retina (segmentation) and chest radiographs (classification)."""
+"""Measured images: vessels of the retina (segmentation) and chest radiographs (classification)."""
 
 import collections
 import dataclasses
@@ -66,14 +66,14 @@ def load_measured_images(
     with open_hdf5(path) as file:
         image = read_array(file, manifest.image, kinds="iu", dtype=np.uint8, ndim=len(shape), shape=shape)
         target = _read_target(file, path, manifest, image.shape[:3])
-        sites = read_array(file, manifest.site, kinds="S", ndim=1, shape=image.shape[:1])
-        patients = read_array(file, manifest.patient, kinds="S", ndim=1, shape=image.shape[:1])
+        names = _names(file, path, manifest.site, len(image)) or [manifest.name or ""] * len(image)
+        patients = _names(file, path, manifest.patient, len(image))
     pixels = _shrink(image.astype(np.float32) / manifest.largest, size, path, manifest.image)
     if manifest.target == "segmentation":
         area = _shrink(target.astype(np.float32), size, path, manifest.target_key)
         target = (area > manifest.area).astype(np.float32)
     examples = {"image": pixels if channels else pixels[..., None], manifest.target: target}
-    names, patients = _text(path, manifest.site, sites), _text(path, manifest.patient, patients)
+    patients = patients or [f"image {number}" for number in range(len(image))]
     if manifest.patients_numbered_by_site:
         patients = [f"{site}/{patient}" for site, patient in zip(names, patients, strict=True)]
     numbers = collections.Counter(site for site, _ in set(zip(names, patients, strict=True)))
@@ -146,8 +146,10 @@ def _cohort(
     ids: dict[str, list[tuple[str, ...]]] = {part: [] for part in PARTS}
     for part, members in zip(PARTS, parts, strict=True):
         for client in order:
-            here = [i for i in members if client_of[i] == client]
-            groups = {p: [i for i in here if patients[i] == p] for p in sorted({patients[i] for i in here})}
+            groups: dict[str, list[int]] = {}
+            for i in (i for i in members if client_of[i] == client):
+                groups.setdefault(patients[i], []).append(i)
+            groups = dict(sorted(groups.items()))
             volumes[part].append(
                 [{k: v[g] for k, v in examples.items()} for g in groups.values()]
                 or [{k: v[:0] for k, v in examples.items()}]
@@ -183,7 +185,10 @@ def _shrink(images: np.ndarray, size: int | None, path: Path, key: str) -> np.nd
     return images.reshape(len(images), size, block, size, block, *images.shape[3:]).mean((2, 4))
 
 
-def _text(path: Path, key: str, values: np.ndarray) -> list[str]:
+def _names(file: h5py.File, path: Path, key: str | None, count: int) -> list[str] | None:
+    if key is None:
+        return None
+    values = read_array(file, key, kinds="S", ndim=1, shape=(count,))
     try:
         return [value.decode() for value in values]
     except UnicodeDecodeError as error:

@@ -9,8 +9,9 @@ allows, these loaders take
   complex data sets (echoes, ny, nx) are named by ``keys.image`` up to a final ``*`` and seen by simulated
   coils (``coils``, ``field_of_view``); no two files of a cohort have the same name, and ``held_out`` is
   ``"patients"`` (files, or data sets) or ``"masks"``.
-- images: one entry of the reader ``"hdf5"`` with one file and the keys ``image``, ``site``, ``patient`` and
-  either ``mask`` or ``label``; ``channels``, and an ``intensity`` window from 0; labels are numbers from 0.
+- images: one entry of the reader ``"hdf5"`` with one file and the keys ``image``, either ``mask`` or ``label``,
+  ``site`` (or the ``name`` of the entry, which then is the only site) and ``patient`` (without it every image
+  is a patient of its own); ``channels``, and an ``intensity`` window from 0; labels are numbers from 0.
 """
 
 import dataclasses
@@ -54,7 +55,8 @@ class ImageManifest:
       target_key: of its values.
       area: of segmentations, the part of a pixel above which it belongs to the structure.
       classes: of labels; 2 for segmentations.
-      site, patient: keys.
+      site, patient: keys; None where there is one site, and where images are not told apart by patient.
+      name: of the only site; None where they are in the file.
       patients_numbered_by_site: whether the same name at two sites means two patients.
       notes: what a report must say.
     """
@@ -67,8 +69,9 @@ class ImageManifest:
     target_key: str
     area: float
     classes: int
-    site: str
-    patient: str
+    site: str | None
+    patient: str | None
+    name: str | None
     patients_numbered_by_site: bool
     notes: str
 
@@ -133,8 +136,8 @@ def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest
         raise DataError(path, "sites", "one entry of the reader hdf5", f"{len(manifest.sources)} entries")
     (source,) = manifest.sources
     targets = {"mask", "label"} & set(source.keys)
-    if len(targets) != 1 or not {"site", "patient"} <= set(source.keys):
-        expected = "the keys image, site, patient and one of mask and label"
+    if len(targets) != 1 or ("site" in source.keys) == (source.name is not None):
+        expected = "the keys image, one of mask and label, and site in place of a name"
         raise DataError(path, "sites[0].keys", expected, ", ".join(source.keys))
     if len(source.files) != 1:
         raise DataError(path, "sites[0].files", "one file", len(source.files))
@@ -150,8 +153,9 @@ def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest
         target_key=source.keys[kind],
         area=manifest.mask_area,
         classes=_classes(path, manifest) if kind == "label" else 2,
-        site=source.keys["site"],
-        patient=source.keys["patient"],
+        site=source.keys.get("site"),
+        patient=source.keys.get("patient"),
+        name=source.name,
         patients_numbered_by_site=manifest.patients_numbered_by_site,
         notes=manifest.notes,
     )
