@@ -39,6 +39,8 @@ prr_fl
 elayan
 fedbiomed
 lc_fed
+
+fedvss
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.

@@ -64,6 +64,7 @@ def example_arguments() -> tuple[Variables, "_Examples"]:
     """Shapes of the model and of the clients' data."""
     batch = {
         "x": jax.ShapeDtypeStruct((_CLIENTS, 2, 1), jnp.float32),
+        "image": jax.ShapeDtypeStruct((_CLIENTS, 2, 8, 8, 1), jnp.float32),
         **{name: jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.int32) for name in ("label", "slice", "slices")},
     }
     valid = jax.ShapeDtypeStruct((_CLIENTS, 2), jnp.bool_)

@@ -94,6 +94,7 @@ REFUSED = {
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "vafl": "algorithm=vafl: expected --task=classification alone",
     "li_moe": "algorithm=li_moe: expected --task=classification alone",
+    "fedvss": "algorithm=fedvss: expected --task=classification alone",
     "fl_mrcm": "algorithm=fl_mrcm: expected --task=reconstruction alone",
     "ji": "clock: expected a policy, such as wait, with --algorithm=ji",
     "cheng": "secure_aggregation: expected none with --algorithm=cheng",
