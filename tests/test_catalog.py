@@ -41,6 +41,7 @@ fedbiomed
 lc_fed
 
 fedvss
+nalawade
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.

@@ -1,10 +1,12 @@
 """Rows of the review's applications, which apply federated averaging to a clinical task (its Table 1)."""
 
-from fedrecon.catalog.commands import on_radiographs
+from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.fedvss import fedvss
+from fedrecon.federated.methods.nalawade import nalawade
 
 _FEDVSS = "tests/federated/test_fedvss.py::test_"
+_NALAWADE = "tests/federated/test_nalawade.py::test_"
 
 SURVEY_APPLICATIONS = (
     Entry(
@@ -23,5 +25,23 @@ SURVEY_APPLICATIONS = (
         ),
         command=on_radiographs("fedvss", "--optimizer=adam --learning_rate=0.003"),
         needs=("classification",),
+    ),
+    Entry(
+        "nalawade",
+        nalawade,
+        "Nalawade et al. 2022, FeTS challenge task 1, as reviewed by Liu, Dai and Chen 2025",
+        "weights by the validation scores of locally trained models",
+        survey_row="Nalawade",
+        tests=(
+            _NALAWADE + "the_mean_is_that_of_the_equations",
+            _NALAWADE + "equal_scores_weigh_the_same_and_none_weighs_nothing",
+            _NALAWADE + "who_scores_nothing_leaves_no_trace",
+            _NALAWADE + "scores_are_of_the_trained_model_on_the_validation_split",
+            _NALAWADE + "by_sizes_alone_it_is_fedavg_bit_for_bit",
+            _NALAWADE + "a_client_with_false_targets_weighs_least_and_the_mean_is_nearer_to_the_truth",
+        ),
+        command=on_retina("nalawade", "--optimizer=adam --learning_rate=0.003"),
+        needs=("score", "validation", "segmentation", "classification"),
+        fixes=("weighting",),
     ),
 )

@@ -55,6 +55,11 @@ class Batches(NamedTuple):
         }
         return {**rows, "valid": valid}
 
+    @property
+    def judged(self) -> Batch:
+        """What the client judges models by: its validation split, or without one its training examples."""
+        return self.validation or {**self.examples, "valid": self.present}
+
 
 class Work(NamedTuple):
     """How much a client works in one round.

@@ -39,6 +39,7 @@ from tests.mutants import (
     survey_peers,
     survey_personal,
     survey_routing,
+    survey_tumors,
     tradeoffs,
     training,
 )
@@ -72,6 +73,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *survey_heads.MUTANTS,
     *survey_personal.MUTANTS,
     *survey_routing.MUTANTS,
+    *survey_tumors.MUTANTS,
     *survey_adversarial.MUTANTS,
     *survey_applications.MUTANTS,
     *survey_contrast.MUTANTS,

@@ -91,7 +91,7 @@ def deputies(
         each, size = batches.index.shape
         if each < 2 * -(-batches.present.shape[0] // size):
             return Teaching(memory.stage, steps, memory.before, model, state)
-        seen = batches.validation or {**batches.examples, "valid": batches.present}
+        seen = batches.judged
         deputy = context.complete(Variables(params, evaluation.stats))
 
         def again(stage):

@@ -40,7 +40,7 @@ def minus_model(score: Callable[[PyTree, PyTree, Batch], jax.Array]) -> Method:
 
     def finish(result, state, context):
         batches, round = context.batches, context.broadcast
-        batch = batches.validation or {**batches.examples, "valid": batches.present}
+        batch = batches.judged
         # A model of a round that was missed holds nothing of this client.
         c = jnp.where(state["round"] + 1 == round, batches.answer, 0)
         found = score(*context.complete(without(context.received, state["model"], c)), batch)

@@ -85,9 +85,7 @@ def own_score(score: Callable[[PyTree, PyTree, Batch], jax.Array]) -> Method:
     """Clients send the score of the model that they trained, on their validation split."""
 
     def finish(result, memory, context):
-        batches = context.batches
-        batch = batches.validation or {**batches.examples, "valid": batches.present}
-        found = score(*context.complete(result.variables), batch)
+        found = score(*context.complete(result.variables), context.batches.judged)
         return result, Message(scalars={"score": found}), memory
 
     return Method(finish=finish, discloses="scores of its validation examples")
