@@ -42,6 +42,7 @@ lc_fed
 
 fedvss
 nalawade
+yang
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.

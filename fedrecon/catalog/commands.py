@@ -16,6 +16,11 @@ def on_hearts(name: str, options: str = "") -> str:
     return _trained(name, "--task=segmentation --cohort=sunnybrook", options)
 
 
+def on_clinical_ct(name: str, options: str = "") -> str:
+    """The command that trains on CT of two patients with inserted spheres."""
+    return _trained(name, "--task=segmentation --cohort=clinical_ct", options)
+
+
 def _trained(name: str, data: str, options: str) -> str:
     rest = f"{data} --data_dir=$FEDRECON_DATA --algorithm={name} {options}".rstrip()
     return f"experiments.train_federated --workdir=runs/{name} {rest}"

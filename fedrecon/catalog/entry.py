@@ -78,8 +78,9 @@ class Entry:
       topology: the ``--topology`` that the method is defined by; "" for one with any.
       task: ``task(task, example, **options) -> task`` that the method trains instead: the same network with
         leaves and predictions of its own. Its variables are those of the task, by the same names, with
-        further names beside them at the top; ``example`` has shapes and dtypes of a batch of one example. It
-        takes the options of the recipe that it has parameters for.
+        further names beside them at the top, or, of another network, have none of these names; ``example``
+        has shapes and dtypes of a batch of one example. It takes the options of the recipe that it has
+        parameters for.
       before: ``before(task, variables, clients, key, mesh, **options) -> Beforehand``, an exchange of the
         clients with examples that precedes the rounds: ``task`` and ``variables`` are what is trained,
         ``clients`` the training data; options as those of ``task``. Nothing of it is in a secure sum.

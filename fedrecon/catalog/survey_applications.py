@@ -1,12 +1,15 @@
 """Rows of the review's applications, which apply federated averaging to a clinical task (its Table 1)."""
 
-from fedrecon.catalog.commands import on_radiographs, on_retina
+from fedrecon.catalog.commands import on_clinical_ct, on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.fedvss import fedvss
 from fedrecon.federated.methods.nalawade import nalawade
+from fedrecon.federated.methods.yang import yang
+from fedrecon.tasks import massive_training_task
 
 _FEDVSS = "tests/federated/test_fedvss.py::test_"
 _NALAWADE = "tests/federated/test_nalawade.py::test_"
+_YANG = "tests/tasks/test_massive_training.py::test_"
 
 SURVEY_APPLICATIONS = (
     Entry(
@@ -43,5 +46,22 @@ SURVEY_APPLICATIONS = (
         command=on_retina("nalawade", "--optimizer=adam --learning_rate=0.003"),
         needs=("score", "validation", "segmentation", "classification"),
         fixes=("weighting",),
+    ),
+    Entry(
+        "yang",
+        yang,
+        "Yang et al. 2022, Federated Tumor Segmentation with Patch-Wise Deep Learning Model, MLMI",
+        "a small network of patches, which finds the likelihood of their centers, in place of a U-Net",
+        survey_row="Yang",
+        tests=(
+            _YANG + "centers_of_patches_are_the_image",
+            _YANG + "a_linear_network_recovers_a_convolution",
+            _YANG + "training_ends_at_the_least_squares_of_its_patches",
+            _YANG + "the_network_at_every_pixel_is_that_of_each_patch",
+            _YANG + "uploads_are_less_than_a_hundredth_of_a_unets",
+        ),
+        command=on_clinical_ct("yang", "--optimizer=adam --learning_rate=0.003 --epochs=4"),
+        needs=("segmentation",),
+        task=massive_training_task,
     ),
 )

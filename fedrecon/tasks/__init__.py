@@ -12,6 +12,7 @@ from fedrecon.tasks.interface import interface_scale
 from fedrecon.tasks.joint import GROUPS, MODES, joint_task
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.masked import masked_autoencoding_task
+from fedrecon.tasks.massive_training import massive_training_task
 from fedrecon.tasks.mixtures import mixture_of_experts
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.network import map_chunks
@@ -75,6 +76,7 @@ __all__ = [
     "macro_f1",
     "map_chunks",
     "masked_autoencoding_task",
+    "massive_training_task",
     "means",
     "measure_of",
     "metric_names",

@@ -60,6 +60,8 @@ def own_start(
 ) -> tuple[Task, Variables, tuple[str, ...]]:
     """`own_task`, a start of it from one of the task, and the names at the top that it has beside these.
 
+    A task with none of these names has another network, and a start of its own.
+
     Args:
       settings, task, example: as in `own_task`.
       variables: of the task.
@@ -69,6 +71,9 @@ def own_start(
     if made is task:
         return task, variables, ()
     drawn = made.init(jax.random.fold_in(key, 7))
+    if not set(drawn.params) & set(variables.params):
+        # Another network, which starts from nothing of the task's.
+        return made, drawn, ()
     start = Variables(*({**own, **plain} for own, plain in zip(drawn, variables, strict=True)))
     beside = {name for own, plain in zip(drawn, variables, strict=True) for name in own if name not in plain}
     return made, start, tuple(sorted(beside))

@@ -160,6 +160,20 @@ def test_the_network_starts_as_given_and_the_rest_as_drawn():
     assert start.params["w"] == 7 and start.stats["center"] == 0 and beside == ("center",)
 
 
+def test_another_network_starts_from_itself_alone():
+    """Nothing of the network that it takes the place of is in its model, or in a message."""
+    other = TASK._replace(init=lambda key: Variables({"v": jnp.float32(3)}, {}))
+
+    def replaced(task, example):
+        return other
+
+    row = Entry("replacing", fl.fedavg, "Nobody 2026, nowhere", "another network", task=replaced)
+    with catalog.registered(row):
+        settings = FederationSettings(algorithm="replacing")
+        found = own_start(settings, TASK, TASK.init(None), {"x": jnp.zeros((1, 1))}, jax.random.key(0))
+    assert found == (other, Variables({"v": jnp.float32(3)}, {}), ())
+
+
 def test_who_reads_a_released_model_gets_its_task(tmp_path):
     settings = FederationSettings(algorithm="centering")
     task = released_task(settings, TASK, {"x": jax.ShapeDtypeStruct((1, 1), jnp.float32)})
