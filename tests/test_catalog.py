@@ -40,6 +40,9 @@ elayan
 fedbiomed
 lc_fed
 
+wei
+priya
+
 fedvss
 nalawade
 yang

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.pipeline.drawn_images import simulate_image_classes
 from experiments.pipeline.federated_settings import (
+    CLASSES,
     LABELS,
     MEASURED,
     PUBLIC,
@@ -54,7 +56,14 @@ from fedrecon.training import (
     naming_the_line,
 )
 
-_SIZES = {"retina": 64, "xray": 56, "pneumonia": 28, "heads": 64, "sunnybrook": 64, "clinical_ct": 64}
+_SIZES = {"retina": 64, "heads": 64, "sunnybrook": 64, "clinical_ct": 64}
+_SIZES |= {"xray": 56, "xray_pathogens": 56, "xray_findings": 56, "pneumonia": 28}
+# Cohorts of images that are not at several sites, or of several classes, by their manifests.
+_MANIFESTS = {
+    "pneumonia": "pneumonia",
+    "xray_pathogens": "chest_pathogens",
+    "xray_findings": "chest_findings",
+}
 _TEST = 0.25
 
 
@@ -178,7 +187,9 @@ def number_of_classes(settings: TrainSettings) -> int:
         return 1 + len((settings.data_structures or "structure").split(LABELS))
     if draws_patterns(settings):
         return settings.classes
-    return len(settings.data_labels.split(LABELS)) if settings.data_labels else 2
+    return (
+        len(settings.data_labels.split(LABELS)) if settings.data_labels else CLASSES.get(settings.cohort, 2)
+    )
 
 
 def representation(task: Task) -> Callable:
@@ -204,40 +215,6 @@ def pad_examples(data: FederatedData, **counts: int) -> FederatedData:
     return data._replace(**{part: pad(getattr(data, part), count) for part, count in counts.items()})
 
 
-def simulate_image_classes(
-    examples: int, classes: int = 10, size: int = 16, *, noise: float = 0.5, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Smooth patterns, two for each class, shifted, scaled, mixed with a pattern of nobody's, and noisy.
-
-    Args:
-      examples: number of images; labels are as equally frequent as can be, in random order.
-      classes: number of classes.
-      size: edge of the images.
-      noise: standard deviation of white noise; that of the patterns is 1.
-      seed: of the patterns and of the examples.
-
-    Returns:
-      {"image": (examples, size, size, 1) float32, "label": (examples,) int32}.
-    """
-    rng = np.random.default_rng([seed, 21])
-
-    def smooth(count: int) -> np.ndarray:
-        spectrum = np.zeros((count, size, size), complex)
-        spectrum[:, :4, :4] = rng.normal(size=(count, 4, 4)) + 1j * rng.normal(size=(count, 4, 4))
-        spectrum[:, 0, 0] = 0
-        fields = np.fft.ifft2(spectrum).real
-        return fields / fields.std((1, 2), keepdims=True)
-
-    patterns = smooth(2 * classes).reshape(classes, 2, size, size)
-    label = rng.permutation(np.arange(examples) % classes)
-    image = patterns[label, rng.integers(2, size=examples)]
-    moves = rng.integers(-(size // 8), size // 8 + 1, size=(examples, 2))
-    image = np.stack([np.roll(x, move, (0, 1)) for x, move in zip(image, moves, strict=True)])
-    image = rng.uniform(0.6, 1.4, (examples, 1, 1)) * image + 0.7 * smooth(examples)
-    image = image + noise * rng.normal(size=image.shape)
-    return {"image": image[..., None].astype(np.float32), "label": label.astype(np.int32)}
-
-
 def _simulated_images(settings: TrainSettings) -> _Pool:
     clients = settings.clients or 10
     count = clients * settings.examples_per_client
@@ -258,8 +235,11 @@ def _cohort(settings: TrainSettings) -> Cohort:
         return load_measured_retina(settings.data_dir, size=size, seed=settings.seed)
     if settings.cohort == "xray":
         return load_measured_chest_xray(settings.data_dir, size=size, seed=settings.seed)
-    if settings.cohort == "pneumonia":
-        return load_measured_images(settings.data_dir, "pneumonia", size=size, seed=settings.seed)
+    if settings.cohort in _MANIFESTS:
+        name, least = _MANIFESTS[settings.cohort], 1 if settings.cohort == "pneumonia" else 10
+        return load_measured_images(
+            settings.data_dir, name, size=size, minimum_patients=least, seed=settings.seed
+        )
     if settings.cohort == "clinical_ct":
         # As many views as simulated CT of this size has.
         views = max(8, size // 2)
@@ -329,7 +309,7 @@ def _pool(cohort: Cohort) -> _Pool:
     numbers = np.unique(np.asarray(patients), return_inverse=True)[1]
     examples["volume"] = numbers.reshape(-1).astype(np.int32)
     labels = np.asarray(sites)
-    if "label" in examples and "segmentation" not in examples:
+    if "label" in examples and examples["label"].ndim == 1 and "segmentation" not in examples:
         labels = examples["label"]
     return _Pool(examples, np.asarray(patients), np.asarray(sites), labels, cohort.notes)
 

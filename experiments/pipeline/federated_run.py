@@ -53,6 +53,8 @@ METRICS = {
     "segmentation": ("dice", "hd95", "loss"),
     "reconstruction": ("psnr", "ssim", "loss"),
 }
+# Figures that tasks of some methods have besides, by how their names begin.
+_FURTHER = ("kappa", "auc_class")
 # A table of more clients is left to results.json.
 _MOST_ROWS = 100
 _BASELINES = "baselines.json"
@@ -213,9 +215,10 @@ def _print_structures(settings: TrainSettings, scores: Scores) -> None:
 
 def metrics_of(task: str, results: Results) -> tuple[str, ...]:
     """The figures of a task; of one's own all of its metrics, the loss last."""
-    if task in METRICS:
-        return METRICS[task]
     names = {name for scores in results.own.values() for name in scores}
+    if task in METRICS:
+        *first, loss = METRICS[task]
+        return (*first, *sorted(name for name in names if name.startswith(_FURTHER)), loss)
     return tuple(sorted(names, key=lambda name: (name == "loss", name)))
 
 

@@ -23,6 +23,9 @@ SIMULATED = ("simulated", "simulated_mri", "simulated_ct")
 PUBLIC = {
     "retina": ("segmentation",),
     "xray": ("classification",),
+    "xray_pathogens": ("classification",),
+    # Several labels of an image.
+    "xray_findings": ("fedrecon.tasks.findings:several_findings_task",),
     "pneumonia": ("classification",),
     "heads": ("reconstruction",),
     "sunnybrook": ("reconstruction", "segmentation"),
@@ -30,6 +33,8 @@ PUBLIC = {
 }
 # Those whose references are the images of segmentation and classification.
 MEASURED = (*SIMULATED, "clinical_ct")
+# Numbers of classes of these where there are more than two.
+CLASSES = {"xray_pathogens": 3}
 COHORTS = (*SIMULATED, "folder", *PUBLIC)
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
 NORMS = ("instance", "group", "batch")
@@ -90,8 +95,9 @@ class TrainSettings:
         "Data: simulated (patterns to classify, else MRI), simulated_mri and simulated_ct (patients of any "
         "task), or from --data_dir: own files in folders of hospitals, or what data_scripts.simulate_cohort "
         "wrote (folder), which is the default with that flag, or public files: photographs of the retina "
-        "(segmentation), chest radiographs (xray, classification), small ones of children of one hospital, to "
-        "be divided (pneumonia, classification), heads of six scanners "
+        "(segmentation), chest radiographs (classification: xray, of COVID-19; xray_pathogens, of virus, "
+        "bacterium or neither; xray_findings, of several findings, with a task for them), small ones of "
+        "children of one hospital, to be divided (pneumonia, classification), heads of six scanners "
         "(reconstruction), hearts of one hospital (sunnybrook: reconstruction and segmentation), CT of two "
         "patients in simulated scanners with spheres as lesions (clinical_ct, any task)",
         choices=COHORTS,

@@ -3,24 +3,25 @@
 
 def on_radiographs(name: str, options: str = "") -> str:
     """The command that trains on the measured chest radiographs."""
-    return _trained(name, "--task=classification --cohort=xray", options)
+    return trained(name, "--task=classification --cohort=xray", options)
 
 
 def on_retina(name: str, options: str = "") -> str:
     """The command that trains on the photographs of the retina of three hospitals."""
-    return _trained(name, "--task=segmentation --cohort=retina", options)
+    return trained(name, "--task=segmentation --cohort=retina", options)
 
 
 def on_hearts(name: str, options: str = "") -> str:
     """The command that trains on hearts at simulated scanners."""
-    return _trained(name, "--task=segmentation --cohort=sunnybrook", options)
+    return trained(name, "--task=segmentation --cohort=sunnybrook", options)
 
 
 def on_clinical_ct(name: str, options: str = "") -> str:
     """The command that trains on CT of two patients with inserted spheres."""
-    return _trained(name, "--task=segmentation --cohort=clinical_ct", options)
+    return trained(name, "--task=segmentation --cohort=clinical_ct", options)
 
 
-def _trained(name: str, data: str, options: str) -> str:
+def trained(name: str, data: str, options: str = "") -> str:
+    """The command that trains on data of these flags in the folder of measured data."""
     rest = f"{data} --data_dir=$FEDRECON_DATA --algorithm={name} {options}".rstrip()
     return f"experiments.train_federated --workdir=runs/{name} {rest}"

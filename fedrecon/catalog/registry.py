@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from fedrecon.catalog.entry import Entry
 from fedrecon.catalog.survey_algorithms import SURVEY_ALGORITHMS
 from fedrecon.catalog.survey_applications import SURVEY_APPLICATIONS
+from fedrecon.catalog.survey_diagnoses import SURVEY_DIAGNOSES
 from fedrecon.catalog.survey_frameworks import SURVEY_FRAMEWORKS
 from fedrecon.catalog.table import TABLE
 from fedrecon.errors import ArgumentError
 
 # Other spellings of names.
 ALIASES = {"centralised": "centralized"}
-_TABLES = (TABLE, SURVEY_ALGORITHMS, SURVEY_FRAMEWORKS, SURVEY_APPLICATIONS)
+_TABLES = (TABLE, SURVEY_ALGORITHMS, SURVEY_FRAMEWORKS, SURVEY_DIAGNOSES, SURVEY_APPLICATIONS)
 _entries = {entry.name: entry for table in _TABLES for entry in table}
 # Of blocks of `registered`, each in its own thread or coroutine.
 _for_a_block: contextvars.ContextVar[tuple[Entry, ...]] = contextvars.ContextVar("_for_a_block", default=())

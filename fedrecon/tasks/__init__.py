@@ -7,8 +7,8 @@ from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.features import bottleneck, layer_features
 from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.fingerprints import Configured, configured
+from fedrecon.tasks.further_metrics import class_area_task
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
-from fedrecon.tasks.interface import interface_scale
 from fedrecon.tasks.joint import GROUPS, MODES, joint_task
 from fedrecon.tasks.labels import check_labels
 from fedrecon.tasks.masked import masked_autoencoding_task
@@ -39,7 +39,7 @@ from fedrecon.tasks.segmentation_losses import (
 from fedrecon.tasks.site_heads import site_task
 from fedrecon.tasks.surgery import without_batch_normalization
 from fedrecon.tasks.survival import concordance, cox_loss, cox_task
-from fedrecon.tasks.unit_scores import macro_f1, unit_score
+from fedrecon.tasks.unit_scores import unit_score
 from fedrecon.tasks.variational import variational_autoencoding_task
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "bottleneck",
     "boundary_distances",
     "check_labels",
+    "class_area_task",
     "classification_metrics",
     "classification_reading",
     "classification_task",
@@ -69,11 +70,9 @@ __all__ = [
     "findings_task",
     "fingerprint",
     "hausdorff95",
-    "interface_scale",
     "joint_task",
     "layer_features",
     "lower_is_better",
-    "macro_f1",
     "map_chunks",
     "masked_autoencoding_task",
     "massive_training_task",

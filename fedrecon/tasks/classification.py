@@ -26,6 +26,8 @@ def classification_task(
 ) -> Task:
     """Trains a network to classify images, by cross-entropy ``-w_y (1 - p_y)^focus log p_y``.
 
+    Where a batch has a "weight" (examples,), losses are multiplied by it, too.
+
     Args:
       model: called as ``model(image, train=, valid=)``, such as ``Classifier``, or without those of the two
         that it does not take; returns logits (examples, classes) with at least two classes.
@@ -55,7 +57,7 @@ def classification_task(
             raise ArgumentError("model", "logits (examples, classes >= 2)", logits.shape)
         wrong, scored = examined(batch, "label", logits.shape[1], ignore)
         reference = jax.nn.one_hot(batch["label"], logits.shape[1], dtype=logits.dtype)
-        each = focal(jax.nn.log_softmax(logits), reference, class_weights, focus)
+        each = focal(jax.nn.log_softmax(logits), reference, class_weights, focus) * batch.get("weight", 1)
         return spoil(each, logits, wrong), scored
 
     def loss(

@@ -8,10 +8,24 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.errors import ArgumentError
+from fedrecon.models import Classifier
 from fedrecon.tasks.diagnosis import auc_pairs, true_positives_at
 from fedrecon.tasks.labels import examined, spoil
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, random_flips, total
 from fedrecon.types import Batch, Metrics, PyTree, Task
+
+
+def several_findings_task(example: Mapping, *, channels: int = 8, pools: int = 2) -> Task:
+    """`findings_task` of a `Classifier`, as a task of a program: ``--task=fedrecon.tasks.findings:NAME``.
+
+    Args:
+      example: as in `findings_task`.
+      channels, pools: of the network.
+    """
+    check_batch(example, ("image", "label"))
+    if len(shape := example["label"].shape) != 2:
+        raise ArgumentError("label", "arrays (examples, findings)", shape)
+    return findings_task(Classifier(classes=shape[1], channels=channels, pools=pools), example)
 
 
 def findings_task(
@@ -27,7 +41,8 @@ def findings_task(
     """Trains a network to see findings that may come together: classification with several labels.
 
     The loss of an example is the mean over its labeled findings of ``-w y log p - (1 - y) log(1 - p)``, p
-    being the sigmoid of a finding's logit; an example without a labeled finding counts as not valid.
+    being the sigmoid of a finding's logit; an example without a labeled finding counts as not valid. Where a
+    batch has a "weight" (examples, findings), the terms are multiplied by it.
 
     Args:
       model: called as ``model(image, train=, valid=)``, such as ``ResNet``, or without those of the two that
@@ -65,7 +80,7 @@ def findings_task(
         wrong, scored = examined(batch, "label", 2, ignore)
         present = batch["label"] == 1
         each = jnp.where(present, -weights * jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits))
-        each = jnp.where(scored, each, 0).sum(-1) / jnp.maximum(scored.sum(-1), 1)
+        each = jnp.where(scored, each * batch.get("weight", 1), 0).sum(-1) / jnp.maximum(scored.sum(-1), 1)
         return spoil(each, logits, wrong), scored.any(-1) | wrong
 
     def loss(

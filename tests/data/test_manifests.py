@@ -144,6 +144,38 @@ def test_images_of_one_site_without_patients_are_patients_of_their_own(tmp_path)
     assert sorted(np.concatenate(seen)) == list(range(12)), "every image is in one part"
 
 
+def test_texts_of_a_file_are_classes_or_findings(tmp_path):
+    texts = ["a", "a, b", "b", "none"] * 3
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["pixels"] = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+        file["finding"] = np.asarray([text.encode() for text in texts])
+    keys = {"image": "pixels", "label": "finding"}
+    source = {"name": "here", "reader": "hdf5", "files": ["x.h5"], "keys": keys}
+    plain = {k: v for k, v in XRAY.items() if k not in ("patients_numbered_by_site", "labels")}
+
+    def read(**names):
+        write(tmp_path, "xray", plain | {"sites": [source]} | names)
+        cohort = load_measured_images(tmp_path, "xray")
+        parts = (cohort.train, cohort.validation, cohort.test)
+        order = np.concatenate([100 * p.examples["image"][0, p.valid[0], 0, 0, 0] for p in parts])
+        label = np.concatenate([p.examples["label"][0, p.valid[0]] for p in parts])
+        return cohort.labels, label[np.argsort(order)]
+
+    labels, found = read(findings={"A": ["a", "a, b"], "B": ["b", "a, b"]})
+    assert labels == ("A", "B")
+    np.testing.assert_array_equal(found, [[1, 0], [1, 1], [0, 1], [0, 0]] * 3)
+    classes = {"A": ["a"], "both": ["a, b"], "other": ["b", "none"]}
+    assert read(classes=classes)[1].tolist() == [0, 1, 2, 2] * 3
+    with pytest.raises(DataError, match="expected texts of A, both, found b"):
+        read(classes={"A": ["a", "none"], "both": ["a, b"]})
+    with pytest.raises(DataError, match="every text of one class once"):
+        read(classes={"A": ["a"], "B": ["a", "b"]})
+    with pytest.raises(DataError, match="expected one of labels, classes and findings, found 2 of them"):
+        read(classes=classes, labels=["0", "1"])
+    with pytest.raises(DataError, match="two names or more"):
+        read(findings={"A": ["a"]})
+
+
 def changed(value, path, new):
     value = copy.deepcopy(value)
     *parents, last = path

@@ -64,6 +64,7 @@ LEAKING = {
     "centralized",
 }
 LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
+LEAKING |= {"wei", "priya"}
 LEAKING |= {"nalawade"}
 # By times of clients.
 TIMED = ("ji", "fednorm")

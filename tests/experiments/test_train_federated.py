@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from experiments.pipeline.cohorts import load_cohorts
-from experiments.pipeline.federated_data import load_data, pad_examples, simulate_image_classes
+from experiments.pipeline.drawn_images import simulate_image_classes
+from experiments.pipeline.federated_data import load_data, pad_examples
 from experiments.pipeline.federated_run import read_results, run
 from experiments.pipeline.federated_settings import TrainSettings, check_settings, resolve
 from experiments.pipeline.settings import resolve as resolve_full_stack

@@ -3,6 +3,8 @@
 from tests.mutants.mutant import in_file
 
 _FEDVSS = "tests/federated/test_fedvss.py::test_"
+_COUNTS = "tests/federated/test_label_counts.py::test_"
+_VALID = _COUNTS + "counts_are_those_of_valid_labels"
 _OBJECTIVE = _FEDVSS + "the_objective_is_that_of_the_equations"
 MUTANTS = (
     *in_file(
@@ -25,5 +27,51 @@ MUTANTS = (
         ("jnp.where(valid, each, 0).sum() / jnp.maximum(valid.sum(), 1)", "each.mean()", _OBJECTIVE),
         ("if not smoothness and not alignment", "if not smoothness",
          _FEDVSS + "one_of_the_weights_is_enough"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/label_counts.py",
+        ("    known &= valid[:, None]\n", "", _VALID),
+        ("((label == 1) & known)", "(label == 1)", _VALID),
+        ("(label == 0) | (label == 1)", "label < 2", _VALID),
+        ("jnp.uint32(4 * counts.size)", "jnp.uint32(counts.size)", _COUNTS + "counts_are_exchanged_once"),
+        ('if prior == "global" and counts is not None', "if counts is not None", _COUNTS +
+         "steps_of_wei_are_those_of_the_weighted_loss"),
+        ('return {**batch, "weight": weigh(batch["label"], memory)}', "return batch", _COUNTS +
+         "steps_of_priya_are_those_of_the_weighted_loss"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/wei.py",
+        ("jnp.maximum((there > 0).sum() * there, 1)", "jnp.maximum(len(there) * there, 1)",
+         _COUNTS + "classes_weigh_alike"),
+        ("there.sum() /", "1.0 /", _COUNTS + "classes_weigh_alike"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/priya.py",
+        ("jnp.where(label == 1, 1 - part, part)", "jnp.where(label == 1, part, 1 - part)",
+         _COUNTS + "positives_weigh_as_much_as_negatives"),
+        ("counts if label.ndim == 2 else counts[:, -1]", "counts if label.ndim == 2 else counts[:, 0]",
+         _COUNTS + "positives_weigh_as_much_as_negatives"),
+    ),
+    *in_file(
+        "fedrecon/tasks/further_metrics.py",
+        ("valid & (label != c)", "label != c",
+         "tests/tasks/test_further_metrics.py::test_areas_of_classes_are_those_of_pairs"),
+    ),
+    *in_file(
+        "fedrecon/tasks/findings.py",
+        ('each * batch.get("weight", 1)', "each",
+         "tests/tasks/test_further_metrics.py::test_losses_are_multiplied_by_weights"),
+    ),
+    *in_file(
+        "fedrecon/tasks/classification.py",
+        (' * batch.get("weight", 1)', "",
+         "tests/tasks/test_further_metrics.py::test_losses_are_multiplied_by_weights"),
+    ),
+    *in_file(
+        "fedrecon/data/measured/images.py",
+        ("members if manifest.several else members.argmax(1)", "members.argmax(1)",
+         "tests/data/test_manifests.py::test_texts_of_a_file_are_classes_or_findings"),
+        ("not manifest.several and (unknown", "(unknown",
+         "tests/data/test_manifests.py::test_texts_of_a_file_are_classes_or_findings"),
     ),
 )  # fmt: skip

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.tasks import macro_f1, unit_score
+from fedrecon.tasks.unit_scores import macro_f1, unit_score
 from fedrecon.types import Task, Variables
 
 

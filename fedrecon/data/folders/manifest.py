@@ -132,6 +132,8 @@ class Manifest:
       patients_numbered_by_site: whether the same name at two sites means two patients.
       sources: sites.
       notes: what a report must say.
+      classes, findings: name -> texts of a data set "label"; a text is of one class, and of any number of
+        findings. None where labels are numbers.
     """
 
     folder: Path
@@ -148,6 +150,8 @@ class Manifest:
     fractions: tuple[float, float, float] = FRACTIONS
     patients_numbered_by_site: bool = False
     notes: str = ""
+    classes: dict[str, tuple[str, ...]] | None = None
+    findings: dict[str, tuple[str, ...]] | None = None
 
     @property
     def path(self) -> Path:
@@ -155,12 +159,15 @@ class Manifest:
         return self.folder / MANIFEST
 
 
-def read_manifest(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Manifest:
+def read_manifest(
+    path: str | os.PathLike, folder: str | os.PathLike | None = None, texts: bool = False
+) -> Manifest:
     """Reads and checks a manifest; the files themselves are not opened.
 
     Args:
       path: of the JSON file.
       folder: that files are named relative to; None for the manifest's own.
+      texts: whether it may have ``classes`` or ``findings``.
 
     Raises:
       DataError: it cannot be read, or a member is missing, unknown or not as it should be.
@@ -196,6 +203,8 @@ def read_manifest(path: str | os.PathLike, folder: str | os.PathLike | None = No
             _optional(top, "patients_numbered_by_site", lambda: top.flag("patients_numbered_by_site"))
         ),
         notes=_optional(top, "notes", lambda: top.take("notes", "text", lambda v: isinstance(v, str))) or "",
+        classes=_texts(top, "classes") if texts else None,
+        findings=_texts(top, "findings") if texts else None,
     )
     top.finish()
     return result
@@ -226,6 +235,17 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
         for source in manifest.sources
     ]
     return document | {"notes": manifest.notes}
+
+
+def _texts(top: JsonObject, kind: str) -> dict[str, tuple[str, ...]] | None:
+    if kind not in top.members:
+        return None
+    table = top.object(kind)
+    found = {name: tuple(table.take(name, "a list of texts", _are_texts)) for name in table.members}
+    every = [text for texts in found.values() for text in texts]
+    if len(found) < 2 or (kind == "classes" and len(set(every)) < len(every)):
+        raise top.error(kind, "two names or more, and every text of one class once", table.members)
+    return found
 
 
 def _source(entry: JsonObject) -> Source:
@@ -370,6 +390,10 @@ def _are_names(value: Any) -> bool:
         and all(isinstance(v, str) and v.strip() for v in value)
         and len(set(value)) == len(value)
     )
+
+
+def _are_texts(value: Any) -> bool:
+    return _is_list(value) and bool(value) and all(isinstance(text, str) for text in value)
 
 
 def _are_values(value: Any) -> bool:

@@ -44,7 +44,7 @@ def load_measured_images(
     """Loads the cohort of images that a manifest describes.
 
     Examples: ``image`` (ny, nx, channels) float32, 0 to 1; ``segmentation`` (ny, nx) float32, 0 or 1, or
-    ``label`` () int32; ``volume`` () int32, the patient within client and part.
+    ``label`` () int32, or (findings,) of 0 and 1; ``volume`` () int32, the patient within client and part.
 
     Args:
       data_dir: the folder of the file, and of ``cohorts/COHORT.json`` where there is one.
@@ -79,13 +79,14 @@ def load_measured_images(
     numbers = collections.Counter(site for site, _ in set(zip(names, patients, strict=True)))
     merged = {site: "other" if numbers[site] < minimum_patients else site for site in names}
     cohort = _cohort(examples, names, patients, merged, fractions, seed, manifest.notes)
+    labels = tuple(manifest.names or ())
     preparation = {
         "matrix": list(cohort.image_shape),
         "channels": manifest.channels,
         "intensity": {"rule": "window", "low": 0.0, "high": float(manifest.largest)},
         "classes": [],
     }
-    return dataclasses.replace(cohort, preparation=preparation)
+    return dataclasses.replace(cohort, preparation=preparation, labels=labels)
 
 
 def load_measured_retina(
@@ -118,7 +119,9 @@ def load_measured_chest_xray(
 
 
 def _read_target(file: h5py.File, path: Path, manifest: ImageManifest, shape: tuple) -> np.ndarray:
-    """Masks (n, ny, nx) of 0 and 1, or labels (n,)."""
+    """Masks (n, ny, nx) of 0 and 1, labels (n,), or (n, findings)."""
+    if manifest.names is not None:
+        return _read_texts(file, path, manifest, shape[0])
     masks = manifest.target == "segmentation"
     ndim, dtype = (3, np.uint8) if masks else (1, np.int32)
     values = read_array(file, manifest.target_key, kinds="iu", dtype=dtype, ndim=ndim, shape=shape[:ndim])
@@ -127,6 +130,16 @@ def _read_target(file: h5py.File, path: Path, manifest: ImageManifest, shape: tu
         found = f"values from {values.min()} to {values.max()}"
         raise DataError(path, manifest.target_key, expected, found)
     return values
+
+
+def _read_texts(file: h5py.File, path: Path, manifest: ImageManifest, count: int) -> np.ndarray:
+    """Labels (n,) of classes, or (n, findings), of what texts say."""
+    groups, texts = manifest.names or {}, _names(file, path, manifest.target_key, count) or []
+    known = {text for group in groups.values() for text in group}
+    if not manifest.several and (unknown := set(texts) - known):
+        raise DataError(path, manifest.target_key, f"texts of {', '.join(groups)}", sorted(unknown)[0])
+    members = np.asarray([[text in group for group in groups.values()] for text in texts])
+    return (members if manifest.several else members.argmax(1)).astype(np.int32)
 
 
 def _cohort(

@@ -9,9 +9,11 @@ allows, these loaders take
   complex data sets (echoes, ny, nx) are named by ``keys.image`` up to a final ``*`` and seen by simulated
   coils (``coils``, ``field_of_view``); no two files of a cohort have the same name, and ``held_out`` is
   ``"patients"`` (files, or data sets) or ``"masks"``.
-- images: one entry of the reader ``"hdf5"`` with one file and the keys ``image``, either ``mask`` or ``label``,
+- images: one entry of the reader ``"hdf5"`` with one file and the keys ``image``, ``mask`` or ``label``,
   ``site`` (or the ``name`` of the entry, which then is the only site) and ``patient`` (without it every image
-  is a patient of its own); ``channels``, and an ``intensity`` window from 0; labels are numbers from 0.
+  is a patient of its own); ``channels``, and an ``intensity`` window from 0; labels are numbers from 0, or
+  texts, of which ``classes`` or ``findings`` name those of each class or finding, as in
+  ``"findings": {"fracture": ["fracture", "fracture, effusion"], "effusion": ["fracture, effusion"]}``.
 """
 
 import dataclasses
@@ -55,6 +57,8 @@ class ImageManifest:
       target_key: of its values.
       area: of segmentations, the part of a pixel above which it belongs to the structure.
       classes: of labels; 2 for segmentations.
+      names: name -> texts of the file, of each class or finding; None where labels are numbers.
+      several: whether labels have one number, 0 or 1, for each finding.
       site, patient: keys; None where there is one site, and where images are not told apart by patient.
       name: of the only site; None where they are in the file.
       patients_numbered_by_site: whether the same name at two sites means two patients.
@@ -74,6 +78,8 @@ class ImageManifest:
     name: str | None
     patients_numbered_by_site: bool
     notes: str
+    names: dict[str, tuple[str, ...]] | None = None
+    several: bool = False
 
 
 def manifest_path(data_dir: str | os.PathLike, name: str) -> Path:
@@ -131,7 +137,7 @@ def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest
       DataError: it cannot be read, or a member is missing, unknown or not as it should be.
     """
     path = manifest_path(data_dir, name)
-    manifest = read_manifest(path, data_dir)
+    manifest = read_manifest(path, data_dir, texts=True)
     if len(manifest.sources) != 1 or manifest.sources[0].reader != "hdf5":
         raise DataError(path, "sites", "one entry of the reader hdf5", f"{len(manifest.sources)} entries")
     (source,) = manifest.sources
@@ -158,6 +164,8 @@ def read_image_manifest(data_dir: str | os.PathLike, name: str) -> ImageManifest
         name=source.name,
         patients_numbered_by_site=manifest.patients_numbered_by_site,
         notes=manifest.notes,
+        names=manifest.findings or manifest.classes,
+        several=manifest.findings is not None,
     )
 
 
@@ -169,7 +177,12 @@ def _largest(path: Path, manifest: Manifest, source: Source) -> float:
 
 
 def _classes(path: Path, manifest: Manifest) -> int:
-    labels = manifest.labels or ()
+    given = [x for x in (manifest.labels, manifest.classes, manifest.findings) if x is not None]
+    if len(given) != 1:
+        raise DataError(path, "labels", "one of labels, classes and findings", f"{len(given)} of them")
+    if manifest.labels is None:
+        return len(given[0])
+    labels = manifest.labels
     if not labels or list(labels) != [str(i) for i in range(len(labels))]:
-        raise DataError(path, "labels", "the numbers of the classes, '0', '1', ...", labels or "nothing")
+        raise DataError(path, "labels", "the numbers of the classes, '0', '1', ...", labels)
     return len(labels)

@@ -1,0 +1,57 @@
+"""Rows of the review's applications that diagnose from images (its Table 1)."""
+
+from fedrecon.catalog.commands import trained
+from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.label_counts import exchange_counts
+from fedrecon.federated.methods.priya import priya
+from fedrecon.federated.methods.wei import wei
+from fedrecon.tasks import class_area_task
+
+_COUNTS = "tests/federated/test_label_counts.py::test_"
+
+SURVEY_DIAGNOSES = (
+    Entry(
+        "wei",
+        wei,
+        "Wei et al., reference 19 of Liu, Dai and Chen 2025, the review",
+        "classes weigh alike in the cross-entropy, by their numbers at a client or at all",
+        survey_row="Wei",
+        tests=(
+            _COUNTS + "classes_weigh_alike",
+            _COUNTS + "counts_are_exchanged_once",
+            _COUNTS + "steps_of_wei_are_those_of_the_weighted_loss",
+            "tests/tasks/test_further_metrics.py::test_areas_of_classes_are_those_of_pairs",
+        ),
+        command=trained(
+            "wei",
+            "--task=classification --cohort=xray_pathogens",
+            "--optimizer=adam --learning_rate=0.003 --algorithm.prior=global",
+        ),
+        needs=("classification", "exchanged"),
+        linear=False,
+        task=class_area_task,
+        before=exchange_counts,
+    ),
+    Entry(
+        "priya",
+        priya,
+        "Priya and Peter 2022, Complex and Intelligent Systems 8:3121",
+        "positives and negatives of every finding weigh alike, by their numbers at a client or at all",
+        survey_row="Priya",
+        tests=(
+            _COUNTS + "positives_weigh_as_much_as_negatives",
+            _COUNTS + "a_prior_of_one_half_is_half_the_plain_loss",
+            _COUNTS + "counts_are_exchanged_once",
+            _COUNTS + "steps_of_priya_are_those_of_the_weighted_loss",
+            _COUNTS + "a_rare_finding_is_recalled_more_often_at_an_equal_area",
+        ),
+        command=trained(
+            "priya",
+            "--task=fedrecon.tasks.findings:several_findings_task --cohort=xray_findings",
+            "--optimizer=adam --learning_rate=0.003 --algorithm.prior=global",
+        ),
+        needs=("exchanged",),
+        linear=False,
+        before=exchange_counts,
+    ),
+)

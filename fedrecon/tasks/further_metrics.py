@@ -1,0 +1,42 @@
+"""Classifications that tell more than accuracy and one area."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.tasks.diagnosis import auc_pairs
+from fedrecon.tasks.network import map_chunks
+from fedrecon.types import Batch, Metrics, PyTree, Task
+
+_CHUNK = 32
+
+
+def class_area_task(task: Task, example: Mapping[str, Any]) -> Task:
+    """A classification whose metrics also have "auc_class0", ...: the area of each class against all others.
+
+    As sums the pairs that are won, and their number, within a client.
+
+    Args:
+      task: its predictions are probabilities (examples, classes).
+      example: not used.
+    """
+    del example
+
+    def areas(p: jax.Array, batch: Batch) -> Metrics:
+        label, valid = batch["label"], batch["valid"]
+        return {
+            f"auc_class{c}": auc_pairs(p[:, c], valid & (label == c), valid & (label != c))
+            for c in range(p.shape[1])
+        }
+
+    return _with_metrics(task, areas)
+
+
+def _with_metrics(task: Task, further: Callable[[jax.Array, Batch], Metrics]) -> Task:
+    def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
+        p = map_chunks(lambda part: task.predict(params, stats, part), batch, _CHUNK)
+        return {**task.metrics(params, stats, batch), **further(jnp.asarray(p), batch)}
+
+    return task._replace(metrics=metrics)
