@@ -46,6 +46,7 @@ priya
 fedvss
 nalawade
 yang
+sheller
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.

@@ -12,8 +12,9 @@ def on_retina(name: str, options: str = "") -> str:
 
 
 def on_hearts(name: str, options: str = "") -> str:
-    """The command that trains on hearts at simulated scanners."""
-    return trained(name, "--task=segmentation --cohort=sunnybrook", options)
+    """The command that trains on hearts of one hospital, divided over sites with simulated scanners."""
+    divided = "--partition=quantity --concentration=4 --clients=4 --validation_part=0.2 --feature_shift=0.5"
+    return trained(name, f"--task=segmentation --cohort=sunnybrook {divided}", options)
 
 
 def on_clinical_ct(name: str, options: str = "") -> str:

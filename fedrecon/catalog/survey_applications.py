@@ -2,6 +2,7 @@
 
 from fedrecon.catalog.commands import on_clinical_ct, on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.catalog.survey_segmentations import SEGMENTATIONS
 from fedrecon.federated.methods.fedvss import fedvss
 from fedrecon.federated.methods.nalawade import nalawade
 from fedrecon.federated.methods.yang import yang
@@ -64,4 +65,5 @@ SURVEY_APPLICATIONS = (
         needs=("segmentation",),
         task=massive_training_task,
     ),
+    *SEGMENTATIONS,
 )

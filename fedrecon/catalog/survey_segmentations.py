@@ -1,0 +1,30 @@
+"""Rows of the review's applications that segment tumors, organs and prostates (of its Table 1)."""
+
+from fedrecon.catalog.commands import on_hearts
+from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.sheller import sheller
+
+_SHELLER = "tests/federated/test_sheller.py::test_"
+
+SEGMENTATIONS = (
+    Entry(
+        "sheller",
+        sheller,
+        "Sheller et al. 2020, Sci. Rep. 10:12598",
+        "averages, visits or cycles of visits by `--topology`; early stopping at each institution",
+        survey_row="Sheller",
+        tests=(
+            _SHELLER + "a_single_pass_goes_on_from_what_early_stopping_kept",
+            _SHELLER + "of_one_institution_all_schedules_are_the_same",
+            _SHELLER + "visits_forget_the_first_institution_and_averaging_does_not",
+            _SHELLER + "cycles_in_another_order_vary_more_from_round_to_round_than_averages",
+            _SHELLER + "without_patience_it_is_fedavg_bit_for_bit",
+            "tests/federated/test_ring.py::test_equals_centralized_training_over_the_concatenated_batches",
+        ),
+        command=on_hearts(
+            "sheller",
+            "--topology=ring --visits=shuffled --patience=5 --optimizer=adam --learning_rate=0.003",
+        ),
+        needs=("validation",),
+    ),
+)
