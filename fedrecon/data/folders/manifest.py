@@ -241,10 +241,10 @@ def _texts(top: JsonObject, kind: str) -> dict[str, tuple[str, ...]] | None:
     if kind not in top.members:
         return None
     table = top.object(kind)
-    found = {name: tuple(table.take(name, "a list of texts", _are_texts)) for name in table.members}
+    found = {name: tuple(table.take(name, "a list of texts", _are_texts)) for name in [*table.members]}
     every = [text for texts in found.values() for text in texts]
     if len(found) < 2 or (kind == "classes" and len(set(every)) < len(every)):
-        raise top.error(kind, "two names or more, and every text of one class once", table.members)
+        raise top.error(kind, "two names or more, and every text of one class once", ", ".join(every))
     return found
 
 
