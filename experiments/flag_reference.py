@@ -21,6 +21,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.train_federated": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.compare": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.multitask": (federated_settings.TrainSettings, frozenset(multitask.KEPT)),
+    "experiments.survey": None,
     "experiments.reconstruct": None,
     "experiments.export": None,
     "experiments.predict": None,

@@ -120,6 +120,9 @@ def compile_quickly(level: int = 1) -> None:
       level: of optimization, 0 for runs of a few steps.
     """
     flags = f"--xla_backend_optimization_level={level} --xla_llvm_disable_expensive_passes=true"
+    # An XLA that does not know a flag ends the process.
+    if level == 0 and jax.__version_info__ < (0, 11):
+        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", flags)
 
 

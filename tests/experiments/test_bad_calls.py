@@ -176,6 +176,13 @@ multitask | --workdir={}/run --dp.unit=hospital | --dp_unit
 multitask | --workdir={}/run --preset=huge | --preset
 multitask | --workdir={}/file --preset=smoke | --workdir
 multitask | --workdir={}/run --task=segmentation | task
+survey | --workdir={}/run --row=nobody | --row
+survey | --workdir={}/run --row=HarmoFL --table=privacy | --row
+survey | --workdir={}/run --table=devices | --table
+survey | --workdir={}/run --preset=huge | --preset
+survey | --workdir={}/run --seeds=0 | --seeds
+survey | --workdir={}/run --jobs=0 | --jobs
+survey | --workdir={}/file --preset=smoke --row=Singh | --workdir
 leave_one_site_out | --workdir={}/run --adapt=tail | --adapt
 leave_one_site_out | --workdir={}/run --algorithm=local_only | --algorithm
 leave_one_site_out | --workdir={}/run --labeled=0 | --labeled

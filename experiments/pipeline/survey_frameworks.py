@@ -1,0 +1,150 @@
+"""Rows of the review's chapter on improved frameworks."""
+
+from experiments.pipeline.survey_rows import Row
+
+FRAMEWORKS = (
+    Row(
+        "FedDropoutAvg",
+        "frameworks",
+        "F1 0.910 (+0.014)",
+        "colon histology",
+        "labels",
+        (
+            "patterns",
+            "chests",
+        ),
+        "Some clients, and some parameters of each upload, are left out of the mean at random. It halves "
+        "bytes; a regularizer for large models, not for small ones.",
+    ),
+    Row(
+        "FedCE",
+        "frameworks",
+        "Dice 0.831 (+0.048)",
+        "fundus photographs",
+        "acquisition, quality of sites",
+        (
+            "vessels",
+            "hearts",
+        ),
+        "Clients weigh by what their updates add to those of the others, in gradient space and in "
+        "validation. Use it where sites are of unequal worth; a server has to see single updates.",
+    ),
+    Row(
+        "VAFL",
+        "frameworks",
+        "accuracy 0.972 (+0.009)",
+        "prostate ADC maps",
+        "acquisition",
+        ("detectors",),
+        "Images are translated to the manner of synthetic ones of the simplest site before training. Use "
+        "it where images differ by gain and contrast; generators need many images.",
+    ),
+    Row(
+        "HarmoFL",
+        "frameworks",
+        "Dice 0.943 (+0.029)",
+        "prostate MRI",
+        "acquisition",
+        (
+            "vessels",
+            "hearts",
+            "detectors",
+        ),
+        "Images get the mean amplitude spectrum of all sites, and gradients are those of perturbed "
+        "weights. Use it where sites differ by gain, contrast and blur; spectra of single sites reach the "
+        "server.",
+        rivals={
+            "HarmoFL with SCAFFOLD": {
+                "algorithm": "harmofl_scaffold",
+                "optimizer": "sgd",
+                "learning_rate": 0.1,
+            }
+        },
+    ),
+    Row(
+        "IOP-FL",
+        "frameworks",
+        "Dice 0.893 (+0.018)",
+        "prostate MRI",
+        "acquisition, unseen site",
+        (
+            "vessels",
+            "hearts",
+        ),
+        "Clients keep a running personal model beside the shared one; an unseen site routes among all of "
+        "them. Use it where sites differ but little; it sends nothing more.",
+        rivals={"IOP-FL with batch statistics": {"algorithm": "iop_fl", "norm": "batch"}},
+    ),
+    Row(
+        "LC-Fed",
+        "frameworks",
+        "IoU 0.842 (+0.033)",
+        "prostate MRI",
+        "acquisition",
+        (
+            "vessels",
+            "hearts",
+        ),
+        "Channels are selected by an embedding of the site, and private heads are calibrated where others'"
+        " disagree. For sites that mark structures differently.",
+    ),
+    Row(
+        "PRR-FL",
+        "frameworks",
+        "F1 0.708 (+0.192)",
+        "skin diseases",
+        "labels",
+        (
+            "patterns",
+            "chests",
+        ),
+        "Clients share the amplitudes of their kernels and keep the phases, and a deputy carries what is "
+        "shared to the personal model. For sites of strongly unequal classes.",
+    ),
+    Row(
+        "BrainTorrent",
+        "frameworks",
+        "Dice 0.851 (+0.079)",
+        "brain MRI",
+        "no server",
+        (
+            "vessels",
+            "hearts",
+        ),
+        "No server: clients take turns, pull newer models of the others and train on. Use it where nobody "
+        "is trusted with a server; one client a round trains, so it needs more rounds.",
+    ),
+    Row(
+        "Fed-BioMed",
+        "frameworks",
+        "no figure",
+        "brain imaging, variational autoencoders",
+        "sizes of sites",
+        ("autoencoder",),
+        "Nodes that decide themselves what runs on their data: approved plans, a minimum of examples. An "
+        "arrangement, not an algorithm: numbers are those of FedAvg without small sites.",
+    ),
+    Row(
+        "Elayan",
+        "frameworks",
+        "accuracy 0.974 (+0.005)",
+        "photographs of the skin",
+        "missing labels",
+        ("few",),
+        "A pre-trained backbone is frozen at first and thaws later, and unlabeled images enter by the "
+        "model's own label. Use it with few labels and a good backbone.",
+        settings={"algorithm_options": (("unlabeled", "0.5"), ("unfreeze", "3"))},
+        start="simclr",
+        starts={"FedAvg, same start": "simclr"},
+    ),
+    Row(
+        "Singh",
+        "frameworks",
+        "no figure",
+        "devices in health care",
+        "none",
+        ("encrypted",),
+        "A ledger of rounds that shows any later change, over gateways of devices. It changes no number: "
+        "the difference from FedAvg has to be zero.",
+    ),
+)

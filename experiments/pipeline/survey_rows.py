@@ -1,0 +1,291 @@
+"""What a row of the review is to `experiments.survey`, and the problems that rows are trained on.
+
+The review is Liu, Dai and Chen, *Review of Federated Learning in Medical Image Processing*, Computer Science
+52(1), 2025. Its systems are in four tables; each is a `Row` here and, by its name there (``survey_row``), a
+row of the catalog. Rows of a table are in a file of their own, ``survey_TABLE.py``.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.pipeline.federated_settings import SIMULATED
+
+TABLES = ("applications", "algorithms", "frameworks", "privacy")
+PRESETS = ("smoke", "small", "full")
+
+
+class Problem(NamedTuple):
+    """Data, task, network and schedule, which a row's method and what it is compared with have in common.
+
+    Attributes:
+      title: in the page.
+      settings: fields of `TrainSettings`, those of federations among them.
+      metric: that is compared, of the clients' own test examples.
+      labels: part of each client's training patients whose labels training sees.
+      unseen: whether a site, another one with every seed, does not train and is what is scored.
+      simulated: name of the problem in its place without the public files.
+      full: settings of the preset "full" in their place.
+    """
+
+    title: str
+    settings: Mapping[str, Any]
+    metric: str
+    labels: float = 1.0
+    unseen: bool = False
+    simulated: str = ""
+    full: Mapping[str, Any] = {}
+
+    @property
+    def public(self) -> bool:
+        """Whether it is learned from public files."""
+        return self.settings["cohort"] not in SIMULATED
+
+
+class Row(NamedTuple):
+    """A row of the review.
+
+    Attributes:
+      name: there, the catalog's ``survey_row``.
+      table: one of `TABLES`.
+      reported: the review's figure and difference, on the paper's data.
+      paper_data: what the paper's data were; the problems' titles say what stands in for them.
+      shift: between clients that it was made for.
+      problems: names of problems that it is trained on, the first one with the preset "smoke".
+      purpose: what it is for, when to use it and when not; a plain paragraph.
+      method: in the catalog where the name there is not that of the row in lower case.
+      settings: of the row's training alone, options of the method among them.
+      shared: of all trainings of the row, which then has a folder of its own.
+      start: the way without labels (of `experiments.finetune --pretraining`) of the model that the row's
+        training starts from; "" for random weights.
+      starts: further rows: label -> such a way, then FedAvg.
+      rivals: further rows: label -> settings.
+    """
+
+    name: str
+    table: str
+    reported: str
+    paper_data: str
+    shift: str
+    problems: tuple[str, ...]
+    purpose: str
+    method: str = ""
+    settings: Mapping[str, Any] = {}
+    shared: Mapping[str, Any] = {}
+    start: str = ""
+    starts: Mapping[str, str] = {}
+    rivals: Mapping[str, Mapping[str, Any]] = {}
+
+
+_ADAM = {"optimizer": "adam", "learning_rate": 3e-3}
+_RETINA = {
+    "task": "segmentation",
+    "cohort": "retina",
+    "image_size": 64,
+    "channels": 8,
+    "pools": 2,
+    "rounds": 15,
+    "epochs": 2,
+    "batch_size": 4,
+    "validate_every": 15,
+    **_ADAM,
+}
+_HEARTS = {
+    "task": "segmentation",
+    "cohort": "sunnybrook",
+    "image_size": 64,
+    "channels": 6,
+    "pools": 2,
+    "rounds": 12,
+    "epochs": 2,
+    "batch_size": 8,
+    "partition": "quantity",
+    "clients": 5,
+    "concentration": 5.0,
+    "minimum_examples": 18,
+    "validation_part": 0.15,
+    "validate_every": 12,
+    **_ADAM,
+}
+_CHESTS = {
+    "task": "classification",
+    "cohort": "pneumonia",
+    "image_size": 28,
+    "channels": 8,
+    "pools": 2,
+    "rounds": 10,
+    "batch_size": 16,
+    "partition": "dirichlet",
+    "clients": 8,
+    "concentration": 0.5,
+    "minimum_examples": 40,
+    "validation_part": 0.1,
+    "validate_every": 10,
+    "learning_rate": 0.03,
+}
+_PATTERNS = {
+    "task": "classification",
+    "cohort": "simulated",
+    "image_size": 16,
+    "channels": 8,
+    "pools": 2,
+    "rounds": 15,
+    "batch_size": 10,
+    "partition": "dirichlet",
+    "clients": 10,
+    "concentration": 0.3,
+    "examples_per_client": 80,
+    "minimum_examples": 20,
+    "validation_part": 0.15,
+    "validate_every": 15,
+    "learning_rate": 0.03,
+}
+_MRI = {
+    "task": "reconstruction",
+    "cohort": "simulated_mri",
+    "image_size": 32,
+    "channels": 6,
+    "pools": 1,
+    "cascades": 2,
+    "rounds": 12,
+    "epochs": 2,
+    "batch_size": 4,
+    "patients_per_site": 8,
+    "validate_every": 12,
+    **_ADAM,
+}
+_SHIFTED = {"feature_shift": 1.0}
+
+_LESIONS = {
+    "task": "segmentation",
+    "cohort": "simulated_mri",
+    "image_size": 32,
+    "channels": 6,
+    "pools": 2,
+    "rounds": 12,
+    "epochs": 2,
+    "batch_size": 4,
+    "patients_per_site": 8,
+    "validate_every": 12,
+    **_ADAM,
+}
+_FEW = {"optimizer": "adam", "learning_rate": 3e-3, "partition": "quantity", "concentration": 5.0}
+_ENCODED = {
+    "task": "fedrecon.tasks:variational_autoencoding_task",
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+    "partition": "quantity",
+    "concentration": 5.0,
+}
+_FOUR = {"clients": 4, "channels": 4, "pools": 1, "rounds": 3, "validate_every": 3}
+_CLOCK = {"clock": "wait", "clock_options": (("speed_spread", "1.0"),)}
+
+
+def _encoded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ("channels", "pools")} | _ENCODED
+
+
+PROBLEMS: dict[str, Problem] = {
+    "vessels": Problem(
+        "vessels of the retina, three hospitals",
+        _RETINA,
+        "dice",
+        simulated="lesions",
+        full={"image_size": 128, "rounds": 60},
+    ),
+    "unseen": Problem(
+        "vessels of the retina, at a hospital that did not train",
+        _RETINA,
+        "dice",
+        unseen=True,
+        simulated="unseen_lesions",
+        full={"image_size": 128, "rounds": 60},
+    ),
+    "hearts": Problem(
+        "cavity of the heart, one hospital in five simulated scanners",
+        {**_HEARTS, **_SHIFTED},
+        "dice",
+        simulated="lesions",
+        full={"rounds": 60, "channels": 16, "pools": 3},
+    ),
+    "chests": Problem(
+        "pneumonia in radiographs, one hospital divided by label",
+        _CHESTS,
+        "accuracy",
+        simulated="patterns",
+        full={"rounds": 60},
+    ),
+    "detectors": Problem(
+        "pneumonia in radiographs, one hospital in eight simulated detectors",
+        {**_CHESTS, **_SHIFTED},
+        "accuracy",
+        simulated="shifted_patterns",
+        full={"rounds": 60},
+    ),
+    "few": Problem(
+        "pneumonia in radiographs, one hospital divided, few labels",
+        {**_CHESTS, **_FEW},
+        "auc",
+        labels=0.02,
+        simulated="few_patterns",
+        full={"rounds": 60},
+    ),
+    "slices": Problem(
+        "cavity of the heart, one hospital divided, few labels",
+        {**_HEARTS, "clients": 4},
+        "dice",
+        labels=0.2,
+        simulated="few_lesions",
+        full={"rounds": 60, "channels": 16},
+    ),
+    "slow": Problem(
+        "pneumonia in radiographs, eight simulated clients of unequal speed",
+        {**_CHESTS, **_CLOCK},
+        "accuracy",
+        simulated="slow_patterns",
+        full={"rounds": 60},
+    ),
+    "autoencoder": Problem(
+        "radiographs of one hospital divided, to be encoded and decoded",
+        _encoded(_CHESTS),
+        "loss",
+        simulated="encoded_patterns",
+        full={"rounds": 60},
+    ),
+    "encrypted": Problem(
+        "pneumonia in radiographs, four clients and a small network",
+        {**_CHESTS, **_FOUR},
+        "accuracy",
+        simulated="small_patterns",
+        full={"rounds": 20},
+    ),
+    "scanners": Problem(
+        "MRI at five simulated scanners", _MRI, "ssim", full={"rounds": 60, "image_size": 64}
+    ),
+    "lesions": Problem(
+        "lesions in MRI of five simulated scanners",
+        _LESIONS,
+        "dice",
+        full={"rounds": 60, "image_size": 64, "patients_per_site": 20},
+    ),
+    "unseen_lesions": Problem(
+        "lesions in MRI of simulated scanners, at one that did not train", _LESIONS, "dice", unseen=True
+    ),
+    "few_lesions": Problem("lesions in MRI of simulated scanners, few labels", _LESIONS, "dice", labels=0.2),
+    "patterns": Problem(
+        "simulated patterns, ten classes divided by label", _PATTERNS, "accuracy", full={"rounds": 100}
+    ),
+    "shifted_patterns": Problem(
+        "simulated patterns in ten simulated detectors", {**_PATTERNS, **_SHIFTED}, "accuracy"
+    ),
+    "few_patterns": Problem("simulated patterns, few labels", {**_PATTERNS, **_FEW}, "accuracy", labels=0.1),
+    "slow_patterns": Problem(
+        "simulated patterns, ten clients of unequal speed", {**_PATTERNS, **_CLOCK}, "accuracy"
+    ),
+    "encoded_patterns": Problem("simulated patterns, to be encoded and decoded", _encoded(_PATTERNS), "loss"),
+    "small_patterns": Problem(
+        "simulated patterns, four clients and a small network", {**_PATTERNS, **_FOUR}, "accuracy"
+    ),
+}
+# What makes any problem a matter of seconds.
+SMOKE = {"rounds": 2, "validate_every": 2, "channels": 4, "pools": 1, "epochs": 1}
+SEEDS = {"smoke": 1, "small": 5, "full": 10}

@@ -1,0 +1,141 @@
+"""The review's rows: what is trained, what the page says, and that an interrupted survey goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import survey
+from experiments.pipeline import survey_report, survey_runs
+from experiments.pipeline.survey_rows import PRESETS, PROBLEMS, TABLES
+from experiments.pipeline.survey_tables import ROWS
+from fedrecon import catalog
+from fedrecon.training import FlagError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_row_is_in_the_catalog_and_of_one_table():
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names)
+    assert set(names) <= {entry.survey_row for entry in catalog.entries()}
+    for row in ROWS:
+        assert row.table in TABLES and row.purpose.endswith(".") and row.reported and row.paper_data
+        assert all(name in PROBLEMS for name in row.problems)
+
+
+def test_public_problems_have_a_simulated_one_in_their_place():
+    for problem in PROBLEMS.values():
+        if problem.public:
+            assert not PROBLEMS[problem.simulated].public and PROBLEMS[problem.simulated].labels <= 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("data_dir", ["", "somewhere"])
+def test_settings_of_all_rows_fit(preset, data_dir):
+    for row in ROWS:
+        names = survey.trained(row, data_dir, preset)
+        assert len(names) == 1 if preset == "smoke" else names
+        for name in names:
+            planned = survey_runs.plan(row, name, preset, data_dir)
+            assert next(iter(planned)) == row.name and survey_runs.FEDAVG in planned
+            plain = planned[survey_runs.FEDAVG].settings
+            for label, training in planned.items():
+                settings = training.settings
+                assert (settings.rounds, settings.epochs) == (plain.rounds, plain.epochs), label
+                assert (settings.cohort, settings.image_size) == (plain.cohort, plain.image_size)
+            # Rows share the directory of a training, and no two trainings have the same.
+            folders = [training.folder for training in planned.values()]
+            assert len(set(folders)) == len(folders)
+
+
+def test_trainings_of_a_folder_are_the_same_for_all_rows():
+    found = {}
+    for row in ROWS:
+        for name in row.problems:
+            for training in survey_runs.plan(row, name, "small", "somewhere").values():
+                key = (name, training.folder)
+                assert found.setdefault(key, (training.settings, training.start)) == training[:2], key
+
+
+def test_unknown_rows_are_refused_by_name():
+    assert [row.name for row in survey.chosen(["harmofl", "FedCE"], "")] == ["HarmoFL", "FedCE"]
+    assert {row.table for row in survey.chosen([], "privacy")} == {"privacy"}
+    for names, table in ((["nobody"], ""), (["FedCE", "fedce"], ""), (["FedCE"], "privacy")):
+        with pytest.raises(FlagError, match="row: expected distinct ones of"):
+            survey.chosen(names, table)
+
+
+def _figures(values, difference=None, verdict=""):
+    mean, width = values
+    interval = {"mean": mean, "half_width": width}
+    return {
+        "values": {"0": mean, "1": mean},
+        "interval": interval,
+        "difference": {}
+        if difference is None
+        else dict(zip(("mean", "half_width"), difference, strict=True)),
+        "verdict": verdict,
+        "worst": mean,
+        "worst_difference": {},
+        "bytes": 2e6,
+        "clock": None,
+        "seconds": 1.0,
+    }
+
+
+def test_the_page_says_what_was_measured(tmp_path):
+    rows = {
+        "FedCE": _figures((0.61, 0.02), (0.03, 0.01), "better"),
+        "FedAvg": _figures((0.58, 0.02)),
+        "each alone": _figures((0.5, 0.1), (-0.08, 0.1), "no difference shown"),
+        "pooled": _figures((0.7, 0.01), (0.12, 0.01), "better"),
+    }
+    result = {"row": "FedCE", "problem": "vessels", "metric": "dice", "rows": rows, "trivial": 0.2}
+    survey_report.write(tmp_path, {"FedCE/vessels": result}, "small")
+    page = (tmp_path / "survey.md").read_text()
+    assert "| [FedCE](#fedce) | vessels | 0.610 ± 0.020 | 0.580 ± 0.020 | +0.030 ± 0.010 | better |" in page
+    assert "| each alone | 0.500 ± 0.100 | -0.080 ± 0.100 | no difference shown |" in page
+    assert "2 seeds: +0.030 ± 0.010 better." in page and "| without training | 0.200 |" in page
+    assert "The review: Dice 0.831 (+0.048), on fundus photographs." in page
+    assert (tmp_path / "survey_frameworks.png").stat().st_size > 5000
+    assert not (tmp_path / "survey_privacy.png").exists()
+    # What is there already stays when more rows come.
+    kept = survey_report.read(tmp_path)
+    survey_report.write(tmp_path, {**kept, "HarmoFL/vessels": {**result, "row": "HarmoFL", "rows": {
+        **rows, "HarmoFL": rows["FedCE"]}}}, "small")  # fmt: skip
+    assert list(survey_report.read(tmp_path)) == ["FedCE/vessels", "HarmoFL/vessels"]
+
+
+def _run(folder, *flags, **options):
+    command = [sys.executable, "-m", "experiments.survey", f"--workdir={folder}", "--preset=smoke", *flags]
+    environment = {k: v for k, v in os.environ.items() if k not in ("FEDRECON_DATA", "XLA_FLAGS")}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+def test_a_killed_survey_goes_on_to_the_same_numbers(tmp_path):
+    whole = _run(tmp_path / "whole", "--row=FedDropoutAvg,Singh", "--json")
+    document = json.loads(whole.communicate()[0])
+    assert whole.returncode == 0 and len(document["results"]) == 2
+    killed = _run(tmp_path / "killed", "--row=FedDropoutAvg,Singh", "--json")
+    log = tmp_path / "killed" / "patterns" / "feddropoutavg" / "seed-0" / "metrics.jsonl"
+    while killed.poll() is None and not log.exists():
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    again = _run(tmp_path / "killed", "--row=FedDropoutAvg,Singh", "--json", "--jobs=2")
+    found = json.loads(again.communicate()[0])["results"]
+    scores = [
+        {key: {label: row["values"] for label, row in result["rows"].items()} for key, result in each.items()}
+        for each in (document["results"], found)
+    ]
+    assert again.returncode == 0 and scores[0] == scores[1]
+    # A ledger changes no number.
+    singh = found["Singh/small_patterns"]["rows"]
+    assert singh["Singh"]["values"] == singh["FedAvg"]["values"]
