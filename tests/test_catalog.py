@@ -47,6 +47,7 @@ fedvss
 nalawade
 yang
 sheller
+pan
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.
@@ -80,6 +81,8 @@ NUMBERS = {
     "tuladhar": (P + 2, P),
     "fednorm": (P + 2, P),
     "fedacs": (P + 2, P),
+    # The number of the round.
+    "pan": (P + 1, P + 1),
     # The error; the coefficient and the number of the round.
     "fedce": (P + 2, P + 2),
     # Without the normalization layers.

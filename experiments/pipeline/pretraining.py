@@ -20,6 +20,7 @@ from fedrecon.models import (
     NORMALIZED,
     NORMS,
     SEGMENTERS,
+    SEPARATED,
     SIZED,
     MaskedAutoencoder,
     VisionTransformer,
@@ -82,6 +83,8 @@ def autoencoder(settings: TrainSettings, channels: int) -> nn.Module:
     if settings.configure == "fingerprint":
         raise FlagError("configure", "flags, with which a network is pre-trained", settings.configure)
     name = settings.network.removesuffix("-deep-supervision")
+    if name in SEPARATED:
+        raise FlagError("network", "one with a single decoder, which is pre-trained without labels", name)
     if settings.task == "classification" and name in CLASSIFIERS and name not in SIZED:
         model = CLASSIFIERS[name]()
         if isinstance(model, VisionTransformer):

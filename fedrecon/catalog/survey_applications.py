@@ -3,6 +3,7 @@
 from fedrecon.catalog.commands import on_clinical_ct, on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
 from fedrecon.catalog.survey_segmentations import SEGMENTATIONS
+from fedrecon.catalog.survey_synthesis import FEW_LABELS
 from fedrecon.federated.methods.fedvss import fedvss
 from fedrecon.federated.methods.nalawade import nalawade
 from fedrecon.federated.methods.yang import yang
@@ -66,4 +67,5 @@ SURVEY_APPLICATIONS = (
         task=massive_training_task,
     ),
     *SEGMENTATIONS,
+    *FEW_LABELS,
 )

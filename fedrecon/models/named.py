@@ -10,6 +10,7 @@ from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.normalization import NORMS
 from fedrecon.models.plain_networks import VGG
 from fedrecon.models.residual_networks import ResNet
+from fedrecon.models.separated_unet import SeparatedUNet
 from fedrecon.models.unet import Classifier, UNet
 from fedrecon.models.vision_transformer import VisionTransformer
 from fedrecon.models.windows import SwinUNet
@@ -34,7 +35,10 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "unet-deep-supervision": partial(UNet, deep_supervision=True),
     "residual-unet-deep-supervision": partial(UNet, residual=True, deep_supervision=True),
     "swin-unet": SwinUNet,
+    "separated-unet": SeparatedUNet,
 }
+# Whose structures are found one by one, each by a loss of its own.
+SEPARATED = ("separated-unet",)
 # Task -> names of its networks; unrolled ones have U-Nets.
 NETWORKS: dict[str, tuple[str, ...]] = {
     "classification": tuple(CLASSIFIERS),
@@ -48,7 +52,7 @@ SIZED = tuple(SEGMENTERS)
 SUPERVISED = tuple(name for name in SEGMENTERS if name.endswith("deep-supervision"))
 SUPERVISED_POOLS = 3
 # Those that nnU-Net's rules configure.
-CONFIGURED = tuple(name for name in SEGMENTERS if name != "swin-unet")
+CONFIGURED = tuple(name for name in SEGMENTERS if name not in ("swin-unet", *SEPARATED))
 NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "vit-b", "swin-unet"))
 # Below this edge, in pixels, the first layers of classifiers do not shrink images.
 _SMALL = 64

@@ -13,7 +13,8 @@ from fedrecon.models.convolutions import Conv, Upsample
 from fedrecon.models.normalization import InstanceNorm
 
 
-def _activate(x: jax.Array) -> jax.Array:
+def activate(x: jax.Array) -> jax.Array:
+    """Leaky ReLU of the slope 0.2."""
     return nn.leaky_relu(x, 0.2)
 
 
@@ -53,7 +54,7 @@ def pad_to_multiple(x: jax.Array, multiple: int | Sequence[int]) -> tuple[jax.Ar
     return jnp.pad(x, ((0, 0), *pads, (0, 0))), tuple(crops)
 
 
-def _enlarged(x: jax.Array, factors: Sequence[int]) -> jax.Array:
+def enlarged(x: jax.Array, factors: Sequence[int]) -> jax.Array:
     """Every pixel as often as the factors say along each axis."""
     for axis, factor in enumerate(factors, 1):
         x = jnp.repeat(x, factor, axis)
@@ -66,7 +67,7 @@ def _of_level(level: int, channels: int, most: int, windows: Sequence[Sequence[i
     return min(features, most) if most else features, tuple(windows[level]) if windows else 3
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """(convolution, normalization, leaky ReLU) twice; residual: plus x before the last of them."""
 
     features: int
@@ -78,7 +79,7 @@ class _Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
         y = x
         for i in (1, 2):
-            y = _activate(y) if i == 2 else y
+            y = activate(y) if i == 2 else y
             y = Conv(self.features, self.window, use_bias=False, name=f"conv{i}")(y)
             y = self.norm(name=f"norm{i}")(y, train, valid)
         if self.residual:
@@ -86,7 +87,7 @@ class _Block(nn.Module):
                 x = Conv(self.features, 1, use_bias=False, name="shortcut")(x)
                 x = self.norm(name="shortcut_norm")(x, train, valid)
             y = x + y
-        return _activate(y)
+        return activate(y)
 
 
 class Encoder(nn.Module):
@@ -121,7 +122,7 @@ class Encoder(nn.Module):
         for level in range(len(factors) + 1):
             x = _average_pool(x, factors[level - 1]) if level else x
             features, window = _of_level(level, self.channels, self.most, self.windows)
-            block = _Block(features, self.norm, self.residual, window, name=f"block{level}")
+            block = Block(features, self.norm, self.residual, window, name=f"block{level}")
             x = block(x, train, valid)
             levels.append(x)
         return tuple(levels)
@@ -185,13 +186,13 @@ class UNet(nn.Module):
         for level in reversed(range(len(factors))):
             features, window = _of_level(level, self.channels, self.most, self.windows)
             x = Upsample(features, factors[level], name=f"up{level}")(x)
-            x = _activate(self.norm(name=f"up_norm{level}")(x, train, valid))
+            x = activate(self.norm(name=f"up_norm{level}")(x, train, valid))
             x = jnp.concatenate([skips[level], x], -1)
-            block = _Block(features, self.norm, self.residual, window, name=f"up_block{level}")
+            block = Block(features, self.norm, self.residual, window, name=f"up_block{level}")
             x = block(x, train, valid)
             if self.deep_supervision and 0 < level < len(factors) - 1:
                 head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name=f"head{level}")
-                coarse.append(_enlarged(head(x), scales[level])[:, *crops])
+                coarse.append(enlarged(head(x), scales[level])[:, *crops])
         head = Conv(self.out_channels, 1, kernel_init=init, bias_init=bias, name="head")
         output = head(x)[:, *crops]
         return (output, *reversed(coarse)) if self.deep_supervision and train else output

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fedrecon.errors import ArgumentError
 from fedrecon.tasks.network import mean
@@ -23,6 +24,7 @@ def segmentation_loss(
     boundary: float = 0.0,
     class_weights: Sequence[float] | None = None,
     focus: float = 0.0,
+    separate: bool = False,
 ) -> SegmentationLoss:
     """A weighted sum of three losses; by default the mean of cross-entropy and soft Dice loss.
 
@@ -44,9 +46,12 @@ def segmentation_loss(
       boundary: weight of the third, small against the inverse of distances in the unit of the spacing.
       class_weights: (classes,) not negative; all 1 by default.
       focus: 0, or 1 and more: how much less pixels count that are right already.
+      separate: structures are found one by one: with p the sigmoid of a class's logit minus the background's,
+        the first is the mean of their binary cross-entropies, without weights of classes and focus.
 
     Raises:
-      ValueError: no weight above 0, a negative one, or a focus between 0 and 1, with infinite gradients.
+      ValueError: no weight above 0, a negative one, a focus between 0 and 1, with infinite gradients, or
+        weights of classes or a focus with ``separate``.
     """
     shares = {"cross_entropy": cross_entropy, "overlap": overlap, "boundary": boundary}
     for name, share in shares.items():
@@ -55,6 +60,8 @@ def segmentation_loss(
     if not any(shares.values()):
         raise ArgumentError("boundary", "a weight above 0 where all others are 0", boundary)
     check_weights(class_weights, focus)
+    if separate and (class_weights is not None or focus):
+        raise ArgumentError("separate", "no class_weights and no focus with it", (class_weights, focus))
 
     def loss(
         logits: jax.Array,
@@ -64,12 +71,17 @@ def segmentation_loss(
         distances: jax.Array | None = None,
     ) -> jax.Array:
         reference = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
-        log_probabilities = jax.nn.log_softmax(logits, -1)
-        value = jnp.zeros((), log_probabilities.dtype)
-        if cross_entropy:
+        if separate:
+            against = logits[..., 1:] - logits[..., :1]
+            entropies = optax.sigmoid_binary_cross_entropy(against, reference[..., 1:]).mean(-1)
+            probabilities = jax.nn.sigmoid(against)
+        else:
+            log_probabilities = jax.nn.log_softmax(logits, -1)
             entropies = focal(log_probabilities, reference, class_weights, focus)
+            probabilities = jnp.exp(log_probabilities[..., 1:])
+        value = jnp.zeros((), probabilities.dtype)
+        if cross_entropy:
             value += cross_entropy * _mean_over_pixels(entropies, scored)
-        probabilities = jnp.exp(log_probabilities[..., 1:])
         weight = scored[..., None].astype(logits.dtype)
         if overlap:
             value += overlap * _soft_dice_loss(weight * probabilities, weight * reference[..., 1:])

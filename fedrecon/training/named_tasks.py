@@ -13,6 +13,7 @@ from fedrecon.models import (
     NORMALIZED,
     NORMS,
     SEGMENTERS,
+    SEPARATED,
     SIZED,
     SUPERVISED,
     SUPERVISED_POOLS,
@@ -77,8 +78,8 @@ def named_task(
     sizes = sizes_of(network, channels, pools, norm)
     if name == "segmentation":
         options: dict[str, Any] = {"flip": True}
-        if boundary:
-            options["loss"] = segmentation_loss(boundary=boundary)
+        if boundary or network in SEPARATED:
+            options["loss"] = segmentation_loss(boundary=boundary, separate=network in SEPARATED)
         if configuration:
             if network not in CONFIGURED:
                 raise ArgumentError("network", f"one of {', '.join(CONFIGURED)}, to configure", network)

@@ -66,6 +66,7 @@ LEAKING = {
 LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
 LEAKING |= {"wei", "priya"}
 LEAKING |= {"nalawade"}
+LEAKING |= {"pan"}
 # By times of clients.
 TIMED = ("ji", "fednorm")
 

@@ -2,6 +2,8 @@
 
 from tests.mutants.mutant import in_file
 
+_PAN = "tests/federated/test_pan.py::test_"
+_SEPARATED = "tests/models/test_separated_unet.py::test_"
 _MASSIVE = "tests/tasks/test_massive_training.py::test_"
 MUTANTS = (
     *in_file(
@@ -46,6 +48,73 @@ MUTANTS = (
             "count - jnp.argmax(sizes[::-1])",
             "jnp.argmin(sizes)",
             _MASSIVE + "the_largest_component_is_that_of_scipy",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/unlabeled.py",
+        ("< part", "> part", _PAN + "hidden_labels_are_a_part_and_always_the_same"),
+        (
+            '"valid": batch["valid"] & kept,',
+            '"valid": batch["valid"],',
+            _PAN + "examples_without_labels_are_marked_and_clients_without_any_weigh_less",
+        ),
+        (
+            "known(batches.examples, batches.client) & batches.present",
+            "known(batches.examples, batches.client)",
+            _PAN + "examples_without_labels_are_marked_and_clients_without_any_weigh_less",
+        ),
+        ("seen = (sure & unlabeled", "seen = (unlabeled", _PAN + "the_objective_is_that_of_the_equations"),
+        (
+            "(2 * (own * label).sum(axes) + 1)",
+            "(2 * (own * label).sum(axes))",
+            _PAN + "the_objective_is_that_of_the_equations",
+        ),
+        ("label = (p > 0.5)", "label = (p > 0.9)", _PAN + "the_objective_is_that_of_the_equations"),
+        ("jnp.minimum(round / rounds, 1)", "round / rounds", _PAN + "the_ramp_rises_to_one_and_stays"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/pan.py",
+        (
+            "received = jax.lax.stop_gradient(context.complete(context.received))",
+            "received = context.complete(context.received)",
+            _PAN + "no_gradient_reaches_the_received_model",
+        ),
+        (
+            "guidance * jnp.where(unlabeled, each, 0)",
+            "guidance * jnp.where(True, each, 0)",
+            _PAN + "the_objective_is_that_of_the_equations",
+        ),
+        (
+            'image = jnp.where(there, batch["image"], 0)',
+            'image = batch["image"]',
+            _PAN + "labels_and_padding_have_no_part_in_it",
+        ),
+        ("message, context: t + 1)", "message, context: t)", _PAN + "rounds_are_counted"),
+    ),
+    *in_file(
+        "fedrecon/models/separated_unet.py",
+        (
+            "[jnp.zeros_like(z[..., :1]), z]",
+            "[jnp.ones_like(z[..., :1]), z]",
+            _SEPARATED + "masks_are_disjoint_after_the_likeliest_has_won",
+        ),
+        (
+            "(1 << level,) * axes",
+            "(1,) * axes",
+            _SEPARATED + "outputs_of_scales_have_one_decoder_each",
+        ),
+        (
+            "if level < _SCALES:",
+            "if level <= _SCALES:",
+            _SEPARATED + "one_structure_has_one_logit_and_poolings_are_needed",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/segmentation_losses.py",
+        (
+            "against = logits[..., 1:] - logits[..., :1]",
+            "against = logits[..., 1:]",
+            _SEPARATED + "the_loss_is_dice_and_binary_cross_entropy_of_each_structure",
         ),
     ),
     *in_file(

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from fedrecon.models import UNet
 from fedrecon.models.normalization import InstanceNorm
-from fedrecon.models.unet import _Block
+from fedrecon.models.unet import Block
 from fedrecon.tasks import (
     boundary_distances,
     findings_task,
@@ -169,7 +169,7 @@ def test_unet_supervises_its_levels_in_training_alone():
 
 def test_residual_blocks_add_what_they_are_given():
     x = jnp.asarray(RNG.normal(size=(1, 4, 4, 2)), jnp.float32)
-    block = _Block(2, InstanceNorm, True)
+    block = Block(2, InstanceNorm, True)
     shapes = jax.eval_shape(block.init, jax.random.key(0), x, False, None)
     params = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
     # The branch is normalized to nothing but its bias.
