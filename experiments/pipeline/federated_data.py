@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.pipeline.drawn_images import simulate_image_classes
+from experiments.pipeline.drawn_images import simulate_densities, simulate_image_classes
 from experiments.pipeline.federated_settings import (
     CLASSES,
     LABELS,
@@ -185,7 +185,7 @@ def number_of_classes(settings: TrainSettings) -> int:
     """Classes of the classification, or of the segmentation, the background among them."""
     if settings.task == "segmentation":
         return 1 + len((settings.data_structures or "structure").split(LABELS))
-    if draws_patterns(settings):
+    if draws_patterns(settings) and settings.cohort not in CLASSES:
         return settings.classes
     return (
         len(settings.data_labels.split(LABELS)) if settings.data_labels else CLASSES.get(settings.cohort, 2)
@@ -218,7 +218,11 @@ def pad_examples(data: FederatedData, **counts: int) -> FederatedData:
 def _simulated_images(settings: TrainSettings) -> _Pool:
     clients = settings.clients or 10
     count = clients * settings.examples_per_client
-    examples = simulate_image_classes(count, settings.classes, settings.image_size or 16, seed=settings.seed)
+    if settings.cohort == "simulated_density":
+        examples = simulate_densities(count, settings.image_size or 32, seed=settings.seed)
+    else:
+        size = settings.image_size or 16
+        examples = simulate_image_classes(count, settings.classes, size, seed=settings.seed)
     sites = np.random.default_rng([settings.seed, 22]).permutation(np.arange(count) % clients)
     width = len(str(clients - 1))
     sites = np.asarray([f"client{site:0{width}d}" for site in sites])

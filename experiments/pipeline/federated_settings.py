@@ -19,7 +19,8 @@ from fedrecon.training import (
 )
 
 # Cohorts that are drawn, and those of public files, with the tasks that each is for.
-SIMULATED = ("simulated", "simulated_mri", "simulated_ct")
+SIMULATED = ("simulated", "simulated_mri", "simulated_ct", "simulated_density")
+_DRAWN_FOR = {"simulated_density": ("classification",)}
 PUBLIC = {
     "retina": ("segmentation",),
     "xray": ("classification",),
@@ -34,7 +35,7 @@ PUBLIC = {
 # Those whose references are the images of segmentation and classification.
 MEASURED = (*SIMULATED, "clinical_ct")
 # Numbers of classes of these where there are more than two.
-CLASSES = {"xray_pathogens": 3}
+CLASSES = {"xray_pathogens": 3, "simulated_density": 4}
 COHORTS = (*SIMULATED, "folder", *PUBLIC)
 PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
 NORMS = ("instance", "group", "batch")
@@ -73,8 +74,12 @@ _OF_ANY_SIZE = Need(f"--network={' or '.join(SIZED)}", lambda s: s.network in SI
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
-    "--task=classification and --cohort=simulated",
+    "--task=classification and --cohort=simulated or simulated_density",
     lambda s: draws_patterns(s),
+)
+_OF_PATTERNS = Need(
+    "--task=classification and --cohort=simulated",
+    lambda s: draws_patterns(s) and s.cohort == "simulated",
 )
 
 
@@ -92,7 +97,8 @@ class TrainSettings:
     task_sha256: str = ""
     cohort: str = _data(
         "simulated",
-        "Data: simulated (patterns to classify, else MRI), simulated_mri and simulated_ct (patients of any "
+        "Data: simulated (patterns to classify, else MRI), simulated_density (drawn breasts of four "
+        "classes of density), simulated_mri and simulated_ct (patients of any "
         "task), or from --data_dir: own files in folders of hospitals, or what data_scripts.simulate_cohort "
         "wrote (folder), which is the default with that flag, or public files: photographs of the retina "
         "(segmentation), chest radiographs (classification: xray, of COVID-19; xray_pathogens, of virus, "
@@ -178,7 +184,7 @@ class TrainSettings:
             ),
         ),
     )
-    classes: int = _data(10, "Classes of the simulated classification", least=2, needs=(_DRAWN,))
+    classes: int = _data(10, "Classes of the simulated classification", least=2, needs=(_OF_PATTERNS,))
     image_size: int = _data(
         0,
         "Edge of the images; 0 is 16 to 64, by cohort, or that of the files of --data_dir",
@@ -271,7 +277,7 @@ def divides_patients(settings: Any) -> bool:
 
 def draws_patterns(settings: Any) -> bool:
     """Whether the data are patterns of classes, which show no patients."""
-    return settings.task == "classification" and settings.cohort == "simulated"
+    return settings.task == "classification" and settings.cohort in ("simulated", "simulated_density")
 
 
 def check_settings(settings: TrainSettings) -> TrainSettings:
@@ -289,7 +295,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise FlagError("rounds", "1 with --topology=single_pass", settings.rounds)
     if settings.norm == "group" and settings.network in SIZED and settings.channels % 4:
         raise FlagError("channels", "a multiple of 4 with --norm=group", settings.channels)
-    fitting = PUBLIC.get(settings.cohort, TASKS)
+    fitting = (PUBLIC | _DRAWN_FOR).get(settings.cohort, TASKS)
     if settings.task not in TASKS and not is_own(settings.task):
         raise FlagError("task", f"one of {', '.join(TASKS)}, or FILE:name", repr(settings.task))
     if settings.task not in fitting and not is_own(settings.task):

@@ -22,6 +22,13 @@ def on_clinical_ct(name: str, options: str = "") -> str:
     return trained(name, "--task=segmentation --cohort=clinical_ct", options)
 
 
+def on_densities(name: str, options: str = "") -> str:
+    """The command that trains on drawn images of four classes of density at seven sites."""
+    data = "--task=classification --cohort=simulated_density --clients=7 --examples_per_client=120"
+    divided = "--partition=dirichlet --concentration=0.5 --feature_shift=0.3 --validation_part=0.2"
+    return f"experiments.train_federated --workdir=runs/{name} {data} {divided} --algorithm={name} {options}"
+
+
 def trained(name: str, data: str, options: str = "") -> str:
     """The command that trains on data of these flags in the folder of measured data."""
     rest = f"{data} --data_dir=$FEDRECON_DATA --algorithm={name} {options}".rstrip()

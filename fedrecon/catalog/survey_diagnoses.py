@@ -1,15 +1,36 @@
 """Rows of the review's applications that diagnose from images (its Table 1)."""
 
-from fedrecon.catalog.commands import trained
+from fedrecon.catalog.commands import on_densities, trained
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.label_counts import exchange_counts
 from fedrecon.federated.methods.priya import priya
+from fedrecon.federated.methods.roth import roth
 from fedrecon.federated.methods.wei import wei
-from fedrecon.tasks import class_area_task
+from fedrecon.tasks import class_area_task, ordered_task
 
+_ROTH = "tests/federated/test_roth.py::test_"
 _COUNTS = "tests/federated/test_label_counts.py::test_"
 
 SURVEY_DIAGNOSES = (
+    Entry(
+        "roth",
+        roth,
+        "Roth et al. 2020, arXiv:2009.01871",
+        "clients weigh by their iterations and keep their best local model, by kappa of ordered classes",
+        survey_row="Roth",
+        tests=(
+            _ROTH + "models_are_averaged_by_iterations",
+            _ROTH + "clients_keep_the_round_with_the_best_score",
+            _ROTH + "federated_models_agree_better_at_other_sites_than_local_ones",
+            "tests/tasks/test_further_metrics.py::test_kappa_is_that_of_the_definition",
+            "tests/evaluation/test_cross_site.py::test_the_matrix_is_of_models_and_sites",
+            "tests/evaluation/test_cross_site.py::test_distances_of_classes_cost_linearly",
+        ),
+        command=on_densities("roth", "--optimizer=adam --learning_rate=0.003"),
+        needs=("classification", "validation"),
+        personal=True,
+        task=ordered_task,
+    ),
     Entry(
         "wei",
         wei,

@@ -23,10 +23,12 @@ from fedrecon.evaluation.lesions import Lesions, match_lesions
 from fedrecon.evaluation.pareto import dominates, hypervolume, pareto_front
 from fedrecon.evaluation.shifts import Shift, acquisition_probes, site_shifts
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
+from fedrecon.evaluation.sites import CrossSite, cross_site, cross_site_kappa
 
 __all__ = [
     "AreaInterval",
     "Contribution",
+    "CrossSite",
     "Fairness",
     "Lesions",
     "Limits",
@@ -40,6 +42,8 @@ __all__ = [
     "at_threshold",
     "collaboration",
     "convergence_score",
+    "cross_site",
+    "cross_site_kappa",
     "delong_interval",
     "dominates",
     "fit_temperature",

@@ -34,6 +34,33 @@ def class_area_task(task: Task, example: Mapping[str, Any]) -> Task:
     return _with_metrics(task, areas)
 
 
+def ordered_task(task: Task, example: Mapping[str, Any]) -> Task:
+    """A classification of classes in an order, whose metrics also have "kappa", linearly weighted.
+
+    Cohen's kappa within a client is ``1 - O / E``, O being the mean distance of predicted and true classes
+    and E that of chance, of independent ones as frequent as both are. As sums ``n (E - O)`` and ``n E``: over
+    clients they add up to a mean in which E weighs. Where both name one class only there is nothing to score.
+
+    Args:
+      task: its predictions are probabilities (examples, classes).
+      example: not used.
+    """
+    del example
+
+    def agreement(p: jax.Array, batch: Batch) -> Metrics:
+        classes, valid = p.shape[1], batch["valid"]
+        said = jax.nn.one_hot(jnp.argmax(p, 1), classes) * valid[:, None]
+        true = jax.nn.one_hot(batch["label"], classes) * valid[:, None]
+        number = jnp.arange(classes)
+        distance = jnp.abs(number[:, None] - number).astype(float)
+        observed = (said @ distance * true).sum()
+        expected = said.sum(0) @ distance @ true.sum(0) / jnp.maximum(valid.sum(), 1)
+        known = jnp.isfinite(jnp.where(valid[:, None], p, 0)).all()
+        return {"kappa": (jnp.where(known, expected - observed, jnp.nan), expected)}
+
+    return _with_metrics(task, agreement)
+
+
 def _with_metrics(task: Task, further: Callable[[jax.Array, Batch], Metrics]) -> Task:
     def metrics(params: PyTree, stats: PyTree, batch: Batch) -> Metrics:
         p = map_chunks(lambda part: task.predict(params, stats, part), batch, _CHUNK)

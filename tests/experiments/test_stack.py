@@ -64,7 +64,7 @@ LEAKING = {
     "centralized",
 }
 LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
-LEAKING |= {"wei", "priya"}
+LEAKING |= {"wei", "priya", "roth"}
 LEAKING |= {"nalawade"}
 LEAKING |= {"pan"}
 # By times of clients.

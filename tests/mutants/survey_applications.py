@@ -4,6 +4,11 @@ from tests.mutants.mutant import in_file
 
 _FEDVSS = "tests/federated/test_fedvss.py::test_"
 _COUNTS = "tests/federated/test_label_counts.py::test_"
+_ROTH = "tests/federated/test_roth.py::test_"
+_BEST = _ROTH + "clients_keep_the_round_with_the_best_score"
+_CROSS = "tests/evaluation/test_cross_site.py::test_"
+_KAPPA = "tests/tasks/test_further_metrics.py::test_kappa_is_that_of_the_definition"
+_DENSITIES = "tests/experiments/test_drawn_images.py::test_densities_are_of_their_classes"
 _VALID = _COUNTS + "counts_are_those_of_valid_labels"
 _OBJECTIVE = _FEDVSS + "the_objective_is_that_of_the_equations"
 MUTANTS = (
@@ -53,7 +58,32 @@ MUTANTS = (
          _COUNTS + "positives_weigh_as_much_as_negatives"),
     ),
     *in_file(
+        "fedrecon/federated/methods/roth.py",
+        ("jnp.where(result.weight > 0, context.steps, 0)", "context.steps",
+         _ROTH + "models_are_averaged_by_iterations"),
+        ('score > kept["score"]', 'score >= kept["score"]', _BEST),
+        ("(unscored | (score", "(False | (score", _BEST),
+        ("jnp.isfinite(score)", "True", _BEST),
+        ("select(better, new, kept)", "select(better | True, new, kept)", _BEST),
+        ('batches.validation or {**batches.examples, "valid": batches.present}',
+         '{**batches.examples, "valid": batches.present}',
+         _ROTH + "scores_are_of_the_trained_model_on_the_validation_split"),
+    ),
+    *in_file(
+        "fedrecon/evaluation/sites.py",
+        ("_mean(scores[~diagonal])", "_mean(scores)", _CROSS + "the_matrix_is_of_models_and_sites"),
+        ("kappa(p, y, weights)", "kappa(p, y)", _CROSS + "the_matrix_is_of_models_and_sites"),
+        ("scores[~np.isnan(scores)]", "scores", _CROSS + "what_cannot_be_scored_is_left_out"),
+    ),
+    *in_file(
+        "experiments/pipeline/drawn_images.py",
+        ("1 - part[number]", "part[number]", _DENSITIES),
+    ),
+    *in_file(
         "fedrecon/tasks/further_metrics.py",
+        ("jnp.abs(number[:, None] - number)", "(number[:, None] != number)", _KAPPA),
+        ("said.sum(0) @ distance @ true.sum(0)", "said.sum(0) @ distance @ said.sum(0)", _KAPPA),
+        ("jnp.where(known, expected - observed, jnp.nan)", "expected - observed", _KAPPA),
         ("valid & (label != c)", "label != c",
          "tests/tasks/test_further_metrics.py::test_areas_of_classes_are_those_of_pairs"),
     ),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedrecon.tasks import class_area_task, classification_task, findings_task
+from fedrecon.evaluation import kappa
+from fedrecon.tasks import class_area_task, classification_task, findings_task, ordered_task
 from fedrecon.types import Task, Variables
 
 RNG = np.random.default_rng(4)
@@ -55,3 +56,17 @@ def test_losses_are_multiplied_by_weights(make, shape):
     found = task.loss(params, {}, batch | {"weight": jnp.asarray(weight)}, jax.random.key(0))[0]
     np.testing.assert_allclose(found, each[:2].mean(), rtol=1e-5)
     assert task.loss(params, {}, batch, jax.random.key(0))[0] != found
+
+
+def test_kappa_is_that_of_the_definition():
+    """One client: the ratio is kappa; two: sums add, and a constant model has none."""
+    total, count = ordered_task(TASK, {}).metrics({}, {}, BATCH)["kappa"]
+    np.testing.assert_allclose(total / count, kappa(P.argmax(1)[VALID], LABEL[VALID], "linear"), rtol=1e-5)
+    constant = ordered_task(TASK, {}).metrics({}, {}, BATCH | {"p": jnp.ones((40, 4)) / 4})["kappa"]
+    assert abs(constant[0] / constant[1]) < 1e-6
+    perfect = ordered_task(TASK, {}).metrics({}, {}, BATCH | {"p": jax.nn.one_hot(LABEL, 4)})["kappa"]
+    assert perfect[0] == perfect[1] > 0
+    same = {"p": jnp.eye(4)[jnp.zeros(40, int)], "label": jnp.zeros(40, int), "valid": jnp.asarray(VALID)}
+    np.testing.assert_array_equal(ordered_task(TASK, {}).metrics({}, {}, same)["kappa"], [0, 0])
+    broken = ordered_task(TASK, {}).metrics({}, {}, BATCH | {"p": jnp.asarray(P).at[0].set(jnp.nan)})
+    assert np.isnan(broken["kappa"][0])
