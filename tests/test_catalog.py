@@ -48,6 +48,7 @@ fedvss
 nalawade
 yang
 sheller
+wang
 pan
 """.split()
 

@@ -33,6 +33,7 @@ from fedrecon.data import (
     simulate_mri_cohort,
 )
 from fedrecon.data.clients import (
+    case_type_partition,
     dirichlet_partition,
     draw_feature_shifts,
     label_counts,
@@ -323,6 +324,8 @@ def _divide(pooled: _Pool, settings: TrainSettings) -> FederatedData:
     names = None
     if settings.partition == "natural":
         parts, names = site_partition(pooled.sites)
+    elif settings.partition == "case_type":
+        parts, names = case_type_partition(pooled.examples["segmentation"], pooled.patients)
     else:
         try:
             parts = _skewed(pooled, settings, clients)

@@ -37,7 +37,7 @@ MEASURED = (*SIMULATED, "clinical_ct")
 # Numbers of classes of these where there are more than two.
 CLASSES = {"xray_pathogens": 3, "simulated_density": 4}
 COHORTS = (*SIMULATED, "folder", *PUBLIC)
-PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards")
+PARTITIONS = ("natural", "dirichlet", "dirichlet_balanced", "quantity", "shards", "case_type")
 NORMS = ("instance", "group", "batch")
 # Between the names of classes in `TrainSettings.data_labels`.
 LABELS = "|"
@@ -129,7 +129,8 @@ class TrainSettings:
     federation: FederationSettings = dataclasses.field(default=FederationSettings())
     partition: str = _data(
         "natural",
-        "Division of the examples over clients. Labels are classes, or else sites of origin",
+        "Division of the examples over clients. Labels are classes, or else sites of origin; case_type has a "
+        "client for each set of structures that patients have (segmentation)",
         choices=PARTITIONS,
     )
     concentration: float = _data(
@@ -317,6 +318,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if settings.clients and not drawn and settings.partition == "natural":
         expected = f"0, the sites of --cohort={settings.cohort}, with --partition=natural"
         raise FlagError("clients", expected, settings.clients)
+    if settings.partition == "case_type" and settings.task != "segmentation":
+        raise FlagError("partition", "another than case_type, which looks at segmentations", settings.task)
     if federation.patience and divides_patients(settings) and not settings.validation_part:
         raise FlagError("patience", "--validation_part with it", federation.patience)
     if settings.feature_shift and settings.task == "reconstruction":

@@ -3,8 +3,11 @@
 from fedrecon.catalog.commands import on_hearts
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.sheller import sheller
+from fedrecon.federated.methods.wang import wang
+from fedrecon.tasks import without_absent_classes
 
 _SHELLER = "tests/federated/test_sheller.py::test_"
+_WANG = "tests/federated/test_wang.py::test_"
 
 SEGMENTATIONS = (
     Entry(
@@ -26,5 +29,24 @@ SEGMENTATIONS = (
             "--topology=ring --visits=shuffled --patience=5 --optimizer=adam --learning_rate=0.003",
         ),
         needs=("validation",),
+    ),
+    Entry(
+        "wang",
+        wang,
+        "Wang et al. 2020, Automated Pancreas Segmentation Using Multi-institutional Collaborative Deep "
+        "Learning, DART",
+        "sites of disjoint case mixes; the Dice of a class that a case lacks is left out",
+        survey_row="Wang",
+        tests=(
+            _WANG + "a_class_that_a_case_lacks_is_left_out_whatever_is_predicted",
+            _WANG + "sites_tell_together_what_neither_tells_alone",
+            _WANG + "it_is_fedavg_by_size_or_equally",
+            "tests/data/test_partition.py::test_case_types_are_the_classes_that_patients_have",
+        ),
+        command="experiments.train_federated --workdir=runs/wang --task=segmentation "
+        "--cohort=simulated_mri --partition=case_type --algorithm=wang --optimizer=adam "
+        "--learning_rate=0.003",
+        needs=("segmentation",),
+        task=without_absent_classes,
     ),
 )

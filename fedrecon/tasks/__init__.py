@@ -27,6 +27,7 @@ from fedrecon.tasks.reconstruction import (
     random_mirrors,
     reconstruction_task,
 )
+from fedrecon.tasks.regions import without_absent_classes
 from fedrecon.tasks.routing import routed_adaptation
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
@@ -101,5 +102,6 @@ __all__ = [
     "unit_score",
     "variational_autoencoding_task",
     "volume_scores",
+    "without_absent_classes",
     "without_batch_normalization",
 ]

@@ -8,6 +8,7 @@ from matplotlib.image import imread
 
 from fedrecon.data.clients.feature_shift import FeatureShift, draw_feature_shifts, shift_features
 from fedrecon.data.clients.partition import (
+    case_type_partition,
     dirichlet_partition,
     label_counts,
     partition_examples,
@@ -252,3 +253,15 @@ def test_the_plot_of_many_clients_has_one_shape_for_each_label(tmp_path):
     for client, (x, y) in enumerate(counts):
         for edge in (client - 0.5, client + 0.5):
             assert (x, edge) in outlines[0] and {(x, edge), (x + y, edge)} <= outlines[1]
+
+
+def test_case_types_are_the_classes_that_patients_have():
+    """Of all slices together: an organ in one and a tumor in another are one case."""
+    slices = np.zeros((7, 2, 2), np.int32)
+    slices[0, 0, 0], slices[1, 0, 0], slices[2, 1] = 1, 1, 2
+    slices[5, 0] = [1, 2]
+    parts, names = case_type_partition(slices, ["a", "b", "b", "c", "a", "d", "a"])
+    assert names == ("1", "1+2", "none")
+    assert [part.tolist() for part in parts] == [[0, 4, 6], [1, 2, 5], [3]]
+    with pytest.raises(ValueError, match=r"^patients: expected one for each of 7 examples, found 1$"):
+        case_type_partition(slices, ["a"])

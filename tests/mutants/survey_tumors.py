@@ -4,6 +4,9 @@ from tests.mutants.mutant import in_file
 
 _NALAWADE = "tests/federated/test_nalawade.py::test_"
 _SHELLER = "tests/federated/test_sheller.py::test_"
+_WANG = "tests/federated/test_wang.py::test_"
+_ABSENT = _WANG + "a_class_that_a_case_lacks_is_left_out_whatever_is_predicted"
+_CASES = "tests/data/test_partition.py::test_case_types_are_the_classes_that_patients_have"
 _PASS = _SHELLER + "a_single_pass_goes_on_from_what_early_stopping_kept"
 MUTANTS = (
     *in_file(
@@ -31,5 +34,22 @@ MUTANTS = (
         ("-(-context.batches.count // batch[\"valid\"].shape[0])", "1",
          _SHELLER + "passes_end_with_the_last_batch_of_the_examples"),
         ("context.batches.judged", '{**context.batches.examples, "valid": context.batches.present}', _PASS),
+    ),
+    *in_file(
+        "fedrecon/tasks/regions.py",
+        ("present = true.any(pixels) |", "present = (predicted | true).any(pixels) |", _ABSENT),
+        ("(x == foreground) & scored[:, None]", "(x == foreground)", _ABSENT),
+        ("{**task.metrics(params, stats, batch),", "{", _ABSENT),
+        ("jnp.isin(x, jnp.asarray(members))", "(x > 0)",
+         "tests/tasks/test_regions.py::test_regions_of_a_tumor_by_hand"),
+        ('"TC": (1, 4)', '"TC": (1, 2)', "tests/tasks/test_regions.py::test_regions_of_a_tumor_by_hand"),
+        ("total(dice(found, true, labels.ndim - 1), valid)", "total(dice(found, true, 2).mean(), valid)",
+         "tests/tasks/test_regions.py::test_regions_of_a_tumor_by_hand"),
+    ),
+    *in_file(
+        "fedrecon/data/clients/partition.py",
+        ("sorted(classes - {0})", "sorted(classes)", _CASES),
+        ("found.setdefault(name, set()).update(", "found.update({name: set()}) or found[name].update(",
+         _CASES),
     ),
 )  # fmt: skip

@@ -92,6 +92,7 @@ REFUSED = {
     "feddg": "algorithm=feddg: expected --task=segmentation alone",
     "yang": "algorithm=yang: expected --task=segmentation alone",
     "pan": "algorithm=pan: expected --task=segmentation alone",
+    "wang": "algorithm=wang: expected --task=segmentation alone",
     "lc_fed": "algorithm=lc_fed: expected --task=segmentation alone",
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "vafl": "algorithm=vafl: expected --task=classification alone",

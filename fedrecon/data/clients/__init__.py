@@ -12,6 +12,7 @@ from fedrecon.data.clients.examples import (
 )
 from fedrecon.data.clients.feature_shift import FeatureShift, draw_feature_shifts, shift_features
 from fedrecon.data.clients.partition import (
+    case_type_partition,
     dirichlet_partition,
     label_counts,
     partition_examples,
@@ -27,6 +28,7 @@ __all__ = [
     "ClientData",
     "Cohort",
     "FeatureShift",
+    "case_type_partition",
     "center_columns",
     "cohort_from_arrays",
     "common_entries",

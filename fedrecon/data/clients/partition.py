@@ -34,6 +34,29 @@ def site_partition(sites: Sequence) -> tuple[Parts, tuple[str, ...]]:
     return tuple(np.flatnonzero(found == name) for name in names), names
 
 
+def case_type_partition(segmentation: np.ndarray, patients: Sequence) -> tuple[Parts, tuple[str, ...]]:
+    """One client for each set of classes that patients have: organs alone, organs with a tumor.
+
+    Args:
+      segmentation: (examples, [nz,] ny, nx) whole numbers, 0 of the background.
+      patients: one for each example.
+
+    Returns:
+      (parts, names): as `site_partition`; names are the classes, "none", "1", "1+2".
+
+    Raises:
+      ValueError: there is no example, or another number of patients than of examples.
+    """
+    names = _one_axis(patients, "patients")
+    if len(names) != len(segmentation):
+        raise ArgumentError("patients", f"one for each of {len(segmentation)} examples", len(names))
+    found: dict[Any, set[int]] = {}
+    for name, labels in zip(names, np.asarray(segmentation), strict=True):
+        found.setdefault(name, set()).update(np.unique(labels).astype(int).tolist())
+    kinds = {name: "+".join(map(str, sorted(classes - {0}))) or "none" for name, classes in found.items()}
+    return site_partition([kinds[name] for name in names])
+
+
 def dirichlet_partition(
     labels: Sequence,
     clients: int,
