@@ -9,10 +9,7 @@ ALGORITHMS = (
         "Dice 0.674 (+0.042)",
         "brain tumors, 3-D MRI",
         "sizes and quality of sites",
-        (
-            "vessels",
-            "hearts",
-        ),
+        ("vessels",),
         "Rates and local work that fall over the rounds, and weights that also look at validation scores "
         "and at how far a model is from the others. Use it where the last rounds jitter; a cosine schedule"
         " does most of it.",
@@ -45,10 +42,7 @@ ALGORITHMS = (
         "accuracy 0.745 (+0.011)",
         "chest radiographs",
         "labels, quality of sites",
-        (
-            "patterns",
-            "chests",
-        ),
+        ("patterns",),
         "A curriculum of clients: those with a low loss first, all of them later. Use it where some sites "
         "have poor labels; where all are good it only delays the hard ones.",
     ),
@@ -66,6 +60,7 @@ ALGORITHMS = (
         "Steps also see images with the low-frequency amplitudes of other sites, exchanged once. Use it "
         "for a model that goes to hospitals that did not train; amplitudes are not raw images, but they do"
         " leave the site.",
+        rivals={"FedDG with LoRA": {"algorithm": "feddg", "finetune": "lora", "start": "masked"}},
     ),
     Row(
         "Li-MoE",
@@ -73,10 +68,7 @@ ALGORITHMS = (
         "accuracy 0.742 (+0.008)",
         "resting-state fMRI (ABIDE)",
         "acquisition",
-        (
-            "detectors",
-            "patterns",
-        ),
+        ("detectors",),
         "A private expert is mixed with the shared model, uploads are noised, and encoders hide the site. "
         "Use it where a site needs a model of its own beside the shared one; its noise alone is no "
         "differential privacy.",

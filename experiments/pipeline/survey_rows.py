@@ -58,7 +58,8 @@ class Row(NamedTuple):
       start: the way without labels (of `experiments.finetune --pretraining`) of the model that the row's
         training starts from; "" for random weights.
       starts: further rows: label -> such a way, then FedAvg.
-      rivals: further rows: label -> settings.
+      rivals: further rows: label -> settings, and by "start" the way without labels that they start from.
+      turns: how many times the rounds its training has, where a single client trains in each.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Row(NamedTuple):
     start: str = ""
     starts: Mapping[str, str] = {}
     rivals: Mapping[str, Mapping[str, Any]] = {}
+    turns: int = 1
 
 
 _ADAM = {"optimizer": "adam", "learning_rate": 3e-3}
@@ -92,7 +94,7 @@ _RETINA = {
 _HEARTS = {
     "task": "segmentation",
     "cohort": "sunnybrook",
-    "image_size": 64,
+    "image_size": 32,
     "channels": 6,
     "pools": 2,
     "rounds": 12,
@@ -116,7 +118,7 @@ _CHESTS = {
     "batch_size": 16,
     "partition": "dirichlet",
     "clients": 8,
-    "concentration": 0.5,
+    "concentration": 0.3,
     "minimum_examples": 40,
     "validation_part": 0.1,
     "validate_every": 10,
@@ -129,6 +131,7 @@ _PATTERNS = {
     "channels": 8,
     "pools": 2,
     "rounds": 15,
+    "epochs": 2,
     "batch_size": 10,
     "partition": "dirichlet",
     "clients": 10,
@@ -137,7 +140,7 @@ _PATTERNS = {
     "minimum_examples": 20,
     "validation_part": 0.15,
     "validate_every": 15,
-    "learning_rate": 0.03,
+    "learning_rate": 0.1,
 }
 _MRI = {
     "task": "reconstruction",
@@ -154,6 +157,7 @@ _MRI = {
     **_ADAM,
 }
 _SHIFTED = {"feature_shift": 1.0}
+_SIZES = {"partition": "quantity", "concentration": 5.0}
 
 _LESIONS = {
     "task": "segmentation",
@@ -168,13 +172,12 @@ _LESIONS = {
     "validate_every": 12,
     **_ADAM,
 }
-_FEW = {"optimizer": "adam", "learning_rate": 3e-3, "partition": "quantity", "concentration": 5.0}
+_FEW = {"optimizer": "adam", "learning_rate": 3e-3, **_SIZES}
 _ENCODED = {
     "task": "fedrecon.tasks:variational_autoencoding_task",
     "optimizer": "adam",
     "learning_rate": 2e-3,
-    "partition": "quantity",
-    "concentration": 5.0,
+    **_SIZES,
 }
 _FOUR = {"clients": 4, "channels": 4, "pools": 1, "rounds": 3, "validate_every": 3}
 _CLOCK = {"clock": "wait", "clock_options": (("speed_spread", "1.0"),)}
@@ -211,13 +214,15 @@ PROBLEMS: dict[str, Problem] = {
         "pneumonia in radiographs, one hospital divided by label",
         _CHESTS,
         "accuracy",
+        labels=0.1,
         simulated="patterns",
         full={"rounds": 60},
     ),
     "detectors": Problem(
         "pneumonia in radiographs, one hospital in eight simulated detectors",
-        {**_CHESTS, **_SHIFTED},
+        {**_CHESTS, **_SHIFTED, **_SIZES, "epochs": 2},
         "accuracy",
+        labels=0.1,
         simulated="shifted_patterns",
         full={"rounds": 60},
     ),
@@ -225,7 +230,7 @@ PROBLEMS: dict[str, Problem] = {
         "pneumonia in radiographs, one hospital divided, few labels",
         {**_CHESTS, **_FEW},
         "auc",
-        labels=0.02,
+        labels=0.005,
         simulated="few_patterns",
         full={"rounds": 60},
     ),
@@ -241,6 +246,7 @@ PROBLEMS: dict[str, Problem] = {
         "pneumonia in radiographs, eight simulated clients of unequal speed",
         {**_CHESTS, **_CLOCK},
         "accuracy",
+        labels=0.1,
         simulated="slow_patterns",
         full={"rounds": 60},
     ),
@@ -248,6 +254,7 @@ PROBLEMS: dict[str, Problem] = {
         "radiographs of one hospital divided, to be encoded and decoded",
         _encoded(_CHESTS),
         "loss",
+        labels=0.2,
         simulated="encoded_patterns",
         full={"rounds": 60},
     ),
@@ -255,6 +262,7 @@ PROBLEMS: dict[str, Problem] = {
         "pneumonia in radiographs, four clients and a small network",
         {**_CHESTS, **_FOUR},
         "accuracy",
+        labels=0.1,
         simulated="small_patterns",
         full={"rounds": 20},
     ),

@@ -70,11 +70,13 @@ def plan(row: Row, name: str, preset: str, data_dir: str) -> dict[str, Training]
     algorithm = row.method or entry_of(row).name
     # With settings of the row's own a directory of its own; otherwise it is the plain method's.
     folder = f"{row.name.lower()}" if row.settings or row.start else f"{own}{algorithm}"
-    planned = {row.name: Training(_with(base, {"algorithm": algorithm, **row.settings}), row.start, folder)}
-    planned |= {
-        label: Training(_with(base, changes), "", f"{row.name}-{label}")
-        for label, changes in row.rivals.items()
-    }
+    changes = {"algorithm": algorithm, "rounds": base.rounds * row.turns, **row.settings}
+    if base.federation.validate_every:
+        changes["validate_every"] = changes["rounds"]
+    planned = {row.name: Training(_with(base, changes), row.start, folder)}
+    for label, changes in row.rivals.items():
+        settings = {name: value for name, value in changes.items() if name != "start"}
+        planned[label] = Training(_with(base, settings), changes.get("start", ""), f"{row.name}-{label}")
     planned |= {label: Training(base, way, f"{own}fedavg-{way}") for label, way in row.starts.items()}
     if preset == "smoke":
         planned = {row.name: planned[row.name]}
@@ -84,7 +86,8 @@ def plan(row: Row, name: str, preset: str, data_dir: str) -> dict[str, Training]
         alone = changed(base, federation=comparator(base.federation, method))
         planned[label] = Training(alone, "", f"{own}{method}")
     for label, training in planned.items():
-        settings = training.settings
+        # The model that it starts from is not there yet.
+        settings = changed(training.settings, initialize_from="pretraining" if training.start else "")
         try:
             check_settings(settings)
             check_method(settings.federation, (settings.task,))

@@ -72,3 +72,27 @@ def test_all_clients_at_once_give_the_same(fx):
 def test_options_out_of_range_are_refused(fx):
     with pytest.raises(ValueError, match=r"^mixing: expected a number in \[0, 1\), found 1"):
         iop_fl(fx.quad, optax.sgd(RATE), mixing=1)
+
+
+def test_on_fedbn_the_shared_model_is_that_of_fedbn_and_normalization_stays(fx):
+    data = fx.regression_data([5, 3, 1])
+    found = []
+    for algorithm in (
+        iop_fl(fx.regression, optax.sgd(RATE), private_normalization=True),
+        fl.fedbn(fx.regression, optax.sgd(RATE)),
+    ):
+        run = fl.make_round(algorithm, batch_size=1, epochs=1, donate=False)
+        state = fl.init_state(algorithm, fx.regression.init(jax.random.key(1)), data)
+        found.append(run(state, data, jax.random.key(3)))
+    (ours, info), (theirs, expected) = found
+    fx.assert_equal(ours.variables, theirs.variables)
+    np.testing.assert_array_equal(info.bytes_up, expected.bytes_up)
+    # After the first round the personal model is the local one, normalization too.
+    algorithm = iop_fl(fx.regression, optax.sgd(RATE), private_normalization=True)
+    kept = fl.client_variables(fl.fedbn(fx.regression, optax.sgd(RATE)), theirs, 1)
+    own = fl.client_variables(algorithm, ours, 1)
+    marks = jax.tree.leaves(fx.regression.normalization)
+    for private, mine, of_fedbn in zip(marks, jax.tree.leaves(own), jax.tree.leaves(kept), strict=True):
+        if private:
+            np.testing.assert_array_equal(mine, of_fedbn)
+    assert any(marks)

@@ -10,6 +10,7 @@ from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
+from fedrecon.federated.methods.fedbn import fedbn
 from fedrecon.federated.recipe import federated
 from fedrecon.federated.trees import merge
 from fedrecon.types import Task
@@ -56,6 +57,7 @@ def iop_fl(
     optimizer: optax.GradientTransformation,
     *,
     mixing: float = 0.1,
+    private_normalization: bool = False,
     method: Method | None = None,
     **options: Any,
 ) -> FederatedAlgorithm:
@@ -71,10 +73,12 @@ def iop_fl(
       task: what is learned.
       optimizer: each client's optimizer.
       mixing: alpha, in [0, 1).
+      private_normalization: on top of FedBN in place of FedAvg: normalization leaves stay at their clients.
       method: further methods.
       **options: as in `federated`.
 
     Raises:
       ValueError: ``mixing`` is out of range.
     """
-    return federated(task, optimizer, method=combine(averaged_model(mixing), method), **options)
+    recipe = fedbn if private_normalization else federated
+    return recipe(task, optimizer, method=combine(averaged_model(mixing), method), **options)
