@@ -40,6 +40,7 @@ elayan
 fedbiomed
 lc_fed
 
+baid
 roth
 wei
 priya

@@ -46,6 +46,7 @@ from fedrecon.data.clients import (
 )
 from fedrecon.data.folders import possible_tasks
 from fedrecon.data.measured import load_clinical_ct, manifest_path
+from fedrecon.data.simulation import simulate_slide_cohort
 from fedrecon.errors import ArgumentError
 from fedrecon.tasks import Configured, boundary_distances, check_labels, layer_features
 from fedrecon.training import (
@@ -267,6 +268,11 @@ def _cohort(settings: TrainSettings) -> Cohort:
         manifest = manifest_path(settings.data_dir, settings.cohort)
         return read_cohort(
             settings.data_dir, settings.task, manifest=manifest, matrix=(size, size), seed=settings.seed
+        )
+    if settings.cohort == "simulated_slides":
+        size = settings.image_size or 16
+        return simulate_slide_cohort(
+            settings.clients or 8, settings.patients_per_site, edge=size, seed=settings.seed
         )
     sites, shape = settings.clients or 5, (size, size)
     if settings.cohort == "simulated_ct":

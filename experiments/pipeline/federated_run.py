@@ -54,7 +54,7 @@ METRICS = {
     "reconstruction": ("psnr", "ssim", "loss"),
 }
 # Figures that tasks of some methods have besides, by how their names begin.
-_FURTHER = ("kappa", "auc_class")
+_FURTHER = ("kappa", "auc_class", "f1_class")
 # A table of more clients is left to results.json.
 _MOST_ROWS = 100
 _BASELINES = "baselines.json"

@@ -19,8 +19,8 @@ from fedrecon.training import (
 )
 
 # Cohorts that are drawn, and those of public files, with the tasks that each is for.
-SIMULATED = ("simulated", "simulated_mri", "simulated_ct", "simulated_density")
-_DRAWN_FOR = {"simulated_density": ("classification",)}
+SIMULATED = ("simulated", "simulated_mri", "simulated_ct", "simulated_density", "simulated_slides")
+_DRAWN_FOR = {"simulated_density": ("classification",), "simulated_slides": ("classification",)}
 PUBLIC = {
     "retina": ("segmentation",),
     "xray": ("classification",),
@@ -98,7 +98,8 @@ class TrainSettings:
     cohort: str = _data(
         "simulated",
         "Data: simulated (patterns to classify, else MRI), simulated_density (drawn breasts of four "
-        "classes of density), simulated_mri and simulated_ct (patients of any "
+        "classes of density), simulated_slides (tiles of stained tissue, of which some have lymphocytes), "
+        "simulated_mri and simulated_ct (patients of any "
         "task), or from --data_dir: own files in folders of hospitals, or what data_scripts.simulate_cohort "
         "wrote (folder), which is the default with that flag, or public files: photographs of the retina "
         "(segmentation), chest radiographs (classification: xray, of COVID-19; xray_pathogens, of virus, "
@@ -179,8 +180,8 @@ class TrainSettings:
         above=0,
         needs=(
             Need(
-                "patients that are simulated: --cohort=simulated_mri or simulated_ct, or --cohort=simulated "
-                "and another --task than classification",
+                "patients that are simulated: --cohort=simulated_mri, simulated_ct or simulated_slides, or "
+                "--cohort=simulated and another --task than classification",
                 lambda s: s.cohort in SIMULATED and not draws_patterns(s),
             ),
         ),

@@ -29,6 +29,12 @@ def on_densities(name: str, options: str = "") -> str:
     return f"experiments.train_federated --workdir=runs/{name} {data} {divided} --algorithm={name} {options}"
 
 
+def on_slides(name: str, options: str = "") -> str:
+    """The command that trains on simulated slides of eight sites."""
+    data = "--task=classification --cohort=simulated_slides"
+    return f"experiments.train_federated --workdir=runs/{name} {data} --algorithm={name} {options}".rstrip()
+
+
 def trained(name: str, data: str, options: str = "") -> str:
     """The command that trains on data of these flags in the folder of measured data."""
     rest = f"{data} --data_dir=$FEDRECON_DATA --algorithm={name} {options}".rstrip()

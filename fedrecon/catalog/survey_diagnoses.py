@@ -1,17 +1,36 @@
 """Rows of the review's applications that diagnose from images (its Table 1)."""
 
-from fedrecon.catalog.commands import on_densities, trained
+from fedrecon.catalog.commands import on_densities, on_slides, trained
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.baid import baid
 from fedrecon.federated.methods.label_counts import exchange_counts
 from fedrecon.federated.methods.priya import priya
 from fedrecon.federated.methods.roth import roth
 from fedrecon.federated.methods.wei import wei
-from fedrecon.tasks import class_area_task, ordered_task
+from fedrecon.tasks import class_scores_task, ordered_task
 
 _ROTH = "tests/federated/test_roth.py::test_"
+_SLIDES = "tests/data/test_histology.py::test_"
 _COUNTS = "tests/federated/test_label_counts.py::test_"
 
 SURVEY_DIAGNOSES = (
+    Entry(
+        "baid",
+        baid,
+        "Baid et al. 2022, arXiv:2203.16622",
+        "nothing in the rounds: tiles of slides, clients that are organs, and maps of whole slides",
+        survey_row="Baid",
+        tests=(
+            _SLIDES + "each_pixel_of_tissue_is_in_one_tile_and_background_in_none",
+            _SLIDES + "probabilities_of_tiles_are_a_map_of_the_slide",
+            _SLIDES + "tiles_of_a_slide_are_of_one_client_and_one_part",
+            _SLIDES + "stains_are_normalized_by_slide",
+            _SLIDES + "federated_areas_are_those_of_pooled_tiles",
+        ),
+        command=on_slides("baid", "--optimizer=adam --learning_rate=0.003"),
+        needs=("classification",),
+        task=class_scores_task,
+    ),
     Entry(
         "roth",
         roth,
@@ -41,7 +60,7 @@ SURVEY_DIAGNOSES = (
             _COUNTS + "classes_weigh_alike",
             _COUNTS + "counts_are_exchanged_once",
             _COUNTS + "steps_of_wei_are_those_of_the_weighted_loss",
-            "tests/tasks/test_further_metrics.py::test_areas_of_classes_are_those_of_pairs",
+            "tests/tasks/test_further_metrics.py::test_scores_of_classes_are_those_of_pairs_and_counts",
         ),
         command=trained(
             "wei",
@@ -50,7 +69,7 @@ SURVEY_DIAGNOSES = (
         ),
         needs=("classification", "exchanged"),
         linear=False,
-        task=class_area_task,
+        task=class_scores_task,
         before=exchange_counts,
     ),
     Entry(

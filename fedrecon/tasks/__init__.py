@@ -7,7 +7,7 @@ from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.features import bottleneck, layer_features
 from fedrecon.tasks.findings import findings_task
 from fedrecon.tasks.fingerprints import Configured, configured
-from fedrecon.tasks.further_metrics import class_area_task, ordered_task
+from fedrecon.tasks.further_metrics import class_scores_task, ordered_task
 from fedrecon.tasks.image_quality import reconstruction_metrics, ssim, volume_scores
 from fedrecon.tasks.joint import GROUPS, MODES, joint_task
 from fedrecon.tasks.labels import check_labels
@@ -55,7 +55,7 @@ __all__ = [
     "bottleneck",
     "boundary_distances",
     "check_labels",
-    "class_area_task",
+    "class_scores_task",
     "classification_metrics",
     "classification_reading",
     "classification_task",

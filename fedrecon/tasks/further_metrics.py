@@ -13,10 +13,11 @@ from fedrecon.types import Batch, Metrics, PyTree, Task
 _CHUNK = 32
 
 
-def class_area_task(task: Task, example: Mapping[str, Any]) -> Task:
-    """A classification whose metrics also have "auc_class0", ...: the area of each class against all others.
+def class_scores_task(task: Task, example: Mapping[str, Any]) -> Task:
+    """A classification whose metrics also have "auc_class0", "f1_class0", ...: each class against all others.
 
-    As sums the pairs that are won, and their number, within a client.
+    As sums the pairs that are won and their number, and ``2 TP`` and ``2 TP + FP + FN``, within a client; of
+    two classes those of class 1 alone. Predictions that are not finite make the sums NaN.
 
     Args:
       task: its predictions are probabilities (examples, classes).
@@ -24,14 +25,17 @@ def class_area_task(task: Task, example: Mapping[str, Any]) -> Task:
     """
     del example
 
-    def areas(p: jax.Array, batch: Batch) -> Metrics:
-        label, valid = batch["label"], batch["valid"]
-        return {
-            f"auc_class{c}": auc_pairs(p[:, c], valid & (label == c), valid & (label != c))
-            for c in range(p.shape[1])
-        }
+    def scores(p: jax.Array, batch: Batch) -> Metrics:
+        label, valid, found = batch["label"], batch["valid"], {}
+        unknown = ~jnp.isfinite(jnp.where(valid[:, None], p, 0)).all()
+        for c in [1] if p.shape[1] == 2 else range(p.shape[1]):
+            own, said = valid & (label == c), valid & (jnp.argmax(p, 1) == c)
+            found[f"auc_class{c}"] = auc_pairs(p[:, c], own, valid & (label != c))
+            both = 2.0 * (own & said).sum()
+            found[f"f1_class{c}"] = jnp.where(unknown, jnp.nan, both), 1.0 * (own.sum() + said.sum())
+        return found
 
-    return _with_metrics(task, areas)
+    return _with_metrics(task, scores)
 
 
 def ordered_task(task: Task, example: Mapping[str, Any]) -> Task:

@@ -9,6 +9,8 @@ _BEST = _ROTH + "clients_keep_the_round_with_the_best_score"
 _CROSS = "tests/evaluation/test_cross_site.py::test_"
 _KAPPA = "tests/tasks/test_further_metrics.py::test_kappa_is_that_of_the_definition"
 _DENSITIES = "tests/experiments/test_drawn_images.py::test_densities_are_of_their_classes"
+_SLIDES = "tests/data/test_histology.py::test_"
+_TILES = _SLIDES + "each_pixel_of_tissue_is_in_one_tile_and_background_in_none"
 _VALID = _COUNTS + "counts_are_those_of_valid_labels"
 _OBJECTIVE = _FEDVSS + "the_objective_is_that_of_the_equations"
 MUTANTS = (
@@ -58,6 +60,21 @@ MUTANTS = (
          _COUNTS + "positives_weigh_as_much_as_negatives"),
     ),
     *in_file(
+        "fedrecon/data/clients/tiles.py",
+        ("shown.any((1, 2))", "shown.all((1, 2))", _TILES),
+        ("x.swapaxes(1, 2)", "x.swapaxes(0, 2)", _TILES),
+        ("-(-size // edge) for size in tissue.shape", "size // edge for size in tissue.shape", _TILES),
+        ("size in shape], np.nan)", "size in shape], 0.0)",
+         _SLIDES + "probabilities_of_tiles_are_a_map_of_the_slide"),
+    ),
+    *in_file(
+        "fedrecon/data/simulation/histology.py",
+        ("inside.std(0)", "inside.std()", _SLIDES + "stains_are_normalized_by_slide"),
+        ("0.9 * small", "0.0 * small", _SLIDES + "sites_differ_in_stain_and_lymphocytes_are_dark"),
+        ("rng.uniform(-shift, shift, (2, 3)) / 3", "np.zeros((2, 3))",
+         _SLIDES + "sites_differ_in_stain_and_lymphocytes_are_dark"),
+    ),
+    *in_file(
         "fedrecon/federated/methods/roth.py",
         ("jnp.where(result.weight > 0, context.steps, 0)", "context.steps",
          _ROTH + "models_are_averaged_by_iterations"),
@@ -84,8 +101,10 @@ MUTANTS = (
         ("jnp.abs(number[:, None] - number)", "(number[:, None] != number)", _KAPPA),
         ("said.sum(0) @ distance @ true.sum(0)", "said.sum(0) @ distance @ said.sum(0)", _KAPPA),
         ("jnp.where(known, expected - observed, jnp.nan)", "expected - observed", _KAPPA),
+        ("both = 2.0 *", "both = 1.0 *",
+         "tests/tasks/test_further_metrics.py::test_scores_of_classes_are_those_of_pairs_and_counts"),
         ("valid & (label != c)", "label != c",
-         "tests/tasks/test_further_metrics.py::test_areas_of_classes_are_those_of_pairs"),
+         "tests/tasks/test_further_metrics.py::test_scores_of_classes_are_those_of_pairs_and_counts"),
     ),
     *in_file(
         "fedrecon/tasks/findings.py",

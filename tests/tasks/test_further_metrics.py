@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fedrecon.evaluation import kappa
-from fedrecon.tasks import class_area_task, classification_task, findings_task, ordered_task
+from fedrecon.tasks import class_scores_task, classification_task, findings_task, ordered_task
 from fedrecon.types import Task, Variables
 
 RNG = np.random.default_rng(4)
@@ -25,14 +25,22 @@ TASK = Task(
 )
 
 
-def test_areas_of_classes_are_those_of_pairs():
-    found = class_area_task(TASK, {}).metrics({}, {}, BATCH)
+def test_scores_of_classes_are_those_of_pairs_and_counts():
+    found = class_scores_task(TASK, {}).metrics({}, {}, BATCH)
     assert found["plain"] == (1, 2)
     for c in range(4):
         own = LABEL == c  # noqa: SIM300
         positive, negative = P[VALID & own, c], P[VALID & ~own, c]
         expected = stats.mannwhitneyu(positive, negative).statistic
         np.testing.assert_allclose(found[f"auc_class{c}"], (expected, positive.size * negative.size))
+        said = P.argmax(1) == c
+        true = (own & said & VALID).sum()
+        wrong = ((own ^ said) & VALID).sum()
+        np.testing.assert_allclose(found[f"f1_class{c}"], (2 * true, 2 * true + wrong))
+    two = class_scores_task(TASK, {}).metrics({}, {}, BATCH | {"p": BATCH["p"][:, :2]})
+    assert sorted(two) == ["auc_class1", "f1_class1", "plain"]
+    broken = class_scores_task(TASK, {}).metrics({}, {}, BATCH | {"p": BATCH["p"].at[0].set(jnp.nan)})
+    assert np.isnan(broken["f1_class0"][0])
 
 
 class Linear(nn.Module):

@@ -20,6 +20,7 @@ from fedrecon.data.clients.partition import (
     shard_partition,
     site_partition,
 )
+from fedrecon.data.clients.tiles import Tiles, heat_map, tile_slide
 from fedrecon.data.clients.undersampling import mask_key, undersampled_examples
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "ClientData",
     "Cohort",
     "FeatureShift",
+    "Tiles",
     "case_type_partition",
     "center_columns",
     "cohort_from_arrays",
     "common_entries",
     "dirichlet_partition",
     "draw_feature_shifts",
+    "heat_map",
     "label_counts",
     "mask_key",
     "mri_examples",
@@ -49,6 +52,7 @@ __all__ = [
     "stack_clients",
     "stack_parts",
     "stack_volumes",
+    "tile_slide",
     "to_native",
     "undersampled_examples",
 ]

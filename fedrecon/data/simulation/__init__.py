@@ -1,4 +1,4 @@
-"""Simulated multi-site cohorts of MRI and CT."""
+"""Simulated multi-site cohorts of MRI, CT and slides of tissue."""
 
 from fedrecon.data.simulation.cohort import (
     simulate_ct_cohort,
@@ -20,6 +20,13 @@ from fedrecon.data.simulation.ct import (
     measure_ct,
     simulate_ct_patient,
 )
+from fedrecon.data.simulation.histology import (
+    SlideSite,
+    normalized_stain,
+    simulate_slide,
+    simulate_slide_cohort,
+    slide_sites,
+)
 from fedrecon.data.simulation.hospitals import HOSPITAL_FRACTIONS, abdominal_hospitals, brain_hospitals
 from fedrecon.data.simulation.mri import MRISite, chest_coils, coil_fields, simulate_mri_patient
 from fedrecon.data.simulation.planning import PlannedPatient, plan_patients
@@ -30,12 +37,14 @@ __all__ = [
     "CTSite",
     "MRISite",
     "PlannedPatient",
+    "SlideSite",
     "abdominal_hospitals",
     "brain_hospitals",
     "chest_coils",
     "coil_fields",
     "ct_detector_count",
     "measure_ct",
+    "normalized_stain",
     "plan_patients",
     "read_mri_cohort",
     "read_mri_cohort_manifest",
@@ -45,7 +54,10 @@ __all__ = [
     "simulate_mri_cohort",
     "simulate_mri_patient",
     "simulate_mri_test_site",
+    "simulate_slide",
+    "simulate_slide_cohort",
     "simulated_ct_sites",
     "simulated_mri_sites",
+    "slide_sites",
     "write_mri_cohort",
 ]

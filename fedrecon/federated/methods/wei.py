@@ -46,8 +46,8 @@ def wei(
     """Wei et al. (a clinical system for children's community-acquired pneumonia): FedAvg with class weights.
 
     Hospitals average models by size; the cross-entropy of an example counts by `balanced`, of the client's
-    own numbers of classes or of those of all clients. AUC are told for every class, too
-    (`fedrecon.tasks.class_area_task`).
+    own numbers of classes or of those of all clients. AUC and F1 are told for every class, too
+    (`fedrecon.tasks.class_scores_task`).
 
     Deviations: filled in from a review's line. The publication has radiographs of children with bacteria,
     viruses and mycoplasma, and compares with readers; published findings of adults' radiographs at four
