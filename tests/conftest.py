@@ -1,6 +1,7 @@
 """Shared test settings: four host devices, and double precision only where a test asks for it."""
 
 import collections
+import gc
 import os
 import signal
 import sys
@@ -33,11 +34,14 @@ if _flags is None:
 settings.register_profile("fedrecon", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fedrecon")
 
-# Each compiled program keeps pieces of memory mapped, of which Linux grants a process 65530.
-_MOST_MAPPINGS = 20_000
+# Each compiled program keeps pieces of memory mapped, of which Linux grants a process 65530. Counting them
+# takes milliseconds, so it is done once in so many compilations.
+_MOST_MAPPINGS = 30_000
 _MAPPINGS = Path("/proc/self/maps")
+_OFTEN = 300
 
 _compiled = collections.Counter()
+_seen = 0
 
 
 def _count(event: str, seconds: float, **details) -> None:
@@ -50,8 +54,20 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
+    global _seen
+    if _compiled.total() - _seen < _OFTEN:
+        return
+    _seen = _compiled.total()
     if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
         jax.clear_caches()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """The garbage collector leaves alone what stays to the end: modules and tests, millions of objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 20)
 
 
 def _of_the_process() -> dict:

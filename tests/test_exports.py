@@ -75,6 +75,7 @@ def test_inputs_of_other_dtypes_are_cast_and_unknown_ones_ignored(exported):
     assert np.array_equal(model.predict({**wider, "patient": "unknown"}), expected)
 
 
+@pytest.mark.slow
 def test_the_folder_needs_jax_alone(exported, tmp_path):
     task, variables, folder = exported
     given = batch(3)

@@ -33,9 +33,9 @@ def test_commands_name_flags_that_exist():
         if "pipeline.programs" in source:
             # Mains of federated training define the flags of their settings, and those of a run.
             main, programs = map(importlib.import_module, (module, "experiments.pipeline.programs"))
-            settings = getattr(main, "FullStackSettings", None) or main.TrainSettings
+            settings = getattr(main, "FullStackSettings", None) or getattr(main, "TrainSettings", None)
             source += Path(programs.__file__).read_text()
-            source += "".join(f'"{field.name}"' for field, _ in fields(settings))
+            source += "".join(f'"{field.name}"' for field, _ in (fields(settings) if settings else ()))
         for flag in re.findall(r"--(?:no)?([\w.]+)", arguments.split("#")[0]):
             # --dp.epsilon is the field dp_epsilon.
             flag = flag.replace(".", "_")

@@ -88,6 +88,7 @@ def test_simulate_cohort_writes_the_hospitals_of_the_first_command(tmp_path):
     assert sorted(parts) == ["test", "test", "train", "validation"]
 
 
+@pytest.mark.slow
 def test_inspect_file_describes_sound_files_and_names_what_is_wrong(tmp_path):
     kspace = np.ones((2, 3, 8, 10), np.complex64)
     write_fastmri(tmp_path / "good.h5", FastMRIVolume(kspace, np.arange(10) % 2 == 0))

@@ -63,6 +63,7 @@ def test_coil_maps_of_every_kind_serve(tmp_path, coil_maps):
     assert "psnr" not in record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["gridding", "cg-sense"])
 def test_spokes_become_an_upright_image(tmp_path, method):
     write_spokes(tmp_path / "r.h5")
@@ -258,6 +259,7 @@ def test_measured_samples_become_the_published_image(tmp_path, measured_data):
         np.testing.assert_allclose(found["image"][()], published["reconstruction_rss"][()], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_measured_coils_unfold_lines_left_out(tmp_path, measured_data):
     path = measured_data("mri/brain_cimax3t_16ch.h5")
     psnr = {}

@@ -52,6 +52,7 @@ def unexplained(image, path):
     return np.linalg.norm(expected - y) / np.linalg.norm(y)
 
 
+@pytest.mark.slow
 def test_the_network_of_a_run_reconstructs_a_file(tmp_path, capsys):
     """In the unit of the file, and what is said of the image is true."""
     path = write_phantom(tmp_path / "k.h5", scale=1e-3)

@@ -139,6 +139,7 @@ def test_sizes_count_once_where_clients_are_drawn_by_size():
         np.testing.assert_array_equal(algorithm.weighting(jnp.asarray(counts), None), expected)
 
 
+@pytest.mark.slow
 def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):
     """Where the gradient is zero, weights move by the noise alone: Z C / B in each of the steps."""
     federation = FederationSettings(algorithm="fedbn", dp_epsilon=1.0, weighting="equal")

@@ -39,6 +39,7 @@ def simulate(algorithm, data, variables, rounds, *, concurrency, **options):
     return run(variables, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regression", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_equal_durations_are_federated_averaging_bit_for_bit(fx, regression):
     data, variables = fx.quad_data(), START

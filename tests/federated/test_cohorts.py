@@ -40,6 +40,7 @@ def run(fx, gathered, clients=CLIENTS, devices=1, parallel="scan"):
     return fx.trajectory(fx.quad, algorithm, 3, key=5, mesh=mesh, parallel=parallel)(data_of(fx, clients))
 
 
+@pytest.mark.slow
 def test_one_after_another_the_bits_are_those_of_all_clients(fx):
     fx.assert_equal(run(fx, True), run(fx, False))
 

@@ -57,6 +57,7 @@ def test_proximal_steps_with_control_variates(fx):
     np.testing.assert_allclose(result.message.summed[1]["w"], renewed - own, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_both_converge_to_the_uniform_optimum(fx):
     """c is the mean of all c_i after every round; the other order gives the same numbers."""
     states = trained(fx, fl.proximal(0.5), VARIATES)
@@ -71,6 +72,7 @@ def test_both_converge_to_the_uniform_optimum(fx):
     fx.assert_close(swapped.variables, states.variables)
 
 
+@pytest.mark.slow
 def test_parts_without_strength_change_no_bit(fx):
     silent = model_contrast(lambda params, stats, batch: batch["b"], strength=0.0)
     states = trained(fx, fl.proximal(0.0), VARIATES, silent)
@@ -80,6 +82,7 @@ def test_parts_without_strength_change_no_bit(fx):
     fx.assert_equal(states.client.method[1], alone.client.method)
 
 
+@pytest.mark.slow
 def test_personal_models_follow_scaffold(fx):
     """The global model is SCAFFOLD's, bit for bit; v_i goes to (a b_i + lambda w*) / (a + lambda)."""
     algorithm = fl.ditto(fx.quad, optax.sgd(RATE), strength=0.5, method=VARIATES, **SOME)
@@ -224,6 +227,7 @@ def private(**changes):
     return fl.private_gradients(Mechanism(**(options | changes)))
 
 
+@pytest.mark.slow
 def test_norm_leaves_stay_private_next_to_noise(fx):
     """FedBN and DP-SGD: only w is sent, and both leaves together move by no more than the bound."""
     task = fx.pair._replace(normalization=Variables({"w": False, "h": True}, {}))

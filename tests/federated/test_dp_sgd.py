@@ -143,6 +143,7 @@ def test_noise_differs_between_steps_clients_and_rounds(fx):
     np.testing.assert_array_equal(info.client_metrics["steps"][0], 2)
 
 
+@pytest.mark.slow
 def test_with_a_contrastive_penalty_the_bound_and_the_noise_are_the_same():
     """MOON next to DP-SGD: the penalty is clipped with the loss of its example, and adds no noise."""
 
@@ -179,6 +180,7 @@ def test_with_a_contrastive_penalty_the_bound_and_the_noise_are_the_same():
     np.testing.assert_allclose(np.std(noise) / (2.0 * 0.5 / N), 1.0, atol=0.3)
 
 
+@pytest.mark.slow
 def test_recipe_equals_sgd_on_full_batches_when_nothing_is_hidden(fx):
     """q = 1, no noise, a loose bound: one DP step is FedAvg's full-batch step, on several devices."""
     counts = [8, 8, 8]

@@ -140,6 +140,7 @@ def test_fixed_number_of_steps(fx):
     assert np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.variables)])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "parallel"), [(1, "scan"), pytest.param(2, "vmap", marks=pytest.mark.slow)]
 )

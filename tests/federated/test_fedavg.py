@@ -225,6 +225,7 @@ def test_counters_take_the_rounded_mean_of_their_changes(fx):
     assert state.variables.stats["count"] == 3 + 2
 
 
+@pytest.mark.slow
 def test_double_precision(fx, x64):
     """Under x64 the whole round computes in double precision: the closed form holds to 1e-12."""
     data = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(jnp.float64), fx.quad_data())

@@ -159,6 +159,7 @@ def test_all_clients_at_once_give_the_same(fx):
     fx.assert_close(ours[-1][0], theirs[-1][0], 1e-6)
 
 
+@pytest.mark.slow
 def test_further_methods_go_along(fx):
     together = algorithm(fx, method=fl.proximal(0.0))
     found, expected = (rounds(fx, method, fx.quad_data(), 2)[-1][0] for method in (together, algorithm(fx)))

@@ -57,6 +57,7 @@ def targets():
     return np.random.default_rng(0).normal(size=(CLIENTS, 1, SIZE)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_without_rates_it_is_fedavg_bit_for_bit(targets):
     found, expected = (
         after(algorithm, clients_of(targets), 2)[0].variables.params["w"]

@@ -89,6 +89,8 @@ def test_slow_clients_are_left_out_by_the_median_and_come_back():
     # Nobody was timed yet, or one was not.
     assert chosen(without_slow(1.5), [-1.0] * 3) == [0, 1, 2]
     assert chosen(without_slow(1.5), [-1.0, 1.0, 1.0, 9.0]) == [0, 1, 2]
+    # Of those who were timed the median is 3.5.
+    assert chosen(without_slow(1.5), [-1.0, -1.0, -1.0, 2.0, 3.5, 4.0]) == [0, 1, 2, 3, 4, 5]
     # .4 of the median would leave one of five, .4 x 1.1^k rises until three are left: those up to the median.
     assert chosen(without_slow(0.4), [2.0, 3.9, 4.0, 6.1, 7.0]) == [0, 1, 2]
 

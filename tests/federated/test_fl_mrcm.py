@@ -87,6 +87,7 @@ def same(a, b):
     )
 
 
+@pytest.mark.slow
 def test_without_strength_it_is_averaging_bit_for_bit():
     plain = fl.fedavg(TASK, optax.sgd(0.1), weighting=fl.equal)
     found, expected = (rounds(a, data(), 3)[-1] for a in (algorithm(strength=0.0), plain))

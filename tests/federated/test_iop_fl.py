@@ -43,6 +43,7 @@ def test_personal_models_are_those_of_the_equation(fx):
     )
 
 
+@pytest.mark.slow
 def test_the_shared_model_is_that_of_averaging_bit_for_bit(fx):
     ours, theirs = (
         rounds(fx, algorithm, 2)[-1][0]
@@ -51,6 +52,7 @@ def test_the_shared_model_is_that_of_averaging_bit_for_bit(fx):
     fx.assert_equal(ours.variables, theirs.variables)
 
 
+@pytest.mark.slow
 def test_without_mixing_the_personal_model_is_the_last_local_one(fx):
     algorithm = iop_fl(fx.quad, optax.sgd(RATE), mixing=0.0)
     kept = fl.local_only(fx.quad, optax.sgd(RATE), keep_optimizer=False)

@@ -1,5 +1,6 @@
 """LC-Fed: functions against numpy, phases of a round, and what travels."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -35,8 +36,13 @@ def data():
     )
 
 
+@functools.cache
+def first():
+    return jax.jit(TASK.init)(jax.random.key(1))
+
+
 def start(task=TASK):
-    return jax.tree.map(jnp.asarray, task.init(jax.random.key(1)))
+    return first() if task is TASK else jax.tree.map(jnp.asarray, task.init(jax.random.key(1)))
 
 
 def recipe(task=TASK, rate=0.1, **options):
@@ -186,7 +192,7 @@ def test_heads_are_published_and_calibrations_stay(trained):
     assert not jax.tree.leaves(state.private.params["encoder"])
 
 
-def test_the_body_is_frozen_while_heads_train():
+def test_the_body_is_frozen_while_heads_train(trained):
     state, _ = rounds(recipe(head_steps=2))
     for name in ("encoder", "channel_selection"):
         for x, y in zip(
@@ -194,10 +200,9 @@ def test_the_body_is_frozen_while_heads_train():
         ):
             np.testing.assert_array_equal(x, y)
     assert not np.array_equal(state.private.params["head"]["kernel"][0], start().params["head"]["kernel"])
-    state, _ = rounds(recipe(head_steps=1))
-    assert not np.array_equal(
-        state.variables.params["channel_selection"]["v2"], start().params["channel_selection"]["v2"]
-    )
+    # After the single step of the head, it moves.
+    moved = trained[0].variables.params["channel_selection"]["v2"]
+    assert not np.array_equal(moved, start().params["channel_selection"]["v2"])
 
 
 @pytest.mark.slow

@@ -61,12 +61,17 @@ def algorithm(task=TASK, optimizer=None, clients=2, **options):
 
 
 def rounds(algorithm, clients, count, task=TASK, batch_size=4):
+    return each_round(algorithm, clients, count, task, batch_size)[-1]
+
+
+def each_round(algorithm, clients, count, task=TASK, batch_size=4):
     round = fl.make_round(algorithm, batch_size=batch_size, epochs=1, donate=False)
-    state = fl.init_state(algorithm, task.init(jax.random.key(1)), clients)
+    states = [fl.init_state(algorithm, task.init(jax.random.key(1)), clients)]
     for _ in range(count):
-        state, info = round(state, clients, jax.random.key(0))
+        state, info = round(states[-1], clients, jax.random.key(0))
         assert info.applied
-    return state
+        states.append(state)
+    return states
 
 
 def same(a, b):
@@ -191,10 +196,9 @@ def test_expert_gate_and_images_are_in_no_message():
 def test_a_step_hides_the_site_as_the_equations_say():
     """Both clients have one example and know one latent of the other: nothing is left to chance."""
     clients = data()
-    player = fl.init_state(algorithm(PLAIN), PLAIN.init(jax.random.key(1)), clients).client.method.params
+    initial, first, second = each_round(algorithm(PLAIN, strength=0.7), clients, 2, PLAIN)
+    player = initial.client.method.params
     own_player = jax.tree.map(lambda x: np.asarray(x[0], float), player)
-    first = rounds(algorithm(PLAIN, strength=0.7), clients, 1, PLAIN)
-    second = rounds(algorithm(PLAIN, strength=0.7), clients, 2, PLAIN)
     assert same(first.client.method.params, player)
     p1 = jax.tree.map(lambda x: np.asarray(x, float), first.variables.params)
     x, label = np.asarray(clients.examples["image"][:, 0], float), np.asarray(clients.examples["label"][:, 0])

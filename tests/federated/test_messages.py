@@ -102,6 +102,7 @@ def test_kinds_of_messages_streamed(fx):
             assert_received(state.exchange, included)
 
 
+@pytest.mark.slow
 def test_kinds_of_messages_asynchronous(fx):
     """Three arrivals to a step, among them clients that come twice."""
     algorithm = fl.federated(fx.quad, optax.sgd(RATE), method=reporting())

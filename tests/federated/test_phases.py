@@ -53,6 +53,7 @@ def rounds(algorithm, state, data, count):
     return state
 
 
+@pytest.mark.slow
 def test_the_same_algorithm_goes_on_as_if_nothing_had_happened(fx):
     """The number of the round is kept, so that clients, batches and keys are those of one long run."""
     data = fx.quad_data()
@@ -62,6 +63,7 @@ def test_the_same_algorithm_goes_on_as_if_nothing_had_happened(fx):
     fx.assert_equal(rounds(algorithm, again, data, 2), rounds(algorithm, first, data, 2))
 
 
+@pytest.mark.slow
 def test_private_leaves_are_kept_averaged_or_started_from_the_shared_ones(fx):
     data = fx.regression_data([5, 3, 4])
     shared, private = fl.fedavg(fx.regression, optax.sgd(0.05)), fl.fedbn(fx.regression, optax.sgd(0.05))

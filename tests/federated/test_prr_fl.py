@@ -182,6 +182,7 @@ def answers_of(kernels, bias, round=0, included=None):
     return reducer.reduce(upload, included, (), context).answers.params
 
 
+@pytest.mark.slow
 def test_equal_clients_get_what_they_sent():
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 5))
     found = answers_of(jnp.tile(kernel[None], (4, 1, 1, 1, 1)), jnp.ones((4, 5)))

@@ -134,6 +134,7 @@ def test_what_is_beyond_its_bound_and_too_few_clients_spoil_the_round_alone():
     assert not bool(info["enough"]) and float(total.weight) == 0
 
 
+@pytest.mark.slow
 def test_a_round_is_that_of_plain_sums_and_counts_the_bytes_of_the_protocol(fx):
     """Clients weighted by examples, one of which has none: it drops out after masks were agreed on."""
     counts = np.asarray([1, 5, 0, 8])

@@ -84,6 +84,7 @@ def test_an_empty_round_changes_nothing(fx):
     np.testing.assert_allclose(state.variables.params["w"], fx.b[0] + 0.95 * (1 - fx.b[0]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["memory", pytest.param("hdf5", marks=pytest.mark.slow)])
 def test_evaluation_is_that_on_the_device(fx, tmp_path, source):
     """Clients' own models and one model, two of seven clients at a time, the last cohort padded."""

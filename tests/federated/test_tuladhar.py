@@ -31,6 +31,7 @@ def run(fx, algorithm, rounds=3, *, task="quad", data=None, **options):
     return fl.run_rounds(round, rounds)(fl.init_state(algorithm, START, data), data, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["scan", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_of_examples_alone_it_is_fedavg_bit_for_bit(fx, parallel):
     own = tuladhar(fx.quad, optax.sgd(0.05), score=score, **PLAIN)
@@ -166,6 +167,7 @@ def test_schedules_of_two_go_together():
     assert both_schedules(None, None) is None
     found = both_schedules(halves, halves)(context)
     assert (float(found.rate), int(found.steps)) == (0.25, 5)
+    assert int(both_schedules(halves, by_part)(context).steps) == 5
     found = both_schedules(by_part, halves)(context)
     assert int(found.steps) == 5
     np.testing.assert_allclose(found.rate(jnp.array([0.0, 0.5])), [0.5, 0.25])

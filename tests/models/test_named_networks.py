@@ -195,6 +195,7 @@ def test_cbam_weighs_channels_and_then_pixels():
     np.testing.assert_allclose(found, y * sigmoid(logits), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gates_of_cbam():
     """Between 0 and 1; a quarter passes where all weights are zero; channels may be renamed."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 6)), jnp.float32)
@@ -267,6 +268,7 @@ def test_dropout_is_drawn_in_training_alone():
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any() and (drawn[0] != quiet).any()
 
 
+@pytest.mark.slow
 def test_attention_in_volumes_stays_within_windows():
     """Where windows that begin at half their size meet, and at the edges, nothing is shared."""
     model, sizes = WindowBlock(1, 2, shifted=True), (4, 6, 3)

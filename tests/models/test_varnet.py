@@ -187,6 +187,7 @@ def test_learned_coil_maps_stay_normalized_and_padding_stays_zero():
     np.testing.assert_allclose(refine(params), maps, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_examples_of_zeros_give_finite_images_and_gradients():
     operators, y, _ = sense_batch()
     operators = jax.tree.map(lambda a: jnp.asarray(a).at[1].set(0), operators)
@@ -212,6 +213,7 @@ def test_errors_name_what_is_wrong():
         VarNet(1, 2, 1).init(jax.random.key(0), flat, jnp.ones((2, 5)))
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_are_stacked_and_ignore_padding():
     operators, y, _ = sense_batch(batch=3)
     model = VarNet(2, 2, 0, norm=BatchNorm)

@@ -163,7 +163,7 @@ MUTANTS = (
         "experiments/pipeline/federated_data.py",
         (
             'module.path == ("head",)',
-            "module.path",
+            'module.path != ("head",)',
             _SEEN,
         ),
     ),

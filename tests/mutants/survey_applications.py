@@ -37,7 +37,7 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/federated/methods/label_counts.py",
-        ("    known &= valid[:, None]\n", "", _VALID),
+        ("    known &= valid[:, None]", "    known &= True", _VALID),
         ("((label == 1) & known)", "(label == 1)", _VALID),
         ("(label == 0) | (label == 1)", "label < 2", _VALID),
         ("jnp.uint32(4 * counts.size)", "jnp.uint32(counts.size)", _COUNTS + "counts_are_exchanged_once"),

@@ -69,12 +69,11 @@ MUTANTS = (
          "the_optimizer_sees_the_rate_of_the_round"),
         ("1 / (lengths(away) + 1e-5)", "lengths(away)", _SHARES),
         ("/ len(scores)", "/ 1", _SHARES),
-        ("score(*context.complete(result.variables), batch)",
-         "score(*context.complete(context.received), batch)",
+        ("score(*context.complete(result.variables), ",
+         "score(*context.complete(context.received), ",
          _TULADHAR + "a_round_is_that_of_the_equations"),
-        ('batches.validation or {**batches.examples, "valid": batches.present}',
-         '{**batches.examples, "valid": batches.present}', _TULADHAR +
-         "scores_are_those_of_the_validation_split"),
+        ("context.batches.judged", '{**context.batches.examples, "valid": context.batches.present}',
+         _TULADHAR + "scores_are_those_of_the_validation_split"),
     ),
     *in_file(
         "fedrecon/training/components.py",

@@ -172,6 +172,7 @@ def test_batches_are_those_of_the_round_and_the_place():
     assert not np.array_equal(here.params["w"], there.params["w"])
 
 
+@pytest.mark.slow
 def test_a_minimum_of_one_is_averaging_bit_for_bit():
     task = made_task(PLAN, {"x": jax.ShapeDtypeStruct((1, 3), jnp.float32)})
     states = []

@@ -305,6 +305,7 @@ def test_the_axis_is_differentiable():
         np.testing.assert_allclose(found, exact, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_dtypes_and_compilation(normal, compiled):
     geometry = fan_of(even(4))
     y = normal((2, 3, *geometry.shape))

@@ -76,6 +76,7 @@ def test_products_with_maps_equal_the_plain_route(normal, kind):
     np.testing.assert_allclose(plain._forward_maps(A, x, maps), direct, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coils", [1, 4])
 def test_estimated_maps_are_those_of_the_scanner(coils):
     shape = (64, 48)

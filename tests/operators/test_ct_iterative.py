@@ -119,6 +119,7 @@ def _em_path(A, y):
     return jax.lax.scan(step, start, length=8)[1]
 
 
+@pytest.mark.slow
 def test_expectation_maximization_with_background_and_one_subset(x64):
     A, truth = system()
     y = A(truth) + 0.7
@@ -170,6 +171,7 @@ def test_penalized_weighted_least_squares_is_stationary(huber, x64, normal):
     assert huber is None or (np.abs(D @ np.ravel(x)) > huber).any()
 
 
+@pytest.mark.slow
 def test_total_variation_is_the_shared_problem_with_positivity(x64, normal):
     A, truth = system(4)
     y = A(truth) + 0.05 * normal((6, 8), np.float64)

@@ -112,6 +112,7 @@ def test_transforms_of_admm_and_pdhg_agree(x64, normal):
     assert 0 < np.sum(jumps < 1e-8) < 9
 
 
+@pytest.mark.slow
 def test_pogm_needs_fewer_iterations_than_fista_and_restarts_help(problem):
     matrix, y = problem
     best, _ = lasso(matrix, y, pogm, iterations=5000)

@@ -139,6 +139,7 @@ def _flat(maps):
     return flat, flat.conj()
 
 
+@pytest.mark.slow
 def test_espirit_finds_the_maps_of_an_analytic_scan():
     kspace = scan()
     maps, values = (np.asarray(a) for a in espirit(kspace, (20, 20), (5, 5)))
@@ -166,6 +167,7 @@ def test_the_reference_coil_is_real_and_positive():
     assert seen.real.min() > -1e-4 and seen.real.max() > 0.5
 
 
+@pytest.mark.slow
 def test_two_sets_explain_an_object_that_folds_over():
     full = scan(textured_body(), (61, 37))
     folded = full[:, ::2] * np.float32(np.sqrt(0.5))  # half the field of view along y

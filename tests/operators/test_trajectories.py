@@ -211,6 +211,7 @@ def test_stacks():
     np.testing.assert_array_equal(stack[12:24, :, 1:], spiral)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     interleaves=st.sampled_from([1, 3, 16, 48]),

@@ -63,6 +63,7 @@ def test_a_batch_without_times_is_named():
         cox_task(nn.Dense(1), {"x": np.zeros((1, 2)), "event": np.zeros(1)})
 
 
+@pytest.mark.slow
 def test_a_linear_model_descends_to_the_hazards_that_drew_the_times():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 2)).astype(np.float32)

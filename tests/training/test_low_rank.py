@@ -68,6 +68,7 @@ def test_a_convolution_is_changed_by_two_convolutions(setting):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_a", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_round_averages_the_merged_models_where_a_is_frozen(setting, train_a):
     task, base, _ = setting
