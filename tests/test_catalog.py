@@ -51,10 +51,11 @@ yang
 sheller
 wang
 pan
+fedsim
 """.split()
 
 # Methods whose tasks have private leaves beside those of the network.
-BRINGS_LEAVES = {"li_moe", "vafl"}
+BRINGS_LEAVES = {"li_moe", "vafl", "fedsim"}
 P = 10**6
 # Float32 numbers up and down where they are not the model and its weight up, and the model down.
 NUMBERS = {

@@ -53,7 +53,7 @@ ALLOWED = {
     ),
     "fedrecon/alignment": (
         {"fedrecon.alignment", "fedrecon.errors", "fedrecon.types"},
-        {"jax", "numpy", "optax"},
+        {"jax", "numpy", "optax", "scipy"},
     ),
     "fedrecon/__init__.py": (
         {"fedrecon.types", "fedrecon.errors", "fedrecon.exports", "fedrecon.training.run"},

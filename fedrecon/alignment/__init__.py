@@ -3,7 +3,7 @@
 Frequency space: amplitudes of images are swapped, mixed and averaged, phases stay. Contrast: InfoNCE with
 several positives, banks of representations with tags, momentum encoders. Adversarial games:
 discriminators and those whom they judge, with an optimizer each; generators of images, and translators from
-one site to another.
+one site to another; simulators of labeled images, and statistical shape models.
 Representations: their dissimilarities, and Gaussians that stand for them.
 """
 
@@ -30,13 +30,24 @@ from fedrecon.alignment.representations import (
     rank_correlation,
     signed_power,
 )
+from fedrecon.alignment.shape_models import ShapeModel, shape_model, signed_distances
+from fedrecon.alignment.simulators import (
+    PRIVATE_PARTS,
+    SHARED_PARTS,
+    new_simulator,
+    simulated_pairs,
+    simulator_losses,
+)
 from fedrecon.alignment.translation import new_translator, train_translator, translated
 
 __all__ = [
+    "PRIVATE_PARTS",
+    "SHARED_PARTS",
     "Bank",
     "Contrast",
     "Domain",
     "Player",
+    "ShapeModel",
     "amplitude",
     "boundary_contrast",
     "boundary_rings",
@@ -54,13 +65,18 @@ __all__ = [
     "moved",
     "new_perceptron",
     "new_player",
+    "new_simulator",
     "new_translator",
     "perceptron",
     "pushed",
     "rank_correlation",
     "selected",
+    "shape_model",
     "shared_amplitudes",
+    "signed_distances",
     "signed_power",
+    "simulated_pairs",
+    "simulator_losses",
     "train_generator",
     "train_translator",
     "translated",

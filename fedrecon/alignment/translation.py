@@ -46,8 +46,22 @@ def translated(params: PyTree, images: jax.Array) -> jax.Array:
     return images + _APPLY(params, seen)
 
 
-def _judged(params: PyTree, images: jax.Array) -> jax.Array:
-    """Scores of patches of 8 x 8 pixels, of which an incomplete last row or column is left out."""
+def judged_width(shape: tuple[int, ...]) -> int:
+    """Numbers of a patch that `judged` sees, of images (ny, nx, channels)."""
+    edge = min(_PATCH, *shape[:2])
+    return edge * edge * shape[2]
+
+
+def judged(params: PyTree, images: jax.Array) -> jax.Array:
+    """Scores of patches of 8 x 8 pixels, of which an incomplete last row or column is left out.
+
+    Args:
+      params: of `new_perceptron`, from `judged_width` to one number.
+      images: (examples, ny, nx, channels).
+
+    Returns:
+      (examples * patches, 1), the patches of an image one after another.
+    """
     count, ny, nx, channels = images.shape
     edge = min(_PATCH, ny, nx)
     rows, columns = ny // edge, nx // edge
@@ -75,7 +89,7 @@ def translator_loss(params: tuple, judges: tuple, x: jax.Array, t: jax.Array) ->
     def away(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.abs(a - b).mean()
 
-    fooled = ((_judged(target, made) - 1) ** 2).mean() + ((_judged(source, returned) - 1) ** 2).mean()
+    fooled = ((judged(target, made) - 1) ** 2).mean() + ((judged(source, returned) - 1) ** 2).mean()
     cycle = away(translated(back, made), x) + away(translated(there, returned), t)
     identity = away(translated(there, t), t) + away(translated(back, x), x)
     return fooled + CYCLE * cycle + IDENTITY * identity + MIDDLE * away(made[middle], x[middle])
@@ -84,7 +98,7 @@ def translator_loss(params: tuple, judges: tuple, x: jax.Array, t: jax.Array) ->
 def discriminator_loss(params: PyTree, real: jax.Array, made: jax.Array) -> jax.Array:
     """``(D(real) - 1)^2 + D(made)^2`` (Mao et al. 2017), with the images frozen."""
     made = jax.lax.stop_gradient(made)
-    return ((_judged(params, real) - 1) ** 2).mean() + (_judged(params, made) ** 2).mean()
+    return ((judged(params, real) - 1) ** 2).mean() + (judged(params, made) ** 2).mean()
 
 
 def train_translator(
@@ -110,8 +124,7 @@ def train_translator(
     """
     optimizer, channels = optax.adam(rate, 0.5, 0.999), images.shape[-1]
     keys = jax.random.split(key, 5)
-    edge = min(_PATCH, *images.shape[1:3])
-    widths = (edge * edge * channels, 64, 1)
+    widths = (judged_width(images.shape[1:]), 64, 1)
     players = [new_player(new_translator(k, channels), optimizer) for k in keys[:2]]
     players += [new_player(new_perceptron(k, widths), optimizer) for k in keys[2:4]]
     # Both translators have one loss.

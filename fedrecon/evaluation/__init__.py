@@ -16,6 +16,7 @@ from fedrecon.evaluation.agreement import (
 from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
 from fedrecon.evaluation.clocks import convergence_score, target_score, time_to
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
+from fedrecon.evaluation.copying import Memorization, memorization
 from fedrecon.evaluation.domains import RankCorrelation, frechet_distance, rank_correlation
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
 from fedrecon.evaluation.forgetting import Transfer, transfer
@@ -32,6 +33,7 @@ __all__ = [
     "Fairness",
     "Lesions",
     "Limits",
+    "Memorization",
     "OperatingPoint",
     "PairedTest",
     "RankCorrelation",
@@ -54,6 +56,7 @@ __all__ = [
     "leave_one_out",
     "limits_of_agreement",
     "match_lesions",
+    "memorization",
     "operating_point",
     "paired_test",
     "pareto_front",

@@ -4,6 +4,10 @@ from tests.mutants.mutant import in_file
 
 _PAN = "tests/federated/test_pan.py::test_"
 _SEPARATED = "tests/models/test_separated_unet.py::test_"
+_SIMULATORS = "tests/alignment/test_simulators.py::test_"
+_SHAPES = "tests/alignment/test_shape_models.py::test_"
+_MEMORIZATION = "tests/evaluation/test_memorization.py::test_"
+_FEDSIM = "tests/federated/test_fedsim.py::test_"
 _MASSIVE = "tests/tasks/test_massive_training.py::test_"
 MUTANTS = (
     *in_file(
@@ -115,6 +119,99 @@ MUTANTS = (
             "against = logits[..., 1:] - logits[..., :1]",
             "against = logits[..., 1:]",
             _SEPARATED + "the_loss_is_dice_and_binary_cross_entropy_of_each_structure",
+        ),
+    ),
+    *in_file(
+        "fedrecon/alignment/simulators.py",
+        (
+            "+ jnp.exp(log_variance) - 1",
+            "+ jnp.exp(log_variance)",
+            _SIMULATORS + "the_bound_of_shapes_is_that_of_the_definition",
+        ),
+        (
+            "image.std((1, 2), keepdims=True)",
+            "image.max((1, 2), keepdims=True)",
+            _SIMULATORS + "materials_are_free_of_gain_and_offset_and_have_a_normal_prior",
+        ),
+        (
+            "jnp.where(present, each, 0)",
+            "jnp.where(True, each, 0)",
+            _SIMULATORS + "materials_are_free_of_gain_and_offset_and_have_a_normal_prior",
+        ),
+        (
+            "jnp.square(score(frozen, made) - 1)",
+            "jnp.square(score(frozen, made))",
+            _SIMULATORS + "the_game_is_that_of_least_squares",
+        ),
+        (
+            "jnp.square(score(frozen, made) - 1)",
+            "jnp.square(score(judge, made) - 1)",
+            _SIMULATORS + "each_loss_reaches_its_own_part_alone",
+        ),
+        (
+            "mean, deviation = jax.lax.stop_gradient((",
+            "mean, deviation = ((",
+            _SIMULATORS + "each_loss_reaches_its_own_part_alone",
+        ),
+        (
+            "labels = jnp.argmax(logits, -1)",
+            "labels = jnp.argmin(logits, -1)",
+            _SIMULATORS + "labels_are_the_likeliest",
+        ),
+    ),
+    *in_file(
+        "fedrecon/alignment/shape_models.py",
+        (
+            "np.where(mask, 0.5 - inside",
+            "np.where(mask, -inside",
+            _SHAPES + "distances_are_those_to_the_nearest_pixel_on_the_other_side",
+        ),
+        (
+            "lengths[:kept] / np.sqrt(len(labels) - 1)",
+            "lengths[:kept]",
+            _SHAPES + "all_modes_give_back_the_shapes_and_few_their_best_subspace",
+        ),
+        (
+            "1 + distances.argmin(1)",
+            "distances.argmin(1)",
+            _SHAPES + "all_modes_give_back_the_shapes_and_few_their_best_subspace",
+        ),
+    ),
+    *in_file(
+        "fedrecon/evaluation/copying.py",
+        ("[:count] for name", "[:] for name", _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn"),
+        ("here - 0.5 * (here & there)", "here * 1.0", _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn"),
+        (
+            "(1 + as_large) / (1 + permutations)",
+            "1 - as_large / (1 + permutations)",
+            _MEMORIZATION + "copies_are_found_and_chance_is_not",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/simulators.py",
+        (
+            "name not in PRIVATE_PARTS",
+            "name in PRIVATE_PARTS",
+            _FEDSIM + "shapes_and_materials_are_sent_and_nothing_else",
+        ),
+        (
+            'batch["image"], 0)',
+            'batch["image"], 1 * batch["image"])',
+            _FEDSIM + "padding_has_no_part_in_a_simulator",
+        ),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/fedsim.py",
+        ("].shape, 0, samples)", "].shape, 0, 1)", _FEDSIM + "every_pair_is_drawn"),
+        (
+            'jnp.tile(batch["valid"], 2)',
+            'jnp.concatenate([batch["valid"], 0 * batch["valid"] > 0])',
+            _FEDSIM + "half_of_what_is_trained_on_is_simulated",
+        ),
+        (
+            "task.loss(params, plain(stats), both, key)",
+            "task.loss(params, plain(stats), batch, key)",
+            _FEDSIM + "half_of_what_is_trained_on_is_simulated",
         ),
     ),
     *in_file(

@@ -91,6 +91,7 @@ REFUSED = {
     },
     "feddg": "algorithm=feddg: expected --task=segmentation alone",
     "yang": "algorithm=yang: expected --task=segmentation alone",
+    "fedsim": "algorithm=fedsim: expected --task=segmentation alone",
     "pan": "algorithm=pan: expected --task=segmentation alone",
     "wang": "algorithm=wang: expected --task=segmentation alone",
     "lc_fed": "algorithm=lc_fed: expected --task=segmentation alone",
