@@ -41,6 +41,7 @@ fedbiomed
 lc_fed
 
 baid
+banerjee
 roth
 wei
 priya

@@ -3,6 +3,7 @@
 from fedrecon.catalog.commands import on_densities, on_slides, trained
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.baid import baid
+from fedrecon.federated.methods.banerjee import banerjee
 from fedrecon.federated.methods.label_counts import exchange_counts
 from fedrecon.federated.methods.priya import priya
 from fedrecon.federated.methods.roth import roth
@@ -11,6 +12,7 @@ from fedrecon.tasks import class_scores_task, ordered_task
 
 _ROTH = "tests/federated/test_roth.py::test_"
 _SLIDES = "tests/data/test_histology.py::test_"
+_BANERJEE = "tests/federated/test_banerjee.py::test_"
 _COUNTS = "tests/federated/test_label_counts.py::test_"
 
 SURVEY_DIAGNOSES = (
@@ -30,6 +32,26 @@ SURVEY_DIAGNOSES = (
         command=on_slides("baid", "--optimizer=adam --learning_rate=0.003"),
         needs=("classification",),
         task=class_scores_task,
+    ),
+    Entry(
+        "banerjee",
+        banerjee,
+        "Banerjee et al. 2020, Multi-diseases Classification from Chest-X-ray, Australasian AI Conference",
+        "clients descend with momentum from a pretrained network with a new head",
+        survey_row="Banerjee",
+        tests=(
+            _BANERJEE + "rounds_are_those_of_momentum",
+            _BANERJEE + "a_related_start_reaches_the_target_in_no_more_rounds",
+            "tests/training/test_initial.py::test_a_new_head_is_drawn_and_the_rest_is_the_model_s",
+            "tests/tasks/test_grad_cam.py::test_of_a_linear_layer_it_is_the_class_activation_map",
+        ),
+        command=trained(
+            "banerjee",
+            "--task=classification --cohort=pneumonia --partition=quantity --concentration=10 --clients=4",
+            "--learning_rate=0.01 --initialize_from=RUN --new_head",
+        ),
+        rate="learning_rate",
+        needs=("classification",),
     ),
     Entry(
         "roth",

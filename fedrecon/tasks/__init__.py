@@ -1,5 +1,6 @@
 """Tasks: what is learned, as pure functions, with losses and metrics."""
 
+from fedrecon.tasks.activation_maps import grad_cam
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
 from fedrecon.tasks.contrastive import contrastive_task
@@ -32,7 +33,6 @@ from fedrecon.tasks.routing import routed_adaptation
 from fedrecon.tasks.scores import lower_is_better, means
 from fedrecon.tasks.segmentation import segmentation_task
 from fedrecon.tasks.segmentation_losses import (
-    SegmentationLoss,
     boundary_distances,
     segmentation_loss,
     signed_distance,
@@ -51,7 +51,6 @@ __all__ = [
     "Configured",
     "Fingerprint",
     "Reading",
-    "SegmentationLoss",
     "bottleneck",
     "boundary_distances",
     "check_labels",
@@ -70,6 +69,7 @@ __all__ = [
     "distance_transform",
     "findings_task",
     "fingerprint",
+    "grad_cam",
     "hausdorff95",
     "joint_task",
     "layer_features",

@@ -81,6 +81,11 @@ class FederationSettings:
         "stages those start from it that it has a model for",
     )
     initialize_sha256: str = ""
+    new_head: bool = _training(
+        False,
+        "The last layer is not that of --initialize_from but drawn anew, and may be of other classes",
+        needs=(Need("--initialize_from", lambda s: bool(s.initialize_from)),),
+    )
     finetune: str = _training(
         "full",
         "What is trained of the model in --initialize_from and sent, everything else being frozen: full; "

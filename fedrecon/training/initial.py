@@ -19,6 +19,8 @@ from fedrecon.weights import read_weights
 _FLAG = "initialize_from"
 _EXPECTED = "RUN, a run that has released a model, RUN:STAGE, an export, or an .npz of weights"
 _SHOWN = 3
+# The last layer of networks.
+_HEAD = "head"
 
 
 def initial_digest(text: str) -> str:
@@ -72,6 +74,10 @@ def initial_variables(
     found = _read(_files(text)[0], _by_task(text)[task])[0] if several else initial_model(text)
     own = Variables(*({name: x[name] for name in beside if name in x} for x in drawn))
     found = Variables(*({**kept, **group} for kept, group in zip(own, found, strict=True)))
+    if settings.new_head:
+        if _HEAD not in drawn.params:
+            raise FlagError("new_head", f"a network with a layer {_HEAD!r}", ", ".join(drawn.params))
+        found = Variables(*(_with_head(group, x) for group, x in zip(found, drawn, strict=True)))
     return _fitted(found, drawn, text)
 
 
@@ -86,6 +92,11 @@ def initial_model(text: str) -> Variables:
         names = ", ".join(_name(path) for path in files)
         raise FlagError(_FLAG, f"{text}:STAGE with one of {names}", text)
     return _read(kind, files[0])[0]
+
+
+def _with_head(group: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: x for name, x in group.items() if name != _HEAD}
+    return kept | {name: x for name, x in drawn.items() if name == _HEAD}
 
 
 def _by_task(text: str) -> dict[str, Path]:

@@ -83,7 +83,7 @@ def test_every_named_method_is_here():
     elsewhere |= {"lc_fed"}
     elsewhere |= {"yang", "pan", "fedsim"}
     # Of applications.
-    elsewhere |= {"fedvss", "wei", "priya", "roth", "baid"}
+    elsewhere |= {"fedvss", "wei", "priya", "roth", "baid", "banerjee"}
     elsewhere |= {"nalawade"}
     elsewhere |= {"sheller", "wang"}
     assert {entry.name for entry in catalog.entries()} - set(RECIPES) == elsewhere

@@ -11,6 +11,9 @@ _KAPPA = "tests/tasks/test_further_metrics.py::test_kappa_is_that_of_the_definit
 _DENSITIES = "tests/experiments/test_drawn_images.py::test_densities_are_of_their_classes"
 _SLIDES = "tests/data/test_histology.py::test_"
 _TILES = _SLIDES + "each_pixel_of_tissue_is_in_one_tile_and_background_in_none"
+_BANERJEE = "tests/federated/test_banerjee.py::test_"
+_CAM = "tests/tasks/test_grad_cam.py::test_of_a_linear_layer_it_is_the_class_activation_map"
+_NEW_HEAD = "tests/training/test_initial.py::test_a_new_head_is_drawn_and_the_rest_is_the_model_s"
 _VALID = _COUNTS + "counts_are_those_of_valid_labels"
 _OBJECTIVE = _FEDVSS + "the_objective_is_that_of_the_equations"
 MUTANTS = (
@@ -73,6 +76,24 @@ MUTANTS = (
         ("0.9 * small", "0.0 * small", _SLIDES + "sites_differ_in_stain_and_lymphocytes_are_dark"),
         ("rng.uniform(-shift, shift, (2, 3)) / 3", "np.zeros((2, 3))",
          _SLIDES + "sites_differ_in_stain_and_lymphocytes_are_dark"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/banerjee.py",
+        ("keep_optimizer=keep_momentum", "keep_optimizer=False", _BANERJEE + "rounds_are_those_of_momentum"),
+        ("optax.sgd(learning_rate, momentum)", "optax.sgd(learning_rate, momentum, nesterov=True)",
+         _BANERJEE + "rounds_are_those_of_momentum"),
+    ),
+    *in_file(
+        "fedrecon/tasks/activation_maps.py",
+        ("gradient.mean((1, 2), keepdims=True)", "gradient.sum((1, 2), keepdims=True)", _CAM),
+        ("jax.nn.relu((weights * output).sum(-1))", "(weights * output).sum(-1)", _CAM),
+        ("found[0][-1] if", "found[0][0] if", _CAM),
+        ("label[:, None], axis=1", "0 * label[:, None], axis=1", _CAM),
+    ),
+    *in_file(
+        "fedrecon/training/initial.py",
+        ("if settings.new_head:", "if False:", _NEW_HEAD),
+        ("for name, x in drawn.items() if name == _HEAD", "for name, x in drawn.items()", _NEW_HEAD),
     ),
     *in_file(
         "fedrecon/federated/methods/roth.py",

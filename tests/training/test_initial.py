@@ -1,5 +1,6 @@
 """`initialize_from`: which model of what is taken, and what does not fit."""
 
+import dataclasses
 import hashlib
 
 import jax
@@ -130,3 +131,24 @@ def test_leaves_that_do_not_fit_are_named_with_both_shapes(folder):
     (folder / "one/models/fedbn.npz").write_bytes(b"not an archive")
     with pytest.raises(ValueError, match=r"^--initialize_from: expected weights of .*fedbn.npz"):
         start(folder / "one", "fedavg")
+
+
+def test_a_new_head_is_drawn_and_the_rest_is_the_model_s(tmp_path):
+    """Also of other shapes; without the flag these are refused."""
+
+    def network(value, classes):
+        params = {"body": {"kernel": np.full((3, 2), value, np.float32)}}
+        params["head"] = {"kernel": np.full((2, classes), value, np.float32)}
+        return Variables(params, {"norm": {"mean": np.full(2, value, np.float32)}})
+
+    write_weights(tmp_path / "source.npz", network(5, 10), {})
+    settings = FederationSettings(initialize_from=str(tmp_path / "source.npz"))
+    with pytest.raises(ValueError, match="head/kernel"):
+        initial_variables(settings, "fedavg", network(1, 3))
+    found = initial_variables(dataclasses.replace(settings, new_head=True), "fedavg", network(1, 3))
+    expected = network(5, 3)
+    expected.params["head"]["kernel"][:] = 1
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"^--new_head: expected a network with a layer 'head', found dense"):
+        initial_variables(dataclasses.replace(settings, new_head=True), "fedavg", model(0))

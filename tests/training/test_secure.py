@@ -100,6 +100,7 @@ REFUSED = {
     "li_moe": "algorithm=li_moe: expected --task=classification alone",
     "fedvss": "algorithm=fedvss: expected --task=classification alone",
     "roth": "algorithm=roth: expected --task=classification alone",
+    "banerjee": "algorithm=banerjee: expected --task=classification alone",
     "baid": "algorithm=baid: expected --task=classification alone",
     "wei": "algorithm=wei: expected --task=classification alone",
     "fl_mrcm": "algorithm=fl_mrcm: expected --task=reconstruction alone",
