@@ -51,6 +51,7 @@ nalawade
 yang
 sheller
 wang
+kades
 pan
 fedsim
 """.split()

@@ -4,7 +4,8 @@ Frequency space: amplitudes of images are swapped, mixed and averaged, phases st
 several positives, banks of representations with tags, momentum encoders. Adversarial games:
 discriminators and those whom they judge, with an optimizer each; generators of images, and translators from
 one site to another; simulators of labeled images, and statistical shape models.
-Representations: their dissimilarities, and Gaussians that stand for them.
+Representations: their dissimilarities, and Gaussians that stand for them. Intensities: moments and
+percentiles of all sites from those of each.
 """
 
 from fedrecon.alignment.adversarial import (
@@ -24,6 +25,13 @@ from fedrecon.alignment.boundaries import boundary_contrast, boundary_rings
 from fedrecon.alignment.contrast import Bank, Contrast, empty_bank, info_nce, momentum, pushed, unit
 from fedrecon.alignment.frequency import amplitude, frequency_window, shared_amplitudes, with_amplitude
 from fedrecon.alignment.generation import selected, train_generator
+from fedrecon.alignment.intensities import (
+    Intensities,
+    not_above,
+    pooled_intensities,
+    pooled_percentiles,
+    site_intensities,
+)
 from fedrecon.alignment.representations import (
     dissimilarities,
     gaussian_draws,
@@ -46,6 +54,7 @@ __all__ = [
     "Bank",
     "Contrast",
     "Domain",
+    "Intensities",
     "Player",
     "ShapeModel",
     "amplitude",
@@ -67,7 +76,10 @@ __all__ = [
     "new_player",
     "new_simulator",
     "new_translator",
+    "not_above",
     "perceptron",
+    "pooled_intensities",
+    "pooled_percentiles",
     "pushed",
     "rank_correlation",
     "selected",
@@ -77,6 +89,7 @@ __all__ = [
     "signed_power",
     "simulated_pairs",
     "simulator_losses",
+    "site_intensities",
     "train_generator",
     "train_translator",
     "translated",

@@ -2,10 +2,13 @@
 
 from fedrecon.catalog.commands import on_hearts
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.agreed_intensities import agree, clipped_task
+from fedrecon.federated.methods.kades import kades
 from fedrecon.federated.methods.sheller import sheller
 from fedrecon.federated.methods.wang import wang
 from fedrecon.tasks import without_absent_classes
 
+_KADES = "tests/federated/test_kades.py::test_"
 _SHELLER = "tests/federated/test_sheller.py::test_"
 _WANG = "tests/federated/test_wang.py::test_"
 
@@ -48,5 +51,32 @@ SEGMENTATIONS = (
         "--learning_rate=0.003",
         needs=("segmentation",),
         task=without_absent_classes,
+    ),
+    Entry(
+        "kades",
+        kades,
+        "Kades et al. 2022, Towards Real-World Federated Learning in Medical Image Analysis Using Kaapana, "
+        "DeCaF",
+        "a fingerprint of intensities and the initial weights before the rounds; rates of one training",
+        survey_row="Kades",
+        tests=(
+            "tests/alignment/test_intensities.py::test_pooled_moments_are_those_of_all_pixels",
+            "tests/alignment/test_intensities.py::test_counts_find_the_percentiles_of_all_pixels_exactly",
+            _KADES + "all_sites_clip_and_scale_by_the_foreground_of_all",
+            _KADES + "everybody_starts_from_the_mean_of_what_sites_draw",
+            _KADES + "labels_that_do_not_agree_and_other_mistakes_are_refused",
+            _KADES + "the_rate_at_the_end_of_a_round_is_that_of_one_training",
+            _KADES + "rounds_of_one_client_are_one_training",
+            _KADES + "of_a_constant_rate_it_is_fedavg_bit_for_bit",
+        ),
+        command=on_hearts(
+            "kades",
+            "--algorithm.fingerprint=accurate --algorithm.average_initial=true --optimizer=momentum "
+            "--learning_rate=0.01",
+        ),
+        needs=("rounds", "segmentation"),
+        linear=False,
+        task=clipped_task,
+        before=agree,
     ),
 )

@@ -65,7 +65,7 @@ LEAKING = {
 }
 LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
 LEAKING |= {"wei", "priya", "roth"}
-LEAKING |= {"nalawade"}
+LEAKING |= {"nalawade", "kades"}
 LEAKING |= {"pan", "fedsim"}
 # By times of clients.
 TIMED = ("ji", "fednorm")

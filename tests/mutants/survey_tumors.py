@@ -7,6 +7,9 @@ _SHELLER = "tests/federated/test_sheller.py::test_"
 _WANG = "tests/federated/test_wang.py::test_"
 _ABSENT = _WANG + "a_class_that_a_case_lacks_is_left_out_whatever_is_predicted"
 _CASES = "tests/data/test_partition.py::test_case_types_are_the_classes_that_patients_have"
+_POOLED = "tests/alignment/test_intensities.py::test_pooled_moments_are_those_of_all_pixels"
+_COUNTED = "tests/alignment/test_intensities.py::test_counts_find_the_percentiles_of_all_pixels_exactly"
+_KADES = "tests/federated/test_kades.py::test_"
 _PASS = _SHELLER + "a_single_pass_goes_on_from_what_early_stopping_kept"
 MUTANTS = (
     *in_file(
@@ -51,5 +54,36 @@ MUTANTS = (
         ("sorted(classes - {0})", "sorted(classes)", _CASES),
         ("found.setdefault(name, set()).update(", "found.update({name: set()}) or found[name].update(",
          _CASES),
+    ),
+    *in_file(
+        "fedrecon/alignment/intensities.py",
+        ("parts.deviation**2 + (parts.mean - mean) ** 2", "parts.deviation**2", _POOLED),
+        ("jnp.where(some, parts.least, jnp.inf)", "parts.least", _POOLED),
+        ("bits if bits >= 0 else bits ^ 0x7FFFFFFF", "bits", _COUNTED),
+        ("np.maximum(np.ceil(np.asarray(shares) * count - 1e-9), 1)", "np.asarray(shares) * count", _COUNTED),
+        ("np.abs(found) < np.finfo(np.float32).tiny", "np.abs(found) < 0", _COUNTED),
+        ("(values[:, None] <= thresholds)", "(values[:, None] < thresholds)", _COUNTED),
+        ("jnp.ceil(jnp.asarray(SHARES) * count - 1e-3)", "jnp.floor(jnp.asarray(SHARES) * count)",
+         "tests/alignment/test_intensities.py::test_a_site_s_own_percentiles_are_values_that_it_has"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/agreed_intensities.py",
+        ("inside = (labels > 0) & row.valid", "inside = (labels >= 0) & row.valid",
+         _KADES + "all_sites_clip_and_scale_by_the_foreground_of_all"),
+        ("percentiles = pooled_percentiles(counted, count, percentiles.shape[1])",
+         "pooled_percentiles(counted, count, percentiles.shape[1])",
+         _KADES + "all_sites_clip_and_scale_by_the_foreground_of_all"),
+        ("jax.random.fold_in(key, i)", "key", _KADES + "everybody_starts_from_the_mean_of_what_sites_draw"),
+        ("for i in np.flatnonzero(present)", "for i in range(len(present))",
+         _KADES + "everybody_starts_from_the_mean_of_what_sites_draw"),
+        ("found.max() >= classes", "found.max() > classes",
+         _KADES + "labels_that_do_not_agree_and_other_mistakes_are_refused"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/kades.py",
+        ("(context.round + part) / rounds", "context.round / rounds",
+         _KADES + "the_rate_at_the_end_of_a_round_is_that_of_one_training"),
+        ("** power, context.steps", ", context.steps",
+         _KADES + "the_rate_at_the_end_of_a_round_is_that_of_one_training"),
     ),
 )  # fmt: skip

@@ -94,6 +94,7 @@ REFUSED = {
     "fedsim": "algorithm=fedsim: expected --task=segmentation alone",
     "pan": "algorithm=pan: expected --task=segmentation alone",
     "wang": "algorithm=wang: expected --task=segmentation alone",
+    "kades": "algorithm=kades: expected --task=segmentation alone",
     "lc_fed": "algorithm=lc_fed: expected --task=segmentation alone",
     "lwf": "algorithm=lwf: expected --task=classification, segmentation alone",
     "vafl": "algorithm=vafl: expected --task=classification alone",
