@@ -6,6 +6,7 @@ from fedrecon.federated.methods.wu_dermatology import wu_dermatology
 from fedrecon.federated.methods.wu_volumetric import wu_volumetric
 
 _CONTRAST = "tests/federated/test_momentum_contrast.py::test_"
+_REMOTE = "tests/federated/test_remote_features.py::test_"
 # Hearts are of one hospital, whose patients are divided.
 _DIVIDED = "--partition=quantity --concentration=10 --clients=4"
 
@@ -45,9 +46,9 @@ CONTRASTIVE = (
         tests=(
             _CONTRAST + "two_rounds_of_wu_for_dermatology_are_those_of_the_equations",
             _CONTRAST + "without_remote_features_all_are_federated_momentum_contrast_bit_for_bit",
-            _CONTRAST + "remote_features_are_drawn_once_each_without_those_that_are_absent",
-            _CONTRAST + "of_the_banks_a_client_leaves_out_its_own_and_what_is_not_filled",
-            _CONTRAST + "remote_positives_wait_for_the_warm_up_and_are_no_negatives",
+            _REMOTE + "remote_features_are_drawn_once_each_without_those_that_are_absent",
+            _REMOTE + "of_the_banks_a_client_leaves_out_its_own_and_what_is_not_filled",
+            _REMOTE + "remote_positives_wait_for_the_warm_up_and_are_no_negatives",
         ),
         command=_pretrained("wu_dermatology", "--task=classification --cohort=xray"),
         needs=("contrast", "clients"),
@@ -61,9 +62,9 @@ CONTRASTIVE = (
         survey_row="Wu-volumetric",
         tests=(
             _CONTRAST + "two_rounds_of_wu_for_volumes_are_those_of_the_equations",
-            _CONTRAST + "of_one_client_the_remote_part_is_contrast_by_partition_with_its_bank",
-            _CONTRAST + "without_partitions_the_loss_is_constant_and_the_order_of_banks_does_not_matter",
-            _CONTRAST + "slices_have_partitions_of_equal_sizes",
+            _REMOTE + "of_one_client_the_remote_part_is_contrast_by_partition_with_its_bank",
+            _REMOTE + "without_partitions_the_loss_is_constant_and_the_order_of_banks_does_not_matter",
+            _REMOTE + "slices_have_partitions_of_equal_sizes",
         ),
         command=_pretrained("wu_volumetric", f"--task=segmentation --cohort=sunnybrook {_DIVIDED}"),
         needs=("contrast", "volumes", "clients"),

@@ -27,11 +27,8 @@ from fedrecon.training.components import schedule_name
 from fedrecon.training.dotted import Dotted, split_dotted
 from fedrecon.training.execution import Execution, choose_parallel
 from fedrecon.training.faults import parse_faults
-from fedrecon.training.federation_settings import (
-    NO_PRIVACY,
-    FederationSettings,
-    check_federation,
-)
+from fedrecon.training.federation_checks import check_federation
+from fedrecon.training.federation_settings import NO_PRIVACY, FederationSettings
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest, initial_tasks, initial_variables
 from fedrecon.training.interactive import run

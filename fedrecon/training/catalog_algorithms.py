@@ -1,13 +1,10 @@
 """Federated algorithms of the catalog, built from settings."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from fedrecon import catalog
@@ -15,12 +12,11 @@ from fedrecon import federated as fl
 from fedrecon.alignment import Contrast
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
-from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
 from fedrecon.federated.methods.remembering import Memory
-from fedrecon.tasks import layer_features, unit_score
 from fedrecon.training.before_rounds import check_before
 from fedrecon.training.budgets import Budget, Spending
+from fedrecon.training.catalog_arguments import STAND_IN, call_recipe, needed, of_recipe, stand_ins
 from fedrecon.training.clocks import check_clock, check_timed, clocked_sampler
 from fedrecon.training.codecs import downlinked, make_codec, make_downlink
 from fedrecon.training.components import (
@@ -39,10 +35,10 @@ from fedrecon.training.federation_settings import PEERS, FederationSettings
 from fedrecon.training.finetuning import Tuning, check_finetuning
 from fedrecon.training.malicious import parse_attack, poisoned
 from fedrecon.training.named_tasks import TASKS
-from fedrecon.training.options import FlagError, as_flag_error, check_needs
+from fedrecon.training.options import FlagError, check_needs
 from fedrecon.training.own_files import naming_the_line
 from fedrecon.training.secure import check_secure, secured
-from fedrecon.types import PyTree, Task, Variables
+from fedrecon.types import PyTree, Task
 
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
@@ -287,7 +283,7 @@ def make_algorithm(
     """
     chosen, options = method(settings.algorithm), check_method(settings, ())
     arguments = _optimizers(settings, chosen, options, budget)
-    arguments |= _needed(settings, chosen, options, budget, task, train)
+    arguments |= needed(settings, chosen, options, budget, task, train)
     if "represent" in chosen.needs:
         arguments["represent"] = represent
     if "memory" in chosen.needs and memory is not None:
@@ -315,7 +311,7 @@ def make_algorithm(
         arguments |= _private(chosen, noise.mechanism)
     if own is not None:
         arguments["method"] = fl.combine(own, arguments.get("method"))
-    algorithm = _call(settings, chosen, task, arguments | _of_recipe(chosen, options))
+    algorithm = call_recipe(settings, chosen, task, arguments | of_recipe(chosen, options))
     if tuning is not None:
         algorithm = tuning.applied_to(algorithm)
     algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
@@ -348,45 +344,6 @@ def _optimizers(
     return arguments
 
 
-def _needed(
-    settings: FederationSettings,
-    chosen: Entry,
-    options: Mapping[str, Any],
-    budget: Budget,
-    task: Task,
-    train: ClientData,
-) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    if "clients" in chosen.needs:
-        arguments["clients"] = train.clients
-    if "sizes" in chosen.needs:
-        arguments["sizes"] = np.asarray(train.counts)
-    if "example" in chosen.needs:
-        arguments["example"] = {
-            name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in train.examples.items()
-        }
-    if "features" in chosen.needs:
-        arguments["features"] = layer_features(task)
-    if "rounds" in chosen.needs:
-        arguments["rounds"] = budget.rounds
-    if "score" in chosen.needs:
-        arguments["score"] = unit_score(task)
-    if "maps" in chosen.needs:
-        last = layer_features(task, lambda module: module.path == ("head",))
-        arguments["maps"] = lambda params, stats, batch: last(params, stats, batch)["head"]
-    if "head" in chosen.needs:
-        shapes = jax.eval_shape(task.init, jax.random.key(0))
-        try:
-            arguments["head"] = fl.leaves_under(shapes, (options.get("head", "head"),))
-        except ArgumentError as error:
-            raise FlagError("algorithm.head", error.expected[:300], error.found) from error
-    if "head_steps" in chosen.needs:
-        # Half of the steps of the smallest client, so that everybody trains the body, too.
-        smallest = int(np.min(np.asarray(train.counts)))
-        arguments["head_steps"] = max(1, budget.epochs * math.ceil(smallest / budget.batch_size) // 2)
-    return arguments
-
-
 def example_algorithm(entry: Entry) -> fl.FederatedAlgorithm:
     """The method at its defaults, for a task that is nobody's."""
     return _stub(entry, FederationSettings(), {})
@@ -397,7 +354,7 @@ def _keeps_optimizer(entry: Entry) -> bool:
     if entry.rate != "optimizer":
         return False
     try:
-        entry.recipe(_STUB, **_arguments(entry), keep_optimizer=True)
+        entry.recipe(STAND_IN, **stand_ins(entry), keep_optimizer=True)
     except TypeError as error:
         if "keep_optimizer" not in str(error):
             raise
@@ -415,55 +372,7 @@ def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[s
 
 def _stub(entry: Entry, settings: FederationSettings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:
     method = {name: options[name] for name in ("method",) if name in options}
-    given = _of_recipe(entry, options)
+    given = of_recipe(entry, options)
     # Who is meant is checked with the clients.
     given.pop("target", None)
-    return _call(settings, entry, _STUB, _arguments(entry) | given | method)
-
-
-def _of_recipe(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that the recipe takes, not its task or its exchange; the head is a need."""
-    chosen = catalog.chosen_options(entry.recipe, options)
-    return {name: value for name, value in chosen.items() if name != "head"}
-
-
-_STUB = Task(
-    init=lambda key: Variables({"body": jnp.zeros(1), "head": jnp.zeros(1)}, {}),
-    loss=lambda params, stats, batch, key: (params["body"].sum(), (stats, {})),
-    metrics=lambda params, stats, batch: {},
-    predict=lambda params, stats, batch: params["body"],
-    normalization=Variables({"body": True, "head": False}, {}),
-)
-
-
-def _arguments(entry: Entry) -> dict[str, Any]:
-    known = {
-        "optimizer": optax.sgd(0.1),
-        "learning_rate": 0.1,
-        "clients": 2,
-        "sizes": (1, 1),
-        "head_steps": 1,
-    }
-    known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
-    known |= {"features": lambda *arguments: {}, "score": lambda *arguments: jnp.float32(0), "rounds": 1}
-    known |= {"features": lambda *arguments: {}, "maps": lambda *arguments: None}
-    known["contrast"] = catalog.CONTRAST
-    known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
-    known["exchanged"] = None
-    known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")
-    names = (*catalog.RATES[entry.rate], *entry.needs)
-    return {name: known[name] for name in names if name in known}
-
-
-def _call(
-    settings: FederationSettings, entry: Entry, task: Task, arguments: Mapping[str, Any]
-) -> fl.FederatedAlgorithm:
-    try:
-        return entry.recipe(task, **arguments)
-    except ArgumentError as error:
-        if error.name == "methods" and settings.dp_epsilon:
-            sent = str(error.found).partition("one that ")[2].partition(", together")[0]
-            reason = f"{sent} without noise" if sent else "defines batches of its own"
-            expected = f"0 with --algorithm={settings.algorithm}, which {reason}"
-            raise FlagError("dp_epsilon", expected, settings.dp_epsilon) from error
-        raise as_flag_error(error, {"reduce": "reduce"}, "algorithm.") from error
+    return call_recipe(settings, entry, STAND_IN, stand_ins(entry) | given | method)

@@ -3,33 +3,16 @@
 import dataclasses
 from functools import partial
 
-import numpy as np
-
 from fedrecon import communication
 from fedrecon import federated as fl
-from fedrecon.training.budgets import Budget
-from fedrecon.training.options import FlagError, Need, setting
-from fedrecon.training.privacy_checks import check_privacy
+from fedrecon.training.options import Need, setting
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adam_cosine")
 SAMPLERS = ("all", "uniform", "poisson", "weighted", "longest_absent", "highest_loss")
 REDUCERS = ("mean", "median", "trimmed_mean", "krum", "bulyan", "geometric_median", "norm_bound",
             "centered_clipping", "fltrust", "bucketing")  # fmt: skip
-ATTACKS = (
-    "none",
-    "sign_flip",
-    "gaussian",
-    "label_flip",
-    "backdoor",
-    "free_rider",
-    "answer_flip",
-    "echo",
-    "stale",
-    "disguised_noise",
-    "false_size",
-    "alie",
-    "inner_product",
-)
+ATTACKS = ("none", "sign_flip", "gaussian", "label_flip", "backdoor", "free_rider", "answer_flip", "echo",
+           "stale", "disguised_noise", "false_size", "alie", "inner_product")  # fmt: skip
 SERVER_OPTIMIZERS = ("default", "sgd", "momentum", "adagrad", "adam", "adamw", "amsgrad", "lamb", "lion",
                      "nadam", "radam", "rmsprop", "yogi")  # fmt: skip
 RATE_SCHEDULES = ("constant", "linear", "cosine", "exponential", "warmup_cosine")
@@ -402,43 +385,3 @@ class FederationSettings:
     def expected_batch_size(self, batch_size: int) -> int:
         """Examples or patients in a local step: ``batch_size``, or --dp.batch_size of private batches."""
         return self.dp_batch_size if self.dp_epsilon and self.dp_unit != "site" else batch_size
-
-
-def check_federation(settings: FederationSettings) -> None:
-    """Checks what excludes each other; `check_ranges` checks each by itself, `check_needs` what needs others.
-
-    Raises:
-      FlagError: a value contradicts another.
-    """
-    if settings.asynchronous_mixing and settings.buffer_size != 1:
-        raise FlagError("buffer_size", "1 with --asynchronous_mixing", settings.buffer_size)
-    if 0 < settings.screen_norm < 1:
-        raise FlagError("screen_norm", "0 or at least 1", settings.screen_norm)
-    if 0 < settings.stream < settings.clients_per_round:
-        expected = f"at least the {settings.clients_per_round} --clients_per_round"
-        raise FlagError("stream", expected, settings.stream)
-    if (settings.sampler == "all") != (settings.clients_per_round == 0):
-        expected = "0" if settings.sampler == "all" else "a positive number"
-        raise FlagError(
-            "clients_per_round", f"{expected} with --sampler={settings.sampler}", settings.clients_per_round
-        )
-    if 0 < settings.patience < settings.validate_every:
-        raise FlagError("patience", f"at least --validate_every={settings.validate_every}", settings.patience)
-    if settings.dp_epsilon:
-        check_privacy(settings)
-
-
-def check_budget(settings: FederationSettings, budget: Budget) -> None:
-    """Checks the sizes of a training.
-
-    Raises:
-      FlagError: a number is not positive, or the topology has one round.
-    """
-    for name, value in budget._asdict().items():
-        whole = name != "learning_rate"
-        kind = "a positive whole number" if whole else "a positive number"
-        allowed = (int, np.integer) if whole else (int, float, np.number)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value < np.inf:
-            raise FlagError(name, kind, repr(value))
-    if settings.topology == "single_pass" and budget.rounds != 1:
-        raise FlagError("rounds", "1 with --topology=single_pass", budget.rounds)

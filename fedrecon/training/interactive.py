@@ -21,11 +21,8 @@ from fedrecon.tasks import Configured, check_labels, configured
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import check_method
 from fedrecon.training.execution import Execution
-from fedrecon.training.federation_settings import (
-    FederationSettings,
-    check_budget,
-    check_federation,
-)
+from fedrecon.training.federation_checks import check_budget, check_federation
+from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.growth import rounds_obstacle
 from fedrecon.training.initial import initial_digest
 from fedrecon.training.model_files import example_of, read_models

@@ -33,7 +33,8 @@ from fedrecon.runtime import Workdir, read_log
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import algorithms, check_method, fitted, make_algorithm
 from fedrecon.training.execution import Execution
-from fedrecon.training.federation_settings import FederationSettings, check_federation
+from fedrecon.training.federation_checks import check_federation
+from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError, changed, flat
 from fedrecon.training.privacy_plan import most_participations, plan_privacy
 from fedrecon.training.stage import Stage, train_stage

@@ -3,41 +3,25 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrecon import communication as cm
 from fedrecon import federated as fl
-from fedrecon.types import Variables
+from tests.federated.codec_messages import (
+    SHAPES,
+    SIZE,
+    VECTOR,
+    context,
+    exchange,
+    flat,
+    keys,
+    leaves_of,
+    sent,
+    upload_of,
+)
 
-SHAPES = ((3, 5), (7,), (), (2, 2, 9))
-SIZE = 59
-
-
-def leaves_of(vector, shapes=SHAPES):
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    return [
-        jnp.asarray(x.reshape(s), jnp.float32)
-        for x, s in zip(np.split(vector, ends[:-1]), shapes, strict=True)
-    ]
-
-
-def flat(leaves):
-    return np.concatenate([np.ravel(np.asarray(x)) for x in leaves])
-
-
-def keys(number=0):
-    return cm.Keys(jax.random.key(number), jax.random.key(77))
-
-
-def sent(codec, vector, number=0, shapes=SHAPES):
-    k = keys(number)
-    return flat(codec.decompress(codec.compress(leaves_of(vector, shapes), k), shapes, k.common))
-
-
-VECTOR = np.random.default_rng(0).normal(size=SIZE) * np.repeat([1e-3, 1.0, 100.0], [20, 20, 19])
 CODECS = [
     cm.dense(),
     cm.bfloat16(),
@@ -182,42 +166,6 @@ def test_the_largest_are_kept_and_of_equals_the_first():
     np.testing.assert_array_equal(sent(cm.top_k(1.0), VECTOR), VECTOR.astype(np.float32))
 
 
-def context(round=0, client=0, broadcast=()):
-    common = jax.random.key(round)
-    return fl.Context(
-        jnp.int32(round),
-        jax.random.fold_in(common, client),
-        jnp.int32(client),
-        common=common,
-        broadcast=broadcast,
-    )
-
-
-def upload_of(vector, weight=1.0, shapes=SHAPES):
-    params = {f"{n}": x * weight for n, x in enumerate(leaves_of(vector, shapes))}
-    return fl.Upload(Variables(params, {"count": jnp.float32(3) * weight}), fl.Message(), jnp.float32(weight))
-
-
-def exchange(channel, changes, weights, states=None):
-    """One round of clients through a channel: (mean change of the parameters, states)."""
-    uploads = [upload_of(c, w) for c, w in zip(changes, weights, strict=True)]
-    if states is None:
-        client, server = channel.init(uploads[0])
-        states = [client] * len(uploads), server, 0
-    clients, server, round = states
-    broadcast = () if channel.broadcast is None else channel.broadcast(server)
-    encoded = [
-        channel.encode(u, c, context(round, n, broadcast))
-        for n, (u, c) in enumerate(zip(uploads, clients, strict=True))
-    ]
-    total = jax.tree.map(lambda *x: sum(x), *[e[0] for e in encoded])
-    total, server, _ = channel.decode(total, server, context(round, 0, broadcast))
-    assert jax.tree.structure(total) == jax.tree.structure(uploads[0])
-    mean = flat(jax.tree.leaves(total.delta.params)) / float(total.weight)
-    np.testing.assert_allclose(total.delta.stats["count"] / total.weight, 3, rtol=1e-6)
-    return mean, ([e[1] for e in encoded], server, round + 1)
-
-
 FEEDBACK_NAMES = ["top_k", "signs", "top_k+bits", "random_k", "power_sgd"]
 FEEDBACK = [
     cm.compressed(cm.top_k(0.1), error_feedback=True),
@@ -326,104 +274,6 @@ def test_own_masks_are_averaged_over_those_who_sent():
     np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
     mean, _ = exchange(cm.random_mask(1.0), changes, weights)
     np.testing.assert_allclose(mean, np.average(changes, axis=0, weights=weights), rtol=1e-5, atol=1e-6)
-
-
-def test_a_majority_is_not_turned_by_fewer_voters():
-    channel = cm.majority_vote(0.1)
-    rng = np.random.default_rng(5)
-    honest = np.sign(rng.normal(size=SIZE))
-    changes = [honest * rng.uniform(0.1, 5, SIZE) for _ in range(3)] + [-1e6 * honest] * 2
-    mean, _ = exchange(channel, changes, [1.0, 1.0, 1.0, 100.0, 100.0])
-    np.testing.assert_allclose(mean, 0.1 * honest, rtol=1e-6)
-    tie, _ = exchange(channel, [honest, -honest], [1.0, 2.0])
-    np.testing.assert_array_equal(tie, 0)
-    assert channel.payload_bytes(upload_of(VECTOR)) == 64 + 8 + 4 + 4
-
-
-def test_sketches_add_and_find_what_is_large():
-    rng = np.random.default_rng(6)
-    a, b = rng.normal(size=(2, 300)).astype(np.float32)
-    both = cm.sketch(jnp.asarray(a), 5, 40, 1) + cm.sketch(jnp.asarray(b), 5, 40, 1)
-    np.testing.assert_allclose(cm.sketch(jnp.asarray(a + b), 5, 40, 1), both, atol=1e-5)
-    assert np.abs(both - cm.sketch(jnp.asarray(a + b), 5, 40, 2)).max() > 1
-    noisy = 0.01 * a
-    noisy[[3, 70, 150, 200, 299]] = [10, -20, 30, -40, 50]
-    found = np.asarray(cm.estimates(cm.sketch(jnp.asarray(noisy), 5, 100, 1), 300, 1))
-    assert set(np.argsort(-np.abs(found))[:5]) == {3, 70, 150, 200, 299}
-    np.testing.assert_allclose(found[[3, 70, 150, 200, 299]], [10, -20, 30, -40, 50], atol=0.2)
-
-
-@pytest.mark.slow
-def test_a_wide_sketch_of_everything_is_averaging_with_momentum():
-    channel = cm.count_sketch(5, 20_000, fraction=1.0, momentum=0.5)
-    changes, weights = np.random.default_rng(7).normal(size=(3, 2, SIZE)), [1.0, 3.0]
-    state, velocity = None, np.zeros(SIZE)
-    for round in changes:
-        mean, state = exchange(channel, round, weights, state)
-        # All cells are zeroed after each round, those of the momentum, too.
-        velocity = np.average(round, axis=0, weights=weights)
-        np.testing.assert_allclose(mean, velocity, atol=1e-5)
-    part = cm.count_sketch(5, 20_000, fraction=1 / SIZE, momentum=0.0)
-    state, total = None, np.zeros(SIZE)
-    for round in changes:
-        mean, state = exchange(part, round, weights, state)
-        assert np.count_nonzero(mean) == 1
-        total += mean
-    left = np.asarray(cm.estimates(state[1].error, SIZE, 0))
-    np.testing.assert_allclose(total + left, np.average(changes, axis=1, weights=weights).sum(0), atol=1e-4)
-
-
-def test_low_ranks_are_exact_and_constant_changes_end_at_their_best_approximation():
-    rng = np.random.default_rng(8)
-    shapes = ((12, 9), (5,))
-    thin = rng.normal(size=(12, 2)) @ rng.normal(size=(2, 9))
-    full = rng.normal(size=(12, 9))
-    rest = rng.normal(size=5)
-
-    def run(matrix, rank, rounds):
-        channel = cm.power_sgd(rank, smallest_ratio=1.0)
-        upload = upload_of(np.concatenate([matrix.ravel(), rest]), shapes=shapes)
-        client, server = channel.init(upload)
-        for round in range(rounds):
-            # Without what was kept, each round sees the same matrix.
-            client = jax.tree.map(jnp.zeros_like, client)
-            total, client, _ = channel.encode(upload, client, context(round, 0, server))
-            total, server, _ = channel.decode(total, server, context(round, 0, server))
-        np.testing.assert_allclose(total.delta.params["1"], rest, rtol=1e-6)
-        return np.asarray(total.delta.params["0"])
-
-    np.testing.assert_allclose(run(thin, 2, 3), thin, atol=1e-4)
-    s = np.linalg.svd(full, compute_uv=False)
-    best = np.linalg.norm(s[2:])
-    assert np.linalg.norm(run(full, 2, 40) - full) < best * 1.01
-    assert np.linalg.norm(run(full, 2, 1) - full) > best * 1.05
-    upload = upload_of(np.concatenate([full.ravel(), rest]), shapes=shapes)
-    channel = cm.power_sgd(2, smallest_ratio=1.0)
-    client, server = channel.init(upload)
-    encoded = channel.encode(upload, client, context(0, 0, server))[0]
-    assert channel.payload_bytes(encoded) == 64 + 4 * 2 * (12 + 9) + 4 * 5 + 8
-
-
-@pytest.mark.parametrize(
-    "channel",
-    [
-        pytest.param(cm.compressed(cm.dense()), marks=pytest.mark.slow),
-        cm.compressed(cm.top_k(1.0), error_feedback=True),
-        pytest.param(cm.random_k(1.0), marks=pytest.mark.slow),
-    ],
-    ids=["dense", "top_k", "random_k"],
-)
-def test_codecs_that_leave_nothing_out_are_averaging_bit_for_bit(fx, channel):
-    def last(channel):
-        algorithm = fl.fedavg(fx.regression, optax.sgd(0.05), channel=channel)
-        run = fx.trajectory(fx.regression, algorithm, 2, batch_size=2, epochs=1)
-        states, infos = run(fx.regression_data([3, 5]))
-        return states.variables, infos
-
-    plain, _ = last(fl.chain())
-    through, infos = last(channel)
-    fx.assert_equal(plain, through)
-    assert int(infos.bytes_up[0, 0]) > 64
 
 
 def test_bad_numbers_are_named():

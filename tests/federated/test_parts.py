@@ -11,12 +11,8 @@ import pytest
 from fedrecon import federated as fl
 from fedrecon.federated.local import LocalState
 from fedrecon.federated.topologies import make_gossip_round, make_ring_round, peer_to_peer
-from fedrecon.federated.topologies.streaming import (
-    StreamingRound,
-    init_streaming,
-    load_from,
-    make_streaming_evaluate,
-)
+from fedrecon.federated.topologies.streaming import StreamingRound, init_streaming, load_from
+from fedrecon.federated.topologies.streaming_evaluation import make_streaming_evaluate
 from fedrecon.types import Variables
 
 RATE, KEY = 0.05, jax.random.key(3)

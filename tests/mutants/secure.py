@@ -126,7 +126,7 @@ MUTANTS = (
         (
             "if keys.get(self._number) != self._own_record:",
             "if keys.get(self._number) is None:",
-            _SECAGG + "own_keys_altered_in_the_list_are_noticed",
+            "tests/secure_aggregation/test_key_lists.py::test_own_keys_altered_in_the_list_are_noticed",
         ),
         (
             "if self._setup.malicious and len(revealed) < len(self._committed):",

@@ -4,6 +4,7 @@ from tests.mutants.mutant import in_file
 
 _METHODS = "fedrecon/federated/methods/"
 _FEDERATED = "tests/federated/test_momentum_contrast.py::test_"
+_REMOTE = "tests/federated/test_remote_features.py::test_"
 _FEDMOCO = _FEDERATED + "two_rounds_of_fedmoco_are_those_of_its_equations"
 _REPRESENTATIONS = "tests/alignment/test_representations.py::test_"
 _PROGRAM = "tests/experiments/test_contrastive.py::test_"
@@ -23,7 +24,7 @@ MUTANTS = (
         (
             "score = jnp.where(remote.tags >= 0, jax.random.uniform(key, remote.tags.shape), -1)",
             "score = jax.random.uniform(key, remote.tags.shape)",
-            _FEDERATED + "remote_features_are_drawn_once_each_without_those_that_are_absent",
+            _REMOTE + "remote_features_are_drawn_once_each_without_those_that_are_absent",
         ),
     ),
     *in_file(
@@ -50,17 +51,17 @@ MUTANTS = (
         (
             "& (jnp.arange(len(features)) != own)[:, None]",
             "& (own >= 0)",
-            _FEDERATED + "of_the_banks_a_client_leaves_out_its_own_and_what_is_not_filled",
+            _REMOTE + "of_the_banks_a_client_leaves_out_its_own_and_what_is_not_filled",
         ),
         (
             "negative &= ~nearest",
             "negative &= ~view",
-            _FEDERATED + "remote_positives_wait_for_the_warm_up_and_are_no_negatives",
+            _REMOTE + "remote_positives_wait_for_the_warm_up_and_are_no_negatives",
         ),
         (
             "given.rounds >= warm_up",
             "given.rounds > warm_up",
-            _FEDERATED + "remote_positives_wait_for_the_warm_up_and_are_no_negatives",
+            _REMOTE + "remote_positives_wait_for_the_warm_up_and_are_no_negatives",
         ),
     ),
     *in_file(
@@ -68,12 +69,12 @@ MUTANTS = (
         (
             "~(same & exclude)",
             "~(same & (not exclude))",
-            _FEDERATED + "of_one_client_the_remote_part_is_contrast_by_partition_with_its_bank",
+            _REMOTE + "of_one_client_the_remote_part_is_contrast_by_partition_with_its_bank",
         ),
         (
             "partitions * number // jnp.maximum(count, 1)",
             "number // jnp.maximum(count // partitions, 1)",
-            _FEDERATED + "slices_have_partitions_of_equal_sizes",
+            _REMOTE + "slices_have_partitions_of_equal_sizes",
         ),
         (
             "jnp.where(other, sent",

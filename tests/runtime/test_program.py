@@ -205,3 +205,15 @@ def test_help_is_asked_for_in_absls_words_and_wraps_what_flags_say():
     short = help_text("a.b", "About.", groups, ("count",))
     assert short.count("  --") == 1
     assert short.endswith("python -m a.b --helpfull lists all 3 flags by group: one, two.")
+
+
+@pytest.mark.slow
+def test_importing_leaves_out_what_few_programs_need():
+    """Half of the start of a short program would be their import."""
+    code = (
+        "import sys, fedrecon.federated, fedrecon.runtime, fedrecon.data, fedrecon.tasks;"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"jax", "flax", "fedrecon"} <= set(found.stdout.split())
+    assert not {"orbax", "tensorstore", "matplotlib", "jax_privacy", "scipy"} & set(found.stdout.split())

@@ -104,6 +104,10 @@ def test_views_are_parts_with_another_gain_and_differ():
     one, other = (v["image"] for v in jax.jit(cropped.views)({"image": ramp}, jax.random.key(1)))
     slopes = np.diff(np.asarray(one), axis=2)[:, 0, 3, 0] * ramp.std((1, 2))[:, 0]
     assert slopes.min() >= 0.49 and slopes.max() <= 1.01 and slopes.std() > 0.1
+    # Parts begin anywhere up to where they end with the image.
+    places = np.asarray(one)[:, 0, 3, 0] * ramp.std((1, 2))[:, 0] + 3.5
+    begin = ((places - 3.5 * slopes + 0.5) / (8 * (1 - slopes)))[slopes < 0.7]
+    assert -1e-3 < begin.min() < 0.2 and 0.8 < begin.max() < 1 + 1e-3
     assert np.abs(one - other).max() > 0.1 and np.abs(np.asarray(one[0] - one[1])).max() > 0.01
 
 

@@ -15,7 +15,8 @@ from fedrecon.federated.mechanism import Mechanism
 from fedrecon.privacy import buffered_strategy_of, read_ledger
 from fedrecon.runtime import Workdir, read_log, train
 from fedrecon.training.budgets import Budget, Spending
-from fedrecon.training.federation_settings import FederationSettings, check_federation
+from fedrecon.training.federation_checks import check_federation
+from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
 from fedrecon.training.privacy_plan import count_units, make_mechanism, plan_privacy
 from fedrecon.training.spending import Purse, fresh_key

@@ -26,9 +26,8 @@ from fedrecon.federated.topologies.streaming import (
     StreamingRound,
     init_streaming,
     load_from,
-    make_streaming_evaluate,
-    streaming_average,
 )
+from fedrecon.federated.topologies.streaming_evaluation import make_streaming_evaluate, streaming_average
 
 __all__ = [
     "AsynchronousInfo",

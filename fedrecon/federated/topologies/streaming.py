@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from fedrecon.errors import ArgumentError
 from fedrecon.federated.algorithm import FederatedAlgorithm, History, RoundInfo, RoundState
-from fedrecon.federated.clients import ClientRow, PlacedData, check_parallel, client_sharding, default_mesh
+from fedrecon.federated.clients import ClientRow, check_parallel, client_sharding, default_mesh
 from fedrecon.federated.cohorts import PER_CLIENT_INFO
 from fedrecon.federated.engine import (
     Cohort,
@@ -25,12 +25,10 @@ from fedrecon.federated.engine import (
     round_keys,
     with_client_states,
 )
-from fedrecon.federated.evaluation import make_evaluate
 from fedrecon.federated.server import chances_of, remember
 from fedrecon.federated.topologies.serverless import check_no_clock
-from fedrecon.federated.trees import merge, partition
 from fedrecon.federated.turn import ClientRows, choose_batching
-from fedrecon.types import Batch, Metrics, PyTree, Variables
+from fedrecon.types import Batch, PyTree, Variables
 
 Load = Callable[[np.ndarray], tuple[Batch, np.ndarray]]
 
@@ -98,8 +96,8 @@ def init_streaming(
       mesh: the mesh of the rounds.
       public: as in `StreamingRound`; only its shapes are used.
     """
-    _check_integer(clients, "clients")
-    mesh = _mesh_of_this_process(mesh)
+    check_integer(clients, "clients")
+    mesh = mesh_of_this_process(mesh)
     examples, valid = load(np.zeros(1, np.int32))
     examples, valid = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)),
@@ -164,11 +162,11 @@ class StreamingRound:
           ValueError: for contradicting arguments, or devices of other processes; from the round, if the
             sampler chooses more clients than ``cohort`` or ``load`` returns other shapes than described.
         """
-        _check_integer(cohort, "cohort")
+        check_integer(cohort, "cohort")
         check_parallel(parallel)
         check_no_clock(algorithm)
         self._load, self._cohort, self._clock = load, cohort, clock
-        self._mesh = _mesh_of_this_process(mesh)
+        self._mesh = mesh_of_this_process(mesh)
         self._thread = ThreadPoolExecutor(1, "fedrecon-load")
         self._next: tuple[np.ndarray, Any] | None = None
         self._shapes = None
@@ -226,7 +224,7 @@ class StreamingRound:
         numbers = self._sampled(key, state.round, state.history)
         sampled_at = self._clock()
         cohort, prefetched = self._take(numbers)
-        rows = self._put(_gather(client_states(state), numbers, self._cohort))
+        rows = self._put(gather_rows(client_states(state), numbers, self._cohort))
         ready_at = self._clock()
         active = np.arange(self._cohort) < len(numbers)
         arguments = (with_client_states(state, rows), cohort, active, key, self._shared)
@@ -297,94 +295,27 @@ class StreamingRound:
         return jax.device_put(tree, client_sharding(self._mesh, self._cohort))
 
 
-def make_streaming_evaluate(
-    algorithm: FederatedAlgorithm,
-    metrics: Callable,
-    load: Load,
-    *,
-    clients: int,
-    cohort: int,
-    mesh: Mesh | None = None,
-    parallel: str | int = "scan",
-    frozen: Variables | None = None,
-) -> Callable[[RoundState | Variables], Metrics]:
-    """Compiles ``evaluate(model) -> {name: (sum, count)}``, NumPy arrays (clients,), as in `make_evaluate`.
-
-    Clients go through the device ``cohort`` at a time, in the order of their numbers; the next ones are
-    loaded while these compute, so that at most two cohorts are there at once.
-
-    Args:
-      algorithm, metrics, mesh, parallel: as in `make_evaluate`; frozen: as in `place`.
-      load: as in `StreamingRound`, of the data to evaluate on.
-      clients: number of all clients.
-      cohort: how many of them at a time.
-
-    Raises:
-      ValueError: if a number is not a positive integer.
-    """
-    for name, value in (("clients", clients), ("cohort", cohort)):
-        _check_integer(value, name)
-    mesh = _mesh_of_this_process(mesh)
-    sharding = client_sharding(mesh, cohort)
-    frozen = jax.device_put(frozen, NamedSharding(mesh, P()))
-    evaluate = make_evaluate(algorithm, metrics, mesh=mesh, parallel=parallel)
-
-    def start(model, numbers):
-        missing = cohort - len(numbers)
-        data = jax.tree.map(lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (np.ndim(x) - 1)), load(numbers))
-        examples, valid = jax.device_put(data, sharding)
-        if isinstance(model, RoundState):
-            rows = _gather(client_states(model)._replace(channel=()), numbers, cohort)
-            model = with_client_states(model, jax.device_put(rows, sharding))
-            model = model._replace(history=History(*(jnp.zeros(cohort, x.dtype) for x in model.history[:3])))
-        return model, PlacedData(dict(examples), valid, cohort, frozen=frozen)
-
-    def run(model):
-        parts, pending = [], None
-        for first in range(0, clients, cohort):
-            arguments = start(model, np.arange(first, min(first + cohort, clients), dtype=np.int32))
-            if pending is not None:
-                parts.append(jax.device_get(pending))
-            pending = evaluate(*arguments)
-        parts.append(jax.device_get(pending))
-        return jax.tree.map(lambda *x: np.concatenate(x)[:clients], *parts)
-
-    return run
-
-
-def streaming_average(algorithm: FederatedAlgorithm, state: RoundState) -> Variables:
-    """`average_variables` of a state whose clients' parts are in host memory, where they stay."""
-    shared, initial = partition(algorithm.release(state), algorithm.share_mask)
-    joined = np.asarray(state.history.participations) > 0
-
-    def mean(x, initial):
-        if not joined.any():
-            return initial
-        where = joined.reshape(-1, *(1,) * (x.ndim - 1))
-        average = np.sum(x, axis=0, where=where, dtype=np.result_type(x.dtype, np.float64)) / joined.sum()
-        average = average if jnp.issubdtype(x.dtype, jnp.inexact) else np.round(average)
-        return jnp.asarray(average.astype(x.dtype))
-
-    return merge(shared, jax.tree.map(mean, state.private, initial))
-
-
 def _writable(x: ArrayLike) -> np.ndarray:
     return x if isinstance(x, np.ndarray) and x.flags.writeable else np.array(x)
 
 
-def _mesh_of_this_process(mesh: Mesh | None) -> Mesh:
+def mesh_of_this_process(mesh: Mesh | None) -> Mesh:
+    """The mesh, or the default one; a ValueError where another process has a part of it."""
     mesh = default_mesh(mesh)
     if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
         raise ArgumentError("mesh", "devices of this process, where clients are kept", "those of several")
     return mesh
 
 
-def _check_integer(value: Any, name: str) -> None:
+def check_integer(value: Any, name: str) -> None:
+    """A ValueError where the value is no positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ArgumentError(name, "an integer of at least 1", repr(value))
 
 
-def _gather(rows, numbers, cohort):
+def gather_rows(rows: PyTree, numbers: np.ndarray, cohort: int) -> PyTree:
+    """Rows of these clients out of (clients, ...), zeros after them up to ``cohort``."""
+
     def one(x):
         picked = np.zeros((cohort, *x.shape[1:]), x.dtype)
         picked[: len(numbers)] = x[numbers]
