@@ -172,6 +172,42 @@ _LESIONS = {
     "validate_every": 12,
     **_ADAM,
 }
+_PATHOGENS = {
+    "task": "classification",
+    "cohort": "xray_pathogens",
+    "image_size": 56,
+    "channels": 8,
+    "pools": 2,
+    "rounds": 15,
+    "epochs": 2,
+    "batch_size": 8,
+    "validate_every": 15,
+    **_ADAM,
+}
+_FINDINGS = {name: value for name, value in _PATHOGENS.items() if name not in ("channels", "pools")}
+_FINDINGS |= {"task": "fedrecon.tasks.findings:several_findings_task", "cohort": "xray_findings"}
+_DENSITIES = {
+    **_PATTERNS,
+    **_ADAM,
+    "cohort": "simulated_density",
+    "image_size": 32,
+    "clients": 7,
+    "concentration": 0.5,
+    "examples_per_client": 60,
+    "feature_shift": 0.3,
+}
+_TILES = {
+    "task": "classification",
+    "cohort": "simulated_slides",
+    "channels": 8,
+    "pools": 2,
+    "rounds": 10,
+    "epochs": 1,
+    "batch_size": 32,
+    "patients_per_site": 6,
+    "validate_every": 10,
+    **_ADAM,
+}
 _FEW = {"optimizer": "adam", "learning_rate": 3e-3, **_SIZES}
 _ENCODED = {
     "task": "fedrecon.tasks:variational_autoencoding_task",
@@ -266,6 +302,32 @@ PROBLEMS: dict[str, Problem] = {
         simulated="small_patterns",
         full={"rounds": 20},
     ),
+    "pathogens": Problem(
+        "virus, bacterium or neither in radiographs, four sites",
+        _PATHOGENS,
+        "auc",
+        simulated="patterns",
+        full={"rounds": 60},
+    ),
+    "findings": Problem(
+        "three findings of radiographs, four sites",
+        _FINDINGS,
+        "auc",
+        simulated="two_patterns",
+        full={"rounds": 60},
+    ),
+    "densities": Problem(
+        "drawn breasts of four densities, seven sites of other frequencies and scanners",
+        _DENSITIES,
+        "accuracy",
+        full={"rounds": 60, "examples_per_client": 200},
+    ),
+    "tiles": Problem(
+        "lymphocytes in simulated slides, eight sites of other stains",
+        _TILES,
+        "auc",
+        full={"rounds": 40, "patients_per_site": 16},
+    ),
     "scanners": Problem(
         "MRI at five simulated scanners", _MRI, "ssim", full={"rounds": 60, "image_size": 64}
     ),
@@ -281,6 +343,9 @@ PROBLEMS: dict[str, Problem] = {
     "few_lesions": Problem("lesions in MRI of simulated scanners, few labels", _LESIONS, "dice", labels=0.2),
     "patterns": Problem(
         "simulated patterns, ten classes divided by label", _PATTERNS, "accuracy", full={"rounds": 100}
+    ),
+    "two_patterns": Problem(
+        "simulated patterns of two classes", {**_PATTERNS, "classes": 2, "concentration": 2.0}, "auc"
     ),
     "shifted_patterns": Problem(
         "simulated patterns in ten simulated detectors", {**_PATTERNS, **_SHIFTED}, "accuracy"

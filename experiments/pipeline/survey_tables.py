@@ -2,7 +2,8 @@
 
 from experiments.pipeline.survey_algorithms import ALGORITHMS
 from experiments.pipeline.survey_applications import APPLICATIONS
+from experiments.pipeline.survey_diagnoses import DIAGNOSES
 from experiments.pipeline.survey_frameworks import FRAMEWORKS
 from experiments.pipeline.survey_privacy import PRIVACY
 
-ROWS = (*APPLICATIONS, *ALGORITHMS, *FRAMEWORKS, *PRIVACY)
+ROWS = (*DIAGNOSES, *APPLICATIONS, *ALGORITHMS, *FRAMEWORKS, *PRIVACY)
