@@ -108,6 +108,18 @@ _HEARTS = {
     "validate_every": 12,
     **_ADAM,
 }
+_SPHERES = {
+    "task": "segmentation",
+    "cohort": "clinical_ct",
+    "image_size": 64,
+    "channels": 8,
+    "pools": 2,
+    "rounds": 15,
+    "epochs": 3,
+    "batch_size": 8,
+    "validate_every": 15,
+    **_ADAM,
+}
 _CHESTS = {
     "task": "classification",
     "cohort": "pneumonia",
@@ -242,6 +254,13 @@ PROBLEMS: dict[str, Problem] = {
     "hearts": Problem(
         "cavity of the heart, one hospital in five simulated scanners",
         {**_HEARTS, **_SHIFTED},
+        "dice",
+        simulated="lesions",
+        full={"rounds": 60, "channels": 16, "pools": 3},
+    ),
+    "spheres": Problem(
+        "spheres inserted in CT of two patients, at two simulated scanners",
+        _SPHERES,
         "dice",
         simulated="lesions",
         full={"rounds": 60, "channels": 16, "pools": 3},

@@ -62,7 +62,11 @@ SURVEY_APPLICATIONS = (
             _YANG + "the_network_at_every_pixel_is_that_of_each_patch",
             _YANG + "uploads_are_less_than_a_hundredth_of_a_unets",
         ),
-        command=on_clinical_ct("yang", "--optimizer=adam --learning_rate=0.003 --epochs=4"),
+        command=on_clinical_ct(
+            "yang",
+            "--optimizer=adam --learning_rate=0.01 --epochs=4 --rounds=200 --algorithm.hidden=50"
+            " --algorithm.layers=2",
+        ),
         needs=("segmentation",),
         task=massive_training_task,
     ),

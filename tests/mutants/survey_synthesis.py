@@ -179,7 +179,11 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/evaluation/copying.py",
-        ("[:count] for name", "[:] for name", _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn"),
+        (
+            "rng.permutation(len(flat[name]))[:count]",
+            "rng.permutation(len(flat[name]))",
+            _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn",
+        ),
         ("here - 0.5 * (here & there)", "here * 1.0", _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn"),
         (
             "(1 + as_large) / (1 + permutations)",
@@ -195,8 +199,8 @@ MUTANTS = (
             _FEDSIM + "shapes_and_materials_are_sent_and_nothing_else",
         ),
         (
-            'batch["image"], 0)',
-            'batch["image"], 1 * batch["image"])',
+            "jnp.where(valid, losses, 0)",
+            "jnp.where(True, losses, 0)",
             _FEDSIM + "padding_has_no_part_in_a_simulator",
         ),
     ),

@@ -34,8 +34,8 @@ def simulate(
     mesh: Mesh | None = None,
     *,
     samples: int = 64,
-    simulator_rounds: int = 60,
-    simulator_rate: float = 5e-3,
+    simulator_rounds: int = 200,
+    simulator_rate: float = 1e-2,
     latent: int = 16,
     hidden: int = 64,
 ) -> Beforehand:
@@ -54,30 +54,26 @@ def simulate(
     Raises:
       ValueError: arguments out of range.
     """
-    given = {"samples": samples, "simulator_rounds": simulator_rounds, "simulator_rate": simulator_rate}
-    for name, value in given.items():
-        if not value >= (name == "simulator_rounds"):
-            raise ArgumentError(name, f"at least {int(name == 'simulator_rounds')}", repr(value))
+    given = (("samples", samples, 0), ("simulator_rounds", simulator_rounds, 1))
+    for name, value, least in (*given, ("simulator_rate", simulator_rate, 0)):
+        if not value >= least:
+            raise ArgumentError(name, f"at least {least}", repr(value))
     count = len(clients.valid)
     if not samples:
         return Beforehand(variables, None, np.zeros(count, np.uint32), np.zeros(count, np.uint32))
     example = {name: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype) for name, x in clients.examples.items()}
-    shapes = jax.eval_shape(lambda v: v, variables)
-    classes = jax.eval_shape(task.predict, *shapes, example).shape[-1]
+    classes = jax.eval_shape(task.predict, *variables, example).shape[-1]
     simulator = simulator_task(example, classes, latent=latent, hidden=hidden)
     steps = simulator_rounds * -(-int(np.sum(clients.valid, 1).max()) // _BATCH)
-    optimizer = optax.adam(optax.cosine_decay_schedule(simulator_rate, steps))
-    algorithm = shared_simulator(simulator, optimizer)
+    algorithm = shared_simulator(simulator, optax.adam(optax.cosine_decay_schedule(simulator_rate, steps)))
     keys = jax.random.split(key, 3)
     start = init_state(algorithm, simulator.init(keys[0]), clients, mesh)
     rounds = run_rounds(make_round(algorithm, batch_size=_BATCH, epochs=1, mesh=mesh), simulator_rounds)
     state, infos = rounds(start, place(clients, mesh), keys[1])
     size = image_shape(example)[:2]
     draw = jax.jit(lambda params, k: simulated_pairs(params, k, samples, size))
-    pairs = [
-        draw(client_variables(algorithm, state, i).params, k)
-        for i, k in enumerate(jax.random.split(keys[2], count))
-    ]
+    own = enumerate(jax.random.split(keys[2], count))
+    pairs = [draw(client_variables(algorithm, state, i).params, k) for i, k in own]
     image, labels = (jnp.stack(x) for x in zip(*pairs, strict=True))
     kept = {"image": image, "segmentation": labels.astype(variables.stats[PAIRS]["segmentation"].dtype)}
     nowhere = jax.tree.map(lambda x: None, variables)
@@ -137,7 +133,11 @@ def fedsim(task: Task, optimizer: optax.GradientTransformation, **options: Any) 
     perceptrons in place of a template that is deformed. A class's material is its mean intensity in images of
     mean 0 and variance 1, which a normal prior describes; of a real image it is the image's own. Renderers
     are perceptrons of a pixel, its surroundings and its place; all parts learn at once, at one rate. Nothing
-    of it is accounted as private: shapes may repeat labels of a site (`fedrecon.evaluation.memorization`).
+    of it is accounted as private.
+
+    Not reached: of ellipses of two kinds, five cases at each of three sites, five seeds, pairs changed mIoU
+    by .008 +- .025, .014 +- .046 more than those of `shape_model`. Shapes repeated those of the training
+    (`fedrecon.evaluation.memorization`: p of .005 or less in all seeds), unlike the statistical model's.
 
     Args:
       task: of `augmented_task`, or any other.

@@ -29,9 +29,7 @@ def simulator_task(example: Mapping[str, Any], classes: int, *, latent: int = 16
         return Variables(new_simulator(key, shape, classes, latent=latent, hidden=hidden), {})
 
     def total(params: PyTree, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Padding is as large as it likes.
-        valid = batch["valid"]
-        image = jnp.where(valid[:, None, None, None], batch["image"], 0)
+        valid, image = batch["valid"], batch["image"]
         y = jax.nn.one_hot(batch["segmentation"].astype(jnp.int32), classes, dtype=image.dtype)
         losses = simulator_losses(params, image, y, key)
         return jnp.where(valid, losses, 0).sum(), valid.sum(dtype=losses.dtype)
