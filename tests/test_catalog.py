@@ -52,6 +52,7 @@ yang
 sheller
 wang
 kades
+pati
 pan
 fedsim
 """.split()
@@ -85,6 +86,7 @@ NUMBERS = {
     # With a byte each.
     "wu_volumetric": (P + 1 + 256 + 64, P + 10 * (256 + 64)),
     "tuladhar": (P + 2, P),
+    "pati": (P + 2, P),
     "fednorm": (P + 2, P),
     "fedacs": (P + 2, P),
     # The number of the round.

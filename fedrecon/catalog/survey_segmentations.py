@@ -4,11 +4,13 @@ from fedrecon.catalog.commands import on_hearts
 from fedrecon.catalog.entry import Entry
 from fedrecon.federated.methods.agreed_intensities import agree, clipped_task
 from fedrecon.federated.methods.kades import kades
+from fedrecon.federated.methods.pati import pati
 from fedrecon.federated.methods.sheller import sheller
 from fedrecon.federated.methods.wang import wang
 from fedrecon.tasks import without_absent_classes
 
 _KADES = "tests/federated/test_kades.py::test_"
+_PATI = "tests/federated/test_pati.py::test_"
 _SHELLER = "tests/federated/test_sheller.py::test_"
 _WANG = "tests/federated/test_wang.py::test_"
 
@@ -78,5 +80,26 @@ SEGMENTATIONS = (
         linear=False,
         task=clipped_task,
         before=agree,
+    ),
+    Entry(
+        "pati",
+        pati,
+        "Pati et al. 2022, Nat. Commun. 13:7346",
+        "sites join over time, and the consensus model that they score best is kept",
+        survey_row="Pati",
+        tests=(
+            "tests/tasks/test_regions.py::test_regions_of_a_tumor_by_hand",
+            _PATI + "weights_are_sizes_among_those_present",
+            _PATI + "a_later_and_worse_round_is_not_kept",
+            _PATI + "the_score_is_the_mean_by_weights_of_those_of_sites",
+            _PATI + "every_region_keeps_its_own_best_model",
+            _PATI + "the_rounds_are_those_of_fedavg_bit_for_bit",
+        ),
+        command=on_hearts(
+            "pati",
+            "--algorithm.founders=2 --algorithm.join_every=4 --optimizer=adam --learning_rate=0.003",
+        ),
+        needs=("clients", "score", "validation", "segmentation", "classification"),
+        fixes=("sampler",),
     ),
 )

@@ -28,7 +28,7 @@ class Context(NamedTuple):
       steps: int32 (), real steps of the client's full round; at the schedule.
       rows: int32 (rows,), the numbers of the clients whose uploads a reducer sees, beyond all clients for
         padding; at the reducer.
-      model: the shared leaves of the server's model before the round; at the reducer.
+      model: the shared leaves of the server's model before the round; at the reducer and the exchange.
       chances: float32 (clients,), of the sampler's draws, where it tells them; at the weighting.
       limits: int32 (clients,), the most steps that the simulated clock leaves clients; at their training.
       total: the `Upload` that is the sum of all that arrived; at a reducer with ``sums``.

@@ -76,6 +76,28 @@ def all_clients() -> Callable[[jax.Array, jax.Array, History], jax.Array]:
     return lambda key, round, history: jnp.ones(history.participations.shape, bool)
 
 
+def joining_clients(joins: ArrayLike) -> Sampler:
+    """Every client from the round on in which it joins; weights are those among the clients present.
+
+    Args:
+      joins: (clients,) integers of 0 or more, one of them 0, so that no round is empty.
+
+    Raises:
+      ValueError: for other numbers; from the sampler, for another number of clients.
+    """
+    joins = np.asarray(joins)
+    if joins.ndim != 1 or joins.dtype.kind not in "iu" or not joins.size or joins.min() != 0:
+        raise ArgumentError("joins", "integers of 0 or more, one a client, the least of them 0", joins)
+
+    def sampler(key, round, history):
+        if history.participations.shape != joins.shape:
+            found = history.participations.shape[0]
+            raise ArgumentError("joins", f"one for each of {found} clients", joins)
+        return jnp.asarray(joins) <= round
+
+    return Sampler(sampler)
+
+
 def uniform_clients(count: int) -> Sampler:
     """``count`` of the clients, uniformly without replacement.
 

@@ -46,7 +46,7 @@ def server_step(
     )
     stats = jax.tree.map(_shift, shared.stats, mean_delta.stats)
     new = Variables(optax.apply_updates(shared.params, updates), stats)
-    exchange = algorithm.exchange.receive(state.exchange, message, context)
+    exchange = algorithm.exchange.receive(state.exchange, message, context._replace(model=shared))
     applied = (most > 0) & all_finite((new, server, exchange))
     new, server, exchange = select(applied, (new, server, exchange), (shared, state.server, state.exchange))
     undone = state.channel

@@ -66,7 +66,7 @@ LEAKING = {
 }
 LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
 LEAKING |= {"wei", "priya", "roth"}
-LEAKING |= {"nalawade", "kades"}
+LEAKING |= {"nalawade", "kades", "pati"}
 LEAKING |= {"pan", "fedsim"}
 # By times of clients.
 TIMED = ("ji", "fednorm")

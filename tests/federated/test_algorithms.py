@@ -85,7 +85,7 @@ def test_every_named_method_is_here():
     # Of applications.
     elsewhere |= {"fedvss", "wei", "priya", "roth", "baid", "banerjee"}
     elsewhere |= {"nalawade"}
-    elsewhere |= {"sheller", "wang", "kades"}
+    elsewhere |= {"sheller", "wang", "kades", "pati"}
     assert {entry.name for entry in catalog.entries()} - set(RECIPES) == elsewhere
 
 

@@ -10,6 +10,7 @@ _CASES = "tests/data/test_partition.py::test_case_types_are_the_classes_that_pat
 _POOLED = "tests/alignment/test_intensities.py::test_pooled_moments_are_those_of_all_pixels"
 _COUNTED = "tests/alignment/test_intensities.py::test_counts_find_the_percentiles_of_all_pixels_exactly"
 _KADES = "tests/federated/test_kades.py::test_"
+_PATI = "tests/federated/test_pati.py::test_"
 _PASS = _SHELLER + "a_single_pass_goes_on_from_what_early_stopping_kept"
 MUTANTS = (
     *in_file(
@@ -85,5 +86,30 @@ MUTANTS = (
          _KADES + "the_rate_at_the_end_of_a_round_is_that_of_one_training"),
         ("** power, context.steps", ", context.steps",
          _KADES + "the_rate_at_the_end_of_a_round_is_that_of_one_training"),
+    ),
+    *in_file(
+        "fedrecon/federated/methods/pati.py",
+        ("select(told[name] > kept.score, new, kept)", "new", _PATI + "a_later_and_worse_round_is_not_kept"),
+        ("select(told[name] > kept.score, new, kept)", "select(told[MEAN] > kept.score, new, kept)",
+         _PATI + "every_region_keeps_its_own_best_model"),
+        ("context.complete(context.received)", "context.complete(result.variables)",
+         _PATI + "the_score_is_the_mean_by_weights_of_those_of_sites"),
+        ("+ 1, 0) * join_every", "+ 1, 0)", _PATI + "weights_are_sizes_among_those_present"),
+        ("sum(told.values()) / len(told)", "sum(told.values())",
+         _PATI + "every_region_keeps_its_own_best_model"),
+        ("state.exchange if method is None else state.exchange[0]", "state.exchange",
+         _PATI + "the_choice_is_of_the_state_before_and_others_go_along"),
+        ("release=release,", "", _PATI + "a_later_and_worse_round_is_not_kept"),
+    ),
+    *in_file(
+        "fedrecon/federated/sampling.py",
+        ("jnp.asarray(joins) <= round", "jnp.asarray(joins) < round",
+         _PATI + "weights_are_sizes_among_those_present"),
+        ("or joins.min() != 0", "or joins.min() < 0", _PATI + "numbers_out_of_range_are_refused"),
+    ),
+    *in_file(
+        "fedrecon/federated/server.py",
+        ("context._replace(model=shared)", "context._replace(model=new)",
+         _PATI + "a_later_and_worse_round_is_not_kept"),
     ),
 )  # fmt: skip

@@ -83,7 +83,7 @@ REFUSED = {
     "lai": "algorithm=lai: expected --task=classification",
     **{
         name: f"algorithm={name}: expected --task=classification, segmentation alone"
-        for name in ("fedce", "prr_fl", "tuladhar", "fednorm", "nalawade")
+        for name in ("fedce", "prr_fl", "tuladhar", "fednorm", "nalawade", "pati")
     },
     **{
         name: f"algorithm={name}: expected --task=segmentation, classification alone"
