@@ -17,10 +17,17 @@ def trained(folder, **given):
     return results, read_log(folder / "metrics.jsonl")
 
 
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """FedAvg of equal weights, which sends the bytes of any weights."""
+    return trained(tmp_path_factory.mktemp("averaged") / "plain", algorithm="fedavg", weighting="equal")
+
+
 @pytest.mark.slow
 def test_fl_mrcm_reconstructs_across_scanners(tmp_path):
     """64 latents of 4 x 8 features a round and client, whether they are known, and the weight."""
-    given = {"task": "reconstruction", "cohort": "simulated_mri", "cascades": 1, "channels": 2, "pools": 2}
+    given = {"task": "reconstruction", "cohort": "simulated_mri", "cascades": 1, "channels": 2, "pools": 2,
+             "image_size": 32, "patients_per_site": 3}  # fmt: skip
     results, log = trained(tmp_path / "mrcm", algorithm="fl_mrcm", **given)
     plain, other = trained(tmp_path / "plain", algorithm="fedavg", weighting="equal", **given)
     assert all(np.isfinite(scores["psnr"]) for scores in results.own.values())
@@ -32,9 +39,9 @@ def test_fl_mrcm_reconstructs_across_scanners(tmp_path):
 
 
 @pytest.mark.slow
-def test_li_moe_classifies_with_experts_of_its_own(tmp_path):
+def test_li_moe_classifies_with_experts_of_its_own(tmp_path, averaged):
     results, log = trained(tmp_path / "li", algorithm="li_moe", algorithm_options=(("start", "1"),))
-    plain, other = trained(tmp_path / "plain", algorithm="fedavg", weighting="equal")
+    plain, other = averaged
     assert all(np.isfinite(scores["accuracy"]) for scores in results.own.values()) and not results.released
     clients, features = len(results.own), (log[0]["bytes_up"] - other[0]["bytes_up"]) // 4 / 64
     features /= clients
@@ -46,11 +53,11 @@ def test_li_moe_classifies_with_experts_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_vafl_classifies_translated_images(tmp_path):
+def test_vafl_classifies_translated_images(tmp_path, averaged):
     """Four bytes of everybody, and what the target sends to all others, in the first round's record alone."""
     options = (("samples", "8"), ("generator_steps", "20"), ("translator_steps", "20"))
     results, log = trained(tmp_path / "vafl", algorithm="vafl", algorithm_options=options)
-    _, other = trained(tmp_path / "plain", algorithm="fedavg")
+    _, other = averaged
     assert all(np.isfinite(scores["accuracy"]) for scores in results.own.values()) and not results.released
     clients = len(results.own)
     sent = log[0]["bytes_up_before"] - 4 * clients

@@ -92,16 +92,17 @@ def test_one_command_does_everything_and_a_second_run_changes_nothing(environmen
     traffic = {t["stage"]: t for t in found["traffic"]}
     assert traffic["reconstruction/federated"]["bytes_up"] > 0
     before = (folder / "results.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()
-    run(environment, folder, "--nocomparators", "--rounds=4")
+    changes = {"--rounds=3": "--rounds: expected at least 4", "--epochs=7": "--epochs: was ",
+               "--noresume": "--noresume"}  # fmt: skip
+    flags = [f"--workdir={folder}", *TINY, "--nocomparators", "--rounds=4"]
+    calls = [["experiments.full_stack", [*flags, *more]] for more in ([], *([change] for change in changes))]
+    command = [sys.executable, "-m", "tests.experiments.call_programs"]
+    done = subprocess.run(command, input=json.dumps(calls), env=environment, capture_output=True, text=True)
+    again, *others = json.loads(done.stdout)
+    assert again[0] == 0, again[1]
     assert before == ((folder / "results.json").read_bytes(), (folder / "metrics.jsonl").read_bytes())
-
-    for change, words in (("--rounds=3", "--rounds: expected at least 4"), ("--epochs=7", "--epochs: was ")):
-        process = start(environment, folder, "--nocomparators", "--rounds=4", change)
-        assert process.wait(60) == 1
-        assert words in process.stderr.read()
-    process = start(environment, folder, "--nocomparators", "--rounds=4", "--noresume")
-    assert process.wait(60) == 1
-    assert "--noresume" in process.stderr.read()
+    for (status, output), words in zip(others, changes.values(), strict=True):
+        assert status == 1 and words in output, output
 
 
 @pytest.mark.slow
@@ -163,20 +164,23 @@ def test_kill_9_then_the_same_command_gives_the_same_results(environment, whole,
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_devices_or_on_how_clients_run(environment, whole, tmp_path):
-    runs = {
-        "vmap on 2": ("--parallel=vmap", "--devices=2"),
-        "chunks on 4, all rounds at once": ("--parallel=2", "--devices=4", "--rounds_per_dispatch=4"),
-    }
+    """In chunks on four devices, all rounds at once; the engine's tests go through the other ways."""
     expected = [r["loss"] for r in read_log(whole[0] / "metrics.jsonl")]
-    for name, flags in runs.items():
-        run(environment, tmp_path / name, "--nocomparators", "--rounds=4", *flags)
-        losses = [r["loss"] for r in read_log(tmp_path / name / "metrics.jsonl")]
-        np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+    flags = ("--parallel=2", "--devices=4", "--rounds_per_dispatch=4")
+    run(environment, tmp_path, "--nocomparators", "--rounds=4", *flags)
+    losses = [r["loss"] for r in read_log(tmp_path / "metrics.jsonl")]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_measured_data(environment, tmp_path, measured_data):
-    run(environment, tmp_path, "--cohort=measured", f"--data_dir={measured_data('mri').parent}")
+    run(
+        environment,
+        tmp_path,
+        "--nocomparators",
+        "--cohort=measured",
+        f"--data_dir={measured_data('mri').parent}",
+    )
     found = check_complete(tmp_path)
     assert "single subject" in {cell for row in found["sites"] for cell in row}
 
