@@ -5,5 +5,6 @@ from experiments.pipeline.survey_applications import APPLICATIONS
 from experiments.pipeline.survey_diagnoses import DIAGNOSES
 from experiments.pipeline.survey_frameworks import FRAMEWORKS
 from experiments.pipeline.survey_privacy import PRIVACY
+from experiments.pipeline.survey_segmentations import SEGMENTATIONS
 
-ROWS = (*DIAGNOSES, *APPLICATIONS, *ALGORITHMS, *FRAMEWORKS, *PRIVACY)
+ROWS = (*DIAGNOSES, *APPLICATIONS, *SEGMENTATIONS, *ALGORITHMS, *FRAMEWORKS, *PRIVACY)
