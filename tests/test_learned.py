@@ -103,6 +103,7 @@ def test_what_exceeds_a_bound_is_told():
     assert departure.startswith("1 of 2 images") and "inf" in departure
 
 
+@pytest.mark.slow
 def test_a_network_comes_back_from_its_file(tmp_path):
     saved = network()
     save_network(tmp_path / "network.npz", saved)

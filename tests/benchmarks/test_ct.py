@@ -178,6 +178,7 @@ def test_wrong_options_are_refused_by_name(tmp_path):
             run(options)
 
 
+@pytest.mark.slow
 def test_wrong_flags_end_with_one_line():
     command = [sys.executable, "-m", "benchmarks.ct", "--workloads=z"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)

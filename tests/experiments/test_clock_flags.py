@@ -71,6 +71,7 @@ def test_more_clients_are_invited_than_waited_for(monkeypatch, tmp_path):
     assert {record["clients"] for record in log} == {2} and all(len(r["late"]) == 1 for r in log)
 
 
+@pytest.mark.slow
 def test_tiers_are_those_of_the_times_of_rounds(monkeypatch, tmp_path):
     data = quadratics.clients().train
     np.testing.assert_array_equal(full_steps(BUDGET, data), TAU)

@@ -224,6 +224,7 @@ def test_the_command_says_what_it_did_or_what_is_wrong_in_one_line(tmp_path):
     assert result.stderr.strip().count("\n") == 0 and "bad.h5: expected an HDF5 file" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_leaves_nothing(tmp_path):
     source = write_phantom(tmp_path / "k.h5")
     patch = "def stop(*_): raise KeyboardInterrupt\nimport h5py; h5py.File.attrs = property(stop)"

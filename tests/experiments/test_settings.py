@@ -110,6 +110,7 @@ def test_help_lists_every_setting():
     assert "(by --preset)" in values["rounds"].help and "(default 0)" in values["stream"].help
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(tmp_path):
     process = _main(f"--workdir={tmp_path}", "--acceleration=0.5")
     assert process.returncode == 1

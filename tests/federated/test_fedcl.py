@@ -38,6 +38,7 @@ def test_nothing_is_sent_but_the_model(fx, rounds):
     np.testing.assert_array_equal(rounds[1].bytes_down, 4 * parameters)
 
 
+@pytest.mark.slow
 def test_equal_models_give_log_two_and_no_gradient(fx):
     variables = fx.regression.init(jax.random.key(0))
     own = model_contrast(hidden, strength=1.0, start_with_initial=True, against="received")

@@ -30,6 +30,7 @@ def test_fedbn_without_normalization_is_fedavg(fx):
     fx.assert_equal(*results)
 
 
+@pytest.mark.slow
 def test_fedbn_shares_all_but_normalization(fx):
     data = fx.regression_data(COUNTS)
     algorithm = fl.fedbn(fx.regression, optax.sgd(0.1))

@@ -133,6 +133,7 @@ def test_gradients_equal_finite_differences(x64, model):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [VarNet, MoDL])
 def test_real_operators_give_real_images(network):
     weights = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, (2, 7, 10)), jnp.float32)

@@ -57,6 +57,7 @@ def test_gridding_with_the_right_density_inverts(x64, normal):
     np.testing.assert_allclose(gridding(S, y, np.arange(5)), S.H(np.arange(5) * y), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_l1_wavelet_of_a_full_measurement_is_a_threshold(x64, normal):
     A = CartesianFourier((12, 9), dtype=np.complex128)
     y = normal((2, 12, 9), np.complex128)

@@ -79,6 +79,7 @@ def test_total_variation_batches_and_limits(normal):
     np.testing.assert_allclose(flat, np.abs(normal((8, 8))).mean(), rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", [total_variation, total_generalized_variation])
 def test_a_tolerance_ends_primal_dual_runs(solve, normal):
     image = np.asarray(rasterize(shepp_logan(), (16, 14)))

@@ -35,6 +35,7 @@ class Normalized(nn.Module):
         return nn.Dense(3)(nn.LayerNorm()(x))
 
 
+@pytest.mark.slow
 def test_a_linear_model_has_the_loss_and_the_gradient_of_its_formulas():
     batch = batch_of(5, padding=2)
     task = module_task(Linear(), "cross_entropy", batch, metrics={"accuracy": right})
