@@ -18,6 +18,7 @@ survey.md and, of each table, a figure.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -84,7 +85,7 @@ def solve_problem(
 
 
 def solve_all(
-    planned: Mapping[str, list[str]], folder: Path, jobs: int, **arguments: Any
+    planned: Mapping[str, list[str]], folder: Path, jobs: int, *, silent: bool = False, **arguments: Any
 ) -> Iterator[list[dict[str, Any]]]:
     """The figures of each problem as they come, from that many processes."""
     arguments |= {"workdir": str(folder)}
@@ -97,7 +98,7 @@ def solve_all(
         jobs,
         get_context("spawn"),
         initializer=_begin,
-        initargs=(str(folder), arguments["preset"]),
+        initargs=(str(folder), arguments["preset"], silent),
         max_tasks_per_child=1,
     ) as pool:
         running = [pool.submit(solve_problem, name, rows, **arguments) for name, rows in planned.items()]
@@ -109,8 +110,10 @@ def solve_all(
             raise
 
 
-def _begin(folder: str, preset: str) -> None:
-    """Of each process, before JAX starts."""
+def _begin(folder: str, preset: str, silent: bool = False) -> None:
+    """Of each process, before JAX starts; a silent one leaves the standard output to the results."""
+    if silent:
+        sys.stdout = sys.stderr
     if preset != "full":
         # Convolutions are the package's own; the rest takes longer to compile than to run.
         sweep.compile_quickly(0)
@@ -140,7 +143,7 @@ def main(_: list[str]) -> None:
             results = survey_report.read(workdir.path)
             execution = {"parallel": "scan", "rounds_per_dispatch": 1}
             common = {"preset": values.preset, "data_dir": data_dir, "seeds": seeds, "execution": execution}
-            for found in solve_all(planned, workdir.path, values.jobs, **common):
+            for found in solve_all(planned, workdir.path, values.jobs, silent=values.json, **common):
                 results |= {f"{result['row']}/{result['problem']}": result for result in found}
                 document = survey_report.write(workdir.path, results, values.preset)
         if values.json:
