@@ -46,7 +46,7 @@ SURVEY_APPLICATIONS = (
             _NALAWADE + "a_client_with_false_targets_weighs_least_and_the_mean_is_nearer_to_the_truth",
         ),
         command=on_retina("nalawade", "--optimizer=adam --learning_rate=0.003"),
-        needs=("score", "validation", "segmentation", "classification"),
+        needs=("score", "validation", "classification", "segmentation"),
         fixes=("weighting",),
     ),
     Entry(

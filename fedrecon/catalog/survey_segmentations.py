@@ -99,7 +99,7 @@ SEGMENTATIONS = (
             "pati",
             "--algorithm.founders=2 --algorithm.join_every=4 --optimizer=adam --learning_rate=0.003",
         ),
-        needs=("clients", "score", "validation", "segmentation", "classification"),
+        needs=("clients", "score", "validation", "classification", "segmentation"),
         fixes=("sampler",),
     ),
 )
