@@ -1,6 +1,7 @@
 """The review's rows: what is trained, what the page says, and that an interrupted survey goes on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,24 +113,24 @@ def test_the_page_says_what_was_measured(tmp_path):
     assert list(survey_report.read(tmp_path)) == ["FedCE/vessels", "HarmoFL/vessels"]
 
 
-def _run(environment, folder, *flags, **options):
+def _run(folder, *flags, **options):
     command = [sys.executable, "-m", "experiments.survey", f"--workdir={folder}", "--preset=smoke", *flags]
-    environment = {k: v for k, v in environment.items() if k != "FEDRECON_DATA"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("FEDRECON_DATA", "XLA_FLAGS")}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 @pytest.mark.slow
-def test_a_killed_survey_goes_on_to_the_same_numbers(environment, tmp_path):
-    whole = _run(environment, tmp_path / "whole", "--row=FedDropoutAvg,Singh", "--json")
+def test_a_killed_survey_goes_on_to_the_same_numbers(tmp_path):
+    whole = _run(tmp_path / "whole", "--row=FedDropoutAvg,Singh", "--json")
     document = json.loads(whole.communicate()[0])
     assert whole.returncode == 0 and len(document["results"]) == 2
-    killed = _run(environment, tmp_path / "killed", "--row=FedDropoutAvg,Singh", "--json")
+    killed = _run(tmp_path / "killed", "--row=FedDropoutAvg,Singh", "--json")
     log = tmp_path / "killed" / "patterns" / "feddropoutavg" / "seed-0" / "metrics.jsonl"
     while killed.poll() is None and not log.exists():
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    again = _run(environment, tmp_path / "killed", "--row=FedDropoutAvg,Singh", "--json", "--jobs=2")
+    again = _run(tmp_path / "killed", "--row=FedDropoutAvg,Singh", "--json", "--jobs=2")
     found = json.loads(again.communicate()[0])["results"]
     scores = [
         {key: {label: row["values"] for label, row in result["rows"].items()} for key, result in each.items()}
