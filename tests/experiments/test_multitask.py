@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -318,12 +319,12 @@ def test_help_knows_the_flags_it_shows_first():
     assert set(multitask.FIRST) <= shown and "dp_epsilon" not in shown and "cohort" not in shown
 
 
-def command(environment, folder, *more):
+def command(folder, *more):
     words = ["-m", "experiments.multitask", f"--workdir={folder}", "--preset=smoke", "--json", *more]
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -342,9 +343,9 @@ def numbers(text):
 
 
 @pytest.mark.slow
-def test_the_smoke_preset_runs_resumes_after_kills_and_is_read_the_second_time(environment, tmp_path):
+def test_the_smoke_preset_runs_resumes_after_kills_and_is_read_the_second_time(tmp_path):
     only = ("--problems=lesions", "--epsilons=8", "--finetune=lora")
-    whole = command(environment, tmp_path / "whole", *only)
+    whole = command(tmp_path / "whole", *only)
     text, _ = whole.communicate()
     assert whole.returncode == 0
     found = json.loads(text)["problems"]["lesions"]
@@ -355,15 +356,15 @@ def test_the_smoke_preset_runs_resumes_after_kills_and_is_read_the_second_time(e
         assert (tmp_path / "killed").parent.joinpath("whole/lesions", place).exists()
     # Killed when the second and the fifth training have begun.
     for place in ("pooled", "fedavg-power_sgd"):
-        process = command(environment, tmp_path / "killed", *only)
+        process = command(tmp_path / "killed", *only)
         while not (tmp_path / "killed/lesions" / place / "seed-0/metrics.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    last = command(environment, tmp_path / "killed", *only)
+    last = command(tmp_path / "killed", *only)
     resumed, _ = last.communicate()
     assert last.returncode == 0 and numbers(resumed) == numbers(text)
-    again = command(environment, tmp_path / "whole", *only)
+    again = command(tmp_path / "whole", *only)
     second, _ = again.communicate()
     assert second == text
