@@ -124,15 +124,16 @@ def _section(row: Row, results: Sequence[Mapping[str, Any]]) -> list[str]:
 def _sentence(result: Mapping[str, Any]) -> str:
     """What was measured, in a sentence."""
     own, seeds = result["rows"][result["row"]], len(result["rows"][FEDAVG]["values"])
-    if not own["difference"] or math.isnan(own["difference"]["half_width"]):
-        return f"{seeds} seed: no interval."
-    return f"{seeds} seeds: {_verdict(own)}."
+    count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    if own["difference"] and math.isnan(own["difference"]["half_width"]):
+        return f"{count}: no interval."
+    return f"{count}: {_verdict(own)}."
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
     difference = found["difference"]
     if not difference:
-        return "the same training"
+        return found["verdict"] or "the same training"
     if difference["mean"] == 0 and difference["half_width"] == 0:
         return "equal to FedAvg in every seed"
     return f"{_difference(difference)} {found['verdict']}".rstrip()

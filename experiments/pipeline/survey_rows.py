@@ -60,6 +60,7 @@ class Row(NamedTuple):
       starts: further rows: label -> such a way, then FedAvg.
       rivals: further rows: label -> settings, and by "start" the way without labels that they start from.
       turns: how many times the rounds its training has, where a single client trains in each.
+      comparable: whether its score means what that of the others means; otherwise there is no difference.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Row(NamedTuple):
     starts: Mapping[str, str] = {}
     rivals: Mapping[str, Mapping[str, Any]] = {}
     turns: int = 1
+    comparable: bool = True
 
 
 _ADAM = {"optimizer": "adam", "learning_rate": 3e-3}

@@ -153,6 +153,8 @@ def solve(
             "clock": clock,
             "seconds": seconds,
         }
+    if not row.comparable:
+        rows[row.name] |= {"difference": {}, "verdict": "another score", "worst_difference": {}}
     return {
         "row": row.name,
         "problem": name,

@@ -38,6 +38,7 @@ SEGMENTATIONS: tuple[Row, ...] = (
         "FedAvg, and so is the model; Dice is of patients with lesions, while the other rows count those "
         "without as 1 where nothing is marked. Use it where sites differ in whom they treat.",
         shared={"partition": "case_type", "validation_part": 0.15},
+        comparable=False,
     ),
     Row(
         "Kades",

@@ -135,9 +135,7 @@ def fedsim(task: Task, optimizer: optax.GradientTransformation, **options: Any) 
     are perceptrons of a pixel, its surroundings and its place; all parts learn at once, at one rate. Nothing
     of it is accounted as private.
 
-    Not reached: of ellipses of two kinds, five cases at each of three sites, five seeds, pairs changed mIoU
-    by .008 +- .025, .014 +- .046 more than those of `shape_model`. Shapes repeated those of the training
-    (`fedrecon.evaluation.memorization`: p of .005 or less in all seeds), unlike the statistical model's.
+    Shapes of few cases may repeat those of the training: `fedrecon.evaluation.memorization` tells.
 
     Args:
       task: of `augmented_task`, or any other.
