@@ -36,7 +36,7 @@ settings.load_profile("fedrecon")
 
 # Each compiled program keeps pieces of memory mapped, of which Linux grants a process 65530. Counting them
 # takes milliseconds, so it is done once in so many compilations.
-_MOST_MAPPINGS = 30_000
+_MOST_MAPPINGS = 20_000
 _MAPPINGS = Path("/proc/self/maps")
 _OFTEN = 300
 

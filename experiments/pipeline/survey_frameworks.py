@@ -54,7 +54,11 @@ FRAMEWORKS = (
                 "algorithm": "harmofl_scaffold",
                 "optimizer": "sgd",
                 "learning_rate": 0.1,
-            }
+            },
+            "HarmoFL, mean intensity alone": {
+                "algorithm": "harmofl",
+                "algorithm_options": (("window", "0"),),
+            },
         },
     ),
     Row(
