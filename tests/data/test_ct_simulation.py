@@ -70,6 +70,7 @@ def test_padding_does_not_change_the_measurement():
         simulate_ct_patient(ABDOMEN, 0, False, SHAPE, 1, 0, padded_views=80)
 
 
+@pytest.mark.slow
 def test_the_measurement_is_of_the_target_but_not_by_the_reconstructions_model():
     bright = patient(photons=1e12, electronic_noise=0.0)
     brighter = patient(photons=4e12, electronic_noise=0.0)

@@ -48,6 +48,7 @@ def examples(cohort, site):
     return found
 
 
+@pytest.mark.slow
 def test_kspace_of_different_scanners_becomes_examples_on_one_grid(tmp_path):
     sites = {"north": (3, 16, 16), "south": (1, 20, 18)}
     write_mri(tmp_path, sites, slices=2)

@@ -126,7 +126,7 @@ def test_networks_that_do_not_fit_are_refused():
     for values, message in (
         (
             {"task": "segmentation", "network": "resnet18"},
-            "--network: expected one of unet, residual-unet, .*, swin-unet with --task=segmentation",
+            "--network: expected one of unet, residual-unet, .*, separated-unet with --task=segmentation",
         ),
         ({"task": "reconstruction", "network": "vit"}, "--network: expected one of unet with"),
         ({"network": "alexnet"}, "--network: expected one of unet"),

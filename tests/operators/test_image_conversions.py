@@ -47,6 +47,7 @@ def test_volumes_of_astra_and_odl_have_the_same_bounds():
     assert image_from_astra({**counts, "option": {}}) == plain
 
 
+@pytest.mark.slow
 def test_an_image_of_tigre_off_the_origin_is_reconstructed(normal):
     """The scan moves around the image there; around the origin, the image is moved."""
     geometry = ConeBeam(np.arange(60) * (2 * np.pi / 60), (6, 30), (1.6, 1.2), 40.0, 20.0)
