@@ -156,6 +156,8 @@ def test_every_algorithm_runs(name, tmp_path):
         with pytest.raises(FlagError, match=r"^--clock: expected a policy, such as wait"):
             check_method(settings.federation, (settings.task,))
         settings = changed(settings, clock="wait")
+    if name == "fedsim":
+        settings = changed(settings, algorithm_options=(("simulator_rounds", "5"),))
     results, cost = train(tmp_path, settings)
     check(results, settings)
     assert cost.compile_seconds > 0 and cost.rounds_per_second > 0

@@ -69,7 +69,8 @@ def simulate(
     keys = jax.random.split(key, 3)
     start = init_state(algorithm, simulator.init(keys[0]), clients, mesh)
     rounds = run_rounds(make_round(algorithm, batch_size=_BATCH, epochs=1, mesh=mesh), simulator_rounds)
-    state, infos = rounds(start, place(clients, mesh), keys[1])
+    # Reading clients' states beside collectives in flight may leave these without threads on CPU devices.
+    state, infos = jax.device_get(jax.block_until_ready(rounds(start, place(clients, mesh), keys[1])))
     size = image_shape(example)[:2]
     draw = jax.jit(lambda params, k: simulated_pairs(params, k, samples, size))
     own = enumerate(jax.random.split(keys[2], count))
