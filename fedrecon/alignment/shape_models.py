@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from fedrecon.errors import ArgumentError
 
@@ -47,6 +46,9 @@ def signed_distances(labels: np.ndarray, classes: int) -> np.ndarray:
       classes: their number, with the background.
     """
     far = float(np.hypot(*labels.shape[1:]))
+
+    # Takes time to import, and few programs need it.
+    from scipy import ndimage
 
     def one(mask: np.ndarray) -> np.ndarray:
         if mask.all() or not mask.any():

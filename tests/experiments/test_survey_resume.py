@@ -15,15 +15,13 @@ from fedrecon.runtime import Workdir, describe_environment
 from fedrecon.runtime import training as loop
 from fedrecon.training import Execution, changed, flat
 
-# Those whose rounds differ: exchanges, phases, curricula, versions, schedules, clocks, queues.
+# Those whose rounds differ: by exchanges, curricula, versions, schedules, clocks or queues.
 _NAMES = {
     "Ji",
     "FedACS",
     "Li-MoE",
     "FedMoCo",
-    "VAFL",
     "HarmoFL",
-    "LC-Fed",
     "PRR-FL",
     "BrainTorrent",
     "Elayan",
