@@ -13,6 +13,7 @@ APPLICATIONS: tuple[Row, ...] = (
         "Sites learn label maps and materials together, each a renderer of its own, and train on simulated "
         "pairs besides real ones. Use it where labeled cases are few and scanners differ; the simulator "
         "costs many rounds before the first one, and its shapes may repeat those of a site.",
+        smoke={"algorithm_options": (("simulator_rounds", "5"),)},
     ),
     Row(
         "Pan",

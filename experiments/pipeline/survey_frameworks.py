@@ -35,6 +35,7 @@ FRAMEWORKS = (
         ("detectors",),
         "Images are translated to the manner of synthetic ones of the simplest site before training. Use "
         "it where images differ by gain and contrast; generators need many images.",
+        smoke={"algorithm_options": (("generator_steps", "5"), ("translator_steps", "5"))},
     ),
     Row(
         "HarmoFL",

@@ -79,6 +79,7 @@ PRIVACY = (
         "No parameters travel: clients answer synthetic images, and a server's model learns from the "
         "answers. Use it where networks differ or clients are not trusted.",
         settings={"algorithm_options": (("images", "64"), ("inversion_steps", "50"))},
+        smoke={"algorithm_options": (("images", "8"), ("inversion_steps", "2"))},
     ),
     Row(
         "Lai",

@@ -59,6 +59,7 @@ class Row(NamedTuple):
         training starts from; "" for random weights.
       starts: further rows: label -> such a way, then FedAvg.
       rivals: further rows: label -> settings, and by "start" the way without labels that they start from.
+      smoke: settings in place of those of the row with the preset "smoke".
       turns: how many times the rounds its training has, where a single client trains in each.
       comparable: whether its score means what that of the others means; otherwise there is no difference.
     """
@@ -76,6 +77,7 @@ class Row(NamedTuple):
     start: str = ""
     starts: Mapping[str, str] = {}
     rivals: Mapping[str, Mapping[str, Any]] = {}
+    smoke: Mapping[str, Any] = {}
     turns: int = 1
     comparable: bool = True
 

@@ -71,6 +71,8 @@ def plan(row: Row, name: str, preset: str, data_dir: str) -> dict[str, Training]
     # With settings of the row's own a directory of its own; otherwise it is the plain method's.
     folder = f"{row.name.lower()}" if row.settings or row.start else f"{own}{algorithm}"
     changes = {"algorithm": algorithm, "rounds": base.rounds * row.turns, **row.settings}
+    if preset == "smoke":
+        changes |= row.smoke
     if base.federation.validate_every:
         changes["validate_every"] = changes["rounds"]
     planned = {row.name: Training(_with(base, changes), row.start, folder)}
