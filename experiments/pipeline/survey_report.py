@@ -136,7 +136,7 @@ def _verdict(found: Mapping[str, Any]) -> str:
         return found["verdict"] or "the same training"
     if difference["mean"] == 0 and difference["half_width"] == 0:
         return "equal to FedAvg in every seed"
-    return f"{_difference(difference)} {found['verdict']}".rstrip()
+    return f"{_difference(difference)}, {found['verdict']}".rstrip(", ")
 
 
 def figure(results: Mapping[str, Any], table: str) -> Figure | None:

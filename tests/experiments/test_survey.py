@@ -104,7 +104,7 @@ def test_the_page_says_what_was_measured(tmp_path):
     assert "| [FedCE](#fedce) | vessels | 0.610 ± 0.020 | 0.580 ± 0.020 | +0.030 ± 0.010 | better |" in page
     assert "| 0.610 |  | 2.0 | – |" in page
     assert "| each alone | 0.500 ± 0.100 | -0.080 ± 0.100 | no difference shown |" in page
-    assert "2 seeds: +0.030 ± 0.010 better." in page and "| without training | 0.200 |" in page
+    assert "2 seeds: +0.030 ± 0.010, better." in page and "| without training | 0.200 |" in page
     assert "The review: Dice 0.831 (+0.048), on fundus photographs." in page
     assert (tmp_path / "survey_frameworks.png").stat().st_size > 5000
     assert not (tmp_path / "survey_privacy.png").exists()
