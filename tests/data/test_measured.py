@@ -118,7 +118,6 @@ def test_masks_of_all_parts_differ_and_repeat_with_the_seed(folder):
     assert not np.array_equal(one.train.examples["mask"], other.train.examples["mask"])
 
 
-@pytest.mark.slow
 def test_a_smaller_grid_is_taken_only_when_asked_for_and_crops_kspace(folder):
     cohort = load_measured_mri_cohort(folder, matrix=(16, 18), center_fraction=0.2)
     assert cohort.image_shape == (16, 18)

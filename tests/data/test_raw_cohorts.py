@@ -27,7 +27,6 @@ def error(found, right):
     return np.linalg.norm(found - right) / np.linalg.norm(right)
 
 
-@pytest.mark.slow
 def test_spokes_and_lines_of_both_directions_become_the_kspace_of_their_images(tmp_path):
     write_hospitals(tmp_path, "epi", "radial", patients=1)
     loaded = load_volumes(tmp_path, "reconstruction")

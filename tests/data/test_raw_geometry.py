@@ -222,7 +222,6 @@ def check(folder, scan):
         assert read.image_shape[0] * x == pytest.approx(scan["recon_view"][0], abs=x / 2 + 1e-6)
 
 
-@pytest.mark.slow
 @settings(**in_folder, max_examples=12)
 @given(scans())
 def test_random_scans_are_read_as_the_standard_says(tmp_path, scan):

@@ -62,7 +62,6 @@ def options(folder, **changes):
     return QualityOptions(data=str(folder), **(given | changes))
 
 
-@pytest.mark.slow
 def test_rows_hold_the_best_weight_the_default_and_what_is_missing(scan, no_bart, capsys):
     given = options(scan, json=str(scan / "rows.json"), table=str(scan / "rows.md"))
     rows = run(dataclasses.replace(given, sigpy_python=str(scan / "nobody")))
