@@ -54,7 +54,7 @@ from experiments.pipeline.multitask_scores import (
     untrained,
     validated,
 )
-from experiments.pipeline.pretraining import pretrained
+from experiments.pipeline.pretraining import started
 from experiments.pipeline.programs import define_run_flags, ending_run, parse_flags
 from experiments.pipeline.settings_flags import given_flags
 from fedrecon import communication
@@ -63,20 +63,15 @@ from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu
 from fedrecon.training import (
     Dotted,
     Execution,
-    FederationSettings,
     FlagError,
     algorithms,
-    changed,
     fields,
     finetuning,
-    initial_digest,
     method,
 )
 
 FIRST = ("workdir", "preset", "problems", "data_dir", "methods", "codec", "secure_aggregation", "epsilons",
          "finetune", "rounds", "seeds", "json")  # fmt: skip
-# Of masked autoencoding, which fine-tuning starts from.
-_PRETRAINING_RATE = 1e-3
 # Flags of trainings that all problems take.
 KEPT = ("seed", "rounds", "epochs", "batch_size", "learning_rate", "optimizer", "channels", "pools")
 
@@ -170,7 +165,8 @@ def _train(
     for seed in seeds:
         settings = row.settings
         if row.pretrained:
-            settings = _started(settings, seed, folder, data, execution)
+            before, of_seed = folder / "pretraining" / f"seed-{seed}", with_seed(settings, seed)
+            settings = started(of_seed, lambda s: data(s.seed), before, Execution(**execution))
         place = functools.partial(_place, folder)
         (done,) = sweep.trainings({label: settings}, [seed], place, load=lambda s: data(s.seed), **execution)
         scores.append(scores_of(done))
@@ -189,29 +185,6 @@ def _train(
         "validated": float(np.mean(validations)),
         "notes": notes,
     }
-
-
-def _started(
-    settings: TrainSettings,
-    seed: int,
-    folder: Path,
-    data: Callable[[int], FederatedData],
-    execution: Mapping[str, Any],
-) -> TrainSettings:
-    """The settings with the model to start from, which is pre-trained here if it is not there yet."""
-    # The same for all that start from it.
-    before = changed(with_seed(settings, seed), federation=FederationSettings())
-    start, _ = pretrained(
-        before,
-        lambda: data(seed),
-        folder / "pretraining" / f"seed-{seed}",
-        rounds=settings.rounds,
-        rate=_PRETRAINING_RATE,
-        execution=Execution(**execution),
-    )
-    digest = initial_digest(str(start))
-    federation = changed(settings.federation, initialize_from=str(start), initialize_sha256=digest)
-    return changed(settings, federation=federation)
 
 
 def _place(folder: Path, label: str, seed: int) -> Path:

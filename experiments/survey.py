@@ -22,7 +22,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from absl import flags
 
 from experiments.pipeline import survey_report, survey_runs, sweep
 from experiments.pipeline.programs import ending_run
-from experiments.pipeline.survey_rows import PRESETS, PROBLEMS, SEEDS, TABLES, Row
+from experiments.pipeline.survey_problems import PRESETS, PROBLEMS, SEEDS
+from experiments.pipeline.survey_rows import TABLES, Row
 from experiments.pipeline.survey_tables import ROWS
 from fedrecon.runtime import Workdir, describe_environment, run_program, set_cpu_devices
 from fedrecon.training import FlagError
@@ -87,7 +89,11 @@ def solve_problem(
 def solve_all(
     planned: Mapping[str, list[str]], folder: Path, jobs: int, *, silent: bool = False, **arguments: Any
 ) -> Iterator[list[dict[str, Any]]]:
-    """The figures of each problem as they come, from that many processes."""
+    """The figures of each problem as they come, from that many processes, which end with this one.
+
+    Raises:
+      FlagError: a process was ended from outside.
+    """
     arguments |= {"workdir": str(folder)}
     if jobs == 1:
         for name, rows in planned.items():
@@ -101,13 +107,17 @@ def solve_all(
         initargs=(str(folder), arguments["preset"], silent),
         max_tasks_per_child=1,
     ) as pool:
-        running = [pool.submit(solve_problem, name, rows, **arguments) for name, rows in planned.items()]
         try:
+            running = [pool.submit(solve_problem, name, rows, **arguments) for name, rows in planned.items()]
             for done in as_completed(running):
                 yield done.result()
-        except BaseException:
+        except BrokenProcessPool as error:
+            found = "one that was ended, for instance for want of memory"
+            raise FlagError("jobs", f"{jobs} processes that come to an end by themselves", found) from error
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            for process in active_children():
+                process.terminate()
 
 
 def _begin(folder: str, preset: str, silent: bool = False) -> None:

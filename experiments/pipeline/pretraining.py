@@ -35,6 +35,7 @@ from fedrecon.training import (
     Results,
     Stage,
     as_json,
+    changed,
     example_of,
     flat,
     initial_digest,
@@ -49,6 +50,8 @@ from fedrecon.training.initial import initial_model
 from fedrecon.weights import read_weights, write_weights
 
 STAGE = "pretraining"
+# Of Adam, where no flag says it.
+_RATE = 1e-3
 MASKED = "masked"
 
 
@@ -178,6 +181,39 @@ def pretrained(
         stats, _ = carried(target.stats, source.stats)
         write_weights(start, Variables(params, stats), {"task": settings.task, "copied": list(copied)})
     return start, results
+
+
+def started(
+    settings: TrainSettings,
+    data: Callable[[TrainSettings], FederatedData],
+    folder: Path,
+    execution: Execution,
+    way: str = MASKED,
+) -> TrainSettings:
+    """The settings with a model to start from, pre-trained here for as many rounds as the training has.
+
+    Args:
+      settings: of the training that follows, with its seed.
+      data: of settings.
+      folder: of the pre-training, the same for all that start from it.
+      execution: how.
+      way: one of `ways`.
+    """
+    # The same for all that start from it.
+    before = changed(settings, federation=FederationSettings())
+    start, _ = pretrained(
+        before,
+        lambda: data(before),
+        folder,
+        rounds=settings.rounds,
+        rate=_RATE,
+        execution=execution,
+        way=way,
+    )
+    federation = changed(
+        settings.federation, initialize_from=str(start), initialize_sha256=initial_digest(str(start))
+    )
+    return changed(settings, federation=federation)
 
 
 def based(settings: TrainSettings, data: Callable[[], FederatedData], folder: Path, base: str) -> Path:

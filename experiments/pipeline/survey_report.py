@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.pipeline import sweep
-from experiments.pipeline.survey_rows import PROBLEMS, TABLES, Row
+from experiments.pipeline.survey_problems import PROBLEMS
+from experiments.pipeline.survey_rows import TABLES, Row
 from experiments.pipeline.survey_runs import FEDAVG, TRIVIAL
 from experiments.pipeline.survey_tables import ROWS
 from fedrecon.files import write_atomically
@@ -33,9 +34,10 @@ of them were run for this page**, which is written by `python -m experiments.sur
 --data_dir=DIR` and grows with every row. **The review's figures are of other data, networks and schedules:
 they stand beside ours, and are not compared with them.** Problems are small (a few rounds of small networks
 on two processors), and nothing was tuned for any method: same data, same network, same steps and rates for
-all rows of a problem. Scores are means over the clients' own test examples, by the model that a client would
-use, with 95 % intervals over seeds (t distribution); differences are to FedAvg, seed by seed. With this many
-rows some differences leave zero out by chance. "MB" is what all clients sent and got.
+all rows of a problem, but for what is listed as own settings. Scores are means over the clients' own test
+examples, by the model that a client would use, with 95 % intervals over seeds (t distribution); differences
+are to FedAvg, seed by seed. With this many rows some differences leave zero out by chance. "MB" is what all
+clients sent and got in these rounds.
 """
 
 
@@ -98,6 +100,8 @@ def page(document: Mapping[str, Any]) -> str:
 def _section(row: Row, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"### {row.name}", "", row.purpose, ""]
     lines += [f"Made for: {row.shift}. The review: {row.reported}, on {row.paper_data}.", ""]
+    shown = {label for result in results for label in result["rows"]}
+    lines += [f"Own settings: {own}.", ""] if (own := own_settings(row, shown)) else []
     for result in results:
         metric = _METRICS[result["metric"]]
         lines += [f"**{PROBLEMS[result['problem']].title}** stands in. {_sentence(result)}", ""]
@@ -119,6 +123,26 @@ def _section(row: Row, results: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(f"| {TRIVIAL} | {_figure(result['trivial'])} | | | | | | |")
         lines.append("")
     return lines
+
+
+def own_settings(row: Row, labels: Collection[str]) -> str:
+    """What trainings of a row, of these labels, do not have in common with FedAvg besides the method."""
+    given = {row.name: {**row.settings, "start": row.start, "turns": row.turns}, **row.rivals}
+    given |= {label: {"start": way} for label, way in row.starts.items()}
+    found = []
+    for label, changes in given.items():
+        if label not in labels:
+            continue
+        parts = [f"{name}={value}" for name, value in changes.get("algorithm_options", ())]
+        left = ("algorithm", "algorithm_options", "start", "turns")
+        parts += [f"{name}={value}" for name, value in changes.items() if name not in left]
+        if way := changes.get("start"):
+            parts.append(f"a start from as many rounds without labels ({way}), which are not among its MB")
+        if (turns := changes.get("turns", 1)) > 1:
+            parts.append(f"{turns} times the rounds, so that its model takes {turns} times the steps")
+        found += [f"{label}: {', '.join(parts)}"] if parts else []
+    shared = ", ".join(f"{name}={value}" for name, value in row.shared.items())
+    return "; ".join([*found, *([f"all: {shared}"] if shared else [])])
 
 
 def _sentence(result: Mapping[str, Any]) -> str:

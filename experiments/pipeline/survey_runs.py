@@ -17,9 +17,10 @@ from experiments.pipeline.federated_data import FederatedData, load_data, pad_ex
 from experiments.pipeline.federated_run import with_seed
 from experiments.pipeline.federated_settings import TrainSettings, check_settings
 from experiments.pipeline.multitask_scores import seconds_of
-from experiments.pipeline.pretraining import pretrained
+from experiments.pipeline.pretraining import started
 from experiments.pipeline.reconstruction import classical, physics_of
-from experiments.pipeline.survey_rows import PROBLEMS, SMOKE, Problem, Row
+from experiments.pipeline.survey_problems import PROBLEMS, SMOKE, Problem
+from experiments.pipeline.survey_rows import Row
 from experiments.pipeline.unseen_sites import without_site
 from fedrecon import catalog, reporting
 from fedrecon.runtime import read_log
@@ -31,12 +32,10 @@ from fedrecon.training import (
     changed,
     check_method,
     comparator,
-    initial_digest,
     summary,
 )
 
 FEDAVG, ALONE, POOLED, TRIVIAL = "FedAvg", "each alone", "pooled", "without training"
-_PRETRAINING_RATE = 1e-3
 
 
 class Training(NamedTuple):
@@ -120,7 +119,10 @@ def solve(
     load = functools.partial(_data, problem, tuple(seeds))
     for label, training in planned.items():
         for seed in seeds:
-            settings = _started(training, seed, place, load, execution)
+            settings, way = with_seed(training.settings, seed), training.start
+            if way:
+                before = place / "pretraining" / way / f"seed-{seed}"
+                settings = started(settings, load, before, Execution(**execution), way)
             (done,) = sweep.trainings(
                 {label: settings},
                 [seed],
@@ -162,7 +164,7 @@ def solve(
         "problem": name,
         "metric": problem.metric,
         "rows": rows,
-        "trivial": _trivial(problem, planned[FEDAVG].settings, place, load, seeds),
+        "trivial": _trivial(problem, planned[FEDAVG], place, load, seeds),
     }
 
 
@@ -206,45 +208,20 @@ def _loaded(labels: float, unseen: bool, settings: TrainSettings) -> FederatedDa
     return few_labels(data, labels, settings.seed)
 
 
-def _started(
-    training: Training,
-    seed: int,
-    place: Path,
-    load: Callable[[TrainSettings], FederatedData],
-    execution: Mapping[str, Any],
-) -> TrainSettings:
-    """The settings with the model to start from, which is pre-trained here if it is not there yet."""
-    settings, way = training.settings, training.start
-    if not way:
-        return settings
-    before = changed(with_seed(settings, seed), federation=FederationSettings())
-    start, _ = pretrained(
-        before,
-        lambda: load(before),
-        place / "pretraining" / way / f"seed-{seed}",
-        rounds=settings.rounds,
-        rate=_PRETRAINING_RATE,
-        way=way,
-        execution=Execution(**execution),
-    )
-    return changed(settings, initialize_from=str(start), initialize_sha256=initial_digest(str(start)))
-
-
 def _trivial(
     problem: Problem,
-    settings: TrainSettings,
+    plain: Training,
     place: Path,
     load: Callable[[TrainSettings], FederatedData],
     seeds: Sequence[int],
 ) -> float:
     """The mean over seeds of the score of what needs no training; NaN where none is known; kept in a file."""
-    place.mkdir(parents=True, exist_ok=True)
     scores = []
     for seed in seeds:
-        file = place / "untrained" / f"seed-{seed}.json"
+        # Rows that share settings of their own may have other data.
+        file = place / plain.folder / f"seed-{seed}" / "untrained.json"
         if not file.exists():
-            file.parent.mkdir(exist_ok=True)
-            of_seed = with_seed(settings, seed)
+            of_seed = with_seed(plain.settings, seed)
             sweep.write_json(file, _untrained(problem, of_seed, load(of_seed)))
         found = json.loads(file.read_text())
         scores.append(math.nan if found is None else found)

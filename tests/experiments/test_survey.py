@@ -1,18 +1,21 @@
 """The review's rows: what is trained, what the page says, and that an interrupted survey goes on."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from experiments import survey
 from experiments.pipeline import survey_report, survey_runs
-from experiments.pipeline.survey_rows import PRESETS, PROBLEMS, TABLES
+from experiments.pipeline.survey_problems import PRESETS, PROBLEMS
+from experiments.pipeline.survey_rows import TABLES
 from experiments.pipeline.survey_tables import ROWS
 from fedrecon import catalog
 from fedrecon.training import FlagError
@@ -115,6 +118,48 @@ def test_the_page_says_what_was_measured(tmp_path):
     assert list(survey_report.read(tmp_path)) == ["FedCE/vessels", "HarmoFL/vessels"]
 
 
+def test_the_page_names_what_a_row_does_not_have_in_common():
+    by_name = {row.name: row for row in ROWS}
+
+    def own(name):
+        row = by_name[name]
+        return survey_report.own_settings(row, {name, *row.rivals, *row.starts})
+
+    assert own("FedCE") == ""
+    assert own("Elayan").startswith("Elayan: unlabeled=0.5, unfreeze=3, a start from as many rounds")
+    assert "FedAvg, same start: a start from as many rounds without labels (simclr)" in own("Elayan")
+    alone = "HarmoFL with SCAFFOLD: optimizer=sgd, learning_rate=0.1"
+    assert own("HarmoFL") == f"{alone}; HarmoFL, mean intensity alone: window=0"
+    assert survey_report.own_settings(by_name["HarmoFL"], {"HarmoFL with SCAFFOLD"}) == alone
+    assert "3 times the rounds" in own("BrainTorrent")
+    assert own("Pan").endswith("all: network=separated-unet")
+
+
+def test_what_needs_no_training_is_of_the_row_s_own_data(tmp_path):
+    """Wang divides the patients of a problem that others train on with its sites."""
+    by_name = {row.name: row for row in ROWS}
+    found = {}
+    for name in ("Nalawade", "Wang"):
+        plain = survey_runs.plan(by_name[name], "lesions", "smoke", "")[survey_runs.FEDAVG]
+        problem = PROBLEMS["lesions"]
+        load = functools.partial(survey_runs._data, problem, (0,))
+        (tmp_path / plain.folder / "seed-0").mkdir(parents=True)
+        found[name] = survey_runs._trivial(problem, plain, tmp_path, load, [0])
+        again = survey_runs._trivial(problem, plain, tmp_path, lambda settings: None, [0])
+        assert again == found[name] and 0 < found[name] < 1
+    assert found["Nalawade"] != found["Wang"]
+
+
+def test_a_process_that_is_ended_from_outside_ends_the_survey(monkeypatch):
+    def broken(pool, *arguments, **options):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(survey.ProcessPoolExecutor, "submit", broken)
+    found = survey.solve_all({"patterns": ["Singh"]}, Path("nowhere"), 2, preset="smoke")
+    with pytest.raises(FlagError, match=r"^--jobs: expected 2 processes that come to an end by themselves"):
+        next(found)
+
+
 def _run(folder, *flags, **options):
     command = [sys.executable, "-m", "experiments.survey", f"--workdir={folder}", "--preset=smoke", *flags]
     environment = {k: v for k, v in os.environ.items() if k not in ("FEDRECON_DATA", "XLA_FLAGS")}
@@ -142,3 +187,15 @@ def test_a_killed_survey_goes_on_to_the_same_numbers(tmp_path):
     # A ledger changes no number.
     singh = found["Singh/small_patterns"]["rows"]
     assert singh["Singh"]["values"] == singh["FedAvg"]["values"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_survey_leaves_no_process(tmp_path):
+    """The main process alone gets the signal, as from a scheduler."""
+    run = _run(tmp_path / "run", "--row=FedDropoutAvg,Singh", "--jobs=2", stderr=subprocess.STDOUT)
+    while run.poll() is None and not list((tmp_path / "run").glob("*/*/seed-0/config.json")):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    # Processes that are left would keep the pipe open.
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 130 and "The same command" in output

@@ -9,7 +9,7 @@ from experiments import survey
 from experiments.pipeline import survey_runs, sweep
 from experiments.pipeline.federated_run import run
 from experiments.pipeline.pretraining import pretrained
-from experiments.pipeline.survey_rows import PROBLEMS
+from experiments.pipeline.survey_problems import PROBLEMS
 from experiments.pipeline.survey_tables import ROWS
 from fedrecon.runtime import Workdir, describe_environment
 from fedrecon.runtime import training as loop
