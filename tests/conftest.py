@@ -35,7 +35,7 @@ settings.register_profile("fedrecon", deadline=None, derandomize=True, max_examp
 settings.load_profile("fedrecon")
 
 # Each compiled program keeps pieces of memory mapped, of which Linux grants a process 65530. Counting them
-# takes milliseconds, so it is done once in so many compilations.
+# takes milliseconds, so they are counted after every 300 compilations.
 _MOST_MAPPINGS = 20_000
 _MAPPINGS = Path("/proc/self/maps")
 _OFTEN = 300

@@ -316,9 +316,13 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if drawn == bool(settings.data_dir):
         expected = "no folder" if drawn else "the folder of the data"
         raise FlagError("data_dir", f"{expected} with --cohort={settings.cohort}", repr(settings.data_dir))
-    if settings.clients and not drawn and settings.partition == "natural":
-        expected = f"0, the sites of --cohort={settings.cohort}, with --partition=natural"
-        raise FlagError("clients", expected, settings.clients)
+    if settings.clients and not drawn and settings.partition in ("natural", "case_type"):
+        of = (
+            f"the sites of --cohort={settings.cohort}"
+            if settings.partition == "natural"
+            else "the case types"
+        )
+        raise FlagError("clients", f"0, {of}, with --partition={settings.partition}", settings.clients)
     if settings.partition == "case_type" and settings.task != "segmentation":
         raise FlagError("partition", "another than case_type, which looks at segmentations", settings.task)
     if federation.patience and divides_patients(settings) and not settings.validation_part:

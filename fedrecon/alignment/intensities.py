@@ -17,7 +17,8 @@ class Intensities(NamedTuple):
     Attributes:
       count: their number.
       mean, deviation: their mean and standard deviation, of n and not n - 1.
-      percentiles: (3, channels), those of `SHARES`: the least value that so many do not exceed.
+      percentiles: (3, channels), for each of `SHARES` the least value that this share of pixels does not
+        exceed.
       least, most: the extremes.
     """
 

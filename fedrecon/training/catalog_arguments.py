@@ -90,14 +90,17 @@ def stand_ins(entry: Entry) -> dict[str, Any]:
         "clients": 2,
         "sizes": (1, 1),
         "head_steps": 1,
+        "head": Variables({"body": False, "head": True}, {}),
+        "represent": lambda *arguments: None,
+        "features": lambda *arguments: {},
+        "maps": lambda *arguments: None,
+        "score": lambda *arguments: jnp.float32(0),
+        "rounds": 1,
+        "contrast": catalog.CONTRAST,
+        "example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)},
+        "exchanged": None,
+        "mechanism": Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example"),
     }
-    known |= {"head": Variables({"body": False, "head": True}, {}), "represent": lambda *arguments: None}
-    known |= {"features": lambda *arguments: {}, "score": lambda *arguments: jnp.float32(0), "rounds": 1}
-    known |= {"features": lambda *arguments: {}, "maps": lambda *arguments: None}
-    known["contrast"] = catalog.CONTRAST
-    known |= {"example": {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}}
-    known["exchanged"] = None
-    known["mechanism"] = Mechanism(1.0, 1.0, 1, 1, unit=entry.unit or "example")
     names = (*catalog.RATES[entry.rate], *entry.needs)
     return {name: known[name] for name in names if name in known}
 

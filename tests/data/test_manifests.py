@@ -174,6 +174,10 @@ def test_texts_of_a_file_are_classes_or_findings(tmp_path):
         read(classes=classes, labels=["0", "1"])
     with pytest.raises(DataError, match="two names or more"):
         read(findings={"A": ["a"]})
+    for kind in ("classes", "findings"):
+        rest = {"rest": ["a", "b", "none"]} if kind == "classes" else {"rest": ["b"]}
+        with pytest.raises(DataError, match="expected some text of A, found none of ab"):
+            read(**{kind: {"A": ["ab"], "both": ["a, b"], **rest}})
 
 
 def changed(value, path, new):

@@ -112,6 +112,10 @@ def test_values_that_recipes_refuse_name_the_flag(changes, message):
         ({"sampler": "uniform"}, "--clients_per_round: expected a positive number"),
         ({"clients_per_round": 2}, "--clients_per_round: expected 0"),
         ({"cohort": "xray", "data_dir": "x"}, "--clients: expected 0"),
+        (
+            {"cohort": "retina", "data_dir": "x", "task": "segmentation", "partition": "case_type"},
+            "--clients: expected 0, the case types",
+        ),
         ({"task": "reconstruction", "feature_shift": 1.0}, "--feature_shift"),
     ],
 )

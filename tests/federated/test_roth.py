@@ -63,7 +63,8 @@ def kept(scores):
     method = best_local(task)
     start = Variables({"round": jnp.int32(-5)}, {})
     state, states = method.init(start), []
-    batches = SimpleNamespace(validation=None, examples={}, present=None)
+    nothing = jnp.zeros(0, jnp.int32)
+    batches = fl.Batches({}, nothing, jnp.int32(0), nothing > 0, jnp.int32(0))
     context = SimpleNamespace(batches=batches, complete=lambda variables: variables)
     for number in range(len(scores)):
         trained = Variables({"round": jnp.int32(number)}, {})
@@ -84,7 +85,8 @@ def test_scores_are_of_the_trained_model_on_the_validation_split():
     x, label = draw(0)
     w = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
     split = {"x": jnp.asarray(x[1]), "label": jnp.asarray(label[1]), "valid": jnp.arange(60) < 50}
-    batches = SimpleNamespace(validation=split, examples={}, present=None)
+    nothing = jnp.zeros(0, jnp.int32)
+    batches = fl.Batches({}, nothing, jnp.int32(0), nothing > 0, jnp.int32(0), validation=split)
     context = SimpleNamespace(batches=batches, complete=lambda variables: variables)
     method, model = best_local(TASK), Variables({"w": jnp.asarray(w)}, {})
     _, _, state = method.finish(SimpleNamespace(variables=model), method.init(model), context)

@@ -103,8 +103,8 @@ MUTANTS = (
         ("(unscored | (score", "(False | (score", _BEST),
         ("jnp.isfinite(score)", "True", _BEST),
         ("select(better, new, kept)", "select(better | True, new, kept)", _BEST),
-        ('batches.validation or {**batches.examples, "valid": batches.present}',
-         '{**batches.examples, "valid": batches.present}',
+        ("context.batches.judged",
+         '{**context.batches.examples, "valid": context.batches.present}',
          _ROTH + "scores_are_of_the_trained_model_on_the_validation_split"),
     ),
     *in_file(

@@ -58,7 +58,7 @@ def heat_map(values: np.ndarray, corners: np.ndarray, edge: int, shape: tuple[in
 
     Args:
       values: (tiles,), for instance probabilities of a finding.
-      corners: as of `tile_slide`.
+      corners: (tiles, 2), `Tiles.corners`.
       edge: of the tiles.
       shape: (ny, nx) of the slide.
     """

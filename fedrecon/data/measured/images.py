@@ -138,6 +138,9 @@ def _read_texts(file: h5py.File, path: Path, manifest: ImageManifest, count: int
     known = {text for group in groups.values() for text in group}
     if not manifest.several and (unknown := set(texts) - known):
         raise DataError(path, manifest.target_key, f"texts of {', '.join(groups)}", sorted(unknown)[0])
+    for name, group in groups.items():
+        if not set(group) & set(texts):
+            raise DataError(path, manifest.target_key, f"some text of {name}", f"none of {', '.join(group)}")
     members = np.asarray([[text in group for group in groups.values()] for text in texts])
     return (members if manifest.several else members.argmax(1)).astype(np.int32)
 

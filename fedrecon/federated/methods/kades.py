@@ -24,8 +24,8 @@ def kades(
     training. Spacing, patch and levels are nnU-Net's with ``--configure=fingerprint``, before the network is
     made; images are then scaled one by one, too.
 
-    The publication has MRI of the prostate of several hospitals; the command below hearts at simulated
-    scanners.
+    The publication has MRI of the prostate of several hospitals; the catalog's command has hearts at
+    simulated scanners.
 
     Deviations: no voxel is sent; accurate percentiles come from 32 questions how many pixels lie below a
     value. Passes of a round are given (``--epochs``), so that all passes divide by the rounds. Everybody

@@ -58,8 +58,8 @@ def nalawade(
     With ``power=0, size_power=1`` it is FedAvg, bit for bit.
 
     The publication has 341 patients of 17 institutions, and as scores the mean Dice of three regions of a
-    tumor, see `fedrecon.tasks.regions.region_dice`; programs take the mean Dice of the task, and the command
-    below photographs of the retina of three hospitals.
+    tumor, see `fedrecon.tasks.regions.region_dice`; programs take the mean Dice of the task, and the
+    catalog's command photographs of the retina of three hospitals.
 
     Deviations: filled in from an abstract, no code being public. Scores have a power kappa, and may be mixed
     with sizes by a factor ``n_i^size_power``. A score of 0 weighs 1e-12, which is nothing in float32 beside

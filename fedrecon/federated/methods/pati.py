@@ -82,8 +82,8 @@ def pati(
     score of each it also keeps the best for every region ("triplet"), in the state of its exchange.
 
     The publication has 71 institutions, four sequences of MRI, and whole tumor, tumor core and enhancing
-    tumor (`fedrecon.tasks.regions.region_dice`); the command below hearts at simulated scanners, one more of
-    which joins every four rounds, and the mean Dice of the task.
+    tumor (`fedrecon.tasks.regions.region_dice`); the catalog's command has hearts at simulated scanners, one
+    more of which joins every four rounds, and the mean Dice of the task.
 
     Deviations: a model is scored at the beginning of the round that trains it on, so that the one after the
     last round is never kept. Means are over the institutions of a round, so that they change with who is

@@ -11,7 +11,7 @@ from fedrecon.federated.algorithm import FederatedAlgorithm
 from fedrecon.federated.messages import Message
 from fedrecon.federated.method import Method, combine
 from fedrecon.federated.recipe import federated
-from fedrecon.federated.trees import all_finite, select
+from fedrecon.federated.trees import all_finite, merge, select
 from fedrecon.types import Task
 
 
@@ -41,9 +41,7 @@ def best_local(task: Task, selection: str = "kappa") -> Method:
         return {"model": jax.tree.map(jnp.asarray, variables), "score": jnp.float32(-jnp.inf)}
 
     def finish(result, kept, context):
-        batches = context.batches
-        batch = batches.validation or {**batches.examples, "valid": batches.present}
-        metrics = task.metrics(*context.complete(result.variables), batch)
+        metrics = task.metrics(*context.complete(result.variables), context.batches.judged)
         if selection not in metrics:
             raise ArgumentError("selection", f"one of {', '.join(sorted(metrics))}", repr(selection))
         total, count = metrics[selection]
@@ -55,12 +53,7 @@ def best_local(task: Task, selection: str = "kappa") -> Method:
         return result, Message(), select(better, new, kept)
 
     def personalize(variables, kept, batch):
-        return jax.tree.map(
-            lambda mine, shared: shared if mine is None else mine,
-            kept["model"],
-            variables,
-            is_leaf=lambda x: x is None,
-        )
+        return merge(kept["model"], variables)
 
     return Method(
         init=init, finish=finish, personalize=personalize, discloses="which model scores best on its examples"

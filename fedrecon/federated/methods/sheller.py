@@ -85,12 +85,12 @@ def sheller(
     ``--visits=shuffled`` draws another order in each cycle. Training on shared data is the method
     ``centralized``, leaving out an institution `experiments.leave_one_site_out`.
 
-    The publication has brain tumors of ten institutions; the command below hearts at simulated scanners, in
-    cycles. Messages are the model alone.
+    The publication has brain tumors of ten institutions; the catalog's command has hearts at simulated
+    scanners, in cycles. Messages are the model alone.
 
     Deviations: early stopping takes the validation loss, not a Dice. A visit always costs its ``--epochs``,
-    and hands on what early stopping has kept; optimizers start afresh at each visit. Of N institutions IIL
-    counts N transfers instead of N - 1, the last one to whoever asked for the model.
+    and hands on what early stopping has kept; optimizers start afresh at each visit. With N institutions the
+    bytes of IIL are those of N transfers, not N - 1: the last one returns the model.
 
     Args:
       task: what is learned.

@@ -32,7 +32,7 @@ def hidden_labels(
     Args:
       clients: their number.
       labeled: part of the images whose label is kept, in [0, 1], see `drawn_by_pixels`.
-      unlabeled_clients: the last so many keep none.
+      unlabeled_clients: number of clients, the last ones, that keep no label.
       weight: factor of the weight of a client without a labeled example, at least 0.
 
     Raises:

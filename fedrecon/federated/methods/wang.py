@@ -21,7 +21,7 @@ def wang(
     this row); scores of methods and choices by validation follow the same count.
 
     The publication has CT of the pancreas from Taiwan (healthy) and of the Medical Segmentation Decathlon
-    (with tumors) in three classes; the command below has heads at simulated scanners, without and with
+    (with tumors) in three classes; the catalog's command has heads at simulated scanners, without and with
     simulated lesions, and so two classes.
 
     Deviations: the searched network C2FNAS has no part in the federation and is not here; any ``--network``
