@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from fedrecon import catalog
@@ -13,8 +14,8 @@ from fedrecon.types import Task
 
 # Those of the review are one a line at the end, in the order of its tables.
 NAMES = """fedavg fedavgm diloco streaming_diloco fedpaq fedadagrad fedadam fedyogi fedprox
-ewc lwf fednova scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme dp_fedavg li_w beguier
-deepee p3sgd cheng famhe medisecfed lai local_only centralized
+ewc lwf fednova scaffold feddyn moon qfedavg afl fedbn fedper fedrep ditto pfedme apfl fedala feddg_ga
+dp_fedavg li_w beguier deepee p3sgd cheng famhe medisecfed lai local_only centralized
 tuladhar
 ji
 fednorm
@@ -71,6 +72,7 @@ NUMBERS = {
     "scaffold": (2 * P + 1, 2 * P),
     "harmofl_scaffold": (2 * P + 1, 2 * P),
     "qfedavg": (P + 2, P),
+    "feddg_ga": (P + 2, P),
     "afl": (P + 11, P + 10),
     "fedbn": (P - 2_000 + 1, P - 2_000),
     "fedper": (P - 10_000 + 1, P - 10_000),
@@ -148,7 +150,8 @@ def test_a_row_is_true_to_its_algorithm(name):
     # Models of their own: private leaves, or variables that `personalize` replaces.
     shapes, _ = tracing.example_arguments()
     state = jax.eval_shape(algorithm.client.init, shapes)
-    replaced = algorithm.personalize(shapes, state, None) is not shapes
+    model, state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes, state))
+    replaced = algorithm.personalize(model, state, None) is not model
     # Of `Entry.task`, which is not made here, they are the method's to name.
     private = not all(jax.tree.leaves(algorithm.share_mask)) or (entry.task and name in BRINGS_LEAVES)
     assert entry.personal == (bool(replaced or private) and not entry.pooled)

@@ -2,10 +2,13 @@
 
 from fedrecon import communication, privacy
 from fedrecon import federated as fl
-from fedrecon.catalog.commands import on_radiographs
+from fedrecon.catalog.commands import on_radiographs, on_retina
 from fedrecon.catalog.entry import Entry
+from fedrecon.federated.methods.apfl import apfl
 from fedrecon.federated.methods.diloco import diloco
 from fedrecon.federated.methods.ewc import ewc
+from fedrecon.federated.methods.fedala import fedala
+from fedrecon.federated.methods.feddg_ga import feddg_ga
 from fedrecon.federated.methods.lai import lai
 from fedrecon.federated.methods.li_w import li_w
 from fedrecon.federated.methods.lwf import lwf
@@ -166,6 +169,49 @@ TABLE = (
         rate="learning_rate",
         fixes=_SERVER,
         personal=True,
+    ),
+    Entry(
+        "apfl",
+        apfl,
+        "Deng, Kamani and Mahdavi 2020, arXiv:2003.13461",
+        "clients mix the shared model with a private one, by a weight that each of them learns",
+        tests=(
+            "tests/federated/test_apfl.py::test_rounds_are_those_of_the_equations",
+            "tests/federated/test_apfl.py::test_the_mixture_settles_where_the_client_wants_it",
+            "tests/federated/test_apfl.py::test_the_shared_model_is_that_of_averaging_bit_for_bit",
+        ),
+        command=on_retina("apfl", "--optimizer=adam --learning_rate=0.003"),
+        personal=True,
+    ),
+    Entry(
+        "fedala",
+        fedala,
+        "Zhang J. et al. 2023, AAAI, arXiv:2212.01197",
+        "clients start from the received model with a last layer mixed with their own, element by element",
+        tests=(
+            "tests/federated/test_fedala.py::test_rounds_are_those_of_the_equations",
+            "tests/federated/test_fedala.py::test_without_a_rate_or_upper_layers_it_is_averaging_bit_for_bit",
+            "tests/federated/test_fedala.py::test_the_second_round_goes_on_until_losses_settle",
+        ),
+        command=on_retina("fedala", "--optimizer=adam --learning_rate=0.003"),
+        needs=("head",),
+        personal=True,
+    ),
+    Entry(
+        "feddg_ga",
+        feddg_ga,
+        "Zhang R. et al. 2023, CVPR",
+        "clients weigh more where the shared model loses most against their own",
+        tests=(
+            "tests/federated/test_feddg_ga.py::test_rounds_are_those_of_the_equations",
+            "tests/federated/test_feddg_ga.py::test_weights_by_hand",
+            "tests/federated/test_feddg_ga.py::test_gaps_even_out",
+        ),
+        command="experiments.leave_one_site_out --workdir=runs/feddg_ga --task=segmentation --cohort=retina "
+        "--data_dir=$FEDRECON_DATA --algorithm=feddg_ga --optimizer=adam --learning_rate=0.003",
+        needs=("clients", "rounds", "validation"),
+        fixes=("weighting", "reduce"),
+        linear=False,
     ),
     Entry(
         "dp_fedavg",

@@ -68,6 +68,7 @@ LEAKING |= {"li_moe", "fl_mrcm", "vafl", "tuladhar", "fedacs"}
 LEAKING |= {"wei", "priya", "roth"}
 LEAKING |= {"nalawade", "kades", "pati"}
 LEAKING |= {"pan", "fedsim"}
+LEAKING |= {"fedala", "feddg_ga"}
 # By times of clients.
 TIMED = ("ji", "fednorm")
 

@@ -10,8 +10,11 @@ import pytest
 
 from fedrecon import catalog
 from fedrecon import federated as fl
+from fedrecon.federated.methods.apfl import apfl
 from fedrecon.federated.methods.diloco import diloco
+from fedrecon.federated.methods.fedala import fedala
 from fedrecon.federated.methods.fedcl import fedcl
+from fedrecon.federated.methods.feddg_ga import feddg_ga
 from fedrecon.types import Variables
 
 RATE = 0.05
@@ -45,6 +48,9 @@ RECIPES = {
     "fedadam": (lambda task, sgd, **o: fl.fedadam(task, sgd, **o), "0", "0"),
     "ditto": (lambda task, sgd, **o: fl.ditto(task, sgd, **o), "0", "0"),
     "pfedme": (lambda task, sgd, **o: fl.pfedme(task, RATE, inner_steps=2, strength=2.0, **o), "0", "0"),
+    "apfl": (lambda task, sgd, **o: apfl(task, sgd, mixing_rate=0.02, **o), "0", "0"),
+    "fedala": (lambda task, sgd, head, **o: fedala(task, sgd, head=head, **o), "0", "0"),
+    "feddg_ga": (lambda task, sgd, **o: feddg_ga(task, sgd, clients=4, rounds=3, **o), "1", "0"),
     "fedper": (lambda task, sgd, head, **o: fl.fedper(task, sgd, head=head, **o), "0", "0"),
     "fedrep": (lambda task, sgd, head, **o: fl.fedrep(task, sgd, head=head, head_steps=1, **o), "0", "0"),
     "moon": (lambda task, sgd, represent, **o: fl.moon(task, sgd, represent=represent, **o), "0", "0"),
@@ -95,7 +101,7 @@ def some(*names):
 
 
 def make(fx, name, task="regression", **options):
-    if name in ("fedper", "fedrep"):
+    if name in ("fedper", "fedrep", "fedala"):
         options["head"] = HEAD if task == "regression" else Variables(False, False)
     if name in ("moon", "fedcl"):
         options["represent"] = hidden if task == "regression" else everywhere
@@ -193,6 +199,9 @@ def test_equal_clients_move_as_one(fx, name):
         "scaffold_1",
         "fedavgm",
         "ditto",
+        "apfl",
+        "fedala",
+        "feddg_ga",
         "moon",
         "fedcl",
         "median",
@@ -259,6 +268,8 @@ NEUTRAL = {
     "moon": lambda task, opt: fl.moon(task, opt, represent=hidden, strength=0.0),
     "fedcl": lambda task, opt: fedcl(task, opt, represent=hidden, strength=0.0, keep_optimizer=False),
     "ditto": lambda task, opt: fl.ditto(task, opt, strength=0.7),
+    "apfl": lambda task, opt: apfl(task, opt, mixing=0.7),
+    "fedala": lambda task, opt: fedala(task, opt, head=HEAD, weight_rate=0.0),
     "fedper": lambda task, opt: fl.fedper(task, opt, head=Variables(False, False)),
     "fedrep": lambda task, opt: fl.fedrep(task, opt, head=Variables(False, False), head_steps=0),
 }
@@ -276,7 +287,7 @@ def averaged(fx):
     [n if n == "fedprox" else pytest.param(n, marks=pytest.mark.slow) for n in NEUTRAL],
 )
 def test_without_strength_it_is_fedavg_bit_for_bit(fx, name):
-    """With the same keys; of Ditto the global model, whatever the strength."""
+    """With the same keys; of Ditto and APFL the global model, whatever the strength."""
     algorithm = NEUTRAL[name](fx.regression, optax.adam(0.05))
     states, infos = fx.trajectory(fx.regression, algorithm, 2, batch_size=2, epochs=2)(
         fx.regression_data(COUNTS)

@@ -23,6 +23,34 @@ class PersonalTraining(NamedTuple):
     optimizer: PyTree
 
 
+def personal_step(
+    optimizer: optax.GradientTransformation,
+    state: PyTree,
+    model: Variables,
+    gradient: PyTree,
+    stats: PyTree,
+    batch: Batch,
+    context: LocalContext,
+) -> tuple[Variables, PyTree]:
+    """A step of a model that stays at its client, and the optimizer's new state, under the round's schedule.
+
+    Args:
+      optimizer: of the personal model.
+      state: its state.
+      model: before the step.
+      gradient: of its parameters.
+      stats: its statistics afterwards.
+      batch: what the gradient is of; without a valid example nothing changes.
+      context: of the step.
+    """
+    updates, new_state = optimizer.update(gradient, state, model.params)
+    if context.rate is not None:
+        updates = jax.tree.map(lambda u: (u * context.rate).astype(u.dtype), updates)
+    trained = Variables(optax.apply_updates(model.params, updates), keep_like(stats, model.stats))
+    # A step of noise alone may have no example.
+    return select(batch["valid"].any(), (trained, new_state), (model, state))
+
+
 def personal_model(optimizer: optax.GradientTransformation, strength: float = 0.1) -> Method:
     """Ditto's personal models (Li et al. 2021), held near the global one.
 
@@ -64,14 +92,7 @@ def personal_model(optimizer: optax.GradientTransformation, strength: float = 0.
             memory.model.params,
             context.received.params,
         )
-        updates, state = optimizer.update(gradient, memory.optimizer, memory.model.params)
-        if context.rate is not None:
-            updates = jax.tree.map(lambda u: (u * context.rate).astype(u.dtype), updates)
-        trained = Variables(
-            optax.apply_updates(memory.model.params, updates), keep_like(stats, memory.model.stats)
-        )
-        # A step of noise alone may have no example.
-        new = select(batch["valid"].any(), (trained, state), (memory.model, memory.optimizer))
+        new = personal_step(optimizer, memory.optimizer, memory.model, gradient, stats, batch, context)
         return PersonalTraining(memory.before, *new)
 
     def finish(result, memory, context):
