@@ -6,9 +6,10 @@ images of a reconstruction that stays as it is, "finetune" the reader of referen
 those of a reconstruction that was trained for twice the rounds: the best of these in validation is the
 pipeline of two stages. "joint" is trained at every strength of --strengths by all sites together, anew and
 from what "finetune" starts from ("warm"), and anew at the middle strength by each site alone and on pooled
-data. Hearts are diagnosed from the volumes of their masks, and by a classifier of the images of each
-training. Every training has its scores in --workdir/seed-N and resumes; the working directory gets
-joint.json, patients.jsonl, report.html, pareto.png and images.png.
+data, there with all steps of its batches and with as many as a site takes ("pooled-steps"). Hearts are
+diagnosed from the volumes of their masks, and by a classifier of the images of each training. Every
+training has its scores in --workdir/seed-N and resumes; the working directory gets joint.json,
+patients.jsonl, report.html, pareto.png and images.png.
 
   python -m experiments.joint --workdir=runs/joint --data_dir=DATA --mode=all --seeds=3
   python -m experiments.joint --workdir=runs/one --data=lesions --mode=joint --strengths=30 --json

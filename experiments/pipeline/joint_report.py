@@ -1,6 +1,6 @@
 """What a joint experiment found: choices by validation, gap closure, tables, figures and the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,11 @@ COLUMNS = {
     "dice": "Dice",
     "hd95": "HD95 (pixels)",
     "away": "pixels away",
+}
+COMPARED = {
+    "alone": "that of networks of single sites",
+    "pooled": "that of training on pooled data",
+    "pooled-steps": "that of training on pooled data with as many steps as a site takes",
 }
 
 
@@ -87,20 +92,26 @@ def choose(seeds: Sequence[Seed], trainings: Sequence[Training]) -> dict[str, st
 
 def gap_closure(seeds: Sequence[Seed], joint: str, staged: str, oracle: str = "oracle") -> Interval:
     """(joint - two stages) / (oracle - two stages) in Dice of the test, seeds and patients drawn again."""
-    values = np.stack([patient_scores(seeds, name, "dice") for name in (joint, staged, oracle)])
+
+    def closure(a: float, b: float, best: float) -> float:
+        return (a - b) / (best - b) if best > b else float("nan")
+
+    return of_means(seeds, (joint, staged, oracle), closure)
+
+
+def of_means(
+    seeds: Sequence[Seed], names: Sequence[str], figure: Callable[..., float], score: str = "dice"
+) -> Interval:
+    """A figure of means over the patients that all trainings have; seeds and patients are drawn again."""
+    values = np.stack([patient_scores(seeds, name, score) for name in names])
     values = values[:, :, ~np.isnan(values).any((0, 1))]
     rng = np.random.default_rng(0)
 
-    def closure(drawn: np.ndarray, again: np.ndarray) -> float:
-        a, b, best = values[:, again][:, :, drawn].mean((1, 2))
-        return (a - b) / (best - b) if best > b else float("nan")
-
     def resampled(drawn: np.ndarray) -> float:
-        return closure(drawn, rng.integers(len(seeds), size=len(seeds)))
+        again = rng.integers(len(seeds), size=len(seeds))
+        return figure(*values[:, again][:, :, drawn].mean((1, 2)))
 
-    patients = values.shape[2]
-    value = closure(np.arange(patients), np.arange(len(seeds)))
-    return Interval(value, *bootstrap_interval(resampled, patients, 2000))
+    return Interval(figure(*values.mean((1, 2))), *bootstrap_interval(resampled, values.shape[2], 2000))
 
 
 def summarize(
@@ -136,11 +147,16 @@ def summarize(
         pairs = [patient_means(seeds, name, "dice") for name in (joint, staged)]
         found["paired_test"] = paired_test(*pairs)._asdict()
         found["psnr_lost"] = names[staged]["psnr"] - names[joint]["psnr"]
-    pooled = [name for name in names if name.endswith("-pooled")]
-    if pooled:
-        federated = pooled[0].removesuffix("-pooled")
-        found["federated_over_pooled"] = names[federated]["dice"] / names[pooled[0]]["dice"]
+    for training in trainings:
+        if training.who != "federated":
+            federated = training.name.removesuffix(f"-{training.who}")
+            shares = found.setdefault("federated_over", {})
+            shares[training.who] = of_means(seeds, (federated, training.name), _share)._asdict()
     return {**found, **probes, "diagnosis": dict(diagnoses), "image_diagnosis": dict(images)}
+
+
+def _share(one: float, other: float) -> float:
+    return one / other if other > 0 else float("nan")
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -187,9 +203,9 @@ def statements(found: Mapping[str, Any]) -> list[str]:
             f"stages with {_bounded(pair[1])}"
             + (f": {found['patients']} patients do not tell the two apart." if few else ".")
         )
-    if "federated_over_pooled" in found:
-        share = 100 * found["federated_over_pooled"]
-        lines.append(f"Federated, its Dice is {share:.1f} % of that of training on pooled data.")
+    for who, share in found.get("federated_over", {}).items():
+        value, low, high = (100 * share[name] for name in Interval._fields)
+        lines.append(f"Federated, its Dice is {value:.1f} % ({low:.1f} to {high:.1f} %) of {COMPARED[who]}.")
     return lines
 
 

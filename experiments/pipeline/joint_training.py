@@ -34,7 +34,9 @@ _CLIP = 0.7
 _SOLVE, _WEIGHT = 3, 0.1
 # Initial log-odds of a marked pixel.
 _RARE = -2.0
-COMPARATORS = {"alone": "local_only", "pooled": "centralized"}
+# Who trains -> the algorithm. Pooled data take many times the steps of a client, or with batches as many
+# times larger as there are sites about those of the largest one.
+COMPARATORS = {"alone": "local_only", "pooled": "centralized", "pooled-steps": "centralized"}
 # What joint training starts from: new networks, or a reconstruction and a reader that were trained apart.
 STARTS = ("anew", "warm")
 
@@ -48,7 +50,8 @@ class Training(NamedTuple):
       strength: weight of the reader's gradient in the reconstruction.
       reference_weight: of the reader's loss on references; None is that of the settings.
       reconstruction, reader: names of the trainings whose groups of leaves it starts from; "" is anew.
-      who: "federated", "alone" (each site) or "pooled".
+      who: "federated", or one of `COMPARATORS`: "alone" (each site), "pooled", or "pooled-steps" (with
+        batches as many times larger as there are sites).
     """
 
     name: str
@@ -217,12 +220,16 @@ class Trainer(NamedTuple):
                 balance(settings, task, training),
             ),
             federation,
-            Budget(settings.rounds, settings.epochs, settings.batch_size, settings.learning_rate),
+            Budget(settings.rounds, settings.epochs, self._batch(training), settings.learning_rate),
             self.workdir,
             self.execution,
         )
         self.models[training.name] = trained.models(self.data.train.clients)
         return self.models[training.name]
+
+    def _batch(self, training: Training) -> int:
+        sites = self.data.train.clients if training.who == "pooled-steps" else 1
+        return self.settings.batch_size * sites
 
 
 def _with_group(variables: Variables, other: Variables, group: str) -> Variables:

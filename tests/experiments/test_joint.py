@@ -27,7 +27,14 @@ from experiments.pipeline.joint_data import (
 )
 from experiments.pipeline.joint_runs import Seed, diagnoses, probe, score
 from experiments.pipeline.joint_settings import check_settings, resolve
-from experiments.pipeline.joint_training import Training, exchanged, make_task, plan, reconstructor
+from experiments.pipeline.joint_training import (
+    Trainer,
+    Training,
+    exchanged,
+    make_task,
+    plan,
+    reconstructor,
+)
 from fedrecon.data import ClientData
 from fedrecon.training import released_file
 from fedrecon.types import Variables
@@ -171,7 +178,31 @@ def test_joint_training_starts_from_what_is_chosen():
     assert warm == ["rec_only", "oracle", "joint-1-warm", "joint-3-warm"]
     # Comparators are trained anew, next to the federated training that is.
     compared = [t.name for t in plan(("joint",), (1.0, 3.0), True, ("warm",))]
-    assert compared[4:] == ["joint-3", "joint-3-alone", "joint-3-pooled"]
+    assert compared[4:] == ["joint-3", "joint-3-alone", "joint-3-pooled", "joint-3-pooled-steps"]
+
+
+def test_the_federated_training_is_told_as_a_part_of_its_comparators():
+    pooled = [
+        Training(f"joint-1-{who}", "joint", 1.0, who=who) for who in ("alone", "pooled", "pooled-steps")
+    ]
+    found = seeds()
+    found[0].test.update(
+        zip((t.name for t in pooled), (rows(*[0.5] * 4), rows(*[1.0] * 4), rows(*[0.85] * 4)), strict=True)
+    )
+    summary = joint_report.summarize(found, [*TRAININGS, *pooled], {}, {}, {})
+    # Patients have 0.8 or 0.9.
+    assert summary["federated_over"]["alone"]["value"] == pytest.approx(1.7)
+    assert summary["federated_over"]["pooled"] == pytest.approx({"value": 0.85, "low": 0.8, "high": 0.9})
+    assert summary["federated_over"]["pooled-steps"]["value"] == pytest.approx(1.0)
+    last = joint_report.statements(summary)[-1]
+    assert "100.0 % (94.1 to 105.9 %)" in last and "as many steps as a site takes" in last
+
+
+def test_pooled_data_of_as_many_steps_have_batches_of_all_sites():
+    data = JointData(ClientData({}, np.zeros((5, 2)), tuple("abcde")), None, None, {}, {}, "")
+    trainer = Trainer(resolve({"batch_size": 8}), data, None, None, {})
+    steps, plain = (Training("", "joint", who=who) for who in ("pooled-steps", "pooled"))
+    assert trainer._batch(steps) == 40 and trainer._batch(plain) == 8
 
 
 def test_exchanged_models_have_one_half_of_each():

@@ -211,4 +211,20 @@ MUTANTS = (
             _IMAGES + "readers_have_the_area_of_the_images_they_read",
         ),
     ),
+    *in_file(
+        "experiments/pipeline/joint_training.py",
+        (
+            'sites = self.data.train.clients if training.who == "pooled-steps" else 1',
+            "sites = 1",
+            _PROGRAM + "pooled_data_of_as_many_steps_have_batches_of_all_sites",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/joint_report.py",
+        (
+            "(federated, training.name), _share)",
+            "(training.name, federated), _share)",
+            _PROGRAM + "the_federated_training_is_told_as_a_part_of_its_comparators",
+        ),
+    ),
 )
