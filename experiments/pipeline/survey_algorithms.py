@@ -81,7 +81,8 @@ ALGORITHMS = (
         "acquisition",
         ("scanners",),
         "Source sites align the latents of their networks with those of a target site. Use it where one "
-        "site's images matter and others' scanners differ; latents of the target leave it.",
+        "site's images matter and others' scanners differ; latents of the target leave it without noise, so "
+        "that a privacy budget is refused.",
     ),
     Row(
         "FedMoCo",

@@ -24,7 +24,8 @@ FRAMEWORKS = (
             "hearts",
         ),
         "Clients weigh by what their updates add to those of the others, in gradient space and in "
-        "validation. Use it where sites are of unequal worth; a server has to see single updates.",
+        "validation. Use it where sites are of unequal worth; a server has to see single updates, so that "
+        "secure sums are refused.",
     ),
     Row(
         "VAFL",
@@ -92,7 +93,9 @@ FRAMEWORKS = (
             "hearts",
         ),
         "Channels are selected by an embedding of the site, and private heads are calibrated where others'"
-        " disagree. For sites that mark structures differently.",
+        " disagree. For sites that mark structures differently, with many rounds: half of the steps train "
+        "the head alone.",
+        rivals={"LC-Fed, four times the steps": {"algorithm": "lc_fed", "epochs": 8}},
     ),
     Row(
         "PRR-FL",
