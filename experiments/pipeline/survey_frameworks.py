@@ -72,6 +72,7 @@ FRAMEWORKS = (
         (
             "vessels",
             "hearts",
+            "heads",
         ),
         "Clients keep a running personal model beside the shared one; an unseen site routes among all of "
         "them. Use it where sites differ but little; it sends nothing more.",

@@ -305,6 +305,13 @@ PROBLEMS: dict[str, Problem] = {
     "scanners": Problem(
         "MRI at five simulated scanners", _MRI, "ssim", full={"rounds": 60, "image_size": 64}
     ),
+    "heads": Problem(
+        "MRI of six real scanners, a volunteer each, in simulated coils",
+        {**{name: value for name, value in _MRI.items() if name != "patients_per_site"}, "cohort": "heads"},
+        "ssim",
+        simulated="scanners",
+        full={"rounds": 60},
+    ),
     "lesions": Problem(
         "lesions in MRI of five simulated scanners",
         _LESIONS,
