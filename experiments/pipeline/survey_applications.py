@@ -14,6 +14,7 @@ APPLICATIONS: tuple[Row, ...] = (
         "pairs besides real ones. Use it where labeled cases are few and scanners differ; the simulator "
         "costs many rounds before the first one, and its shapes may repeat those of a site.",
         smoke={"algorithm_options": (("simulator_rounds", "5"),)},
+        besides="simulated",
     ),
     Row(
         "Pan",

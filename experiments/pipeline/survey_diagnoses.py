@@ -13,6 +13,7 @@ DIAGNOSES = (
         "Federated averaging by local iterations, after which every site also has the best of its own models "
         "at hand. Use it where sites see other patients than their colleagues; where a site tests on "
         "patients like those it trained with, its best local model is what it should compare with.",
+        besides="agreement",
     ),
     Row(
         "Wei",
@@ -59,6 +60,7 @@ DIAGNOSES = (
         "Clients also train on two virtual samples of every image: where their model is least smooth, and "
         "where the received one is surer. Use it against drift by acquisition if about five times the "
         "computation of a step is affordable; nothing more is sent.",
+        besides="virtual",
     ),
     Row(
         "Baid",

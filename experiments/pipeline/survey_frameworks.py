@@ -19,10 +19,7 @@ FRAMEWORKS = (
         "Dice 0.831 (+0.048)",
         "fundus photographs",
         "acquisition, quality of sites",
-        (
-            "vessels",
-            "hearts",
-        ),
+        ("vessels", "hearts", "corrupted", "mislabeled"),
         "Clients weigh by what their updates add to those of the others, in gradient space and in "
         "validation. Use it where sites are of unequal worth; a server has to see single updates, so that "
         "secure sums are refused.",

@@ -15,6 +15,8 @@ class Problem(NamedTuple):
       metric: that is compared, of the clients' own test examples.
       labels: part of each client's training patients whose labels training sees.
       unseen: whether a site, another one with every seed, does not train and is what is scored.
+      wrong: parts of the data, of "train" and "validation", in which the masks of a site, another one with
+        every seed, are wrong; it is not scored.
       simulated: name of the problem in its place without the public files.
       full: settings of the preset "full" in their place.
     """
@@ -24,6 +26,7 @@ class Problem(NamedTuple):
     metric: str
     labels: float = 1.0
     unseen: bool = False
+    wrong: tuple[str, ...] = ()
     simulated: str = ""
     full: Mapping[str, Any] = {}
 
@@ -183,6 +186,8 @@ _ENCODED = {
     **_SIZES,
 }
 _FOUR = {"clients": 4, "channels": 4, "pools": 1, "rounds": 3, "validate_every": 3}
+# A clock that waits changes no number, and tells the weights of clients.
+_WEIGHED = {"clock": "wait"}
 _CLOCK = {"clock": "wait", "clock_options": (("speed_spread", "1.0"),)}
 
 
@@ -211,6 +216,22 @@ PROBLEMS: dict[str, Problem] = {
         {**_HEARTS, **_SHIFTED},
         "dice",
         simulated="lesions",
+        full={"rounds": 60, "channels": 16, "pools": 3},
+    ),
+    "corrupted": Problem(
+        "cavity of the heart, one hospital in five simulated scanners, all masks of one of them shifted",
+        {**_HEARTS, **_SHIFTED, **_WEIGHED},
+        "dice",
+        wrong=("train", "validation"),
+        simulated="corrupted_lesions",
+        full={"rounds": 60, "channels": 16, "pools": 3},
+    ),
+    "mislabeled": Problem(
+        "cavity of the heart, one hospital in five simulated scanners, training masks of one of them shifted",
+        {**_HEARTS, **_SHIFTED, **_WEIGHED},
+        "dice",
+        wrong=("train",),
+        simulated="mislabeled_lesions",
         full={"rounds": 60, "channels": 16, "pools": 3},
     ),
     "spheres": Problem(
@@ -322,6 +343,18 @@ PROBLEMS: dict[str, Problem] = {
         "lesions in MRI of simulated scanners, at one that did not train", _LESIONS, "dice", unseen=True
     ),
     "few_lesions": Problem("lesions in MRI of simulated scanners, few labels", _LESIONS, "dice", labels=0.2),
+    "corrupted_lesions": Problem(
+        "lesions in MRI of five simulated scanners, all masks of one of them shifted",
+        {**_LESIONS, **_WEIGHED},
+        "dice",
+        wrong=("train", "validation"),
+    ),
+    "mislabeled_lesions": Problem(
+        "lesions in MRI of five simulated scanners, training masks of one of them shifted",
+        {**_LESIONS, **_WEIGHED},
+        "dice",
+        wrong=("train",),
+    ),
     "patterns": Problem(
         "simulated patterns, ten classes divided by label", _PATTERNS, "accuracy", full={"rounds": 100}
     ),

@@ -122,7 +122,27 @@ def _section(row: Row, results: Sequence[Mapping[str, Any]]) -> list[str]:
         if not math.isnan(result["trivial"]):
             lines.append(f"| {TRIVIAL} | {_figure(result['trivial'])} | | | | | | |")
         lines.append("")
+        lines += _besides(result.get("besides", {}))
     return lines
+
+
+def _besides(figures: Mapping[str, Any]) -> list[str]:
+    """Figures beside the scores, as a table: each with its differences, or without a reference by seed."""
+    if not figures:
+        return []
+    header = [""]
+    for title, found in figures.items():
+        header += [title, f"minus {found['reference']}" if found["reference"] else "seed by seed"]
+    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+    for label in dict.fromkeys(label for found in figures.values() for label in found["rows"]):
+        cells = [label]
+        for found in figures.values():
+            row = found["rows"][label]
+            values = ", ".join(map(_figure, row["values"].values()))
+            difference = f"{_difference(row['difference'])} {row['verdict']}".strip()
+            cells += [_interval(row["interval"]), difference if found["reference"] else values]
+        lines.append("| " + " | ".join(cells) + " |")
+    return ["Measured besides:", "", *lines, ""]
 
 
 def own_settings(row: Row, labels: Collection[str]) -> str:

@@ -32,6 +32,7 @@ class Row(NamedTuple):
       rivals: further rows: label -> settings, and by "start" the way without labels that they start from.
       smoke: settings in place of those of the row with the preset "smoke".
       turns: how many times the rounds its training has, where a single client trains in each.
+      besides: what is measured besides scores, of `survey_besides.MEASURES`; "" for nothing.
       comparable: whether its score means what that of the others means; otherwise there is no difference.
     """
 
@@ -50,4 +51,5 @@ class Row(NamedTuple):
     rivals: Mapping[str, Mapping[str, Any]] = {}
     smoke: Mapping[str, Any] = {}
     turns: int = 1
+    besides: str = ""
     comparable: bool = True

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.pipeline import sweep
+from experiments.pipeline import survey_besides, sweep
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.contrastive import few_labels
 from experiments.pipeline.federated_data import FederatedData, load_data, pad_examples
@@ -116,6 +116,8 @@ def solve(
     own: dict[str, dict[int, float]] = {label: {} for label in planned}
     worst: dict[str, dict[int, float]] = {label: {} for label in planned}
     costs: dict[str, list[tuple[float, ...]]] = {label: [] for label in planned}
+    settings_of: dict[str, dict[int, TrainSettings]] = {label: {} for label in planned}
+    folders: dict[str, dict[int, Path]] = {label: {} for label in planned}
     load = functools.partial(_data, problem, tuple(seeds))
     for label, training in planned.items():
         for seed in seeds:
@@ -130,6 +132,7 @@ def solve(
                 load=load,
                 **execution,
             )
+            settings_of[label][seed], folders[label][seed] = done.settings, done.folder
             scores = done.results.unseen if problem.unseen else done.results.own
             own[label][seed], worst[label][seed] = summary(scores, problem.metric)
             clock = [
@@ -159,13 +162,26 @@ def solve(
         }
     if not row.comparable:
         rows[row.name] |= {"difference": {}, "verdict": "another score", "worst_difference": {}}
+    runs = survey_besides.Runs(settings_of, folders, load, problem.metric, place, execution)
     return {
         "row": row.name,
         "problem": name,
         "metric": problem.metric,
         "rows": rows,
+        "besides": _besides(row, problem, runs, preset),
         "trivial": _trivial(problem, planned[FEDAVG], place, load, seeds),
     }
+
+
+def _besides(row: Row, problem: Problem, runs: survey_besides.Runs, preset: str) -> survey_besides.Figures:
+    """What is measured besides; visits, which are trainings of their own, not at smoke size."""
+    found: survey_besides.Figures = {}
+    if problem.wrong:
+        labels = [label for label in runs.settings if label not in (ALONE, POOLED)]
+        found |= survey_besides.weights(runs, labels)
+    if row.besides and (preset != "smoke" or row.besides != "visits"):
+        found |= survey_besides.MEASURES[row.besides](runs, row.name, FEDAVG)
+    return found
 
 
 def _base(problem: Problem, preset: str, data_dir: str, shared: Mapping[str, Any]) -> TrainSettings:
@@ -191,7 +207,8 @@ def _data(problem: Problem, seeds: tuple[int, ...], settings: TrainSettings) -> 
     What differs between trainings on a problem, such as the method, does not matter to them.
     """
     plain = changed(settings, federation=FederationSettings(), norm="instance", batch_size=1)
-    each = {seed: _loaded(problem.labels, problem.unseen, with_seed(plain, seed)) for seed in seeds}
+    how = (problem.labels, problem.unseen, problem.wrong)
+    each = {seed: _loaded(*how, with_seed(plain, seed)) for seed in seeds}
     parts = [
         part for part in ("train", "validation", "test") if getattr(each[settings.seed], part) is not None
     ]
@@ -200,11 +217,14 @@ def _data(problem: Problem, seeds: tuple[int, ...], settings: TrainSettings) -> 
 
 
 @functools.lru_cache(maxsize=16)
-def _loaded(labels: float, unseen: bool, settings: TrainSettings) -> FederatedData:
+def _loaded(labels: float, unseen: bool, wrong: tuple[str, ...], settings: TrainSettings) -> FederatedData:
     data = load_data(settings)
     if unseen:
         names = data.train.names
         data = without_site(data, names[settings.seed % len(names)])
+    if wrong:
+        client = survey_besides.wrong_site(settings.seed, data.train.clients)
+        data = survey_besides.wrong_masks(data, wrong, client)
     return few_labels(data, labels, settings.seed)
 
 

@@ -9,7 +9,7 @@ SEGMENTATIONS: tuple[Row, ...] = (
         "Dice 0.696",
         "MRI of brain tumors, 17 institutions",
         "quality of labels",
-        ("vessels",),
+        ("vessels", "corrupted", "mislabeled"),
         "Clients weigh by the validation score of what they have trained. Use it where the labels of some "
         "sites may be wrong and validation splits are sound; a site whose validation labels are as wrong as "
         "its training labels scores well on them.",
@@ -26,6 +26,7 @@ SEGMENTATIONS: tuple[Row, ...] = (
         "Cycles need no server that averages; each visit forgets some of the sites before, a single pass of "
         "long visits most of all.",
         settings={"topology": "ring", "visits": "shuffled"},
+        besides="visits",
     ),
     Row(
         "Wang",

@@ -13,7 +13,8 @@ def kappa(first: np.ndarray, second: np.ndarray, weights: str = "none") -> float
 
     Args:
       first, second: integers.
-      weights: "none", "linear" or "quadratic" in the distance of classes.
+      weights: "none", "linear" or "quadratic" in the distance of classes, also of those between that nobody
+        named.
 
     Returns:
       kappa; NaN where both name one class only.
@@ -25,7 +26,7 @@ def kappa(first: np.ndarray, second: np.ndarray, weights: str = "none") -> float
     table = np.zeros((classes.size, classes.size))
     np.add.at(table, (np.searchsorted(classes, first), np.searchsorted(classes, second)), 1)
     table /= table.sum()
-    distance = np.abs(np.arange(classes.size)[:, None] - np.arange(classes.size)[None])
+    distance = np.abs(classes[:, None] - classes[None])
     costs = {"none": distance > 0, "linear": distance, "quadratic": distance**2}
     if weights not in costs:
         raise ArgumentError("weights", " or ".join(costs), repr(weights))

@@ -101,6 +101,10 @@ def test_kappa_is_that_of_scikit_learn():
     for weights in ("none", "linear", "quadratic"):
         expected = metrics.cohen_kappa_score(first, second, weights=None if weights == "none" else weights)
         assert ev.kappa(first, second, weights) == pytest.approx(expected)
+    # A class that nobody named lies between others nevertheless.
+    rare, often = np.array([0, 1, 3, 3, 0]), np.array([0, 3, 3, 1, 1])
+    expected = metrics.cohen_kappa_score(rare, often, weights="linear", labels=[0, 1, 2, 3])
+    assert ev.kappa(rare, often, "linear") == pytest.approx(expected)
     assert ev.kappa(first, first) == 1 and math.isnan(ev.kappa([1, 1], [1, 1]))
 
 

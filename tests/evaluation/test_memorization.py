@@ -58,3 +58,28 @@ def test_shapes_that_differ_are_named(name):
             memorization(**{**arrays, name: np.zeros((3, 2))})
     with pytest.raises(ValueError, match=f"{name}: expected"):
         memorization(**{**arrays, name: arrays[name][:0]})
+
+
+def test_patients_are_drawn_and_change_places_with_all_of_their_images():
+    """Slices of a patient are alike: a generator that knows no patient is not blamed for them."""
+    values = []
+    for seed in range(60):
+        rng = np.random.default_rng(300 + seed)
+        samples, *centers = (rng.normal(size=(n, 4)) for n in (40, 6, 6))
+        kinds = [np.repeat(x, 8, 0) + 0.01 * rng.normal(size=(48, 4)) for x in centers]
+        groups = np.repeat(np.arange(6), 8), np.repeat(np.arange(6), 8)
+        values.append([memorization(samples, *kinds, groups=g, permutations=99, seed=seed).p_value
+                       for g in (groups, None)])  # fmt: skip
+    grouped, single = (np.array(values) <= 0.1).mean(0)
+    assert grouped <= 0.1 + 2.5 * np.sqrt(0.09 / 60) < single
+
+
+def test_of_the_kind_with_more_patients_as_many_are_drawn():
+    samples, groups = TRAINING[:8], (np.arange(30) % 15, np.arange(30) % 3 + 40)
+    found = memorization(samples, TRAINING, HELD_OUT, groups=groups, permutations=19)
+    drawn = [np.linalg.norm(samples[i] - TRAINING[i]) < 1 for i in range(8)]
+    assert all(drawn) and 0 < (found.training == 0).sum() < 8
+    again = memorization(samples, TRAINING, HELD_OUT, groups=(groups[1], groups[0]), permutations=19)
+    assert (again.training == 0).all()
+    with pytest.raises(ValueError, match=r"^groups: expected \[30, 30\] integers, found"):
+        memorization(samples, TRAINING, HELD_OUT, groups=(groups[0][1:], groups[1]))

@@ -14,6 +14,7 @@ import pytest
 
 from experiments import survey
 from experiments.pipeline import survey_report, survey_runs
+from experiments.pipeline.survey_besides import figure
 from experiments.pipeline.survey_problems import PRESETS, PROBLEMS
 from experiments.pipeline.survey_rows import TABLES
 from experiments.pipeline.survey_tables import ROWS
@@ -111,11 +112,26 @@ def test_the_page_says_what_was_measured(tmp_path):
     assert "The review: Dice 0.831 (+0.048), on fundus photographs." in page
     assert (tmp_path / "survey_frameworks.png").stat().st_size > 5000
     assert not (tmp_path / "survey_privacy.png").exists()
+    assert "Measured besides" not in page
     # What is there already stays when more rows come.
     kept = survey_report.read(tmp_path)
     survey_report.write(tmp_path, {**kept, "HarmoFL/vessels": {**result, "row": "HarmoFL", "rows": {
         **rows, "HarmoFL": rows["FedCE"]}}}, "small")  # fmt: skip
     assert list(survey_report.read(tmp_path)) == ["FedCE/vessels", "HarmoFL/vessels"]
+
+
+def test_the_page_has_what_was_measured_besides(tmp_path):
+    rows = {"FedCE": _figures((0.61, 0.02), (0.03, 0.01), "better"), "FedAvg": _figures((0.58, 0.02))}
+    besides = {
+        "weight": figure({"FedCE": {0: 0.2, 1: 0.25}, "FedAvg": {0: 0.1, 1: 0.3}}),
+        "kappa": figure({"FedCE": {0: 0.5, 1: 0.5}, "FedAvg": {0: 0.4, 1: 0.4}}, "FedAvg"),
+    }
+    result = {"row": "FedCE", "problem": "corrupted", "metric": "dice", "rows": rows, "trivial": 0.2}
+    survey_report.write(tmp_path, {"FedCE/corrupted": result | {"besides": besides}}, "small")
+    page = (tmp_path / "survey.md").read_text()
+    assert "|  | weight | seed by seed | kappa | minus FedAvg |\n" in page
+    assert "| FedCE | 0.225 ± 0.318 | 0.200, 0.250 | 0.500 ± 0.000 | +0.100 ± 0.000 better |" in page
+    assert "| FedAvg | 0.200 ± 1.271 | 0.100, 0.300 | 0.400 ± 0.000 |  |" in page
 
 
 def test_the_page_names_what_a_row_does_not_have_in_common():

@@ -180,8 +180,8 @@ MUTANTS = (
     *in_file(
         "fedrecon/evaluation/copying.py",
         (
-            "rng.permutation(len(flat[name]))[:count]",
-            "rng.permutation(len(flat[name]))",
+            "(x[p < count] for x, p in",
+            "(x[p >= 0] for x, p in",
             _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn",
         ),
         ("here - 0.5 * (here & there)", "here * 1.0", _MEMORIZATION + "of_the_larger_kind_as_many_are_drawn"),
@@ -189,6 +189,16 @@ MUTANTS = (
             "(1 + as_large) / (1 + permutations)",
             "1 - as_large / (1 + permutations)",
             _MEMORIZATION + "copies_are_found_and_chance_is_not",
+        ),
+        (
+            "if groups is None else [np.asarray(g)",
+            "if True else [np.asarray(g)",
+            _MEMORIZATION + "patients_are_drawn_and_change_places_with_all_of_their_images",
+        ),
+        (
+            "np.argsort(rng.permutation(1 + x.max()))[x]",
+            "np.arange(len(x))",
+            _MEMORIZATION + "of_the_kind_with_more_patients_as_many_are_drawn",
         ),
     ),
     *in_file(
