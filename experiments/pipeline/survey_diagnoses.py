@@ -59,7 +59,8 @@ DIAGNOSES = (
         ("detectors",),
         "Clients also train on two virtual samples of every image: where their model is least smooth, and "
         "where the received one is surer. Use it against drift by acquisition if about five times the "
-        "computation of a step is affordable; nothing more is sent.",
+        "computation of a step is affordable; nothing more is sent. Samples are training images that are "
+        "moved a little: they must not leave a site either.",
         besides="virtual",
     ),
     Row(

@@ -21,8 +21,9 @@ FRAMEWORKS = (
         "acquisition, quality of sites",
         ("vessels", "hearts", "corrupted", "mislabeled"),
         "Clients weigh by what their updates add to those of the others, in gradient space and in "
-        "validation. Use it where sites are of unequal worth; a server has to see single updates, so that "
-        "secure sums are refused.",
+        "validation. Use it where some sites see what others do not. A site whose masks are wrong is not "
+        "weighed down: its updates are unlike those of the others, which counts as a contribution. A server "
+        "has to see single updates, so that secure sums are refused.",
     ),
     Row(
         "VAFL",

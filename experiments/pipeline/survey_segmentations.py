@@ -12,7 +12,7 @@ SEGMENTATIONS: tuple[Row, ...] = (
         ("vessels", "corrupted", "mislabeled"),
         "Clients weigh by the validation score of what they have trained. Use it where the labels of some "
         "sites may be wrong and validation splits are sound; a site whose validation labels are as wrong as "
-        "its training labels scores well on them.",
+        "its training labels scores well on them, and weighs almost as much as any other.",
         rivals={"FedCE": {"algorithm": "fedce"}},
     ),
     Row(
