@@ -108,8 +108,8 @@ MUTANTS = (
             _PROGRAM + "the_gap_is_that_of_mean_dice_over_patients",
         ),
         (
-            "return closure(drawn, rng.integers(len(seeds), size=len(seeds)))",
-            "return closure(drawn, np.arange(len(seeds)))",
+            "again = rng.integers(len(seeds), size=len(seeds))",
+            "again = np.arange(len(seeds))",
             _PROGRAM + "the_interval_of_the_gap_is_over_seeds_too",
         ),
         (
