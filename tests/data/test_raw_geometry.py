@@ -229,7 +229,7 @@ def test_random_scans_are_read_as_the_standard_says(tmp_path, scan):
 
 
 @pytest.mark.slow
-@settings(**in_folder, max_examples=150)
+@settings(**in_folder, max_examples=100)
 @given(scans())
 def test_many_random_scans_are_read_as_the_standard_says(tmp_path, scan):
     check(tmp_path, scan)
