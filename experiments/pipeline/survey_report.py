@@ -100,6 +100,7 @@ def page(document: Mapping[str, Any]) -> str:
 def _section(row: Row, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"### {row.name}", "", row.purpose, ""]
     lines += [f"Made for: {row.shift}. The review: {row.reported}, on {row.paper_data}.", ""]
+    lines += [f"Seen with the preset small, five seeds: {row.remark}", ""] if row.remark else []
     shown = {label for result in results for label in result["rows"]}
     lines += [f"Own settings: {own}.", ""] if (own := own_settings(row, shown)) else []
     for result in results:

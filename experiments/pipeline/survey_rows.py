@@ -23,6 +23,7 @@ class Row(NamedTuple):
       shift: between clients that it was made for.
       problems: names of problems that it is trained on, the first one with the preset "smoke".
       purpose: what it is for, when to use it and when not; a plain paragraph.
+      remark: what five seeds of the preset "small" showed, why we think so, and what else was tried.
       method: in the catalog where the name there is not that of the row in lower case.
       settings: of the row's training alone, options of the method among them.
       shared: of all trainings of the row, which then has a folder of its own.
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     shift: str
     problems: tuple[str, ...]
     purpose: str
+    remark: str = ""
     method: str = ""
     settings: Mapping[str, Any] = {}
     shared: Mapping[str, Any] = {}
