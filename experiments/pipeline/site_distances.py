@@ -79,6 +79,8 @@ def plot_distances(
         axis.plot(distance, drop, "o", color="tab:blue", markersize=4)
         axis.annotate(site, (distance, drop), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axis.axhline(0, color="0.6", linewidth=0.8)
+    # Names to the right of the last point.
+    axis.margins(x=0.2)
     axis.set(xlabel="Fréchet distance of features from the sites that trained", ylabel=f"drop of {metric}")
     interval = f" ({correlation.low:+.2f} to {correlation.high:+.2f})" if np.isfinite(correlation.low) else ""
     axis.set_title("\n".join([*about, f"rank correlation {correlation.rho:+.2f}{interval}"]), fontsize=8)
