@@ -34,6 +34,7 @@ FRAMEWORKS = (
         ("detectors",),
         "Images are translated to the manner of synthetic ones of the simplest site before training. Use "
         "it where images differ by gain and contrast; generators need many images.",
+        settings={"algorithm_options": (("generator_steps", "400"), ("translator_steps", "100"))},
         smoke={"algorithm_options": (("generator_steps", "5"), ("translator_steps", "5"))},
     ),
     Row(
@@ -94,7 +95,6 @@ FRAMEWORKS = (
         "Channels are selected by an embedding of the site, and private heads are calibrated where others'"
         " disagree. For sites that mark structures differently, with many rounds: half of the steps train "
         "the head alone.",
-        rivals={"LC-Fed, four times the steps": {"algorithm": "lc_fed", "epochs": 8}},
     ),
     Row(
         "PRR-FL",
