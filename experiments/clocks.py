@@ -4,13 +4,15 @@ Each of --runs is the directory of an experiments.train_federated (or a stage of
 or --topology=asynchronous; the first is what the others are measured by, usually --clock=wait. The score is
 the mean over sites of --metric on the validation split, or where there is none of the training. It counts as
 reached at --part of the best score of the first run, of a loss at that part of its fall. The bias of a client
-is its share of the weights in all means over its share of the examples.
+is its share of the weights in all means over its share of the examples. Of asynchronous trainings the
+staleness, server steps that updates missed, is given as a mean and in JSON as counts of updates.
 
   python -m experiments.train_federated --workdir=runs/wait --clock=wait --clock.speed_spread=1
   python -m experiments.train_federated --workdir=runs/late --clock=deadline --clock.speed_spread=1
   python -m experiments.clocks --runs=runs/wait,runs/late --output=runs/clocks.png
 """
 
+import collections
 import json
 import math
 from pathlib import Path
@@ -43,7 +45,8 @@ def read_run(folder: Path, stage: str, metric: str) -> dict[str, Any]:
 
     Returns:
       "rounds", "clock" (seconds at the end of each), "bytes" (until then), "score" (NaN where there is none),
-      "sites" (the last scores), "bias" and "seconds" by client; the latter two empty without ``clock.json``.
+      "sites" (the last scores), "bias" and "seconds" by client; the latter two empty without ``clock.json``;
+      "staleness" (server steps -> updates that missed as many; empty of trainings that wait).
 
     Raises:
       ArgumentError: there is no such training, or it had no clock, or no such metric.
@@ -72,6 +75,9 @@ def read_run(folder: Path, stage: str, metric: str) -> dict[str, Any]:
         raise ArgumentError("--metric", f"one of {', '.join(known) or 'loss'}", repr(metric))
     file = folder / "clock.json"
     clients = json.loads(file.read_text()).get(stage, {}).get("clients", {}) if file.exists() else {}
+    stale: collections.Counter[int] = collections.Counter()
+    for record in records:
+        stale.update({int(steps): number for steps, number in record.get("staleness_counts", {}).items()})
     return {
         "rounds": len(records),
         "clock": [record["clock"] for record in records],
@@ -80,6 +86,7 @@ def read_run(folder: Path, stage: str, metric: str) -> dict[str, Any]:
         "sites": sites,
         "bias": {name: row["bias"] for name, row in clients.items() if row["bias"] is not None},
         "seconds": {name: row["seconds"] for name, row in clients.items() if row["seconds"] is not None},
+        "staleness": dict(sorted(stale.items())),
     }
 
 
@@ -92,6 +99,7 @@ def compare(runs: dict[str, dict[str, Any]], metric: str, part: float) -> dict[s
         scores = [value for value in run["score"] if math.isfinite(value)]
         seconds = time_to(run["clock"], run["score"], target, lower=lower)
         sent = time_to(run["bytes"], run["score"], target, lower=lower)
+        stale, updates = run["staleness"], sum(run["staleness"].values())
         slowest = max(run["seconds"], key=run["seconds"].__getitem__, default=None)
         rows[name] = {
             "rounds": run["rounds"],
@@ -101,6 +109,8 @@ def compare(runs: dict[str, dict[str, Any]], metric: str, part: float) -> dict[s
             "bytes_to_target": int(sent) if math.isfinite(sent) else None,
             "least_bias": min(run["bias"].values(), default=None),
             "most_bias": max(run["bias"].values(), default=None),
+            "mean_staleness": sum(k * n for k, n in stale.items()) / updates if updates else None,
+            "staleness": {str(steps): number for steps, number in stale.items()},
             "slowest": slowest,
             "slowest_bias": run["bias"].get(slowest),
             "slowest_score": run["sites"].get(slowest),
@@ -111,12 +121,12 @@ def compare(runs: dict[str, dict[str, Any]], metric: str, part: float) -> dict[s
 def table(found: dict[str, Any]) -> str:
     """A row of each run."""
     header = ["run", "rounds", "s a round", f"best {found['metric']}", "s to target", "MB to target",
-              "bias, least", "most", "slowest client", "its bias", "its score"]  # fmt: skip
+              "bias, least", "most", "staleness", "slowest client", "its bias", "its score"]  # fmt: skip
     rows = []
     for name, row in found["runs"].items():
         sent = row["bytes_to_target"]
         texts = (row["seconds_a_round"], row["best"], row["seconds_to_target"], sent and sent / 1e6)
-        texts += (row["least_bias"], row["most_bias"])
+        texts += (row["least_bias"], row["most_bias"], row["mean_staleness"])
         shown = [_shown(value) for value in texts]
         last = [row["slowest"] or "–", _shown(row["slowest_bias"]), _shown(row["slowest_score"])]
         rows.append([name, str(row["rounds"]), *shown, *last])

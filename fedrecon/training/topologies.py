@@ -260,7 +260,13 @@ def _asynchronous_record(
         expected[client],
         weights[client],
     )
-    return record | {"clock": float(info.clock[-1]), "staleness": float(np.mean(info.staleness))}
+    counts = np.bincount(np.asarray(info.staleness)[arrived])
+    return record | {
+        "clock": float(info.clock[-1]),
+        "staleness": float(np.mean(info.staleness)),
+        # Server steps that an update missed -> how many updates.
+        "staleness_counts": {str(steps): int(number) for steps, number in enumerate(counts) if number},
+    }
 
 
 def _named(settings: FederationSettings, error: ValueError) -> ValueError:

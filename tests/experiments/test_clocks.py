@@ -47,7 +47,7 @@ def test_figures_by_hand(tmp_path):
     assert (row["seconds_to_target"], row["bytes_to_target"], row["seconds_a_round"]) == (6, 45, 2)
     assert (row["least_bias"], row["most_bias"], row["slowest"], row["slowest_bias"]) == (0.5, 1, "b", 0.5)
     assert row["slowest_score"] == pytest.approx(0.8) and row["best"] == pytest.approx(0.8)
-    assert found["runs"]["wait"]["slowest"] is None
+    assert found["runs"]["wait"]["slowest"] is None and found["runs"]["wait"]["mean_staleness"] is None
     text = clocks.table(found)
     assert "Target: dice 0.76" in text and "–" in text.splitlines()[2]
     drawn = clocks.figure(runs, found)
@@ -57,6 +57,17 @@ def test_figures_by_hand(tmp_path):
     assert found["runs"]["late"]["seconds_to_target"] == 2
     strict = clocks.compare({"x": runs["late"], "y": runs["wait"] | {"score": [0.1] * 3}}, "dice", 1.0)
     assert strict["runs"]["y"]["seconds_to_target"] is None and strict["runs"]["y"]["bytes_to_target"] is None
+
+
+def test_staleness_is_counted_over_all_rounds(tmp_path):
+    run = write(tmp_path / "asynchronous", [0.5, 0.6], 1.0)
+    first, second = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    first["staleness_counts"], second["staleness_counts"] = {"0": 3}, {"0": 1, "10": 2}
+    (run / "metrics.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
+    found = clocks.compare({"run": clocks.read_run(run, "", "dice")}, "dice", 0.95)
+    row = found["runs"]["run"]
+    assert row["staleness"] == {"0": 4, "10": 2} and row["mean_staleness"] == pytest.approx(20 / 6)
+    assert "3.333" in clocks.table(found)
 
 
 def test_what_is_no_such_run_is_refused(tmp_path):

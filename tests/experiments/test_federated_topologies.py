@@ -109,6 +109,9 @@ def test_asynchronous_clients_arrive_as_they_finish(tmp_path, monkeypatch):
     assert late and log[late[0] - 1]["clock"] == 10 and log[late[0] - 1]["staleness"] > 0
     assert [record["clock"] for record in log[:9]] == list(range(1, 10))
     assert all(record["staleness"] == 0 for record in log[:9])
+    assert all(record["staleness_counts"] == {"0": 3} for record in log[:9])
+    # The straggler was sent the first model.
+    assert log[late[0] - 1]["staleness_counts"].get("9") == 1
     assert math.isfinite(results.released["a"]["objective"])
 
 

@@ -59,5 +59,7 @@ MUTANTS = (
         "experiments/clocks.py",
         ('total += record["bytes_up"] + record["bytes_down"]', 'total += record["bytes_up"]',
          "tests/experiments/test_clocks.py::test_figures_by_hand"),
+        ("sum(k * n for k, n in stale.items())", "sum(stale)",
+         "tests/experiments/test_clocks.py::test_staleness_is_counted_over_all_rounds"),
     ),
 )  # fmt: skip
