@@ -211,7 +211,12 @@ def test_a_killed_survey_goes_on_to_the_same_numbers(tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_survey_leaves_no_process(tmp_path):
     """The main process alone gets the signal, as from a scheduler."""
-    run = _run(tmp_path / "run", "--row=FedDropoutAvg,Singh", "--jobs=2", stderr=subprocess.STDOUT)
+    options = {
+        "stderr": subprocess.STDOUT,
+        # Shells let what runs in the background ignore the signal.
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
+    run = _run(tmp_path / "run", "--row=FedDropoutAvg,Singh", "--jobs=2", **options)
     while run.poll() is None and not list((tmp_path / "run").glob("*/*/seed-0/config.json")):
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
