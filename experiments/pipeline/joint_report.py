@@ -99,11 +99,9 @@ def gap_closure(seeds: Sequence[Seed], joint: str, staged: str, oracle: str = "o
     return of_means(seeds, (joint, staged, oracle), closure)
 
 
-def of_means(
-    seeds: Sequence[Seed], names: Sequence[str], figure: Callable[..., float], score: str = "dice"
-) -> Interval:
-    """A figure of means over the patients that all trainings have; seeds and patients are drawn again."""
-    values = np.stack([patient_scores(seeds, name, score) for name in names])
+def of_means(seeds: Sequence[Seed], names: Sequence[str], figure: Callable[..., float]) -> Interval:
+    """A figure of mean Dice over the patients that all trainings have; seeds and patients are drawn again."""
+    values = np.stack([patient_scores(seeds, name, "dice") for name in names])
     values = values[:, :, ~np.isnan(values).any((0, 1))]
     rng = np.random.default_rng(0)
 

@@ -26,9 +26,7 @@ FRAMEWORKS = (
         "validation. Use it where some sites see what others do not. A site whose masks are wrong is not "
         "weighed down: its updates are unlike those of the others, which counts as a contribution. A server "
         "has to see single updates, so that secure sums are refused.",
-        remark="no difference on sites of like worth, where weights stay near equal. Where the masks of "
-        "one site are wrong it does not weigh that site down either, while weights by validation "
-        "scores (Nalawade) do.",
+        remark="no difference on sites of like worth, where weights stay near equal.",
     ),
     Row(
         "VAFL",
@@ -113,8 +111,8 @@ FRAMEWORKS = (
         "the head alone.",
         remark="worse, because of the schedule: about half of the few steps train the head alone, and the "
         "publication trains 300 rounds. With eight epochs a round in place of two "
-        "(`--methods=lc_fed --epochs=8` of `experiments.compare`, five seeds) it has 0.603 on "
-        "vessels and 0.494 on hearts, where FedAvg with two has 0.612 and 0.560.",
+        "(`--methods=lc_fed --epochs=8` of `experiments.compare`, five seeds) it has 0.60 on "
+        "vessels and 0.49 on hearts, where FedAvg with two has 0.612 and 0.560.",
     ),
     Row(
         "PRR-FL",

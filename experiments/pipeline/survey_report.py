@@ -34,10 +34,10 @@ of them were run for this page**, which is written by `python -m experiments.sur
 --data_dir=DIR` and grows with every row. **The review's figures are of other data, networks and schedules:
 they stand beside ours, and are not compared with them.** Problems are small (a few rounds of small networks
 on two processors), and nothing was tuned for any method: same data, same network, same steps and rates for
-all rows of a problem, but for what is listed as own settings. Scores are means over the clients' own test
-examples, by the model that a client would use, with 95 % intervals over seeds (t distribution); differences
-are to FedAvg, seed by seed. With this many rows some differences leave zero out by chance. "MB" is what all
-clients sent and got in these rounds.
+all rows of a problem, except for what is listed under own settings. Scores are means over the clients' own
+test examples, by the model that a client would use, with 95 % intervals over seeds (t distribution);
+differences are to FedAvg, seed by seed. With this many rows some differences leave zero out by chance.
+"MB" is what all clients sent and got in these rounds.
 """
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from experiments import joint
 from experiments.pipeline import heart_groups, joint_report, joint_scores
+from experiments.pipeline import joint_training as jt
 from experiments.pipeline.joint_data import (
     GROUPS,
     HEARTS,
@@ -27,14 +28,7 @@ from experiments.pipeline.joint_data import (
 )
 from experiments.pipeline.joint_runs import Seed, diagnoses, probe, score
 from experiments.pipeline.joint_settings import check_settings, resolve
-from experiments.pipeline.joint_training import (
-    Trainer,
-    Training,
-    exchanged,
-    make_task,
-    plan,
-    reconstructor,
-)
+from experiments.pipeline.joint_training import Training, exchanged, make_task, plan, reconstructor
 from fedrecon.data import ClientData
 from fedrecon.training import released_file
 from fedrecon.types import Variables
@@ -182,13 +176,9 @@ def test_joint_training_starts_from_what_is_chosen():
 
 
 def test_the_federated_training_is_told_as_a_part_of_its_comparators():
-    pooled = [
-        Training(f"joint-1-{who}", "joint", 1.0, who=who) for who in ("alone", "pooled", "pooled-steps")
-    ]
-    found = seeds()
-    found[0].test.update(
-        zip((t.name for t in pooled), (rows(*[0.5] * 4), rows(*[1.0] * 4), rows(*[0.85] * 4)), strict=True)
-    )
+    dice, found = {"alone": 0.5, "pooled": 1.0, "pooled-steps": 0.85}, seeds()
+    pooled = [Training(f"joint-1-{who}", "joint", 1.0, who=who) for who in dice]
+    found[0].test.update({f"joint-1-{who}": rows(*[value] * 4) for who, value in dice.items()})
     summary = joint_report.summarize(found, [*TRAININGS, *pooled], {}, {}, {})
     # Patients have 0.8 or 0.9.
     assert summary["federated_over"]["alone"]["value"] == pytest.approx(1.7)
@@ -200,7 +190,7 @@ def test_the_federated_training_is_told_as_a_part_of_its_comparators():
 
 def test_pooled_data_of_as_many_steps_have_batches_of_all_sites():
     data = JointData(ClientData({}, np.zeros((5, 2)), tuple("abcde")), None, None, {}, {}, "")
-    trainer = Trainer(resolve({"batch_size": 8}), data, None, None, {})
+    trainer = jt.Trainer(resolve({"batch_size": 8}), data, None, None, {})
     steps, plain = (Training("", "joint", who=who) for who in ("pooled-steps", "pooled"))
     assert trainer._batch(steps) == 40 and trainer._batch(plain) == 8
 

@@ -91,7 +91,7 @@ def test_the_mixture_settles_where_the_client_wants_it(fx):
 
 
 def test_alpha_stays_between_zero_and_one(fx):
-    """Whoever is far from the federation trains alone in the end; a huge rate only goes to the bounds."""
+    """A huge rate takes alpha to one of its bounds, and no further."""
     state = rounds(fx, apfl(fx.quad, optax.sgd(RATE), mixing=0.4, mixing_rate=1e4), 2)[-1][0]
     assert set(np.asarray(state.client.method.mixing)) <= {0.0, 1.0}
 
