@@ -11,8 +11,10 @@ from fedrecon.models.data_steps import (
     start_kspace,
     start_primal_dual,
 )
+from fedrecon.models.deep_equilibrium import DeepEquilibrium, fixed_point
 from fedrecon.models.dense_networks import DenseNet
-from fedrecon.models.ista import SparseTransform, ista_net
+from fedrecon.models.e2e_varnet import E2EVarNet
+from fedrecon.models.ista import ISTANet, SparseTransform
 from fedrecon.models.modl import MoDL
 from fedrecon.models.named import (
     CLASSIFIERS,
@@ -36,7 +38,8 @@ from fedrecon.models.normalization import (
     normalization_leaves,
 )
 from fedrecon.models.plain_networks import VGG
-from fedrecon.models.primal_dual import ConvolutionStack, learned_primal_dual
+from fedrecon.models.primal_dual import ConvolutionStack, LearnedPrimalDual
+from fedrecon.models.recurrent_varnet import RecurrentVarNet
 from fedrecon.models.regularizers import UNetRegularizer, regularized
 from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.transfer import warm_start
@@ -66,13 +69,18 @@ __all__ = [
     "Classifier",
     "Conv",
     "ConvolutionStack",
+    "DeepEquilibrium",
     "DenseNet",
+    "E2EVarNet",
     "Encoder",
     "GroupNorm",
+    "ISTANet",
     "InstanceNorm",
+    "LearnedPrimalDual",
     "MaskedAutoencoder",
     "MoDL",
     "PrimalDual",
+    "RecurrentVarNet",
     "ResNet",
     "SelfAttention",
     "SparseTransform",
@@ -88,9 +96,8 @@ __all__ = [
     "cascade_inputs",
     "convolution",
     "first_leaf",
+    "fixed_point",
     "gradient_step",
-    "ista_net",
-    "learned_primal_dual",
     "named_classifier",
     "normalization_leaves",
     "primal_dual_step",

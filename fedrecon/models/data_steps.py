@@ -99,7 +99,12 @@ def primal_dual_step(primal: float = 0.9, dual: float = 0.9) -> Step:
     return step
 
 
-def _sampled(A: LinearOperator) -> jax.Array:
+def sampled(A: LinearOperator) -> jax.Array:
+    """Where ``CartesianFourier``, or ``SENSE`` with it, measures: bool (ny, nx), or of volumes (nz, ny, nx).
+
+    Raises:
+      TypeError: of other operators.
+    """
     fourier = A.fourier if isinstance(A, SENSE) else A
     if not isinstance(fourier, CartesianFourier):
         raise TypeError(
@@ -122,7 +127,7 @@ def projection_step() -> Step:
         del cascade
 
         def project(A: LinearOperator, kspace: jax.Array, measured: jax.Array) -> jax.Array:
-            return jnp.where(_sampled(A), measured, kspace)
+            return jnp.where(sampled(A), measured, kspace)
 
         return jax.vmap(project)(inputs.operators, kspace, inputs.measurements)
 

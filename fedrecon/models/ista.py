@@ -1,7 +1,6 @@
 """Unrolled proximal gradient descent with learned sparsity."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,14 +9,15 @@ import jax.numpy as jnp
 from fedrecon.models.convolutions import Conv
 from fedrecon.models.data_steps import gradient_step
 from fedrecon.models.regularizers import from_channels, regularized, to_channels
-from fedrecon.models.unrolled import Unrolled
+from fedrecon.models.unrolled import cascade_inputs, start_image, unroll
+from operators import LinearOperator
 
 
 class SparseTransform(nn.Module):
-    """R(x) = -G(soft(F(x), theta)): transform F, trained threshold theta, synthesis G.
+    """R(x) = -G(F'(soft(F(D(x)), theta))): features D, transform F, trained threshold theta, F' and G back.
 
-    F and G are two convolutions each, without biases, with a ReLU in between; G starts at zero. R(s x) is
-    s R(x) for s > 0: the root mean square of each example is divided out.
+    D and G are a convolution, F and F' two with a ReLU in between, all without biases; G starts at zero.
+    R(s x) is s R(x) for s > 0: the root mean square of each example is divided out.
 
     Attributes:
       features: channels of the transform.
@@ -37,26 +37,48 @@ class SparseTransform(nn.Module):
 
         u = to_channels(x)
         scale = jnp.sqrt(jnp.square(u).mean(tuple(range(1, u.ndim)), keepdims=True) + 1e-12)
-        log_threshold = self.param("log_threshold", nn.initializers.constant(math.log(self.threshold)), ())
-        v = conv("analysis2")(nn.relu(conv("analysis1")(u / scale)))
-        v = v - jnp.clip(v, -jnp.exp(log_threshold), jnp.exp(log_threshold))
-        v = nn.relu(conv("synthesis1")(v))
-        v = Conv(u.shape[-1], use_bias=False, kernel_init=nn.initializers.zeros, name="synthesis2")(v)
+        theta = jnp.exp(self.param("log_threshold", nn.initializers.constant(math.log(self.threshold)), ()))
+        v = conv("features")(u / scale)
+        v = conv("analysis2")(nn.relu(conv("analysis1")(v)))
+        v = v - jnp.clip(v, -theta, theta)
+        v = conv("synthesis2")(nn.relu(conv("synthesis1")(v)))
+        v = Conv(u.shape[-1], use_bias=False, kernel_init=nn.initializers.zeros, name="image")(v)
         return from_channels(-v * scale, x.dtype)
 
 
-def ista_net(cascades: int = 9, features: int = 32, threshold: float = 0.01, **options: Any) -> Unrolled:
-    """ISTA-Net+ for images and volumes: ``x <- z + G(soft(F(z), theta))``, z a gradient step from x.
+class ISTANet(nn.Module):
+    """ISTA-Net+ for images and volumes: ``x <- z + G(F'(soft(F(D(z)), theta)))``, z a gradient step from x.
 
-    Untrained, it is gradient descent. The penalty of the paper that ties G to the inverse of F is not in it.
+    Untrained, it is gradient descent. The penalty of the paper that ties F' to the inverse of F is not in it.
+    For operators of norm about 1; scale others first.
 
-    Args:
-      cascades: number of unrolled steps.
+    Attributes:
+      cascades: number of unrolled steps; those of the publication by default, as features and threshold.
       features: channels of the transform F.
       threshold: theta to start from, positive.
-      **options: ``shared`` and ``remat`` of ``Unrolled``.
+      shared: uses one step in all cascades.
+      remat: recomputes each cascade in the backward pass, which stores one image per cascade only.
 
     Source: Zhang and Ghanem, CVPR 2018.
     """
-    step = regularized(gradient_step(), SparseTransform(features, threshold, parent=None))
-    return Unrolled(step, cascades, **options)
+
+    cascades: int = 9
+    features: int = 32
+    threshold: float = 0.01
+    shared: bool = False
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        operators: LinearOperator,
+        measurements: jax.Array,
+        initial: jax.Array | None = None,
+        train: bool = False,
+        valid: jax.Array | None = None,
+    ) -> jax.Array:
+        """Reconstructs a batch of images or volumes; arguments and result as in ``VarNet``."""
+        step = regularized(gradient_step(), SparseTransform(self.features, self.threshold, parent=None))
+        inputs = cascade_inputs(operators, measurements, train, valid)
+        state = start_image(inputs, initial)
+        return unroll(step, state, inputs, self.cascades, shared=self.shared, remat=self.remat)

@@ -15,7 +15,9 @@ from operators.algebra import vary_together
 PyTree = Any
 
 
-def _scale_and_bias(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
+def _scale_and_bias(module: nn.Module, channels: int, trained: bool = True) -> tuple[jax.Array, jax.Array]:
+    if not trained:
+        return jnp.ones(channels), jnp.zeros(channels)
     scale = module.param("scale", nn.initializers.ones, (channels,))
     return scale, module.param("bias", nn.initializers.zeros, (channels,))
 
@@ -80,14 +82,16 @@ class InstanceNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
+      affine: scales and shifts by trained parameters afterwards.
     """
 
     epsilon: float = 1e-5
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
-        scale, bias = _scale_and_bias(self, x.shape[-1])
+        scale, bias = _scale_and_bias(self, x.shape[-1], self.affine)
         return _normalize(*_alike(x, scale, bias), x.shape[-1], self.epsilon)
 
 

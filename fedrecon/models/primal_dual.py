@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from fedrecon.models.convolutions import Conv
 from fedrecon.models.regularizers import bind
-from fedrecon.models.unrolled import CascadeInputs, Unrolled, start_image
+from fedrecon.models.unrolled import CascadeInputs, cascade_inputs, start_image, unroll
+from operators import LinearOperator
 
 # network(u, outputs): channels (examples, *sizes, channels) -> (examples, *sizes, outputs), of one dtype.
 Network = Callable[[jax.Array, int], jax.Array]
@@ -34,15 +35,7 @@ class ConvolutionStack(nn.Module):
         return jax.lax.complex(v[..., :outputs], v[..., outputs:]) if is_complex else v
 
 
-def learned_primal_dual(
-    cascades: int = 10,
-    memory: int = 5,
-    *,
-    primal: Network | None = None,
-    dual: Network | None = None,
-    shared: bool = False,
-    remat: bool = False,
-) -> Unrolled:
+class LearnedPrimalDual(nn.Module):
     """``h <- h + dual([h, A x_1, y])`` and ``x <- x + primal([x, A^H h_0])``, repeated.
 
     The state is (x, h): images (batch, *in_shape, memory), which start at A^H y or ``initial`` (in the paper
@@ -50,7 +43,7 @@ def learned_primal_dual(
     x_1 is what is projected, x_0 where the memory is 1. With the right functions for networks, this is the
     iteration of Chambolle and Pock. For operators of norm about 1; scale others first.
 
-    Args:
+    Attributes:
       cascades: number of unrolled steps.
       memory: images, and dual variables, that are carried from step to step.
       primal, dual: functions, or flax modules without a parent; None for ``ConvolutionStack()``. Axes of the
@@ -60,25 +53,43 @@ def learned_primal_dual(
 
     Source: Adler and Öktem, IEEE Trans. Med. Imaging 37:1322, 2018.
     """
-    primal = ConvolutionStack(parent=None) if primal is None else primal
-    dual = ConvolutionStack(parent=None) if dual is None else dual
 
-    def repeated(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(x[..., None], (*x.shape, memory))
+    cascades: int = 10
+    memory: int = 5
+    primal: Network | None = None
+    dual: Network | None = None
+    shared: bool = False
+    remat: bool = False
 
-    def start(inputs: CascadeInputs, initial: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        x = start_image(inputs, initial)
-        return repeated(x), repeated(jnp.zeros_like(inputs.forward(x)))
+    @nn.compact
+    def __call__(
+        self,
+        operators: LinearOperator,
+        measurements: jax.Array,
+        initial: jax.Array | None = None,
+        train: bool = False,
+        valid: jax.Array | None = None,
+    ) -> jax.Array:
+        """Reconstructs a batch of images or volumes; arguments and result as in ``VarNet``."""
+        memory = self.memory
+        primal = ConvolutionStack(parent=None) if self.primal is None else self.primal
+        dual = ConvolutionStack(parent=None) if self.dual is None else self.dual
+        inputs = cascade_inputs(operators, measurements, train, valid)
 
-    def step(
-        cascade: nn.Module, state: tuple[jax.Array, jax.Array], inputs: CascadeInputs
-    ) -> tuple[jax.Array, jax.Array]:
-        x, h = state
-        seen = jnp.stack([inputs.forward(x[..., min(1, memory - 1)]), inputs.measurements], -1)
-        stacked = jnp.concatenate([h, seen.astype(h.dtype)], -1)
-        stacked = stacked.reshape(-1, *stacked.shape[-len(x.shape[1:]) :])
-        h = h + bind(dual, cascade, "dual")(stacked, memory).reshape(h.shape)
-        stacked = jnp.concatenate([x, inputs.adjoint(h[..., 0])[..., None]], -1)
-        return x + bind(primal, cascade, "primal")(stacked, memory), h
+        def repeated(x: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(x[..., None], (*x.shape, memory))
 
-    return Unrolled(step, cascades, start, lambda state: state[0][..., 0], shared, remat)
+        def step(
+            cascade: nn.Module, state: tuple[jax.Array, jax.Array], inputs: CascadeInputs
+        ) -> tuple[jax.Array, jax.Array]:
+            x, h = state
+            seen = jnp.stack([inputs.forward(x[..., min(1, memory - 1)]), inputs.measurements], -1)
+            stacked = jnp.concatenate([h, seen.astype(h.dtype)], -1)
+            stacked = stacked.reshape(-1, *stacked.shape[-len(x.shape[1:]) :])
+            h = h + bind(dual, cascade, "dual")(stacked, memory).reshape(h.shape)
+            stacked = jnp.concatenate([x, inputs.adjoint(h[..., 0])[..., None]], -1)
+            return x + bind(primal, cascade, "primal")(stacked, memory), h
+
+        image = start_image(inputs, initial)
+        state = repeated(image), repeated(jnp.zeros_like(inputs.forward(image)))
+        return unroll(step, state, inputs, self.cascades, shared=self.shared, remat=self.remat)[0][..., 0]

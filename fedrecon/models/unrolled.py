@@ -54,7 +54,7 @@ def _kind(leaf: jax.Array) -> str:
     return f"{'complex' if jnp.iscomplexobj(leaf) else 'real'} {leaf.shape}"
 
 
-class _Cascade(nn.Module):
+class Cascade(nn.Module):
     """A step in the form that ``nn.scan`` takes; keeps the dtypes of the state."""
 
     step: Step
@@ -128,7 +128,7 @@ def unroll(
     """
     separate: dict[Any, Any] = {} if shared else {"params": 0}
     scanned = nn.scan(
-        nn.remat(_Cascade, prevent_cse=False) if remat else _Cascade,
+        nn.remat(Cascade, prevent_cse=False) if remat else Cascade,
         variable_axes={"batch_stats": 0, "intermediates": 0, **separate},
         variable_broadcast="params" if shared else False,
         split_rngs={"params": not shared},

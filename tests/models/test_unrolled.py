@@ -12,6 +12,8 @@ from jax.sharding import AxisType, PartitionSpec
 from fedrecon.models import (
     BatchNorm,
     ConvolutionStack,
+    ISTANet,
+    LearnedPrimalDual,
     MoDL,
     SparseTransform,
     UNetRegularizer,
@@ -19,8 +21,6 @@ from fedrecon.models import (
     VarNet,
     cascade_inputs,
     gradient_step,
-    ista_net,
-    learned_primal_dual,
     primal_dual_step,
     projection_step,
     proximal_step,
@@ -150,7 +150,7 @@ def test_learned_primal_dual_contains_chambolle_and_pock(x64):
         image, ahead, back = jnp.moveaxis(u, -1, 0)
         return jnp.stack([-tau * back, image - 2 * tau * back - ahead], -1)
 
-    got = run(learned_primal_dual(4, 2, primal=primal, dual=dual), operators, y, x)
+    got = run(LearnedPrimalDual(4, 2, primal=primal, dual=dual), operators, y, x)
     for i, (A, data, z) in enumerate(each(operators, y, x)):
         want = chambolle_pock(A, data, z, 4, tau, sigma, lambda z: z)
         np.testing.assert_allclose(got[i].ravel(), want, rtol=1e-12, atol=1e-12)
@@ -285,9 +285,9 @@ def filled(shapes, seed=0):
 def test_sparse_transforms_threshold_what_a_convolution_finds():
     """For volumes; above the largest coefficient the network is gradient descent."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, 5)), jnp.float32)
-    layer = SparseTransform(3, threshold=0.4)
+    layer = SparseTransform(3, threshold=1.5)
     params = {**filled(jax.eval_shape(layer.init, jax.random.key(0), x))["params"]}
-    params["log_threshold"] = jnp.log(0.4)
+    params["log_threshold"] = jnp.log(1.5)
 
     @partial(once, static_argnums=1)
     def conv(v, name):
@@ -296,15 +296,17 @@ def test_sparse_transforms_threshold_what_a_convolution_finds():
         )
 
     scale = np.sqrt(np.square(x).mean((1, 2, 3), keepdims=True))[..., None]
-    v = conv(jax.nn.relu(conv(x[..., None] / scale, "analysis1")), "analysis2")
-    assert 0.1 < (abs(v) < 0.4).mean() < 0.9
-    v = np.sign(v) * np.maximum(abs(v) - 0.4, 0)
-    want = -scale * conv(jax.nn.relu(conv(v, "synthesis1")), "synthesis2")
+    v = conv(x[..., None] / scale, "features")
+    v = conv(jax.nn.relu(conv(v, "analysis1")), "analysis2")
+    assert 0.1 < (abs(v) < 1.5).mean() < 0.9
+    v = np.sign(v) * np.maximum(abs(v) - 1.5, 0)
+    v = conv(jax.nn.relu(conv(v, "synthesis1")), "synthesis2")
+    want = -scale * conv(v, "image")
     got = once(layer.apply)({"params": params}, x)
     np.testing.assert_allclose(got, want[..., 0], rtol=1e-4, atol=1e-5)
 
     weights = jnp.linspace(0.5, 1, 120, dtype=jnp.float32).reshape(x.shape)
-    operators, model = jax.vmap(Diagonal)(weights), ista_net(2, 3)
+    operators, model = jax.vmap(Diagonal)(weights), ISTANet(2, 3)
     variables = filled(jax.eval_shape(model.init, jax.random.key(0), operators, x))
     cascades = variables["params"]["cascades"]
     cascades["regularizer"]["log_threshold"] = jnp.full(2, 9.0)
@@ -318,9 +320,9 @@ def test_sparse_transforms_threshold_what_a_convolution_finds():
 def test_untrained_learned_primal_dual_returns_the_back_projection():
     operators, y, _ = sense()
     small = {name: ConvolutionStack(2, parent=None) for name in ("primal", "dual")}
-    got = run(learned_primal_dual(2, 3, **small), operators, y)
+    got = run(LearnedPrimalDual(2, 3, **small), operators, y)
     np.testing.assert_allclose(got, cascade_inputs(operators, y).back_projection, rtol=1e-6)
-    variables = jax.eval_shape(learned_primal_dual(2, 3).init, jax.random.key(0), operators, y)
+    variables = jax.eval_shape(LearnedPrimalDual(2, 3).init, jax.random.key(0), operators, y)
     kernels = variables["params"]["cascades"]
     # Coils are examples; real and imaginary parts of three dual variables, projection and data; one back.
     assert kernels["dual"]["conv1"]["kernel"].shape == (2, 3, 3, 10, 32)
@@ -332,8 +334,8 @@ def test_untrained_learned_primal_dual_returns_the_back_projection():
     [
         VarNet(2, 2, 1),
         MoDL(2, 2, 1, shared=True, norm=BatchNorm),
-        ista_net(2, 3),
-        learned_primal_dual(2, 2),
+        ISTANet(2, 3),
+        LearnedPrimalDual(2, 2),
         Unrolled(regularized(primal_dual_step(), UNetRegularizer(2, 1, parent=None)), 2, start_primal_dual),
     ],
     ids=["varnet", "modl", "ista_net", "learned primal-dual", "primal-dual"],

@@ -1,0 +1,68 @@
+"""Records outputs of fastMRI's and DIRECT's networks with weights of a formula; needs torch and both.
+
+Run as a program from the root of the project: `python -m tests.models.reference.mri_networks`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.models.reference.torchvision_networks import image, weights
+
+REFERENCE = Path(__file__).with_suffix(".json")
+
+
+def kspace() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(k-space (2, 3, 18, 21), masks of columns (2, 21), coil maps of sum |S|^2 = 1)."""
+    parts = image(2, 2, 2, 3, 18, 21)
+    data, maps = parts[0, 0] + 1j * parts[0, 1], parts[1, 0] + 1j * parts[1, 1] + 0.5
+    masks = np.zeros((2, 21), bool)
+    masks[0, ::3] = masks[0, 8:13] = masks[1, 1::4] = masks[1, 9:11] = True
+    return data * masks[:, None, None], masks, maps / np.linalg.norm(maps, axis=1, keepdims=True)
+
+
+def main() -> None:
+    import torch
+    from direct.nn.recurrentvarnet.recurrentvarnet import RecurrentVarNet
+    from fastmri import complex_abs, fft2c, ifft2c, rss
+    from fastmri.models import Unet, VarNet
+
+    def real(x):
+        return torch.view_as_real(torch.as_tensor(x))
+
+    # DIRECT's own are of single precision only.
+    def transform(x, dim):
+        return fft2c(x)
+
+    def inverse(x, dim):
+        return ifft2c(x)
+
+    def filled(model):
+        model = model.double().eval()
+        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        model.load_state_dict({name: torch.as_tensor(weights(name, s)) for name, s in shapes.items()})
+        return model, {name: list(shape) for name, shape in shapes.items()}
+
+    data, masks, maps = kspace()
+    mask = torch.as_tensor(masks)[:, None, None, :, None]
+    units = {"recurrent_hidden_channels": 4, "recurrent_num_layers": 3}
+    start = {"learned_initializer": True, "initializer_initialization": "sense", "initializer_multiscale": 3}
+    cases = {
+        "unet": (Unet(1, 1, 3, 2), lambda net: net(torch.as_tensor(image(2, 1, 12, 20)))),
+        "varnet": (VarNet(2, 2, 1, 3, 2), lambda net: net(real(data), mask)),
+        "recurrent": (
+            RecurrentVarNet(transform, inverse, num_steps=2, **units, **start),
+            lambda net: rss(complex_abs(ifft2c(net(real(data), mask, real(maps)))), dim=1),
+        ),
+    }
+    record = {}
+    for name, (model, run) in cases.items():
+        network, shapes = filled(model)
+        with torch.no_grad():
+            record[name] = {"shapes": shapes, "values": np.round(run(network).numpy(), 9).tolist()}
+    REFERENCE.write_text(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""fastMRI's U-Net and VarNet and DIRECT's RecurrentVarNet with the same weights; equilibria."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrecon.fastmri_weights import from_fastmri, read_fastmri
+from fedrecon.models import BatchNorm, DeepEquilibrium, E2EVarNet, RecurrentVarNet, UNet, fixed_point
+from fedrecon.models.e2e_varnet import low_frequencies
+from fedrecon.models.recurrent_varnet import DilatedConv
+from operators import SENSE, CartesianFourier, Diagonal
+from tests.models.reference.mri_networks import REFERENCE, kspace
+from tests.models.reference.torchvision_networks import image, weights
+
+once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return json.loads(REFERENCE.read_text())
+
+
+def state_of(record):
+    return {name: weights(name, tuple(shape)) for name, shape in record["shapes"].items()}
+
+
+def measured():
+    data, masks, maps = kspace()
+    two = np.broadcast_to(masks[:, None], (2, 18, 21)).astype(float)
+    operators = jax.vmap(lambda m, s: SENSE(CartesianFourier((18, 21), m), s))(two, maps)
+    return operators, jnp.asarray(data)
+
+
+def test_unets_are_those_of_fastmri(recorded, x64):
+    network, variables = from_fastmri(state_of(recorded["unet"]))
+    assert isinstance(network, UNet) and (network.channels, network.pools) == (3, 2)
+    x = image(2, 1, 12, 20).transpose(0, 2, 3, 1)
+    got = once(network.apply)({"params": variables.params}, x)[..., 0]
+    np.testing.assert_allclose(got, np.asarray(recorded["unet"]["values"])[:, 0], rtol=1e-6, atol=1e-7)
+
+
+def test_end_to_end_networks_are_those_of_fastmri(recorded, x64):
+    state = {f"module.varnet.{name}": x for name, x in state_of(recorded["varnet"]).items()}
+    network, variables = from_fastmri(state | {"loss.w": np.ones(3)})
+    assert network == E2EVarNet(2, 3, 2, 2, 1)
+    operators, data = measured()
+    shapes = jax.eval_shape(network.init, jax.random.key(0), operators, data)["params"]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables.params)
+    got = once(network.apply)({"params": variables.params}, operators, data)
+    np.testing.assert_allclose(got, recorded["varnet"]["values"], rtol=1e-6, atol=1e-7)
+    # A coil of zeros, which is padding, changes nothing; neither do the maps of the operator.
+    padded = jax.vmap(lambda A: SENSE(A.fourier, jnp.ones((4, 18, 21), complex)))(operators)
+    more = jnp.pad(data, ((0, 0), (0, 1), (0, 0), (0, 0)))
+    got = once(network.apply)({"params": variables.params}, padded, more)
+    np.testing.assert_allclose(got, recorded["varnet"]["values"], rtol=1e-6, atol=1e-7)
+
+
+def direct_name(path):
+    """DIRECT's name of a parameter of ours, without the step."""
+    *parents, leaf = path
+    leaf = {"kernel": "weight"}.get(leaf, leaf)
+    if parents[0] == "start":
+        kind, number = ("conv", 1) if parents[1].startswith("conv") else ("out", 0)
+        return f"initializer.{kind}_blocks.{parents[1][-1]}.{number}.{leaf}"
+    if leaf == "step":
+        return "learning_rate"
+    kind = {"conv": "conv_blocks", "update": "update_gates", "reset": "reset_gates", "new": "out_gates"}
+    name, layer = parents[2][:-1], parents[2][-1]
+    return f"regularizer.{kind[name]}.{layer}.{int(name == 'conv')}.{leaf}"
+
+
+def test_recurrent_networks_are_those_of_direct(recorded, x64):
+    operators, data = measured()
+    network = RecurrentVarNet(2, 4, 3)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), operators, data)["params"]
+    state = state_of(recorded["recurrent"])
+
+    def theirs(name):
+        x = state[name]
+        return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
+
+    def leaf(path, _):
+        names = tuple(key.key for key in path)
+        if names[0] == "start":
+            return theirs(direct_name(names))
+        steps = [theirs(f"block_list.{i}.{direct_name(names)}") for i in range(2)]
+        return np.stack([x.reshape(()) if names[-1] == "step" else x for x in steps])
+
+    params = jax.tree_util.tree_map_with_path(leaf, shapes)
+    names = {direct_name(tuple(key.key for key in path)) for path, _ in jax.tree.leaves_with_path(params)}
+    assert names == {name.split(".", 2)[2] if name.startswith("block_list") else name for name in state}
+    got = once(network.apply)({"params": params}, operators, data)
+    np.testing.assert_allclose(got, recorded["recurrent"]["values"], rtol=1e-6, atol=1e-7)
+
+
+def test_recurrent_networks_remember_and_take_any_operator(x64):
+    """Zero units are gradient descent on images; a hidden state that is not zero changes the next step."""
+    rng = np.random.default_rng(0)
+    operators = jax.vmap(Diagonal)(rng.uniform(0.5, 1, (2, 6, 5)))
+    y = jnp.asarray(rng.normal(size=(2, 6, 5)))
+    network = RecurrentVarNet(3, 2, 1, learned_start=False)
+    variables = once(network.init)(jax.random.key(0), operators, y)
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, x: 0 * x if path[-2].key == "conv" and path[-3].key == "conv1" else x, variables
+    )
+    want = operators.weights * y
+    for _ in range(3):
+        want = want - operators.weights * (operators.weights * want - y)
+    np.testing.assert_allclose(once(network.apply)(silent, operators, y), want, rtol=1e-6)
+    got, moved = (
+        once(RecurrentVarNet(3, 2, 1, learned_start=learned).apply)(filled, operators, y)
+        for learned, filled in ((False, variables), (True, _with_start(variables, operators, y)))
+    )
+    assert got.shape == y.shape and abs(got - want).max() > 1e-3 and abs(got - moved).max() > 1e-5
+
+
+def _with_start(variables, operators, y):
+    full = once(RecurrentVarNet(3, 2, 1).init)(jax.random.key(1), operators, y)
+    return {"params": {**variables["params"], "start": full["params"]["start"]}}
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_dilated_convolutions_are_those_of_lax(dilation):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 8, 3)), jnp.float32)
+    layer = DilatedConv(4, 3, dilation)
+    variables = layer.init(jax.random.key(0), x)
+    edge = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)), mode="edge")
+    want = jax.lax.conv_general_dilated(
+        edge,
+        variables["params"]["conv"]["kernel"],
+        (1, 1),
+        "VALID",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(layer.apply(variables, x), want, rtol=1e-5, atol=1e-5)
+
+
+def test_low_frequencies_are_a_rectangle_about_the_center():
+    """Of columns all rows; even numbers where there is more than one; all of full masks."""
+    columns = np.zeros((6, 9), bool)
+    columns[:, [0, 3, 4, 5, 6, 7]] = True
+    # The center is column 4: one without a gap to its left, four from it on; fastMRI's place of two of nine.
+    assert low_frequencies(columns).sum(0).tolist() == [0, 0, 0, 0, 6, 6, 0, 0, 0]
+    block = np.zeros((8, 8), bool)
+    block[2:7, 3:6] = True
+    low = np.asarray(low_frequencies(block))
+    assert low[2:6, 3:5].all() and low.sum() == 8
+    assert np.asarray(low_frequencies(np.ones((5, 6), bool))).all()
+    assert low_frequencies(np.zeros((5, 6), bool)).sum() == 1
+
+
+def linear(arguments, x):
+    matrix, b = arguments
+    return x @ matrix + b
+
+
+def test_fixed_points_and_their_derivatives_are_those_of_linear_equations(x64):
+    rng = np.random.default_rng(0)
+    matrix, b = 0.2 * rng.normal(size=(4, 4)), rng.normal(size=(3, 4))
+    v = rng.normal(size=(3, 4))
+
+    def found(arguments):
+        x = fixed_point(linear, arguments, jnp.zeros((3, 4)), iterations=200, tolerance=0.0)
+        return (x * v).sum(), x
+
+    def solved(arguments):
+        matrix, b = arguments
+        x = jnp.linalg.solve(jnp.eye(4) - matrix.T, b.T).T
+        return (x * v).sum(), x
+
+    for got, want in zip(
+        jax.tree.leaves(jax.grad(found, has_aux=True)((matrix, b))),
+        jax.tree.leaves(jax.grad(solved, has_aux=True)((matrix, b))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
+
+
+def test_equilibria_stay_where_they_are_at_the_memory_of_one_step(x64):
+    """The derivative is that of the image; the program's memory is that of few iterations."""
+    rng = np.random.default_rng(0)
+    operators = jax.vmap(Diagonal)(jnp.asarray(rng.uniform(0.7, 1, (1, 4, 4))))
+    y = jnp.asarray(rng.normal(size=(1, 4, 4)))
+    model = DeepEquilibrium(1, 0, zero_init=False, iterations=200, tolerance=0.0)
+    params = once(model.init)(jax.random.key(0), operators, y)["params"]
+    params["cascades"]["regularizer"]["unet"]["head"]["kernel"] *= 0.05
+
+    @partial(once, static_argnums=1)
+    def gradient(params, iterations):
+        def loss(params):
+            x = model.clone(iterations=iterations).apply({"params": params}, operators, y)
+            return jnp.square(x - 1).sum(), x
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (value, x), slope = gradient(params, 200)
+    again = once(model.clone(iterations=1).apply)({"params": params}, operators, y, x)
+    np.testing.assert_allclose(again, x, rtol=1e-10, atol=1e-10)
+    step = 1e-6
+    moved = jax.tree.map(lambda p, g: p + step * g, params, slope)
+    expected = step * sum(float(jnp.square(g).sum()) for g in jax.tree.leaves(slope))
+    assert abs((gradient(moved, 200)[0][0] - value) / expected - 1) < 1e-3
+
+    def memory(iterations):
+        return gradient.lower(params, iterations).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(500) == memory(5) > 0
+
+
+def test_equilibria_refuse_running_statistics():
+    operators, y = jax.vmap(Diagonal)(jnp.ones((1, 4, 4))), jnp.ones((1, 4, 4))
+    with pytest.raises(ValueError, match=r"norm.*running statistics"):
+        jax.eval_shape(DeepEquilibrium(2, 0, norm=BatchNorm).init, jax.random.key(0), operators, y)
+
+
+def test_weights_that_are_not_those_of_fastmri_are_refused(recorded, tmp_path):
+    state = state_of(recorded["varnet"])
+    with pytest.raises(
+        ValueError, match=r"state: expected the names of fastMRI's VarNet or Unet.*found nothing"
+    ):
+        from_fastmri({})
+    with pytest.raises(ValueError, match="found extra"):
+        from_fastmri(state | {"extra": np.ones(2)})
+    state.pop("cascades.1.dc_weight")
+    with pytest.raises(ValueError, match=r"'cascades.1.dc_weight' among them"):
+        from_fastmri(state)
+
+
+def test_files_of_fastmri_are_read(recorded, tmp_path):
+    """By torch where it is there; otherwise the extra is named."""
+    path = tmp_path / "weights.pt"
+    try:
+        import torch
+    except ImportError:
+        with pytest.raises(ImportError, match=r"fedrecon\[torch\]"):
+            read_fastmri(path)
+        return
+    state = state_of(recorded["varnet"])
+    torch.save({"state_dict": {name: torch.as_tensor(x) for name, x in state.items()}, "epoch": 3}, path)
+    network, variables = read_fastmri(path)
+    assert network.cascades == 2 and variables.params["cascades"]["step"].shape == (2,)
+    path.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=r"weights.pt: expected tensors"):
+        read_fastmri(path)
