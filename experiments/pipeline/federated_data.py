@@ -165,6 +165,8 @@ def make_task(
     sizes["norm"] = network_norm(settings)
     if settings.task == "segmentation":
         sizes |= {"boundary": settings.boundary, "configuration": configuration}
+    if settings.task == "reconstruction":
+        sizes["loss"] = settings.loss
     return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
 
 

@@ -4,7 +4,17 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from fedrecon.models import CONFIGURED, NETWORKS, NORMALIZED, SIZED, SUPERVISED, SUPERVISED_POOLS
+from fedrecon.models import (
+    CONFIGURED,
+    NETWORKS,
+    NORMALIZED,
+    POOLED,
+    SIZED,
+    SUPERVISED,
+    SUPERVISED_POOLS,
+    UNROLLED,
+)
+from fedrecon.tasks import RECONSTRUCTION_LOSSES, SELF_SUPERVISED
 from fedrecon.training import (
     NO_PRIVACY,
     TASKS,
@@ -71,6 +81,8 @@ _SEGMENTS = Need("--task=segmentation", lambda s: s.task == "segmentation")
 _BY_FLAGS = Need("--configure=flags", lambda s: s.configure == "flags")
 _BY_COUNTS = Need("--configure=fingerprint", lambda s: s.configure == "fingerprint")
 _OF_ANY_SIZE = Need(f"--network={' or '.join(SIZED)}", lambda s: s.network in SIZED)
+_OF_ANY_DEPTH = Need(f"--network={' or '.join(POOLED)}", lambda s: s.network in POOLED)
+_RECONSTRUCTS = Need("--task=reconstruction", lambda s: s.task == "reconstruction")
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
@@ -194,14 +206,14 @@ class TrainSettings:
     )
     network: str = _model(
         "unet",
-        "Network of the classification or segmentation; all but the U-Nets have the sizes published",
+        "Network; classifiers but the U-Nets have the sizes published; unet of a reconstruction is varnet",
         choices=dict.fromkeys(name for names in NETWORKS.values() for name in names),
         needs=(_OF_PACKAGE,),
     )
     channels: int = _model(
         8, "Channels of the network at full resolution", above=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE)
     )
-    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE, _OF_ANY_SIZE, _BY_FLAGS))
+    pools: int = _model(2, "Poolings of the network", least=0, needs=(_OF_PACKAGE, _OF_ANY_DEPTH, _BY_FLAGS))
     configure: str = _model(
         "flags",
         "Poolings, patches, normalization and batch of a segmentation: those of the flags, or by nnU-Net's "
@@ -227,14 +239,23 @@ class TrainSettings:
         choices=NORMS,
         needs=(
             _OF_PACKAGE,
-            Need("a --network that does not normalize tokens", lambda s: s.network in NORMALIZED),
+            Need("a --network with normalization layers to choose", lambda s: s.network in NORMALIZED),
         ),
     )
     cascades: int = _model(
         3,
         "Cascades of the reconstruction network",
         above=0,
-        needs=(Need("--task=reconstruction", lambda s: s.task == "reconstruction"),),
+        needs=(
+            _RECONSTRUCTS,
+            Need(f"--network={' or '.join(UNROLLED)}", lambda s: s.network in UNROLLED),
+        ),
+    )
+    loss: str = _training(
+        "l1_ssim",
+        f"Loss of a reconstruction; {', '.join(SELF_SUPERVISED)} use no reference",
+        choices=RECONSTRUCTION_LOSSES,
+        needs=(_RECONSTRUCTS,),
     )
 
 

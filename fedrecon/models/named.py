@@ -1,17 +1,26 @@
 """Networks by the names that settings have for them."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 
+from fedrecon.models.deep_equilibrium import DeepEquilibrium
 from fedrecon.models.dense_networks import DenseNet
+from fedrecon.models.e2e_varnet import E2EVarNet
+from fedrecon.models.ista import ISTANet
+from fedrecon.models.modl import MoDL
 from fedrecon.models.normalization import NORMS
 from fedrecon.models.plain_networks import VGG
+from fedrecon.models.post_processing import BackProjectionUNet
+from fedrecon.models.primal_dual import ConvolutionStack, LearnedPrimalDual
+from fedrecon.models.recurrent_varnet import RecurrentVarNet
 from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.separated_unet import SeparatedUNet
 from fedrecon.models.unet import Classifier, UNet
+from fedrecon.models.varnet import VarNet
 from fedrecon.models.vision_transformer import VisionTransformer
 from fedrecon.models.windows import SwinUNet
 
@@ -37,23 +46,89 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "swin-unet": SwinUNet,
     "separated-unet": SeparatedUNet,
 }
+
+
+def _e2e_varnet(cascades: int, channels: int, pools: int) -> nn.Module:
+    return E2EVarNet(cascades, channels, pools, max(1, channels // 2), pools)
+
+
+def _recurrent_varnet(cascades: int, channels: int) -> nn.Module:
+    return RecurrentVarNet(cascades, channels)
+
+
+def _ista_net(cascades: int, channels: int) -> nn.Module:
+    return ISTANet(cascades, channels)
+
+
+def _primal_dual(cascades: int, channels: int) -> nn.Module:
+    primal, dual = (ConvolutionStack(channels, parent=None) for _ in range(2))
+    return LearnedPrimalDual(cascades, primal=primal, dual=dual)
+
+
+def _deep_equilibrium(channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    return DeepEquilibrium(channels, pools, norm)
+
+
+def _varnet(cascades: int, channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    return VarNet(cascades, channels, pools, norm=norm)
+
+
+def _modl(cascades: int, channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    return MoDL(cascades, channels, pools, norm=norm)
+
+
+def _back_projection_unet(channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    return BackProjectionUNet(channels, pools, norm)
+
+
+# Name -> a function of those sizes of the network that can be chosen; "unet" is a VarNet of U-Nets.
+RECONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
+    "unet": _varnet,
+    "varnet": _varnet,
+    "e2e-varnet": _e2e_varnet,
+    "recurrent-varnet": _recurrent_varnet,
+    "modl": _modl,
+    "ista-net": _ista_net,
+    "primal-dual": _primal_dual,
+    "deep-equilibrium": _deep_equilibrium,
+    "fbpconvnet": _back_projection_unet,
+}
+# Those of multi-coil Cartesian MRI alone.
+CARTESIAN = ("e2e-varnet",)
+# Those that return magnitudes, which tell nothing of phases.
+MAGNITUDES = ("e2e-varnet", "recurrent-varnet")
 # Whose structures are found one by one, each by a loss of its own.
 SEPARATED = ("separated-unet",)
-# Task -> names of its networks; unrolled ones have U-Nets.
+# Task -> names of its networks.
 NETWORKS: dict[str, tuple[str, ...]] = {
     "classification": tuple(CLASSIFIERS),
     "segmentation": tuple(SEGMENTERS),
-    "reconstruction": ("unet",),
+    "reconstruction": tuple(RECONSTRUCTORS),
 }
-# Networks that have the sizes, or the normalization, that they are told.
-SIZED = tuple(SEGMENTERS)
+
+
+def _with(size: str) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, build in RECONSTRUCTORS.items()
+        if size in inspect.signature(build).parameters and name not in SEGMENTERS
+    )
+
+
+# Networks that have the channels, the poolings, the cascades or the normalization that they are told.
+SIZED = (*SEGMENTERS, *_with("channels"))
+POOLED = (*SEGMENTERS, *_with("pools"))
+UNROLLED = ("unet", *_with("cascades"))
 # Those with outputs of several scales in training; nnU-Net gives the coarsest no weight, so that of fewer
 # halvings nothing but the finest would remain.
 SUPERVISED = tuple(name for name in SEGMENTERS if name.endswith("deep-supervision"))
 SUPERVISED_POOLS = 3
 # Those that nnU-Net's rules configure.
 CONFIGURED = tuple(name for name in SEGMENTERS if name not in ("swin-unet", *SEPARATED))
-NORMALIZED = tuple(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "vit-b", "swin-unet"))
+NORMALIZED = (
+    *(name for name in (*CLASSIFIERS, *SEGMENTERS) if name not in ("vit", "vit-b", "swin-unet")),
+    *_with("norm"),
+)
 # Below this edge, in pixels, the first layers of classifiers do not shrink images.
 _SMALL = 64
 # Classifiers of published sizes without a stem that shrinks images.
@@ -91,3 +166,15 @@ def sizes_of(network: str, channels: int, pools: int, norm: str) -> dict[str, An
     """
     sizes: dict[str, Any] = {"channels": channels, "pools": pools} if network in SIZED else {}
     return sizes | ({"norm": NORMS[norm]} if network in NORMALIZED else {})
+
+
+def named_reconstructor(network: str, **sizes: Any) -> nn.Module:
+    """A reconstruction network by its name.
+
+    Args:
+      network: one of ``RECONSTRUCTORS``.
+      **sizes: "cascades", "channels", "pools" and "norm", one of ``NORMS``; those that it has not are left.
+    """
+    build = RECONSTRUCTORS[network]
+    sizes["norm"] = NORMS[sizes["norm"]]
+    return build(**{name: sizes[name] for name in inspect.signature(build).parameters})

@@ -18,7 +18,7 @@ from fedrecon.tasks.mixtures import mixture_of_experts
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.network import map_chunks
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
-from fedrecon.tasks.patches import sample_patches, sliding_window
+from fedrecon.tasks.patches import sliding_window
 from fedrecon.tasks.prototypes import nearest_prototype
 from fedrecon.tasks.readings import Reading, classification_reading, segmentation_reading
 from fedrecon.tasks.reconstruction import (
@@ -28,6 +28,7 @@ from fedrecon.tasks.reconstruction import (
     random_mirrors,
     reconstruction_task,
 )
+from fedrecon.tasks.reconstruction_losses import RECONSTRUCTION_LOSSES, SELF_SUPERVISED
 from fedrecon.tasks.regions import without_absent_classes
 from fedrecon.tasks.routing import routed_adaptation
 from fedrecon.tasks.scores import lower_is_better, means
@@ -35,7 +36,6 @@ from fedrecon.tasks.segmentation import segmentation_task
 from fedrecon.tasks.segmentation_losses import (
     boundary_distances,
     segmentation_loss,
-    signed_distance,
 )
 from fedrecon.tasks.site_heads import site_task
 from fedrecon.tasks.surgery import without_batch_normalization
@@ -47,6 +47,8 @@ __all__ = [
     "GROUPS",
     "LOSSES",
     "MODES",
+    "RECONSTRUCTION_LOSSES",
+    "SELF_SUPERVISED",
     "Configuration",
     "Configured",
     "Fingerprint",
@@ -89,12 +91,10 @@ __all__ = [
     "reconstruction_metrics",
     "reconstruction_task",
     "routed_adaptation",
-    "sample_patches",
     "segmentation_loss",
     "segmentation_metrics",
     "segmentation_reading",
     "segmentation_task",
-    "signed_distance",
     "site_task",
     "sliding_window",
     "ssim",

@@ -12,7 +12,8 @@ from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics
 from fedrecon.tasks.interface import combined, interface_images, interface_scale, with_gradients
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
 from fedrecon.tasks.readings import Reading
-from fedrecon.tasks.reconstruction import Augment, Measure, reconstruction_losses
+from fedrecon.tasks.reconstruction import Augment
+from fedrecon.tasks.reconstruction_losses import Measure, reconstruction_losses
 from fedrecon.types import Batch, Metrics, PyTree, Task, Variables
 
 # Groups of parameters: of the reconstruction and of what reads its images.

@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics, ssim
+from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
+from fedrecon.tasks.reconstruction_losses import Measure, ReconstructionLoss, l1_ssim, reconstruction_losses
 from fedrecon.types import Batch, Metrics, PyTree, Task
 from operators import SENSE, CartesianFourier, LinearOperator, ParallelBeam
 from operators.ct import filtered_radon
 
-Measure = Callable[[Batch], tuple[LinearOperator, jax.Array, jax.Array | None]]
 Augment = Callable[[jax.Array, Batch], Batch]
 
 
@@ -24,12 +24,14 @@ def reconstruction_task(
     ssim_weight: float = 0.1,
     chunk: int = 8,
     augment: Augment | None = None,
+    loss: ReconstructionLoss | None = None,
 ) -> Task:
     """Trains a network to reconstruct images from measurements.
 
     The loss of an example, with x the magnitude of the reconstruction, t its target and r the maximum of
     the target's volume: ``mean |x - t| / r + ssim_weight (1 - SSIM(x, t; r))``. At the default weight both
-    terms are of one magnitude. Examples of a blank volume, whose range is 0, do not count.
+    terms are of one magnitude. Examples of a blank volume, whose range is 0, do not count. With another
+    ``loss`` the network is trained by that one; evaluation is the same.
 
     Args:
       model: called as ``model(operators, measurements, initial, train=, valid=)``, such as ``VarNet``, or
@@ -41,6 +43,7 @@ def reconstruction_task(
       ssim_weight: weight of the structural part.
       chunk: examples reconstructed at a time in ``metrics``, which bounds memory.
       augment: ``augment(key, batch) -> batch`` changes examples in training, such as `random_mirrors`.
+      loss: of training, such as one of ``RECONSTRUCTION_LOSSES``.
 
     Returns:
       A task; ``metrics`` are those of ``reconstruction_metrics`` per volume and "loss" per example;
@@ -52,14 +55,21 @@ def reconstruction_task(
     check_batch(example, ("target", "data_range", "volume"))
     net = network(model, measure, example)
 
-    def loss(
+    trained_by = l1_ssim(ssim_weight) if loss is None else loss
+
+    def task_loss(
         params: PyTree, stats: PyTree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         if augment is not None:
             batch, key = augment(key, batch), jax.random.fold_in(key, 1)
-        images, stats = net.train(params, stats, batch, key)
-        each = reconstruction_losses(magnitude(images), batch, ssim_weight)
-        return mean(*each), (stats, {"loss": total(*each)})
+        updated = [stats]
+
+        def reconstruct(batch: Batch) -> jax.Array:
+            images, updated[0] = net.train(params, updated[0], batch, key)
+            return images
+
+        each = trained_by(reconstruct, measure, batch, jax.random.fold_in(key, 2))
+        return mean(*each), (updated[0], {"loss": total(*each)})
 
     def predict(params: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
         return magnitude(net.evaluate(params, stats, batch))
@@ -69,29 +79,7 @@ def reconstruction_task(
         evaluated = total(*reconstruction_losses(images, batch, ssim_weight))
         return {"loss": evaluated, **reconstruction_metrics(images, batch)}
 
-    return Task(net.init, loss, metrics, predict, net.normalization)
-
-
-def reconstruction_losses(
-    images: jax.Array, batch: Batch, ssim_weight: float = 0.1
-) -> tuple[jax.Array, jax.Array]:
-    """The loss of `reconstruction_task` of each example, and which examples count.
-
-    Args:
-      images: (examples, ny, nx), real. Where "target" is complex, complex images: their absolute error is
-        that of complex numbers, their SSIM that of magnitudes.
-      batch: "target" (examples, ny, nx), "data_range" (examples,) and "valid" (examples,).
-      ssim_weight: weight of the structural part.
-
-    Returns:
-      ((examples,) float, (examples,) bool: valid and not blank).
-    """
-    scored = batch["valid"] & (batch["data_range"] != 0)
-    # Padding has no range; 1 keeps its gradient finite, so that masking it is exact.
-    data_range = jnp.where(scored, batch["data_range"], 1)
-    absolute = jnp.abs(images - batch["target"]).mean((1, 2)) / data_range
-    structure = ssim(magnitude(images), magnitude(batch["target"]), data_range)
-    return absolute + ssim_weight * (1 - structure), scored
+    return Task(net.init, task_loss, metrics, predict, net.normalization)
 
 
 def random_mirrors(key: jax.Array, batch: Batch) -> Batch:

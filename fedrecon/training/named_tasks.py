@@ -8,20 +8,27 @@ import jax
 
 from fedrecon.errors import ArgumentError
 from fedrecon.models import (
+    CARTESIAN,
     CONFIGURED,
+    MAGNITUDES,
     NETWORKS,
     NORMALIZED,
     NORMS,
+    POOLED,
+    RECONSTRUCTORS,
     SEGMENTERS,
     SEPARATED,
     SIZED,
     SUPERVISED,
     SUPERVISED_POOLS,
-    VarNet,
+    UNROLLED,
     named_classifier,
+    named_reconstructor,
     sizes_of,
 )
 from fedrecon.tasks import (
+    RECONSTRUCTION_LOSSES,
+    SELF_SUPERVISED,
     Configured,
     classification_task,
     measure_of,
@@ -46,6 +53,7 @@ def named_task(
     cascades: int = 3,
     flip: bool = False,
     boundary: float = 0.0,
+    loss: str = "l1_ssim",
     configuration: Configured | None = None,
 ) -> Task:
     """A task of the package.
@@ -60,7 +68,8 @@ def named_task(
       pools: of the network, likewise.
       norm: one of `NORMS`, of a network in ``NORMALIZED``; the others normalize tokens.
       classes: of the classification, or of the segmentation with the background.
-      cascades: of the reconstruction.
+      cascades: of the reconstruction, of a network in ``UNROLLED``.
+      loss: of the reconstruction, one of ``RECONSTRUCTION_LOSSES``.
       flip: mirrors images of a classification left to right at random; those of a segmentation always are.
       boundary: weight of the boundary loss of a segmentation, see `segmentation_loss`.
       configuration: of a segmentation by a U-Net: halvings, patches and normalization, in place of ``pools``.
@@ -75,8 +84,8 @@ def named_task(
     if name == "classification":
         model = named_classifier(network, image, channels=channels, pools=pools, norm=norm, classes=classes)
         return classification_task(model, example, flip=flip)
-    sizes = sizes_of(network, channels, pools, norm)
     if name == "segmentation":
+        sizes = sizes_of(network, channels, pools, norm)
         options: dict[str, Any] = {"flip": True}
         if boundary or network in SEPARATED:
             options["loss"] = segmentation_loss(boundary=boundary, separate=network in SEPARATED)
@@ -91,7 +100,29 @@ def named_task(
         # Of one structure, which is rare, the first predictions are background.
         out = {"out_channels": classes} if classes > 2 else {"output_bias": -3.0}
         return segmentation_task(SEGMENTERS[network](**sizes, **out), example, **options)
-    return reconstruction_task(VarNet(cascades=cascades, **sizes), measure_of(example), example)
+    check_loss(loss, network, example)
+    model = named_reconstructor(network, cascades=cascades, channels=channels, pools=pools, norm=norm)
+    return reconstruction_task(model, measure_of(example), example, loss=RECONSTRUCTION_LOSSES[loss])
+
+
+def check_loss(loss: str, network: str, example: Mapping[str, Any]) -> None:
+    """Raises ValueError where a reconstruction network, or its loss, is not of these data."""
+    if loss not in RECONSTRUCTION_LOSSES:
+        raise ArgumentError("loss", f"one of {', '.join(RECONSTRUCTION_LOSSES)}", repr(loss))
+    if "kspace" not in example:
+        if network in CARTESIAN:
+            fitting = [name for name in RECONSTRUCTORS if name not in CARTESIAN]
+            raise ArgumentError("network", f"one of {', '.join(fitting)} for sinograms", network)
+        if loss in SELF_SUPERVISED and loss != "measured":
+            fitting = [
+                name for name in RECONSTRUCTION_LOSSES if name not in SELF_SUPERVISED or name == "measured"
+            ]
+            raise ArgumentError("loss", f"one of {', '.join(fitting)} for sinograms", loss)
+    if network in MAGNITUDES and loss in (*SELF_SUPERVISED, "complex_l1"):
+        fitting = [name for name in RECONSTRUCTORS if name not in MAGNITUDES]
+        raise ArgumentError("network", f"one of {', '.join(fitting)} with loss={loss}", network)
+    if loss == "complex_l1" and example["target"].dtype.kind != "c":
+        raise ArgumentError("loss", "another than complex_l1, since references are magnitudes", loss)
 
 
 def check_network(task: str, network: str, pools: int = SUPERVISED_POOLS) -> None:
@@ -122,9 +153,10 @@ def check_sizes(task: str, sizes: Mapping[str, Any]) -> None:
         "network": True,
         "configure": task == "segmentation",
         "channels": network in SIZED,
-        "pools": network in SIZED and not by_rules,
+        "pools": network in POOLED and not by_rules,
         "norm": network in NORMALIZED,
-        "cascades": task == "reconstruction",
+        "cascades": task == "reconstruction" and network in UNROLLED,
+        "loss": task == "reconstruction",
     }
     for name, value in sizes.items():
         if not taken.get(name):

@@ -114,6 +114,7 @@ _IF_CHANGED = (
     "dp_buffers",
     "fingerprint_minimum",
     "finetune",
+    "loss",
     "new_head",
     "riders",
     "segmentation_network",

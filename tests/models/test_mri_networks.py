@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fedrecon.fastmri_weights import from_fastmri, read_fastmri
-from fedrecon.models import BatchNorm, DeepEquilibrium, E2EVarNet, RecurrentVarNet, UNet, fixed_point
+from fedrecon.models import BatchNorm, DeepEquilibrium, E2EVarNet, RecurrentVarNet, UNet
+from fedrecon.models.deep_equilibrium import fixed_point
 from fedrecon.models.e2e_varnet import low_frequencies
 from fedrecon.models.recurrent_varnet import DilatedConv
 from operators import SENSE, CartesianFourier, Diagonal

@@ -19,9 +19,9 @@ from fedrecon.models import (
     ResNet,
     SwinUNet,
     VisionTransformer,
-    WindowBlock,
     windows,
 )
+from fedrecon.models.windows import WindowBlock
 from tests.models.reference.torchvision_networks import REFERENCE, image, weights
 
 RECORDED = json.loads(REFERENCE.read_text())

@@ -15,7 +15,6 @@ from fedrecon.models import (
     ISTANet,
     LearnedPrimalDual,
     MoDL,
-    SparseTransform,
     UNetRegularizer,
     Unrolled,
     VarNet,
@@ -25,9 +24,10 @@ from fedrecon.models import (
     projection_step,
     proximal_step,
     regularized,
-    start_kspace,
     start_primal_dual,
 )
+from fedrecon.models.data_steps import start_kspace
+from fedrecon.models.ista import SparseTransform
 from operators import SENSE, CartesianFourier, Diagonal, LinearOperator
 from operators.algebra import frozen_pytree, static
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedrecon.models import UNet
-from fedrecon.tasks import sample_patches, segmentation_task, sliding_window
-from fedrecon.tasks.patches import blending_weights, window_starts
+from fedrecon.tasks import segmentation_task, sliding_window
+from fedrecon.tasks.patches import blending_weights, sample_patches, window_starts
 
 RNG = np.random.default_rng(0)
 

@@ -18,8 +18,8 @@ from fedrecon.tasks import (
     segmentation_loss,
     segmentation_losses,
     segmentation_task,
-    signed_distance,
 )
+from fedrecon.tasks.segmentation_losses import signed_distance
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 3, 4, 5, 3))
