@@ -21,12 +21,9 @@ Several processes, on one machine or many, run the same command with --distribut
 
 from functools import partial
 
-import jax
 from absl import flags
 
-from experiments.pipeline.federated_run import print_baselines, print_results, run
 from experiments.pipeline.federated_settings import BY_PRESET, TrainSettings, check_settings, resolve
-from experiments.pipeline.learning_curves import save_learning_curves
 from experiments.pipeline.programs import (
     define_process_flags,
     define_run_flags,
@@ -34,16 +31,9 @@ from experiments.pipeline.programs import (
     given_settings,
     parse_flags,
 )
-from fedrecon.runtime import (
-    Watchdog,
-    describe_environment,
-    is_lead,
-    open_workdir,
-    run_program,
-    set_cpu_devices,
-    start,
-)
-from fedrecon.training import Dotted, check_method, flat, rounds_obstacle
+from experiments.pipeline.training_program import train
+from fedrecon.runtime import run_program
+from fedrecon.training import Dotted
 
 # Flags that --help shows.
 FIRST = (
@@ -68,37 +58,7 @@ FIRST = (
 def main(dotted: Dotted) -> None:
     values = flags.FLAGS
     with ending_run(values.workdir):
-        settings = check_settings(resolve(given_settings(TrainSettings, dotted)))
-        check_method(settings.federation, (settings.task,))
-        set_cpu_devices(values.devices)
-        start(
-            values.coordinator,
-            values.processes,
-            values.process_id,
-            automatic=values.distributed,
-            start_seconds=values.start_seconds,
-        )
-        obstacle = rounds_obstacle(settings.federation, values.rounds_per_dispatch)
-        execution = {"parallel": values.parallel, "rounds_per_dispatch": values.rounds_per_dispatch}
-        with (
-            open_workdir(
-                values.workdir,
-                flat(settings),
-                describe_environment(),
-                resume=values.resume,
-                growing={"rounds": obstacle},
-                execution=execution,
-            ) as workdir,
-            Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,
-        ):
-            outcome = run(settings, workdir, report_stage=watchdog.report_stage, baselines=True, **execution)
-            if is_lead():
-                save_learning_curves(workdir.path)
-        if is_lead():
-            print_results(settings, *outcome)
-            print_baselines(workdir)
-    if jax.distributed.is_initialized():
-        jax.distributed.shutdown()
+        train(check_settings(resolve(given_settings(TrainSettings, dotted))), values)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

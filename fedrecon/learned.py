@@ -24,12 +24,13 @@ from fedrecon.classical_maps import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
 from fedrecon.exports import is_export, load
-from fedrecon.models import NORMS, MoDL, VarNet
+from fedrecon.models import NORMS, RECONSTRUCTORS, named_reconstructor
 from fedrecon.tasks import mri_measure
 from fedrecon.types import Batch, Variables
 from fedrecon.weights import read_weights, write_weights
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"modl": MoDL, "varnet": VarNet}
+# "unet" is a varnet under the name that a task has for it.
+NETWORKS = tuple(name for name in RECONSTRUCTORS if name != "unet")
 # Room above what occurred in validation.
 MARGIN = 1.5
 _FORMAT = "fedrecon network 2"
@@ -42,9 +43,10 @@ class Architecture:
     """What a network is built from.
 
     Attributes:
-      network: a key of `NETWORKS`.
-      cascades, channels, pools, learn_coil_maps: its attributes.
-      norm: a key of `NORMS`.
+      network: one of `NETWORKS`.
+      cascades, channels, pools: its sizes, where it has them.
+      learn_coil_maps: of "modl" and "varnet".
+      norm: a key of `NORMS`, where it has normalization layers to choose.
     """
 
     network: str
@@ -56,13 +58,9 @@ class Architecture:
 
     def build(self) -> nn.Module:
         """The flax module."""
-        return NETWORKS[self.network](
-            cascades=self.cascades,
-            channels=self.channels,
-            pools=self.pools,
-            learn_coil_maps=self.learn_coil_maps,
-            norm=NORMS[self.norm],
-        )
+        sizes = {"cascades": self.cascades, "channels": self.channels, "pools": self.pools}
+        network = named_reconstructor(self.network, **sizes, norm=self.norm)
+        return network.clone(learn_coil_maps=True) if self.learn_coil_maps else network
 
 
 class Signs(NamedTuple):
@@ -151,12 +149,14 @@ def signs_of(stacked: operators.LinearOperator, measurements: Any, images: Any, 
     Args:
       stacked: operators, stacked leaf by leaf.
       measurements: ``(examples, *out_shape)``.
-      images: ``(examples, *in_shape)``.
+      images: ``(examples, *in_shape)``; magnitudes of complex ones are given the phases of the start.
       batch: the examples; "mask" and "kspace" give the noise.
     """
 
     def one(A, y, x):
         start = operators.cg_sense(A, y, regularization=_WEIGHT, iterations=_STEPS)
+        if jnp.iscomplexobj(start) and not jnp.iscomplexobj(x):
+            x = x * jnp.exp(1j * jnp.angle(start))
         left = jnp.linalg.norm(A(x.astype(start.dtype)) - y)
         departure = jnp.linalg.norm(x - start) / jnp.maximum(jnp.linalg.norm(start), 1e-30)
         return left, left / jnp.maximum(jnp.linalg.norm(y), 1e-30), departure

@@ -47,6 +47,10 @@ ALLOWED = {
     "fedrecon/types.py": (set(), {"jax"}),
     "fedrecon/files.py": (set(), set()),
     "fedrecon/weights.py": ({"fedrecon.errors", "fedrecon.files", "fedrecon.types"}, {"numpy", "flax"}),
+    "fedrecon/fastmri_weights.py": (
+        {"fedrecon.errors", "fedrecon.models", "fedrecon.types"},
+        {"numpy", "flax", "torch"},
+    ),
     "fedrecon/exports.py": (
         {"fedrecon.errors", "fedrecon.types", "fedrecon.weights", "operators.kernels"},
         {"jax", "numpy", "flatbuffers", "safetensors"},

@@ -29,9 +29,9 @@ def checked_network(
         trainings, whose guarantee would not cover it.
       data: measurements that it was not trained on, of the validation where there is one.
     """
-    architecture = Architecture(
-        "varnet", settings.cascades, settings.channels, settings.pools, norm=network_norm(settings)
-    )
+    name = "varnet" if settings.network == "unet" else settings.network
+    sizes = settings.cascades, settings.channels, settings.pools
+    architecture = Architecture(name, *sizes, norm=network_norm(settings))
     measure, physics = measure_of(train.examples), physics_of(train.examples)
     images_by, signs_by = make_images(architecture.build(), measure), make_signs(measure)
     found, signs = signs_of_clients(images_by, signs_by, [released] * data.clients, data)
@@ -42,7 +42,7 @@ def checked_network(
         known = ood.reference_of(appearance(seen), appearance(found))
     kind = data_kind(settings)
     origin = (
-        f"varnet trained by {settings.federation.algorithm} on the {kind} {physics.upper()} of "
+        f"{name} trained by {settings.federation.algorithm} on the {kind} {physics.upper()} of "
         f"{', '.join(data.names)} (seed {settings.seed})"
     )
     return CheckedNetwork(architecture, released, calibrate(signs), origin, physics, known)

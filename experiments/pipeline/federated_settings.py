@@ -6,6 +6,7 @@ from typing import Any
 
 from fedrecon.models import (
     CONFIGURED,
+    MAGNITUDES,
     NETWORKS,
     NORMALIZED,
     POOLED,
@@ -333,6 +334,9 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if not is_own(settings.task) and settings.network not in NETWORKS[settings.task]:
         expected = f"one of {', '.join(NETWORKS[settings.task])} with --task={settings.task}"
         raise FlagError("network", expected, repr(settings.network))
+    if settings.network in MAGNITUDES and settings.loss in SELF_SUPERVISED:
+        expected = f"none of {', '.join(MAGNITUDES)}, which return magnitudes, with --loss={settings.loss}"
+        raise FlagError("network", expected, settings.network)
     drawn = settings.cohort in SIMULATED
     if drawn == bool(settings.data_dir):
         expected = "no folder" if drawn else "the folder of the data"

@@ -15,6 +15,13 @@ from fedrecon.evaluation.agreement import (
 )
 from fedrecon.evaluation.calibration import Reliability, fit_temperature, reliability
 from fedrecon.evaluation.clocks import convergence_score, target_score, time_to
+from fedrecon.evaluation.conformal import (
+    Coverage,
+    conformal_quantile,
+    coverage,
+    error_scale,
+    score_histogram,
+)
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
 from fedrecon.evaluation.copying import Memorization, memorization
 from fedrecon.evaluation.domains import RankCorrelation, frechet_distance, rank_correlation
@@ -29,6 +36,7 @@ from fedrecon.evaluation.sites import CrossSite, cross_site, cross_site_kappa
 __all__ = [
     "AreaInterval",
     "Contribution",
+    "Coverage",
     "CrossSite",
     "Fairness",
     "Lesions",
@@ -43,11 +51,14 @@ __all__ = [
     "acquisition_probes",
     "at_threshold",
     "collaboration",
+    "conformal_quantile",
     "convergence_score",
+    "coverage",
     "cross_site",
     "cross_site_kappa",
     "delong_interval",
     "dominates",
+    "error_scale",
     "fit_temperature",
     "frechet_distance",
     "holm",
@@ -64,6 +75,7 @@ __all__ = [
     "rank_correlation",
     "reliability",
     "sampled_shapley",
+    "score_histogram",
     "shapley",
     "site_shifts",
     "target_score",

@@ -23,11 +23,13 @@ class DilatedConv(nn.Module):
       features: output features.
       width: taps along each axis, odd.
       dilation: pixels between taps.
+      zero: starts at zero.
     """
 
     features: int
     width: int = 3
     dilation: int = 1
+    zero: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -35,7 +37,8 @@ class DilatedConv(nn.Module):
         d, (n, ny, nx, _) = self.dilation, x.shape
         pad = d * (self.width // 2)
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
-        conv = Conv(self.features, self.width, padding="VALID", name="conv")
+        init = nn.initializers.zeros if self.zero else nn.initializers.he_normal()
+        conv = Conv(self.features, self.width, padding="VALID", kernel_init=init, name="conv")
         if d == 1:
             return conv(x)
         # Each phase of the grid is an image of its own, whose neighbors are the taps.
@@ -49,8 +52,8 @@ class DilatedConv(nn.Module):
 class ConvolutionalGRU(nn.Module):
     """Convolutions with a gated recurrent unit after each, which sees single pixels.
 
-    The first convolution is 5 pixels wide, the second has a dilation of 2; a last one gives the output. Gates
-    start orthogonal, and the reset gate at a bias of -1.
+    The first convolution is 5 pixels wide, the second has a dilation of 2; a last one, which starts at zero,
+    gives the output. Gates start orthogonal, and the reset gate at a bias of -1.
 
     Attributes:
       features: of the hidden state.
@@ -77,7 +80,8 @@ class ConvolutionalGRU(nn.Module):
             new = jnp.tanh(self._gate(f"new{i}", jnp.concatenate([x, hidden[i] * reset], -1), 0.0))
             states.append(hidden[i] * (1 - update) + new * update)
             x = nn.relu(states[-1])
-        return DilatedConv(channels, *_window(self.layers), name=f"conv{self.layers}")(x), jnp.stack(states)
+        last = DilatedConv(channels, *_window(self.layers), zero=True, name=f"conv{self.layers}")
+        return last(x), jnp.stack(states)
 
     def _gate(self, name: str, x: jax.Array, bias: float) -> jax.Array:
         kernel, offset = nn.initializers.orthogonal(), nn.initializers.constant(bias)

@@ -23,8 +23,9 @@ def plot_reconstructions(
     Args:
       panels: one mapping a site: ``site`` (its name), ``title`` (optional, shown instead), ``images`` (method
         name to a (ny, nx) magnitude array, "reference" among them, in one intensity scale), ``names``
-        (optional, of methods that are called otherwise here) and ``zoom`` (row, column, height, width) in
-        pixels.
+        (optional, of methods that are called otherwise here), ``below`` (optional, of methods that show in
+        place of their error another map, in the scale of the images) and ``zoom`` (row, column, height,
+        width) in pixels.
       scores: ``scores[method][site]["psnr"]`` printed in each corner where present.
     """
     methods = list(panels[0]["images"])
@@ -57,8 +58,9 @@ def plot_reconstructions(
             psnr = scores.get(method, {}).get(panel["site"], {}).get("psnr")
             name = _wrapped(panel.get("names", {}).get(method, method), 18)
             upper.set_title(name if psnr is None else f"{name}\n{psnr:.1f} dB", color="white", fontsize=8)
+            error = panel.get("below", {}).get(method, np.abs(image - reference))
             lower.imshow(
-                _ERROR_GAIN * np.abs(image - reference),
+                _ERROR_GAIN * error,
                 cmap="inferno",
                 vmin=0,
                 vmax=top,

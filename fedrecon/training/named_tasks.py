@@ -113,10 +113,9 @@ def check_loss(loss: str, network: str, example: Mapping[str, Any]) -> None:
         if network in CARTESIAN:
             fitting = [name for name in RECONSTRUCTORS if name not in CARTESIAN]
             raise ArgumentError("network", f"one of {', '.join(fitting)} for sinograms", network)
-        if loss in SELF_SUPERVISED and loss != "measured":
-            fitting = [
-                name for name in RECONSTRUCTION_LOSSES if name not in SELF_SUPERVISED or name == "measured"
-            ]
+        # All but "measured", the first one, change the mask.
+        fitting = [name for name in RECONSTRUCTION_LOSSES if name not in SELF_SUPERVISED[1:]]
+        if loss not in fitting:
             raise ArgumentError("loss", f"one of {', '.join(fitting)} for sinograms", loss)
     if network in MAGNITUDES and loss in (*SELF_SUPERVISED, "complex_l1"):
         fitting = [name for name in RECONSTRUCTORS if name not in MAGNITUDES]

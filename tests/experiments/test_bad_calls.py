@@ -36,6 +36,12 @@ full_stack | --preset=smoke --workdir={}/file | --workdir
 full_stack | --preset=smoke --fault=nan:Nobody --workdir={}/a | --fault
 full_stack | --preset=smoke --sampler=uniform --clients_per_round=50 --workdir={}/b | --clients_per_round
 train_federated | --task=cooking | --task
+train_recon | --task=segmentation | --task: expected reconstruction
+train_recon | --network=resnet18 | --network
+train_recon | --network=recurrent-varnet --pools=3 | --pools
+train_recon | --network=deep-equilibrium --cascades=3 | --cascades
+train_recon | --network=e2e-varnet --loss=ssdu | --network: expected none of e2e-varnet
+evaluate_recon | --workdir={}/none | --workdir
 train_federated | --concentration=0.1 | --concentration
 train_federated | --algorithm=moon --task=segmentation | --algorithm
 train_federated | --sampler=uniform | --clients_per_round

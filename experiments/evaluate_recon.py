@@ -1,0 +1,246 @@
+"""Scores a trained reconstruction network on its test patients, beside methods that need no training.
+
+Takes the directory of a finished run of experiments.train_recon, or of train_federated with
+--task=reconstruction. PSNR, SSIM and NMSE of every patient by the released network, zero-filled images
+(of CT filtered back-projection), Tikhonov and total variation, both tuned on the validation split; means over
+patients with 95 % intervals by drawing patients, and the paired differences of the network.
+
+Each site calibrates conformal intervals on its validation images by a histogram of scaled errors; the sum
+over sites gives one quantile for all. Printed are coverage and width at every site of the test by that
+quantile and by the site's own. The run gets evaluation.json and evaluation.png: images, errors, half widths.
+
+  python -m experiments.train_recon --workdir=runs/recon --rounds=2
+  python -m experiments.evaluate_recon --workdir=runs/recon
+  python -m experiments.evaluate_recon --workdir=runs/recon --coverage=0.95 --json
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments.export import read_run
+from experiments.pipeline.cohorts import Split
+from experiments.pipeline.federated_data import load_data
+from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.patient_scores import PatientScores, overall, patient_scores
+from experiments.pipeline.reconstruction import classical, images_of, physics_of
+from fedrecon.data import ClientData
+from fedrecon.evaluation import conformal_quantile, coverage, error_scale, score_histogram
+from fedrecon.files import replacing, write_atomically
+from fedrecon.learned import CheckedNetwork, load_network, make_images
+from fedrecon.reporting import format_table, plot_reconstructions
+from fedrecon.runtime import ending, run_program
+from fedrecon.tasks import measure_of
+from fedrecon.training import FlagError, as_json
+
+NETWORK = "network"
+METRICS = ("psnr", "ssim", "nmse")
+_MOST_SITES = 3
+_WIDTH = "half width; below, error beyond it"
+
+Images = dict[str, np.ndarray]
+# Site -> the data with its examples, and its index there.
+Tests = dict[str, tuple[ClientData, int]]
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not on import, so that other programs may use their names."""
+    options = {"flag_values": flag_values}
+    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True, **options)
+    flags.DEFINE_float("coverage", 0.9, "Level of the conformal intervals.", 0.5, 0.999, **options)
+    flags.DEFINE_bool("json", False, "Print JSON, nothing else.", **options)
+
+
+def evaluate(settings: TrainSettings, network: CheckedNetwork, level: float) -> tuple[dict[str, Any], Any]:
+    """(what evaluation.json has, the figure).
+
+    Args:
+      settings: of the run.
+      network: that it released.
+      level: of the intervals.
+    """
+    data = load_data(settings)
+    measure = measure_of(data.train.examples)
+    tuned = data.validation is not None
+    split = Split(data.train, data.validation if tuned else data.test, data.test, data.unseen)
+    _, images, weights = classical(measure, split, physics_of(data.train.examples), tuned=tuned)
+    compiled = make_images(network.architecture.build(), measure)
+
+    def magnitudes(part: ClientData) -> np.ndarray:
+        models = [network.variables] * part.clients
+        return images_of(lambda model, batch: jnp.abs(compiled(model, batch)), models, part)
+
+    tests: Tests = {}
+    images[NETWORK] = {}
+    for part in (data.test, data.unseen):
+        if part is not None:
+            images[NETWORK] |= dict(zip(part.names, magnitudes(part), strict=True))
+            tests |= {name: (part, client) for client, name in enumerate(part.names)}
+    images = {"reference": {name: np.asarray(_references(*of)) for name, of in tests.items()}} | images
+    scores = patient_scores(images, tests)
+    document: dict[str, Any] = {
+        "methods": {name: {m: overall(of, m) for m in METRICS} for name, of in scores.items()},
+        "differences": differences(scores),
+        "sites": {
+            name: {site: {m: _mean(of[m]) for m in METRICS} for site, of in by_site.items()}
+            for name, by_site in scores.items()
+        },
+        "weights": weights,
+        "unseen": [] if data.unseen is None else list(data.unseen.names),
+    }
+    scales: dict[str, np.ndarray] = {}
+    if data.validation is not None:
+        kept = {name: (data.validation, i) for i, name in enumerate(data.validation.names)}
+        known = dict(zip(data.validation.names, magnitudes(data.validation), strict=True))
+        start = _starts(measure, data.validation), _starts(measure, data.test, data.unseen)
+        found = intervals((known, start[0], kept), (images[NETWORK], start[1], tests), level)
+        document["intervals"], scales = found
+    return document, figure(images, scales, tests, document["sites"])
+
+
+def differences(scores: PatientScores) -> dict[str, dict[str, Any]]:
+    """Method -> metric -> mean difference of the network to it over patients, with an interval of 95 %."""
+    found: dict[str, dict[str, Any]] = {}
+    for method, by_site in scores.items():
+        if method == NETWORK:
+            continue
+        paired = {
+            site: {m: scores[NETWORK][site][m] - of[m] for m in METRICS} for site, of in by_site.items()
+        }
+        found[method] = {m: overall(paired, m) for m in METRICS}
+    return found
+
+
+def intervals(
+    kept: tuple[Images, Images, Tests], tested: tuple[Images, Images, Tests], level: float
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(quantiles and coverage at each site, half widths of the tested images by the quantile of all sites).
+
+    Args:
+      kept, tested: images by the network, images that it starts from, and data, each by site.
+      level: of coverage.
+    """
+    histograms = {}
+    for site, (part, client) in kept[2].items():
+        errors, scale, counted = _errors(kept[0][site], kept[1][site], part, client)
+        histograms[site] = score_histogram(errors / np.where(counted, scale, 1), counted)
+    common = conformal_quantile(
+        sum(histograms.values(), np.zeros_like(next(iter(histograms.values())))), level
+    )
+    sites: dict[str, Any] = {}
+    widths = {}
+    for site, (part, client) in tested[2].items():
+        errors, scale, counted = _errors(tested[0][site], tested[1][site], part, client)
+        own = conformal_quantile(histograms[site], level) if site in histograms else math.nan
+        sites[site] = {
+            "common": coverage(errors, scale, counted, common)._asdict(),
+            "own": coverage(errors, scale, counted, own)._asdict() | {"quantile": own},
+        }
+        widths[site] = common * scale
+    return {"level": level, "quantile": common, "sites": sites}, widths
+
+
+def figure(images: Mapping[str, Images], widths: Images, tests: Tests, scores: Mapping[str, Any]) -> Figure:
+    """Of the first sites the middle example: reference, methods, and half widths of intervals."""
+    panels = []
+    for site, (part, client) in list(tests.items())[:_MOST_SITES]:
+        valid = np.flatnonzero(part.valid[client])
+        if not len(valid):
+            continue
+        shown = valid[len(valid) // 2]
+        each = {method: np.asarray(of[site][shown]) for method, of in images.items()}
+        below = {}
+        if site in widths:
+            each[_WIDTH] = widths[site][shown]
+            below[_WIDTH] = np.maximum(np.abs(each[NETWORK] - each["reference"]) - widths[site][shown], 0)
+        ny, nx = each["reference"].shape
+        zoom = (ny // 2 - ny // 8, nx // 2 - nx // 8, ny // 4, nx // 4)
+        panels.append({"site": site, "images": each, "zoom": zoom, "below": below})
+    return plot_reconstructions(panels, scores)
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """What is printed."""
+    rows = []
+    for method, of in document["methods"].items():
+        cells = [_with_interval(of[m], signed=False) for m in METRICS]
+        difference = document["differences"].get(method)
+        cells.append("" if difference is None else _with_interval(difference["psnr"], signed=True))
+        rows.append([method, *cells])
+    header = ["method", *METRICS, "network minus it, psnr"]
+    lines = [format_table(header, rows)]
+    if found := document.get("intervals"):
+        rows = [
+            [site, *(f"{100 * of[kind]['coverage']:.1f} %" for kind in ("common", "own")),
+             f"{of['common']['width']:.3g}"]
+            for site, of in found["sites"].items()
+        ]  # fmt: skip
+        level = f"{100 * found['level']:g} % intervals"
+        lines.append(format_table([level, "covered", "by its own quantile", "mean width"], rows))
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    values = flags.FLAGS
+    with ending("nothing was written"):
+        folder = Path(values.workdir)
+        run = read_run(folder)
+        settings = run.settings
+        if not isinstance(settings, TrainSettings) or settings.task != "reconstruction":
+            raise FlagError(
+                "workdir", "a run of experiments.train_recon", f"{folder}, of another program or task"
+            )
+        document, drawn = evaluate(settings, load_network(folder), values.coverage)
+        content = as_json(document)
+        write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+        with replacing(folder / "evaluation.png") as path:
+            drawn.savefig(path, format="png", dpi=110, facecolor="black")
+    print(json.dumps(content) if values.json else table(document))
+
+
+def _references(part: ClientData, client: int) -> np.ndarray:
+    return np.abs(np.asarray(part.examples["target"][client]))
+
+
+def _starts(measure: Callable, *parts: ClientData | None) -> Images:
+    """A^H y by site."""
+    direct = jax.jit(lambda batch: jnp.abs(jax.vmap(lambda A, y: A.H(y))(*measure(batch)[:2])))
+    found: Images = {}
+    for part in parts:
+        if part is not None:
+            images = images_of(lambda _, batch: direct(batch), [None] * part.clients, part)
+            found |= dict(zip(part.names, images, strict=True))
+    return found
+
+
+def _errors(
+    images: np.ndarray, start: np.ndarray, part: ClientData, client: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(absolute errors, scales, which pixels count), each (examples, ny, nx)."""
+    errors = np.abs(images - _references(part, client))
+    scale = error_scale(images, start)
+    counted = np.asarray(part.valid[client])[:, None, None] & (scale > 0)
+    return errors, scale, np.broadcast_to(counted, errors.shape)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _with_interval(found: Mapping[str, Any], *, signed: bool) -> str:
+    sign = "+" if signed else ""
+    return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_program(main)

@@ -1,0 +1,87 @@
+"""Reconstruction networks by name: training, resuming, and scores of patients with intervals."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.evaluate_recon import differences, intervals
+from fedrecon.data import ClientData
+
+SMALL = (
+    "--preset=smoke",
+    "--image_size=16",
+    "--channels=2",
+    "--network=modl",
+    "--cascades=2",
+    "--loss=multi_operator",
+    "--rounds=1",
+    "--learning_rate=0.01",
+)
+
+
+def program(module, *arguments):
+    # Inherited flags would compile longer than these trainings run.
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_networks_are_trained_and_evaluated(tmp_path):
+    first = program("train_recon", f"--workdir={tmp_path}", *SMALL)
+    assert "modl" in json.loads((tmp_path / "config.json").read_text())["config"]["network"]
+    assert "zero-filled" in first and (tmp_path / "network.npz").exists()
+    found = json.loads(program("evaluate_recon", f"--workdir={tmp_path}", "--json"))
+    assert found == json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(found["methods"]) == {"zero-filled", "CG-SENSE (L2)", "TV", "network"}
+    assert (tmp_path / "evaluation.png").read_bytes()[:4] == b"\x89PNG"
+    sites = found["intervals"]["sites"]
+    assert all(0 <= of["common"]["coverage"] <= 1 and of["common"]["pixels"] > 0 for of in sites.values())
+    of = found["methods"]["network"]["psnr"]
+    assert of["low"] <= of["mean"] <= of["high"] and of["patients"] >= len(sites)
+
+
+def data(count):
+    """Two sites of that many images of ones, the last one padding."""
+    valid = np.ones((2, count), bool)
+    valid[:, -1] = False
+    target = np.ones((2, count, 6, 6), np.float32)
+    return ClientData({"target": target}, valid, ["a", "b"])
+
+
+def test_intervals_cover_what_calibration_says():
+    """Errors of one site are ten times those of the other: the common quantile is that of all pixels."""
+    rng = np.random.default_rng(0)
+
+    def images(count):
+        noise = rng.normal(size=(2, count, 6, 6)).astype(np.float32)
+        part = data(count)
+        noise *= np.array([0.1, 0.01], np.float32)[:, None, None, None]
+        found = dict(zip("ab", 1 + noise, strict=True))
+        return found, dict(found), {name: (part, i) for i, name in enumerate("ab")}
+
+    document, widths = intervals(images(40), images(60), 0.9)
+    covered = {site: of["common"]["coverage"] for site, of in document["sites"].items()}
+    own = {site: of["own"]["coverage"] for site, of in document["sites"].items()}
+    assert covered["b"] == 1 and covered["a"] < 0.87
+    assert abs(np.mean(list(covered.values())) - 0.9) < 0.03
+    assert all(abs(value - 0.9) < 0.03 for value in own.values())
+    assert document["sites"]["a"]["common"]["pixels"] == 59 * 36 and widths["a"].shape == (60, 6, 6)
+
+
+def test_differences_are_of_the_same_patients():
+    scores = {
+        "zero-filled": {"a": {m: np.array([1.0, 2.0, np.nan]) for m in ("psnr", "ssim", "nmse")}},
+        "network": {"a": {m: np.array([2.0, 3.0, 9.0]) for m in ("psnr", "ssim", "nmse")}},
+    }
+    found = differences(scores)["zero-filled"]["psnr"]
+    assert found == {"mean": 1.0, "low": 1.0, "high": 1.0, "patients": 2}
