@@ -11,8 +11,6 @@ operations of convolutions, three times as many in a step, in those of a product
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.pipeline.library_process import measured_by
 from experiments.pipeline.segmentation_step import convolution_flops
 from fedrecon.errors import ArgumentError
 from fedrecon.reporting import format_table
@@ -51,12 +50,13 @@ def measure(name: str, torch_python: str | None, threads: int, repeats: int) -> 
       ArgumentError: the interpreter has no torch or MONAI.
     """
     work = {**CASES[name], **_SHARED, "threads": threads, "repeats": repeats}
+    needs = "torch and monai"
     with tempfile.TemporaryDirectory() as folder:
         case = str(Path(folder) / "case.npz")
-        ours = _child([sys.executable, *_OURS], work, case, "python")
-        theirs = (
-            None if torch_python is None else _child([torch_python, str(_TORCH)], work, case, "torch_python")
-        )
+        ours = measured_by([sys.executable, *_OURS], work, case, "python", needs)
+        theirs = None
+        if torch_python is not None:
+            theirs = measured_by([torch_python, str(_TORCH)], work, case, "torch_python", needs)
     operations = {"step": 3 * work["batch"] * convolution_flops(work)}
     operations["round"] = operations["step"] * work["clients"] * work["steps"]
     per_axis = 2 * (work["image"] - work["window"]) // work["window"] + 1
@@ -82,27 +82,6 @@ def measure(name: str, torch_python: str | None, threads: int, repeats: int) -> 
         "limit": ours["limit"],
         "versions": ours["versions"] | (theirs["versions"] if theirs else {}),
     }
-
-
-def _child(command: list[str], work: dict[str, int], case: str, flag: str) -> dict[str, Any]:
-    threads = str(work["threads"])
-    # Threads that wait in a loop would count as work.
-    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-    environment = os.environ | waiting | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    cores = sorted(os.sched_getaffinity(0))[: work["threads"]]
-    try:
-        done = subprocess.run(
-            [*command, json.dumps(work), case],
-            env=environment,
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, ValueError, IndexError) as error:
-        said = str(error) if isinstance(error, OSError) else (done.stderr.splitlines() or ["nothing"])[-1]
-        raise ArgumentError(f"--{flag}", "an interpreter with torch and monai", said) from None
-    return found
 
 
 def main(_: list[str]) -> None:

@@ -41,6 +41,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.flamby": None,
     "experiments.diagnosis": None,
     "experiments.benchmark_segmentation": None,
+    "experiments.benchmark_recon": None,
     "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,

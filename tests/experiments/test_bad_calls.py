@@ -42,6 +42,7 @@ train_recon | --network=recurrent-varnet --pools=3 | --pools
 train_recon | --network=deep-equilibrium --cascades=3 | --cascades
 train_recon | --network=e2e-varnet --loss=ssdu | --network: expected none of e2e-varnet
 evaluate_recon | --workdir={}/none | --workdir
+benchmark_recon | --only=transformer | --only: expected some of varnet
 train_federated | --concentration=0.1 | --concentration
 train_federated | --algorithm=moon --task=segmentation | --algorithm
 train_federated | --sampler=uniform | --clients_per_round
