@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -169,7 +170,8 @@ class E2EVarNet(nn.Module):
         def step(cascade: nn.Module, kspace: jax.Array, inputs: CascadeInputs) -> jax.Array:
             size = cascade.param("step", nn.initializers.ones, ())
             network = bind(NormalizedUNet(self.channels, self.pools, parent=None), cascade, "regularizer")
-            masks, maps = jax.vmap(sampled)(inputs.operators)[:, None], inputs.operators.coil_maps
+            masks = jax.vmap(sampled)(inputs.operators)[:, None]
+            maps = cast(SENSE, inputs.operators).coil_maps
             moved = size * jnp.where(masks, kspace - inputs.measurements, 0)
             return kspace - moved - expanded(network(reduced(kspace, maps)), maps)
 
