@@ -2,14 +2,15 @@
 
 What train_federated is for any task, with --task=reconstruction and --network=varnet unless others are given;
 all of its flags are there, and what it writes is the same: network.npz is what experiments.reconstruct
---network and experiments.evaluate_recon take. --network is varnet, e2e-varnet, recurrent-varnet, modl,
-ista-net, primal-dual, deep-equilibrium or fbpconvnet. --loss is that of a reference (l1_ssim, l1, ssim, nmse,
-complex_l1), or needs none: ssdu and multi_mask_ssdu predict samples that are held out, equivariant and
-multi_operator measure their own images again.
+--network and experiments.evaluate_recon take. --network is varnet, conditioned-varnet, e2e-varnet,
+recurrent-varnet, modl, ista-net, primal-dual, deep-equilibrium or fbpconvnet (docs/reconstruction.md). --loss
+is that of a reference (l1_ssim, l1, ssim, nmse, complex_l1), or needs none: ssdu and multi_mask_ssdu predict
+samples that are held out, equivariant and multi_operator measure their own images again.
 
   python -m experiments.train_recon --workdir=runs/recon --rounds=2
   python -m experiments.train_recon --workdir=runs/recurrent --network=recurrent-varnet --cascades=4
-      --channels=16 --optimizer=adam --learning_rate=0.002 --loss=ssdu
+      --channels=16 --optimizer=adam --learning_rate=0.002
+  python -m experiments.train_recon --workdir=runs/ssdu --network=modl --loss=ssdu
   python -m experiments.train_recon --workdir=runs/ct --cohort=simulated_ct --network=primal-dual
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from fedrecon.models.conditioned import ConditionedVarNet
 from fedrecon.models.deep_equilibrium import DeepEquilibrium
 from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.e2e_varnet import E2EVarNet
@@ -73,6 +74,10 @@ def _varnet(cascades: int, channels: int, pools: int, norm: Callable[..., nn.Mod
     return VarNet(cascades, channels, pools, norm=norm)
 
 
+def _conditioned_varnet(cascades: int, channels: int, pools: int) -> nn.Module:
+    return ConditionedVarNet(cascades, channels, pools)
+
+
 def _modl(cascades: int, channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
     return MoDL(cascades, channels, pools, norm=norm)
 
@@ -85,6 +90,7 @@ def _back_projection_unet(channels: int, pools: int, norm: Callable[..., nn.Modu
 RECONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "unet": _varnet,
     "varnet": _varnet,
+    "conditioned-varnet": _conditioned_varnet,
     "e2e-varnet": _e2e_varnet,
     "recurrent-varnet": _recurrent_varnet,
     "modl": _modl,

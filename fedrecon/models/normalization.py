@@ -95,6 +95,28 @@ class InstanceNorm(nn.Module):
         return _normalize(*_alike(x, scale, bias), x.shape[-1], self.epsilon)
 
 
+class ModulatedNorm(nn.Module):
+    """Instance normalization that is scaled and shifted by a linear map of a vector of each example.
+
+    ``y = (1 + g) normalized(x) + b`` with (g, b) = W c + d, which start at zero (Perez et al. 2018).
+
+    Attributes:
+      condition: c (examples, features).
+      epsilon: added to the variance.
+    """
+
+    condition: jax.Array
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """Normalizes x (examples, [nz,] ny, nx, channels); ``train`` and ``valid`` change nothing."""
+        y = InstanceNorm(self.epsilon, affine=False)(x)
+        both = nn.Dense(2 * x.shape[-1], kernel_init=nn.initializers.zeros, name="modulation")(self.condition)
+        gain, shift = jnp.split(both.reshape(len(x), *(1,) * (x.ndim - 2), -1), 2, -1)
+        return (1 + gain) * y + shift
+
+
 class GroupNorm(nn.Module):
     """Group normalization: moments over the pixels and the channels of each group (Wu & He 2018).
 
@@ -168,7 +190,7 @@ class BatchNorm(nn.Module):
 
 
 NORMALIZATION: tuple[type[nn.Module], ...] = (
-    *(InstanceNorm, GroupNorm, BatchNorm),
+    *(InstanceNorm, ModulatedNorm, GroupNorm, BatchNorm),
     *(nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm),
 )
 # By the names that settings and files have for them.

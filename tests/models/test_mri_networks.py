@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 
 from fedrecon.fastmri_weights import from_fastmri, read_fastmri
-from fedrecon.models import BatchNorm, DeepEquilibrium, E2EVarNet, RecurrentVarNet, UNet
+from fedrecon.models import (
+    BatchNorm,
+    DeepEquilibrium,
+    E2EVarNet,
+    RecurrentVarNet,
+    UNet,
+    VarNet,
+    cascade_inputs,
+)
+from fedrecon.models.conditioned import FEATURES, ConditionedVarNet, scanner_features
 from fedrecon.models.deep_equilibrium import fixed_point
 from fedrecon.models.e2e_varnet import low_frequencies
 from fedrecon.models.recurrent_varnet import DilatedConv
-from operators import SENSE, CartesianFourier, Diagonal
+from operators import SENSE, CartesianFourier, Diagonal, FanBeam, Radon
 from tests.models.reference.mri_networks import REFERENCE, kspace
 from tests.models.reference.torchvision_networks import image, weights
 
@@ -246,3 +255,50 @@ def test_files_of_fastmri_are_read(recorded, tmp_path):
     path.write_bytes(b"not weights")
     with pytest.raises(ValueError, match=r"weights.pt: expected tensors"):
         read_fastmri(path)
+
+
+def test_conditioned_networks_are_varnets_that_know_the_scanner(x64):
+    """Features are what is measured of frequencies; at the start they change nothing, later they do."""
+    ny = 16
+    rng = np.random.default_rng(0)
+    low = np.zeros((ny, ny))
+    low[4:12, 4:12] = 1
+    masks = np.stack([np.ones((ny, ny)), low])
+    maps = rng.normal(size=(2, 2, ny, ny)) + 1j * rng.normal(size=(2, 2, ny, ny))
+    maps /= np.linalg.norm(maps, axis=1, keepdims=True)
+    flat = np.full((2, 2, ny, ny), 2**-0.5, complex)
+    operators = jax.vmap(lambda m, s: SENSE(CartesianFourier((ny, ny), m), s))(masks, flat)
+    y = jax.vmap(lambda A, x: A(x))(operators, jnp.asarray(maps[:, 0]))
+    features = np.asarray(scanner_features(cascade_inputs(operators, y)))
+    np.testing.assert_allclose(features[0, :16], 1, rtol=1e-6)
+    np.testing.assert_allclose(features[1, :4], 1, atol=0.05)
+    assert (features[1, 12:16] < 0.05).all() and features.shape == (2, FEATURES)
+
+    network, plain = ConditionedVarNet(2, 2, 1), VarNet(2, 2, 1)
+    params = once(network.init)(jax.random.key(0), operators, y)["params"]
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x if "modulation" in jax.tree_util.keystr(path) else x + 0.1, params
+    )
+    unconditioned = once(plain.init)(jax.random.key(0), operators, y)["params"]
+
+    def same(path, leaf):
+        names = [key.key.replace("regulariser", "regularizer") for key in path]
+        found = params
+        for name in names:
+            found = found.get(name, leaf) if isinstance(found, dict) else found
+        return found
+
+    unconditioned = jax.tree_util.tree_map_with_path(same, unconditioned)
+    want = once(plain.apply)({"params": unconditioned}, operators, y)
+    np.testing.assert_allclose(once(network.apply)({"params": params}, operators, y), want, rtol=1e-9)
+    moved = jax.tree.map(lambda x: x + 0.1, params)
+    # With the same images, but another scanner, the modulation is another one.
+    assert abs(once(network.apply)({"params": moved}, operators, y) - want).max() > 1e-3
+
+    def loss(angles):
+        A = jax.vmap(lambda a: Radon(FanBeam(a, 11, 1.5, 24.0, 24.0), (8, 8)))(angles[None])
+        y = jax.vmap(lambda A: A(jnp.ones((8, 8))))(A)
+        return scanner_features(cascade_inputs(A, y))[:, :16].sum()
+
+    slope = jax.grad(loss)(jnp.linspace(0.1, 3, 4))
+    assert np.isfinite(slope).all() and abs(slope).max() > 1e-6

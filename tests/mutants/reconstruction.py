@@ -1,0 +1,91 @@
+"""Mutants of reconstruction networks, of losses without references, and of conformal intervals."""
+
+from tests.mutants.mutant import in_file
+
+_NETWORKS = "tests/models/test_mri_networks.py::test_"
+_LOSSES = "tests/tasks/test_reconstruction_losses.py::test_"
+_CONFORMAL = "tests/evaluation/test_conformal.py::test_"
+MUTANTS = (
+    *in_file(
+        "fedrecon/models/e2e_varnet.py",
+        (".size - 1))", ".size))", _NETWORKS + "end_to_end_networks_are_those_of_fastmri"),
+        (
+            "jnp.where(masks, kspace - inputs.measurements, 0)",
+            "(kspace - inputs.measurements)",
+            _NETWORKS + "end_to_end_networks_are_those_of_fastmri",
+        ),
+        (
+            "jnp.maximum(2 * jnp.minimum(left, right), 1)",
+            "jnp.maximum(left + right, 1)",
+            _NETWORKS + "low_frequencies_are_a_rectangle_about_the_center",
+        ),
+    ),
+    *in_file(
+        "fedrecon/fastmri_weights.py",
+        (
+            "[kernel[:, :, half:], kernel[:, :, :half]]",
+            "[kernel[:, :, :half], kernel[:, :, half:]]",
+            _NETWORKS + "unets_are_those_of_fastmri",
+        ),
+        (
+            "if len(taken) < len(arrays):",
+            "if False:",
+            _NETWORKS + "weights_that_are_not_those_of_fastmri_are_refused",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/recurrent_varnet.py",
+        (
+            "hidden[i] * (1 - update) + new * update",
+            "hidden[i] * update + new * (1 - update)",
+            _NETWORKS + "recurrent_networks_are_those_of_direct",
+        ),
+        (
+            "2 if layer == 1 else 1",
+            "1",
+            _NETWORKS + "recurrent_networks_are_those_of_direct",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/deep_equilibrium.py",
+        (
+            "g = repeated(lambda g: v + pulled(g)[0], v)",
+            "g = v",
+            _NETWORKS + "fixed_points_and_their_derivatives_are_those_of_linear_equations",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/conditioned.py",
+        (
+            "np.cos(np.pi * radius * phase)",
+            "np.cos(np.pi * phase)",
+            _NETWORKS + "conditioned_networks_are_varnets_that_know_the_scanner",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/reconstruction_losses.py",
+        (
+            "free = (mask != 0) & ~(inside",
+            "free = ~(inside",
+            _LOSSES + "samples_are_held_out_without_the_center",
+        ),
+        (
+            'given = jnp.where(held, 0, batch["mask"])',
+            'given = batch["mask"]',
+            _LOSSES + "what_is_held_out_is_never_seen",
+        ),
+        (
+            "others = valid[None] & ~itself",
+            "others = valid[None] | itself",
+            _LOSSES + "rotations_and_other_operators_are_undone",
+        ),
+    ),
+    *in_file(
+        "fedrecon/evaluation/conformal.py",
+        (
+            "math.ceil((counts.sum() + 1) * level)",
+            "math.floor(counts.sum() * level)",
+            _CONFORMAL + "quantiles_are_those_of_all_scores_to_a_bin",
+        ),
+    ),
+)
