@@ -88,8 +88,8 @@ _MODELS = (
             _UNROLLED + "primal_dual_steps_are_the_iteration_of_chambolle_and_pock",
         ),
         (
-            "jnp.where(_sampled(A), measured, kspace)",
-            "jnp.where(_sampled(A), kspace, measured)",
+            "jnp.where(sampled(A), measured, kspace)",
+            "jnp.where(sampled(A), kspace, measured)",
             _UNROLLED + "projections_keep_measured_samples_exactly",
         ),
     ),
@@ -181,6 +181,9 @@ _TASK_PACKAGE = (
             "pass",
             "tests/tasks/test_mirrors.py::test_examples_are_changed_in_training_alone",
         ),
+    ),
+    *in_file(
+        "fedrecon/tasks/reconstruction_losses.py",
         # A loss that forgets the range.
         (
             ".mean((1, 2)) / data_range",
