@@ -39,12 +39,14 @@ class NormalizedUNet(nn.Module):
         """Maps complex images (batch, ny, nx) to complex images."""
         u = to_channels(x)
         mean = u.mean((1, 2), keepdims=True)
-        deviation = jnp.sqrt(jnp.square(u - mean).sum((1, 2), keepdims=True) / (u[0, ..., 0].size - 1))
-        u = (u - mean) / jnp.where(deviation > 0, deviation, 1)
+        variance = jnp.square(u - mean).sum((1, 2), keepdims=True) / (u[0, ..., 0].size - 1)
+        # The root has no derivative at zero, where padding is.
+        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+        u = (u - mean) / deviation
         u, crops = pad_to_multiple(u, _MULTIPLE)
         norm = partial(InstanceNorm, affine=False)
         u = UNet(self.channels, self.pools, 2, norm=norm, name="unet")(u)[:, *crops]
-        return from_channels(u * deviation + mean, x.dtype)
+        return from_channels(jnp.where(variance > 0, u * deviation, 0) + mean, x.dtype)
 
 
 def low_frequencies(mask: jax.Array) -> jax.Array:

@@ -1,49 +1,38 @@
 """Reconstruction networks by name: training, resuming, and scores of patients with intervals."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from experiments.evaluate_recon import differences, intervals
+from experiments.evaluate_recon import differences, evaluate, intervals, table
+from experiments.export import read_run
+from experiments.pipeline.federated_run import run
+from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon.data import ClientData
+from fedrecon.learned import load_network
+from fedrecon.runtime import Workdir
+from fedrecon.training.options import flat
 
-SMALL = (
-    "--preset=smoke",
-    "--image_size=16",
-    "--channels=2",
-    "--network=modl",
-    "--cascades=2",
-    "--loss=multi_operator",
-    "--rounds=1",
-    "--learning_rate=0.01",
+TINY = TrainSettings(
+    task="reconstruction",
+    network="modl",
+    loss="multi_operator",
+    rounds=1,
+    patients_per_site=4,
+    image_size=16,
+    channels=2,
+    pools=1,
+    cascades=2,
 )
-
-
-def program(module, *arguments):
-    # Inherited flags would compile longer than these trainings run.
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
 def test_networks_are_trained_and_evaluated(tmp_path):
-    first = program("train_recon", f"--workdir={tmp_path}", *SMALL)
-    assert "modl" in json.loads((tmp_path / "config.json").read_text())["config"]["network"]
-    assert "zero-filled" in first and (tmp_path / "network.npz").exists()
-    found = json.loads(program("evaluate_recon", f"--workdir={tmp_path}", "--json"))
-    assert found == json.loads((tmp_path / "evaluation.json").read_text())
+    with Workdir(tmp_path, flat(TINY)) as workdir:
+        run(TINY, workdir)
+    assert read_run(tmp_path).settings == TINY
+    found, drawn = evaluate(TINY, load_network(tmp_path), 0.8)
     assert set(found["methods"]) == {"zero-filled", "CG-SENSE (L2)", "TV", "network"}
-    assert (tmp_path / "evaluation.png").read_bytes()[:4] == b"\x89PNG"
+    assert "TV" in table(found) and len(drawn.axes) > 12
     sites = found["intervals"]["sites"]
     assert all(0 <= of["common"]["coverage"] <= 1 and of["common"]["pixels"] > 0 for of in sites.values())
     of = found["methods"]["network"]["psnr"]

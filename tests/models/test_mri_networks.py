@@ -60,13 +60,24 @@ def test_end_to_end_networks_are_those_of_fastmri(recorded, x64):
     operators, data = measured()
     shapes = jax.eval_shape(network.init, jax.random.key(0), operators, data)["params"]
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables.params)
-    got = once(network.apply)({"params": variables.params}, operators, data)
-    np.testing.assert_allclose(got, recorded["varnet"]["values"], rtol=1e-6, atol=1e-7)
-    # A coil of zeros, which is padding, changes nothing; neither do the maps of the operator.
+    # A coil of zeros, which is padding, changes nothing; neither do the maps of the operator, and an example
+    # of zeros leaves the gradient finite.
     padded = jax.vmap(lambda A: SENSE(A.fourier, jnp.ones((4, 18, 21), complex)))(operators)
     more = jnp.pad(data, ((0, 0), (0, 1), (0, 0), (0, 0)))
-    got = once(network.apply)({"params": variables.params}, padded, more)
+
+    @once
+    def gradient(params, y):
+        def loss(params):
+            images = network.apply({"params": params}, padded, y)
+            return images[0].sum(), images
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    _, got = gradient(variables.params, more)
     np.testing.assert_allclose(got, recorded["varnet"]["values"], rtol=1e-6, atol=1e-7)
+    slope, got = gradient(variables.params, more.at[1].set(0))
+    np.testing.assert_allclose(got[0], recorded["varnet"]["values"][0], rtol=1e-6, atol=1e-7)
+    assert (got[1] == 0).all() and all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
 
 
 def direct_name(path):
@@ -107,6 +118,7 @@ def test_recurrent_networks_are_those_of_direct(recorded, x64):
     np.testing.assert_allclose(got, recorded["recurrent"]["values"], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_recurrent_networks_remember_and_take_any_operator(x64):
     """Zero units are gradient descent on images; a hidden state that is not zero changes the next step."""
     rng = np.random.default_rng(0)
@@ -150,16 +162,17 @@ def test_dilated_convolutions_are_those_of_lax(dilation):
 
 def test_low_frequencies_are_a_rectangle_about_the_center():
     """Of columns all rows; even numbers where there is more than one; all of full masks."""
+    found = once(low_frequencies)
     columns = np.zeros((6, 9), bool)
     columns[:, [0, 3, 4, 5, 6, 7]] = True
     # The center is column 4: one without a gap to its left, four from it on; fastMRI's place of two of nine.
-    assert low_frequencies(columns).sum(0).tolist() == [0, 0, 0, 0, 6, 6, 0, 0, 0]
+    assert found(columns).sum(0).tolist() == [0, 0, 0, 0, 6, 6, 0, 0, 0]
     block = np.zeros((8, 8), bool)
     block[2:7, 3:6] = True
-    low = np.asarray(low_frequencies(block))
+    low = np.asarray(found(block))
     assert low[2:6, 3:5].all() and low.sum() == 8
-    assert np.asarray(low_frequencies(np.ones((5, 6), bool))).all()
-    assert low_frequencies(np.zeros((5, 6), bool)).sum() == 1
+    assert np.asarray(found(np.ones((6, 9), bool))).all()
+    assert found(np.zeros((6, 9), bool)).sum() == 1
 
 
 def linear(arguments, x):
@@ -182,8 +195,8 @@ def test_fixed_points_and_their_derivatives_are_those_of_linear_equations(x64):
         return (x * v).sum(), x
 
     for got, want in zip(
-        jax.tree.leaves(jax.grad(found, has_aux=True)((matrix, b))),
-        jax.tree.leaves(jax.grad(solved, has_aux=True)((matrix, b))),
+        jax.tree.leaves(once(jax.grad(found, has_aux=True))((matrix, b))),
+        jax.tree.leaves(once(jax.grad(solved, has_aux=True))((matrix, b))),
         strict=True,
     ):
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
@@ -295,6 +308,9 @@ def test_conditioned_networks_are_varnets_that_know_the_scanner(x64):
     # With the same images, but another scanner, the modulation is another one.
     assert abs(once(network.apply)({"params": moved}, operators, y) - want).max() > 1e-3
 
+
+@pytest.mark.slow
+def test_features_of_scanners_are_differentiable_in_the_geometry(x64):
     def loss(angles):
         A = jax.vmap(lambda a: Radon(FanBeam(a, 11, 1.5, 24.0, 24.0), (8, 8)))(angles[None])
         y = jax.vmap(lambda A: A(jnp.ones((8, 8))))(A)
