@@ -17,7 +17,7 @@ APPLICATIONS: tuple[Row, ...] = (
         besides="simulated",
         remark="no difference: simulated pairs buy nothing that can be told from chance here, for 2.1 GB of "
         "traffic before the first round. Label maps are nearer to a training case than chance has it "
-        "in two of five seeds (p 0.004 and 0.04, by patients), images in none: shapes of a few dozen "
+        "in two of five seeds (p 0.004 and 0.04, by patients), images in none: shapes of so few "
         "patients may be remembered.",
     ),
     Row(

@@ -30,8 +30,8 @@ _HEADER = """# The review's systems, run again
 
 The 44 systems of Liu, Dai and Chen, *Review of Federated Learning in Medical Image Processing*, Computer
 Science 52(1), 2025, each on data that are there, beside FedAvg, each site alone and pooled data. **{measured}
-of them were run for this page**, which is written by `python -m experiments.survey --preset={preset}
---data_dir=DIR` and grows with every row. **The review's figures are of other data, networks and schedules:
+were run for this page**, which `python -m experiments.survey --preset={preset} --data_dir=DIR` writes, and
+which grows with every row. **The review's figures are of other data, networks and schedules:
 they stand beside ours, and are not compared with them.** Problems are small (a few rounds of small networks
 on two processors), and nothing was tuned for any method: same data, same network, same steps and rates for
 all rows of a problem, except for what is listed under own settings. Scores are means over the clients' own
@@ -74,7 +74,9 @@ def line(result: Mapping[str, Any]) -> str:
 def page(document: Mapping[str, Any]) -> str:
     """The page, in Markdown, of what `write` has written."""
     results = _decoded(document["results"])
-    lines = [_HEADER.format(preset=document["preset"], measured=len({r["row"] for r in results.values()}))]
+    count = len({r["row"] for r in results.values()})
+    measured = "All of them" if count == len(ROWS) else f"{count} of them"
+    lines = [_HEADER.format(preset=document["preset"], measured=measured)]
     for table in TABLES:
         of_table = [row for row in ROWS if row.table == table and _of(results, row)]
         if not of_table:
