@@ -61,6 +61,7 @@ FRAMEWORKS = (
         rivals={
             "HarmoFL with SCAFFOLD": {
                 "algorithm": "harmofl_scaffold",
+                "on": ("vessels",),
                 "optimizer": "sgd",
                 "learning_rate": 0.1,
             },

@@ -43,8 +43,8 @@ PRIVACY = (
         "Steps are single patients' changes, clipped, noised and scaled by validation patients. Use it "
         "where patients have many images; here each radiograph counts as one.",
         settings=_BUDGET,
-        remark="as little as with DP-SGD, and sixteen times its seconds: steps of single patients are few, and "
-        "each radiograph is a patient here.",
+        remark="as little as with DP-SGD, and sixteen times its seconds: steps of single patients are "
+        "few, and each radiograph is a patient here.",
     ),
     Row(
         "Li-SVT",
@@ -56,7 +56,7 @@ PRIVACY = (
         "Clients share the entries of their updates that the sparse vector technique selects. Values with "
         "Laplace noise are few and rough: FedAvg with DP-SGD is the better bargain.",
         settings={"algorithm_options": (("fraction", "0.001"), ("bound", "0.01"))},
-        remark="no difference shown, with the widest interval of all: a thousandth of the entries, rough "
+        remark="no difference shown, with a wide interval: a thousandth of the entries, rough "
         "with noise, moves the model to the wrong class in some seeds.",
     ),
     Row(

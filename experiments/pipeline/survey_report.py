@@ -157,7 +157,7 @@ def own_settings(row: Row, labels: Collection[str]) -> str:
         if label not in labels:
             continue
         parts = [f"{name}={value}" for name, value in changes.get("algorithm_options", ())]
-        left = ("algorithm", "algorithm_options", "start", "turns")
+        left = ("algorithm", "algorithm_options", "start", "turns", "on")
         parts += [f"{name}={value}" for name, value in changes.items() if name not in left]
         if way := changes.get("start"):
             parts.append(f"a start from as many rounds without labels ({way}), which are not among its MB")

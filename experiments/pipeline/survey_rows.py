@@ -30,7 +30,8 @@ class Row(NamedTuple):
       start: the way without labels (of `experiments.finetune --pretraining`) of the model that the row's
         training starts from; "" for random weights.
       starts: further rows: label -> such a way, then FedAvg.
-      rivals: further rows: label -> settings, and by "start" the way without labels that they start from.
+      rivals: further rows: label -> settings, by "start" the way without labels that they start from, and by
+        "on" the problems that they are trained on; all of the row's by default.
       smoke: settings in place of those of the row with the preset "smoke".
       turns: how many times the rounds its training has, where a single client trains in each.
       besides: what is measured besides scores, of `survey_besides.MEASURES`; "" for nothing.

@@ -76,7 +76,10 @@ def plan(row: Row, name: str, preset: str, data_dir: str) -> dict[str, Training]
         changes["validate_every"] = changes["rounds"]
     planned = {row.name: Training(_with(base, changes), row.start, folder)}
     for label, changes in row.rivals.items():
-        settings = {name: value for name, value in changes.items() if name != "start"}
+        # Without the public files a problem stands in for the row's own.
+        if problem.public and name not in changes.get("on", row.problems):
+            continue
+        settings = {name: value for name, value in changes.items() if name not in ("start", "on")}
         planned[label] = Training(_with(base, settings), changes.get("start", ""), f"{row.name}-{label}")
     planned |= {label: Training(base, way, f"{own}fedavg-{way}") for label, way in row.starts.items()}
     if preset == "smoke":

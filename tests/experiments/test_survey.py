@@ -50,6 +50,10 @@ def test_settings_of_all_rows_fit(preset, data_dir):
             planned = survey_runs.plan(row, name, preset, data_dir)
             assert next(iter(planned)) == row.name and survey_runs.FEDAVG in planned
             plain = planned[survey_runs.FEDAVG].settings
+            if preset != "smoke" and PROBLEMS[name].public:
+                rivals = {label for label, of in row.rivals.items() if name in of.get("on", row.problems)}
+                assert rivals == set(row.rivals) & set(planned)
+                assert all(set(of.get("on", ())) <= set(row.problems) for of in row.rivals.values())
             for label, training in planned.items():
                 settings = training.settings
                 turns = row.turns if label == row.name else 1
