@@ -128,7 +128,7 @@ def test_networks_that_do_not_fit_are_refused():
             {"task": "segmentation", "network": "resnet18"},
             "--network: expected one of unet, residual-unet, .*, separated-unet with --task=segmentation",
         ),
-        ({"task": "reconstruction", "network": "vit"}, "--network: expected one of unet with"),
+        ({"task": "reconstruction", "network": "vit"}, "--network: expected one of unet, varnet, "),
         ({"network": "alexnet"}, "--network: expected one of unet"),
         (
             {"network": "resnet18", "channels": 16},
