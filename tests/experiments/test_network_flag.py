@@ -145,7 +145,7 @@ def test_networks_that_do_not_fit_are_refused():
             "--pools: expected --configure=flags",
         ),
         ({"boundary": 0.1}, "--boundary: expected --task=segmentation"),
-        ({"network": "vit", "norm": "batch"}, "--norm: expected a --network that does not normalize tokens"),
+        ({"network": "vit", "norm": "batch"}, "--norm: expected a --network with normalization layers"),
     ):
         with pytest.raises(FlagError, match=message):
             check_settings(settings(**values))
