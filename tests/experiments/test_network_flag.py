@@ -150,5 +150,5 @@ def test_networks_that_do_not_fit_are_refused():
         with pytest.raises(FlagError, match=message):
             check_settings(settings(**values))
     check_settings(resolve({"preset": "smoke", "network": "resnet18", "norm": "group"}))
-    with pytest.raises(ValueError, match="network: expected one of unet for reconstruction"):
+    with pytest.raises(ValueError, match=r"network: expected one of unet, .*, fbpconvnet for reconstruction"):
         named_task("reconstruction", EXAMPLE, network="vit")
