@@ -39,7 +39,7 @@ train_federated | --task=cooking | --task
 train_recon | --task=segmentation | --task: expected reconstruction
 train_recon | --network=resnet18 | --network
 train_recon | --network=recurrent-varnet --pools=3 | --pools
-train_recon | --network=deep-equilibrium --cascades=3 | --cascades
+train_recon | --network=deep-equilibrium --cascades=5 | --cascades
 train_recon | --network=e2e-varnet --loss=ssdu | --network: expected none of e2e-varnet
 evaluate_recon | --workdir={}/none | --workdir
 benchmark_recon | --only=transformer | --only: expected some of varnet
@@ -263,7 +263,7 @@ operators.native | nosuch | nosuch
 operators.native | --precision=float16 | --precision
 """
 DATA_SCRIPTS = {"check_cohort", "inspect_file", "simulate_cohort"}
-TRAINING = {"finetune", "full_stack", "train_federated", "compare"}
+TRAINING = {"finetune", "full_stack", "train_federated", "train_recon", "compare"}
 
 
 def folder(path):
