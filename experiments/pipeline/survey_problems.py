@@ -368,7 +368,9 @@ PROBLEMS: dict[str, Problem] = {
     "slow_patterns": Problem(
         "simulated patterns, ten clients of unequal speed", {**_PATTERNS, **_CLOCK}, "accuracy"
     ),
-    "encoded_patterns": Problem("simulated patterns, to be encoded and decoded", _encoded(_PATTERNS), "loss"),
+    "encoded_patterns": Problem(
+        "simulated scans, to be encoded and decoded", {**_encoded(_PATTERNS), "minimum_examples": 8}, "loss"
+    ),
     "small_patterns": Problem(
         "simulated patterns, four clients and a small network", {**_PATTERNS, **_FOUR}, "accuracy"
     ),

@@ -187,6 +187,17 @@ def _run(folder, *flags, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if not problem.public])
+def test_simulated_problems_have_data_for_every_client(name):
+    row = next(row for row in ROWS if any(name in (p, PROBLEMS[p].simulated) for p in row.problems))
+    for preset in ("smoke", "small"):
+        settings = survey_runs.plan(row, name, preset, "")[survey_runs.FEDAVG].settings
+        data = survey_runs._data(PROBLEMS[name], (0,), survey_runs.with_seed(settings, 0))
+        # A site with wrong masks is not tested.
+        assert data.train.valid.any(1).all() and data.test.valid.any()
+
+
+@pytest.mark.slow
 def test_a_killed_survey_goes_on_to_the_same_numbers(tmp_path):
     whole = _run(tmp_path / "whole", "--row=FedDropoutAvg,Singh", "--json")
     document = json.loads(whole.communicate()[0])
