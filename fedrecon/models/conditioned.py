@@ -36,8 +36,9 @@ def probes(shape: tuple[int, int]) -> np.ndarray:
 def scanner_features(inputs: CascadeInputs) -> jax.Array:
     """What a scanner is like, of its operator and measurement: (batch, `FEATURES`).
 
-    The first 16 are ``|A w|^2`` of `probes` w: how much of each frequency and direction is measured, whatever
-    the operator is (mask, coils, trajectory, views, detector). The last is how rough the measurement is,
+    The first 16 are ``|A w|^2`` of `probes` w over the largest of them: how much of each frequency and
+    direction is measured, whatever the operator and its scale are (mask, coils, trajectory, views, detector).
+    The last is how rough the measurement is,
     ``log(|differences of neighbors along the last axis|^2 / |y|^2)``, which grows with noise. They are
     differentiable in all leaves of the operator, such as a geometry.
 
@@ -54,6 +55,7 @@ def scanner_features(inputs: CascadeInputs) -> jax.Array:
         return jnp.square(jnp.abs(seen)).sum(tuple(range(1, seen.ndim)))
 
     responses = jax.lax.map(energy, waves).T
+    responses = responses / (responses.max(1, keepdims=True) + 1e-12)
     y = inputs.measurements
     axes = tuple(range(1, y.ndim))
     rough = jnp.square(jnp.abs(jnp.diff(y, axis=-1))).sum(axes)
