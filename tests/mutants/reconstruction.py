@@ -8,7 +8,7 @@ _CONFORMAL = "tests/evaluation/test_conformal.py::test_"
 MUTANTS = (
     *in_file(
         "fedrecon/models/e2e_varnet.py",
-        (".size - 1))", ".size))", _NETWORKS + "end_to_end_networks_are_those_of_fastmri"),
+        (".size - 1)", ".size)", _NETWORKS + "end_to_end_networks_are_those_of_fastmri"),
         (
             "jnp.where(masks, kspace - inputs.measurements, 0)",
             "(kspace - inputs.measurements)",
@@ -75,9 +75,9 @@ MUTANTS = (
             _LOSSES + "what_is_held_out_is_never_seen",
         ),
         (
-            "others = valid[None] & ~itself",
-            "others = valid[None] | itself",
-            _LOSSES + "rotations_and_other_operators_are_undone",
+            "allowed = valid[None] & ~jnp.eye(n, dtype=bool)",
+            "allowed = valid[None] | jnp.eye(n, dtype=bool)",
+            _LOSSES + "others_are_other_valid_examples",
         ),
     ),
     *in_file(

@@ -9,7 +9,7 @@ import pytest
 
 from fedrecon.models import RECONSTRUCTORS, E2EVarNet, VarNet
 from fedrecon.tasks import RECONSTRUCTION_LOSSES, SELF_SUPERVISED, mri_measure, reconstruction_task
-from fedrecon.tasks.reconstruction_losses import equivariant, held_out, rotated, ssdu
+from fedrecon.tasks.reconstruction_losses import _of_others, equivariant, held_out, rotated, ssdu
 from fedrecon.training import named_task
 
 once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -149,6 +149,15 @@ def test_rotations_and_other_operators_are_undone(batch):
     np.testing.assert_allclose(both[0], one[0] + other[0], rtol=1e-4, atol=1e-6)
     assert (one[0][:2] > 0.05).all()
     np.testing.assert_allclose(shown(batch, (2.0, 0.0))[0], 2 * one[0], rtol=1e-4, atol=1e-6)
+
+
+def test_others_are_other_valid_examples():
+    keys = jax.random.split(KEY, 50)
+    draw = once(jax.vmap(_of_others, in_axes=(0, None)))
+    found = np.asarray(draw(keys, jnp.array([True, True, False, True])))
+    assert set(found[:, 0]) == {1, 3} and set(found[:, 1]) == {0, 3} and set(found[:, 3]) == {0, 1}
+    alone = np.asarray(draw(keys, jnp.array([False, True, False, False])))
+    assert (alone[:, 1] == 1).all()
 
 
 def test_a_single_example_is_its_own_other(batch):
