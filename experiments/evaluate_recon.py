@@ -132,9 +132,7 @@ def intervals(
     for site, (part, client) in kept[2].items():
         errors, scale, counted = _errors(kept[0][site], kept[1][site], part, client)
         histograms[site] = score_histogram(errors / np.where(counted, scale, 1), counted)
-    common = conformal_quantile(
-        sum(histograms.values(), np.zeros_like(next(iter(histograms.values())))), level
-    )
+    common = conformal_quantile(np.sum(list(histograms.values()), 0), level)
     sites: dict[str, Any] = {}
     widths = {}
     for site, (part, client) in tested[2].items():

@@ -82,7 +82,10 @@ def nmse(reconstruct: Reconstruct, measure: Measure, batch: Batch, key: jax.Arra
 def measured_samples(reconstruct: Reconstruct, measure: Measure, batch: Batch, key: jax.Array) -> Losses:
     """`sample_error` of the image at what was measured; nothing is held out, so that noise is fitted, too."""
     operators, y, _ = measure(batch)
-    found = jax.vmap(lambda A, x: A(x))(operators, _complex(reconstruct(batch)))
+    image = reconstruct(batch)
+    # Of k-space phases are needed; sinograms are of real images.
+    image = _complex(image) if jnp.iscomplexobj(y) else image
+    found = jax.vmap(lambda A, x: A(x))(operators, image)
     return sample_error(found, y), batch["valid"]
 
 

@@ -11,6 +11,7 @@ from fedrecon.models import RECONSTRUCTORS, E2EVarNet, VarNet
 from fedrecon.tasks import RECONSTRUCTION_LOSSES, SELF_SUPERVISED, mri_measure, reconstruction_task
 from fedrecon.tasks.reconstruction_losses import _of_others, equivariant, held_out, rotated, ssdu
 from fedrecon.training import named_task
+from operators import Diagonal
 
 once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KEY = jax.random.key(3)
@@ -149,6 +150,20 @@ def test_rotations_and_other_operators_are_undone(batch):
     np.testing.assert_allclose(both[0], one[0] + other[0], rtol=1e-4, atol=1e-6)
     assert (one[0][:2] > 0.05).all()
     np.testing.assert_allclose(shown(batch, (2.0, 0.0))[0], 2 * one[0], rtol=1e-4, atol=1e-6)
+
+
+def test_samples_of_real_images_are_compared(batch):
+    """Sinograms have no phases; images of half the size miss half of the samples by both norms."""
+    weights = jnp.full((3, 8, 9), 0.5)
+    image = jnp.asarray(batch["target"])
+
+    def measure(batch):
+        operators = jax.vmap(Diagonal)(weights)
+        return operators, weights * image, None
+
+    loss = RECONSTRUCTION_LOSSES["measured"]
+    np.testing.assert_allclose(loss(lambda seen: image, measure, batch, KEY)[0], 0, atol=1e-6)
+    np.testing.assert_allclose(loss(lambda seen: 0.5 * image, measure, batch, KEY)[0], 1, rtol=1e-5)
 
 
 def test_others_are_other_valid_examples():
