@@ -129,6 +129,7 @@ ALLOWED = {
         {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr", "cryptography", "scipy"},
     ),
     "fedrecon/secure_aggregation": ({"fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
+    "fedrecon/vertical": ({"fedrecon.vertical", "fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
     "fedrecon/runtime": (
         {"fedrecon.runtime", "fedrecon.types", "fedrecon.files"},
         {"jax", "numpy", "orbax", "rich", "absl"},
@@ -194,6 +195,7 @@ FACES = (
     "fedrecon.secure_aggregation",
     "fedrecon.tasks",
     "fedrecon.training",
+    "fedrecon.vertical",
 )
 OPERATORS = ("algebra", "kernels", "fourier", "solvers", "mri", "ct", "phantoms")
 FACES += tuple(f"operators.{package}" for package in OPERATORS)

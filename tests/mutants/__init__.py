@@ -46,6 +46,7 @@ from tests.mutants import (
     survey_tumors,
     tradeoffs,
     training,
+    vertical,
 )
 from tests.mutants.mutant import Mutant
 
@@ -88,6 +89,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *survey_frameworks.MUTANTS,
     *tradeoffs.MUTANTS,
     *training.MUTANTS,
+    *vertical.MUTANTS,
     *programs.MUTANTS,
     *secure.MUTANTS,
     *quality.MUTANTS,
