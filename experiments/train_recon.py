@@ -3,9 +3,10 @@
 What train_federated is for any task, with --task=reconstruction and --network=varnet unless others are given;
 all of its flags are there, and what it writes is the same: network.npz is what experiments.reconstruct
 --network and experiments.evaluate_recon take. --network is varnet, conditioned-varnet, e2e-varnet,
-recurrent-varnet, modl, ista-net, primal-dual, deep-equilibrium or fbpconvnet (docs/reconstruction.md). --loss
-is that of a reference (l1_ssim, l1, ssim, nmse, complex_l1), or needs none: ssdu and multi_mask_ssdu predict
-samples that are held out, equivariant and multi_operator measure their own images again.
+recurrent-varnet, modl, ista-net, primal-dual, learned-gradient, variational-network, vsharp,
+deep-equilibrium or fbpconvnet (docs/reconstruction.md). --loss is that of a reference (l1_ssim, l1, ssim,
+nmse, complex_l1), or needs none: ssdu and multi_mask_ssdu predict samples that are held out, equivariant and
+multi_operator measure their own images again.
 
   python -m experiments.train_recon --workdir=runs/recon --rounds=2
   python -m experiments.train_recon --workdir=runs/recurrent --network=recurrent-varnet --cascades=4

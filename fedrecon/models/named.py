@@ -12,6 +12,7 @@ from fedrecon.models.deep_equilibrium import DeepEquilibrium
 from fedrecon.models.dense_networks import DenseNet
 from fedrecon.models.e2e_varnet import E2EVarNet
 from fedrecon.models.ista import ISTANet
+from fedrecon.models.learned_gradient import LearnedGradient
 from fedrecon.models.modl import MoDL
 from fedrecon.models.normalization import NORMS
 from fedrecon.models.plain_networks import VGG
@@ -21,8 +22,10 @@ from fedrecon.models.recurrent_varnet import RecurrentVarNet
 from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.separated_unet import SeparatedUNet
 from fedrecon.models.unet import Classifier, UNet
+from fedrecon.models.variational_network import VariationalNetwork
 from fedrecon.models.varnet import VarNet
 from fedrecon.models.vision_transformer import VisionTransformer
+from fedrecon.models.vsharp import VSharp
 from fedrecon.models.windows import SwinUNet
 
 # Name -> ``network(classes=, ...)``; of the published layouts, but for the first two.
@@ -66,6 +69,18 @@ def _primal_dual(cascades: int, channels: int) -> nn.Module:
     return LearnedPrimalDual(cascades, primal=primal, dual=dual)
 
 
+def _learned_gradient(cascades: int, channels: int) -> nn.Module:
+    return LearnedGradient(cascades, channels)
+
+
+def _variational_network(cascades: int, channels: int) -> nn.Module:
+    return VariationalNetwork(cascades, channels)
+
+
+def _vsharp(cascades: int, channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    return VSharp(cascades, channels, pools, norm=norm)
+
+
 def _deep_equilibrium(channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
     return DeepEquilibrium(channels, pools, norm)
 
@@ -96,6 +111,9 @@ RECONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "modl": _modl,
     "ista-net": _ista_net,
     "primal-dual": _primal_dual,
+    "learned-gradient": _learned_gradient,
+    "variational-network": _variational_network,
+    "vsharp": _vsharp,
     "deep-equilibrium": _deep_equilibrium,
     "fbpconvnet": _back_projection_unet,
 }

@@ -3,6 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _NETWORKS = "tests/models/test_mri_networks.py::test_"
+_ITERATIONS = "tests/models/test_learned_iterations.py::test_"
 _LOSSES = "tests/tasks/test_reconstruction_losses.py::test_"
 _CONFORMAL = "tests/evaluation/test_conformal.py::test_"
 MUTANTS = (
@@ -44,6 +45,38 @@ MUTANTS = (
             "2 if layer == 1 else 1",
             "1",
             _NETWORKS + "recurrent_networks_are_those_of_direct",
+        ),
+    ),
+    *in_file(
+        "fedrecon/models/vsharp.py",
+        ("u + rho * (x - z)", "u + x - z", _ITERATIONS + "vsharp_is_that_of_direct"),
+        ("(1, 1, 2, 4)", "(1, 2, 2, 4)", _ITERATIONS + "vsharp_is_that_of_direct"),
+        ("size * slope / norm", "size * slope", _ITERATIONS + "vsharp_begins_as_proximal_points"),
+    ),
+    *in_file(
+        "fedrecon/models/operator_scale.py",
+        ("jnp.maximum(squares, 1)", "squares", _ITERATIONS + "learned_gradients_contain_gradient_descent"),
+    ),
+    *in_file(
+        "fedrecon/models/learned_gradient.py",
+        (
+            "[*seen, memory]",
+            "[*seen, 0 * memory]",
+            _ITERATIONS + "learned_gradients_contain_gradient_descent",
+        ),
+        ("memory: int = 5", "memory: int = 4", _ITERATIONS + "sizes_are_those_of_the_publications"),
+    ),
+    *in_file(
+        "fedrecon/models/variational_network.py",
+        (
+            "kernel = kernel - kernel.mean",
+            "kernel = kernel - 0 * kernel.mean",
+            _ITERATIONS + "steps_of_variational_networks_are_those_of_the_publication",
+        ),
+        (
+            "(len(heights) - 1) / 2",
+            "len(heights) / 2",
+            _ITERATIONS + "steps_of_variational_networks_are_those_of_the_publication",
         ),
     ),
     *in_file(

@@ -22,9 +22,20 @@ def kspace() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return data * masks[:, None, None], masks, maps / np.linalg.norm(maps, axis=1, keepdims=True)
 
 
+def unit_kspace() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """That of `kspace` in 20 columns, of combined images whose root mean square is 1."""
+    data, masks, maps = kspace()
+    data, masks, maps = data[..., :20], masks[:, :20], maps[..., :20]
+    axes = (-2, -1)
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(data, axes), norm="ortho"), axes)
+    combined = (images * maps.conj()).sum(1)
+    return data / np.sqrt((abs(combined) ** 2).mean(axes))[:, None, None, None], masks, maps
+
+
 def main() -> None:
     import torch
     from direct.nn.recurrentvarnet.recurrentvarnet import RecurrentVarNet
+    from direct.nn.vsharp.vsharp import VSharpNet
     from fastmri import complex_abs, fft2c, ifft2c, rss
     from fastmri.models import Unet, VarNet
 
@@ -37,6 +48,31 @@ def main() -> None:
 
     def inverse(x, dim):
         return ifft2c(x)
+
+    class Residual(torch.nn.Module):
+        """z = x + u / rho less what the denoiser of (z, x, u / rho) finds."""
+
+        def __init__(self, unet):
+            super().__init__()
+            self.unet = unet
+
+        def forward(self, seen):
+            _, x, u = seen.split(2, 1)
+            return x + u - self.unet(seen)
+
+    def vsharp(**sizes):
+        start = {"initializer_channels": (4, 4, 8, 8), "auxiliary_steps": -1}
+        net = VSharpNet(transform, inverse, **start, **sizes)
+        net.denoiser_blocks = torch.nn.ModuleList(map(Residual, net.denoiser_blocks))
+        return net
+
+    def split(net):
+        # Weights of the formula have any sign.
+        net.rho.abs_().add_(0.05)
+        data, masks, maps = unit_kspace()
+        return torch.view_as_complex(
+            net(real(data), real(maps), torch.as_tensor(masks)[:, None, None, :, None])[-1]
+        )
 
     def filled(model):
         model = model.double().eval()
@@ -54,6 +90,10 @@ def main() -> None:
         "recurrent": (
             RecurrentVarNet(transform, inverse, num_steps=2, **units, **start),
             lambda net: rss(complex_abs(ifft2c(net(real(data), mask, real(maps)))), dim=1),
+        ),
+        "vsharp": (
+            vsharp(num_steps=2, num_steps_dc_gd=3, image_unet_num_filters=4, image_unet_num_pool_layers=1),
+            lambda net: torch.view_as_real(split(net)),
         ),
     }
     record = {}
