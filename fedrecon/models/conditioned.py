@@ -92,7 +92,7 @@ class ConditionedVarNet(nn.Module):
         valid: jax.Array | None = None,
     ) -> jax.Array:
         """Reconstructs a batch of images; arguments and result as in ``VarNet``."""
-        inputs = cascade_inputs(operators, measurements, train, valid)
+        inputs = cascade_inputs(operators, measurements, train, valid, normalized=True)
         state = start_image(inputs, initial)
         condition = nn.relu(nn.Dense(self.hidden, name="scanner")(scanner_features(inputs)))
 

@@ -1,7 +1,7 @@
 """Data steps of unrolled networks: each moves a state towards the measurements.
 
-A data step is a ``Step`` of ``fedrecon.models.unrolled``. Steps of gradients and of primal-dual iterations
-are made for operators of norm about 1 or less; scale others first.
+A data step is a ``Step`` of ``fedrecon.models.unrolled``. Steps of gradients are divided by the norms of
+their inputs, where these have them; those of primal-dual iterations are made for operators of norm about 1.
 """
 
 import math
@@ -21,7 +21,7 @@ def _positive(cascade: nn.Module, name: str, initial: float) -> jax.Array:
 
 
 def gradient_step(initial: float = 1.0) -> Step:
-    """``x <- x - eta (A^H A x - A^H y)`` for images x, with a trained eta, the parameter "step".
+    """``x <- x - eta g`` for images x, with g of ``CascadeInputs.gradient`` and a trained eta, "step".
 
     Args:
       initial: eta to start from.
@@ -29,7 +29,7 @@ def gradient_step(initial: float = 1.0) -> Step:
 
     def step(cascade: nn.Module, x: jax.Array, inputs: CascadeInputs) -> jax.Array:
         size = cascade.param("step", nn.initializers.constant(initial), ())
-        return x - size * (inputs.gram(x) - inputs.back_projection)
+        return x - size * inputs.gradient(x)
 
     return step
 

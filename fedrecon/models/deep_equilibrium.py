@@ -76,9 +76,8 @@ class DeepEquilibrium(nn.Module):
 
     "DE-Grad" of the publication, with one step size and one U-Net. Forward and backward pass are
     `fixed_point`: memory does not grow with the iterations, and more of them may be taken in evaluation than
-    in training. Untrained it is gradient descent on ||A x - y||^2 / 2; for operators of norm about 1, scale
-    others first. Nothing makes R a contraction: where training leaves that range, iterations end at their
-    bound.
+    in training. Untrained it is gradient descent on ||A x - y||^2 / 2, with steps as in `VarNet`. Nothing
+    makes R a contraction: where training leaves that range, iterations end at their bound.
 
     Attributes:
       channels, pools, norm, zero_init: of the U-Net, as in `VarNet`; normalization without statistics.
@@ -109,7 +108,7 @@ class DeepEquilibrium(nn.Module):
         Raises:
           ValueError: ``norm`` keeps running statistics, which no single step has, or as in ``VarNet``.
         """
-        inputs = cascade_inputs(operators, measurements, train, valid)
+        inputs = cascade_inputs(operators, measurements, train, valid, normalized=True)
         state = start_image(inputs, initial)
         regularizer = UNetRegularizer(
             self.channels, self.pools, self.norm, self.zero_init, parent=None, name="regularizer"

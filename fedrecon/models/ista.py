@@ -50,7 +50,7 @@ class ISTANet(nn.Module):
     """ISTA-Net+ for images and volumes: ``x <- z + G(F'(soft(F(D(z)), theta)))``, z a gradient step from x.
 
     Untrained, it is gradient descent. The penalty of the paper that ties F' to the inverse of F is not in it.
-    For operators of norm about 1; scale others first.
+    Steps are those of `VarNet`.
 
     Attributes:
       cascades: number of unrolled steps; those of the publication by default, as features and threshold.
@@ -79,6 +79,6 @@ class ISTANet(nn.Module):
     ) -> jax.Array:
         """Reconstructs a batch of images or volumes; arguments and result as in ``VarNet``."""
         step = regularized(gradient_step(), SparseTransform(self.features, self.threshold, parent=None))
-        inputs = cascade_inputs(operators, measurements, train, valid)
+        inputs = cascade_inputs(operators, measurements, train, valid, normalized=True)
         state = start_image(inputs, initial)
         return unroll(step, state, inputs, self.cascades, shared=self.shared, remat=self.remat)

@@ -133,8 +133,9 @@ class RecurrentVarNet(nn.Module):
     (DIRECT's Calgary-Campinas configuration).
 
     Iterates are k-space of all coils for ``SENSE`` of ``CartesianFourier``, and the result is the root of the
-    sum of squares over coils, as in the publication. For other operators of norm about 1 iterates are images,
-    ``x <- x - alpha_t (A^H A x - A^H y) + w_t``, h starts from A^H y, and the result is the last one.
+    sum of squares over coils, as in the publication. For other operators iterates are images,
+    ``x <- x - alpha_t (A^H A x - A^H y) / |A|^2 + w_t`` (`squared_norms`), h starts from A^H y, and the
+    result is the last one.
 
     Attributes:
       cascades: number of unrolled steps, T.
@@ -177,7 +178,7 @@ class RecurrentVarNet(nn.Module):
         Raises:
           ValueError: the operators do not act on images, or ``initial`` has a wrong shape or place.
         """
-        inputs = cascade_inputs(operators, measurements, train, valid)
+        inputs = cascade_inputs(operators, measurements, train, valid, normalized=True)
         image = start_image(inputs, initial)
         if image.ndim != 3:
             raise ArgumentError("in_shape", "images (ny, nx)", image.shape[1:])
@@ -210,7 +211,7 @@ _kspace_terms = (
     lambda w, inputs: expanded(w, inputs.operators.coil_maps),
 )
 _image_terms = (
-    lambda x, inputs: inputs.gram(x) - inputs.back_projection,
+    lambda x, inputs: inputs.gradient(x),
     lambda x, inputs: x,
     lambda w, inputs: w,
 )

@@ -16,11 +16,10 @@ from operators import LinearOperator
 class VarNet(nn.Module):
     """Variational network: gradient descent on the data term, interleaved with learned corrections.
 
-    ``x <- x - eta_t (A^H A x - A^H y) - R_t(x)`` for t = 1 ... cascades, with one step size and one U-Net
-    per cascade (Hammernik et al. 2018; Sriram et al. 2020, here in image space). All cascades run in one
-    ``lax.scan`` with stacked parameters. Step sizes start at 1, for operators of norm about 1 or less
-    (SENSE with orthonormal Fourier transform and maps of sum |S|^2 = 1, filtered Radon transforms); scale
-    others first.
+    ``x <- x - eta_t (A^H A x - A^H y) / |A|^2 - R_t(x)`` for t = 1 ... cascades, with one step size, 1 at the
+    start, and one U-Net per cascade (Hammernik et al. 2018; Sriram et al. 2020, here in image space). All
+    cascades run in one ``lax.scan`` with stacked parameters. |A|^2 is that of `squared_norms`; of Cartesian
+    MRI it counts as 1, which it is for maps of sum |S|^2 = 1.
 
     Attributes:
       cascades: number of unrolled iterations.
@@ -82,6 +81,6 @@ class VarNet(nn.Module):
             name="regulariser",  # Initial values depend on it.
         )
         step = regularized(gradient_step(), regularizer, "parallel")
-        inputs = cascade_inputs(operators, measurements, train, valid)
+        inputs = cascade_inputs(operators, measurements, train, valid, normalized=True)
         state = start_image(inputs, initial)
         return unroll(step, state, inputs, self.cascades, shared=self.shared, remat=self.remat)

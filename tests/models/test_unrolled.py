@@ -28,8 +28,18 @@ from fedrecon.models import (
 )
 from fedrecon.models.data_steps import start_kspace
 from fedrecon.models.ista import SparseTransform
-from operators import SENSE, CartesianFourier, Diagonal, LinearOperator
+from fedrecon.models.unrolled import squared_norms
+from operators import (
+    SENSE,
+    CartesianFourier,
+    Diagonal,
+    LinearOperator,
+    ParallelBeam,
+    rasterize,
+    shepp_logan,
+)
 from operators.algebra import frozen_pytree, static
+from operators.ct import filtered_radon
 
 
 @frozen_pytree
@@ -310,11 +320,37 @@ def test_sparse_transforms_threshold_what_a_convolution_finds():
     variables = filled(jax.eval_shape(model.init, jax.random.key(0), operators, x))
     cascades = variables["params"]["cascades"]
     cascades["regularizer"]["log_threshold"] = jnp.full(2, 9.0)
-    want = weights * x
+    want, norms = weights * x, once(squared_norms)(operators)[:, None, None, None]
     for step in cascades["step"]:
-        want = want - step * weights * (weights * want - x)
+        want = want - step * weights * (weights * want - x) / norms
     got = once(model.apply)(variables, operators, x)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_are_divided_by_the_norm_of_the_operator():
+    """Few views have a large norm, for which steps of 1 diverge; that of Cartesian MRI is 1."""
+    operators = jax.vmap(lambda a: filtered_radon(ParallelBeam(a, 31), (16, 16)))(
+        jnp.linspace(0, jnp.pi, 6, endpoint=False, dtype=jnp.float32) + jnp.array([[0.0], [0.3]])
+    )
+
+    @once
+    def compared(operators):
+        y = jax.vmap(lambda A: A(rasterize(shepp_logan(), (16, 16))))(operators)
+        model = VarNet(8, 1, 0)
+        last = model.apply(model.init(jax.random.key(0), operators, y), operators, y)
+        residuals = [
+            jnp.linalg.norm(jax.vmap(lambda A, x: A(x))(operators, x) - y)
+            for x in (last, cascade_inputs(operators, y).back_projection)
+        ]
+        matrices = jax.vmap(lambda A: A(jnp.eye(256).reshape(256, 16, 16)))(operators)
+        return squared_norms(operators), matrices, *residuals
+
+    found, matrices, last, first = compared(operators)
+    exact = np.linalg.norm(matrices.reshape(2, 256, -1), 2, (1, 2)) ** 2
+    assert exact.min() > 2.5
+    assert (found / exact > 0.7).all() and (found / exact < 1.0001).all(), (found, exact)
+    assert last < 0.5 * first
+    assert squared_norms(sense()[0]) is None
 
 
 def test_untrained_learned_primal_dual_returns_the_back_projection():

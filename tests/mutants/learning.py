@@ -73,8 +73,8 @@ _MODELS = (
     *in_file(
         "fedrecon/models/data_steps.py",
         (
-            "x - size * (inputs.gram(x) - inputs.back_projection)",
-            "x - size * (inputs.gram(x) + inputs.back_projection)",
+            "x - size * inputs.gradient(x)",
+            "x + size * inputs.gradient(x)",
             _UNROLLED + "gradient_steps_are_a_loop",
         ),
         (

@@ -35,6 +35,14 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/models/unrolled.py",
+        (
+            "return found if self.norms is None else found /",
+            "return found if True else found /",
+            "tests/models/test_unrolled.py::test_steps_are_divided_by_the_norm_of_the_operator",
+        ),
+    ),
+    *in_file(
         "fedrecon/models/recurrent_varnet.py",
         (
             "hidden[i] * (1 - update) + new * update",
