@@ -129,7 +129,11 @@ ALLOWED = {
         {"jax", "numpy", "optax", "jax_privacy", "dp_accounting", "attr", "cryptography", "scipy"},
     ),
     "fedrecon/secure_aggregation": ({"fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
-    "fedrecon/vertical": ({"fedrecon.vertical", "fedrecon.secure_aggregation"}, {"numpy", "cryptography"}),
+    "fedrecon/vertical": (
+        {"fedrecon.vertical", "fedrecon.federated", "fedrecon.privacy", "fedrecon.secure_aggregation"}
+        | {"fedrecon.types"},
+        {"jax", "numpy", "optax", "cryptography"},
+    ),
     "fedrecon/runtime": (
         {"fedrecon.runtime", "fedrecon.types", "fedrecon.files"},
         {"jax", "numpy", "orbax", "rich", "absl"},

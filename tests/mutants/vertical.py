@@ -9,6 +9,13 @@ _FOUND = _PSI + "what_is_found_is_the_intersection_in_one_order"
 _SIZES = _PSI + "only_sizes_tell_runs_with_other_identifiers_apart"
 _REFUSED = _PSI + "messages_that_no_honest_party_sends_are_refused"
 _SHUFFLED = _PSI + "identifiers_are_shuffled_and_answers_are_not"
+_SPLIT = "tests/vertical/test_split_network.py::test_"
+_STEP = _SPLIT + "a_step_is_that_of_the_undivided_network"
+_CLIPPED = _SPLIT + "clipping_without_noise_is_the_undivided_network_with_clipped_activations"
+_MOVED = _SPLIT + "one_example_moves_each_release_by_at_most_its_sensitivity"
+_NOISE = _SPLIT + "noise_has_the_deviation_that_is_accounted"
+_EPSILON = _SPLIT + "epsilon_is_that_of_two_gaussian_releases_in_every_pass"
+_WRONG = _SPLIT + "what_promises_nothing_is_refused"
 MUTANTS = (
     *in_file(
         "fedrecon/vertical/curve25519.py",
@@ -41,5 +48,36 @@ MUTANTS = (
         ("if len(own) != len(self._points):", "if False:", _REFUSED),
         ("if kind != expected:", "if False:", _REFUSED),
         ("range(max(0, padded - len(encoded)))", "range(0)", _PSI + "padding_is_in_no_intersection"),
+    ),
+    *in_file(
+        "fedrecon/vertical/split_network.py",
+        ("x / _count(valid), pull(received)", "x, pull(received)", _STEP),
+        ("return each.sum() / _count(batch.valid), each", "return each.mean(), each", _STEP),
+        ("each = jnp.where(batch.valid, each, 0)", "each = each + 0", _STEP),
+        ("cut = jax.grad(lambda cut: mean(params, cut)[1].sum())(received)",
+         "cut = jax.grad(lambda cut: mean(params, cut)[0])(received)", _STEP),
+        ("jnp.where(valid[:, None], found, 0)", "found", _SPLIT + "padding_changes_nothing"),
+        ("bound / jnp.where(lengths > bound, lengths, 1), 1)", "bound, 1)", _CLIPPED),
+        ("_clipped_cut(guest, p, inputs[None], protection.activations)", "guest.apply(p, inputs[None])",
+         _CLIPPED),
+        ("jnp.where(valid, _factor(lengths, mechanism.sensitivity), 0)",
+         "_factor(lengths, mechanism.sensitivity)", _MOVED),
+        ("_factor(lengths, mechanism.sensitivity), 0)", "1, 0)", _MOVED),
+        ("factor = _factor(lengths, bound)[:, None]", "factor = 1", _MOVED),
+        ("jnp.sqrt(sum(jnp.square(x).sum(1) for x in cut))", "jnp.sqrt(jnp.square(cut[0]).sum(1))", _MOVED),
+        ("x + mechanism.stddev * jax.random", "x + mechanism.noise_multiplier * jax.random", _NOISE),
+        ("(x + mechanism.stddev * n) / size", "x / size + mechanism.stddev * n", _NOISE),
+        ("_folded(key, 1 + number)", "_folded(key, 1)", _NOISE),
+        ("protection, _folded(key, 2 * number + 2))", "protection, _folded(key, 2))", _NOISE),
+        ("getattr(protection, own) is not None and", "False and", _WRONG),
+    ),
+    *in_file(
+        "fedrecon/vertical/cut_privacy.py",
+        ("for mechanism in (cut, gradient) if", "for mechanism in (cut,) if", _EPSILON),
+        ("epochs=passes,", "epochs=1,", _EPSILON),
+        ("passes=passes if trained else 1", "passes=passes", _SPLIT + "what_is_sent_once_is_one_release"),
+        ("parts.append((fixed_mechanism(clipping[1], 1.0, passes=passes, **size), 1))", "pass",
+         _SPLIT + "noise_is_calibrated_for_the_budget_and_no_more"),
+        ("if protection.gradients is not None and protection.host is None:", "if False:", _WRONG),
     ),
 )  # fmt: skip

@@ -217,6 +217,8 @@ def test_padding_is_in_no_intersection():
     dummies = seeded(9)
     first, second = intersect(Party(["a", "b"], NOW, 9, dummies), Party(["b"], NOW, 4, os.urandom))
     assert first == Common((1,), 4) and second == Common((0,), 9)
+    # The same random bytes at both, which no system's generator gives, pad with the same points.
+    assert intersect(Party(["a"], NOW, 3, seeded(1)), Party(["b"], NOW, 3, seeded(1)))[0] == Common((), 3)
 
 
 def test_the_library_that_is_missing_is_named(monkeypatch):
