@@ -25,7 +25,7 @@ from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
 from fedrecon.exports import is_export, load
 from fedrecon.models import NORMS, RECONSTRUCTORS, named_reconstructor
-from fedrecon.tasks import mri_measure
+from fedrecon.tasks import mri_measure, noise_deviation
 from fedrecon.types import Batch, Variables
 from fedrecon.weights import read_weights, write_weights
 
@@ -167,21 +167,6 @@ def signs_of(stacked: operators.LinearOperator, measurements: Any, images: Any, 
         samples = (jnp.abs(batch["kspace"]) > 0).sum((1, 2, 3))
         noise = left / jnp.sqrt(jnp.maximum(samples, 1)) / noise_deviation(batch["kspace"])
     return Signs(residual, noise, departure)
-
-
-def noise_deviation(kspace: Any) -> jax.Array:
-    """Standard deviation of the noise of a complex sample: ``(examples, coils, ny, nx)`` -> ``(examples,)``.
-
-    From the median magnitude of the samples that are not zero in the outer tenth of either direction, where
-    there is little else; for complex normal noise the median is sqrt(log 2) deviations.
-    """
-    kspace = jnp.asarray(kspace)
-    ny, nx = kspace.shape[-2:]
-    y, x = (jnp.abs(jnp.arange(n) - n // 2) / (n / 2) for n in (ny, nx))
-    outer = (y[:, None] > 0.9) | (x > 0.9)
-    magnitude = jnp.abs(kspace)
-    chosen = jnp.where(outer & (magnitude > 0), magnitude, jnp.nan)
-    return jnp.nanmedian(chosen, axis=(1, 2, 3)) / math.sqrt(math.log(2))
 
 
 def measured_examples(measurement: Measurement, calibration_size: int = 24) -> list[dict[str, Any]]:

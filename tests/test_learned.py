@@ -18,14 +18,13 @@ from fedrecon.learned import (
     load_network,
     make_reconstruct,
     measured_examples,
-    noise_deviation,
     notices,
     reconstruct_measurement,
     save_network,
     signs_of,
     strangeness,
 )
-from fedrecon.tasks import mri_measure, reconstruction_task
+from fedrecon.tasks import mri_measure, noise_deviation, reconstruction_task
 
 SHAPE = (24, 24)
 

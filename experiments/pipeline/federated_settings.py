@@ -15,7 +15,7 @@ from fedrecon.models import (
     SUPERVISED_POOLS,
     UNROLLED,
 )
-from fedrecon.tasks import RECONSTRUCTION_LOSSES, SELF_SUPERVISED
+from fedrecon.tasks import RECONSTRUCTION_LOSSES
 from fedrecon.training import (
     NO_PRIVACY,
     TASKS,
@@ -84,6 +84,7 @@ _BY_COUNTS = Need("--configure=fingerprint", lambda s: s.configure == "fingerpri
 _OF_ANY_SIZE = Need(f"--network={' or '.join(SIZED)}", lambda s: s.network in SIZED)
 _OF_ANY_DEPTH = Need(f"--network={' or '.join(POOLED)}", lambda s: s.network in POOLED)
 _RECONSTRUCTS = Need("--task=reconstruction", lambda s: s.task == "reconstruction")
+_WITHOUT_REFERENCE = tuple(name for name, of in RECONSTRUCTION_LOSSES.items() if not of.reference)
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
@@ -254,7 +255,7 @@ class TrainSettings:
     )
     loss: str = _training(
         "l1_ssim",
-        f"Loss of a reconstruction; {', '.join(SELF_SUPERVISED)} use no reference",
+        f"Loss of a reconstruction; {', '.join(_WITHOUT_REFERENCE)} use no reference",
         choices=RECONSTRUCTION_LOSSES,
         needs=(_RECONSTRUCTS,),
     )
@@ -334,7 +335,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if not is_own(settings.task) and settings.network not in NETWORKS[settings.task]:
         expected = f"one of {', '.join(NETWORKS[settings.task])} with --task={settings.task}"
         raise FlagError("network", expected, repr(settings.network))
-    if settings.network in MAGNITUDES and settings.loss in SELF_SUPERVISED:
+    if settings.network in MAGNITUDES and settings.loss in _WITHOUT_REFERENCE:
         expected = f"none of {', '.join(MAGNITUDES)}, which return magnitudes, with --loss={settings.loss}"
         raise FlagError("network", expected, settings.network)
     drawn = settings.cohort in SIMULATED

@@ -17,6 +17,7 @@ from fedrecon.tasks.massive_training import massive_training_task
 from fedrecon.tasks.mixtures import mixture_of_experts
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.network import map_chunks
+from fedrecon.tasks.noise_levels import noise_deviation
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sliding_window
 from fedrecon.tasks.prototypes import nearest_prototype
@@ -28,7 +29,7 @@ from fedrecon.tasks.reconstruction import (
     random_mirrors,
     reconstruction_task,
 )
-from fedrecon.tasks.reconstruction_losses import RECONSTRUCTION_LOSSES, SELF_SUPERVISED
+from fedrecon.tasks.reconstruction_losses import RECONSTRUCTION_LOSSES
 from fedrecon.tasks.regions import without_absent_classes
 from fedrecon.tasks.routing import routed_adaptation
 from fedrecon.tasks.scores import lower_is_better, means
@@ -48,7 +49,6 @@ __all__ = [
     "LOSSES",
     "MODES",
     "RECONSTRUCTION_LOSSES",
-    "SELF_SUPERVISED",
     "Configuration",
     "Configured",
     "Fingerprint",
@@ -86,6 +86,7 @@ __all__ = [
     "module_task",
     "mri_measure",
     "nearest_prototype",
+    "noise_deviation",
     "ordered_task",
     "random_mirrors",
     "reconstruction_metrics",

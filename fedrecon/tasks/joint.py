@@ -13,7 +13,8 @@ from fedrecon.tasks.interface import combined, interface_images, interface_scale
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
 from fedrecon.tasks.readings import Reading
 from fedrecon.tasks.reconstruction import Augment
-from fedrecon.tasks.reconstruction_losses import Measure, reconstruction_losses
+from fedrecon.tasks.reconstruction_losses import reconstruction_losses
+from fedrecon.tasks.sample_losses import Measure
 from fedrecon.types import Batch, Metrics, PyTree, Task, Variables
 
 # Groups of parameters: of the reconstruction and of what reads its images.

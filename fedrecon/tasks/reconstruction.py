@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from fedrecon.tasks.image_quality import magnitude, reconstruction_metrics
 from fedrecon.tasks.network import check_batch, map_chunks, mean, network, total
-from fedrecon.tasks.reconstruction_losses import Measure, ReconstructionLoss, l1_ssim, reconstruction_losses
+from fedrecon.tasks.reconstruction_losses import l1_ssim, reconstruction_losses
+from fedrecon.tasks.sample_losses import Measure, ReconstructionLoss
 from fedrecon.types import Batch, Metrics, PyTree, Task
 from operators import SENSE, CartesianFourier, LinearOperator, ParallelBeam
 from operators.ct import filtered_radon
@@ -43,7 +44,7 @@ def reconstruction_task(
       ssim_weight: weight of the structural part.
       chunk: examples reconstructed at a time in ``metrics``, which bounds memory.
       augment: ``augment(key, batch) -> batch`` changes examples in training, such as `random_mirrors`.
-      loss: of training, such as one of ``RECONSTRUCTION_LOSSES``.
+      loss: of training, such as the function of one of ``RECONSTRUCTION_LOSSES``.
 
     Returns:
       A task; ``metrics`` are those of ``reconstruction_metrics`` per volume and "loss" per example;

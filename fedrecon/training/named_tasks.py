@@ -28,7 +28,6 @@ from fedrecon.models import (
 )
 from fedrecon.tasks import (
     RECONSTRUCTION_LOSSES,
-    SELF_SUPERVISED,
     Configured,
     classification_task,
     measure_of,
@@ -102,26 +101,27 @@ def named_task(
         return segmentation_task(SEGMENTERS[network](**sizes, **out), example, **options)
     check_loss(loss, network, example)
     model = named_reconstructor(network, cascades=cascades, channels=channels, pools=pools, norm=norm)
-    return reconstruction_task(model, measure_of(example), example, loss=RECONSTRUCTION_LOSSES[loss])
+    return reconstruction_task(model, measure_of(example), example, loss=RECONSTRUCTION_LOSSES[loss].function)
 
 
 def check_loss(loss: str, network: str, example: Mapping[str, Any]) -> None:
     """Raises ValueError where a reconstruction network, or its loss, is not of these data."""
     if loss not in RECONSTRUCTION_LOSSES:
         raise ArgumentError("loss", f"one of {', '.join(RECONSTRUCTION_LOSSES)}", repr(loss))
-    if "kspace" not in example:
-        if network in CARTESIAN:
-            fitting = [name for name in RECONSTRUCTORS if name not in CARTESIAN]
-            raise ArgumentError("network", f"one of {', '.join(fitting)} for sinograms", network)
-        # All but "measured", the first one, change the mask.
-        fitting = [name for name in RECONSTRUCTION_LOSSES if name not in SELF_SUPERVISED[1:]]
-        if loss not in fitting:
-            raise ArgumentError("loss", f"one of {', '.join(fitting)} for sinograms", loss)
-    if network in MAGNITUDES and loss in (*SELF_SUPERVISED, "complex_l1"):
+    samples = "kspace" if "kspace" in example else "sinogram"
+    if network in CARTESIAN and samples != "kspace":
+        fitting = [name for name in RECONSTRUCTORS if name not in CARTESIAN]
+        raise ArgumentError("network", f"one of {', '.join(fitting)} for sinograms", network)
+    named = RECONSTRUCTION_LOSSES[loss]
+    if samples not in named.samples:
+        fitting = [name for name, of in RECONSTRUCTION_LOSSES.items() if samples in of.samples]
+        of = {"kspace": "k-space", "sinogram": "sinograms"}[samples]
+        raise ArgumentError("loss", f"one of {', '.join(fitting)} for {of}", loss)
+    if network in MAGNITUDES and named.reference != "magnitude":
         fitting = [name for name in RECONSTRUCTORS if name not in MAGNITUDES]
         raise ArgumentError("network", f"one of {', '.join(fitting)} with loss={loss}", network)
-    if loss == "complex_l1" and example["target"].dtype.kind != "c":
-        raise ArgumentError("loss", "another than complex_l1, since references are magnitudes", loss)
+    if named.reference == "complex" and example["target"].dtype.kind != "c":
+        raise ArgumentError("loss", f"another than {loss}, since references are magnitudes", loss)
 
 
 def check_network(task: str, network: str, pools: int = SUPERVISED_POOLS) -> None:

@@ -5,6 +5,8 @@ from tests.mutants.mutant import in_file
 _NETWORKS = "tests/models/test_mri_networks.py::test_"
 _ITERATIONS = "tests/models/test_learned_iterations.py::test_"
 _LOSSES = "tests/tasks/test_reconstruction_losses.py::test_"
+_HELD_OUT = "tests/tasks/test_held_out_losses.py::test_"
+_UNBIASED = "tests/tasks/test_unbiased_losses.py::test_"
 _CONFORMAL = "tests/evaluation/test_conformal.py::test_"
 MUTANTS = (
     *in_file(
@@ -106,6 +108,14 @@ MUTANTS = (
     *in_file(
         "fedrecon/tasks/reconstruction_losses.py",
         (
+            'measure({**batch, "mask": jnp.ones_like(batch["mask"])})[0]',
+            "measure(batch)[0]",
+            _LOSSES + "supervised_losses_are_their_definitions",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/held_out_losses.py",
+        (
             "free = (mask != 0) & ~(inside",
             "free = ~(inside",
             _LOSSES + "samples_are_held_out_without_the_center",
@@ -116,9 +126,60 @@ MUTANTS = (
             _LOSSES + "what_is_held_out_is_never_seen",
         ),
         (
+            "jnp.where(held, (1 - p * (1 - chance)) / jnp.where(held, p * chance, 1), 0)",
+            "jnp.where(held, 1, 0)",
+            _HELD_OUT + "weights_make_the_gradient_that_of_supervision",
+        ),
+        (
+            "kspace, target = kspace + added, kspace - added / noise**2",
+            "kspace, target = kspace + added, kspace",
+            _HELD_OUT + "noise_is_left_out_of_what_robust_networks_learn",
+        ),
+        (
+            "u = jnp.where(columns, u[:1], jnp.where(rows, u[:, :1], u))",
+            "pass",
+            _HELD_OUT + "lines_are_held_out_as_a_whole",
+        ),
+        (
+            "(taken & ~inside).sum() / jnp.maximum(outside, 1)",
+            "taken.sum() / taken.size",
+            _HELD_OUT + "probabilities_are_told_by_the_mask",
+        ),
+        (
+            "image = reconstruct(only(views & ~held))",
+            "image = reconstruct(only(views))",
+            _HELD_OUT + "the_expected_loss_of_views_is_that_without_noise",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/equivariance_losses.py",
+        (
             "allowed = valid[None] & ~jnp.eye(n, dtype=bool)",
             "allowed = valid[None] | jnp.eye(n, dtype=bool)",
             _LOSSES + "others_are_other_valid_examples",
+        ),
+        (
+            "squares(n) + 2 * moved",
+            "squares(n) + moved",
+            _UNBIASED + "the_risk_of_a_linear_network_is_its_error",
+        ),
+        (
+            "n = measure({**batch, name: noise})[1]",
+            "n = jnp.pad(noise, [(0, w - v) for w, v in zip(y.shape, noise.shape)])",
+            _UNBIASED + "the_risk_of_filtered_sinograms_is_their_error",
+        ),
+        (
+            "moved = {name: batch[name][place] for name in _OPERATOR if name in batch}",
+            "moved = {name: batch[name] for name in _OPERATOR if name in batch}",
+            _UNBIASED + "sinograms_of_rotated_images_and_of_others_views_are_undone",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/noise_levels.py",
+        (
+            "jnp.exp(0.5 * sinogram",
+            "jnp.exp(sinogram",
+            _UNBIASED + "levels_are_those_that_data_come_with_or_those_estimated",
         ),
     ),
     *in_file(
