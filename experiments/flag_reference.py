@@ -42,6 +42,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.diagnosis": None,
     "experiments.benchmark_segmentation": None,
     "experiments.benchmark_recon": None,
+    "experiments.benchmark_memory": None,
     "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,

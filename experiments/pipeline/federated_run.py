@@ -68,6 +68,7 @@ def run(
     rounds_per_dispatch: int = 1,
     data: FederatedData | None = None,
     report_stage: Callable[[str], None] = lambda stage: None,
+    announce: Callable[[str], None] = lambda sentence: None,
     baselines: bool = False,
 ) -> tuple[Results, Cost]:
     """Trains, or finishes what an interrupted run left, and scores; a finished run is only read.
@@ -81,6 +82,7 @@ def run(
       rounds_per_dispatch: rounds compiled into one call.
       data: of these settings, if they were loaded before.
       report_stage: called with the name of each stage that begins, as in `Watchdog`.
+      announce: called with what a round will occupy, before the first one.
       baselines: also scores methods without training, see `write_baselines`.
 
     Raises:
@@ -99,7 +101,7 @@ def run(
         )
     if baselines and settings.task == "reconstruction" and jax.process_count() == 1:
         write_baselines(workdir, data)
-    execution = Execution(parallel, rounds_per_dispatch, report_stage)
+    execution = Execution(parallel, rounds_per_dispatch, report_stage, announce)
     with naming_the_line(settings.federation.methods_from), naming_the_line(settings.task, "task"):
         chosen = configuration_of(settings, data)
         stage = stage_of(settings, data, chosen)

@@ -47,7 +47,8 @@ def train(settings: TrainSettings, values: Any) -> None:
         ) as workdir,
         Watchdog(workdir.path, stall_seconds=values.stall_seconds) as watchdog,
     ):
-        outcome = run(settings, workdir, report_stage=watchdog.report_stage, baselines=True, **execution)
+        reports: dict[str, Any] = {"report_stage": watchdog.report_stage, "announce": _say}
+        outcome = run(settings, workdir, baselines=True, **reports, **execution)
         if is_lead():
             save_learning_curves(workdir.path)
     if is_lead():
@@ -55,3 +56,7 @@ def train(settings: TrainSettings, values: Any) -> None:
         print_baselines(workdir)
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)

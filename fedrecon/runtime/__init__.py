@@ -20,6 +20,12 @@ from fedrecon.runtime.distributed import (
 )
 from fedrecon.runtime.help import spelled
 from fedrecon.runtime.log import RunLog, decode_numbers, encode_numbers, read_log
+from fedrecon.runtime.memory import (
+    MemoryEstimate,
+    available_memory,
+    memory_estimate,
+    readable_bytes,
+)
 from fedrecon.runtime.program import (
     check_values,
     end_interrupted,
@@ -39,6 +45,7 @@ from fedrecon.runtime.workdir import Workdir, WorkdirError
 __all__ = [
     "Checkpointer",
     "DistributedError",
+    "MemoryEstimate",
     "PeerError",
     "Progress",
     "RunLog",
@@ -46,6 +53,7 @@ __all__ = [
     "Workdir",
     "WorkdirError",
     "agreed",
+    "available_memory",
     "available_processors",
     "check_values",
     "compiled",
@@ -59,11 +67,13 @@ __all__ = [
     "is_lead",
     "keep_memory",
     "leave",
+    "memory_estimate",
     "open_workdir",
     "parse_flags",
     "peak_memory",
     "program_name",
     "read_log",
+    "readable_bytes",
     "release_memory",
     "rounds_done",
     "run_program",

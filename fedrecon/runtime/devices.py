@@ -16,7 +16,9 @@ import jax
 from fedrecon.errors import ArgumentError
 
 # Parameters of mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+# Blocks from this size on go back to the system at once.
+_LARGE = 2**28
 _RECORDED_PACKAGES = ("fedrecon", "jax", "jaxlib", "flax", "optax", "numpy", "jax-privacy", "dp-accounting")
 
 
@@ -65,13 +67,17 @@ def keep_memory() -> None:
 
     By itself glibc gives large blocks back to the system, and every call of a compiled function, such as a
     step of training, has its memory made and cleared again page by page: a quarter of the processor's time of
-    a step of a U-Net. (Before 2.38 glibc does not always find aligned blocks again, and some of it remains.)
-    With a heap for each of its threads, the compiler takes a third more memory. At the end of the heap at
-    most 1 GiB is kept; `release_memory` gives it back.
+    a step of a U-Net. With a heap for each of its threads, the compiler takes a third more memory. At the end
+    of the heap at most 1 GiB is kept; `release_memory` gives it back.
+
+    Blocks of 256 MiB and more are left to the system: before 2.38 glibc does not always find aligned blocks
+    again, and every call would take its memory anew beside what calls before it have left; of smaller ones
+    this is a block or two.
     """
     with _c_library() as library:
         library.mallopt(_M_ARENA_MAX, 1)
-        library.mallopt(_M_MMAP_MAX, 0)
+        if not library.mallopt(_M_MMAP_THRESHOLD, _LARGE):
+            library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -13,7 +14,7 @@ from fedrecon import federated as fl
 from fedrecon.data import ClientData, select_clients
 from fedrecon.federated import FederatedAlgorithm
 from fedrecon.files import write_atomically
-from fedrecon.runtime import agreed, is_lead, release_memory
+from fedrecon.runtime import MemoryEstimate, agreed, is_lead, release_memory
 from fedrecon.training.budgets import Budget
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError
@@ -34,11 +35,25 @@ class Execution:
         measured step.
       rounds_per_dispatch: rounds compiled into one call.
       report_stage: called with the name of each stage that begins, as in `Watchdog`.
+      announce: called with a sentence that a user should read before the first round.
     """
 
     parallel: str = "auto"
     rounds_per_dispatch: int = 1
     report_stage: Callable[[str], None] = _no_report
+    announce: Callable[[str], None] = _no_report
+
+
+class Dispatch(NamedTuple):
+    """Some rounds that were compiled into one call.
+
+    Attributes:
+      run: ``run(state, data, key) -> (state, infos)``.
+      memory: what a call occupies on each device; None where that is not known.
+    """
+
+    run: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+    memory: MemoryEstimate | None = None
 
 
 class CompiledRounds:
@@ -51,13 +66,18 @@ class CompiledRounds:
     """
 
     def __init__(
-        self, compile: Callable[[int, jax.Array], Callable], key: jax.Array, *, fresh: bool = False
+        self, compile: Callable[[int, jax.Array], Dispatch], key: jax.Array, *, fresh: bool = False
     ) -> None:
         self._compile, self._key, self._fresh = compile, key, fresh
-        self._compiled: dict[int, Callable] = {}
+        self._compiled: dict[int, Dispatch] = {}
         self.seconds = 0.0
 
     def __call__(self, count: int) -> Callable:
+        run = self.compiled(count).run
+        return (lambda state, data, key: run(state, data, fresh_key())) if self._fresh else run
+
+    def compiled(self, count: int) -> Dispatch:
+        """So many rounds, compiled now unless they were before."""
         if count not in self._compiled:
             start = time.perf_counter()
             # What was compiled before leaves memory that this compilation would add to.
@@ -65,8 +85,7 @@ class CompiledRounds:
             self._compiled[count] = self._compile(count, self._key)
             release_memory()
             self.seconds += time.perf_counter() - start
-        run = self._compiled[count]
-        return (lambda state, data, key: run(state, data, fresh_key())) if self._fresh else run
+        return self._compiled[count]
 
 
 def resolve_parallel(

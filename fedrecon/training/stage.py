@@ -29,6 +29,7 @@ from fedrecon.training.execution import CompiledRounds, Execution, resolve_paral
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.finetuning import Tuning, finetuned
 from fedrecon.training.initial import initial_variables
+from fedrecon.training.memory import Demand, demand
 from fedrecon.training.model_files import example_of, note_stage, save_released
 from fedrecon.training.options import FlagError
 from fedrecon.training.progress import Course, check_course, course
@@ -179,8 +180,18 @@ def train_stage(
         rounds = with_validation(rounds, settings, entry, budget, stage.task.metrics, stage.validation)
         dispatch = CompiledRounds(rounds.compile, key, fresh=noise is not None and noise.secure)
         # Compiled before the first round, so that its time is not in the log.
+        needed = None
         if rounds_done(workdir, stage.name) < budget.rounds:
-            dispatch(min(execution.rounds_per_dispatch, budget.rounds))
+            first = dispatch.compiled(min(execution.rounds_per_dispatch, budget.rounds))
+            needed = demand(first.memory, rounds.data, rounds.state, mesh)
+            announce(execution, needed, parallel)
+
+        def annotated(done: int, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            records = charged(before, done, purse.records(done, records))
+            if needed is None or done or not records:
+                return records
+            return [records[0] | {"memory_bytes": needed.total}, *records[1:]]
+
         state = train(
             workdir,
             stage.name,
@@ -194,7 +205,7 @@ def train_stage(
             report_stage=execution.report_stage,
             finished=rounds.finished,
             permit=purse.permit,
-            annotate=lambda done, records: charged(before, done, purse.records(done, records)),
+            annotate=annotated,
         )
         taken = course(read_log(workdir / "metrics.jsonl"), stage.name, budget.rounds, settings.patience)
         check_course(taken)
@@ -215,6 +226,15 @@ def train_stage(
             evaluate = evaluation(algorithm, mesh)
     own = has_own_models(settings)
     return Trained(algorithm, state, released, own, evaluate, mesh, dispatch.seconds, taken, tuning)
+
+
+def announce(execution: Execution, needed: Demand | None, parallel: str | int) -> None:
+    """Says what a round occupies, and what to reduce where that does not fit; nothing where nobody knows."""
+    if needed is None or not is_lead():
+        return
+    execution.announce(needed.sentence())
+    if warning := needed.warning(parallel):
+        execution.announce(warning)
 
 
 def started(stage: Stage, settings: FederationSettings) -> tuple[Stage, Tuning]:

@@ -21,6 +21,7 @@ from fedrecon.federated.topologies import (
     streaming_average,
 )
 from fedrecon.files import replacing
+from fedrecon.training.execution import Dispatch
 from fedrecon.training.faults import full_record
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError, as_flag_error
@@ -92,7 +93,8 @@ def streamed_rounds(
                     infos.append(info)
                 return state, infos
 
-            return dispatch
+            # What a round occupies is known in the first one, which compiles it.
+            return Dispatch(dispatch)
 
         def record(info: StreamingInfo) -> dict[str, Any]:
             names = tuple(clients.names[i] for i in info.clients)

@@ -15,11 +15,12 @@ from fedrecon import federated as fl
 from fedrecon.data import ClientData
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
-from fedrecon.runtime import compiled
+from fedrecon.runtime import compiled, memory_estimate
 from fedrecon.training.budgets import Budget
 from fedrecon.training.catalog_algorithms import method
 from fedrecon.training.clocks import clock_record
 from fedrecon.training.components import full_steps
+from fedrecon.training.execution import Dispatch
 from fedrecon.training.faults import full_record, parse_faults
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.options import FlagError, as_flag_error
@@ -36,7 +37,7 @@ class Rounds(NamedTuple):
       algorithm: whose models the state holds, for evaluation and fine-tuning.
       state: before the first round.
       data: what the rounds are given.
-      compile: ``compile(rounds, key) -> dispatch``, with ``dispatch(state, data, key) -> (state, infos)``.
+      compile: ``compile(rounds, key) -> Dispatch``.
       records: ``records(infos) -> [record]``, one JSON-able dict a round.
       federation: ``federation(state) -> RoundState``.
       average: ``average(RoundState) -> Variables``, the model of all.
@@ -48,7 +49,7 @@ class Rounds(NamedTuple):
     algorithm: FederatedAlgorithm
     state: PyTree
     data: PyTree
-    compile: Callable[[int, jax.Array], Callable]
+    compile: Callable[[int, jax.Array], Dispatch]
     records: Callable[[PyTree], list[dict[str, Any]]]
     federation: Callable[[PyTree], RoundState]
     average: Callable[[RoundState], Variables]
@@ -129,9 +130,10 @@ def open_rounds(
 
     def compile(rounds, key):
         try:
-            return compiled(fl.run_rounds(round_, rounds).lower(state, placed, key))
+            program = compiled(fl.run_rounds(round_, rounds).lower(state, placed, key))
         except ValueError as error:
             raise _named(settings, error) from error
+        return Dispatch(program, memory_estimate(program))
 
     def records(infos):
         record = _asynchronous_record if settings.topology == "asynchronous" else _star_record

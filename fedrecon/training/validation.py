@@ -13,6 +13,7 @@ from fedrecon.data import ClientData
 from fedrecon.federated import RoundState, client_variables
 from fedrecon.runtime import host_copy
 from fedrecon.training.budgets import Budget
+from fedrecon.training.execution import Dispatch
 from fedrecon.training.federation_settings import PEERS, FederationSettings
 from fedrecon.training.options import FlagError
 from fedrecon.training.scores import as_json, site_scores
@@ -81,11 +82,11 @@ def with_validation(
             return client_variables(rounds.algorithm, state, 0)
         return state if entry.personal or settings.topology in PEERS else rounds.average(state)
 
-    def compile(count: int, key: jax.Array) -> Callable:
+    def compile(count: int, key: jax.Array) -> Dispatch:
         dispatch = rounds.compile(count, key)
 
         def run(watched: PyTree, data_: PyTree, key: jax.Array) -> tuple[PyTree, PyTree]:
-            state, infos = dispatch(watched.state if settings.patience else watched, data_, key)
+            state, infos = dispatch.run(watched.state if settings.patience else watched, data_, key)
             federation = rounds.federation(state)
             done, start = int(federation.round), time.perf_counter()
             if done % settings.validate_every >= count and done < budget.rounds:
@@ -96,7 +97,7 @@ def with_validation(
                 return state, (infos, sums, seconds)
             return _kept(watched, state, sums, done, alone), (infos, sums, seconds)
 
-        return run
+        return Dispatch(run, dispatch.memory)
 
     def records(infos: tuple[PyTree, dict[str, Any], float]) -> list[dict[str, Any]]:
         infos, sums, seconds = infos

@@ -43,6 +43,8 @@ train_recon | --network=deep-equilibrium --cascades=5 | --cascades
 train_recon | --network=e2e-varnet --loss=ssdu | --network: expected none of e2e-varnet
 evaluate_recon | --workdir={}/none | --workdir
 benchmark_recon | --only=transformer | --only: expected some of varnet
+benchmark_memory | --only=transformer | --only: expected some of varnet
+benchmark_memory | --iterations=0 | --iterations: expected positive numbers
 train_federated | --concentration=0.1 | --concentration
 train_federated | --algorithm=moon --task=segmentation | --algorithm
 train_federated | --sampler=uniform | --clients_per_round

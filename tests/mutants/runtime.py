@@ -5,7 +5,40 @@ from tests.mutants.mutant import in_file
 _RUNTIME = "tests/runtime/test_runtime.py::test_"
 _PROGRAM = "tests/runtime/test_program.py::test_"
 
+_MEMORY = "tests/runtime/test_memory_estimate.py::test_"
+
 MUTANTS = (
+    *in_file(
+        "fedrecon/runtime/memory.py",
+        (
+            "self.temporaries + self.outputs - self.aliased",
+            "self.temporaries + self.outputs",
+            _MEMORY + "arguments_outputs_and_temporaries_are_those_of_the_arrays",
+        ),
+        (
+            "return self.arguments + self.added",
+            "return self.added",
+            _MEMORY + "arguments_outputs_and_temporaries_are_those_of_the_arrays",
+        ),
+        (
+            "if count >= 9.95 * size",
+            "if count >= size",
+            _MEMORY + "readable_bytes_are_within_half_a_unit_of_the_last_digit",
+        ),
+    ),
+    *in_file(
+        "fedrecon/training/memory.py",
+        (
+            "self.working <= self.available",
+            "self.working >= self.available",
+            _MEMORY + "rounds_that_do_not_fit_say_what_to_reduce",
+        ),
+        (
+            "memory.added * copies",
+            "memory.total * copies",
+            _MEMORY + "a_round_is_data_states_and_what_it_adds",
+        ),
+    ),
     *in_file(
         "fedrecon/runtime/workdir.py",
         (
