@@ -20,6 +20,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.full_stack": (settings.FullStackSettings, settings.BY_PRESET),
     "experiments.train_federated": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.train_recon": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
+    "experiments.compare_recon": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.evaluate_recon": None,
     "experiments.compare": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.multitask": (federated_settings.TrainSettings, frozenset(multitask.KEPT)),

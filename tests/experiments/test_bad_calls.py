@@ -41,6 +41,11 @@ train_recon | --network=resnet18 | --network
 train_recon | --network=recurrent-varnet --pools=3 | --pools
 train_recon | --network=deep-equilibrium --cascades=5 | --cascades
 train_recon | --network=e2e-varnet --loss=ssdu | --network: expected none of e2e-varnet
+compare_recon | --networks=varnet,transformer | --networks: expected some of
+compare_recon | --networks=modl | --baseline: expected one of modl
+compare_recon | --networks=varnet --varnet.cascades=0 | --varnet.cascades: expected a positive integer
+compare_recon | --networks=varnet --modl.cascades=2 | --modl.NAME: expected one of --networks
+compare_recon | --networks=varnet --losses=ssdu,ssdu | --losses: expected distinct names
 evaluate_recon | --workdir={}/none | --workdir
 benchmark_recon | --only=transformer | --only: expected some of varnet
 benchmark_memory | --only=transformer | --only: expected some of varnet
@@ -265,7 +270,7 @@ operators.native | nosuch | nosuch
 operators.native | --precision=float16 | --precision
 """
 DATA_SCRIPTS = {"check_cohort", "inspect_file", "simulate_cohort"}
-TRAINING = {"finetune", "full_stack", "train_federated", "train_recon", "compare"}
+TRAINING = {"finetune", "full_stack", "train_federated", "train_recon", "compare_recon", "compare"}
 
 
 def folder(path):
