@@ -23,6 +23,7 @@ from fedrecon import ood
 from fedrecon.classical_maps import calibration_block
 from fedrecon.data import DataError, Measurement, mri_examples
 from fedrecon.errors import ArgumentError
+from fedrecon.evaluation import error_scale
 from fedrecon.exports import is_export, load
 from fedrecon.models import NORMS, RECONSTRUCTORS, named_reconstructor
 from fedrecon.tasks import mri_measure, noise_deviation
@@ -78,6 +79,18 @@ class Signs(NamedTuple):
     departure: Any
 
 
+class IntervalBound(NamedTuple):
+    """Conformal intervals of pixels, image ± quantile * scale with `fedrecon.evaluation.error_scale`.
+
+    Attributes:
+      level: part of the pixels of the validation that are inside.
+      quantile: of the scaled errors there, summed over sites.
+    """
+
+    level: float
+    quantile: float
+
+
 class CheckedNetwork(NamedTuple):
     """A trained network with the bounds of its signs.
 
@@ -88,6 +101,7 @@ class CheckedNetwork(NamedTuple):
       origin: sentence that says what it was trained on.
       physics: ``"mri"`` or ``"ct"``.
       images: what its images of the training data are like, by `appearance`; None where nobody says.
+      interval: of its images, calibrated in validation; None where nobody says.
     """
 
     architecture: Architecture
@@ -96,6 +110,7 @@ class CheckedNetwork(NamedTuple):
     origin: str
     physics: str = "mri"
     images: ood.Reference | None = None
+    interval: IntervalBound | None = None
 
 
 def make_reconstruct(
@@ -202,7 +217,8 @@ def reconstruct_measurement(
     progress: Callable[[int], None] = lambda count: None,
     *,
     normalized: bool = False,
-) -> tuple[np.ndarray, Signs]:
+    return_widths: bool = False,
+) -> Any:
     """Images of a Cartesian measurement of MRI by a network, and their signs, to be told by `notices`.
 
     Args:
@@ -210,10 +226,11 @@ def reconstruct_measurement(
       measurement: of any scanner.
       progress: called with the number of slices finished since the last call.
       normalized: images as networks see them in training, instead of in the unit of the measurement.
+      return_widths: the third result, too.
 
     Returns:
-      Complex images (slices, ny, nx) in the unit of the measurement under orthonormal transforms, and signs
-      (slices,).
+      Complex images (slices, ny, nx) in the unit of the measurement under orthonormal transforms, signs
+      (slices,), and half widths of the intervals of their magnitudes, as `half_widths`.
 
     Raises:
       ValueError: as `measured_examples`; the network is not one of MRI.
@@ -221,14 +238,34 @@ def reconstruct_measurement(
     if network.physics != "mri":
         raise ArgumentError("network", "one of MRI", f"one of {network.physics.upper()}: {network.origin}")
     reconstruct = make_reconstruct(network.architecture.build(), mri_measure)
-    images, signs = [], []
+    images, signs, widths = [], [], []
     for batch in measured_examples(measurement):
         image, sign = reconstruct(network.variables, batch)
         scale = 1 if normalized else batch["scale"][0]
         images.append(np.asarray(image[0]) * scale)
         signs.append(sign)
+        if return_widths and network.interval is not None:
+            widths.append(half_widths(network.interval, image, start_images(mri_measure)(batch))[0] * scale)
         progress(1)
-    return np.stack(images), Signs(*(np.concatenate(values) for values in zip(*signs, strict=True)))
+    found = np.stack(images), Signs(*(np.concatenate(values) for values in zip(*signs, strict=True)))
+    return (*found, np.stack(widths) if widths else None) if return_widths else found
+
+
+def start_images(measure: Callable[[Batch], tuple]) -> Callable[[Batch], jax.Array]:
+    """Compiles ``start(batch)``: magnitudes of A^H y, (examples, ny, nx), which networks start from."""
+    return jax.jit(lambda batch: jnp.abs(jax.vmap(lambda A, y: A.H(y))(*measure(batch)[:2])))
+
+
+def half_widths(interval: IntervalBound, images: Any, starts: Any) -> np.ndarray:
+    """Half the widths of the intervals of magnitudes, float32 (examples, ny, nx).
+
+    Args:
+      interval: of the network.
+      images: by the network, (examples, ny, nx), real or complex.
+      starts: of `start_images`, of the same examples in the same unit.
+    """
+    scale = error_scale(np.abs(np.asarray(images)), np.abs(np.asarray(starts)))
+    return np.asarray(interval.quantile * scale, np.float32)
 
 
 def appearance(images: np.ndarray) -> np.ndarray:
@@ -299,6 +336,7 @@ def about_network(network: CheckedNetwork) -> dict[str, Any]:
         "origin": network.origin,
         "physics": network.physics,
         "images": None if network.images is None else ood.as_document(network.images),
+        "interval": None if network.interval is None else network.interval._asdict(),
     }
 
 
@@ -348,6 +386,9 @@ def _checked(path: Path, variables: Variables, about: Mapping[str, Any]) -> Chec
         origin, physics = str(about["origin"]), str(about["physics"])
         known = about.get("images")
         images = None if known is None else ood.from_document(known)
-        return CheckedNetwork(architecture, variables, bounds, origin, physics, images)
+        interval = about.get("interval")
+        if interval is not None:
+            interval = IntervalBound(float(interval["level"]), float(interval["quantile"]))
+        return CheckedNetwork(architecture, variables, bounds, origin, physics, images, interval)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(path, None, _EXPECTED, error) from error

@@ -95,10 +95,14 @@ ALLOWED = {
     "fedrecon/classical_methods.py": ({"operators"}, {"jax"}),
     "fedrecon/tomography.py": ({"fedrecon.data", "operators"}, {"jax", "numpy"}),
     "fedrecon/learned.py": (
-        {"fedrecon.classical_maps", "fedrecon.data", "fedrecon.exports"}
+        {"fedrecon.classical_maps", "fedrecon.data", "fedrecon.evaluation", "fedrecon.exports"}
         | {"fedrecon.models", "fedrecon.tasks"}
         | {"fedrecon.ood", "fedrecon.types", "fedrecon.weights", "operators"},
         {"jax", "numpy", "flax"},
+    ),
+    "fedrecon/learned_tomography.py": (
+        {"fedrecon.data", "fedrecon.learned", "fedrecon.types", "operators"},
+        {"jax", "numpy"},
     ),
     "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
     "fedrecon/tasks": (

@@ -12,6 +12,7 @@ from fedrecon.learned import (
     MARGIN,
     Architecture,
     CheckedNetwork,
+    IntervalBound,
     Signs,
     appearance,
     calibrate,
@@ -108,7 +109,9 @@ def test_a_network_comes_back_from_its_file(tmp_path):
     save_network(tmp_path / "network.npz", saved)
     loaded = load_network(tmp_path / "network.npz")
     assert loaded.architecture == saved.architecture and loaded.origin == saved.origin
-    assert loaded.physics == "mri"
+    assert loaded.physics == "mri" and loaded.interval is None
+    save_network(tmp_path / "network.npz", saved._replace(interval=IntervalBound(0.9, 1.25)))
+    assert load_network(tmp_path / "network.npz").interval == IntervalBound(0.9, 1.25)
     assert loaded.bounds.residual == 0.2 and np.isnan(loaded.bounds.noise)
     batch = measured_examples(measurement())[0]
     images = [

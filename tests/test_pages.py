@@ -52,6 +52,26 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
         assert printed.getvalue() == stated
 
 
+@pytest.mark.slow
+def test_commands_on_measured_scans_do_what_their_page_says(tmp_path, monkeypatch, measured_data):
+    """A block of ``sh`` follows those of ``bash``."""
+    page = (ROOT / "docs/reconstruction.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    first, measured = (
+        re.search(r"```bash\n(.*?)```", page, re.S)[1],
+        re.search(r"```sh\n(.*?)```", page, re.S)[1],
+    )
+    folder, said = measured_data("mri/brain_cimax3t_16ch.h5").parents[1], ""
+    for command in (first + measured).splitlines():
+        words = shlex.split(command.replace("$FEDRECON_DATA", str(folder)))
+        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+        said += done.stdout
+    assert said.count("intervals that held 90 %") == said.count("do not trust it") == 2
+    assert Path("brain.png").exists() and Path("tooth.png").exists()
+
+
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
 def test_links_lead_somewhere(page):
     text = (ROOT / "docs" / page).read_text()

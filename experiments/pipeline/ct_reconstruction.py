@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 
 from experiments.pipeline.image_files import Place, write_images, write_record
+from experiments.pipeline.network_reconstruction import (
+    describe_network,
+    open_network,
+    reconstruct_by_network,
+)
 from fedrecon.data import CTMeasurement, read_ct_measurement
 from fedrecon.data.formats import centered_affine
 from fedrecon.errors import ArgumentError
@@ -18,7 +23,7 @@ from operators.ct import attenuation_to_hu
 
 # Flags that mean something for CT; the others have to stay as they are.
 _FLAGS = frozenset(
-    ("input", "output", "method", "weight", "iterations", "slices", "group", "json")
+    ("input", "output", "method", "weight", "iterations", "weights", "slices", "group", "json")
     + ("image_shape", "pixel_size", "element_size", "water_attenuation")
 )
 # Flags that mean something for CT alone.
@@ -44,6 +49,7 @@ def run_ct(options: Any, image_shape: tuple[int, int] | None, slices: list[int] 
             raise FlagError(field.name, "none with a CT measurement", value)
     if options.water_attenuation is not None and not 0 < options.water_attenuation < np.inf:
         raise FlagError("water_attenuation", "a positive number", options.water_attenuation)
+    network = None if options.weights is None else open_network(options, "ct")
     measurement = read_ct_measurement(
         options.input,
         group=options.group,
@@ -62,28 +68,36 @@ def run_ct(options: Any, image_shape: tuple[int, int] | None, slices: list[int] 
     volume = len(measurement.image_shape) == 3
     if slices is not None and not volume:
         measurement = dataclasses.replace(measurement, values=measurement.values[slices])
-    method = options.method or "fbp"
+    method = "network" if network else options.method or "fbp"
     print(_describe(measurement))
+    about, widths = {"method": method}, None
     with Progress(method, 1 if volume else measurement.slices) as bar:
-        images = reconstruct_ct(measurement, method, options.weight, options.iterations, bar.advance)
+        if network is None:
+            images = reconstruct_ct(measurement, method, options.weight, options.iterations, bar.advance)
+            about["settings"] = json.dumps(_settings(method, options))
+        else:
+            water = options.water_attenuation
+            images, signs, widths = reconstruct_by_network(network, measurement, bar.advance, water)
+    if network is not None:
+        about |= describe_network(network, signs, images, widths)
     if slices is not None and volume:
         images = images[slices]
     unit = f"1/{measurement.unit}"
     if options.water_attenuation is not None:
         images = np.asarray(attenuation_to_hu(images, options.water_attenuation))
+        widths = None if widths is None else widths * np.float32(1000 / options.water_attenuation)
         unit = "HU"
     record = {
         "source": Path(options.input).name,
         "format": measurement.format,
-        "method": method,
-        "settings": json.dumps(_settings(method, options)),
+        **about,
         "unit": unit,
         "pixel_size": measurement.pixel_size,
         "slice_distance": measurement.slice_distance,
         "length_unit": measurement.unit,
     }
     try:
-        write_images(Path(options.output), images, place, record)
+        write_images(Path(options.output), images, place, record, widths)
         write_record(options.json, record)
     except ArgumentError as error:
         raise FlagError("output", error.expected, error.found) from error

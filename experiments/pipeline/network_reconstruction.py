@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon import ood
-from fedrecon.data import Measurement
+from fedrecon.data import CTMeasurement, Measurement
 from fedrecon.learned import (
     MARGIN,
     CheckedNetwork,
@@ -19,20 +19,22 @@ from fedrecon.learned import (
     reconstruct_measurement,
     strangeness,
 )
+from fedrecon.learned_tomography import reconstruct_tomography
 from fedrecon.training import FlagError
 
 # Flags that mean something for other methods alone.
 _WITHOUT = ("method", "coil_maps", "calibration_size", "weight", "iterations")
 
 
-def open_network(options: Any) -> CheckedNetwork:
+def open_network(options: Any, physics: str = "mri") -> CheckedNetwork:
     """The network of ``options.weights``, see `load_network`.
 
     Args:
       options: `ReconstructOptions`.
+      physics: of --input.
 
     Raises:
-      ArgumentError: there is none, or it is none of MRI, or a flag has no meaning with a network.
+      ArgumentError: there is none, or it is one of other physics, or a flag has no meaning with a network.
       DataError: there is no such network, or it is damaged.
     """
     for field in dataclasses.fields(options):
@@ -43,18 +45,29 @@ def open_network(options: Any) -> CheckedNetwork:
         expected = "the folder of a run of experiments.full_stack or of experiments.export, or a network.npz"
         raise FlagError("weights", expected, options.weights)
     network = load_network(options.weights)
-    if network.physics != "mri":
+    if network.physics != physics:
         found = f"one of {network.physics.upper()} ({network.origin})"
-        raise FlagError("weights", "a network of MRI, as --input is", found)
+        raise FlagError("weights", f"a network of {physics.upper()}, as --input is", found)
     return network
 
 
 def reconstruct_by_network(
-    network: CheckedNetwork, measurement: Measurement, progress: Callable[[int], None]
-) -> tuple[np.ndarray, Signs]:
-    """As `reconstruct_measurement`, with the flag in the messages."""
+    network: CheckedNetwork,
+    measurement: Measurement | CTMeasurement,
+    progress: Callable[[int], None],
+    water_attenuation: float | None = None,
+) -> tuple[np.ndarray, Signs, np.ndarray | None]:
+    """Images, signs and half widths, with the flag in the messages.
+
+    Args:
+      network, measurement, progress: as in `reconstruct_measurement` and `reconstruct_tomography`.
+      water_attenuation: of CT.
+    """
     try:
-        return reconstruct_measurement(network, measurement, progress)
+        if isinstance(measurement, CTMeasurement):
+            return reconstruct_tomography(network, measurement, water_attenuation, progress)
+        found: Any = reconstruct_measurement(network, measurement, progress, return_widths=True)
+        return found
     except ValueError as error:
         name, expected, found = (getattr(error, part, None) for part in ("name", "expected", "found"))
         if name != "measurement":
@@ -62,8 +75,17 @@ def reconstruct_by_network(
         raise FlagError("weights", f"{expected}, in --input", found) from error
 
 
-def describe_network(network: CheckedNetwork, signs: Signs, images: np.ndarray) -> dict[str, Any]:
-    """Prints what was left unexplained, and the verdict; returns them for the record of the images."""
+def describe_network(
+    network: CheckedNetwork, signs: Signs, images: np.ndarray, widths: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Prints what was left unexplained, and the verdict; returns them for the record of the images.
+
+    Args:
+      network: that made the images.
+      signs: of the images.
+      images: (slices, ny, nx).
+      widths: half widths of their intervals, alike; None without.
+    """
     residual, departure = (float(np.max(v)) for v in (signs.residual, signs.departure))
     bound = network.bounds.residual / MARGIN
     print(f"network: {network.origin}")
@@ -73,6 +95,14 @@ def describe_network(network: CheckedNetwork, signs: Signs, images: np.ndarray) 
         f"network: residual {residual:.3g} of the measured samples{noise} "
         f"(in validation at most {bound:.3g}), {departure:.2g} away from the regularized least-squares image"
     )
+    intervals = {}
+    if widths is not None and network.interval is not None:
+        level, mean = network.interval.level, float(np.mean(widths) / np.abs(images).max())
+        print(
+            f"network: intervals that held {100 * level:g} % of the pixels in validation are "
+            f"± {100 * mean:.1f} % of the brightest pixel on average"
+        )
+        intervals = {"interval_level": level, "interval_half_width": mean}
     strange = strangeness(network, images)
     found = [*notices(signs, network.bounds), *ood.verdict(strange)]
     for sentence in found:
@@ -87,4 +117,5 @@ def describe_network(network: CheckedNetwork, signs: Signs, images: np.ndarray) 
         "departure": departure,
         "strangeness": float(np.max(strange)),
         "out_of_distribution": "; ".join(found),
+        **intervals,
     }

@@ -1,13 +1,27 @@
 """The reconstruct command for CT: the disc at its place and in its unit everywhere; wrong flags are named."""
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 import operators
 from experiments.reconstruct import ReconstructOptions, run
-from fedrecon.data import RawMeasurement, read_dicom_slices, write_ismrmrd
+from fedrecon import Variables
+from fedrecon.data import CTMeasurement, RawMeasurement, read_dicom_slices, write_ismrmrd
+from fedrecon.learned import (
+    Architecture,
+    CheckedNetwork,
+    IntervalBound,
+    Signs,
+    load_network,
+    save_network,
+)
+from fedrecon.learned_tomography import reconstruct_tomography
+from operators import FanBeam, ParallelBeam
+from operators.ct import filtered_radon
 
 # Radius, x and y (upwards) in elements of the detector, and attenuation of an element's length.
 RADIUS, X, Y, VALUE = 6.0, 7.0, -4.0, 0.05
@@ -67,6 +81,61 @@ def test_slices_grids_and_methods(scan, tmp_path, capsys):
     assert "tomography: ParallelBeam, 60 views, 1 slices of 40 x 48" in capsys.readouterr().out
     page = imread(output(scan, tmp_path, "a.png"))[..., 0]
     assert page.shape == (118, 118)
+
+
+def untrained(path, physics="ct"):
+    """A network that takes one gradient step."""
+    architecture = Architecture("varnet", 1, 2, 1)
+    A = jax.vmap(lambda a: filtered_radon(ParallelBeam(a, 8), (8, 8)))(jnp.zeros((1, 4)))
+    y = jnp.zeros((1, *A.out_shape))
+    variables = jax.jit(architecture.build().init)(jax.random.key(0), A, y)
+    variables = Variables(variables["params"], variables.get("batch_stats", {}))
+    bounds = Signs(10.0, float("nan"), 10.0)
+    found = CheckedNetwork(
+        architecture, variables, bounds, "varnet of nothing", physics, None, IntervalBound(0.9, 2.0)
+    )
+    save_network(path, found)
+    return str(path)
+
+
+def test_a_network_reconstructs_parallel_beams(scan, tmp_path, capsys):
+    """In the unit of the file, whatever the brightness of the slices; half widths in the same unit."""
+    weights = untrained(tmp_path / "network.npz")
+    with h5py.File(output(scan, tmp_path, "a.h5", weights=weights)) as file:
+        image, widths, record = file["image"][()], file["half_width"][()], dict(file.attrs)
+    assert image.shape == widths.shape == (3, 59, 59)
+    for number in (1, 2, 3):
+        assert np.median(image[0][image[0] > VALUE / 2]) == pytest.approx(VALUE, rel=0.1)
+        np.testing.assert_allclose(image[number - 1], number * image[0], atol=1e-4)
+        np.testing.assert_allclose(widths[number - 1], number * widths[0], atol=1e-4)
+    # At the least two percent of the brightest pixel, times the quantile.
+    assert 0.02 * 2 * VALUE < widths[0].min() < widths[0].max() < VALUE
+    assert record["method"] == "network" and record["out_of_distribution"] == ""
+    assert "3 images, as in training" in capsys.readouterr().out
+    known = output(scan, tmp_path, "b.h5", weights=weights, element_size=0.5, water_attenuation=VALUE / 0.5)
+    with h5py.File(known) as file:
+        np.testing.assert_allclose(file["image"], 1000 * (image / VALUE - 1), atol=2)
+        np.testing.assert_allclose(file["half_width"], 1000 * widths / VALUE, atol=2)
+        assert file.attrs["unit"] == "HU"
+
+
+def test_networks_that_are_not_for_the_file_are_named(scan, tmp_path):
+    for physics, options, words in (
+        ("mri", {}, "--weights: expected a network of CT, as --input is, found one of MRI"),
+        ("ct", {"method": "fbp"}, "--method: expected none with --weights"),
+    ):
+        weights = untrained(tmp_path / f"{physics}.npz", physics)
+        with pytest.raises(ValueError, match=words):
+            output(scan, tmp_path, "a.h5", weights=weights, **options)
+    geometry = FanBeam(jnp.zeros(4), 8, 1.0, 40.0, 20.0)
+    fan = CTMeasurement("fan", np.ones((1, 4, 8), np.float32), geometry, (8, 8), 1.0, 1.0, "pixel")
+    with pytest.raises(ValueError, match="expected parallel beams, which networks are for, found FanBeam"):
+        reconstruct_tomography(load_network(tmp_path / "ct.npz"), fan)
+    empty = CTMeasurement(
+        "flat", np.zeros((1, 4, 8), np.float32), ParallelBeam(jnp.zeros(4), 8), (8, 8), 1.0, 1.0, "pixel"
+    )
+    with pytest.raises(ValueError, match="expected a slice with something that attenuates"):
+        reconstruct_tomography(load_network(tmp_path / "ct.npz"), empty)
 
 
 def test_magnetic_resonance_as_dicom(tmp_path):

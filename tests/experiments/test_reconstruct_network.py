@@ -11,10 +11,12 @@ import pytest
 import operators
 from experiments.reconstruct import ReconstructOptions, run
 from fedrecon.data import Measurement, read_measurement
+from fedrecon.evaluation import error_scale
 from fedrecon.learned import (
     MARGIN,
     Architecture,
     CheckedNetwork,
+    IntervalBound,
     Signs,
     measured_examples,
     save_network,
@@ -31,10 +33,10 @@ def variables():
     return task.init(jax.random.key(0))
 
 
-def network(bound=10.0, physics="mri"):
+def network(bound=10.0, physics="mri", interval=None):
     bounds = Signs(bound, float("nan"), bound)
     return CheckedNetwork(
-        Architecture("modl", 1, 2, 1), variables(), bounds, "modl trained on nothing", physics
+        Architecture("modl", 1, 2, 1), variables(), bounds, "modl trained on nothing", physics, None, interval
     )
 
 
@@ -83,6 +85,22 @@ def test_a_measurement_unlike_those_of_training_is_told(tmp_path, capsys):
     )
     assert "1 images, outside of what the network was trained on" in out
     assert "unexplained" in record["out_of_distribution"]
+
+
+def test_intervals_are_half_as_wide_as_calibrated_and_in_the_unit_of_the_image(tmp_path, capsys):
+    path = write_phantom(tmp_path / "k.h5", scale=1e-3)
+    folder = write_run(tmp_path / "run", interval=IntervalBound(0.8, 1.5))
+    image, record = images(tmp_path / "k.h5", weights=folder)
+    with h5py.File(tmp_path / "k.h5.out.h5") as file:
+        found = file["half_width"][0]
+    batch = measured_examples(read_measurement(path))[0]
+    maps, y, scale = (np.asarray(batch[name][0]) for name in ("coil_maps", "kspace", "scale"))
+    start = np.abs((maps.conj() * np.asarray(operators.ifft2c(y))).sum(0))
+    want = 1.5 * scale * error_scale(np.abs(image) / scale, start[None])[0]
+    np.testing.assert_allclose(found, want, rtol=1e-3)
+    assert record["interval_level"] == 0.8
+    assert record["interval_half_width"] == pytest.approx(want.mean() / np.abs(image).max(), rel=1e-3)
+    assert "intervals that held 80 % of the pixels in validation are ±" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,23 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/learned_tomography.py",
+        (
+            "np.asarray(image[0], np.float32) * np.float32(scale)",
+            "np.asarray(image[0], np.float32)",
+            "tests/experiments/test_reconstruct_ct.py::test_a_network_reconstructs_parallel_beams",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/checked_network.py",
+        (
+            "(targets.max((1, 2), initial=0) > 0)",
+            "(targets.max((1, 2), initial=0) >= 0)",
+            "tests/experiments/test_checked_network.py::"
+            "test_the_quantile_holds_the_level_and_padding_and_blank_images_do_not_count",
+        ),
+    ),
+    *in_file(
         "fedrecon/models/unrolled.py",
         (
             "return found if self.norms is None else found /",
