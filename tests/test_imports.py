@@ -175,6 +175,11 @@ ALLOWED = {
         {"fedrecon.nodes", "fedrecon.federated", "fedrecon.files", "fedrecon.types"},
         {"jax", "numpy", "optax"},
     ),
+    "fedrecon/deployment": (
+        {"fedrecon.deployment", "fedrecon.data", "fedrecon.federated", "fedrecon.files", "fedrecon.types"}
+        | {"fedrecon.privacy", "fedrecon.secure_aggregation", "fedrecon.training", "fedrecon.weights"},
+        {"jax", "numpy", "nvflare", "psutil"},
+    ),
     "fedrecon/reporting": ({"fedrecon.reporting", "fedrecon.files"}, {"numpy", "matplotlib"}),
     "data_scripts": (
         {"data_scripts", "fedrecon.data", "fedrecon.files", "fedrecon.runtime", "operators"},
@@ -193,6 +198,7 @@ FACES = (
     "fedrecon.data",
     *(f"fedrecon.data.{part}" for part in DATA),
     "fedrecon.data.simulation.anatomy",
+    "fedrecon.deployment",
     "fedrecon.encryption",
     "fedrecon.federated",
     "fedrecon.models",

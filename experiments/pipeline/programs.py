@@ -46,7 +46,7 @@ MOST_DEVICES = 8
 # What may be before the dot of a flag.
 DOTTED = ("algorithm", "attack", "clock", "codec", "downlink", "finetune", "reduce", "secure_aggregation")
 GROUPS = ("data", "model", "training", "federation", "protection", "topology", "privacy", "comparison",
-          "processes", "run")  # fmt: skip
+          "deployment", "processes", "run")  # fmt: skip
 # Flags that are no settings.
 _OF_PROGRAMS = {
     "run": ("workdir", "resume", "devices", "parallel", "rounds_per_dispatch"),
@@ -82,6 +82,7 @@ _OF_PROGRAMS = {
         "scanner_shift",
         "keep_left",
     ),
+    "deployment": ("engine", "sites", "method", "site", "host", "port", "minimum", "deadline", "own_keys"),
 }
 
 

@@ -18,6 +18,7 @@ from fedrecon.federated import phases as phases
 from fedrecon.federated import reducers as reducers
 from fedrecon.federated import sampling as sampling
 from fedrecon.federated import secure_sum as secure_sum
+from fedrecon.federated import split as split
 from fedrecon.federated import topologies as topologies
 from fedrecon.federated import traffic as traffic
 from fedrecon.federated.algorithm import (

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +27,22 @@ from fedrecon.federated.clients import (
     number_of_clients,
 )
 from fedrecon.federated.clocked import clock_round, plan_round, sampled_clients
-from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread, spread_info
-from fedrecon.federated.keys import fold
-from fedrecon.federated.messages import Context, Gathered, Reduction
+from fedrecon.federated.closing import Arrived, Cohort, RoundKeys, close_round, round_keys
+from fedrecon.federated.cohorts import gather, largest_cohort, numbers_of, scatter, spread_info
+from fedrecon.federated.messages import Context
 from fedrecon.federated.secure_sum import check_hidden
 from fedrecon.federated.server import (
-    answered,
     chances_of,
     channel_broadcast,
     first_answer,
     first_history,
     remember,
-    saved_bytes,
-    server_step,
 )
 from fedrecon.federated.trees import (
     partition,
-    select,
     split_frozen,
 )
-from fedrecon.federated.turn import ClientRows, bytes_down, choose_batching, client_turn, kept_rows, star_turn
+from fedrecon.federated.turn import ClientRows, choose_batching, client_turn, kept_rows, star_turn
 from fedrecon.types import Variables
 
 
@@ -241,20 +237,6 @@ def run_rounds(
     return jax.jit(rounds, donate_argnums=0)
 
 
-class RoundKeys(NamedTuple):
-    """Keys of a round: of the sampler, of clients (who fold their number in), of the server, a common one."""
-
-    sampler: jax.Array
-    clients: jax.Array
-    server: jax.Array
-    common: jax.Array
-
-
-def round_keys(key: jax.Array, round: jax.Array) -> RoundKeys:
-    """The keys of a round, from the key of the run."""
-    return RoundKeys(*fold(fold(key, round), jnp.arange(4)))
-
-
 def check_clients(state: RoundState, data: Any) -> int:
     """Number of clients of the state and the data.
 
@@ -265,29 +247,6 @@ def check_clients(state: RoundState, data: Any) -> int:
     if number_of_clients(data) != clients:
         raise ArgumentError("data", f"{clients} clients as in the state", number_of_clients(data))
     return clients
-
-
-class Cohort(NamedTuple):
-    """The clients of a round.
-
-    Attributes:
-      numbers: int32 (rows,), their numbers, which their keys are folded from; beyond all clients for padding.
-        None if the rows are all clients in their order.
-      active: bool (rows,), who takes part.
-      invited: bool (clients,), who was sampled, of all clients.
-      limits: int32 (clients,), the most steps that a simulated clock leaves each; None does not limit them.
-      chances: float32 (clients,), of the sampler's draws; None if it does not tell.
-    """
-
-    numbers: jax.Array | None
-    active: jax.Array
-    invited: jax.Array
-    limits: jax.Array | None = None
-    chances: jax.Array | None = None
-
-    def spread(self, x: jax.Array) -> jax.Array:
-        """(rows, ...) as (clients, ...), zero for clients outside the cohort."""
-        return x if self.numbers is None else spread(x, self.numbers, self.invited.shape[0])
 
 
 def client_states(state: RoundState) -> ClientRows:
@@ -342,53 +301,9 @@ def cohort_round(
         mesh=mesh,
         parallel=parallel,
     )
-    clients = cohort.invited.shape[0]
-    server_context = Context(
-        state.round, keys.server, common=keys.common, invited=cohort.invited, clients=clients
-    )
-    saved = saved_bytes(algorithm, state, numbers[: cohort.active.shape[0]])
-    reduction = Reduction(sums.get("upload"), state.reduce, None, ())
-    if algorithm.reduce is not None:
-        reduction = algorithm.reduce.reduce(
-            record["upload"],
-            record["included"],
-            state.reduce,
-            server_context._replace(
-                arrived=cohort.spread(record["included"]),
-                rows=numbers[: record["included"].shape[0]],
-                model=partition(state.variables, algorithm.share_mask)[0],
-                total=sums.get("upload"),
-            ),
-        )
-    flagged = jnp.zeros_like(cohort.active) if reduction.flagged is None else reduction.flagged
-    included = record["included"] & ~flagged
-    server_context = server_context._replace(
-        arrived=cohort.spread(included), participants=included.sum(dtype=jnp.int32)
-    )
-    gathered = Gathered(record["gathered"], numbers[: included.shape[0]], included)
-    state, applied, decode_info = server_step(algorithm, state, reduction.upload, gathered, server_context)
-    if algorithm.reduce is not None:
-        state = state._replace(reduce=select(applied, reduction.state, state.reduce))
-    rows = rows._replace(answer=answered(algorithm, reduction.answers, before.answer))
-    kept = included & applied
-    rows = kept_rows(algorithm, before, rows, kept, cohort.active)
-    client_metrics = jax.tree.map(lambda x: jnp.where(included, x, 0), record["metrics"])
-    answer = jax.tree.map(lambda x: x[0], before.answer)
-    down = bytes_down(algorithm, state.variables, payload, channel_payload, answer)
-    info = RoundInfo(
-        metrics=jax.tree.map(jnp.sum, client_metrics),
-        client_metrics=client_metrics,
-        participated=cohort.active,
-        excluded=record["excluded"] | (cohort.active & flagged),
-        applied=applied,
-        bytes_up=record["bytes_up"],
-        bytes_down=cohort.active * (jnp.uint32(down) - saved),
-        delta_norm=record["delta_norm"],
-        channel=(sums["channel"], decode_info),
-        reduce=reduction.info,
-        validation=record["validation"],
-        weight=jnp.where(included, record["weight"], 0) if "weight" in record else (),
-    )
+    total = Arrived(sums, record, numbers)
+    state, kept, answers, info = close_round(algorithm, state, total, before.answer, cohort, keys)
+    rows = kept_rows(algorithm, before, rows._replace(answer=answers), kept, cohort.active)
     return with_client_states(state, rows), kept, info
 
 

@@ -1,6 +1,9 @@
 """Phases: one-off exchanges around rounds, and several algorithms one after another on one state."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +35,32 @@ class Exchanged(NamedTuple):
     participants: jax.Array
     bytes_up: jax.Array
     bytes_down: jax.Array
+
+
+class Split(NamedTuple):
+    """A one-off exchange in its parts, for sites that compute apart from each other.
+
+    Attributes:
+      compute: as in `make_exchange`.
+      whole: ``whole(payload, data, key) -> Exchanged`` of all clients in one place.
+    """
+
+    compute: Callable[[PyTree, ClientRow, jax.Array, jax.Array], Message]
+    whole: Callable[[PyTree, Any, jax.Array], Exchanged]
+
+
+# ``exchange(split, payload, data, key) -> Exchanged`` in place of those made below; None outside of a block.
+_ELSEWHERE: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("elsewhere", default=None)
+
+
+@contextlib.contextmanager
+def exchanging(exchange: Callable[[Split, PyTree, Any, jax.Array], Exchanged]) -> Iterator[None]:
+    """Lets ``exchange`` carry out the exchanges that are made in this block, of this thread or coroutine."""
+    token = _ELSEWHERE.set(exchange)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
 
 
 class Beforehand(NamedTuple):
@@ -119,7 +148,8 @@ def make_exchange(
         )
         return Exchanged(message, participants, sent, active * jnp.uint32(nbytes(payload)))
 
-    return exchange
+    elsewhere = _ELSEWHERE.get()
+    return exchange if elsewhere is None else functools.partial(elsewhere, Split(compute, exchange))
 
 
 def continue_with(

@@ -11,6 +11,8 @@ from fedrecon.training import messages as messages
 from fedrecon.training import model_files as model_files
 from fedrecon.training import predictions as predictions
 from fedrecon.training import secure as secure
+from fedrecon.training import spending as spending
+from fedrecon.training import stage as stage
 from fedrecon.training import streams as streams
 from fedrecon.training.budgets import Budget, Spending
 from fedrecon.training.catalog_algorithms import (

@@ -17,7 +17,7 @@ from fedrecon.data import ClientData, pool
 from fedrecon.errors import ArgumentError
 from fedrecon.federated import FederatedAlgorithm, RoundState
 from fedrecon.federated.methods.remembering import Memory
-from fedrecon.federated.phases import with_private
+from fedrecon.federated.phases import Beforehand, with_private
 from fedrecon.privacy import check_examples_apart
 from fedrecon.runtime import Workdir, host_copy, is_lead, read_log, rounds_done, train
 from fedrecon.training.before_rounds import charged, own_start, run_before
@@ -145,21 +145,8 @@ def train_stage(
     """
     settings = in_topology(settings)
     check_private(stage, settings)
-    stage, tuning = started(stage, settings)
+    stage, algorithm, tuning, clients, before, work = prepared(stage, settings, budget, noise)
     entry, mesh = method(settings.algorithm), mesh_of(settings)
-    if "memory" in entry.needs and stage.memory is None:
-        raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", settings.algorithm)
-    clients = pool(stage.clients) if entry.pooled else stage.clients
-    before = run_before(settings, stage.task, stage.variables, stage.clients, stage.key, mesh)
-    if before is not None:
-        stage = stage._replace(variables=before.variables)
-        tuning = tuning._replace(variables=before.variables).with_frozen(before.frozen)
-    given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
-    given |= {"memory": stage.memory, "exchanged": before and before.exchanged, "contrast": stage.contrast}
-    algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
-    algorithm = clocked(algorithm, settings, budget, clients, stage.variables)
-    tuning = tuning.with_frozen_of(algorithm, settings)
-    work = local_work(settings, budget, stage.clients, algorithm)
     hidden = sums_report(settings, algorithm, stage.task, stage.clients)
     note_stage(workdir.path, "secure_aggregation", stage.name, hidden)
     execution.report_stage("compiling")
@@ -235,6 +222,56 @@ def announce(execution: Execution, needed: Demand | None, parallel: str | int) -
     execution.announce(needed.sentence())
     if warning := needed.warning(parallel):
         execution.announce(warning)
+
+
+class Prepared(NamedTuple):
+    """What a stage is before its first round.
+
+    Attributes:
+      stage: with the model that it starts from, and the task that the algorithm makes of it.
+      algorithm: that the settings name.
+      tuning: what is trained of the model.
+      clients: that train; of a pooling comparator the pooled one.
+      before: what clients exchanged before the rounds; None where there is nothing.
+      work: what `make_round` is told of a client's steps.
+    """
+
+    stage: Stage
+    algorithm: FederatedAlgorithm
+    tuning: Tuning
+    clients: ClientData
+    before: Beforehand | None
+    work: dict[str, Any]
+
+
+def prepared(
+    stage: Stage, settings: FederationSettings, budget: Budget, noise: Spending | None = None
+) -> Prepared:
+    """The algorithm of a stage, with what its clients exchange before the rounds.
+
+    Args:
+      stage, budget, noise: as in `train_stage`.
+      settings: of `in_topology`.
+
+    Raises:
+      ValueError: as `train_stage`.
+    """
+    stage, tuning = started(stage, settings)
+    entry, mesh = method(settings.algorithm), mesh_of(settings)
+    if "memory" in entry.needs and stage.memory is None:
+        raise FlagError("algorithm", "experiments.continual, whose blocks it remembers", settings.algorithm)
+    clients = pool(stage.clients) if entry.pooled else stage.clients
+    before = run_before(settings, stage.task, stage.variables, stage.clients, stage.key, mesh)
+    if before is not None:
+        stage = stage._replace(variables=before.variables)
+        tuning = tuning._replace(variables=before.variables).with_frozen(before.frozen)
+    given: dict[str, Any] = {"represent": stage.represent, "own": stage.method and stage.method(clients)}
+    given |= {"memory": stage.memory, "exchanged": before and before.exchanged, "contrast": stage.contrast}
+    algorithm = make_algorithm(settings, budget, stage.task, clients, noise=noise, tuning=tuning, **given)
+    algorithm = clocked(algorithm, settings, budget, clients, stage.variables)
+    tuning = tuning.with_frozen_of(algorithm, settings)
+    work = local_work(settings, budget, stage.clients, algorithm)
+    return Prepared(stage, algorithm, tuning, clients, before, work)
 
 
 def started(stage: Stage, settings: FederationSettings) -> tuple[Stage, Tuning]:

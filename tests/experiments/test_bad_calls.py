@@ -106,6 +106,12 @@ reconstruct | --input={}/scan.h5 --output={}/x.h5 --slices=7 | --slices
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --weight=-1 | --weight
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --iterations=0 | --iterations
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --water_attenuation=1 | --water_attenuation
+deploy | start --workdir={}/deploy | expected one of init
+deploy | init --workdir={}/deploy --method=nosuch | --algorithm
+deploy | init --workdir={}/deploy --method=local_only | can be split over sites
+deploy | init --workdir={}/deploy --method=fedavg --topology=ring | --topology
+deploy | init --workdir={}/deploy --engine=flower | --engine
+deploy | status --workdir={}/none | --workdir
 benchmark_quality | --masks=spiral --data={} | --masks
 benchmark_quality | --scans=nobody --data={} | --scans
 benchmark_quality | --accelerations=1 --data={} | --accelerations

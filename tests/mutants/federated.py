@@ -49,27 +49,34 @@ MUTANTS = (
     ),
     *in_file(
         "fedrecon/federated/engine.py",
-        ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg_clip")),
-        ("kept = included & applied", "kept = included", _NOT_APPLIED),
         (
-            "rows._replace(answer=answered(algorithm, reduction.answers, before.answer))",
+            "rows._replace(answer=answers)",
             "rows",
             _F + "test_messages.py::test_a_reducer_answers_each_client",
         ),
-        (
-            'included = record["included"] & ~flagged',
-            'included = record["included"]',
-            _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",
-        ),
-        ('jnp.where(included, x, 0), record["metrics"])', 'x, record["metrics"])', _NOT_FINITE),
         (
             "state.round - 1, kept, info",
             "state.round, kept, info",
             _F + "test_sampling.py::test_the_longest_absent_take_turns",
         ),
+    ),
+    *in_file(
+        "fedrecon/federated/closing.py",
+        ("fold(fold(key, round), jnp.arange(4))", "fold(key, jnp.arange(4))", recorded("fedavg_clip")),
+        ("kept = included & applied", "kept = included", _NOT_APPLIED),
         (
-            'record["excluded"] | (cohort.active & flagged)',
-            'record["excluded"]',
+            'included = arrived.record["included"] & ~flagged',
+            'included = arrived.record["included"]',
+            _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",
+        ),
+        (
+            'jnp.where(included, x, 0), arrived.record["metrics"])',
+            'x, arrived.record["metrics"])',
+            _NOT_FINITE,
+        ),
+        (
+            'arrived.record["excluded"] | (cohort.active & flagged)',
+            'arrived.record["excluded"]',
             _F + "test_screening.py::test_a_faulty_client_is_named_and_leaves_no_trace",
         ),
     ),

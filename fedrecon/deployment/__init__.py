@@ -1,0 +1,34 @@
+"""The federated round between real sites: the same halves of it as in the compiled simulation, over messages.
+
+`LocalSite` answers messages of bytes, `coordinate` asks sites for them; what carries the bytes is not known
+here. NVIDIA FLARE does in `fedrecon.deployment.flare`, which needs the extra ``flare``.
+"""
+
+from fedrecon.deployment import flare as flare
+from fedrecon.deployment import plan as plan
+from fedrecon.deployment.errors import DeploymentError
+from fedrecon.deployment.plan import Plan, Problem, check_deployable
+from fedrecon.deployment.roster import Facts, one_client
+from fedrecon.deployment.server import Job, Outcome, coordinate
+from fedrecon.deployment.site import LocalSite, Policy, settings_digest
+from fedrecon.deployment.wire import Packet, as_tree, named, pack, unpack
+
+__all__ = [
+    "DeploymentError",
+    "Facts",
+    "Job",
+    "LocalSite",
+    "Outcome",
+    "Packet",
+    "Plan",
+    "Policy",
+    "Problem",
+    "as_tree",
+    "check_deployable",
+    "coordinate",
+    "named",
+    "one_client",
+    "pack",
+    "settings_digest",
+    "unpack",
+]

@@ -1,0 +1,7 @@
+"""Errors of deployed trainings."""
+
+from fedrecon.errors import ArgumentError
+
+
+class DeploymentError(ArgumentError):
+    """A site and the server do not go together, or a round cannot be closed; earlier rounds are kept."""

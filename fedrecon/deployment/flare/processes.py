@@ -1,0 +1,129 @@
+"""FLARE's processes of a deployment on one machine: started, watched and ended together."""
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+# Seconds that processes have to end by themselves.
+_PATIENCE = 5.0
+# Of each process that trains.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+class Processes:
+    """The server and sites of one machine; a context, which ends all of them and what they have started.
+
+    Args:
+      kits: folder with the folders of server and sites.
+      logs: folder of their output, ``NAME.log``.
+      environment: of all of them, besides that of this process.
+    """
+
+    def __init__(self, kits: Path, logs: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._kits, self._logs = Path(kits), Path(logs)
+        self._environment = {**os.environ, **_ENVIRONMENT, **(environment or {})}
+        self._running: dict[str, subprocess.Popen] = {}
+        self._seen: dict[int, psutil.Process] = {}
+        self._logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self, name: str, *, kit: str = "") -> None:
+        """Starts a party, "server" or the name of a site, from the folder ``kit`` or that of its name."""
+        folder = self._kits / (kit or name)
+        server = (folder / "startup" / "fed_server.json").exists()
+        kind, program = ("server", "server_train") if server else ("client", "client_train")
+        command = [sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{program}"]
+        command += ["-m", str(folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"]
+        command += ["org=coordinator"] if server else [f"uid={name}", f"org={name.replace('-', '_')}"]
+        command += ["config_folder=config"]
+        with (self._logs / f"{name}.log").open("ab") as log:
+            # A group of its own: Ctrl-C reaches this process alone, which then ends all of them.
+            self._running[name] = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def alive(self, name: str) -> bool:
+        """Whether the party's process runs."""
+        return name in self._running and self._running[name].poll() is None
+
+    def pids(self, name: str) -> list[int]:
+        """The party's process and all that it has started."""
+        if name not in self._running:
+            return []
+        return [process.pid for process in self._family(self._running[name].pid)]
+
+    def kill(self, name: str) -> None:
+        """Ends a party at once, as a power failure would."""
+        for process in self._family(self._running.pop(name).pid):
+            _quietly(process.kill)
+
+    def signal(self, name: str, number: int) -> None:
+        """Sends a signal to a party and all that it has started."""
+        for process in self._family(self._running[name].pid):
+            _quietly(functools.partial(process.send_signal, number))
+
+    def stop(self) -> None:
+        """Ends all parties."""
+        family = [p for running in self._running.values() for p in self._family(running.pid)]
+        family += [process for process in self._seen.values() if process not in family]
+        for process in family:
+            _quietly(process.terminate)
+        _, left = psutil.wait_procs(family, timeout=_PATIENCE)
+        for process in left:
+            _quietly(process.kill)
+        psutil.wait_procs(left, timeout=_PATIENCE)
+        for running in self._running.values():
+            running.wait()
+        self._running, self._seen = {}, {}
+
+    def look(self) -> None:
+        """Remembers what parties have started, to end it even if its parent is not there any more."""
+        for running in self._running.values():
+            self._family(running.pid)
+
+    def log_end(self, name: str, lines: int = 5) -> str:
+        """The last lines of a party's log."""
+        file = self._logs / f"{name}.log"
+        return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
+
+    def _family(self, pid: int) -> list[psutil.Process]:
+        try:
+            process = psutil.Process(pid)
+            family = [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            family = []
+        self._seen |= {member.pid: member for member in family}
+        return family
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, period: float = 0.2) -> bool:
+    """Whether the condition holds within this time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(period)
+    return condition()
+
+
+def _quietly(action: Callable[[], object]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        action()
