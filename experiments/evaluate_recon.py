@@ -7,16 +7,23 @@ patients with 95 % intervals by drawing patients, and the paired differences of 
 
 Each site calibrates conformal intervals on its validation images by a histogram of scaled errors; the sum
 over sites gives one quantile for all. Printed are coverage and width at every site of the test by that
-quantile and by the site's own. The run gets evaluation.json and evaluation.png: images, errors, half widths.
+quantile and by the site's own. For each site it also says which share of the energy of the network's images
+lies in the null space of the measurement, where data say nothing, and which where they say so little that
+Tikhonov's weight, of the validation split, takes it away. --lesions=RADII adds a disc of each radius
+to the test images, measures it by the same operator with the same noise, and shows how much of its contrast
+each method recovers. The run gets evaluation.json and evaluation.png: images, errors, half widths, and the
+part of the null space.
 
   python -m experiments.train_recon --workdir=runs/recon --rounds=2
   python -m experiments.evaluate_recon --workdir=runs/recon
   python -m experiments.evaluate_recon --workdir=runs/recon --coverage=0.95 --json
+  python -m experiments.evaluate_recon --workdir=runs/recon --lesions=1.5,3 --lesion_contrast=0.3
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +38,8 @@ from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.patient_scores import PatientScores, overall, patient_scores
-from experiments.pipeline.reconstruction import classical, images_of, physics_of
+from experiments.pipeline.recon_safety import Methods, Undetermined, contrast_of_lesions, undetermined
+from experiments.pipeline.reconstruction import classical, classical_solvers, images_of, physics_of
 from fedrecon.data import ClientData
 from fedrecon.evaluation import conformal_quantile, coverage, error_scale, score_histogram
 from fedrecon.files import replacing, write_atomically
@@ -45,6 +53,9 @@ NETWORK = "network"
 METRICS = ("psnr", "ssim", "nmse")
 _MOST_SITES = 3
 _WIDTH = "half width; below, error beyond it"
+# Where no validation split chose a weight.
+_CUTOFF = 1e-2
+_OPEN = "share not determined; below, its size"
 
 Images = dict[str, np.ndarray]
 # Site -> the data with its examples, and its index there.
@@ -56,16 +67,26 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     options = {"flag_values": flag_values}
     flags.DEFINE_string("workdir", None, "Directory of the run.", required=True, **options)
     flags.DEFINE_float("coverage", 0.9, "Level of the conformal intervals.", 0.5, 0.999, **options)
+    flags.DEFINE_list("lesions", [], "Radii of lesions to add, in pixels; none by default.", **options)
+    flags.DEFINE_float("lesion_contrast", 0.3, "Their contrast, of the image below.", 0.001, 100.0, **options)
     flags.DEFINE_bool("json", False, "Print JSON, nothing else.", **options)
 
 
-def evaluate(settings: TrainSettings, network: CheckedNetwork, level: float) -> tuple[dict[str, Any], Any]:
+def evaluate(
+    settings: TrainSettings,
+    network: CheckedNetwork,
+    level: float,
+    radii: tuple[float, ...] = (),
+    lesion_contrast: float = 0.3,
+) -> tuple[dict[str, Any], Any]:
     """(what evaluation.json has, the figure).
 
     Args:
       settings: of the run.
       network: that it released.
       level: of the intervals.
+      radii: of lesions, in pixels.
+      lesion_contrast: of these.
     """
     data = load_data(settings)
     measure = measure_of(data.train.examples)
@@ -96,6 +117,26 @@ def evaluate(settings: TrainSettings, network: CheckedNetwork, level: float) -> 
         "weights": weights,
         "unseen": [] if data.unseen is None else list(data.unseen.names),
     }
+    parts = tuple(part for part in (data.test, data.unseen) if part is not None)
+    cutoff = next((weight for name, weight in weights.items() if name.startswith("CG")), _CUTOFF)
+    missing = undetermined(compiled, measure, network.variables, cutoff, *parts)
+    shares = {
+        site: {"null": _mean(of), "weak": _mean(missing.weak[site])} for site, of in missing.null.items()
+    }
+    document["undetermined"] = {"cutoff": cutoff, "sites": shares}
+    if radii:
+        solvers = classical_solvers(measure, physics_of(data.train.examples))
+        methods: Methods = {
+            name: partial(_solved, solver, weights.get(name, 0.0))
+            for name, solver in solvers.items()
+            if name in images
+        } | {NETWORK: magnitudes}
+        document["lesions"] = {
+            f"{radius:g}": contrast_of_lesions(
+                methods, measure, parts, radius, lesion_contrast, settings.seed
+            )
+            for radius in radii
+        }
     scales: dict[str, np.ndarray] = {}
     if data.validation is not None:
         kept = {name: (data.validation, i) for i, name in enumerate(data.validation.names)}
@@ -103,7 +144,11 @@ def evaluate(settings: TrainSettings, network: CheckedNetwork, level: float) -> 
         start = _starts(measure, data.validation), _starts(measure, data.test, data.unseen)
         found = intervals((known, start[0], kept), (images[NETWORK], start[1], tests), level)
         document["intervals"], scales = found
-    return document, figure(images, scales, tests, document["sites"])
+    return document, figure(images, scales, tests, document["sites"], missing)
+
+
+def _solved(solver: Callable, weight: float, part: ClientData) -> np.ndarray:
+    return images_of(solver, [jnp.float32(weight)] * part.clients, part)
 
 
 def differences(scores: PatientScores) -> dict[str, dict[str, Any]]:
@@ -146,8 +191,14 @@ def intervals(
     return {"level": level, "quantile": common, "sites": sites}, widths
 
 
-def figure(images: Mapping[str, Images], widths: Images, tests: Tests, scores: Mapping[str, Any]) -> Figure:
-    """Of the first sites the middle example: reference, methods, and half widths of intervals."""
+def figure(
+    images: Mapping[str, Images],
+    widths: Images,
+    tests: Tests,
+    scores: Mapping[str, Any],
+    missing: Undetermined,
+) -> Figure:
+    """Of the first sites the middle example: reference, methods, null space and half widths of intervals."""
     panels = []
     for site, (part, client) in list(tests.items())[:_MOST_SITES]:
         valid = np.flatnonzero(part.valid[client])
@@ -155,7 +206,9 @@ def figure(images: Mapping[str, Images], widths: Images, tests: Tests, scores: M
             continue
         shown = valid[len(valid) // 2]
         each = {method: np.asarray(of[site][shown]) for method, of in images.items()}
-        below = {}
+        # A share of 1 is as bright as the reference's maximum.
+        each[_OPEN] = missing.shares[site][shown] * each["reference"].max()
+        below = {_OPEN: missing.magnitudes[site][shown]}
         if site in widths:
             each[_WIDTH] = widths[site][shown]
             below[_WIDTH] = np.maximum(np.abs(each[NETWORK] - each["reference"]) - widths[site][shown], 0)
@@ -183,12 +236,27 @@ def table(document: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         level = f"{100 * found['level']:g} % intervals"
         lines.append(format_table([level, "covered", "by its own quantile", "mean width"], rows))
+    missing = document["undetermined"]
+    rows = [
+        [site, *(f"{100 * of[kind]:.3f} %" for kind in ("null", "weak"))]
+        for site, of in missing["sites"].items()
+    ]
+    weak = f"determined weakly (cutoff {missing['cutoff']:.2g})"
+    lines.append(format_table(["network's energy", "not determined by data", weak], rows))
+    for radius, by_method in document.get("lesions", {}).items():
+        sites = list(next(iter(by_method.values())))
+        rows = [
+            [method, *(_with_interval(of[site], signed=False) for site in sites)]
+            for method, of in by_method.items()
+        ]
+        lines.append(format_table([f"contrast of {radius} px", *sites], rows))
     return "\n".join(lines)
 
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
     with ending("nothing was written"):
+        radii = _radii(values.lesions)
         folder = Path(values.workdir)
         run = read_run(folder)
         settings = run.settings
@@ -196,12 +264,24 @@ def main(_: list[str]) -> None:
             raise FlagError(
                 "workdir", "a run of experiments.train_recon", f"{folder}, of another program or task"
             )
-        document, drawn = evaluate(settings, load_network(folder), values.coverage)
+        document, drawn = evaluate(
+            settings, load_network(folder), values.coverage, radii, values.lesion_contrast
+        )
         content = as_json(document)
         write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         with replacing(folder / "evaluation.png") as path:
             drawn.savefig(path, format="png", dpi=110, facecolor="black")
     print(json.dumps(content) if values.json else table(document))
+
+
+def _radii(texts: list[str]) -> tuple[float, ...]:
+    try:
+        radii = tuple(float(text) for text in texts)
+    except ValueError:
+        radii = (math.nan,)
+    if not all(1 <= radius <= 100 for radius in radii):
+        raise FlagError("lesions", "radii of 1 to 100 pixels, such as 1.5,3", ",".join(texts))
+    return radii
 
 
 def _references(part: ClientData, client: int) -> np.ndarray:
@@ -236,6 +316,9 @@ def _mean(values: np.ndarray) -> float:
 
 def _with_interval(found: Mapping[str, Any], *, signed: bool) -> str:
     sign = "+" if signed else ""
+    if math.isnan(found["low"]):
+        # Of fewer than two patients there is no interval.
+        return f"{found['mean']:{sign}.3f} (one patient)" if found["patients"] else "none"
     return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
 
 

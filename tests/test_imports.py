@@ -122,7 +122,7 @@ ALLOWED = {
         {"jax", "numpy", "optax", "scipy", "jax_privacy"},
     ),
     "fedrecon/encryption": ({"fedrecon.encryption"}, {"numpy", "tenseal", "cryptography"}),
-    "fedrecon/evaluation": ({"fedrecon.evaluation"}, {"numpy", "scipy"}),
+    "fedrecon/evaluation": ({"fedrecon.evaluation", "operators"}, {"numpy", "scipy", "jax"}),
     "fedrecon/catalog": (
         {"fedrecon.catalog", "fedrecon.communication", "fedrecon.federated", "fedrecon.privacy"}
         | {"fedrecon.alignment", "fedrecon.tasks", "fedrecon.types"},

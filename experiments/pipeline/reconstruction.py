@@ -222,23 +222,8 @@ def classical(
     Returns:
       (scores by method and site, magnitudes by method and site, weight by tuned method).
     """
-
-    def per_example(solve):
-        def run(weight, batch):
-            stacked, measurements, _ = measure(batch)
-            return jnp.abs(jax.vmap(lambda A, y: solve(A, y, weight))(stacked, measurements))
-
-        return jax.jit(run)
-
-    direct = "zero-filled" if modality == "mri" else "FBP"
-    tikhonov = "CG-SENSE (L2)" if modality == "mri" else "CG (L2)"
-    solvers = {
-        direct: per_example(lambda A, y, weight: A.H(y)),
-        tikhonov: per_example(
-            lambda A, y, weight: operators.cg_sense(A, y, regularization=weight, iterations=20)
-        ),
-        "TV": per_example(lambda A, y, weight: operators.total_variation(A, y, weight, iterations=80)),
-    }
+    solvers = classical_solvers(measure, modality)
+    direct = next(iter(solvers))
     if not tuned:
         solvers = {direct: solvers[direct]}
     scores, images, weights = {}, {}, {}
@@ -253,6 +238,25 @@ def classical(
                 scores[name] |= _scores(found, data)
                 images[name] |= _by_site(found, data)
     return scores, images, weights
+
+
+def classical_solvers(measure: Callable, modality: str) -> dict[str, Callable[[Any, Any], jax.Array]]:
+    """Name -> compiled ``solve(weight, batch) -> magnitudes``; the first, direct inversion, has no weight."""
+
+    def per_example(solve):
+        def run(weight, batch):
+            stacked, measurements, _ = measure(batch)
+            return jnp.abs(jax.vmap(lambda A, y: solve(A, y, weight))(stacked, measurements))
+
+        return jax.jit(run)
+
+    return {
+        "zero-filled" if modality == "mri" else "FBP": per_example(lambda A, y, weight: A.H(y)),
+        "CG-SENSE (L2)" if modality == "mri" else "CG (L2)": per_example(
+            lambda A, y, weight: operators.cg_sense(A, y, regularization=weight, iterations=20)
+        ),
+        "TV": per_example(lambda A, y, weight: operators.total_variation(A, y, weight, iterations=80)),
+    }
 
 
 def _best_weight(score: Callable[[float], float]) -> float:

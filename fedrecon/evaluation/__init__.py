@@ -1,6 +1,6 @@
 """Evaluation beyond a mean score: fairness, contribution, calibration, agreement, significance, trade-offs.
 
-Functions of numpy arrays; nothing here knows of models or data sets.
+Functions of arrays and operators; nothing here knows of models or data sets.
 """
 
 from fedrecon.evaluation.agreement import (
@@ -27,7 +27,9 @@ from fedrecon.evaluation.copying import Memorization, memorization
 from fedrecon.evaluation.domains import RankCorrelation, frechet_distance, rank_correlation
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
 from fedrecon.evaluation.forgetting import Transfer, transfer
+from fedrecon.evaluation.lesion_contrast import contrast, contrast_recovery, disc, lesion_place
 from fedrecon.evaluation.lesions import Lesions, match_lesions
+from fedrecon.evaluation.null_spaces import NullSpace, null_space
 from fedrecon.evaluation.pareto import dominates, hypervolume, pareto_front
 from fedrecon.evaluation.shifts import Shift, acquisition_probes, site_shifts
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
@@ -42,6 +44,7 @@ __all__ = [
     "Lesions",
     "Limits",
     "Memorization",
+    "NullSpace",
     "OperatingPoint",
     "PairedTest",
     "RankCorrelation",
@@ -52,11 +55,14 @@ __all__ = [
     "at_threshold",
     "collaboration",
     "conformal_quantile",
+    "contrast",
+    "contrast_recovery",
     "convergence_score",
     "coverage",
     "cross_site",
     "cross_site_kappa",
     "delong_interval",
+    "disc",
     "dominates",
     "error_scale",
     "fit_temperature",
@@ -65,9 +71,11 @@ __all__ = [
     "hypervolume",
     "kappa",
     "leave_one_out",
+    "lesion_place",
     "limits_of_agreement",
     "match_lesions",
     "memorization",
+    "null_space",
     "operating_point",
     "paired_test",
     "pareto_front",

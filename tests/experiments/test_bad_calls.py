@@ -47,6 +47,7 @@ compare_recon | --networks=varnet --varnet.cascades=0 | --varnet.cascades: expec
 compare_recon | --networks=varnet --modl.cascades=2 | --modl.NAME: expected one of --networks
 compare_recon | --networks=varnet --losses=ssdu,ssdu | --losses: expected distinct names
 evaluate_recon | --workdir={}/none | --workdir
+evaluate_recon | --workdir={} --lesions=1,x | --lesions: expected radii
 benchmark_recon | --only=transformer | --only: expected some of varnet
 benchmark_memory | --only=transformer | --only: expected some of varnet
 benchmark_memory | --iterations=0 | --iterations: expected positive numbers

@@ -30,11 +30,13 @@ def test_networks_are_trained_and_evaluated(tmp_path):
     with Workdir(tmp_path, flat(TINY)) as workdir:
         run(TINY, workdir)
     assert read_run(tmp_path).settings == TINY
-    found, drawn = evaluate(TINY, load_network(tmp_path), 0.8)
+    found, drawn = evaluate(TINY, load_network(tmp_path), 0.8, (1.0,))
     assert set(found["methods"]) == {"zero-filled", "CG-SENSE (L2)", "TV", "network"}
     assert "TV" in table(found) and len(drawn.axes) > 12
     sites = found["intervals"]["sites"]
     assert all(0 <= of["common"]["coverage"] <= 1 and of["common"]["pixels"] > 0 for of in sites.values())
+    assert set(found["lesions"]["1"]) == set(found["methods"]) and "contrast of 1 px" in table(found)
+    assert all(0 <= of["null"] <= of["weak"] <= 1 for of in found["undetermined"]["sites"].values())
     of = found["methods"]["network"]["psnr"]
     assert of["low"] <= of["mean"] <= of["high"] and of["patients"] >= len(sites)
 

@@ -8,6 +8,8 @@ _LOSSES = "tests/tasks/test_reconstruction_losses.py::test_"
 _HELD_OUT = "tests/tasks/test_held_out_losses.py::test_"
 _UNBIASED = "tests/tasks/test_unbiased_losses.py::test_"
 _CONFORMAL = "tests/evaluation/test_conformal.py::test_"
+_NULL = "tests/evaluation/test_null_space.py::test_"
+_SAFETY = "tests/experiments/test_recon_safety.py::test_"
 MUTANTS = (
     *in_file(
         "fedrecon/models/e2e_varnet.py",
@@ -197,6 +199,47 @@ MUTANTS = (
             "jnp.exp(0.5 * sinogram",
             "jnp.exp(sinogram",
             _UNBIASED + "levels_are_those_that_data_come_with_or_those_estimated",
+        ),
+    ),
+    *in_file(
+        "fedrecon/evaluation/null_spaces.py",
+        ("part = image - found", "part = found", _NULL + "of_one_coil_it_is_what_was_not_measured"),
+        ("regularization=cutoff", "regularization=0.0", _NULL + "an_image_of_zeros_has_no_null_space"),
+        (
+            "each = lost + kept",
+            "each = whole",
+            _NULL + "of_one_coil_it_is_what_was_not_measured",
+        ),
+    ),
+    *in_file(
+        "fedrecon/evaluation/lesion_contrast.py",
+        (
+            "(distance > radius + 1)",
+            "(distance > 0)",
+            _NULL + "contrast_is_recovered_by_the_identity_and_as_computed_by_a_blur",
+        ),
+        (
+            "ndimage.binary_erosion(tissue, around, border_value=0)",
+            "tissue",
+            _NULL + "lesions_lie_in_tissue",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/recon_safety.py",
+        (
+            "measured: jax.Array = A(_with_phase(d, image))",
+            "measured: jax.Array = A(d)",
+            _SAFETY + "contrast_is_that_of_the_lesions_that_are_measured",
+        ),
+        (
+            'added * batch["view_mask"][..., None]',
+            "added",
+            _SAFETY + "sinograms_get_the_integrals_of_lesions",
+        ),
+        (
+            "null_space(A, image, cutoff), null_space(A, image).total",
+            "null_space(A, image), null_space(A, image).total",
+            _SAFETY + "what_is_not_measured_is_not_determined",
         ),
     ),
     *in_file(
