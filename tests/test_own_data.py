@@ -57,7 +57,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path, monkeypatch):
     example(tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     commands = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
-    assert len(commands) == 2
+    assert len(commands) == 3
     printed = []
     for command in commands:
         words = shlex.split(command)
@@ -67,7 +67,8 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path, monkeypatch):
         printed.append(found.stdout)
     (stated,) = re.findall(r"```text\n(.*?)```", PAGE, re.S)
     assert printed[0] == stated and (tmp_path / "eyes.png").stat().st_size > 1000
-    assert "dice" in printed[1] and (tmp_path / "runs" / "eyes" / "results.json").exists()
+    assert list(json.loads(printed[1])["sites"]) == ["north", "south"]
+    assert "dice" in printed[2] and (tmp_path / "runs" / "eyes" / "results.json").exists()
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def make_task(
     if settings.task == "segmentation":
         sizes |= {"boundary": settings.boundary, "configuration": configuration}
     if settings.task == "reconstruction":
-        sizes["loss"] = settings.loss
+        sizes |= {"loss": settings.loss, "remat": settings.remat}
     return named_task(settings.task, example, classes=number_of_classes(settings), **sizes)
 
 

@@ -43,6 +43,7 @@ from fedrecon.training import (
     run_stage,
     summary,
 )
+from fedrecon.training.local_steps import accumulated, in_precision
 from fedrecon.training.predictions import evaluated_task
 from fedrecon.training.secure import sums_statement
 from fedrecon.weights import read_weights
@@ -237,6 +238,7 @@ def stage_of(settings: TrainSettings, data: FederatedData, chosen: Configured | 
     """What is trained; all methods have the same keys: initial weights, batches and samples of clients."""
     example = example_of(data.train)
     task = evaluated_task(settings.federation, make_task(settings, example, chosen), example)
+    task = accumulated(in_precision(task, settings.precision), settings.accumulate)
     keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
     represents = {"classification": representation, "reconstruction": bottleneck}

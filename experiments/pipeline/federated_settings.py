@@ -28,6 +28,7 @@ from fedrecon.training import (
     check_ranges,
     setting,
 )
+from fedrecon.training.local_steps import PRECISIONS
 
 # Cohorts that are drawn, and those of public files, with the tasks that each is for.
 SIMULATED = ("simulated", "simulated_mri", "simulated_ct", "simulated_density", "simulated_slides")
@@ -229,6 +230,19 @@ class TrainSettings:
         above=0,
         needs=(_BY_COUNTS,),
     )
+    accumulate: int = _training(
+        1,
+        "Parts of the batch of a local step that are computed one after another: the gradient is that of the "
+        "whole batch, the memory that of a part, at the price of a second forward pass",
+        above=0,
+        needs=(NO_PRIVACY, _BY_FLAGS),
+    )
+    precision: str = _training(
+        "float32",
+        "Precision of the convolutions in training; with bfloat16 parameters, normalization, operators, loss "
+        "and evaluation stay in float32. Slower on CPU",
+        choices=PRECISIONS,
+    )
     boundary: float = _training(
         0.0,
         "Weight of the boundary loss of a segmentation, next to cross-entropy and Dice; distances in pixels",
@@ -248,6 +262,15 @@ class TrainSettings:
         3,
         "Cascades of the reconstruction network",
         above=0,
+        needs=(
+            _RECONSTRUCTS,
+            Need(f"--network={' or '.join(UNROLLED)}", lambda s: s.network in UNROLLED),
+        ),
+    )
+    remat: bool = _model(
+        False,
+        "Computes each cascade again in the backward pass: less memory, more time",
+        later=True,
         needs=(
             _RECONSTRUCTS,
             Need(f"--network={' or '.join(UNROLLED)}", lambda s: s.network in UNROLLED),
@@ -351,6 +374,9 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise FlagError("clients", f"0, {of}, with --partition={settings.partition}", settings.clients)
     if settings.partition == "case_type" and settings.task != "segmentation":
         raise FlagError("partition", "another than case_type, which looks at segmentations", settings.task)
+    if settings.batch_size % settings.accumulate:
+        expected = f"a number that divides --batch_size={settings.batch_size}"
+        raise FlagError("accumulate", expected, settings.accumulate)
     if federation.patience and divides_patients(settings) and not settings.validation_part:
         raise FlagError("patience", "--validation_part with it", federation.patience)
     if settings.feature_shift and settings.task == "reconstruction":

@@ -24,6 +24,7 @@ from fedrecon.evaluation.conformal import (
 )
 from fedrecon.evaluation.contribution import Contribution, leave_one_out, sampled_shapley, shapley
 from fedrecon.evaluation.copying import Memorization, memorization
+from fedrecon.evaluation.disclosure import Released, add_released, release_counts
 from fedrecon.evaluation.domains import RankCorrelation, frechet_distance, rank_correlation
 from fedrecon.evaluation.fairness import Fairness, collaboration, performance_fairness
 from fedrecon.evaluation.forgetting import Transfer, transfer
@@ -48,10 +49,12 @@ __all__ = [
     "OperatingPoint",
     "PairedTest",
     "RankCorrelation",
+    "Released",
     "Reliability",
     "Shift",
     "Transfer",
     "acquisition_probes",
+    "add_released",
     "at_threshold",
     "collaboration",
     "conformal_quantile",
@@ -81,6 +84,7 @@ __all__ = [
     "pareto_front",
     "performance_fairness",
     "rank_correlation",
+    "release_counts",
     "reliability",
     "sampled_shapley",
     "score_histogram",

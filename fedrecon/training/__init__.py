@@ -7,6 +7,7 @@ how long.
 from fedrecon.training import adaptation as adaptation
 from fedrecon.training import finetuning as finetuning
 from fedrecon.training import initial as initial
+from fedrecon.training import local_steps as local_steps
 from fedrecon.training import messages as messages
 from fedrecon.training import model_files as model_files
 from fedrecon.training import predictions as predictions

@@ -12,7 +12,9 @@ from fedrecon import federated as fl
 from fedrecon.alignment import Contrast
 from fedrecon.catalog import Entry
 from fedrecon.data import ClientData
+from fedrecon.errors import ArgumentError
 from fedrecon.federated.mechanism import Mechanism, private_sum, unreported
+from fedrecon.federated.methods.averaging import averaged
 from fedrecon.federated.methods.remembering import Memory
 from fedrecon.training.before_rounds import check_before
 from fedrecon.training.budgets import Budget, Spending
@@ -42,10 +44,10 @@ from fedrecon.types import PyTree, Task
 
 # Flags of what is exchanged, which concern no comparator.
 _EXCHANGE = (
-    "server_optimizer", "server_learning_rate", "weighting", "reduce", "screen_norm", "screen_cosine",
-    "riders", "clip_norm", "codec", "downlink", "secure_aggregation", "stragglers", "fault", "attack",
-    "fine_tune", "fine_tune_head", "clock", "topology", "mixing", "visits", "handover", "concurrency",
-    "buffer_size", "delay", "discount", "asynchronous_mixing",
+    "server_optimizer", "server_learning_rate", "average", "weighting", "reduce", "screen_norm",
+    "screen_cosine", "riders", "clip_norm", "codec", "downlink", "secure_aggregation",
+    "stragglers", "fault", "attack", "fine_tune", "fine_tune_head", "clock", "topology", "mixing",
+    "visits", "handover", "concurrency", "buffer_size", "delay", "discount", "asynchronous_mixing",
     *(field.name for field in dataclasses.fields(FederationSettings) if field.name.startswith("dp_")),
 )  # fmt: skip
 # Flags of who takes part, which mean nothing where all data are one client's.
@@ -315,11 +317,24 @@ def make_algorithm(
     if tuning is not None:
         algorithm = tuning.applied_to(algorithm)
     algorithm = secured(algorithm, settings, task, train, None if noise is None else noise.shares)
-    algorithm = downlinked(algorithm, settings)
+    algorithm = downlinked(with_average(algorithm, settings), settings)
     faults = parse_faults(settings.fault, train.names)
     schedule = both_schedules(algorithm.schedule, make_schedule(settings, budget, train, faults))
     algorithm = algorithm._replace(schedule=schedule)
     return inject(poisoned(algorithm, settings, train.names), faults)
+
+
+def with_average(algorithm: fl.FederatedAlgorithm, settings: FederationSettings) -> fl.FederatedAlgorithm:
+    """The algorithm with ``--average``; without it the same object.
+
+    Raises:
+      FlagError: the algorithm hands out a model of its own.
+    """
+    try:
+        return averaged(algorithm, settings.average)
+    except ArgumentError as error:
+        expected = f"0 with --algorithm={settings.algorithm}, which hands out a model of its own"
+        raise FlagError("average", expected, settings.average) from error
 
 
 def _private(chosen: Entry, mechanism: Mechanism) -> dict[str, Any]:
@@ -367,7 +382,7 @@ def _check_recipe(settings: FederationSettings, entry: Entry, options: Mapping[s
     # A method with a mechanism of its own hides what it computes.
     hidden = settings.dp_epsilon and "mechanism" not in entry.needs
     private = {"method": fl.Method(hides=True)} if hidden else {}
-    check_timed(_stub(entry, settings, {**options, **private}), settings)
+    check_timed(with_average(_stub(entry, settings, {**options, **private}), settings), settings)
 
 
 def _stub(entry: Entry, settings: FederationSettings, options: Mapping[str, Any]) -> fl.FederatedAlgorithm:

@@ -186,6 +186,15 @@ class FederationSettings:
         most=1,
         needs=(Need("a --rate_schedule", lambda s: s.rate_schedule != "constant"),),
     )
+    average: float = _federation(
+        0.0,
+        "Decay of the moving average, over rounds, of the shared parameters, which is evaluated and handed "
+        "out in place of the last round's model; training is the same, and under --dp.epsilon it costs "
+        "nothing. 0 is none",
+        least=0,
+        most=0.99999,
+        needs=(_STAR, Need("--downlink=none", lambda s: s.downlink == "none")),
+    )
     stragglers: float = _federation(
         0.0, "Probability that a client takes only a random part of its steps in a round", least=0, most=1
     )

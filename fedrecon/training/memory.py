@@ -44,7 +44,7 @@ class Demand(NamedTuple):
         """
         if self.available is None or self.working <= self.available:
             return ""
-        advice = "lower --batch_size or the sizes of the network"
+        advice = "lower --batch_size or raise --accumulate, or take --remat with an unrolled network"
         if parallel != "scan":
             advice += f", or fewer clients at a time than --parallel={parallel}"
         found = f"{readable_bytes(self.available)} are left for {readable_bytes(self.working)}"

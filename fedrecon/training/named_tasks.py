@@ -53,6 +53,7 @@ def named_task(
     flip: bool = False,
     boundary: float = 0.0,
     loss: str = "l1_ssim",
+    remat: bool = False,
     configuration: Configured | None = None,
 ) -> Task:
     """A task of the package.
@@ -69,6 +70,7 @@ def named_task(
       classes: of the classification, or of the segmentation with the background.
       cascades: of the reconstruction, of a network in ``UNROLLED``.
       loss: of the reconstruction, one of ``RECONSTRUCTION_LOSSES``.
+      remat: cascades of a network in ``UNROLLED`` are computed again in the backward pass.
       flip: mirrors images of a classification left to right at random; those of a segmentation always are.
       boundary: weight of the boundary loss of a segmentation, see `segmentation_loss`.
       configuration: of a segmentation by a U-Net: halvings, patches and normalization, in place of ``pools``.
@@ -101,6 +103,10 @@ def named_task(
         return segmentation_task(SEGMENTERS[network](**sizes, **out), example, **options)
     check_loss(loss, network, example)
     model = named_reconstructor(network, cascades=cascades, channels=channels, pools=pools, norm=norm)
+    if remat:
+        if network not in UNROLLED:
+            raise ArgumentError("remat", f"a network among {', '.join(UNROLLED)}", network)
+        model = model.clone(remat=True)
     return reconstruction_task(model, measure_of(example), example, loss=RECONSTRUCTION_LOSSES[loss].function)
 
 

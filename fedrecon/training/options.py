@@ -76,6 +76,7 @@ def setting(
     above: float | None = None,
     least: float | None = None,
     most: float | None = None,
+    later: bool = False,
 ) -> Any:
     """A field of a settings class that a flag of its name sets.
 
@@ -86,10 +87,11 @@ def setting(
       needs: without which the flag has no effect.
       choices: of text.
       above, least, most: bounds of a number; the first is exclusive. Numbers must be finite.
+      later: earlier versions of this program did not have it, though others had one of its name, see `flat`.
     """
     bounds = {"choices": tuple(choices), "above": above, "least": least, "most": most}
     return dataclasses.field(
-        default=default, metadata={"help": help, "group": group, "needs": needs} | bounds
+        default=default, metadata={"help": help, "group": group, "needs": needs, "later": later} | bounds
     )
 
 
@@ -106,6 +108,8 @@ def fields(settings: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
 _IF_GIVEN = ("methods_from", "initialize_from", "data_labels", "skip_bad")
 # Settings of later versions: runs of earlier ones continue.
 _IF_CHANGED = (
+    "accumulate",
+    "average",
     "boundary",
     "classification_network",
     "clock",
@@ -116,6 +120,7 @@ _IF_CHANGED = (
     "finetune",
     "loss",
     "new_head",
+    "precision",
     "riders",
     "segmentation_network",
 )
@@ -144,7 +149,7 @@ def flat(settings: Any) -> dict[str, Any]:
         elif field.name in _DIGESTS:
             values |= {_DIGESTS[field.name]: value} if value else {}
         elif (field.name not in _IF_GIVEN or value) and (
-            field.name not in _IF_CHANGED or value != field.default
+            not (field.name in _IF_CHANGED or field.metadata.get("later")) or value != field.default
         ):
             values[field.name] = value
     return values

@@ -49,6 +49,8 @@ compare_recon | --networks=varnet --losses=ssdu,ssdu | --losses: expected distin
 evaluate_recon | --workdir={}/none | --workdir
 evaluate_recon | --workdir={} --lesions=1,x | --lesions: expected radii
 benchmark_recon | --only=transformer | --only: expected some of varnet
+data_report | --patients_per_site=6 | --data_dir: expected a folder, or a --cohort
+data_report | --data_dir={}/none | none
 benchmark_memory | --only=transformer | --only: expected some of varnet
 benchmark_memory | --iterations=0 | --iterations: expected positive numbers
 train_federated | --concentration=0.1 | --concentration

@@ -64,8 +64,8 @@ def test_a_round_is_data_states_and_what_it_adds():
 def test_rounds_that_do_not_fit_say_what_to_reduce():
     big = Demand(10, 10, 5 * 10**9, 10**9)
     assert big.warning("scan") == (
-        "memory: a round may not fit, 1.0 GB are left for 5.0 GB: lower --batch_size or the "
-        "sizes of the network"
+        "memory: a round may not fit, 1.0 GB are left for 5.0 GB: lower --batch_size or raise --accumulate, "
+        "or take --remat with an unrolled network"
     )
     assert big.warning("vmap").endswith(", or fewer clients at a time than --parallel=vmap")
     assert not big._replace(available=5 * 10**9).warning("vmap")
@@ -89,13 +89,11 @@ def test_negative_numbers_of_bytes_are_refused():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read in /proc")
 def test_estimates_are_within_15_percent_of_what_is_measured():
-    """A step of the end-to-end VarNet in a process of its own, and its cascades computed again."""
+    """Two steps of the end-to-end VarNet in a process of its own."""
     work = {"network": "e2e-varnet", "cascades": 6, "channels": 18, "pools": 3, "coils": 16, "size": 160}
-    found = {}
-    for remat in (False, True):
-        case = json.dumps({**work, "remat": remat, "steps": 3})
-        command = [sys.executable, "-m", "experiments.pipeline.memory_step", case]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[remat] = json.loads(done.stdout.splitlines()[-1])
-        assert abs(found[remat]["ratio"] - 1) < 0.15
-    assert found[True]["measured_bytes"] < 0.7 * found[False]["measured_bytes"]
+    case = json.dumps({**work, "remat": False, "steps": 2})
+    command = [sys.executable, "-m", "experiments.pipeline.memory_step", case]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert abs(found["ratio"] - 1) < 0.15
+    assert found["estimated_bytes"] > found["argument_bytes"] + found["temporary_bytes"] > 5e8

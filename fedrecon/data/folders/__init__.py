@@ -7,6 +7,7 @@ from fedrecon.data.folders.loading import (
     find_manifest,
     identify_cohort,
     is_simulated,
+    load_volumes,
     possible_tasks,
 )
 from fedrecon.data.folders.manifest import MANIFEST, TASKS, Manifest, Source, manifest_document, read_manifest
@@ -19,6 +20,7 @@ from fedrecon.data.folders.preparation import (
     to_native_grid,
 )
 from fedrecon.data.folders.survey import SiteSurvey, Survey, survey_cohort
+from fedrecon.data.folders.volume import Volume
 
 __all__ = [
     "MANIFEST",
@@ -33,12 +35,14 @@ __all__ = [
     "SiteSurvey",
     "Source",
     "Survey",
+    "Volume",
     "estimate_memory",
     "find_manifest",
     "identify_cohort",
     "is_dicom_series",
     "is_simulated",
     "list_items",
+    "load_volumes",
     "manifest_document",
     "possible_tasks",
     "read_cohort",

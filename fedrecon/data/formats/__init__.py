@@ -39,6 +39,7 @@ from fedrecon.data.formats.measurement import (
 from fedrecon.data.formats.pictures import Nifti, read_nifti, read_picture
 from fedrecon.data.formats.placed_images import centered_affine, nifti_bytes, write_dicom
 from fedrecon.data.formats.radial import read_radial
+from fedrecon.data.formats.scanner import Scanner, read_scanner
 
 __all__ = [
     "TRAJECTORY_UNITS",
@@ -54,6 +55,7 @@ __all__ = [
     "Measurement",
     "Nifti",
     "RawMeasurement",
+    "Scanner",
     "Sinogram",
     "centered_affine",
     "correct_delays",
@@ -82,6 +84,7 @@ __all__ = [
     "read_nifti",
     "read_picture",
     "read_radial",
+    "read_scanner",
     "read_tomography",
     "series_of",
     "to_bart",

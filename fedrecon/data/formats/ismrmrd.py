@@ -60,6 +60,29 @@ def parse_ismrmrd_header(
       DataError: not well-formed, holds a document type or entity, lacks the encoding, a positive matrix size
         or a field of view, or has limits that are no integers.
     """
+    root = parse_header_xml(xml, path, key)
+    encodings = root.findall("{*}encoding")
+    if not encodings:
+        raise DataError(path, key, "an element 'encoding'", f"the element {root.tag!r} without it")
+    if encoding >= len(encodings):
+        raise DataError(path, key, f"encoding {encoding} that lines name", f"{len(encodings)} of them")
+    element = encodings[encoding]
+    return ISMRMRDHeader(
+        encoded=_space(element, "encodedSpace", path, key),
+        recon=_space(element, "reconSpace", path, key),
+        centers=(_center(element, 1, path, key), _center(element, 2, path, key)),
+        trajectory=(element.findtext("{*}trajectory") or "cartesian").strip(),
+        calibration_mode=element.findtext("{*}parallelImaging/{*}calibrationMode"),
+        timing=_timing(element),
+    )
+
+
+def parse_header_xml(xml: str, path: str, key: str) -> ElementTree.Element:
+    """The root of a header's XML, without document types and entities; arguments as `parse_ismrmrd_header`.
+
+    Raises:
+      DataError: not well-formed, or it holds a document type or entity.
+    """
 
     def refuse(*_: Any) -> None:
         raise DataError(path, key, "XML without document type and entities", "a document type declaration")
@@ -75,20 +98,7 @@ def parse_ismrmrd_header(
         if isinstance(error, DataError):
             raise
         raise DataError(path, key, "well-formed XML", error) from error
-    encodings = root.findall("{*}encoding")
-    if not encodings:
-        raise DataError(path, key, "an element 'encoding'", f"the element {root.tag!r} without it")
-    if encoding >= len(encodings):
-        raise DataError(path, key, f"encoding {encoding} that lines name", f"{len(encodings)} of them")
-    element = encodings[encoding]
-    return ISMRMRDHeader(
-        encoded=_space(element, "encodedSpace", path, key),
-        recon=_space(element, "reconSpace", path, key),
-        centers=(_center(element, 1, path, key), _center(element, 2, path, key)),
-        trajectory=(element.findtext("{*}trajectory") or "cartesian").strip(),
-        calibration_mode=element.findtext("{*}parallelImaging/{*}calibrationMode"),
-        timing=_timing(element),
-    )
+    return root
 
 
 def _center(encoding: ElementTree.Element, axis: int, path: str, key: str) -> int | None:
