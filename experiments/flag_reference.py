@@ -22,6 +22,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.train_recon": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.compare_recon": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.evaluate_recon": None,
+    "experiments.zero_shot": None,
     "experiments.compare": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.multitask": (federated_settings.TrainSettings, frozenset(multitask.KEPT)),
     "experiments.survey": None,

@@ -100,6 +100,10 @@ ALLOWED = {
         | {"fedrecon.ood", "fedrecon.types", "fedrecon.weights", "operators"},
         {"jax", "numpy", "flax"},
     ),
+    "fedrecon/zero_shot.py": (
+        {"fedrecon.errors", "fedrecon.tasks", "fedrecon.types"},
+        {"jax", "flax", "optax"},
+    ),
     "fedrecon/learned_tomography.py": (
         {"fedrecon.data", "fedrecon.learned", "fedrecon.types", "operators"},
         {"jax", "numpy"},

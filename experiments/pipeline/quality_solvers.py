@@ -123,6 +123,17 @@ def solve_bart(case: Case, maps: np.ndarray, method: str, weight: float) -> Solv
     return Solved(np.abs(found) * np.asarray(operators.rss(maps)), time.perf_counter() - begin, {})
 
 
+def bart_wavelet(kspace: np.ndarray, maps: np.ndarray, weight: float) -> np.ndarray:
+    """Complex image (ny, nx) by ``bart pics`` with a wavelet term, of k-space and maps (coils, ny, nx)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = _stored(folder, "kspace", kspace), _stored(folder, "maps", maps)
+        _bart("pics", "-S", "-i100", "-R", f"W:3:0:{weight}", *given, str(folder / "image"))
+        image = np.array(read_cfl(folder / "image")).reshape(kspace.shape[1:], order="F")
+    # The sign of BART's centered transforms goes by half the number of samples.
+    return image * (-1) ** sum(n // 2 for n in image.shape)
+
+
 def _stored(folder: Path, name: str, array: np.ndarray) -> str:
     write_cfl(folder / name, to_bart(array, _AXES))
     return str(folder / name)

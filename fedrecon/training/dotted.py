@@ -25,7 +25,7 @@ def split_dotted(argv: Sequence[str], groups: Collection[str]) -> tuple[list[str
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
         # A negative number is the value of the flag before it.
-        if not re.match(r"--?[A-Za-z]\w*\.", argument) or "." not in name:
+        if not re.match(r"--?[A-Za-z][\w-]*\.", argument) or "." not in name:
             rest.append(argument)
             continue
         group, _, option = name.partition(".")

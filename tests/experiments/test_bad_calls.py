@@ -46,6 +46,9 @@ compare_recon | --networks=modl | --baseline: expected one of modl
 compare_recon | --networks=varnet --varnet.cascades=0 | --varnet.cascades: expected a positive integer
 compare_recon | --networks=varnet --modl.cascades=2 | --modl.NAME: expected one of --networks
 compare_recon | --networks=varnet --losses=ssdu,ssdu | --losses: expected distinct names
+zero_shot | --input={}/none.h5 --output={}/x.png | none.h5
+zero_shot | --input={}/scan.h5 --output={}/x.jpg | --output: expected a name ending in .png
+zero_shot | --input={}/scan.h5 --output={}/x.png --slice=5 | --slice: expected a number below 1
 evaluate_recon | --workdir={}/none | --workdir
 evaluate_recon | --workdir={} --lesions=1,x | --lesions: expected radii
 benchmark_recon | --only=transformer | --only: expected some of varnet

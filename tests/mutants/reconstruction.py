@@ -39,6 +39,19 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/zero_shot.py",
+        (
+            "given = jnp.where(chosen, 0, mask)",
+            "given = mask",
+            "tests/test_zero_shot.py::test_the_network_is_not_given_what_it_is_validated_by",
+        ),
+        (
+            "<= patience:",
+            "<= 99:",
+            "tests/test_zero_shot.py::test_training_ends_when_the_error_stops_falling",
+        ),
+    ),
+    *in_file(
         "fedrecon/learned_tomography.py",
         (
             "np.asarray(image[0], np.float32) * np.float32(scale)",
