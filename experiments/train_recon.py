@@ -4,10 +4,10 @@ What train_federated is for any task, with --task=reconstruction and --network=v
 all of its flags are there, and what it writes is the same: network.npz is what experiments.reconstruct
 --network and experiments.evaluate_recon take. --network is varnet, conditioned-varnet, e2e-varnet,
 recurrent-varnet, modl, ista-net, primal-dual, learned-gradient, variational-network, vsharp,
-deep-equilibrium or fbpconvnet (docs/reconstruction.md). --loss is that of a reference (l1_ssim, l1, ssim,
-nmse, complex_l1, kspace_l1), or needs none: ssdu, multi_mask_ssdu, weighted_ssdu, robust_ssdu and, of CT,
-noise2inverse predict samples that are held out; sure estimates the error without noise; equivariant,
-robust_equivariant and multi_operator measure their own images again.
+deep-equilibrium, fbpconvnet or plug-and-play (docs/reconstruction.md). --loss is that of a reference
+(l1_ssim, l1, ssim, nmse, complex_l1, kspace_l1), or needs none: ssdu, multi_mask_ssdu, weighted_ssdu,
+robust_ssdu and, of CT, noise2inverse predict samples that are held out; sure estimates the error without
+noise; equivariant, robust_equivariant and multi_operator measure their own images again.
 
   python -m experiments.train_recon --workdir=runs/recon --rounds=2
   python -m experiments.train_recon --workdir=runs/recurrent --network=recurrent-varnet --cascades=4

@@ -108,7 +108,11 @@ ALLOWED = {
         {"fedrecon.data", "fedrecon.learned", "fedrecon.types", "operators"},
         {"jax", "numpy"},
     ),
-    "fedrecon/models": ({"fedrecon.models", "fedrecon.types", "operators"}, {"jax", "numpy", "flax"}),
+    "fedrecon/priors": ({"fedrecon.priors", "fedrecon.errors", "operators"}, {"jax", "numpy", "optax"}),
+    "fedrecon/models": (
+        {"fedrecon.models", "fedrecon.priors", "fedrecon.types", "operators"},
+        {"jax", "numpy", "flax"},
+    ),
     "fedrecon/tasks": (
         {"fedrecon.tasks", "fedrecon.alignment", "fedrecon.models", "fedrecon.types", "operators"},
         {"jax", "numpy", "flax", "optax"},

@@ -19,7 +19,7 @@ PAGES = {
     "own_model": (2, 3),
     "own_method": (1, 3),
     "diagnosis": (3, 1),
-    "reconstruction": (2, 1),
+    "reconstruction": (3, 2),
 }
 
 

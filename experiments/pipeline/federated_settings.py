@@ -86,6 +86,10 @@ _OF_ANY_SIZE = Need(f"--network={' or '.join(SIZED)}", lambda s: s.network in SI
 _OF_ANY_DEPTH = Need(f"--network={' or '.join(POOLED)}", lambda s: s.network in POOLED)
 _RECONSTRUCTS = Need("--task=reconstruction", lambda s: s.task == "reconstruction")
 _WITHOUT_REFERENCE = tuple(name for name, of in RECONSTRUCTION_LOSSES.items() if not of.reference)
+_COMPARES = Need(
+    "a --network other than plug-and-play, which learns to denoise references",
+    lambda s: s.network != "plug-and-play",
+)
 _PARTITIONS = ("dirichlet", "dirichlet_balanced", "quantity")
 _SKEWED = Need(f"--partition={' or '.join(_PARTITIONS)}", lambda s: s.partition in _PARTITIONS)
 _DRAWN = Need(
@@ -280,7 +284,7 @@ class TrainSettings:
         "l1_ssim",
         f"Loss of a reconstruction; {', '.join(_WITHOUT_REFERENCE)} use no reference",
         choices=RECONSTRUCTION_LOSSES,
-        needs=(_RECONSTRUCTS,),
+        needs=(_RECONSTRUCTS, _COMPARES),
     )
 
 

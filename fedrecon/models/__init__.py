@@ -42,6 +42,7 @@ from fedrecon.models.normalization import (
     normalization_leaves,
 )
 from fedrecon.models.plain_networks import VGG
+from fedrecon.models.plug_and_play import PlugAndPlay
 from fedrecon.models.post_processing import BackProjectionUNet
 from fedrecon.models.primal_dual import ConvolutionStack, LearnedPrimalDual
 from fedrecon.models.recurrent_varnet import RecurrentVarNet
@@ -49,7 +50,7 @@ from fedrecon.models.regularizers import UNetRegularizer, regularized
 from fedrecon.models.residual_networks import ResNet
 from fedrecon.models.transfer import warm_start
 from fedrecon.models.unet import Classifier, Encoder, UNet
-from fedrecon.models.unrolled import CascadeInputs, Unrolled, cascade_inputs, start_image, unroll
+from fedrecon.models.unrolled import Unrolled, cascade_inputs, start_image, unroll
 from fedrecon.models.variational import VariationalAutoencoder
 from fedrecon.models.varnet import VarNet
 from fedrecon.models.vision_transformer import MaskedAutoencoder, VisionTransformer
@@ -76,7 +77,6 @@ __all__ = [
     "VGG",
     "BackProjectionUNet",
     "BatchNorm",
-    "CascadeInputs",
     "Classifier",
     "Conv",
     "ConvolutionStack",
@@ -90,6 +90,7 @@ __all__ = [
     "LearnedPrimalDual",
     "MaskedAutoencoder",
     "MoDL",
+    "PlugAndPlay",
     "RecurrentVarNet",
     "ResNet",
     "SwinUNet",

@@ -16,6 +16,7 @@ from fedrecon.models.learned_gradient import LearnedGradient
 from fedrecon.models.modl import MoDL
 from fedrecon.models.normalization import NORMS
 from fedrecon.models.plain_networks import VGG
+from fedrecon.models.plug_and_play import PlugAndPlay
 from fedrecon.models.post_processing import BackProjectionUNet
 from fedrecon.models.primal_dual import ConvolutionStack, LearnedPrimalDual
 from fedrecon.models.recurrent_varnet import RecurrentVarNet
@@ -81,6 +82,10 @@ def _vsharp(cascades: int, channels: int, pools: int, norm: Callable[..., nn.Mod
     return VSharp(cascades, channels, pools, norm=norm)
 
 
+def _plug_and_play(channels: int, pools: int) -> nn.Module:
+    return PlugAndPlay(channels, pools)
+
+
 def _deep_equilibrium(channels: int, pools: int, norm: Callable[..., nn.Module]) -> nn.Module:
     return DeepEquilibrium(channels, pools, norm)
 
@@ -114,6 +119,7 @@ RECONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "learned-gradient": _learned_gradient,
     "variational-network": _variational_network,
     "vsharp": _vsharp,
+    "plug-and-play": _plug_and_play,
     "deep-equilibrium": _deep_equilibrium,
     "fbpconvnet": _back_projection_unet,
 }

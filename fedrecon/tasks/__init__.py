@@ -4,6 +4,7 @@ from fedrecon.tasks.activation_maps import grad_cam
 from fedrecon.tasks.classification import classification_task
 from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
 from fedrecon.tasks.contrastive import contrastive_task
+from fedrecon.tasks.denoising import denoising_task
 from fedrecon.tasks.diagnosis import classification_metrics
 from fedrecon.tasks.features import bottleneck, layer_features
 from fedrecon.tasks.findings import findings_task
@@ -40,7 +41,7 @@ from fedrecon.tasks.segmentation_losses import (
 )
 from fedrecon.tasks.site_heads import site_task
 from fedrecon.tasks.surgery import without_batch_normalization
-from fedrecon.tasks.survival import concordance, cox_loss, cox_task
+from fedrecon.tasks.survival import concordance, cox_task
 from fedrecon.tasks.unit_scores import unit_score
 from fedrecon.tasks.variational import variational_autoencoding_task
 
@@ -64,9 +65,9 @@ __all__ = [
     "configure",
     "configured",
     "contrastive_task",
-    "cox_loss",
     "cox_task",
     "ct_measure",
+    "denoising_task",
     "dice",
     "distance_transform",
     "findings_task",

@@ -22,6 +22,7 @@ from fedrecon.models import (
     SUPERVISED,
     SUPERVISED_POOLS,
     UNROLLED,
+    PlugAndPlay,
     named_classifier,
     named_reconstructor,
     sizes_of,
@@ -30,6 +31,7 @@ from fedrecon.tasks import (
     RECONSTRUCTION_LOSSES,
     Configured,
     classification_task,
+    denoising_task,
     measure_of,
     reconstruction_task,
     segmentation_loss,
@@ -107,6 +109,8 @@ def named_task(
         if network not in UNROLLED:
             raise ArgumentError("remat", f"a network among {', '.join(UNROLLED)}", network)
         model = model.clone(remat=True)
+    if isinstance(model, PlugAndPlay):
+        return denoising_task(model, measure_of(example), example)
     return reconstruction_task(model, measure_of(example), example, loss=RECONSTRUCTION_LOSSES[loss].function)
 
 
@@ -114,6 +118,10 @@ def check_loss(loss: str, network: str, example: Mapping[str, Any]) -> None:
     """Raises ValueError where a reconstruction network, or its loss, is not of these data."""
     if loss not in RECONSTRUCTION_LOSSES:
         raise ArgumentError("loss", f"one of {', '.join(RECONSTRUCTION_LOSSES)}", repr(loss))
+    if network == "plug-and-play" and loss != "l1_ssim":
+        raise ArgumentError(
+            "loss", "the default with plug-and-play, which learns to denoise references", loss
+        )
     samples = "kspace" if "kspace" in example else "sinogram"
     if network in CARTESIAN and samples != "kspace":
         fitting = [name for name in RECONSTRUCTORS if name not in CARTESIAN]

@@ -40,6 +40,7 @@ train_recon | --task=segmentation | --task: expected reconstruction
 train_recon | --network=resnet18 | --network
 train_recon | --network=recurrent-varnet --pools=3 | --pools
 train_recon | --network=deep-equilibrium --cascades=5 | --cascades
+train_recon | --network=plug-and-play --loss=ssim | --loss
 train_recon | --network=e2e-varnet --loss=ssdu | --network: expected none of e2e-varnet
 compare_recon | --networks=varnet,transformer | --networks: expected some of
 compare_recon | --networks=modl | --baseline: expected one of modl

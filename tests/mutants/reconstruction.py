@@ -4,6 +4,10 @@ from tests.mutants.mutant import in_file
 
 _NETWORKS = "tests/models/test_mri_networks.py::test_"
 _ITERATIONS = "tests/models/test_learned_iterations.py::test_"
+_PRIORS = "tests/priors/test_denoisers.py::test_"
+_MAP = "plug_and_play_ends_at_the_maximum_of_the_posterior"
+_SAMPLES = "samples_have_the_mean_and_the_variance_of_the_posterior"
+_DENOISING = "tests/tasks/test_denoising.py::test_"
 _LOSSES = "tests/tasks/test_reconstruction_losses.py::test_"
 _HELD_OUT = "tests/tasks/test_held_out_losses.py::test_"
 _UNBIASED = "tests/tasks/test_unbiased_losses.py::test_"
@@ -119,6 +123,34 @@ MUTANTS = (
             "(len(heights) - 1) / 2",
             "len(heights) / 2",
             _ITERATIONS + "steps_of_variational_networks_are_those_of_the_publication",
+        ),
+    ),
+    *in_file(
+        "fedrecon/priors/denoisers.py",
+        ("u + x - z) * jnp.square(after / s)", "u + x - z)", _PRIORS + _MAP + "[falling]"),
+        ("data_step(operator, y, z - u,", "data_step(operator, y, z + u,", _PRIORS + _MAP + "[equal]"),
+        ("1 - jnp.square(after / s) if", "jnp.ones(()) if", _PRIORS + _SAMPLES),
+        (
+            "jax.random.normal(key, shape, dtype) * 2**0.5",
+            "jax.random.normal(key, shape, dtype)",
+            _PRIORS + "complex_noise_is_of_unit_variance_in_each_part",
+        ),
+    ),
+    *in_file(
+        "fedrecon/tasks/denoising.py",
+        (
+            "(s**2 + model.deviation**2) /",
+            "1 /",
+            _DENOISING + "the_loss_is_one_at_all_levels_where_nothing_is_learned",
+        ),
+        ("y * x, y**2, x**2", "y * x, y**3, x**2", _DENOISING + "phases_are_random_and_smooth"),
+    ),
+    *in_file(
+        "fedrecon/models/plug_and_play.py",
+        (
+            "self.deviation * seen + s *",
+            "seen + s *",
+            _DENOISING + "untrained_denoisers_are_the_best_linear_ones",
         ),
     ),
     *in_file(

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.tasks import concordance, cox_loss, cox_task
+from fedrecon.tasks import concordance, cox_task
+from fedrecon.tasks.survival import cox_loss
 
 
 def patients(seed, count=9, ties=False):
