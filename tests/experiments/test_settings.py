@@ -6,9 +6,11 @@ import sys
 import pytest
 from absl import flags
 
+from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.joint_settings import JointSettings
 from experiments.pipeline.programs import define_run_flags
 from experiments.pipeline.settings import BY_PRESET, PRESETS, SIMULATED_MRI, FullStackSettings, resolve
-from fedrecon.training.options import fields, flat
+from fedrecon.training.options import changed, fields, flat
 
 
 @pytest.mark.parametrize(("cohort", "preset"), PRESETS)
@@ -117,3 +119,11 @@ def test_a_wrong_flag_ends_with_one_line_and_a_non_zero_status(tmp_path):
     assert process.stderr.strip().endswith("--acceleration: expected at least 1, found 0.5")
     assert "Traceback" not in process.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_config_files_have_later_settings_where_they_are_changed():
+    """So that runs of earlier versions continue; another program has had --remat from its beginning."""
+    later = {"average": 0.9, "accumulate": 5, "precision": "bfloat16", "remat": True}
+    assert not later.keys() & flat(TrainSettings()).keys()
+    assert later.items() <= flat(changed(TrainSettings(), **later)).items()
+    assert flat(JointSettings())["remat"] is False
