@@ -26,6 +26,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.compare": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.multitask": (federated_settings.TrainSettings, frozenset(multitask.KEPT)),
     "experiments.survey": None,
+    "experiments.deploy_faults": None,
     "experiments.deploy": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.reconstruct": None,
     "experiments.export": None,

@@ -208,8 +208,9 @@ def _dry_step(made: Deployment, kit: Path, loaded: list[ClientData]) -> Iterator
     roster = [facts._replace(name=facts.name if n == client else name) for n, name in enumerate(made.sites)]
     plan = make_plan(problem(made.settings), roster, lambda split, *given: split.whole(*given), data)
     site, server = plan.site(data, client), plan.server()
+    invitation = server.invite(server.state, plan.key)
     start = time.monotonic()
-    sent, _ = jax.block_until_ready(site.turn(server.invite(server.state, plan.key), site.rows, plan.key))
+    sent, _ = jax.block_until_ready(site.turn(invitation, site.rows, plan.key, plan.key))
     first = time.monotonic() - start
     bad = [x for x in jax.tree.leaves(sent.sums) if not np.isfinite(np.asarray(x, np.float64)).all()]
     if bad or not bool(sent.record["included"]):

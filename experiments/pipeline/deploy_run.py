@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,9 +107,14 @@ def read_deployment(folder: Path) -> Deployment:
         raise FlagError("workdir", "a folder in which init has made a deployment", str(folder)) from error
 
 
-def run(made: Deployment, say=lambda line: None) -> float:
+def run(
+    made: Deployment,
+    say: Callable[[str], None] = lambda line: None,
+    watch: Callable[[Any], None] = lambda running: None,
+) -> float:
     """Runs a deployment to its end, from where it is; returns seconds until the first new round was closed.
 
+    ``say`` is told of progress, ``watch`` is given the processes before they are started.
     Parties that end are started again, and the job with them, from the last round that was closed.
 
     Raises:
@@ -120,6 +125,7 @@ def run(made: Deployment, say=lambda line: None) -> float:
     started = time.monotonic()
     first = 0.0
     with Processes(made.kits, made.folder / "logs") as running:
+        watch(running)
         for attempt in range(ATTEMPTS):
             _start(made, running, wait_until, say)
             seen = len(_lines(made))

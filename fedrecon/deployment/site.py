@@ -227,7 +227,7 @@ class LocalSite:
             if not self._purse.permit(number, 1):
                 raise DeploymentError("dp_epsilon", "a budget that is not spent", "this round beyond it")
             invitation = self._invitation(packet)
-            sent, rows = site.turn(invitation, self._rows, self._key)
+            sent, rows = site.turn(invitation, self._rows, plan.key, self._key)
             words = None
             if plan.hides:
                 words = as_words(sent.sums["upload"])

@@ -61,15 +61,15 @@ class Site(NamedTuple):
 
     Attributes:
       rows: `ClientRows` before the first round.
-      turn: ``turn(invitation, rows, key) -> (Sent, ClientRows)``; the key is that of the run, or one of the
-        client's own.
+      turn: ``turn(invitation, rows, key, own_key) -> (Sent, ClientRows)``; ``key`` is that of the run, from
+        which clients have a common key, ``own_key`` the same, or one that only this client has.
       settle: ``settle(before, after, kept, answer) -> ClientRows``, what stays once the server has closed the
         round: ``kept`` bool (), whether the client was included in an applied step, ``answer`` the reducer's.
       invitation, sent: shapes and dtypes of what ``turn`` is given and sends.
     """
 
     rows: ClientRows
-    turn: Callable[[Invitation, ClientRows, jax.Array], tuple[Sent, ClientRows]]
+    turn: Callable[[Invitation, ClientRows, jax.Array, jax.Array], tuple[Sent, ClientRows]]
     settle: Callable[[ClientRows, ClientRows, jax.Array, PyTree], ClientRows]
     invitation: Invitation
     sent: Sent
@@ -123,12 +123,12 @@ def make_site(
     own = ClientRows(state.client, state.client_channel, state.private, state.answers)
     number = jnp.asarray([client], jnp.int32)
 
-    def map_one(invitation, before, key, rows):
+    def map_one(invitation, before, key, own_key, rows):
         keys = round_keys(key, invitation.round)
         chances = invitation.chances if jax.tree.leaves(invitation.chances) else None
         context = Context(
             invitation.round,
-            keys.clients,
+            round_keys(own_key, invitation.round).clients,
             common=keys.common,
             invited=invitation.invited,
             broadcast=invitation.channel,
@@ -155,7 +155,7 @@ def make_site(
 
     compiled = jax.jit(map_one)
     invitation = jax.eval_shape(lambda state, key: _invite(algorithm, state, key), state, jax.random.key(0))
-    sent = jax.eval_shape(map_one, invitation, own, jax.random.key(0), rows)[0]
+    sent = jax.eval_shape(map_one, invitation, own, jax.random.key(0), jax.random.key(0), rows)[0]
     return Site(own, lambda *arguments: compiled(*arguments, rows), settle, invitation, sent)
 
 

@@ -154,3 +154,14 @@ def test_private_sums_are_those_of_the_simulation_and_in_the_ledgers_of_sites(tm
     tight = make_sites(tmp_path / "tight", 3, policy=Policy(most_epsilon=1.0))
     with pytest.raises(DeploymentError, match="a budget that is not spent"):
         train(tmp_path / "tight", settings, tight, sites=3)
+
+
+@pytest.mark.slow
+def test_masks_cancel_where_sites_draw_from_keys_of_their_own(tmp_path):
+    settings = {"rounds": 1, "federation": {"algorithm": "fedavg", "secure_aggregation": "secagg"}}
+    parties = make_sites(tmp_path, 3, policy=Policy(own_key=True))
+    outcome, _ = train(tmp_path, settings, parties, sites=3)
+    # Batches and rounding are others, the sum is one of updates all the same.
+    assert 0 < largest_difference(outcome.variables, simulated(settings, 3)[0]) < 0.05
+    keys = [(tmp_path / f"site{i}" / "site.key").read_bytes() for i in range(3)]
+    assert len(set(keys)) == 3

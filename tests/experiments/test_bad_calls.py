@@ -113,6 +113,8 @@ reconstruct | --input={}/scan.h5 --output={}/x.h5 --slices=7 | --slices
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --weight=-1 | --weight
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --iterations=0 | --iterations
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --water_attenuation=1 | --water_attenuation
+deploy_faults | --workdir={} | --workdir
+deploy_faults | --workdir={}/faults --only=fire | --only
 deploy | start --workdir={}/deploy | expected one of init
 deploy | init --workdir={}/deploy --method=nosuch | --algorithm
 deploy | init --workdir={}/deploy --method=local_only | can be split over sites

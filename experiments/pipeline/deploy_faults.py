@@ -1,0 +1,270 @@
+"""Faults of a deployment, caused on purpose: what happens, and whether anything is lost."""
+
+import json
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.pipeline.deploy_run import Deployment, initialize, parity, rounds_of, run
+from experiments.pipeline.deployed import as_job, problem, site_data
+from experiments.pipeline.federated_settings import TrainSettings
+from fedrecon.deployment import DeploymentError, Job, LocalSite, Policy, coordinate, pack, unpack
+from fedrecon.deployment.flare import kits
+from fedrecon.deployment.flare.processes import Processes, wait_until
+from fedrecon.errors import ArgumentError
+
+# Seconds that a link is cut.
+CUT = 30
+
+
+class Fault(NamedTuple):
+    """What was seen of a fault.
+
+    Attributes:
+      name: of the fault.
+      seen: what happened, in one line.
+      lost: whether parameters differ from the simulation, or a closed round is gone.
+    """
+
+    name: str
+    seen: str
+    lost: bool
+
+
+def messages(folder: Path, settings: TrainSettings) -> list[Fault]:
+    """Faults of what is sent, between server and sites in this process."""
+    job = as_job(settings)
+
+    def sites(name: str, *, of=problem, data=site_data, policy: Policy | None = None) -> list[LocalSite]:
+        """Sites of which the last one differs."""
+        last = settings.clients - 1
+
+        def one(client: int) -> LocalSite:
+            differs = client == last
+            own = (data if differs else site_data, of if differs else problem)
+            return LocalSite(
+                folder / name / f"site-{client + 1}",
+                f"site-{client + 1}",
+                client,
+                own[1],
+                lambda values: own[0](values, client),
+                policy if differs else None,
+            )
+
+        return [one(client) for client in range(settings.clients)]
+
+    def refused(name: str, parties: list[LocalSite]) -> Fault:
+        def ask(kind: str, sent: dict[int, bytes]) -> dict[int, bytes]:
+            return {client: parties[client].answer(message) for client, message in sent.items()}
+
+        try:
+            coordinate(Job("faults", job, settings.clients), problem(job), folder / name / "server", ask)
+        except ArgumentError as error:
+            return Fault(name, str(error), (folder / name / "server" / "server.state").exists())
+        return Fault(name, "nobody noticed", True)
+
+    def other_network(values: dict[str, Any]) -> Any:
+        return problem({**values, "channels": 8})
+
+    def other_data(values: dict[str, Any], client: int) -> Any:
+        return site_data({**values, "image_size": 12}, client)
+
+    found = [
+        refused("wrong_model_version", sites("wrong_model_version", of=other_network)),
+        refused("wrong_data_schema", sites("wrong_data_schema", data=other_data)),
+    ]
+    policy = Policy(most_bytes=2000)
+    found.append(refused("huge_payload_to_a_site", sites("huge_payload_to_a_site", policy=policy)))
+    site = sites("huge_payload")[0]
+    huge = site.answer(pack({"version": 1}, {"x": np.zeros(2**21, np.uint8)})[:-1])
+    found.append(Fault("cut_payload", unpack(huge).about["reason"], False))
+    return found
+
+
+class Proxy:
+    """A TCP relay to the server whose link can be cut.
+
+    Args:
+      port: of the server on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target, self._open, self._pairs = port, True, list[socket.socket]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, seconds: float) -> None:
+        """Breaks all connections, and accepts none for this time."""
+        self._open = False
+        for one in self._pairs:
+            one.close()
+        self._pairs.clear()
+        time.sleep(seconds)
+        self._open = True
+
+    def close(self) -> None:
+        """Ends it."""
+        self._open = False
+        self._listener.close()
+        for one in self._pairs:
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                one, _ = self._listener.accept()
+                if not self._open:
+                    one.close()
+                    continue
+                other = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                return
+            self._pairs += [one, other]
+            for pair in ((one, other), (other, one)):
+                threading.Thread(target=self._relay, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _relay(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for one in (source, sink):
+            one.close()
+
+
+def processes(
+    folder: Path, settings: TrainSettings, only: tuple[str, ...], say: Callable[[str], None]
+) -> list[Fault]:
+    """Faults of processes and links, each in a deployment of its own between processes with certificates."""
+    causes: dict[str, Callable[[Deployment, Any], str]] = {
+        "site_killed": _site_killed,
+        "server_restarted": _server_restarted,
+        "link_cut": _link_cut,
+        "slow_site": _slow_site,
+    }
+    found = []
+    for name, cause in causes.items():
+        if name in only:
+            say(name)
+            found.append(_during(folder / name, settings, name, cause, say))
+    if "wrong_certificate" in only:
+        say("wrong_certificate")
+        found.append(_wrong_certificate(folder / "wrong_certificate", settings))
+    return found
+
+
+def _made(folder: Path, settings: TrainSettings) -> Deployment:
+    options = {"minimum": 0, "deadline": 0, "own_keys": False}
+    return initialize(folder, settings, host="localhost", port=0, policy={}, **options)
+
+
+def _during(
+    folder: Path,
+    settings: TrainSettings,
+    name: str,
+    cause: Callable[[Deployment, Any], str],
+    say: Callable[[str], None],
+) -> Fault:
+    """Causes a fault once the first round is closed."""
+    made, told = _made(folder, settings), list[str]()
+    proxy = None
+    if name == "link_cut":
+        service = made.kits / "site-1" / "startup" / "fed_client.json"
+        values = json.loads(service.read_text())
+        target = values["servers"][0]["service"]
+        proxy = Proxy(int(target["target"].rpartition(":")[2]))
+        target["target"] = f"localhost:{proxy.port}"
+        service.write_text(json.dumps(values))
+    caused = threading.Event()
+
+    def watch(running: Processes) -> None:
+        def act() -> None:
+            if wait_until(lambda: rounds_of(made) >= 1, 600):
+                told.append(cause(made, proxy or running))
+                caused.set()
+
+        threading.Thread(target=act, daemon=True).start()
+
+    start = time.monotonic()
+    lines: list[str] = []
+
+    def note(line: str) -> None:
+        lines.append(line)
+        say(f"  {line}")
+
+    try:
+        run(made, note, watch=watch)
+    except DeploymentError as error:
+        return Fault(name, f"{told or 'before the fault'}: {error}", True)
+    finally:
+        if proxy is not None:
+            proxy.close()
+    caused.wait(CUT + 10)
+    again = sum("was submitted" in line for line in lines) - 1
+    went = (
+        f"the job went on from the last closed round ({again} times)"
+        if again
+        else "the job went on by itself"
+    )
+    difference = parity(made)
+    seconds = time.monotonic() - start
+    seen = f"{told[0] if told else 'it came too late'}; {went}; "
+    seen += f"parameters differ by {difference:g} after {seconds:.0f} s"
+    return Fault(name, seen, not told or difference is None or difference > 1e-6)
+
+
+def _site_killed(made: Deployment, running: Processes) -> str:
+    running.kill("site-2")
+    return f"site-2 was killed after round {rounds_of(made)} and started again"
+
+
+def _server_restarted(made: Deployment, running: Processes) -> str:
+    running.kill(kits.SERVER)
+    return f"the server was killed after round {rounds_of(made)} and started again with its sites"
+
+
+def _link_cut(made: Deployment, proxy: Proxy) -> str:
+    proxy.cut(CUT)
+    return f"the link of site-1 was cut for {CUT} s after round {rounds_of(made)}"
+
+
+def _slow_site(made: Deployment, running: Processes) -> str:
+    running.signal("site-1", signal.SIGSTOP)
+    time.sleep(15)
+    running.signal("site-1", signal.SIGCONT)
+    return "site-1 stood still for 15 s, and the round waited for it"
+
+
+def _wrong_certificate(folder: Path, settings: TrainSettings) -> Fault:
+    """A site with the certificate of another authority."""
+    made = _made(folder, settings)
+    foreign = kits.provision(folder / "foreign", made.sites)
+    for name in ("client.crt", "client.key", "rootCA.pem"):
+        shutil.copy(foreign / "site-1" / "startup" / name, made.kits / "site-1" / "startup" / name)
+    with Processes(made.kits, made.folder / "logs") as running:
+        for name in (kits.SERVER, *made.sites):
+            running.start(name)
+        others = [made.folder / "logs" / f"{name}.log" for name in made.sites[1:]]
+        mine = made.folder / "logs" / "site-1.log"
+        registered = "Successfully registered"
+        wait_until(lambda: all(registered in log.read_text() for log in others if log.exists()), 60)
+        time.sleep(10)
+        joined = registered in mine.read_text()
+    seen = "the server answers it nothing, and the other sites are registered"
+    return Fault("wrong_certificate", "it took part" if joined else seen, joined)
+
+
+def table(found: list[Fault]) -> dict[str, Any]:
+    """The faults, JSON-able."""
+    faults = {fault.name: {"seen": fault.seen, "lost": fault.lost} for fault in found}
+    return {"faults": faults, "lost": any(fault.lost for fault in found)}
