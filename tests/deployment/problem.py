@@ -54,7 +54,7 @@ def problem(settings):
         made = task()
         return Stage("training", made, made.init(key), data, key, key)
 
-    budget = Budget(settings["rounds"], 1, 3, 0.1)
+    budget = Budget(settings["rounds"], 1, settings.get("batch", 3), 0.1)
     return Problem(stage, FederationSettings(**settings["federation"]), budget)
 
 
