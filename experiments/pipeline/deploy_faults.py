@@ -121,12 +121,14 @@ class Proxy:
         while True:
             try:
                 one, _ = self._listener.accept()
-                if not self._open:
-                    one.close()
-                    continue
-                other = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
+            try:
+                other = socket.create_connection(("127.0.0.1", self._target if self._open else 0))
+            except OSError:
+                # The server is not there, or the link is cut: there is no port 0.
+                one.close()
+                continue
             self._pairs += [one, other]
             for pair in ((one, other), (other, one)):
                 threading.Thread(target=self._relay, args=pair, daemon=True).start()

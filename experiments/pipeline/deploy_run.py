@@ -150,6 +150,10 @@ def run(
                         f"round {event['round']}: {', '.join(event['sites'])}{told}, {event['seconds']:.1f} s"
                     )
             say("the job has ended early; it goes on from the last round that was closed")
+            if running.alive(kits.SERVER):
+                # What is left of it at the other sites waits for an answer that does not come.
+                with contextlib.suppress(Exception):
+                    jobs.abort(made.kits, number)
     raise DeploymentError("run", f"the end within {ATTEMPTS} attempts", running.log_end("server", 1))
 
 

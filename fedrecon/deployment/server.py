@@ -23,7 +23,7 @@ from fedrecon.secure_aggregation import AbortedError, SecAggServer
 from fedrecon.types import Variables
 from fedrecon.weights import write_weights
 
-STATE, LOG, MODEL = "server.state", "metrics.jsonl", "model.npz"
+STATE, LOG, MODEL, CONFIG = "server.state", "metrics.jsonl", "model.npz", "config.json"
 
 # ``ask(kind, {client: message}) -> {client: answer}`` of those who answer in time.
 Ask = Callable[[str, dict[int, bytes]], dict[int, bytes]]
@@ -129,6 +129,9 @@ def coordinate(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    inner = job.settings.get("federation", {})
+    config = {name: value for name, value in job.settings.items() if name != "federation"} | inner
+    write_atomically(folder / CONFIG, (json.dumps({"config": config}, indent=2) + "\n").encode())
     wire = _Wire(job, ask)
     everybody: dict[int, dict] = {client: {} for client in range(job.sites)}
     told = wire("facts", {}, everybody)

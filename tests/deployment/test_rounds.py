@@ -166,3 +166,34 @@ def test_masks_cancel_where_sites_draw_from_keys_of_their_own(tmp_path):
     assert 0 < largest_difference(outcome.variables, simulated(settings, 3)[0]) < 1e-5
     keys = [(tmp_path / f"site{i}" / "site.key").read_bytes() for i in range(3)]
     assert len(set(keys)) == 3
+
+
+@pytest.mark.slow
+def test_a_round_is_closed_without_a_late_site_which_forgets_it(tmp_path):
+    parties = make_sites(tmp_path)
+    told = ask_of(parties)
+
+    def late(kind, messages):
+        answers = told(kind, messages)
+        if kind == "round" and unpack(messages[0]).about["round"] == 1:
+            del answers[1]
+        return answers
+
+    with pytest.raises(
+        DeploymentError, match="round 2: expected answers of at least 2 sites, found none of h"
+    ):
+        coordinate(Job("all", SCAFFOLD, 2), problem(SCAFFOLD), tmp_path / "all", late)
+    parties[:] = make_sites(tmp_path / "again")
+    closed = []
+    job = Job("some", SCAFFOLD, 2, minimum=1)
+    outcome = coordinate(job, problem(SCAFFOLD), tmp_path / "some", late, closed.append)
+    assert outcome.rounds == 3
+    assert [record["sites"] for record in closed[1:]] == [
+        ["hospital0", "hospital1"],
+        ["hospital0"],
+        ["hospital0", "hospital1"],
+    ]
+    about = unpack((tmp_path / "again" / "site1" / "site.state").read_bytes()).about
+    assert (about["settled"], about["pending"]) == (3, None)
+    # One site alone moved the model in between.
+    assert largest_difference(outcome.variables, simulated(SCAFFOLD)[0]) > 0

@@ -3,11 +3,15 @@
 import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -31,13 +35,20 @@ class Processes:
         self._environment = {**os.environ, **_ENVIRONMENT, **(environment or {})}
         self._running: dict[str, subprocess.Popen] = {}
         self._seen: dict[int, psutil.Process] = {}
+        self._handler: Any = None
         self._logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Processes":
+        # Whoever ends this process ends all of them: the default would leave them alone.
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, _leave)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None
 
     def start(self, name: str, *, kit: str = "") -> None:
         """Starts a party, "server" or the name of a site, from the folder ``kit`` or that of its name."""
@@ -122,6 +133,11 @@ def wait_until(condition: Callable[[], bool], seconds: float, period: float = 0.
             return True
         time.sleep(period)
     return condition()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + number)
 
 
 def _quietly(action: Callable[[], object]) -> None:
