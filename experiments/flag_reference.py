@@ -43,6 +43,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.continual": (federated_settings.TrainSettings, federated_settings.BY_PRESET),
     "experiments.clocks": None,
     "experiments.flamby": None,
+    "experiments.vertical": None,
     "experiments.diagnosis": None,
     "experiments.benchmark_segmentation": None,
     "experiments.benchmark_recon": None,

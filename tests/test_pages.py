@@ -20,6 +20,7 @@ PAGES = {
     "own_method": (1, 3),
     "diagnosis": (3, 1),
     "reconstruction": (3, 2),
+    "vertical": (1, 1),
 }
 
 

@@ -18,8 +18,8 @@ POINT = 32
 # Numbers as nine limbs of 30 bits; 30 steps at a time on the lowest two.
 _BITS, _LIMBS = 30, 9
 _MASK = (1 << _BITS) - 1
-# Numbers that stay in a fast cache, and groups of steps after which the last ones are raised to powers.
-_CHUNK, _MOST = 2048, 80
+# Numbers at once, and groups of steps after which the last ones are raised to powers.
+_CHUNK, _MOST = 8192, 80
 # Of fewer numbers powers take less time.
 _FEW = 128
 

@@ -183,7 +183,8 @@ def intersect(first: Party, second: Party) -> tuple[Common, Common]:
 
 
 def _encoded(identifiers: Sequence[Identifier]) -> tuple[int, list[bytes]]:
-    kinds = {type(one) for one in identifiers}
+    # NumPy's text and bytes are Python's.
+    kinds = {next((kind for kind in _ENCODINGS if isinstance(one, kind)), type(one)) for one in identifiers}
     if len(kinds) > 1 or not kinds <= set(_ENCODINGS):
         names = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise ArgumentError("identifiers", "all text or all bytes", names)

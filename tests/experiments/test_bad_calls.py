@@ -241,6 +241,16 @@ secure_aggregation | --size=many | --size
 secure_aggregation | --seed=-1 | --seed
 benchmark_privacy | --only=nosuch | --only
 flamby | --data_dir={}/none | none
+vertical | --problem=teeth | --problem
+vertical | --problem=sunnybrook --data_dir={}/none | multisite/sunnybrook_cardiac.h5
+vertical | --problem=heart --data_dir={}/none | heart_cleveland.csv
+vertical | --problem=tcga_brca --data_dir={}/none | tcga_brca.csv
+vertical | --epsilons=0 | --epsilons
+vertical | --epsilons=8,8 | --epsilons
+vertical | --epsilons=much | --epsilons
+vertical | --seeds=0 | --seeds
+vertical | --psi=-1 | --psi
+vertical | --transfer --problem=tcga_brca --data_dir={} | --problem
 joint | --mode=joint | --workdir
 joint | --workdir={}/run --mode=both | --mode
 joint | --workdir={}/run --strengths=0.1,0.1 | --strengths

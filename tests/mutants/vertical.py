@@ -2,6 +2,9 @@
 
 from tests.mutants.mutant import in_file
 
+_PROGRAM = "tests/experiments/test_vertical.py::test_"
+_DIVIDED = _PROGRAM + "divided_is_pooled_and_an_institution_alone_knows_nothing_of_the_other"
+_AREAS = _PROGRAM + "areas_are_means_over_seeds_with_paired_differences"
 _PSI = "tests/vertical/test_private_set_intersection.py::test_"
 _SQUARES = _PSI + "squares_are_those_of_euler_s_criterion"
 _MAP = _PSI + "the_map_is_that_of_the_standard"
@@ -57,7 +60,7 @@ MUTANTS = (
         ("cut = jax.grad(lambda cut: mean(params, cut)[1].sum())(received)",
          "cut = jax.grad(lambda cut: mean(params, cut)[0])(received)", _STEP),
         ("jnp.where(valid[:, None], found, 0)", "found", _SPLIT + "padding_changes_nothing"),
-        ("bound / jnp.where(lengths > bound, lengths, 1), 1)", "bound, 1)", _CLIPPED),
+        ("bound / jnp.where(lengths > bound, lengths, 1), 1)", "bound, 1)", _MOVED),
         ("_clipped_cut(guest, p, inputs[None], protection.activations)", "guest.apply(p, inputs[None])",
          _CLIPPED),
         ("jnp.where(valid, _factor(lengths, mechanism.sensitivity), 0)",
@@ -79,5 +82,28 @@ MUTANTS = (
         ("parts.append((fixed_mechanism(clipping[1], 1.0, passes=passes, **size), 1))", "pass",
          _SPLIT + "noise_is_calibrated_for_the_budget_and_no_more"),
         ("if protection.gradients is not None and protection.host is None:", "if False:", _WRONG),
+    ),
+    *in_file(
+        "experiments/pipeline/vertical_problems.py",
+        ("guest, host = guest[order], host[order]", "guest, host = guest[order], host", _PROGRAM +
+         "rows_of_both_institutions_are_of_the_same_patients"),
+        ("every.labels[host]", "every.labels[guest[::-1]]", _PROGRAM +
+         "rows_of_both_institutions_are_of_the_same_patients"),
+    ),
+    *in_file(
+        "experiments/pipeline/vertical_training.py",
+        ("GUEST: Way((1.0, 0.0), steps)", "GUEST: Way((1.0, 0.5), steps)", _DIVIDED),
+        ("HOST: Way((0.0, 1.0), steps)", "HOST: Way((0.5, 1.0), steps)", _DIVIDED),
+        ("part != np.arange(FOLDS)[:, None]", "part == np.arange(FOLDS)[:, None]", _PROGRAM +
+         "parts_are_stratified_and_every_patient_is_tested_once"),
+        ("calibrated(epsilon, clipping=(CLIPPING,", "calibrated(2 * epsilon, clipping=(CLIPPING,", _PROGRAM +
+         "private_rows_spend_their_budget"),
+        ("least = positive * (positive + 1) / 2", "least = positive", _AREAS),
+        ("area(FEDERATED, drawn, chosen) / area(POOLED", "area(FEDERATED, drawn, chosen) - area(POOLED",
+         _AREAS),
+    ),
+    *in_file(
+        "experiments/pipeline/psi_party.py",
+        ("numbers[size - size // 2 :]", "numbers[size:]", _PROGRAM + "lists_have_half_in_common"),
     ),
 )  # fmt: skip

@@ -157,6 +157,8 @@ def test_identifiers_are_shuffled_and_answers_are_not():
 def test_text_is_compared_in_one_normal_form():
     first, second = intersect(Party(["Müller", "x"], NOW), Party(["y", "Mu\u0308ller"], NOW))
     assert (first.rows, second.rows) == ((0,), (1,))
+    names = np.asarray(["x", "Müller"])
+    assert intersect(Party(names, NOW), Party(["Müller"], NOW))[0].rows == (1,)
     assert intersect(Party([], NOW), Party(["y"], NOW)) == (Common((), 1), Common((), 0))
 
 
