@@ -5,7 +5,7 @@ error there, |A x - y| / |y|, is what methods are compared by, beside what noise
 --validated of the others choose: weights of Tikhonov, l1-wavelet and total variation, and of BART's
 l1-wavelet where it is installed, and when to end the training of a network on this scan alone (MoDL,
 self-supervised by samples held out in each step). Images are then made of all samples but the judged. All
-methods have the same ESPIRiT maps.
+methods have the same ESPIRiT maps; both l1-wavelets shift their transform at random.
 
   python -m experiments.zero_shot --input=brain.h5 --output=zero_shot.png --json=zero_shot.json
 """
@@ -73,8 +73,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float("judged", 0.1, "Part of the samples that judge.", 0.01, 0.5, **options)
     flags.DEFINE_float("validated", 0.1, "Part of the others that choose.", 0.01, 0.5, **options)
     flags.DEFINE_integer("steps", 300, "Most steps of the training.", 1, **options)
-    flags.DEFINE_integer("cascades", 4, "Cascades of the network.", 1, **options)
-    flags.DEFINE_integer("channels", 8, "Channels of the network.", 1, **options)
+    flags.DEFINE_integer("cascades", 5, "Cascades of the network.", 1, **options)
+    flags.DEFINE_integer("channels", 16, "Channels of the network.", 1, **options)
     flags.DEFINE_float("learning_rate", 1e-3, "Of the training.", 0.0, **options)
     flags.DEFINE_integer("seed", 0, "Of the divisions and the network.", 0, **options)
 
@@ -130,7 +130,7 @@ def methods() -> dict[str, Solve]:
 
     found: dict[str, Solve] = {
         "CG-SENSE (L2)": solver(lambda A, y, w: operators.cg_sense(A, y, regularization=50 * w)),
-        "l1-wavelet": solver(operators.l1_wavelet),
+        "l1-wavelet": solver(lambda A, y, w: operators.l1_wavelet(A, y, w, key=jax.random.key(0))),
         "TV": solver(operators.total_variation),
     }
     if shutil.which("bart"):

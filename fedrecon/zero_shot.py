@@ -11,6 +11,7 @@ import optax
 from fedrecon.errors import ArgumentError
 from fedrecon.tasks import RECONSTRUCTION_LOSSES, mri_measure, reconstruction_task
 from fedrecon.types import Batch, Variables
+from operators import fft2c, ifft2c
 
 
 class ZeroShot(NamedTuple):
@@ -18,7 +19,7 @@ class ZeroShot(NamedTuple):
 
     Attributes:
       variables: of the network at the step of the lowest error.
-      image: by them from all samples, complex (examples, ny, nx).
+      image: by them from all samples, complex (examples, ny, nx), `within_band`.
       steps: at which the error was measured.
       errors: |A x - y| / |y| at the validation samples there.
       best: index of the lowest.
@@ -115,7 +116,23 @@ def zero_shot(
         found.append(float(error(carried[0], seen, known)))
         best = carried[0] if found[-1] == min(found) else best
         progress(every)
-    return ZeroShot(best, jax.jit(image)(best, known), at, found, found.index(min(found)))
+    last = within_band(jax.jit(image)(best, known), mask)
+    return ZeroShot(best, last, at, found, found.index(min(found)))
+
+
+def within_band(images: jax.Array, mask: jax.Array) -> jax.Array:
+    """Images without the frequencies beyond the outermost sample, which no sample has judged.
+
+    Such a scan often measures an ellipse of k-space; a network is free to draw a grid with its corners.
+
+    Args:
+      images: complex (examples, ny, nx).
+      mask: (examples, ny, nx), not 0 where measured.
+    """
+    y, x = (2 * jnp.abs(jnp.arange(n) - n // 2) / n for n in mask.shape[1:])
+    radius = jnp.hypot(y[:, None], x[None])
+    furthest = jnp.where(mask != 0, radius, 0).max((1, 2), keepdims=True)
+    return ifft2c(fft2c(images) * (radius <= furthest))
 
 
 def sample_distance(image: jax.Array, batch: Batch, samples: jax.Array) -> jax.Array:

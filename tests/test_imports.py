@@ -101,7 +101,7 @@ ALLOWED = {
         {"jax", "numpy", "flax"},
     ),
     "fedrecon/zero_shot.py": (
-        {"fedrecon.errors", "fedrecon.tasks", "fedrecon.types"},
+        {"fedrecon.errors", "fedrecon.tasks", "fedrecon.types", "operators"},
         {"jax", "flax", "optax"},
     ),
     "fedrecon/learned_tomography.py": (

@@ -9,7 +9,7 @@ import pytest
 import operators
 from experiments.zero_shot import divide, without
 from fedrecon.data import Measurement
-from fedrecon.zero_shot import sample_distance, zero_shot
+from fedrecon.zero_shot import sample_distance, within_band, zero_shot
 
 SHAPE = (16, 12)
 
@@ -66,6 +66,16 @@ def test_training_ends_when_the_error_stops_falling(batch):
         Scaled(), batch, held(batch, 0.2), jax.random.key(0), steps=99, every=1, patience=2, learning_rate=0.0
     )
     assert found.steps == [0, 1, 2] and found.best == 0
+
+
+def test_frequencies_beyond_the_samples_are_left_out():
+    mask = np.zeros((1, 8, 6))
+    mask[0, 4, 5] = mask[0, 1, 3] = 1
+    kspace = np.asarray(
+        operators.fft2c(within_band(jnp.asarray(operators.ifft2c(np.ones((1, 8, 6)) + 0j)), mask))
+    )[0]
+    y, x = np.mgrid[-4:4, -3:3]
+    np.testing.assert_allclose(kspace, np.hypot(y / 4, x / 3) <= 0.76, atol=1e-5)
 
 
 def test_samples_are_needed_on_both_sides(batch):

@@ -128,6 +128,8 @@ inspect_file | | file
 inspect_file | {}/none.h5 | none.h5
 inspect_file | {}/text.h5 | text.h5
 inspect_file | {}/short.h5 | short.h5
+convert_lodopab | --source={}/none --output={}/lodopab | /none
+convert_lodopab | --source={} --output={}/lodopab --part=nosuch | --part
 simulate_cohort | | --output
 simulate_cohort | --output={}/d --sites=0 | --sites
 simulate_cohort | --output={}/d --label_skew=2 | label_skew
@@ -294,7 +296,7 @@ benchmarks.convolution | --repeats=many | --repeats
 operators.native | nosuch | nosuch
 operators.native | --precision=float16 | --precision
 """
-DATA_SCRIPTS = {"check_cohort", "inspect_file", "simulate_cohort"}
+DATA_SCRIPTS = {"check_cohort", "convert_lodopab", "inspect_file", "simulate_cohort"}
 TRAINING = {"finetune", "full_stack", "train_federated", "train_recon", "compare_recon", "compare"}
 
 
