@@ -238,7 +238,7 @@ MUTANTS = (
     *in_file(
         "experiments/pipeline/network_reconstruction.py",
         (
-            'if network.physics != physics:',
+            "if network.physics != physics:",
             "if False:",
             "tests/experiments/test_reconstruct_network.py::test_what_a_network_cannot_take_is_refused_by_name",
         ),
