@@ -49,6 +49,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.benchmark_recon": None,
     "experiments.benchmark_memory": None,
     "experiments.data_report": None,
+    "experiments.gpu_check": None,
     "experiments.benchmark_privacy": None,
     "experiments.benchmark_quality": None,
     "experiments.operator_figures": None,

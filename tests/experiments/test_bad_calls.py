@@ -55,6 +55,8 @@ evaluate_recon | --workdir={} --lesions=1,x | --lesions: expected radii
 benchmark_recon | --only=transformer | --only: expected some of varnet
 data_report | --patients_per_site=6 | --data_dir: expected a folder, or a --cohort
 data_report | --data_dir={}/none | none
+gpu_check | --only=transformer | --only: expected some of precision
+gpu_check | --json={}/none/a.json | --json: expected a file
 benchmark_memory | --only=transformer | --only: expected some of varnet
 benchmark_memory | --iterations=0 | --iterations: expected positive numbers
 train_federated | --concentration=0.1 | --concentration
