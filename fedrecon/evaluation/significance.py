@@ -33,8 +33,8 @@ def paired_test(
     """A paired test over patients; those with a NaN are left out.
 
     Args:
-      method, baseline: scores of the same patients in the same order. test: "wilcoxon" (signed ranks, zeros
-      split), or "permutation" (random signs of the differences, 10 000).
+      method, baseline: scores of the same patients in the same order.
+      test: "wilcoxon" (signed ranks, zeros split), or "permutation" (10 000 random signs of differences).
       seed: of the permutations.
 
     Raises:
