@@ -238,6 +238,7 @@ def reconstruct_measurement(
     if network.physics != "mri":
         raise ArgumentError("network", "one of MRI", f"one of {network.physics.upper()}: {network.origin}")
     reconstruct = make_reconstruct(network.architecture.build(), mri_measure)
+    start = start_images(mri_measure)
     images, signs, widths = [], [], []
     for batch in measured_examples(measurement):
         image, sign = reconstruct(network.variables, batch)
@@ -245,7 +246,7 @@ def reconstruct_measurement(
         images.append(np.asarray(image[0]) * scale)
         signs.append(sign)
         if return_widths and network.interval is not None:
-            widths.append(half_widths(network.interval, image, start_images(mri_measure)(batch))[0] * scale)
+            widths.append(half_widths(network.interval, image, start(batch))[0] * scale)
         progress(1)
     found = np.stack(images), Signs(*(np.concatenate(values) for values in zip(*signs, strict=True)))
     return (*found, np.stack(widths) if widths else None) if return_widths else found
