@@ -48,7 +48,9 @@ def _listed(group: str, members: Sequence[flags.Flag]) -> str:
     lines = [f"{group}:"] if group else []
     for flag in members:
         lines.append(f"  {_usage(flag)}")
-        lines += textwrap.wrap(_about(flag), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += textwrap.wrap(
+            _about(flag), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -57,7 +59,8 @@ def _usage(flag: flags.Flag) -> str:
         return f"--[no]{spelled(flag.name)}"
     choices = getattr(flag.parser, "enum_values", None)
     value = " | ".join(choices) if choices else _VALUES.get(flag.flag_type(), "A,B,...")
-    return "\n        ".join(textwrap.wrap(f"--{spelled(flag.name)}={value}", _WIDTH - 8))
+    usage = f"--{spelled(flag.name)}={value}"
+    return "\n        ".join(textwrap.wrap(usage, _WIDTH - 8, break_on_hyphens=False))
 
 
 def _about(flag: flags.Flag) -> str:

@@ -16,7 +16,7 @@ from tests.federated.conftest import TAU
 
 BUDGET = budget_of(quadratics.SETTINGS)
 EQUAL = (("speed_spread", "0"),)
-LOG = ("clock", "clock_seconds", "late", "away", "seconds", "validation_seconds")
+LOG = ("clock", "clock_seconds", "late", "away", "seconds", "validation_seconds", "memory_bytes")
 
 
 def with_clock(policy, options=(), **settings):

@@ -153,7 +153,7 @@ def test_private_training_adds_the_stated_noise_and_nothing_else(tmp_path):
     norms = [np.asarray(model.params["norm"]) for model in result.models(3)]
     assert not np.allclose(norms[0], norms[1]) and result.own
     private = {"epsilon", "delta", "unit", "neighbors", "accountant"}
-    plain = {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds", "steps"}
+    plain = {"stage", "round", "clients", "bytes_up", "bytes_down", "seconds", "steps", "memory_bytes"}
     assert set(log[0]) == plain | private and log[0]["unit"] == "example"
     # Each client's release is in the ledger, and the worst of them in the log.
     lines = read_ledger(tmp_path / "ledger.jsonl")
