@@ -53,6 +53,7 @@ def test_examples_have_the_shapes_and_types_that_networks_expect(cohort):
         "target": (SHAPE, np.float32),
         "segmentation": (SHAPE, np.float32),
         "scale": ((), np.float32),
+        "noise_level": ((), np.float32),
         "data_range": ((), np.float32),
         "volume": ((), np.int32),
         "label": ((), np.int32),

@@ -239,6 +239,14 @@ MUTANTS = (
         ),
     ),
     *in_file(
+        "fedrecon/data/simulation/cohort.py",
+        (
+            'examples["noise_level"] =',
+            "_ =",
+            "tests/data/test_mri_simulation.py::test_examples_have_the_shapes_and_types_that_networks_expect",
+        ),
+    ),
+    *in_file(
         "fedrecon/tasks/noise_levels.py",
         (
             "jnp.exp(0.5 * sinogram",

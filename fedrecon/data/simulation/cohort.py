@@ -176,11 +176,18 @@ def _mri_examples(
 def examples_of_volume(
     site: MRISite, volume: FastMRIVolume, image_shape: tuple[int, int], coils: int
 ) -> dict[str, np.ndarray]:
-    """The examples of a simulated volume, with reference and segmentation; coils are padded to ``coils``."""
+    """The examples of a simulated volume, with reference and segmentation; coils are padded to ``coils``.
+
+    "noise_level" (slices,), the deviation of a complex sample, is there where the volume tells it, as those
+    do that are simulated now.
+    """
     block = calibration_shape(site, image_shape)
     reference = volume.reconstruction_rss
     assert volume.mask is not None and reference is not None, "what is simulated is complete"
-    return mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
+    examples = mri_examples(volume.kspace, volume.mask, reference, block, coils, volume.segmentation)
+    if (deviation := volume.attributes.get("noise_deviation")) is not None:
+        examples["noise_level"] = np.float32(deviation) / examples["scale"]
+    return examples
 
 
 def simulated_ct_sites(

@@ -178,7 +178,8 @@ def simulate_mri_patient(
 
     Returns:
       The undersampled noisy measurement, its mask, the reference (root of the sum of squares of the fully
-      sampled average of ``reference_averages`` acquisitions, with noise of its own) and the lesions.
+      sampled average of ``reference_averages`` acquisitions, with noise of its own) and the lesions; the
+      attribute "noise_deviation" is that of a complex sample, in the unit of the k-space.
 
     Raises:
       ValueError: unknown anatomy or mask, or a mask that cannot be drawn.
@@ -212,6 +213,8 @@ def simulate_mri_patient(
             "patient_id": f"{site.name}-{patient:03d}",
             "acquisition": f"{site.anatomy} TR {site.repetition_time:g} TE {site.echo_time:g}",
             "site": site.name,
+            # Of a complex sample, both parts together.
+            "noise_deviation": float(2**0.5 * signal / site.snr * site.gain),
         },
     )
 
