@@ -24,8 +24,8 @@ def site_distance(task: Task, model: Variables, site: ClientData, others: Client
     units of these features, and larger where there are few examples for their number.
 
     Returns:
-      NaN for a network without normalization layers, with fewer than two examples on a side, or where an
-      image is not finite.
+      NaN for a network without normalization layers outside of its cascades, with fewer than two examples on
+      a side, or where an image is not finite.
     """
     found = [encoder_features(task, model, data) for data in (site, others)]
     if any(x is None or len(x) < 2 or not np.isfinite(x).all() for x in found):

@@ -23,7 +23,8 @@ def layer_features(task: Task, chosen: Callable[[nn.Module], bool] | None = None
 
     Returns:
       ``features(params, stats, batch) -> {path: input}`` of the layers that were called, by their paths
-      joined by "/". Layers inside of compiled or repeated parts of a network are not supported.
+      joined by "/". Those of repeated cascades (``fedrecon.models.unrolled.unroll``) are left out; layers
+      inside of other compiled or repeated parts of a network are not supported.
     """
     wanted = chosen or (lambda module: isinstance(module, NORMALIZATION))
 
@@ -31,7 +32,9 @@ def layer_features(task: Task, chosen: Callable[[nn.Module], bool] | None = None
         seen: dict[str, jax.Array] = {}
 
         def watch(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-            if context.method_name == "__call__" and wanted(context.module):
+            # What cascades see does not outlive their scan.
+            inside = "cascades" in context.module.path
+            if context.method_name == "__call__" and not inside and wanted(context.module):
                 seen["/".join(context.module.path)] = args[0]
             return call(*args, **kwargs)
 

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.models import MoDL
 from fedrecon.tasks import layer_features, module_task, without_batch_normalization
+from operators import Diagonal
 
 
 class Two(nn.Module):
@@ -27,3 +29,14 @@ def test_layers_are_found_by_kind_and_by_choice():
     chosen = layer_features(plain, lambda module: module.path == ("head",))
     assert list(chosen(*plain.init(jax.random.key(0)), {**batch, "valid": jnp.ones(4, bool)})) == ["head"]
     assert layer_features(plain._replace(predict=lambda *a: 0))(None, None, batch) == {}
+
+
+def test_layers_of_cascades_are_left_out():
+    """They see values of a loop, which do not outlive it."""
+    network = MoDL(2, 2, 1)
+    operators = jax.vmap(Diagonal)(jnp.ones((1, 4, 4)))
+    y = jnp.ones((1, 4, 4))
+    params = jax.jit(network.init)(jax.random.key(0), operators, y)
+    task = module_task(Two(), "cross_entropy", {"image": y[0], "label": jnp.zeros(4, jnp.int32)})
+    task = task._replace(predict=lambda *_: network.apply(params, operators, y))
+    assert jax.jit(layer_features(task))(None, None, {}) == {}
