@@ -47,8 +47,8 @@ ALLOWED = {
     "fedrecon/types.py": (set(), {"jax"}),
     "fedrecon/files.py": (set(), set()),
     "fedrecon/weights.py": ({"fedrecon.errors", "fedrecon.files", "fedrecon.types"}, {"numpy", "flax"}),
-    "fedrecon/fastmri_weights.py": (
-        {"fedrecon.errors", "fedrecon.models", "fedrecon.types"},
+    "fedrecon/published_weights": (
+        {"fedrecon.errors", "fedrecon.models", "fedrecon.published_weights", "fedrecon.types"},
         {"numpy", "flax", "torch"},
     ),
     "fedrecon/exports.py": (
@@ -166,6 +166,7 @@ ALLOWED = {
             "fedrecon.ood",
             "fedrecon.models",
             "fedrecon.privacy",
+            "fedrecon.published_weights",
             "fedrecon.runtime",
             "fedrecon.secure_aggregation",
             "fedrecon.tasks",

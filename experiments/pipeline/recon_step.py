@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedrecon.fastmri_weights import from_fastmri
 from fedrecon.models import E2EVarNet, InstanceNorm, LearnedPrimalDual, UNet
+from fedrecon.published_weights import from_fastmri
 from fedrecon.runtime import keep_memory
 from operators import SENSE, CartesianFourier
 

@@ -144,6 +144,7 @@ class RecurrentVarNet(nn.Module):
       learned_start: whether h starts at `HiddenStart`; else at zero.
       shared: uses one step size and one unit in all steps.
       remat: recomputes each step in the backward pass, which stores one state per step only.
+      start_channels, start_scales: ``channels`` and ``scales`` of `HiddenStart`.
 
     Source: Yiasemis et al., CVPR 2022, arXiv:2111.09639.
     """
@@ -154,6 +155,8 @@ class RecurrentVarNet(nn.Module):
     learned_start: bool = True
     shared: bool = False
     remat: bool = False
+    start_channels: Sequence[int] = (32, 32, 64, 64)
+    start_scales: int = 3
 
     @nn.compact
     def __call__(
@@ -188,7 +191,9 @@ class RecurrentVarNet(nn.Module):
         seen = to_channels(fft2c(image) if in_kspace else image)
         hidden = jnp.zeros((self.layers, *image.shape, self.channels), seen.dtype) + 0 * seen[None, ..., :1]
         if self.learned_start:
-            hidden = HiddenStart(self.channels, self.layers, name="start")(seen)
+            starts, scales = self.start_channels, self.start_scales
+            start = HiddenStart(self.channels, self.layers, starts, scales=scales, name="start")
+            hidden = start(seen)
 
         def step(cascade: nn.Module, state: _State, inputs: CascadeInputs) -> _State:
             size = cascade.param("step", nn.initializers.ones, ())

@@ -60,9 +60,11 @@ class VSharp(nn.Module):
     ``x <- argmin_x |A x - y|^2 / 2 + rho_t |x - x_t|^2 / 2``.
 
     Deviations from DIRECT: networks give z itself there, and see arrays as they are: what is added and a
-    factor. Steps of operators of norm above 1 are shorter. rho_t is positive, trained as its logarithm, and
-    starts, as eta does, at a number that is not drawn. ``shared`` shares rho, too. Losses of all cascades are
-    not added; the last one counts.
+    factor. rho_t is positive, trained as its logarithm. ``published`` undoes these two, for weights of
+    DIRECT (`fedrecon.published_weights`): ``z <- R_t(z, x, u / rho_t)``, whose U-Nets know the unit that
+    k-space has, and rho_t of any sign. Steps of operators of norm above 1 are shorter. rho starts, as eta
+    does, at a number that is not drawn. ``shared`` shares rho, too. Losses of all cascades are not added;
+    the last one counts.
 
     Attributes:
       cascades: number of ADMM steps.
@@ -74,6 +76,7 @@ class VSharp(nn.Module):
       step: eta to start from.
       shared: uses one rho and one U-Net in all cascades.
       remat: recomputes each cascade in the backward pass, which stores one state per cascade only.
+      published: networks give z, as above.
 
     Source: Yiasemis et al., Magn. Reson. Imaging 115:110266, 2025, arXiv:2309.09954.
     """
@@ -87,6 +90,7 @@ class VSharp(nn.Module):
     step: float = 0.5
     shared: bool = False
     remat: bool = False
+    published: bool = False
 
     @nn.compact
     def __call__(
@@ -103,21 +107,22 @@ class VSharp(nn.Module):
         if image.ndim != 3:
             raise ArgumentError("in_shape", "images (ny, nx)", image.shape[1:])
         power = jnp.square(jnp.abs(inputs.back_projection)).mean((1, 2))
-        scale = jnp.sqrt(power + 1e-12)[:, None, None]
+        scale = (jnp.ones_like(power) if self.published else jnp.sqrt(power + 1e-12))[:, None, None]
         start = MultiplierStart(self.channels, name="start")(to_channels(image / scale))
         sizes = self.param("steps", nn.initializers.constant(self.step), (self.gradient_steps,))
         norm = excess(inputs)
 
         def step(cascade: nn.Module, state: _State, inputs: CascadeInputs) -> _State:
             x, z, u = state
-            rho = jnp.exp(
-                cascade.param("log_rho", nn.initializers.constant(math.log(self.rho)), ()).astype(scale.dtype)
-            )
+            rho = self._rho(cascade).astype(scale.dtype)
             seen = jnp.concatenate([to_channels(v / scale) for v in (z, x, u / rho)], -1)
             parts = seen.shape[-1] // 3
-            unet = UNet(self.channels, self.pools, parts, norm=self.norm, zero_init=True, parent=None)
+            unet = UNet(
+                self.channels, self.pools, parts, norm=self.norm, zero_init=not self.published, parent=None
+            )
             correction = bind(unet, cascade, "unet")(seen, inputs.train, inputs.valid)
-            z = x + u / rho - scale * from_channels(correction, x.dtype)
+            found = scale * from_channels(correction, x.dtype)
+            z = found if self.published else x + u / rho - found
 
             def descend(x: jax.Array, size: jax.Array) -> tuple[jax.Array, None]:
                 slope = inputs.gram(x) - inputs.back_projection + rho * (x - z) + u
@@ -128,3 +133,8 @@ class VSharp(nn.Module):
 
         state = _State(image, image, scale * from_channels(start, image.dtype))
         return unroll(step, state, inputs, self.cascades, shared=self.shared, remat=self.remat).image
+
+    def _rho(self, cascade: nn.Module) -> jax.Array:
+        if self.published:
+            return cascade.param("rho", nn.initializers.constant(self.rho), ())
+        return jnp.exp(cascade.param("log_rho", nn.initializers.constant(math.log(self.rho)), ()))

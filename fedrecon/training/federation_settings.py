@@ -60,8 +60,8 @@ class FederationSettings:
     methods_sha256: str = ""
     initialize_from: str = _training(
         "",
-        "Model to start from: RUN, RUN:STAGE, the folder of an export, or an .npz of models/. Of several "
-        "stages those start from it that it has a model for",
+        "Model to start from: RUN, RUN:STAGE, the folder of an export, an .npz of models/, or a .pt of "
+        "fastMRI or DIRECT. Of several stages those start from it that it has a model for",
     )
     initialize_sha256: str = ""
     new_head: bool = _training(

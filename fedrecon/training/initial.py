@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from fedrecon.errors import ArgumentError
 from fedrecon.exports import is_export, load
+from fedrecon.published_weights import SUFFIXES, read_published
 from fedrecon.training.federation_settings import FederationSettings
 from fedrecon.training.named_tasks import TASKS
 from fedrecon.training.options import FlagError
@@ -17,7 +19,10 @@ from fedrecon.types import Variables
 from fedrecon.weights import read_weights
 
 _FLAG = "initialize_from"
-_EXPECTED = "RUN, a run that has released a model, RUN:STAGE, an export, or an .npz of weights"
+_EXPECTED = (
+    "RUN, a run that has released a model, RUN:STAGE, an export, an .npz of weights, or a .pt of fastMRI or "
+    "DIRECT"
+)
 _SHOWN = 3
 # The last layer of networks.
 _HEAD = "head"
@@ -140,9 +145,13 @@ def _read(kind: str, path: Path) -> tuple[Variables, Mapping[str, Any]]:
         if kind == "export":
             model = load(path.parent)
             return model.variables, model.card
+        if path.suffix in SUFFIXES:
+            return read_published(path)[1], {"task": "reconstruction"}
         return read_weights(path)
     except ImportError:
         raise
+    except ArgumentError as error:
+        raise FlagError(_FLAG, error.expected, f"{error.name}: {error.found}") from error
     except Exception as error:
         # Whatever damaged archives raise.
         raise FlagError(_FLAG, "weights of a network", f"{path}: {type(error).__name__}: {error}") from error

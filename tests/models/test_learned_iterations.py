@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from fedrecon.fastmri_weights import from_fastmri
-from fedrecon.models import InstanceNorm, cascade_inputs
+from fedrecon.models import cascade_inputs
 from fedrecon.models.learned_gradient import LearnedGradient
 from fedrecon.models.operator_scale import excess
 from fedrecon.models.variational_network import VariationalNetwork
 from fedrecon.models.vsharp import VSharp
+from fedrecon.published_weights import from_direct
 from operators import NUFFT, SENSE, CartesianFourier, Diagonal, ParallelBeam, radial_trajectory
 from operators.ct import filtered_radon
 from tests.models.reference.mri_networks import REFERENCE, unit_kspace
@@ -23,38 +23,23 @@ from tests.models.reference.torchvision_networks import weights
 once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def stacked(weights):
-    return {
-        name: stacked([w[name] for w in weights])
-        if isinstance(value, dict)
-        else np.stack([w[name] for w in weights])
-        for name, value in weights[0].items()
-    }
-
-
-def test_vsharp_is_that_of_direct(x64):
-    record = json.loads(REFERENCE.read_text())["vsharp"]
+@pytest.mark.parametrize("name", ["vsharp", "vsharp_as_published"])
+def test_vsharp_is_that_of_direct(name, x64):
+    """With networks that give what is added, and as DIRECT has them."""
+    record = json.loads(REFERENCE.read_text())[name]
     state = {name: weights(name, tuple(shape)) for name, shape in record["shapes"].items()}
-
-    def conv(name):
-        return {"kernel": state[f"{name}.weight"].transpose(2, 3, 1, 0), "bias": state[f"{name}.bias"]}
-
-    def unet(i):
-        prefix = f"denoiser_blocks.{i}.unet."
-        return from_fastmri({n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)})[
-            1
-        ].params
-
-    rho = abs(state["rho"]) + 0.05
-    cascades = [{"log_rho": np.log(rho[i]), "unet": unet(i)} for i in range(2)]
-    start = {f"conv{i}": {"conv": conv(f"initializer.conv_blocks.{i}.1")} for i in range(4)}
-    start |= {"out": conv("initializer.out_block.0"), "slope": state["initializer.activation.weight"][0]}
-    params = {"steps": state["learning_rate_eta"], "start": start, "cascades": stacked(cascades)}
+    state["rho"] = abs(state["rho"]) + 0.05
+    network, variables = from_direct({name.replace(".unet.", "."): x for name, x in state.items()})
+    params = variables.params
+    assert network == VSharp(2, 4, 1, 3, network.norm, published=True)
+    if name == "vsharp":
+        network = network.clone(published=False)
+        params["cascades"]["log_rho"] = np.log(params["cascades"].pop("rho"))
     data, masks, maps = unit_kspace()
+    data = data if name == "vsharp" else 2 * data
     operators = jax.vmap(lambda m, s: SENSE(CartesianFourier((18, 20), m), s))(
         np.broadcast_to(masks[:, None], (2, 18, 20)).astype(float), maps
     )
-    network = VSharp(2, 4, 1, 3, partial(InstanceNorm, affine=False))
     shapes = jax.eval_shape(network.init, jax.random.key(0), operators, jnp.asarray(data))["params"]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
     got = once(network.apply)({"params": params}, operators, jnp.asarray(data))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.fastmri_weights import from_fastmri, read_fastmri
 from fedrecon.models import (
     BatchNorm,
     DeepEquilibrium,
@@ -23,6 +22,7 @@ from fedrecon.models.deep_equilibrium import fixed_point
 from fedrecon.models.e2e_varnet import low_frequencies
 from fedrecon.models.recurrent_varnet import DilatedConv
 from fedrecon.models.unrolled import squared_norms
+from fedrecon.published_weights import from_direct, from_fastmri, read_fastmri
 from operators import SENSE, CartesianFourier, Diagonal, FanBeam, Radon
 from tests.models.reference.mri_networks import REFERENCE, kspace
 from tests.models.reference.torchvision_networks import image, weights
@@ -81,41 +81,11 @@ def test_end_to_end_networks_are_those_of_fastmri(recorded, x64):
     assert (got[1] == 0).all() and all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
 
 
-def direct_name(path):
-    """DIRECT's name of a parameter of ours, without the step."""
-    *parents, leaf = path
-    leaf = {"kernel": "weight"}.get(leaf, leaf)
-    if parents[0] == "start":
-        kind, number = ("conv", 1) if parents[1].startswith("conv") else ("out", 0)
-        return f"initializer.{kind}_blocks.{parents[1][-1]}.{number}.{leaf}"
-    if leaf == "step":
-        return "learning_rate"
-    kind = {"conv": "conv_blocks", "update": "update_gates", "reset": "reset_gates", "new": "out_gates"}
-    name, layer = parents[2][:-1], parents[2][-1]
-    return f"regularizer.{kind[name]}.{layer}.{int(name == 'conv')}.{leaf}"
-
-
 def test_recurrent_networks_are_those_of_direct(recorded, x64):
     operators, data = measured()
-    network = RecurrentVarNet(2, 4, 3)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), operators, data)["params"]
-    state = state_of(recorded["recurrent"])
-
-    def theirs(name):
-        x = state[name]
-        return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
-
-    def leaf(path, _):
-        names = tuple(key.key for key in path)
-        if names[0] == "start":
-            return theirs(direct_name(names))
-        steps = [theirs(f"block_list.{i}.{direct_name(names)}") for i in range(2)]
-        return np.stack([x.reshape(()) if names[-1] == "step" else x for x in steps])
-
-    params = jax.tree_util.tree_map_with_path(leaf, shapes)
-    names = {direct_name(tuple(key.key for key in path)) for path, _ in jax.tree.leaves_with_path(params)}
-    assert names == {name.split(".", 2)[2] if name.startswith("block_list") else name for name in state}
-    got = once(network.apply)({"params": params}, operators, data)
+    network, variables = from_direct(state_of(recorded["recurrent"]))
+    assert network == RecurrentVarNet(2, 4, 3)
+    got = once(network.apply)({"params": variables.params}, operators, data)
     np.testing.assert_allclose(got, recorded["recurrent"]["values"], rtol=1e-6, atol=1e-7)
 
 
@@ -248,6 +218,11 @@ def test_weights_that_are_not_those_of_fastmri_are_refused(recorded, tmp_path):
         from_fastmri({})
     with pytest.raises(ValueError, match="found extra"):
         from_fastmri(state | {"extra": np.ones(2)})
+    name = "cascades.1.model.unet.conv.layers.0.weight"
+    expected = r"weights.pt: cascades.1.model.unet.conv.layers.0.weight: expected \(12, 6, 3, 3\), as "
+    expected += r"cascades.0.model.unet.conv.layers.0.weight, found \(12, 5, 3, 3\)$"
+    with pytest.raises(ValueError, match=expected):
+        from_fastmri(state | {name: state[name][:, :5]}, "weights.pt")
     state.pop("cascades.1.dc_weight")
     with pytest.raises(ValueError, match=r"'cascades.1.dc_weight' among them"):
         from_fastmri(state)

@@ -3,6 +3,7 @@
 from tests.mutants.mutant import in_file
 
 _NETWORKS = "tests/models/test_mri_networks.py::test_"
+_DIRECT = "tests/models/test_direct_weights.py::test_"
 _ITERATIONS = "tests/models/test_learned_iterations.py::test_"
 _PRIORS = "tests/priors/test_denoisers.py::test_"
 _MAP = "plug_and_play_ends_at_the_maximum_of_the_posterior"
@@ -30,17 +31,34 @@ MUTANTS = (
         ),
     ),
     *in_file(
-        "fedrecon/fastmri_weights.py",
+        "fedrecon/published_weights/fastmri.py",
         (
             "[kernel[:, :, half:], kernel[:, :, :half]]",
             "[kernel[:, :, :half], kernel[:, :, half:]]",
             _NETWORKS + "unets_are_those_of_fastmri",
         ),
+    ),
+    *in_file(
+        "fedrecon/published_weights/states.py",
         (
-            "if len(taken) < len(arrays):",
-            "if False:",
+            "if left := set(self.arrays) - self.taken:",
+            "if left := set():",
             _NETWORKS + "weights_that_are_not_those_of_fastmri_are_refused",
         ),
+        (
+            "if found.shape != shape:",
+            "if False:",
+            _DIRECT + "weights_that_are_not_those_of_direct_are_refused",
+        ),
+    ),
+    *in_file(
+        "fedrecon/published_weights/direct.py",
+        (
+            '("reset", "reset_gates")',
+            '("reset", "update_gates")',
+            _NETWORKS + "recurrent_networks_are_those_of_direct",
+        ),
+        ("sum(widths[-scales:])", "sum(widths[:scales])", _DIRECT + "starts_are_as_large_as_the_file_says"),
     ),
     *in_file(
         "fedrecon/zero_shot.py",
@@ -97,6 +115,11 @@ MUTANTS = (
         "fedrecon/models/vsharp.py",
         ("u + rho * (x - z)", "u + x - z", _ITERATIONS + "vsharp_is_that_of_direct"),
         ("(1, 1, 2, 4)", "(1, 2, 2, 4)", _ITERATIONS + "vsharp_is_that_of_direct"),
+        (
+            "jnp.ones_like(power) if self.published",
+            "jnp.sqrt(power) if self.published",
+            _ITERATIONS + "vsharp_is_that_of_direct",
+        ),
         ("size * slope / norm", "size * slope", _ITERATIONS + "vsharp_begins_as_proximal_points"),
     ),
     *in_file(

@@ -152,3 +152,22 @@ def test_a_new_head_is_drawn_and_the_rest_is_the_model_s(tmp_path):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match=r"^--new_head: expected a network with a layer 'head', found dense"):
         initial_variables(dataclasses.replace(settings, new_head=True), "fedavg", model(0))
+
+
+def test_files_of_other_projects_are_read(tmp_path):
+    """By torch where it is there; otherwise the extra is named."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"not weights")
+    try:
+        import torch
+    except ImportError:
+        with pytest.raises(ImportError, match=r"fedrecon\[torch\]"):
+            start(path, "fedavg")
+        return
+    with pytest.raises(
+        ValueError, match=r"^--initialize_from: expected tensors that torch wrote, found .*model"
+    ):
+        start(path, "fedavg")
+    torch.save({"model": {"a": torch.ones(1)}}, path)
+    with pytest.raises(ValueError, match=r"^--initialize_from: expected the names of fastMRI.*model.pt: a$"):
+        start(path, "fedavg")

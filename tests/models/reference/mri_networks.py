@@ -60,18 +60,19 @@ def main() -> None:
             _, x, u = seen.split(2, 1)
             return x + u - self.unet(seen)
 
-    def vsharp(**sizes):
+    def vsharp(residual, **sizes):
         start = {"initializer_channels": (4, 4, 8, 8), "auxiliary_steps": -1}
         net = VSharpNet(transform, inverse, **start, **sizes)
-        net.denoiser_blocks = torch.nn.ModuleList(map(Residual, net.denoiser_blocks))
+        if residual:
+            net.denoiser_blocks = torch.nn.ModuleList(map(Residual, net.denoiser_blocks))
         return net
 
-    def split(net):
+    def split(net, unit=1):
         # Weights of the formula have any sign.
         net.rho.abs_().add_(0.05)
         data, masks, maps = unit_kspace()
         return torch.view_as_complex(
-            net(real(data), real(maps), torch.as_tensor(masks)[:, None, None, :, None])[-1]
+            net(real(unit * data), real(maps), torch.as_tensor(masks)[:, None, None, :, None])[-1]
         )
 
     def filled(model):
@@ -84,6 +85,8 @@ def main() -> None:
     mask = torch.as_tensor(masks)[:, None, None, :, None]
     units = {"recurrent_hidden_channels": 4, "recurrent_num_layers": 3}
     start = {"learned_initializer": True, "initializer_initialization": "sense", "initializer_multiscale": 3}
+    admm = {"num_steps": 2, "num_steps_dc_gd": 3}
+    admm |= {"image_unet_num_filters": 4, "image_unet_num_pool_layers": 1}
     cases = {
         "unet": (Unet(1, 1, 3, 2), lambda net: net(torch.as_tensor(image(2, 1, 12, 20)))),
         "varnet": (VarNet(2, 2, 1, 3, 2), lambda net: net(real(data), mask)),
@@ -92,8 +95,12 @@ def main() -> None:
             lambda net: rss(complex_abs(ifft2c(net(real(data), mask, real(maps)))), dim=1),
         ),
         "vsharp": (
-            vsharp(num_steps=2, num_steps_dc_gd=3, image_unet_num_filters=4, image_unet_num_pool_layers=1),
+            vsharp(True, **admm),
             lambda net: torch.view_as_real(split(net)),
+        ),
+        "vsharp_as_published": (
+            vsharp(False, **admm),
+            lambda net: torch.view_as_real(split(net, 2)),
         ),
     }
     record = {}
