@@ -231,7 +231,7 @@ def budget_of(settings: TrainSettings, chosen: Configured | None = None) -> Budg
     batch_size = federation.expected_batch_size(settings.batch_size)
     if chosen:
         batch_size = chosen.configuration.batch
-    return Budget(settings.rounds, settings.epochs, batch_size, settings.learning_rate)
+    return Budget(settings.rounds, settings.epochs, batch_size, settings.learning_rate, settings.local_steps)
 
 
 def stage_of(settings: TrainSettings, data: FederatedData, chosen: Configured | None = None) -> Stage:

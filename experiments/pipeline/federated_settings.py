@@ -144,6 +144,12 @@ class TrainSettings:
     seed: int = _run(0, "Seed of the data, the partition, the initial weights and the training", least=0)
     rounds: int = _training(20, "Federated rounds", above=0)
     epochs: int = _training(1, "Local passes over a client's data in a round", above=0)
+    local_steps: int = _training(
+        0,
+        "Local steps of each client in a round, in place of --epochs; 0 is none",
+        least=0,
+        needs=(NO_PRIVACY,),
+    )
     batch_size: int = _training(10, "Examples in a local step", above=0, needs=(NO_PRIVACY, _BY_FLAGS))
     learning_rate: float = _training(0.05, "Client learning rate", above=0)
     federation: FederationSettings = dataclasses.field(default=FederationSettings())

@@ -1,6 +1,8 @@
 """Budgets of trainings, and the noise that a privacy budget demands."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fedrecon.federated.mechanism import Mechanism
 from fedrecon.privacy import DistributedNoise
@@ -14,12 +16,27 @@ class Budget(NamedTuple):
       epochs: local passes over a client's data in a round.
       batch_size: examples in a local step; under differential privacy the expected number.
       learning_rate: of the clients, in the first round (with warmup_cosine, the highest).
+      steps: local steps of every client in a round, in place of passes; 0 takes passes.
     """
 
     rounds: int
     epochs: int
     batch_size: int
     learning_rate: float
+    steps: int = 0
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What `make_round` is told of a client's steps in a round."""
+        passes = {"steps": self.steps} if self.steps else {"epochs": self.epochs}
+        return {"batch_size": self.batch_size, **passes}
+
+    def full_steps(self, counts: np.ndarray) -> np.ndarray:
+        """Steps in a round of clients with so many examples, int64 of the same shape; none without any."""
+        counts = np.asarray(counts)
+        if self.steps:
+            return np.where(counts > 0, self.steps, 0)
+        return self.epochs * -(-counts // self.batch_size)
 
 
 class Spending(NamedTuple):

@@ -1,6 +1,5 @@
 """What recipes of the catalog are called with: what a training gives, and stand-ins before there is one."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,8 +60,8 @@ def needed(
             raise FlagError("algorithm.head", error.expected[:300], error.found) from error
     if "head_steps" in chosen.needs:
         # Half of the steps of the smallest client, so that everybody trains the body, too.
-        smallest = int(np.min(np.asarray(train.counts)))
-        arguments["head_steps"] = max(1, budget.epochs * math.ceil(smallest / budget.batch_size) // 2)
+        smallest = budget.full_steps(np.min(np.asarray(train.counts)))
+        arguments["head_steps"] = max(1, int(smallest) // 2)
     return arguments
 
 

@@ -158,7 +158,7 @@ def _warmup_cosine(time: jax.Array, final: float) -> jax.Array:
 
 def full_steps(budget: Budget, train: ClientData) -> np.ndarray:
     """Local steps of each client in a round without stragglers, (clients,)."""
-    return budget.epochs * -(-np.asarray(train.counts) // budget.batch_size)
+    return budget.full_steps(np.asarray(train.counts))
 
 
 def make_sampler(settings: FederationSettings, train: ClientData) -> Callable:

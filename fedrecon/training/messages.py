@@ -39,7 +39,7 @@ def message_length(stage: Stage, settings: FederationSettings, budget: Budget) -
     data = fl.place(stage.clients, frozen=stage.variables)
     state = fl.init_state(algorithm, stage.variables, data)
     own = algorithm.client.batching is not None
-    work = {} if own else {"batch_size": budget.batch_size, "epochs": budget.epochs}
+    work = {} if own else budget.work
 
     @jax.jit
     def train(state, data):

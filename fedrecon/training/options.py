@@ -118,6 +118,7 @@ _IF_CHANGED = (
     "dp_buffers",
     "fingerprint_minimum",
     "finetune",
+    "local_steps",
     "loss",
     "new_head",
     "precision",

@@ -335,15 +335,16 @@ def local_work(
 ) -> dict[str, Any]:
     """What `make_round` is told of a client's steps in a round.
 
-    A pooling comparator sees as many examples a round as the sampled clients have on average.
+    A pooling comparator sees as many examples a round as the sampled clients have on average, or takes the
+    steps of one client where these are given.
     """
     if algorithm.client.batching is not None:
         return {}
-    if method(settings.algorithm).pooled and settings.clients_per_round:
+    if method(settings.algorithm).pooled and settings.clients_per_round and not budget.steps:
         examples = settings.clients_per_round / sites.clients * int(np.sum(sites.counts))
         steps = max(1, round(budget.epochs * examples / budget.batch_size))
         return {"batch_size": budget.batch_size, "steps": steps}
-    return {"batch_size": budget.batch_size, "epochs": budget.epochs}
+    return budget.work
 
 
 def fine_tuned(

@@ -9,6 +9,15 @@ _REPORT = "tests/experiments/test_data_report.py::test_"
 _LODOPAB = "tests/data/test_convert_lodopab.py::test_"
 MUTANTS = (
     *in_file(
+        "fedrecon/training/budgets.py",
+        (
+            '{"steps": self.steps} if self.steps',
+            '{"steps": self.steps} if False',
+            _STEPS + "steps_replace_passes",
+        ),
+        ("counts > 0, self.steps, 0", "counts >= 0, self.steps, 0", _STEPS + "steps_replace_passes"),
+    ),
+    *in_file(
         "fedrecon/federated/methods/averaging.py",
         (
             "part = (1 - decay) / (1 - decay ** count.astype(jnp.float32))",

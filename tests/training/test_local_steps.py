@@ -1,14 +1,19 @@
-"""Steps in parts of their batch and in another precision: what stays the same, and what does not."""
+"""Local steps: how many there are, in parts of their batch, and in another precision."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.pipeline.federated_settings import check_settings
 from fedrecon.models import UNROLLED
+from fedrecon.training import FlagError
+from fedrecon.training.budgets import Budget
 from fedrecon.training.local_steps import accumulated, in_precision
 from fedrecon.training.named_tasks import named_task
-from tests.federated.conftest import QUAD
+from fedrecon.training.options import changed
+from tests.experiments import quadratics
+from tests.federated.conftest import QUAD, TAU, A, B
 
 KEY = jax.random.key(1)
 PARAMS = {"w": jnp.asarray([0.3, -0.7])}
@@ -128,3 +133,28 @@ def test_every_unrolled_network_can_compute_its_cascades_again():
     for network in UNROLLED:
         sizes = {"cascades": 2, "channels": 4, "pools": 1}
         named_task("reconstruction", reconstruction(), network=network, remat=True, **sizes)
+
+
+def test_steps_replace_passes():
+    passes, steps = Budget(4, 2, 3, 0.1), Budget(4, 2, 3, 0.1, 5)
+    assert passes.work == {"batch_size": 3, "epochs": 2} and steps.work == {"batch_size": 3, "steps": 5}
+    np.testing.assert_array_equal(passes.full_steps([0, 3, 4]), [0, 2, 4])
+    np.testing.assert_array_equal(steps.full_steps([0, 3, 4]), [0, 5, 5])
+    with pytest.raises(FlagError, match="dp"):
+        check_settings(changed(quadratics.SETTINGS, local_steps=5, dp_epsilon=8.0))
+
+
+@pytest.mark.slow
+def test_every_client_and_pooled_data_take_the_steps_of_a_round(monkeypatch, tmp_path):
+    """In closed form: as many steps of gradient descent at all clients, whatever examples they have."""
+    settings = changed(quadratics.SETTINGS, rounds=2, local_steps=3)
+    results, _, log = quadratics.run(monkeypatch, tmp_path / "federated", settings)
+    w = np.broadcast_to(quadratics.START, B.shape)
+    for _ in range(2):
+        w = np.average(B + (1 - 0.05 * A[:, None]) ** 3 * (w - B), axis=0, weights=TAU)
+    for name, a, b in zip("abcd", A, B, strict=True):
+        assert results.released[name]["objective"] == pytest.approx(a / 2 * ((w - b) ** 2).sum(), rel=1e-4)
+    assert [record["steps"] for record in log] == pytest.approx([3, 3])
+    pooled = changed(settings, algorithm="centralized")
+    _, _, log = quadratics.run(monkeypatch, tmp_path / "pooled", pooled)
+    assert [record["steps"] for record in log] == pytest.approx([3, 3])
