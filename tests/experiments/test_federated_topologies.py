@@ -239,3 +239,17 @@ def test_an_option_that_the_compiler_no_longer_knows_is_left_out():
             return "compiled"
 
     assert compiled(Lowered()) == "compiled"
+
+
+@pytest.mark.slow
+def test_averaged_models_resume_bit_for_bit(monkeypatch, tmp_path):
+    """What the average has seen of earlier rounds is on disk, too."""
+    settings = changed(quadratics.SETTINGS, rounds=5, average=0.7)
+    whole, _, _ = quadratics.run(monkeypatch, tmp_path / "whole", settings)
+    quadratics.run(monkeypatch, tmp_path / "parts", changed(settings, rounds=2))
+    (tmp_path / "parts" / "config.json").unlink()
+    (tmp_path / "parts" / "results.json").unlink(missing_ok=True)
+    parts, _, log = quadratics.run(monkeypatch, tmp_path / "parts", settings)
+    plain, _, _ = quadratics.run(monkeypatch, tmp_path / "plain", changed(settings, average=0.0))
+    assert parts.released == whole.released and plain.released != whole.released
+    assert [record["round"] for record in log] == [1, 2, 3, 4, 5]
