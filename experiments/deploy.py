@@ -1,15 +1,16 @@
-"""Trains between processes with certificates: NVIDIA FLARE's server, and a client for each site.
+"""Trains between processes with certificates, of a server and of each site, on NVIDIA FLARE or on Flower.
 
 init makes certificates and a folder for each party; check-site is what a site's engineer runs first; run
 starts server and sites on this machine, trains, and compares the parameters with the same training in one
 process; status says where it is, resume goes on after an interruption (as run does). docs/deployment.md
 says what a hospital needs. Settings are those of train_federated, with small sizes (--preset=smoke) and 3
 rounds unless given; --method=dp_secure_sum is fedavg with --dp.epsilon=8 and --secure_aggregation=secagg.
-Needs the extra flare.
+Needs the extra of the engine, flare or flower; flower wants an environment of its own.
 
   python -m experiments.deploy --engine=flare init --workdir=runs/flare --sites=3 --method=scaffold
   python -m experiments.deploy --engine=flare check-site --workdir=runs/flare --site=site-1
   python -m experiments.deploy --engine=flare run --workdir=runs/flare --json
+  python -m experiments.deploy --engine=flower run --workdir=runs/flower --sites=3 --method=dp_secure_sum
 """
 
 import contextlib
@@ -43,6 +44,7 @@ from experiments.pipeline.programs import (
     with_flag_files,
 )
 from experiments.pipeline.settings_flags import define_flags as define_settings
+from fedrecon.deployment import ENGINES
 from fedrecon.errors import ArgumentError
 from fedrecon.runtime import check_values, ending, run_program, show_help
 from fedrecon.training import Dotted, FlagError, split_dotted
@@ -69,7 +71,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not on import, so that other programs may use their names."""
     options: dict[str, Any] = {"flag_values": flag_values}
     flags.DEFINE_string("workdir", None, "Folder of the deployment.", required=True, **options)
-    flags.DEFINE_enum("engine", "flare", ["flare", "flower"], "What carries the messages.", **options)
+    flags.DEFINE_enum("engine", "flare", list(ENGINES), "What carries the messages.", **options)
     flags.DEFINE_integer("sites", 3, "Number of sites.", lower_bound=2, upper_bound=100, **options)
     flags.DEFINE_string("method", "fedavg", "Method of the catalog, or dp_secure_sum.", **options)
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else on standard output.", **options)
@@ -119,6 +121,27 @@ def settings_of(dotted: Dotted) -> tuple[TrainSettings, bool]:
     return resolve({**small, **named, **given, "clients": values.sites}), bool(told)
 
 
+def begun(settings: TrainSettings) -> Deployment:
+    """A new deployment in --workdir."""
+    values = flags.FLAGS
+    options = {name: values[name].value for name in ("engine", "host", "port")}
+    options |= {name: values[name].value for name in ("minimum", "deadline", "own_keys")}
+    return initialize(Path(values.workdir), settings, policy={}, **options)
+
+
+def known() -> Deployment:
+    """That of --workdir.
+
+    Raises:
+      FlagError: there is none, or one of another engine.
+    """
+    values = flags.FLAGS
+    made = read_deployment(Path(values.workdir))
+    if values["engine"].present and values.engine != made.engine:
+        raise FlagError("engine", f"{made.engine}, that of the deployment in {values.workdir}", values.engine)
+    return made
+
+
 def deployment(dotted: Dotted) -> Deployment:
     """That of --workdir, made if there is none.
 
@@ -130,11 +153,8 @@ def deployment(dotted: Dotted) -> Deployment:
     values = flags.FLAGS
     settings, told = settings_of(dotted)
     if not (Path(values.workdir) / FILE).exists():
-        options = {"minimum": values.minimum, "deadline": values.deadline, "own_keys": values.own_keys}
-        return initialize(
-            Path(values.workdir), settings, host=values.host, port=values.port, policy={}, **options
-        )
-    made = read_deployment(Path(values.workdir))
+        return begun(settings)
+    made = known()
     if told and as_job(settings) != made.settings:
         raise FlagError("workdir", "a folder without a deployment of other settings", values.workdir)
     return made
@@ -152,20 +172,14 @@ def show(result: dict[str, Any]) -> None:
 def main(parsed: tuple[str, Dotted]) -> None:
     action, dotted = parsed
     values = flags.FLAGS
-    if values.engine == "flower":
-        raise FlagError("engine", "flare; Flower is not there yet", "flower")
     with ending(f"the same command with --workdir={values.workdir} continues"):
         if action == "init":
-            settings, _ = settings_of(dotted)
-            options = {"minimum": values.minimum, "deadline": values.deadline, "own_keys": values.own_keys}
-            made = initialize(
-                Path(values.workdir), settings, host=values.host, port=values.port, policy={}, **options
-            )
+            made = begun(settings_of(dotted)[0])
             show({"workdir": str(made.folder), "kits": str(made.kits), "sites": ", ".join(made.sites)})
         elif action == "check-site":
             from experiments.pipeline.deploy_check import check_site, print_page
 
-            made = read_deployment(Path(values.workdir))
+            made = known()
             verdicts = check_site(made, values.site)
             if values.json:
                 print(json.dumps([verdict._asdict() for verdict in verdicts]))
@@ -174,10 +188,10 @@ def main(parsed: tuple[str, Dotted]) -> None:
             if any(verdict.kind == "stop" for verdict in verdicts):
                 raise SystemExit(1)
         elif action == "status":
-            show(status(read_deployment(Path(values.workdir))))
+            show(status(known()))
         else:
             if action == "resume":
-                read_deployment(Path(values.workdir))
+                known()
             made = deployment(dotted)
             if made.settings.get("preset") == "smoke":
                 cheap_compilation()

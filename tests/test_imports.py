@@ -187,7 +187,7 @@ ALLOWED = {
     "fedrecon/deployment": (
         {"fedrecon.deployment", "fedrecon.data", "fedrecon.federated", "fedrecon.files", "fedrecon.types"}
         | {"fedrecon.privacy", "fedrecon.secure_aggregation", "fedrecon.training", "fedrecon.weights"},
-        {"jax", "numpy", "nvflare", "psutil"},
+        {"jax", "numpy", "nvflare", "flwr", "cryptography", "httpx"},
     ),
     "fedrecon/reporting": ({"fedrecon.reporting", "fedrecon.files"}, {"numpy", "matplotlib"}),
     "data_scripts": (

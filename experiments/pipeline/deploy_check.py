@@ -1,7 +1,6 @@
 """What a site's engineer runs first: plain verdicts on versions, network, data, memory and one dry step."""
 
 import importlib.metadata
-import json
 import shutil
 import socket
 import ssl
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,14 +18,13 @@ import psutil
 from experiments.pipeline.deploy_run import Deployment
 from experiments.pipeline.deployed import of_job, problem, site_data
 from fedrecon.data import ClientData
-from fedrecon.deployment import Facts, settings_digest
-from fedrecon.deployment.flare.local import local_settings
+from fedrecon.deployment import Engine, Facts, local_settings, settings_digest
 from fedrecon.deployment.plan import make_plan
 from fedrecon.training import FlagError
 
 # Counts below it are not shown, so that a page may leave the hospital.
 FEWEST = 10
-_NEEDED = {"jax": (0, 10), "flax": (0, 12), "nvflare": (2, 9), "cryptography": (50, 0)}
+_NEEDED = {"jax": (0, 10), "flax": (0, 12)}
 
 
 class Verdict(NamedTuple):
@@ -55,9 +53,9 @@ def check_site(made: Deployment, site: str) -> list[Verdict]:
     found: list[Verdict] = []
     loaded: list[ClientData] = []
     parts: list[tuple[str, Callable[[], Iterator[Verdict]]]] = [
-        ("versions", _versions),
-        ("certificate", lambda: _certificate(kit, site)),
-        ("network", lambda: _network(kit)),
+        ("versions", lambda: _versions(made.carrier)),
+        ("certificate", lambda: _certificate(kit, site) if made.engine == "flare" else _keys(kit)),
+        ("network", lambda: _network(made.carrier, kit)),
         ("disk", lambda: _disk(made.site(site), kit)),
         ("policy", lambda: _policy(made, kit)),
         ("data", lambda: _data(made, kit, loaded)),
@@ -83,19 +81,18 @@ def print_page(site: str, job: str, verdicts: list[Verdict]) -> None:
     print(f"{stops} to be mended before this site can take part" if stops else "This site can take part.")
 
 
-def _versions() -> Iterator[Verdict]:
+def _versions(engine: Engine) -> Iterator[Verdict]:
     python = ".".join(map(str, sys.version_info[:3]))
     yield Verdict(
         "ok" if sys.version_info >= (3, 11) else "stop", "python", f"{python}; 3.11 or later is needed"
     )
-    for name, least in _NEEDED.items():
+    for name, least in (_NEEDED | engine.versions).items():
         needed = ".".join(map(str, least))
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Verdict(
-                "stop", name, f"not installed; pip install 'fedrecon[flare]' brings {needed} or later"
-            )
+            told = f"not installed; pip install 'fedrecon[{engine.name}]' brings {needed} or later"
+            yield Verdict("stop", name, told)
             continue
         enough = tuple(int(part) for part in found.split(".")[:2]) >= least
         yield Verdict("ok" if enough else "stop", name, f"{found}; {needed} or later is needed")
@@ -116,23 +113,48 @@ def _certificate(kit: Path, site: str) -> Iterator[Verdict]:
     name = own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     if name != site:
         yield Verdict("stop", "certificate", f"it is that of {name}, not of {site}")
-    days = (own.not_valid_after_utc - datetime.now(UTC)).days
+    yield _valid(own, f"of {name}, signed by the project's authority")
+    yield _hidden(folder / "client.key")
+
+
+def _keys(kit: Path) -> Iterator[Verdict]:
+    """Of a site that its server knows by a public key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    folder = kit / "startup"
+    root = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    yield _valid(root, "of the project's authority")
+    key = serialization.load_ssh_private_key((folder / "site.key").read_bytes(), None)
+    same = key.public_key() == serialization.load_ssh_public_key((folder / "site.pub").read_bytes())
+    told = "site.pub belongs to site.key" if same else "site.pub, which the server knows, is not of site.key"
+    yield Verdict("ok" if same else "stop", "key", told)
+    yield _hidden(folder / "site.key")
+
+
+def _valid(certificate: Any, told: str) -> Verdict:
+    days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
     kind = "stop" if days < 0 else "note" if days < 30 else "ok"
-    yield Verdict(kind, "certificate", f"of {name}, signed by the project's authority, valid for {days} days")
-    mode = (folder / "client.key").stat().st_mode & 0o077
+    return Verdict(kind, "certificate", f"{told}, valid for {days} days")
+
+
+def _hidden(file: Path) -> Verdict:
+    mode = file.stat().st_mode & 0o077
     told = "nobody else can read it" if not mode else "others on this machine can read it: chmod 600"
-    yield Verdict("note" if mode else "ok", "private key", told)
+    return Verdict("note" if mode else "ok", "private key", told)
 
 
-def _network(kit: Path) -> Iterator[Verdict]:
-    target = json.loads((kit / "startup" / "fed_client.json").read_text())["servers"][0]["service"]["target"]
-    host, _, port = target.rpartition(":")
+def _network(engine: Engine, kit: Path) -> Iterator[Verdict]:
+    found = engine.network(kit)
+    target = f"{found.host}:{found.port}"
     try:
-        with socket.create_connection((host, int(port)), timeout=5) as plain:
-            context = ssl.create_default_context(cafile=kit / "startup" / "rootCA.pem")
-            context.check_hostname = False
-            context.load_cert_chain(kit / "startup" / "client.crt", kit / "startup" / "client.key")
-            with context.wrap_socket(plain) as wrapped:
+        with socket.create_connection((found.host, found.port), timeout=5) as plain:
+            context = ssl.create_default_context(cafile=found.authority)
+            if found.identity is not None:
+                # FLARE looks at who has signed alone.
+                context.check_hostname = False
+                context.load_cert_chain(*found.identity)
+            with context.wrap_socket(plain, server_hostname=found.host) as wrapped:
                 told = f"{target} answers with a certificate of the project ({wrapped.version()})"
         yield Verdict("ok", "network", told)
     except ssl.SSLError as error:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.pipeline.deploy_processes import Processes, wait_until
 from experiments.pipeline.deploy_run import Deployment, initialize, parity, rounds_of, run
 from experiments.pipeline.deployed import as_job, problem, site_data
 from experiments.pipeline.federated_settings import TrainSettings
-from fedrecon.deployment import DeploymentError, Job, LocalSite, Policy, coordinate, pack, unpack
+from fedrecon.deployment import SERVER, DeploymentError, Job, LocalSite, Policy, coordinate, pack, unpack
 from fedrecon.deployment.flare import kits
-from fedrecon.deployment.flare.processes import Processes, wait_until
 from fedrecon.errors import ArgumentError
 
 # Seconds that a link is cut.
@@ -167,7 +167,7 @@ def processes(
 
 def _made(folder: Path, settings: TrainSettings) -> Deployment:
     options = {"minimum": 0, "deadline": 0, "own_keys": False}
-    return initialize(folder, settings, host="localhost", port=0, policy={}, **options)
+    return initialize(folder, settings, engine="flare", host="localhost", port=0, policy={}, **options)
 
 
 def _during(
@@ -231,7 +231,7 @@ def _site_killed(made: Deployment, running: Processes) -> str:
 
 
 def _server_restarted(made: Deployment, running: Processes) -> str:
-    running.kill(kits.SERVER)
+    running.kill(SERVER)
     return f"the server was killed after round {rounds_of(made)} and started again with its sites"
 
 
@@ -253,8 +253,8 @@ def _wrong_certificate(folder: Path, settings: TrainSettings) -> Fault:
     foreign = kits.provision(folder / "foreign", made.sites)
     for name in ("client.crt", "client.key", "rootCA.pem"):
         shutil.copy(foreign / "site-1" / "startup" / name, made.kits / "site-1" / "startup" / name)
-    with Processes(made.kits, made.folder / "logs") as running:
-        for name in (kits.SERVER, *made.sites):
+    with Processes(made.carrier.command, made.kits, made.folder / "logs") as running:
+        for name in (SERVER, *made.sites):
             running.start(name)
         others = [made.folder / "logs" / f"{name}.log" for name in made.sites[1:]]
         mine = made.folder / "logs" / "site-1.log"

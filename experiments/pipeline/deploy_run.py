@@ -19,8 +19,7 @@ from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_run import budget_of, stage_of
 from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon import federated as fl
-from fedrecon.deployment import DeploymentError, settings_digest, unpack
-from fedrecon.deployment.flare import jobs, kits
+from fedrecon.deployment import SERVER, DeploymentError, Engine, engine_of, settings_digest, unpack
 from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from fedrecon.training import FlagError, plan_privacy
@@ -28,7 +27,7 @@ from fedrecon.training.stage import in_topology, noise_key, prepared
 from fedrecon.weights import read_weights
 
 FILE = "deployment.json"
-# FLARE jobs that are begun for one training before a run gives up.
+# Jobs that are begun for one training before a run gives up.
 ATTEMPTS = 4
 _START_SECONDS = 90
 _PROBLEM = "experiments.pipeline.deployed:problem"
@@ -44,6 +43,7 @@ class Deployment(NamedTuple):
       settings: of it, as JSON.
       sites: names of the sites.
       options: ``minimum``, ``deadline`` and ``own_keys``.
+      engine: name of what carries the messages.
     """
 
     folder: Path
@@ -51,11 +51,17 @@ class Deployment(NamedTuple):
     settings: dict[str, Any]
     sites: list[str]
     options: dict[str, Any]
+    engine: str
+
+    @property
+    def carrier(self) -> Engine:
+        """The engine."""
+        return engine_of(self.engine)
 
     @property
     def kits(self) -> Path:
         """The folder with those of the parties."""
-        return self.folder / "certificates" / "fedrecon" / "prod_00"
+        return self.folder / self.carrier.place
 
     @property
     def server(self) -> Path:
@@ -68,27 +74,37 @@ class Deployment(NamedTuple):
 
 
 def initialize(
-    folder: Path, settings: TrainSettings, *, host: str, port: int, policy: dict[str, Any], **options: Any
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    engine: str,
+    host: str,
+    port: int,
+    policy: dict[str, Any],
+    **options: Any,
 ) -> Deployment:
     """Makes certificates and the folders of all parties.
 
     Raises:
+      ImportError: the engine is not installed; names the extra.
       ValueError: there is a deployment, or the settings cannot be deployed; names the flag.
     """
     job, folder = as_job(settings), Path(folder).resolve()
     if (folder / FILE).exists():
         raise FlagError("workdir", "a folder without a deployment", str(folder))
+    carrier = engine_of(engine)
+    carrier.need()
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"site-{number + 1}" for number in range(settings.clients)]
-    made = Deployment(folder, f"training-{uuid.uuid4().hex[:8]}", job, names, options)
-    kits.provision(folder / "certificates", names, host=host, port=port)
+    made = Deployment(folder, f"training-{uuid.uuid4().hex[:8]}", job, names, options, engine)
+    carrier.provision(folder, names, host=host, port=port)
     common = {"problem": _PROBLEM}
-    kits.configure(made.kits / kits.SERVER, common | {"folder": str(made.server)})
+    carrier.configure(made.kits / SERVER, common | {"folder": str(made.server)})
     policy = {**policy, "approved": [settings_digest(job)], "own_key": bool(options["own_keys"])}
     for client, name in enumerate(names):
         local = common | {"data": _DATA, "folder": str(made.site(name)), "client": client, "name": name}
-        kits.configure(made.kits / name, local | {"policy": policy})
-    kept = made._asdict() | {"folder": str(folder), "engine": "flare"}
+        carrier.configure(made.kits / name, local | {"policy": policy})
+    kept = made._asdict() | {"folder": str(folder)}
     write_atomically(folder / FILE, (json.dumps(kept, indent=2) + "\n").encode())
     return made
 
@@ -120,18 +136,19 @@ def run(
     Raises:
       DeploymentError: a site refuses, or the training does not come to its end.
     """
-    from fedrecon.deployment.flare.processes import Processes, wait_until
+    made.carrier.need()
+    from experiments.pipeline.deploy_processes import Processes, wait_until
 
     started = time.monotonic()
     first = 0.0
-    with Processes(made.kits, made.folder / "logs") as running:
+    with Processes(made.carrier.command, made.kits, made.folder / "logs") as running:
         watch(running)
         for attempt in range(ATTEMPTS):
             _start(made, running, wait_until, say)
             seen = len(_lines(made))
             options = {name: made.options[name] for name in ("minimum", "deadline")}
             folder = made.folder / "jobs" / str(attempt)
-            number = jobs.submit(made.kits, folder, made.job, made.settings, made.sites, **options)
+            number = made.carrier.submit(made.kits, folder, made.job, made.settings, made.sites, **options)
             say(f"job {number[:8]} was submitted after {time.monotonic() - started:.0f} s")
             for event in _events(made, running, number, seen):
                 if "finished" in event:
@@ -150,10 +167,10 @@ def run(
                         f"round {event['round']}: {', '.join(event['sites'])}{told}, {event['seconds']:.1f} s"
                     )
             say("the job has ended early; it goes on from the last round that was closed")
-            if running.alive(kits.SERVER):
+            if running.alive(SERVER):
                 # What is left of it at the other sites waits for an answer that does not come.
                 with contextlib.suppress(Exception):
-                    jobs.abort(made.kits, number)
+                    made.carrier.abort(made.kits, number)
     raise DeploymentError("run", f"the end within {ATTEMPTS} attempts", running.log_end("server", 1))
 
 
@@ -164,13 +181,13 @@ def _worth_repeating(reason: str) -> bool:
 
 def _start(made: Deployment, running: Any, wait_until: Any, say: Any) -> None:
     """Starts the parties that do not run, and waits until the server knows all sites."""
-    names = [name for name in (kits.SERVER, *made.sites) if not running.alive(name)]
-    if kits.SERVER in names:
+    names = [name for name in (SERVER, *made.sites) if not running.alive(name)]
+    if SERVER in names:
         # Sites of before hold tokens of a server that is gone.
         for name in made.sites:
             if running.alive(name):
                 running.kill(name)
-        names = [kits.SERVER, *made.sites]
+        names = [SERVER, *made.sites]
     logs = {name: made.folder / "logs" / f"{name}.log" for name in names}
     before = {name: file.stat().st_size if file.exists() else 0 for name, file in logs.items()}
     for name in names:
@@ -183,7 +200,7 @@ def _start(made: Deployment, running: Any, wait_until: Any, say: Any) -> None:
         if dead:
             lines = running.log_end(dead[0], 3)
             raise DeploymentError(dead[0], "a process that runs", " ".join(lines.split())[-300:])
-        return all(b"Successfully registered" in told.get(name, b"") for name in names if name != kits.SERVER)
+        return all(made.carrier.joined in told.get(name, b"") for name in names if name != SERVER)
 
     if not wait_until(registered, _START_SECONDS):
         raise DeploymentError("start", f"all sites within {_START_SECONDS} s", "; ".join(names))
@@ -197,7 +214,7 @@ def _lines(made: Deployment) -> list[str]:
 
 
 def _events(made: Deployment, running: Any, number: str, seen: int) -> Iterator[dict[str, Any]]:
-    """What the server tells of a job until it ends, or FLARE says that it has ended."""
+    """What the server tells of a job until it ends, or the engine says that it has ended."""
     asked, alive = time.monotonic(), True
     while True:
         for line in _lines(made)[seen:]:
@@ -210,7 +227,7 @@ def _events(made: Deployment, running: Any, number: str, seen: int) -> Iterator[
             return
         running.look()
         time.sleep(0.3)
-        if not all(running.alive(name) for name in (kits.SERVER, *made.sites)):
+        if not all(running.alive(name) for name in (SERVER, *made.sites)):
             # What is still to be said of it comes first.
             time.sleep(2)
             alive = False
@@ -218,7 +235,7 @@ def _events(made: Deployment, running: Any, number: str, seen: int) -> Iterator[
             asked = time.monotonic()
             # A server that is busy may not answer.
             with contextlib.suppress(Exception):
-                alive = "FINISHED" not in jobs.job_status(made.kits, number)
+                alive = not made.carrier.ended(made.kits, number)
 
 
 class Simulated(NamedTuple):

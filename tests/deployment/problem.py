@@ -58,6 +58,11 @@ def problem(settings):
     return Problem(stage, FederationSettings(**settings["federation"]), budget)
 
 
+def site_data(settings, client, data_dir):
+    """Of a party's folder."""
+    return one_client(clients(), client)
+
+
 def simulated(settings, sites=2):
     """(released, own models, state) of the same training in one compiled round after the other."""
     given = problem(settings)

@@ -121,7 +121,7 @@ deploy | start --workdir={}/deploy | expected one of init
 deploy | init --workdir={}/deploy --method=nosuch | --algorithm
 deploy | init --workdir={}/deploy --method=local_only | can be split over sites
 deploy | init --workdir={}/deploy --method=fedavg --topology=ring | --topology
-deploy | init --workdir={}/deploy --engine=flower | --engine
+deploy | init --workdir={}/deploy --engine=post | --engine
 deploy | status --workdir={}/none | --workdir
 benchmark_quality | --masks=spiral --data={} | --masks
 benchmark_quality | --scans=nobody --data={} | --scans

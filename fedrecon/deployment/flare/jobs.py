@@ -27,16 +27,6 @@ def session(kits: Path, seconds: float = 10.0) -> Iterator[Any]:
             opened.close()
 
 
-def connected(kits: Path, seconds: float = 2.0) -> list[str]:
-    """Names of the sites that the server knows now; none if it does not answer."""
-    try:
-        with session(kits, seconds) as opened:
-            return sorted(client.name for client in opened.get_system_info().client_info)
-    # FLARE tells of a server that is not there by many kinds of exceptions.
-    except Exception:
-        return []
-
-
 def submit(kits: Path, folder: Path, name: str, settings: dict, sites: list[str], **options: Any) -> str:
     """Writes the job of a `TrainingRecipe` into a folder and submits it; returns FLARE's number of it."""
     from fedrecon.deployment.flare.parts import TrainingRecipe

@@ -1,18 +1,16 @@
 """Certificates and start-up folders of server, sites and the researcher, made by FLARE's provisioning."""
 
-import importlib.util
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrecon.deployment.engine import SERVER, free_port
 from fedrecon.deployment.errors import DeploymentError
-from fedrecon.deployment.flare.local import FILE
+from fedrecon.deployment.local import FILE
 from fedrecon.files import write_atomically
 
 ADMIN = "researcher@fedrecon.org"
-SERVER = "server"
 # Classes that a job's configuration may name at a site: ours, and those that every FLARE process has.
 ALLOWED_CLASSES = ("fedrecon.deployment.flare.parts.", "nvflare.app_common.")
 
@@ -35,7 +33,6 @@ def provision(
     Raises:
       DeploymentError: FLARE's provisioning fails.
     """
-    need_flare()
     from nvflare.lighter.impl.cert import CertBuilder
     from nvflare.lighter.impl.signature import SignatureBuilder
     from nvflare.lighter.impl.static_file import StaticFileBuilder
@@ -86,23 +83,6 @@ def configure(kit: Path, local: Mapping[str, Any]) -> None:
             rights["byoc"] = "none"
     write_atomically(kit / "local" / "authorization.json", json.dumps(authorization, indent=2).encode())
     write_atomically(kit / FILE, (json.dumps(dict(local), indent=2) + "\n").encode())
-
-
-def need_flare() -> None:
-    """Tells of the extra where FLARE is not installed.
-
-    Raises:
-      ImportError: it is not.
-    """
-    if importlib.util.find_spec("nvflare") is None:
-        raise ImportError("NVIDIA FLARE is not installed: pip install 'fedrecon[flare]'", name="nvflare")
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens at on this machine now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _inside(value: Any, folder: str) -> None:

@@ -7,7 +7,6 @@ module can be imported, and nothing of it be used.
 
 import importlib
 import importlib.util
-import json
 import os
 import threading
 import time
@@ -16,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.deployment.flare.local import SITE_FOLDER, local_settings, named_function
-from fedrecon.deployment.server import Job, coordinate
+from fedrecon.deployment.parties import lead
+from fedrecon.deployment.server import Job
 
-EVENTS = "events.jsonl"
+# Environment variable: the folder of a site, for the client that runs in FLARE's process.
+SITE_FOLDER = "FEDRECON_SITE_FOLDER"
 _FOUND = importlib.util.find_spec("nvflare") is not None
 
 
@@ -52,22 +52,8 @@ class RoundsController(_ModelController):
 
     def run(self) -> None:
         """Called by FLARE."""
-        local = local_settings(Path(self.engine.get_workspace().get_root_dir()))
-        folder = Path(local["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
         job = Job(self.job_name, self.settings, len(self.sites), self.minimum)
-
-        def note(record: dict[str, Any]) -> None:
-            with (folder / EVENTS).open("a") as file:
-                file.write(json.dumps({"time": time.time(), **record}) + "\n")
-
-        try:
-            problem = named_function(local["problem"])(self.settings)
-            outcome = coordinate(job, problem, folder, self._ask, note)
-        except Exception as error:
-            note({"failed": " ".join(str(error).split())[:500]})
-            raise
-        note({"finished": outcome.rounds, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down})
+        lead(Path(self.engine.get_workspace().get_root_dir()), job, self._ask)
 
     def _ask(self, kind: str, messages: dict[int, bytes]) -> dict[int, bytes]:
         """Answers of the sites that give one in time; each gets a task of its own."""

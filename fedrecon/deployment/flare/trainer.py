@@ -1,32 +1,12 @@
 """A site's client of FLARE's Client API: a model received is a message, a model sent the answer."""
 
-import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 
-from fedrecon.deployment.flare.local import local_settings, named_function, site_folder
-from fedrecon.deployment.site import LocalSite, Policy
-
-
-def local_site(folder: Path) -> LocalSite:
-    """The site of a FLARE folder, by its own settings."""
-    local = local_settings(folder)
-    values = local.get("policy", {})
-    known = {field.name for field in dataclasses.fields(Policy)}
-    if unknown := values.keys() - known:
-        raise ValueError(f"policy: expected {', '.join(sorted(known))}, found {', '.join(sorted(unknown))}")
-    if "approved" in values:
-        values = {**values, "approved": tuple(values["approved"])}
-    data, client = named_function(local["data"]), local["client"]
-    return LocalSite(
-        Path(local["folder"]),
-        local["name"],
-        client,
-        named_function(local["problem"]),
-        lambda settings: data(settings, client, local.get("data_dir", "")),
-        Policy(**values),
-    )
+from fedrecon.deployment.flare.parts import SITE_FOLDER
+from fedrecon.deployment.parties import local_site
 
 
 def main() -> None:
@@ -35,7 +15,7 @@ def main() -> None:
     from nvflare.app_common.abstract.fl_model import FLModel
 
     flare.init()
-    site = local_site(site_folder())
+    site = local_site(Path(os.environ.get(SITE_FOLDER, ".")))
     while flare.is_running():
         received = flare.receive()
         if received is None:

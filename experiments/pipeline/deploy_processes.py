@@ -1,19 +1,20 @@
-"""FLARE's processes of a deployment on one machine: started, watched and ended together."""
+"""The processes of a deployment on one machine: started, watched and ended together."""
 
 import contextlib
 import functools
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
+
+from fedrecon.deployment import Command
 
 # Seconds that processes have to end by themselves.
 _PATIENCE = 5.0
@@ -25,14 +26,13 @@ class Processes:
     """The server and sites of one machine; a context, which ends all of them and what they have started.
 
     Args:
+      command: ``command(folder, name)`` of a party, "server" or the name of a site.
       kits: folder with the folders of server and sites.
       logs: folder of their output, ``NAME.log``.
-      environment: of all of them, besides that of this process.
     """
 
-    def __init__(self, kits: Path, logs: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._kits, self._logs = Path(kits), Path(logs)
-        self._environment = {**os.environ, **_ENVIRONMENT, **(environment or {})}
+    def __init__(self, command: Callable[[Path, str], Command], kits: Path, logs: Path) -> None:
+        self._command, self._kits, self._logs = command, Path(kits), Path(logs)
         self._running: dict[str, subprocess.Popen] = {}
         self._seen: dict[int, psutil.Process] = {}
         self._handler: Any = None
@@ -52,19 +52,13 @@ class Processes:
 
     def start(self, name: str, *, kit: str = "") -> None:
         """Starts a party, "server" or the name of a site, from the folder ``kit`` or that of its name."""
-        folder = self._kits / (kit or name)
-        server = (folder / "startup" / "fed_server.json").exists()
-        kind, program = ("server", "server_train") if server else ("client", "client_train")
-        command = [sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{program}"]
-        command += ["-m", str(folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"]
-        command += ["org=coordinator"] if server else [f"uid={name}", f"org={name.replace('-', '_')}"]
-        command += ["config_folder=config"]
+        command = self._command(self._kits / (kit or name), name)
         with (self._logs / f"{name}.log").open("ab") as log:
             # A group of its own: Ctrl-C reaches this process alone, which then ends all of them.
             self._running[name] = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=self._environment,
+                command.arguments,
+                cwd=command.folder,
+                env={**os.environ, **_ENVIRONMENT, **command.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

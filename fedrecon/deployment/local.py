@@ -1,8 +1,7 @@
-"""What a site or server decides for itself: ``local/fedrecon.json`` of its FLARE folder."""
+"""What a site or server decides for itself: ``local/fedrecon.json`` of its folder."""
 
 import importlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 from fedrecon.deployment.errors import DeploymentError
 
 FILE = Path("local") / "fedrecon.json"
-# Environment variable: the FLARE folder of a site, for the client that runs in FLARE's process.
-SITE_FOLDER = "FEDRECON_SITE_FOLDER"
 _FIELDS = {
     "problem": str,
     "data": str,
@@ -24,7 +21,7 @@ _FIELDS = {
 
 
 def local_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a FLARE folder.
+    """The settings of a party's folder.
 
     Raises:
       DeploymentError: the file is missing or not of this kind.
@@ -54,8 +51,3 @@ def named_function(name: str) -> Callable:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise DeploymentError("function", "package.module:function", repr(name)) from error
-
-
-def site_folder() -> Path:
-    """The FLARE folder of this process, a site's."""
-    return Path(os.environ.get(SITE_FOLDER, "."))
