@@ -14,36 +14,44 @@ to the test images, measures it by the same operator with the same noise, and sh
 each method recovers. The run gets evaluation.json and evaluation.png: images, errors, half widths, and the
 part of the null space.
 
+--ensemble=RUNS are trainings that differ from the run in --member alone (or, on simulated data, in --seed):
+the mean of the images of all is one more method, and for their standard deviation there are, within the
+tissue of each site, its rank correlation with the error, the error over it, and how many errors are below
+what 90 % of normal ones would be, before and after calibration on the validation images.
+
   python -m experiments.train_recon --workdir=runs/recon --rounds=2
   python -m experiments.evaluate_recon --workdir=runs/recon
   python -m experiments.evaluate_recon --workdir=runs/recon --coverage=0.95 --json
   python -m experiments.evaluate_recon --workdir=runs/recon --lesions=1.5,3 --lesion_contrast=0.3
+  python -m experiments.train_recon --workdir=runs/second --rounds=2 --member=1
+  python -m experiments.evaluate_recon --workdir=runs/recon --ensemble=runs/second
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from experiments.export import read_run
+from experiments.pipeline import recon_ensemble
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.patient_scores import PatientScores, overall, patient_scores
-from experiments.pipeline.recon_safety import Methods, Undetermined, contrast_of_lesions, undetermined
+from experiments.pipeline.recon_ensemble import ENSEMBLE, mean_and_deviation, open_members
+from experiments.pipeline.recon_safety import Undetermined, contrast_of_lesions, undetermined
 from experiments.pipeline.reconstruction import classical, classical_solvers, images_of, physics_of
 from fedrecon.data import ClientData
 from fedrecon.evaluation import conformal_quantile, coverage, error_scale, score_histogram
 from fedrecon.files import replacing, write_atomically
-from fedrecon.learned import CheckedNetwork, load_network, make_images
+from fedrecon.learned import CheckedNetwork, load_network, make_images, start_images
 from fedrecon.reporting import format_table, plot_reconstructions
 from fedrecon.runtime import ending, run_program
 from fedrecon.tasks import measure_of
@@ -56,6 +64,9 @@ _WIDTH = "half width; below, error beyond it"
 # Where no validation split chose a weight.
 _CUTOFF = 1e-2
 _OPEN = "share not determined; below, its size"
+# Deviations are drawn as errors are.
+_GAIN = 5
+_SPREAD = f"deviation of the ensemble × {_GAIN}; below, its error"
 
 Images = dict[str, np.ndarray]
 # Site -> the data with its examples, and its index there.
@@ -69,6 +80,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float("coverage", 0.9, "Level of the conformal intervals.", 0.5, 0.999, **options)
     flags.DEFINE_list("lesions", [], "Radii of lesions to add, in pixels; none by default.", **options)
     flags.DEFINE_float("lesion_contrast", 0.3, "Their contrast, of the image below.", 0.001, 100.0, **options)
+    flags.DEFINE_list(
+        "ensemble", [], "Further runs whose images are averaged with those of --workdir.", **options
+    )
     flags.DEFINE_bool("json", False, "Print JSON, nothing else.", **options)
 
 
@@ -78,6 +92,7 @@ def evaluate(
     level: float,
     radii: tuple[float, ...] = (),
     lesion_contrast: float = 0.3,
+    members: Sequence[CheckedNetwork] = (),
 ) -> tuple[dict[str, Any], Any]:
     """(what evaluation.json has, the figure).
 
@@ -87,6 +102,7 @@ def evaluate(
       level: of the intervals.
       radii: of lesions, in pixels.
       lesion_contrast: of these.
+      members: further networks of the same architecture, from `open_members`.
     """
     data = load_data(settings)
     measure = measure_of(data.train.examples)
@@ -95,16 +111,24 @@ def evaluate(
     _, images, weights = classical(measure, split, physics_of(data.train.examples), tuned=tuned)
     compiled = make_images(network.architecture.build(), measure)
 
-    def magnitudes(part: ClientData) -> np.ndarray:
-        models = [network.variables] * part.clients
+    def magnitudes(part: ClientData, voter: CheckedNetwork = network) -> np.ndarray:
+        models = [voter.variables] * part.clients
         return images_of(lambda model, batch: jnp.abs(compiled(model, batch)), models, part)
 
-    tests: Tests = {}
-    images[NETWORK] = {}
-    for part in (data.test, data.unseen):
-        if part is not None:
-            images[NETWORK] |= dict(zip(part.names, magnitudes(part), strict=True))
-            tests |= {name: (part, client) for client, name in enumerate(part.names)}
+    parts = tuple(part for part in (data.test, data.unseen) if part is not None)
+    tests: Tests = {name: (part, i) for part in parts for i, name in enumerate(part.names)}
+
+    def voted(*parts: ClientData) -> list[Images]:
+        """Images by the network and the other members."""
+        return [
+            {site: x for part in parts for site, x in zip(part.names, magnitudes(part, voter), strict=True)}
+            for voter in (network, *members)
+        ]
+
+    by_member = voted(*parts)
+    images[NETWORK], deviations = by_member[0], {}
+    if members:
+        images[ENSEMBLE], deviations = mean_and_deviation(by_member)
     images = {"reference": {name: np.asarray(_references(*of)) for name, of in tests.items()}} | images
     scores = patient_scores(images, tests)
     document: dict[str, Any] = {
@@ -117,7 +141,6 @@ def evaluate(
         "weights": weights,
         "unseen": [] if data.unseen is None else list(data.unseen.names),
     }
-    parts = tuple(part for part in (data.test, data.unseen) if part is not None)
     cutoff = next((weight for name, weight in weights.items() if name.startswith("CG")), _CUTOFF)
     missing = undetermined(compiled, measure, network.variables, cutoff, *parts)
     shares = {
@@ -126,11 +149,15 @@ def evaluate(
     document["undetermined"] = {"cutoff": cutoff, "sites": shares}
     if radii:
         solvers = classical_solvers(measure, physics_of(data.train.examples))
-        methods: Methods = {
+        methods: dict[str, Callable] = {
             name: partial(_solved, solver, weights.get(name, 0.0))
             for name, solver in solvers.items()
             if name in images
         } | {NETWORK: magnitudes}
+        if members:
+            methods |= {
+                ENSEMBLE: lambda part: np.mean([magnitudes(part, v) for v in (network, *members)], axis=0)
+            }
         document["lesions"] = {
             f"{radius:g}": contrast_of_lesions(
                 methods, measure, parts, radius, lesion_contrast, settings.seed
@@ -139,12 +166,16 @@ def evaluate(
         }
     scales: dict[str, np.ndarray] = {}
     if data.validation is not None:
-        kept = {name: (data.validation, i) for i, name in enumerate(data.validation.names)}
-        known = dict(zip(data.validation.names, magnitudes(data.validation), strict=True))
-        start = _starts(measure, data.validation), _starts(measure, data.test, data.unseen)
-        found = intervals((known, start[0], kept), (images[NETWORK], start[1], tests), level)
+        kept: Tests = {name: (data.validation, i) for i, name in enumerate(data.validation.names)}
+        of_kept = voted(data.validation)
+        start = _starts(measure, data.validation), _starts(measure, *parts)
+        found = intervals((of_kept[0], start[0], kept), (images[NETWORK], start[1], tests), level)
         document["intervals"], scales = found
-    return document, figure(images, scales, tests, document["sites"], missing)
+    if members:
+        validation = None if data.validation is None else (*mean_and_deviation(of_kept), kept)
+        judged = recon_ensemble.judge(validation, (images[ENSEMBLE], deviations, tests), level)
+        document["ensemble"] = {"members": 1 + len(members)} | judged
+    return document, figure(images, scales, tests, document["sites"], missing, deviations)
 
 
 def _solved(solver: Callable, weight: float, part: ClientData) -> np.ndarray:
@@ -197,8 +228,9 @@ def figure(
     tests: Tests,
     scores: Mapping[str, Any],
     missing: Undetermined,
+    deviations: Images,
 ) -> Figure:
-    """Of the first sites the middle example: reference, methods, null space and half widths of intervals."""
+    """Of the first sites the middle example: reference, methods, null space, half widths, and deviations."""
     panels = []
     for site, (part, client) in list(tests.items())[:_MOST_SITES]:
         valid = np.flatnonzero(part.valid[client])
@@ -209,6 +241,9 @@ def figure(
         # A share of 1 is as bright as the reference's maximum.
         each[_OPEN] = missing.shares[site][shown] * each["reference"].max()
         below = {_OPEN: missing.magnitudes[site][shown]}
+        if site in deviations:
+            each[_SPREAD] = _GAIN * deviations[site][shown]
+            below[_SPREAD] = np.abs(each[ENSEMBLE] - each["reference"])
         if site in widths:
             each[_WIDTH] = widths[site][shown]
             below[_WIDTH] = np.maximum(np.abs(each[NETWORK] - each["reference"]) - widths[site][shown], 0)
@@ -243,6 +278,8 @@ def table(document: Mapping[str, Any]) -> str:
     ]
     weak = f"determined weakly (cutoff {missing['cutoff']:.2g})"
     lines.append(format_table(["network's energy", "not determined by data", weak], rows))
+    if "ensemble" in document:
+        lines.append(recon_ensemble.table(document["ensemble"]))
     for radius, by_method in document.get("lesions", {}).items():
         sites = list(next(iter(by_method.values())))
         rows = [
@@ -264,8 +301,9 @@ def main(_: list[str]) -> None:
             raise FlagError(
                 "workdir", "a run of experiments.train_recon", f"{folder}, of another program or task"
             )
+        members = open_members(values.ensemble, folder, settings)
         document, drawn = evaluate(
-            settings, load_network(folder), values.coverage, radii, values.lesion_contrast
+            settings, load_network(folder), values.coverage, radii, values.lesion_contrast, members
         )
         content = as_json(document)
         write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
@@ -288,14 +326,12 @@ def _references(part: ClientData, client: int) -> np.ndarray:
     return np.abs(np.asarray(part.examples["target"][client]))
 
 
-def _starts(measure: Callable, *parts: ClientData | None) -> Images:
+def _starts(measure: Callable, *parts: ClientData) -> Images:
     """A^H y by site."""
-    direct = jax.jit(lambda batch: jnp.abs(jax.vmap(lambda A, y: A.H(y))(*measure(batch)[:2])))
-    found: Images = {}
+    direct, found = start_images(measure), {}
     for part in parts:
-        if part is not None:
-            images = images_of(lambda _, batch: direct(batch), [None] * part.clients, part)
-            found |= dict(zip(part.names, images, strict=True))
+        images = images_of(lambda _, batch: direct(batch), [None] * part.clients, part)
+        found |= dict(zip(part.names, images, strict=True))
     return found
 
 

@@ -14,7 +14,7 @@ from experiments.export import FinishedRun, read_run, stage_of, task_of
 from experiments.pipeline.cohorts import load_cohorts
 from experiments.pipeline.configuration import read_configuration
 from experiments.pipeline.federated_data import load_data
-from experiments.pipeline.federated_run import budget_of
+from experiments.pipeline.federated_run import budget_of, training_key
 from experiments.pipeline.run import stage_budgets
 from experiments.pipeline.settings import FullStackSettings
 from fedrecon import attacks
@@ -91,7 +91,8 @@ def open_run(workdir: Path, stage: str | None) -> Subject:
     except Exception as error:
         # Whatever a damaged archive raises.
         raise DataError(file, None, "a released model", error) from error
-    first = task.init(jax.random.fold_in(jax.random.key(int(run.config["seed"])), 1))
+    key = training_key(int(run.config["seed"]), int(run.config.get("member", 0)))
+    first = task.init(jax.random.fold_in(key, 1))
     return Subject(run, kind, name, task, {"first": first, "last": released}, train, test, budget)
 
 

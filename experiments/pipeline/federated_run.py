@@ -56,6 +56,8 @@ METRICS = {
 }
 # Figures that tasks of some methods have besides, by how their names begin.
 _FURTHER = ("kappa", "auc_class", "f1_class")
+# Added to members of ensembles, so that their keys are no others that are folded from the seed.
+_MEMBERS = 10_000
 # A table of more clients is left to results.json.
 _MOST_ROWS = 100
 _BASELINES = "baselines.json"
@@ -239,7 +241,8 @@ def stage_of(settings: TrainSettings, data: FederatedData, chosen: Configured | 
     example = example_of(data.train)
     task = evaluated_task(settings.federation, make_task(settings, example, chosen), example)
     task = accumulated(in_precision(task, settings.precision), settings.accumulate)
-    keys = [jax.random.fold_in(jax.random.key(settings.seed), number) for number in (1, 2, 3)]
+    own = training_key(settings.seed, settings.member)
+    keys = [jax.random.fold_in(own, number) for number in (1, 2, 3)]
     variables = task.init(keys[0])
     represents = {"classification": representation, "reconstruction": bottleneck}
     represent = represents[settings.task](task) if settings.task in represents else None
@@ -254,6 +257,12 @@ def stage_of(settings: TrainSettings, data: FederatedData, chosen: Configured | 
         data.validation,
         {"task": settings.task, "data": data_kind(settings), "preparation": dict(data.preparation)},
     )
+
+
+def training_key(seed: int, member: int) -> jax.Array:
+    """What the keys of initial weights, batches and samples of clients are folded from."""
+    key = jax.random.key(seed)
+    return jax.random.fold_in(key, _MEMBERS + member) if member else key
 
 
 def _figure(value: float | None) -> str:

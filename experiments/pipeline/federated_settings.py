@@ -142,6 +142,9 @@ class TrainSettings:
         needs=(Need("--data_dir of own files", lambda s: s.cohort == "folder"),),
     )
     seed: int = _run(0, "Seed of the data, the partition, the initial weights and the training", least=0)
+    member: int = _run(
+        0, "Member of an ensemble: the data of --seed, other initial weights and batches", later=True, least=0
+    )
     rounds: int = _training(20, "Federated rounds", above=0)
     epochs: int = _training(1, "Local passes over a client's data in a round", above=0)
     local_steps: int = _training(

@@ -35,6 +35,7 @@ from fedrecon.evaluation.pareto import dominates, hypervolume, pareto_front
 from fedrecon.evaluation.shifts import Shift, acquisition_probes, site_shifts
 from fedrecon.evaluation.significance import PairedTest, holm, paired_test
 from fedrecon.evaluation.sites import CrossSite, cross_site, cross_site_kappa
+from fedrecon.evaluation.spreads import Spread, spread
 
 __all__ = [
     "AreaInterval",
@@ -52,6 +53,7 @@ __all__ = [
     "Released",
     "Reliability",
     "Shift",
+    "Spread",
     "Transfer",
     "acquisition_probes",
     "add_released",
@@ -90,6 +92,7 @@ __all__ = [
     "score_histogram",
     "shapley",
     "site_shifts",
+    "spread",
     "target_score",
     "time_to",
     "transfer",

@@ -1,5 +1,6 @@
 """Reconstruction networks by name: training, resuming, and scores of patients with intervals."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -30,8 +31,12 @@ def test_networks_are_trained_and_evaluated(tmp_path):
     with Workdir(tmp_path, flat(TINY)) as workdir:
         run(TINY, workdir)
     assert read_run(tmp_path).settings == TINY
-    found, drawn = evaluate(TINY, load_network(tmp_path), 0.8, (1.0,))
-    assert set(found["methods"]) == {"zero-filled", "CG-SENSE (L2)", "TV", "network"}
+    network = load_network(tmp_path)
+    moved = network._replace(variables=jax.tree.map(lambda x: 1.2 * x, network.variables))
+    found, drawn = evaluate(TINY, network, 0.8, (1.0,), members=[moved])
+    assert set(found["methods"]) == {"zero-filled", "CG-SENSE (L2)", "TV", "network", "ensemble"}
+    assert found["ensemble"]["members"] == 2 and "deviation of the ensemble" in table(found)
+    assert all(of["spread"]["ratio"] > 0 for of in found["ensemble"]["sites"].values())
     assert "TV" in table(found) and len(drawn.axes) > 12
     sites = found["intervals"]["sites"]
     assert all(0 <= of["common"]["coverage"] <= 1 and of["common"]["pixels"] > 0 for of in sites.values())

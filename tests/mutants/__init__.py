@@ -49,6 +49,7 @@ from tests.mutants import (
     survey_tumors,
     tradeoffs,
     training,
+    uncertainty,
     vertical,
 )
 from tests.mutants.mutant import Mutant
@@ -95,6 +96,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *survey_frameworks.MUTANTS,
     *tradeoffs.MUTANTS,
     *training.MUTANTS,
+    *uncertainty.MUTANTS,
     *vertical.MUTANTS,
     *programs.MUTANTS,
     *secure.MUTANTS,
