@@ -32,6 +32,7 @@ PROGRAMS: dict[str, tuple[type, frozenset[str]] | None] = {
     "experiments.export": None,
     "experiments.predict": None,
     "experiments.track": None,
+    "experiments.submit": None,
     "experiments.audit": None,
     "experiments.methods": None,
     "experiments.secure_aggregation": None,
