@@ -11,11 +11,13 @@ in --logs. It needs the extra slurm (submitit).
       experiments.train_federated --workdir=runs/two --preset=smoke
 """
 
+import contextlib
 import importlib.util
+import os
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,7 @@ from absl import flags
 
 from experiments.pipeline.cluster_job import Job
 from fedrecon.errors import ArgumentError
-from fedrecon.runtime import run_program
-from fedrecon.runtime.program import parse_flags
+from fedrecon.runtime import parse_flags, run_program
 
 # Seconds between looks at a job that is waited for.
 _LOOK = 0.5
@@ -94,7 +95,22 @@ def submit(job: Job, cluster: str, values: Any) -> Any:
         timeout_min=values.minutes,
         **given,
     )
-    return executor.submit(job)
+    # On this machine submitit's own process prints a traceback when it is told to end.
+    with _errors_to(Path(values.logs) / "submitit.log") if cluster == "local" else contextlib.nullcontext():
+        return executor.submit(job)
+
+
+@contextlib.contextmanager
+def _errors_to(path: Path) -> Iterator[None]:
+    """What processes started in the block print as errors is in a file."""
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _named(text: str) -> tuple[str, str]:
