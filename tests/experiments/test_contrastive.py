@@ -96,9 +96,9 @@ def test_networks_have_layers_that_are_pre_trained_or_are_refused():
 @pytest.mark.parametrize(
     ("way", "given"),
     [
-        ("simclr", {}),
+        pytest.param("simclr", {}, marks=pytest.mark.nightly),
         ("fedmoco", {}),
-        ("wu_dermatology", {}),
+        pytest.param("wu_dermatology", {}, marks=pytest.mark.nightly),
         ("wu_volumetric", {"task": "segmentation", "cohort": "simulated_mri", "patients_per_site": 6}),
     ],
 )

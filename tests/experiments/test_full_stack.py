@@ -129,7 +129,7 @@ def test_ct_with_private_normalization_and_privacy_accounting(environment, tmp_p
     assert (found["settings"]["algorithm"], found["settings"]["optimizer"]) == ("fedbn", "adam_cosine")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_scaffold_sends_control_variates_in_every_stage(environment, whole, tmp_path):
     output = run(environment, tmp_path, "--nocomparators", "--rounds=4", "--algorithm=scaffold")
     assert "scaffold, clients with sgd" in output

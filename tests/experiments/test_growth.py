@@ -34,7 +34,9 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", ["scaffold", "patience", pytest.param("asynchronous", marks=pytest.mark.nightly)]
+)
 def test_more_rounds_continue_a_finished_run_as_if_begun_with_them(case, tmp_path):
     settings = changed(TINY, **CASES[case])
     assert train(tmp_path / "grown", changed(settings, rounds=2)).course.planned == 2

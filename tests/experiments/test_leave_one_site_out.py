@@ -195,7 +195,7 @@ def test_nothing_of_the_site_is_read_before_its_fold_has_trained(tmp_path, monke
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sites_of_one_distribution_have_no_drop(tmp_path):
     base = settings(clients=4, examples_per_client=80, classes=2, rounds=6)
     planned = {"federated": unseen_sites.plan(base)["federated"]}

@@ -41,7 +41,7 @@ def test_process(tree: str, root: str, tests: list[str], output: str) -> None:
             del sys.modules[name]
     import pytest
 
-    options = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow"]
+    options = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow and not nightly"]
     options += ["-o", "addopts=--strict-markers --import-mode=importlib"]
     code = pytest.main([*options, *tests])
     sys.stdout.flush()

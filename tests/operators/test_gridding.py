@@ -147,8 +147,8 @@ int main() {
     [
         (32, "float"),
         pytest.param(16, "float", marks=pytest.mark.slow),
-        pytest.param(64, "float", marks=pytest.mark.slow),
-        pytest.param(16, "double", marks=pytest.mark.slow),
+        pytest.param(64, "float", marks=pytest.mark.nightly),
+        pytest.param(16, "double", marks=pytest.mark.nightly),
         pytest.param(64, "double", marks=pytest.mark.slow),
     ],
 )

@@ -328,7 +328,8 @@ def test_processes_that_do_not_agree_end_with_a_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_algorithm_on_two_processes_equals_one(tmp_path):
+@pytest.mark.parametrize("which", ["few", pytest.param("all", marks=pytest.mark.nightly)])
+def test_every_algorithm_on_two_processes_equals_one(which, tmp_path):
     # Compiling is nearly all of the time, and less thorough this way.
     flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_cpu_max_isa=AVX"
     environment = {**os.environ, "XLA_FLAGS": flags}
@@ -338,7 +339,7 @@ def test_every_algorithm_on_two_processes_equals_one(tmp_path):
         started = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.runtime.two_processes", str(tmp_path / output),
-                 f"localhost:{port}", str(processes), str(number)],
+                 f"localhost:{port}", str(processes), str(number), which],
                 cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
             )
             for number in range(processes)

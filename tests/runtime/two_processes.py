@@ -1,6 +1,6 @@
 """What the engine computes on several processes, saved by each of them for `test_distributed` to compare.
 
-python -m tests.runtime.two_processes OUTPUT COORDINATOR PROCESSES PROCESS_ID
+python -m tests.runtime.two_processes OUTPUT COORDINATOR PROCESSES PROCESS_ID WHICH
 """
 
 import sys
@@ -17,13 +17,15 @@ from tests.federated.test_algorithms import RECIPES, clients, make
 # Here the structure of the model matters, or what is kept at clients; a simpler model will do for others.
 STRUCTURED = ("fedavg", "fedbn", "scaffold", "ditto", "fedper", "fedrep", "median", "screen")
 VECTORIZED = ("scaffold", "screen")
+# Of these the simpler ones that differ in what is summed, chosen or kept.
+FEW = (*STRUCTURED, "afl", "fedadam", "fednova", "local_only")
 WORK = {"batch_size": 2, "epochs": 2}
 
 
-def rounds(fx, meshes):
+def rounds(fx, meshes, names):
     """Name -> states and infos after every round, on the meshes "all" and "two"."""
     found = {}
-    for name in RECIPES:
+    for name in names:
         task = "regression" if name in STRUCTURED else "quad"
         data = clients(fx) if task == "regression" else fx.quad_data()
         algorithm = make(fx, name, task)
@@ -98,7 +100,7 @@ def own_part(x):
     return values, held
 
 
-def main(output, coordinator, processes, process_id):
+def main(output, coordinator, processes, process_id, which):
     """Computes on four devices in all."""
     processes, process_id = int(processes), int(process_id)
     jax.config.update("jax_platforms", "cpu")
@@ -110,7 +112,8 @@ def main(output, coordinator, processes, process_id):
     assert jax.device_count() == 4 and jax.process_count() == processes
     meshes = {"all": fl.client_mesh(), "two": fl.client_mesh(jax.devices()[::2])}
     fx, arrays = Fixtures(), {}
-    for found in (rounds(fx, meshes), topologies(fx, meshes["all"]), scores(fx, meshes["all"])):
+    names = [name for name in RECIPES if which == "all" or name in FEW]
+    for found in (rounds(fx, meshes, names), topologies(fx, meshes["all"]), scores(fx, meshes["all"])):
         for name, tree in found.items():
             for number, leaf in enumerate(jax.tree.leaves(tree)):
                 arrays[f"{name}:{number}"], arrays[f"{name}:{number}:held"] = own_part(leaf)

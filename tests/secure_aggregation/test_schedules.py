@@ -69,19 +69,29 @@ def test_schedules_of_a_few_clients(protocol):
     assert 0 < sum(aborted) < len(aborted)
 
 
-# 900 schedules of up to 16 clients and 100 of up to 64.
+# At night 900 schedules of up to 16 clients and 100 of up to 64.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "count", "most"),
     [
-        ("secagg", 400, 16),
-        ("secagg", 40, 64),
-        ("malicious", 150, 16),
-        ("malicious", 15, 64),
-        ("secagg+", 150, 16),
-        ("secagg+", 15, 64),
-        ("lightsecagg", 200, 16),
-        ("lightsecagg", 30, 64),
+        ("secagg", 100, 16),
+        ("secagg", 8, 64),
+        ("malicious", 40, 16),
+        ("secagg+", 40, 16),
+        ("lightsecagg", 50, 16),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in (
+                ("secagg", 400, 16),
+                ("secagg", 40, 64),
+                ("malicious", 150, 16),
+                ("malicious", 15, 64),
+                ("secagg+", 150, 16),
+                ("secagg+", 15, 64),
+                ("lightsecagg", 200, 16),
+                ("lightsecagg", 30, 64),
+            )
+        ),
     ],
 )
 def test_schedules(protocol, count, most):

@@ -141,7 +141,15 @@ ZOO = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("classifier", "layer"), ("unet", "instance"), *((name, "group") for name in (*ZOO, "unet"))],
+    [
+        ("classifier", "layer"),
+        ("unet", "instance"),
+        ("resnet", "group"),
+        *(
+            pytest.param(name, "group", marks=pytest.mark.nightly)
+            for name in ("classifier", "densenet", "vgg", "unet")
+        ),
+    ],
 )
 def test_networks_of_the_package_pass_after_surgery(name, kind):
     example = batch(2, 16) | {"segmentation": jnp.zeros((2, 16, 16), jnp.int32).at[:, 4:9].set(1)}
