@@ -115,6 +115,11 @@ def settings_of(dotted: Dotted) -> tuple[TrainSettings, bool]:
     """The settings, and whether any were given."""
     values = flags.FLAGS
     given = given_settings(TrainSettings, dotted)
+    if values.method == "fedbuff":
+        expected = (
+            "one whose rounds wait for sites: asynchronous ones are simulated by --topology=asynchronous"
+        )
+        raise FlagError("method", expected, values.method)
     told = bool(given) or values["method"].present or values["sites"].present
     named = SHORT.get(values.method, {"algorithm": values.method})
     small = {"preset": "smoke", "rounds": 3}

@@ -17,7 +17,6 @@ from experiments.pipeline.deploy_run import Deployment, initialize, parity, roun
 from experiments.pipeline.deployed import as_job, problem, site_data
 from experiments.pipeline.federated_settings import TrainSettings
 from fedrecon.deployment import SERVER, DeploymentError, Job, LocalSite, Policy, coordinate, pack, unpack
-from fedrecon.deployment.flare import kits
 from fedrecon.errors import ArgumentError
 
 # Seconds that a link is cut.
@@ -145,7 +144,7 @@ class Proxy:
 
 
 def processes(
-    folder: Path, settings: TrainSettings, only: tuple[str, ...], say: Callable[[str], None]
+    folder: Path, settings: TrainSettings, engine: str, only: tuple[str, ...], say: Callable[[str], None]
 ) -> list[Fault]:
     """Faults of processes and links, each in a deployment of its own between processes with certificates."""
     causes: dict[str, Callable[[Deployment, Any], str]] = {
@@ -158,35 +157,42 @@ def processes(
     for name, cause in causes.items():
         if name in only:
             say(name)
-            found.append(_during(folder / name, settings, name, cause, say))
+            found.append(_during(_made(folder / name, settings, engine), name, cause, say))
     if "wrong_certificate" in only:
         say("wrong_certificate")
-        found.append(_wrong_certificate(folder / "wrong_certificate", settings))
+        found.append(_wrong_certificate(_made(folder / "wrong_certificate", settings, engine)))
     return found
 
 
-def _made(folder: Path, settings: TrainSettings) -> Deployment:
+def _made(folder: Path, settings: TrainSettings, engine: str) -> Deployment:
     options = {"minimum": 0, "deadline": 0, "own_keys": False}
-    return initialize(folder, settings, engine="flare", host="localhost", port=0, policy={}, **options)
+    return initialize(folder, settings, engine=engine, host="localhost", port=0, policy={}, **options)
+
+
+def _redirect(made: Deployment, site: str, port: int) -> None:
+    """Makes a site look for its server at another port of this machine."""
+    startup = made.kits / site / "startup"
+    if made.engine == "flare":
+        file = startup / "fed_client.json"
+        values = json.loads(file.read_text())
+        values["servers"][0]["service"]["target"] = f"localhost:{port}"
+    else:
+        file = startup / "superlink.json"
+        values = json.loads(file.read_text()) | {"port": port}
+    file.write_text(json.dumps(values))
 
 
 def _during(
-    folder: Path,
-    settings: TrainSettings,
+    made: Deployment,
     name: str,
     cause: Callable[[Deployment, Any], str],
     say: Callable[[str], None],
 ) -> Fault:
     """Causes a fault once the first round is closed."""
-    made, told = _made(folder, settings), list[str]()
-    proxy = None
+    told, proxy = list[str](), None
     if name == "link_cut":
-        service = made.kits / "site-1" / "startup" / "fed_client.json"
-        values = json.loads(service.read_text())
-        target = values["servers"][0]["service"]
-        proxy = Proxy(int(target["target"].rpartition(":")[2]))
-        target["target"] = f"localhost:{proxy.port}"
-        service.write_text(json.dumps(values))
+        proxy = Proxy(made.carrier.network(made.kits / "site-1").port)
+        _redirect(made, "site-1", proxy.port)
     caused = threading.Event()
 
     def watch(running: Processes) -> None:
@@ -247,23 +253,28 @@ def _slow_site(made: Deployment, running: Processes) -> str:
     return "site-1 stood still for 15 s, and the round waited for it"
 
 
-def _wrong_certificate(folder: Path, settings: TrainSettings) -> Fault:
-    """A site with the certificate of another authority."""
-    made = _made(folder, settings)
-    foreign = kits.provision(folder / "foreign", made.sites)
-    for name in ("client.crt", "client.key", "rootCA.pem"):
-        shutil.copy(foreign / "site-1" / "startup" / name, made.kits / "site-1" / "startup" / name)
-    with Processes(made.carrier.command, made.kits, made.folder / "logs") as running:
+def _wrong_certificate(made: Deployment) -> Fault:
+    """A site with the certificate of another authority, or a key that the server does not know."""
+    foreign = made.folder / "foreign"
+    made.carrier.provision(foreign, made.sites)
+    flare = made.engine == "flare"
+    for name in ("client.crt", "client.key", "rootCA.pem") if flare else ("site.key",):
+        other = foreign / made.carrier.place / "site-1" / "startup" / name
+        shutil.copy(other, made.kits / "site-1" / "startup" / name)
+    logs = made.folder / "logs"
+    with Processes(made.carrier.command, made.kits, logs) as running:
         for name in (SERVER, *made.sites):
             running.start(name)
-        others = [made.folder / "logs" / f"{name}.log" for name in made.sites[1:]]
-        mine = made.folder / "logs" / "site-1.log"
-        registered = "Successfully registered"
-        wait_until(lambda: all(registered in log.read_text() for log in others if log.exists()), 60)
+
+        def joined(name: str) -> bool:
+            return made.carrier.joined in (logs / f"{name}.log").read_bytes()
+
+        wait_until(lambda: all(map(joined, made.sites[1:])), 300)
         time.sleep(10)
-        joined = registered in mine.read_text()
+        took_part, others = joined("site-1"), all(map(joined, made.sites[1:]))
     seen = "the server answers it nothing, and the other sites are registered"
-    return Fault("wrong_certificate", "it took part" if joined else seen, joined)
+    seen = "it took part" if took_part else seen if others else "no site is registered"
+    return Fault("wrong_certificate", seen, took_part or not others)
 
 
 def table(found: list[Fault]) -> dict[str, Any]:

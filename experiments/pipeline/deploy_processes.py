@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -104,10 +105,12 @@ class Processes:
         for running in self._running.values():
             self._family(running.pid)
 
-    def log_end(self, name: str, lines: int = 5) -> str:
-        """The last lines of a party's log."""
+    def log_end(self, name: str, lines: int = 5, start: int = 0) -> str:
+        """The last lines of a party's log after so many bytes, without colors."""
         file = self._logs / f"{name}.log"
-        return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
+        written = file.read_bytes()[start:] if file.exists() else b""
+        text = re.sub(r"\x1b\[[0-9;]*m", "", written.decode(errors="replace"))
+        return "\n".join(text.splitlines()[-lines:])
 
     def _family(self, pid: int) -> list[psutil.Process]:
         try:

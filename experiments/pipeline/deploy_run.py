@@ -29,7 +29,7 @@ from fedrecon.weights import read_weights
 FILE = "deployment.json"
 # Jobs that are begun for one training before a run gives up.
 ATTEMPTS = 4
-_START_SECONDS = 90
+_START_SECONDS = 300
 _PROBLEM = "experiments.pipeline.deployed:problem"
 _DATA = "experiments.pipeline.deployed:site_data"
 
@@ -198,7 +198,7 @@ def _start(made: Deployment, running: Any, wait_until: Any, say: Any) -> None:
         told = {name: logs[name].read_bytes()[before[name] :] for name in names if logs[name].exists()}
         dead = [name for name in names if not running.alive(name)]
         if dead:
-            lines = running.log_end(dead[0], 3)
+            lines = running.log_end(dead[0], 3, before[dead[0]])
             raise DeploymentError(dead[0], "a process that runs", " ".join(lines.split())[-300:])
         return all(made.carrier.joined in told.get(name, b"") for name in names if name != SERVER)
 

@@ -3,12 +3,14 @@
 import contextlib
 import importlib.util
 import json
+import socket
 import ssl
 
 import pytest
 
 from experiments.pipeline import deploy_check
-from fedrecon.deployment import ENGINES, SERVER, Engine, engine_of
+from experiments.pipeline.deploy_processes import Processes
+from fedrecon.deployment import ENGINES, SERVER, DeploymentError, Engine, engine_of
 from fedrecon.deployment.flower import control, kits, party
 from fedrecon.deployment.parties import local_site
 
@@ -89,6 +91,23 @@ def test_commands_have_tls_and_keys_and_what_would_be_sent_home_is_off(parties, 
     assert "serverapp = " in control._APP and ".py" not in control._APP
     monkeypatch.setattr(party, "address", lambda folder: ("127.0.0.1", 5))
     assert "0.0.0.0" not in party.superlink(parties / SERVER)
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DeploymentError, match=f"port: expected one .* not in use, found {port}"):
+            party._check_free(port)
+    party._check_free(port)
+    with pytest.raises(DeploymentError, match="folder: expected that of a party, made by init"):
+        party.main(str(tmp_path))
+
+
+def test_the_end_of_a_log_has_no_colors_and_nothing_of_earlier_runs(tmp_path):
+    running = Processes(engine_of("flower").command, tmp_path, tmp_path)
+    (tmp_path / "server.log").write_bytes(b"of before\n\x1b[92mINFO\x1b[0m: one\ntwo\n")
+    assert running.log_end("server", 5, len(b"of before\n")) == "INFO: one\ntwo"
+    assert running.log_end("server", 1) == "two" and not running.log_end("site-1")
 
 
 def test_a_page_of_keys_has_what_is_wrong_with_them(parties, tmp_path):

@@ -122,11 +122,13 @@ reconstruct | --input={}/scan.h5 --output={}/x.h5 --iterations=0 | --iterations
 reconstruct | --input={}/scan.h5 --output={}/x.h5 --water_attenuation=1 | --water_attenuation
 deploy_faults | --workdir={} | --workdir
 deploy_faults | --workdir={}/faults --only=fire | --only
+deploy_faults | --workdir={}/faults --engine=post | --engine
 deploy | start --workdir={}/deploy | expected one of init
 deploy | init --workdir={}/deploy --method=nosuch | --algorithm
 deploy | init --workdir={}/deploy --method=local_only | can be split over sites
 deploy | init --workdir={}/deploy --method=fedavg --topology=ring | --topology
 deploy | init --workdir={}/deploy --engine=post | --engine
+deploy | init --workdir={}/deploy --engine=flower --method=fedbuff | --method: expected one whose rounds wait
 deploy | status --workdir={}/none | --workdir
 benchmark_quality | --masks=spiral --data={} | --masks
 benchmark_quality | --scans=nobody --data={} | --scans

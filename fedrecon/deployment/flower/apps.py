@@ -19,7 +19,7 @@ PARTY = "FEDRECON_PARTY"
 # What the server is to run, beside its own settings.
 JOB = Path("local") / "job.json"
 # Seconds for which messages without a deadline are kept, and between two looks for answers.
-_LONGEST, _PERIOD = 30 * 24 * 3600.0, 0.1
+_LONGEST, _PERIOD = 30 * 24 * 3600.0, 0.2
 
 
 def packed(message: bytes) -> Any:

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from fedrecon.deployment.flower.kits import ADDRESS, AUTHORITY, SECRET, address,
 # Seconds between two starts of a SuperNode, and those that one has to end by itself.
 _PAUSE, _PATIENCE = 3.0, 3.0
 # Seconds within which a SuperLink has to answer.
-_START_SECONDS = 60
+_START_SECONDS = 300
 
 
 def superlink(party: Path) -> list[str]:
@@ -34,7 +35,7 @@ def superlink(party: Path) -> list[str]:
     except ValueError:
         local = host == "localhost"
     return [
-        *(sys.executable, "-c", "from flwr.superlink.cli import flower_superlink; flower_superlink()"),
+        *_program("superlink"),
         *("--host", "127.0.0.1" if local else "0.0.0.0", "--port", str(port)),
         *("--ssl-ca-certfile", str(startup / AUTHORITY)),
         *("--ssl-certfile", str(startup / "server.crt"), "--ssl-keyfile", str(startup / "server.key")),
@@ -48,7 +49,7 @@ def supernode(party: Path, port: int) -> list[str]:
     startup = party / "startup"
     host, remote = address(party)
     return [
-        *(sys.executable, "-c", "from flwr.supernode.cli import flower_supernode; flower_supernode()"),
+        *_program("supernode"),
         *("--superlink", f"{host}:{remote}", "--root-certificates", str(startup / AUTHORITY)),
         *("--auth-supernode-private-key", str(startup / "site.key")),
         *("--isolation", "process", "--superexec-auth-secret-file", str(startup / SECRET)),
@@ -56,11 +57,22 @@ def supernode(party: Path, port: int) -> list[str]:
     ]
 
 
+def _program(name: str) -> list[str]:
+    """One of Flower's, which ends when this process is gone."""
+    lines = (
+        "from flwr.supercore.app_utils import start_parent_process_monitor",
+        f"from flwr.{name}.cli import flower_{name}",
+        f"start_parent_process_monitor({os.getpid()})",
+        f"flower_{name}()",
+    )
+    return [sys.executable, "-c", "; ".join(lines)]
+
+
 def main(folder: str) -> None:
     """Runs the party of a folder until it is told to end, or its SuperLink ends.
 
     Raises:
-      DeploymentError: the folder is not that of a party, or the SuperLink does not start.
+      DeploymentError: the folder is not that of a party, its port is taken, or the SuperLink does not start.
     """
     party = Path(folder).resolve()
     if not (party / "startup" / ADDRESS).exists():
@@ -74,6 +86,9 @@ def main(folder: str) -> None:
     secret = (party / "startup" / SECRET).read_bytes()
     signal.signal(signal.SIGTERM, _leave)
     if (party / "startup" / "server.key").exists():
+        _check_free(address(party)[1])
+        # Of every request there would be a line.
+        os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
         with _running(superlink(party), again=False):
             _until_registered(party)
             authority = (party / "startup" / AUTHORITY).read_bytes()
@@ -84,6 +99,15 @@ def main(folder: str) -> None:
         with _running(supernode(party, port), again=True):
             api = runtime.Runtime(f"127.0.0.1:{port}", secret, None)
             runtime.serve(api, "flwr-clientapp", runtime.site_task)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise DeploymentError("port", "one of this machine that is not in use", port) from error
 
 
 def _until_registered(party: Path) -> None:
@@ -144,4 +168,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else ".")
+    except DeploymentError as wrong:
+        sys.exit(str(wrong))
+    except KeyboardInterrupt:
+        sys.exit(130)

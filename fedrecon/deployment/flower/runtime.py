@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from fedrecon.deployment.flower import apps
 
-_PERIOD = 0.1
+# Seconds between two looks for tasks.
+_PERIOD = 0.2
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
