@@ -18,7 +18,7 @@ import psutil
 from experiments.pipeline.deploy_run import Deployment
 from experiments.pipeline.deployed import of_job, problem, site_data
 from fedrecon.data import ClientData
-from fedrecon.deployment import Engine, Facts, local_settings, settings_digest
+from fedrecon.deployment import Engine, Facts, local_settings, minor_version, settings_digest
 from fedrecon.deployment.plan import make_plan
 from fedrecon.training import FlagError
 
@@ -94,8 +94,11 @@ def _versions(engine: Engine) -> Iterator[Verdict]:
             told = f"not installed; pip install 'fedrecon[{engine.name}]' brings {needed} or later"
             yield Verdict("stop", name, told)
             continue
-        enough = tuple(int(part) for part in found.split(".")[:2]) >= least
-        yield Verdict("ok" if enough else "stop", name, f"{found}; {needed} or later is needed")
+        exactly = engine.pinned and name == engine.package
+        own = minor_version(name)
+        enough = own == least if exactly else own >= least
+        told = f"{found}; {needed} is needed" if exactly else f"{found}; {needed} or later is needed"
+        yield Verdict("ok" if enough else "stop", name, told)
 
 
 def _certificate(kit: Path, site: str) -> Iterator[Verdict]:

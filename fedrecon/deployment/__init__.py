@@ -8,7 +8,7 @@ here. NVIDIA FLARE does in `fedrecon.deployment.flare`, which needs the extra ``
 from fedrecon.deployment import flare as flare
 from fedrecon.deployment import flower as flower
 from fedrecon.deployment import plan as plan
-from fedrecon.deployment.engine import ENGINES, SERVER, Command, Engine, Network, engine_of
+from fedrecon.deployment.engine import ENGINES, SERVER, Command, Engine, Network, engine_of, minor_version
 from fedrecon.deployment.errors import DeploymentError
 from fedrecon.deployment.local import local_settings
 from fedrecon.deployment.plan import Plan, Problem, check_deployable
@@ -37,6 +37,7 @@ __all__ = [
     "coordinate",
     "engine_of",
     "local_settings",
+    "minor_version",
     "named",
     "one_client",
     "pack",

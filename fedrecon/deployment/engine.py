@@ -1,6 +1,7 @@
 """What carries the messages of a deployment, as far as programs have to know: one value for each engine."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import socket
 from collections.abc import Callable, Mapping
@@ -48,6 +49,8 @@ class Engine(NamedTuple):
     Attributes:
       name: as in ``--engine``.
       package: what has to be installed, and the extra that brings it.
+      pinned: whether ``package`` must be of the minor version below, as modules of it are used that are no
+        public interface.
       versions: least versions (major, minor) of what a site needs besides JAX.
       place: of the folders of all parties, within that of a deployment.
       provision: ``provision(folder, sites, host=, port=)`` makes keys, certificates and folders of the
@@ -64,6 +67,7 @@ class Engine(NamedTuple):
 
     name: str
     package: str
+    pinned: bool
     versions: dict[str, tuple[int, int]]
     place: Path
     provision: Callable[..., Any]
@@ -76,14 +80,28 @@ class Engine(NamedTuple):
     network: Callable[[Path], Network]
 
     def need(self) -> None:
-        """Tells of the extra where the engine is not installed.
+        """Tells of the extra where the engine is not installed, or another version of it.
 
         Raises:
-          ImportError: it is not.
+          ImportError: so it is.
         """
+        extra = f"pip install 'fedrecon[{self.name}]'"
         if importlib.util.find_spec(self.package) is None:
-            told = f"{self.package} is not installed: pip install 'fedrecon[{self.name}]'"
-            raise ImportError(told, name=self.package)
+            raise ImportError(f"{self.package} is not installed: {extra}", name=self.package)
+        needed = self.versions[self.package]
+        if self.pinned and minor_version(self.package) != needed:
+            told = f"{self.package} {importlib.metadata.version(self.package)} is installed: {extra} brings "
+            raise ImportError(told + ".".join(map(str, needed)), name=self.package)
+
+
+def minor_version(package: str) -> tuple[int, int]:
+    """(major, minor) of an installed package.
+
+    Raises:
+      importlib.metadata.PackageNotFoundError: it is not installed.
+    """
+    major, minor = importlib.metadata.version(package).split(".")[:2]
+    return int(major), int(minor)
 
 
 def engine_of(name: str) -> Engine:

@@ -1,6 +1,7 @@
 """What programs know of engines, without any of them installed; keys and certificates of Flower's parties."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import socket
@@ -32,6 +33,19 @@ def test_an_engine_that_is_not_installed_names_its_extra(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(ImportError, match=rf"pip install 'fedrecon\[{name}\]'"):
         found.need()
+
+
+def test_another_minor_version_of_flower_is_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.43.0")
+    flower = engine_of("flower")
+    with pytest.raises(ImportError, match=r"flwr 1.43.0 is installed: pip install .* brings 1\.42"):
+        flower.need()
+    engine_of("flare").need()
+    kinds = {verdict.subject: verdict.kind for verdict in deploy_check._versions(flower)}
+    assert kinds["flwr"] == "stop" and kinds["jax"] == "ok"
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.42.7")
+    flower.need()
 
 
 def handshake(server, client, host):

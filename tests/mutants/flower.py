@@ -41,6 +41,14 @@ MUTANTS = (
         ("file.read_bytes()[start:]", "file.read_bytes()", _LOG),
     ),
     *in_file(
+        "fedrecon/deployment/engine.py",
+        (
+            "if self.pinned and minor_version(self.package) != needed:",
+            "if self.pinned and minor_version(self.package) < needed:",
+            _TEST + "another_minor_version_of_flower_is_refused",
+        ),
+    ),
+    *in_file(
         "fedrecon/deployment/parties.py",
         ("    if unknown := values.keys() - known:", "    if unknown := set():", _LOCAL),
     ),

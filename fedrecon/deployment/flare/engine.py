@@ -38,6 +38,7 @@ def _network(party: Path) -> Network:
 ENGINE = Engine(
     "flare",
     "nvflare",
+    False,
     {"nvflare": (2, 9), "cryptography": (50, 0)},
     Path("certificates") / "fedrecon" / "prod_00",
     _provision,

@@ -26,6 +26,7 @@ def _network(party: Path) -> Network:
 ENGINE = Engine(
     "flower",
     "flwr",
+    True,
     {"flwr": (1, 42), "cryptography": (50, 0)},
     Path("certificates") / "parties",
     _provision,
