@@ -68,7 +68,8 @@ class Processes:
 
     def alive(self, name: str) -> bool:
         """Whether the party's process runs."""
-        return name in self._running and self._running[name].poll() is None
+        running = self._running.get(name)
+        return running is not None and running.poll() is None
 
     def pids(self, name: str) -> list[int]:
         """The party's process and all that it has started."""
@@ -88,8 +89,8 @@ class Processes:
 
     def stop(self) -> None:
         """Ends all parties."""
-        family = [p for running in self._running.values() for p in self._family(running.pid)]
-        family += [process for process in self._seen.values() if process not in family]
+        family = [p for running in list(self._running.values()) for p in self._family(running.pid)]
+        family += [process for process in list(self._seen.values()) if process not in family]
         for process in family:
             _quietly(process.terminate)
         _, left = psutil.wait_procs(family, timeout=_PATIENCE)
@@ -102,7 +103,8 @@ class Processes:
 
     def look(self) -> None:
         """Remembers what parties have started, to end it even if its parent is not there any more."""
-        for running in self._running.values():
+        # Others may kill a party meanwhile.
+        for running in list(self._running.values()):
             self._family(running.pid)
 
     def log_end(self, name: str, lines: int = 5, start: int = 0) -> str:
