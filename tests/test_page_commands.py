@@ -33,7 +33,10 @@ def test_commands_name_flags_that_exist():
     flags = {text.split("\n", 1)[0]: set(re.findall(r"^\| `--([\w.]+)`", text, re.M)) for text in sections}
     missing = []
     for page, text in ALL:
-        for module, arguments in re.findall(r"-m ((?:experiments|data_scripts)\.\w+)([^&]*)", text):
+        # A program may be the argument of another one.
+        for module, arguments in re.findall(
+            r"\b((?:experiments|data_scripts)\.\w+)((?:(?! experiments\.).)*)", text
+        ):
             for flag in set(re.findall(r"--([a-z]\w*)(?![\w.])", arguments)) - {"help", "helpfull"}:
                 if not flags[module] & {flag, flag.removeprefix("no")}:
                     missing.append((page, module, flag))

@@ -117,11 +117,11 @@ def _devices(texts: list[str]) -> list[int]:
 def _parallel(text: str) -> str | int | None:
     if text == "auto":
         return None
-    if text in ("scan", "vmap"):
+    if text in ("scan", "pmap", "vmap"):
         return text
     if text.isdigit() and int(text) > 0:
         return int(text)
-    raise ArgumentError("--parallel", "auto, scan, vmap or a chunk size", repr(text))
+    raise ArgumentError("--parallel", "auto, scan, pmap, vmap or a chunk size", repr(text))
 
 
 def _installed(names: list[str], pythons: dict[str, str]) -> list[str]:

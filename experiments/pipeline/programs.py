@@ -107,7 +107,10 @@ def define_run_flags(
     if devices is None:
         text = f"{text} By default one for each processor, {MOST_DEVICES} at most."
     flags.DEFINE_integer("devices", devices, text, lower_bound=1, **options)
-    text = "Execution of clients on one device: scan, vmap, a chunk size, or auto for the best."
+    text = (
+        "Execution of the clients of a device: scan, one after another; vmap, at once; a chunk size; auto,"
+        " the fastest; pmap is scan, a shard of clients for each device of --devices."
+    )
     flags.DEFINE_string("parallel", "auto", text, **options)
     text = "Rounds compiled into one call; checkpoints are written between calls."
     flags.DEFINE_integer("rounds_per_dispatch", 1, text, lower_bound=1, **options)

@@ -179,10 +179,10 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 def check_parallel(parallel: str | int) -> None:
-    """Raises ValueError unless ``parallel`` is "scan", "vmap" or a chunk size."""
-    if parallel in ("scan", "vmap") or (isinstance(parallel, int) and parallel >= 1):
+    """Raises ValueError unless ``parallel`` is "scan", "pmap", "vmap" or a chunk size."""
+    if parallel in ("scan", "pmap", "vmap") or (isinstance(parallel, int) and parallel >= 1):
         return
-    raise ArgumentError("parallel", '"scan", "vmap" or a chunk size of at least 1', repr(parallel))
+    raise ArgumentError("parallel", '"scan", "pmap", "vmap" or a chunk size of at least 1', repr(parallel))
 
 
 def map_clients(
@@ -205,7 +205,8 @@ def map_clients(
       active: bool (clients,).
       mesh: mesh with the axis "clients".
       parallel: how a device runs its clients: "scan" one after another, skipping inactive ones; "vmap" at
-        once; an integer, that many at once, skipping chunks without an active client.
+        once; an integer, that many at once, skipping chunks without an active client; "pmap" is "scan" by the
+        name of `jax.pmap`: each device of the mesh has a shard of the clients, of one if there are as many.
 
     Returns:
       (sum of contributions over active clients, states (clients, ...), records (clients, ...), zero where
@@ -248,6 +249,7 @@ def _pad(x: jax.Array, clients: int) -> jax.Array:
 
 def _map_local(one, states, rows, active, parallel):
     local = active.shape[0]
+    parallel = "scan" if parallel == "pmap" else parallel
     chunk = {"scan": 1, "vmap": local}.get(parallel, parallel)
     chunk = min(chunk, local)
     # Traced once, though it is looked at for its shapes before it runs.

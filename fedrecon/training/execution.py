@@ -137,7 +137,7 @@ def choose_parallel(parallel: str) -> str | int:
     """The ``parallel`` of `make_round` that a flag names.
 
     "auto" is the backend's usual best: scan on CPU, where convolutions of stacked clients are slow, vmap
-    elsewhere.
+    elsewhere. "pmap" is scan, on each device of the mesh.
 
     Raises:
       FlagError: the flag names nothing.
@@ -146,6 +146,8 @@ def choose_parallel(parallel: str) -> str | int:
         return "scan" if jax.default_backend() == "cpu" else "vmap"
     if parallel in ("scan", "vmap"):
         return parallel
+    if parallel == "pmap":
+        return "scan"
     if parallel.isdigit() and int(parallel) > 0:
         return int(parallel)
-    raise FlagError("parallel", "auto, scan, vmap or a chunk size", repr(parallel))
+    raise FlagError("parallel", "auto, scan, pmap, vmap or a chunk size", repr(parallel))

@@ -10,6 +10,7 @@ import pytest
 
 from fedrecon import federated as fl
 from fedrecon.federated.local import LocalState
+from fedrecon.training import choose_parallel
 from fedrecon.types import Variables
 
 KEY = jax.random.key(3)
@@ -65,6 +66,19 @@ def test_results_do_not_depend_on_parallelism(fx, count, devices, parallel, plac
     per_client = (state.client, state.client_channel, state.private)
     assert {x.shape[0] for x in jax.tree.leaves(per_client)} == {len(COUNTS)}
     assert info.participated.shape == info.bytes_up.shape == info.delta_norm.shape == (2, len(COUNTS))
+
+
+def test_pmap_is_a_shard_of_the_clients_for_each_device(fx):
+    """The program is that of "scan", and so are its numbers, bit for bit."""
+    data, mesh = fx.quad_data(), fl.client_mesh(jax.devices()[:2])
+    state = fl.init_state(fx.averaging, Variables({"w": jnp.ones(2)}, {}), data, mesh)
+
+    def program(parallel):
+        round = fl.make_round(fx.averaging, batch_size=1, epochs=1, parallel=parallel, mesh=mesh)
+        return round.lower(state, data, KEY).as_text()
+
+    assert program("pmap") == program("scan") != program("vmap")
+    assert choose_parallel("pmap") == choose_parallel("scan") == "scan"
 
 
 def test_a_last_chunk_that_is_not_full(fx):
@@ -330,7 +344,7 @@ def test_errors_name_the_argument(fx):
     with pytest.raises(ValueError, match="exactly one"):
         fl.make_round(algorithm, batch_size=2, epochs=1, steps=1)
     with pytest.raises(ValueError, match="parallel"):
-        fl.make_round(algorithm, batch_size=2, epochs=1, parallel="pmap")
+        fl.make_round(algorithm, batch_size=2, epochs=1, parallel="threads")
     with pytest.raises(ValueError, match="epochs"):
         fl.make_round(algorithm, batch_size=2, epochs=0)
     with pytest.raises(ValueError, match="max_norm"):

@@ -81,7 +81,7 @@ def test_choices_outlast_the_process_in_the_users_cache(workload, monkeypatch, t
     assert len(fl.parallelism.SavedChoices()) == 1 and (tmp_path / "cache" / "parallel.json").exists()
     assert choose_parallel(*workload, cache=fl.parallelism.SavedChoices(), clock=None, **options) == 2
     # What is no choice counts as nothing, and is written anew.
-    for text in ('{"x": "pmap"}', "[1]", "{"):
+    for text in ('{"x": "threads"}', "[1]", "{"):
         (tmp_path / "cache" / "parallel.json").write_text(text)
         assert len(fl.parallelism.SavedChoices()) == 0
     choices = fl.parallelism.SavedChoices()
@@ -130,7 +130,7 @@ def test_measuring_leaves_the_state_alone(workload):
 def test_an_override_is_not_measured(workload):
     assert choose_parallel(*workload, override=3, clock=None) == 3
     with pytest.raises(ValueError, match="parallel: expected"):
-        choose_parallel(*workload, override="pmap")
+        choose_parallel(*workload, override="threads")
     with pytest.raises(ValueError, match="parallel: expected"):
         choose_parallel(*workload, batch_size=1, candidates=("scan", 0))
     with pytest.raises(ValueError, match="candidates"):

@@ -28,6 +28,7 @@ def commands():
 def test_the_page_names_flags_that_exist():
     source = (ROOT / "experiments/train_federated.py").read_text()
     source += (ROOT / "experiments/pipeline/programs.py").read_text()
+    source += (ROOT / "experiments/submit.py").read_text()
     source += "".join(f'"{field.name}"' for field, _ in fields(TrainSettings))
     assert len(commands()) >= 6
     flags = {flag for _, arguments in commands() for flag in re.findall(r"--(\w+)\b(?!-)", arguments)}
