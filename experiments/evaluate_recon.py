@@ -19,20 +19,26 @@ the mean of the images of all is one more method, and for their standard deviati
 tissue of each site, its rank correlation with the error, the error over it, and how many errors are below
 what 90 % of normal ones would be, before and after calibration on the validation images.
 
+--posterior=N draws N images that explain each measurement, by the denoiser of a run of
+--network=plug-and-play, and does the same with their mean and deviation; posterior.h5 gets samples, mean,
+deviation and reference of the test images of each site, posterior.png some of them.
+
   python -m experiments.train_recon --workdir=runs/recon --rounds=2
   python -m experiments.evaluate_recon --workdir=runs/recon
   python -m experiments.evaluate_recon --workdir=runs/recon --coverage=0.95 --json
   python -m experiments.evaluate_recon --workdir=runs/recon --lesions=1.5,3 --lesion_contrast=0.3
   python -m experiments.train_recon --workdir=runs/second --rounds=2 --member=1
   python -m experiments.evaluate_recon --workdir=runs/recon --ensemble=runs/second
+  python -m experiments.train_recon --workdir=runs/prior --network=plug-and-play
+  python -m experiments.evaluate_recon --workdir=runs/prior --posterior=16
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,37 +46,40 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments.export import read_run
-from experiments.pipeline import recon_ensemble
+from experiments.pipeline import recon_ensemble, recon_posterior
 from experiments.pipeline.cohorts import Split
 from experiments.pipeline.federated_data import load_data
 from experiments.pipeline.federated_settings import TrainSettings
 from experiments.pipeline.patient_scores import PatientScores, overall, patient_scores
 from experiments.pipeline.recon_ensemble import ENSEMBLE, mean_and_deviation, open_members
-from experiments.pipeline.recon_safety import Undetermined, contrast_of_lesions, undetermined
+from experiments.pipeline.recon_posterior import POSTERIOR
+from experiments.pipeline.recon_report import METRICS, NETWORK, Images, Tests, figure, table
+from experiments.pipeline.recon_safety import contrast_of_lesions, undetermined
 from experiments.pipeline.reconstruction import classical, classical_solvers, images_of, physics_of
 from fedrecon.data import ClientData
 from fedrecon.evaluation import conformal_quantile, coverage, error_scale, score_histogram
 from fedrecon.files import replacing, write_atomically
 from fedrecon.learned import CheckedNetwork, load_network, make_images, start_images
-from fedrecon.reporting import format_table, plot_reconstructions
 from fedrecon.runtime import ending, run_program
 from fedrecon.tasks import measure_of
 from fedrecon.training import FlagError, as_json
 
-NETWORK = "network"
-METRICS = ("psnr", "ssim", "nmse")
-_MOST_SITES = 3
-_WIDTH = "half width; below, error beyond it"
 # Where no validation split chose a weight.
 _CUTOFF = 1e-2
-_OPEN = "share not determined; below, its size"
-# Deviations are drawn as errors are.
-_GAIN = 5
-_SPREAD = f"deviation of the ensemble × {_GAIN}; below, its error"
 
-Images = dict[str, np.ndarray]
-# Site -> the data with its examples, and its index there.
-Tests = dict[str, tuple[ClientData, int]]
+
+class Evaluated(NamedTuple):
+    """What `evaluate` finds.
+
+    Attributes:
+      document: what evaluation.json has.
+      figure: of evaluation.png.
+      posterior: samples of the test images by site, if any were drawn.
+    """
+
+    document: dict[str, Any]
+    figure: Figure
+    posterior: dict[str, recon_posterior.Drawn]
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -83,6 +92,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list(
         "ensemble", [], "Further runs whose images are averaged with those of --workdir.", **options
     )
+    flags.DEFINE_integer(
+        "posterior",
+        0,
+        "Samples of each image to draw, of a run of --network=plug-and-play.",
+        0,
+        1000,
+        **options,
+    )
     flags.DEFINE_bool("json", False, "Print JSON, nothing else.", **options)
 
 
@@ -93,8 +110,9 @@ def evaluate(
     radii: tuple[float, ...] = (),
     lesion_contrast: float = 0.3,
     members: Sequence[CheckedNetwork] = (),
-) -> tuple[dict[str, Any], Any]:
-    """(what evaluation.json has, the figure).
+    samples: int = 0,
+) -> Evaluated:
+    """Scores of the test patients.
 
     Args:
       settings: of the run.
@@ -103,6 +121,7 @@ def evaluate(
       radii: of lesions, in pixels.
       lesion_contrast: of these.
       members: further networks of the same architecture, from `open_members`.
+      samples: of the posterior distribution, by a denoiser; 0 for none.
     """
     data = load_data(settings)
     measure = measure_of(data.train.examples)
@@ -111,6 +130,11 @@ def evaluate(
     _, images, weights = classical(measure, split, physics_of(data.train.examples), tuned=tuned)
     compiled = make_images(network.architecture.build(), measure)
 
+    direct = start_images(measure)
+
+    def starts(part: ClientData) -> np.ndarray:
+        return images_of(lambda _, batch: direct(batch), [None] * part.clients, part)
+
     def magnitudes(part: ClientData, voter: CheckedNetwork = network) -> np.ndarray:
         models = [voter.variables] * part.clients
         return images_of(lambda model, batch: jnp.abs(compiled(model, batch)), models, part)
@@ -118,17 +142,16 @@ def evaluate(
     parts = tuple(part for part in (data.test, data.unseen) if part is not None)
     tests: Tests = {name: (part, i) for part in parts for i, name in enumerate(part.names)}
 
-    def voted(*parts: ClientData) -> list[Images]:
-        """Images by the network and the other members."""
-        return [
-            {site: x for part in parts for site, x in zip(part.names, magnitudes(part, voter), strict=True)}
-            for voter in (network, *members)
-        ]
-
-    by_member = voted(*parts)
-    images[NETWORK], deviations = by_member[0], {}
+    crowds: dict[str, Callable[[ClientData], np.ndarray]] = {}
     if members:
-        images[ENSEMBLE], deviations = mean_and_deviation(by_member)
+        crowds[ENSEMBLE] = lambda part: np.stack([magnitudes(part, v) for v in (network, *members)])
+    if samples:
+        crowds[POSTERIOR] = recon_posterior.sampler(network, measure, samples, settings.seed)
+    images[NETWORK] = _by_site(magnitudes, parts)
+    drawn = {name: _by_site(crowd, parts, 1) for name, crowd in crowds.items()}
+    deviations = {}
+    for name, of in drawn.items():
+        images[name], deviations[name] = mean_and_deviation(of)
     images = {"reference": {name: np.asarray(_references(*of)) for name, of in tests.items()}} | images
     scores = patient_scores(images, tests)
     document: dict[str, Any] = {
@@ -154,10 +177,7 @@ def evaluate(
             for name, solver in solvers.items()
             if name in images
         } | {NETWORK: magnitudes}
-        if members:
-            methods |= {
-                ENSEMBLE: lambda part: np.mean([magnitudes(part, v) for v in (network, *members)], axis=0)
-            }
+        methods |= {name: lambda part, crowd=crowd: crowd(part).mean(0) for name, crowd in crowds.items()}
         document["lesions"] = {
             f"{radius:g}": contrast_of_lesions(
                 methods, measure, parts, radius, lesion_contrast, settings.seed
@@ -165,17 +185,38 @@ def evaluate(
             for radius in radii
         }
     scales: dict[str, np.ndarray] = {}
+    kept: Tests = {}
     if data.validation is not None:
-        kept: Tests = {name: (data.validation, i) for i, name in enumerate(data.validation.names)}
-        of_kept = voted(data.validation)
-        start = _starts(measure, data.validation), _starts(measure, *parts)
-        found = intervals((of_kept[0], start[0], kept), (images[NETWORK], start[1], tests), level)
+        kept = {name: (data.validation, i) for i, name in enumerate(data.validation.names)}
+        known = _by_site(magnitudes, [data.validation])
+        start = _by_site(starts, [data.validation]), _by_site(starts, parts)
+        found = intervals((known, start[0], kept), (images[NETWORK], start[1], tests), level)
         document["intervals"], scales = found
-    if members:
-        validation = None if data.validation is None else (*mean_and_deviation(of_kept), kept)
-        judged = recon_ensemble.judge(validation, (images[ENSEMBLE], deviations, tests), level)
-        document["ensemble"] = {"members": 1 + len(members)} | judged
-    return document, figure(images, scales, tests, document["sites"], missing, deviations)
+    document["deviations"] = {}
+    for name, crowd in crowds.items():
+        validation = None
+        if data.validation is not None:
+            validation = (*mean_and_deviation(_by_site(crowd, [data.validation], 1)), kept)
+        judged = recon_ensemble.judge(validation, (images[name], deviations[name], tests), level)
+        document["deviations"][name] = {"count": len(next(iter(drawn[name].values())))} | judged
+    posterior = {
+        site: recon_posterior.Drawn(x, images["reference"][site], tests[site][0].valid[tests[site][1]])
+        for site, x in drawn.get(POSTERIOR, {}).items()
+    }
+    return Evaluated(
+        document, figure(images, scales, tests, document["sites"], missing, deviations), posterior
+    )
+
+
+def _by_site(
+    function: Callable[[ClientData], np.ndarray], parts: Sequence[ClientData], axis: int = 0
+) -> Images:
+    """What a function makes of parts of the data, with the sites along ``axis``, by site."""
+    return {
+        site: x
+        for part in parts
+        for site, x in zip(part.names, np.moveaxis(function(part), axis, 0), strict=True)
+    }
 
 
 def _solved(solver: Callable, weight: float, part: ClientData) -> np.ndarray:
@@ -222,74 +263,6 @@ def intervals(
     return {"level": level, "quantile": common, "sites": sites}, widths
 
 
-def figure(
-    images: Mapping[str, Images],
-    widths: Images,
-    tests: Tests,
-    scores: Mapping[str, Any],
-    missing: Undetermined,
-    deviations: Images,
-) -> Figure:
-    """Of the first sites the middle example: reference, methods, null space, half widths, and deviations."""
-    panels = []
-    for site, (part, client) in list(tests.items())[:_MOST_SITES]:
-        valid = np.flatnonzero(part.valid[client])
-        if not len(valid):
-            continue
-        shown = valid[len(valid) // 2]
-        each = {method: np.asarray(of[site][shown]) for method, of in images.items()}
-        # A share of 1 is as bright as the reference's maximum.
-        each[_OPEN] = missing.shares[site][shown] * each["reference"].max()
-        below = {_OPEN: missing.magnitudes[site][shown]}
-        if site in deviations:
-            each[_SPREAD] = _GAIN * deviations[site][shown]
-            below[_SPREAD] = np.abs(each[ENSEMBLE] - each["reference"])
-        if site in widths:
-            each[_WIDTH] = widths[site][shown]
-            below[_WIDTH] = np.maximum(np.abs(each[NETWORK] - each["reference"]) - widths[site][shown], 0)
-        ny, nx = each["reference"].shape
-        zoom = (ny // 2 - ny // 8, nx // 2 - nx // 8, ny // 4, nx // 4)
-        panels.append({"site": site, "images": each, "zoom": zoom, "below": below})
-    return plot_reconstructions(panels, scores)
-
-
-def table(document: Mapping[str, Any]) -> str:
-    """What is printed."""
-    rows = []
-    for method, of in document["methods"].items():
-        cells = [_with_interval(of[m], signed=False) for m in METRICS]
-        difference = document["differences"].get(method)
-        cells.append("" if difference is None else _with_interval(difference["psnr"], signed=True))
-        rows.append([method, *cells])
-    header = ["method", *METRICS, "network minus it, psnr"]
-    lines = [format_table(header, rows)]
-    if found := document.get("intervals"):
-        rows = [
-            [site, *(f"{100 * of[kind]['coverage']:.1f} %" for kind in ("common", "own")),
-             f"{of['common']['width']:.3g}"]
-            for site, of in found["sites"].items()
-        ]  # fmt: skip
-        level = f"{100 * found['level']:g} % intervals"
-        lines.append(format_table([level, "covered", "by its own quantile", "mean width"], rows))
-    missing = document["undetermined"]
-    rows = [
-        [site, *(f"{100 * of[kind]:.3f} %" for kind in ("null", "weak"))]
-        for site, of in missing["sites"].items()
-    ]
-    weak = f"determined weakly (cutoff {missing['cutoff']:.2g})"
-    lines.append(format_table(["network's energy", "not determined by data", weak], rows))
-    if "ensemble" in document:
-        lines.append(recon_ensemble.table(document["ensemble"]))
-    for radius, by_method in document.get("lesions", {}).items():
-        sites = list(next(iter(by_method.values())))
-        rows = [
-            [method, *(_with_interval(of[site], signed=False) for site in sites)]
-            for method, of in by_method.items()
-        ]
-        lines.append(format_table([f"contrast of {radius} px", *sites], rows))
-    return "\n".join(lines)
-
-
 def main(_: list[str]) -> None:
     values = flags.FLAGS
     with ending("nothing was written"):
@@ -301,10 +274,27 @@ def main(_: list[str]) -> None:
             raise FlagError(
                 "workdir", "a run of experiments.train_recon", f"{folder}, of another program or task"
             )
+        if values.posterior == 1 or (values.posterior and settings.network != "plug-and-play"):
+            raise FlagError(
+                "posterior",
+                "2 samples or more, of a run of --network=plug-and-play",
+                f"{values.posterior} of --network={settings.network}",
+            )
         members = open_members(values.ensemble, folder, settings)
-        document, drawn = evaluate(
-            settings, load_network(folder), values.coverage, radii, values.lesion_contrast, members
+        document, drawn, posterior = evaluate(
+            settings,
+            load_network(folder),
+            values.coverage,
+            radii,
+            values.lesion_contrast,
+            members,
+            values.posterior,
         )
+        if posterior:
+            recon_posterior.save(folder / "posterior.h5", posterior)
+            with replacing(folder / "posterior.png") as path:
+                figure = recon_posterior.figure(posterior)
+                figure.savefig(path, format="png", dpi=110, facecolor="black")
         content = as_json(document)
         write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         with replacing(folder / "evaluation.png") as path:
@@ -326,15 +316,6 @@ def _references(part: ClientData, client: int) -> np.ndarray:
     return np.abs(np.asarray(part.examples["target"][client]))
 
 
-def _starts(measure: Callable, *parts: ClientData) -> Images:
-    """A^H y by site."""
-    direct, found = start_images(measure), {}
-    for part in parts:
-        images = images_of(lambda _, batch: direct(batch), [None] * part.clients, part)
-        found |= dict(zip(part.names, images, strict=True))
-    return found
-
-
 def _errors(
     images: np.ndarray, start: np.ndarray, part: ClientData, client: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -348,14 +329,6 @@ def _errors(
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
-
-
-def _with_interval(found: Mapping[str, Any], *, signed: bool) -> str:
-    sign = "+" if signed else ""
-    if math.isnan(found["low"]):
-        # Of fewer than two patients there is no interval.
-        return f"{found['mean']:{sign}.3f} (one patient)" if found["patients"] else "none"
-    return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
 
 
 if __name__ == "__main__":

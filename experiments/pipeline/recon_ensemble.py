@@ -72,11 +72,10 @@ def open_members(folders: Sequence[str], workdir: Path, settings: TrainSettings)
     return networks
 
 
-def mean_and_deviation(members: Sequence[Images]) -> tuple[Images, Images]:
-    """Of magnitudes (examples, ny, nx) by site: mean over two members or more, and standard deviation."""
-    together = {site: np.stack([of[site] for of in members]) for site in members[0]}
-    means = {site: x.mean(0) for site, x in together.items()}
-    return means, {site: x.std(0, ddof=1) for site, x in together.items()}
+def mean_and_deviation(crowds: Images) -> tuple[Images, Images]:
+    """Mean and standard deviation of two images or more, (count, examples, ny, nx), each by site."""
+    means = {site: x.mean(0) for site, x in crowds.items()}
+    return means, {site: x.std(0, ddof=1) for site, x in crowds.items()}
 
 
 def judge(kept: Voted | None, tested: Voted, level: float) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def judge(kept: Voted | None, tested: Voted, level: float) -> dict[str, Any]:
     return {"level": level, "quantile": quantile, "sites": sites}
 
 
-def table(document: Mapping[str, Any]) -> str:
+def table(name: str, document: Mapping[str, Any]) -> str:
     """What is printed of `judge`."""
     rows = []
     for site, of in document["sites"].items():
@@ -114,7 +113,7 @@ def table(document: Mapping[str, Any]) -> str:
         figures = [f"{of['spread'][name]:.2f}" for name in ("correlation", "ratio")]
         rows.append([site, *figures, *covered, f"{of['calibrated']['width']:.3g}"])
     header = [
-        "deviation of the ensemble",
+        f"{name}, deviation",
         "rank correlation with the error",
         "error / deviation",
         f"{100 * _LEVEL:g} % if normal: covered",

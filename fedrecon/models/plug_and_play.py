@@ -11,7 +11,7 @@ from fedrecon.models.normalization import ModulatedNorm
 from fedrecon.models.regularizers import from_channels, to_channels
 from fedrecon.models.unet import UNet
 from fedrecon.models.unrolled import cascade_inputs, start_image
-from fedrecon.priors import Denoiser, noise_levels, plug_and_play
+from fedrecon.priors import Denoiser, diffpir, noise_levels, plug_and_play
 from operators import LinearOperator
 
 
@@ -102,6 +102,41 @@ class PlugAndPlay(nn.Module):
             return plug_and_play(A, y, denoiser, levels, noise=self.noise, cg_iterations=limit, initial=x)
 
         return jax.vmap(one)(inputs.operators, inputs.measurements, start)
+
+    def sample(
+        self,
+        operators: LinearOperator,
+        measurements: jax.Array,
+        keys: jax.Array,
+        noise: jax.Array,
+        *,
+        steps: int = 60,
+        largest: float = 3.0,
+        smallest: float = 0.01,
+    ) -> jax.Array:
+        """Draws an image that explains each measurement, by `fedrecon.priors.diffpir` with this denoiser.
+
+        Levels fall between those that `fedrecon.tasks.denoising_task` has trained. Errors of denoised images
+        are taken to be those of white images, for which samples are exact in short steps; those of others are
+        approximate, as `diffpir` says.
+
+        Args:
+          operators, measurements: as of a reconstruction.
+          keys: typed keys (batch,); equal ones draw equal samples.
+          noise: (batch,) deviation of the errors of measurements (of complex ones, of each part), positive.
+          steps, largest, smallest: of the noise levels.
+
+        Returns:
+          (batch, *in_shape).
+        """
+        inputs, denoiser = cascade_inputs(operators, measurements), self.bound()
+        levels = noise_levels(largest, smallest, steps)
+
+        def one(A: LinearOperator, y: jax.Array, key: jax.Array, noise: jax.Array) -> jax.Array:
+            spread, limit = self.deviation, self.cg_iterations
+            return diffpir(A, y, denoiser, key, levels, noise=noise, spread=spread, cg_iterations=limit)
+
+        return jax.vmap(one)(inputs.operators, inputs.measurements, keys, noise)
 
     def bound(self) -> Denoiser:
         """The denoiser of single images, as a function of (v, s)."""

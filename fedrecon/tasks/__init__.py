@@ -2,7 +2,7 @@
 
 from fedrecon.tasks.activation_maps import grad_cam
 from fedrecon.tasks.classification import classification_task
-from fedrecon.tasks.configuration import Configuration, Fingerprint, configure, fingerprint
+from fedrecon.tasks.configuration import Fingerprint, configure, fingerprint
 from fedrecon.tasks.contrastive import contrastive_task
 from fedrecon.tasks.denoising import denoising_task
 from fedrecon.tasks.diagnosis import classification_metrics
@@ -18,7 +18,7 @@ from fedrecon.tasks.massive_training import massive_training_task
 from fedrecon.tasks.mixtures import mixture_of_experts
 from fedrecon.tasks.module import LOSSES, metric_names, module_task
 from fedrecon.tasks.network import map_chunks
-from fedrecon.tasks.noise_levels import noise_deviation
+from fedrecon.tasks.noise_levels import noise_deviation, noise_level
 from fedrecon.tasks.overlap import dice, distance_transform, hausdorff95, segmentation_metrics, surface_dice
 from fedrecon.tasks.patches import sliding_window
 from fedrecon.tasks.prototypes import nearest_prototype
@@ -50,7 +50,6 @@ __all__ = [
     "LOSSES",
     "MODES",
     "RECONSTRUCTION_LOSSES",
-    "Configuration",
     "Configured",
     "Fingerprint",
     "Reading",
@@ -88,6 +87,7 @@ __all__ = [
     "mri_measure",
     "nearest_prototype",
     "noise_deviation",
+    "noise_level",
     "ordered_task",
     "random_mirrors",
     "reconstruction_metrics",

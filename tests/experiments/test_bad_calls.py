@@ -53,6 +53,7 @@ zero_shot | --input={}/scan.h5 --output={}/x.png --slice=5 | --slice: expected a
 evaluate_recon | --workdir={}/none | --workdir
 evaluate_recon | --workdir={} --lesions=1,x | --lesions: expected radii
 train_recon | --workdir={}/x --member=-1 | --member
+evaluate_recon | --workdir={}/none --posterior=-1 | --posterior
 benchmark_recon | --only=transformer | --only: expected some of varnet
 data_report | --patients_per_site=6 | --data_dir: expected a folder, or a --cohort
 data_report | --data_dir={}/none | none

@@ -92,12 +92,12 @@ def test_normal_errors_are_covered_and_calibration_mends_a_factor():
             assert of["spread"]["pixels"] == 19 * 300 and abs(of["spread"]["ratio"] - factor) < 0.05 * factor
             assert abs(of["normal"]["coverage"] - normal) < 0.02
             assert abs(of["calibrated"]["coverage"] - 0.8) < 0.03
-        assert "80 % calibrated" in table(found) and json.dumps(found)
+        assert "80 % calibrated" in table("ensemble", found) and json.dumps(found)
     alone = judge(None, voted(4, 1), 0.8)
-    assert np.isnan(alone["quantile"]) and "nan" in table(alone)
+    assert np.isnan(alone["quantile"]) and "nan" in table("ensemble", alone)
 
 
 def test_the_deviation_is_that_of_a_sample():
-    mean, deviation = mean_and_deviation([{"a": np.array([1.0, 2])}, {"a": np.array([3.0, 2])}])
+    mean, deviation = mean_and_deviation({"a": np.array([[1.0, 2], [3, 2]])})
     np.testing.assert_allclose(mean["a"], [2, 2])
     np.testing.assert_allclose(deviation["a"], [2**0.5, 0])

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.evaluate_recon import differences, evaluate, intervals, table
+from experiments.evaluate_recon import differences, evaluate, intervals
 from experiments.export import read_run
 from experiments.pipeline.federated_run import run
 from experiments.pipeline.federated_settings import TrainSettings
+from experiments.pipeline.recon_report import table
 from fedrecon.data import ClientData
 from fedrecon.learned import load_network
 from fedrecon.runtime import Workdir
@@ -33,10 +34,11 @@ def test_networks_are_trained_and_evaluated(tmp_path):
     assert read_run(tmp_path).settings == TINY
     network = load_network(tmp_path)
     moved = network._replace(variables=jax.tree.map(lambda x: 1.2 * x, network.variables))
-    found, drawn = evaluate(TINY, network, 0.8, (1.0,), members=[moved])
+    found, drawn, _ = evaluate(TINY, network, 0.8, (1.0,), members=[moved])
     assert set(found["methods"]) == {"zero-filled", "CG-SENSE (L2)", "TV", "network", "ensemble"}
-    assert found["ensemble"]["members"] == 2 and "deviation of the ensemble" in table(found)
-    assert all(of["spread"]["ratio"] > 0 for of in found["ensemble"]["sites"].values())
+    judged = found["deviations"]["ensemble"]
+    assert judged["count"] == 2 and "ensemble, deviation" in table(found)
+    assert all(of["spread"]["ratio"] > 0 for of in judged["sites"].values())
     assert "TV" in table(found) and len(drawn.axes) > 12
     sites = found["intervals"]["sites"]
     assert all(0 <= of["common"]["coverage"] <= 1 and of["common"]["pixels"] > 0 for of in sites.values())

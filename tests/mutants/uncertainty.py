@@ -4,6 +4,7 @@ from tests.mutants.mutant import in_file
 
 _SPREADS = "tests/evaluation/test_spreads.py::test_"
 _ENSEMBLE = "tests/experiments/test_recon_ensemble.py::test_"
+_POSTERIOR = "tests/experiments/test_recon_posterior.py::test_"
 MUTANTS = (
     *in_file(
         "fedrecon/evaluation/spreads.py",
@@ -36,6 +37,15 @@ MUTANTS = (
             "if member else key",
             "if False else key",
             _ENSEMBLE + "members_begin_elsewhere_and_the_first_where_the_seed_does",
+        ),
+    ),
+    *in_file(
+        "experiments/pipeline/recon_posterior.py",
+        ("of.samples[:, of.valid]", "of.samples", _POSTERIOR + "files_have_valid_images_alone"),
+        (
+            "samples.mean(0), samples.std(0, ddof=1)",
+            "samples.mean(0), samples.std(0)",
+            _POSTERIOR + "files_have_valid_images_alone",
         ),
     ),
 )
