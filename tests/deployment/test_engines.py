@@ -95,6 +95,8 @@ def test_commands_have_tls_and_keys_and_what_would_be_sent_home_is_off(parties, 
     assert {"--enable-supernode-auth", "--ssl-keyfile", "0.0.0.0"} <= set(link)
     assert {"--auth-supernode-private-key", "--root-certificates", "hub.example.org:4433"} <= set(node)
     for command in (link, node):
+        compile(command[2], "program", "exec")
+        assert command[2].endswith("finally:\n    os._exit(1)")
         assert "--insecure" not in command
         assert command[command.index("--isolation") + 1] == "process"
         assert "--superexec-auth-secret-file" in command

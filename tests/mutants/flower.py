@@ -30,6 +30,7 @@ MUTANTS = (
             _COMMANDS,
         ),
         ('"127.0.0.1" if local else "0.0.0.0"', '"0.0.0.0"', _COMMANDS),
+        ('"    os._exit(1)",', '"    pass",', _COMMANDS),
         ('probe.bind(("127.0.0.1", port))', 'probe.bind(("127.0.0.1", 0))', _TEST + "a_port_in_use_is_named"),
     ),
     *in_file(

@@ -58,14 +58,19 @@ def supernode(party: Path, port: int) -> list[str]:
 
 
 def _program(name: str) -> list[str]:
-    """One of Flower's, which ends when this process is gone."""
+    """One of Flower's, which ends when this process is gone, and when it has given up its connection."""
     lines = (
+        "import os",
         "from flwr.supercore.app_utils import start_parent_process_monitor",
         f"from flwr.{name}.cli import flower_{name}",
         f"start_parent_process_monitor({os.getpid()})",
-        f"flower_{name}()",
+        "try:",
+        f"    flower_{name}()",
+        # A thread of it would keep the process, which nobody would start again.
+        "finally:",
+        "    os._exit(1)",
     )
-    return [sys.executable, "-c", "; ".join(lines)]
+    return [sys.executable, "-c", "\n".join(lines)]
 
 
 def main(folder: str) -> None:
