@@ -4,10 +4,12 @@ Of the measured samples outside of the center of k-space, --judged are taken awa
 error there, |A x - y| / |y|, is what methods are compared by, beside what noise alone would leave.
 --validated of the others choose: weights of Tikhonov, l1-wavelet and total variation, and of BART's
 l1-wavelet where it is installed, and when to end the training of a network on this scan alone (MoDL,
-self-supervised by samples held out in each step). Images are then made of all samples but the judged. All
-methods have the same ESPIRiT maps; both l1-wavelets shift their transform at random.
+self-supervised by samples held out in each step; with --network=implicit a network of coordinates, whose
+number of steps they choose). Images are then made of all samples but the judged. All methods have the same
+ESPIRiT maps; both l1-wavelets shift their transform at random.
 
   python -m experiments.zero_shot --input=brain.h5 --output=zero_shot.png --json=zero_shot.json
+  python -m experiments.zero_shot --input=brain.h5 --output=implicit.png --network=implicit
 """
 
 import json
@@ -31,16 +33,22 @@ from fedrecon.data import Measurement, read_measurement
 from fedrecon.errors import ArgumentError
 from fedrecon.files import replacing, write_atomically
 from fedrecon.models import MoDL
+from fedrecon.priors import implicit_representation
 from fedrecon.reporting import format_table
 from fedrecon.runtime import Progress, ending, run_program
 from fedrecon.tasks import mri_measure
 from fedrecon.training import FlagError, as_json
 from fedrecon.types import Batch
-from fedrecon.zero_shot import sample_distance, zero_shot
+from fedrecon.zero_shot import sample_distance, within_band, zero_shot
 
 WEIGHTS = (2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2)
 _CALIBRATION = 24
-NETWORK, WITHOUT = "self-supervised", "zero-filled"
+# Of --network; --steps and --learning_rate are by default those of each.
+NETWORKS = {"modl": "self-supervised", "implicit": "implicit"}
+STEPS, RATES = {"modl": 300, "implicit": 600}, {"modl": 1e-3, "implicit": 3e-2}
+WITHOUT = "zero-filled"
+# Most steps between looks at the samples that validate.
+EVERY = 50
 
 # solve(batch, weight) -> complex image (1, ny, nx).
 Solve = Callable[[Batch, float], Any]
@@ -72,10 +80,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("slice", 0, "Which slice, from 0.", 0, **options)
     flags.DEFINE_float("judged", 0.1, "Part of the samples that judge.", 0.01, 0.5, **options)
     flags.DEFINE_float("validated", 0.1, "Part of the others that choose.", 0.01, 0.5, **options)
-    flags.DEFINE_integer("steps", 300, "Most steps of the training.", 1, **options)
-    flags.DEFINE_integer("cascades", 5, "Cascades of the network.", 1, **options)
-    flags.DEFINE_integer("channels", 16, "Channels of the network.", 1, **options)
-    flags.DEFINE_float("learning_rate", 1e-3, "Of the training.", 0.0, **options)
+    flags.DEFINE_enum("network", "modl", list(NETWORKS), "What is trained on the scan alone.", **options)
+    flags.DEFINE_integer("steps", None, "Most steps of the training (300; implicit: 600).", 1, **options)
+    flags.DEFINE_integer("cascades", 5, "Cascades of modl.", 1, **options)
+    flags.DEFINE_integer("channels", 16, "Channels of modl.", 1, **options)
+    flags.DEFINE_float("total_variation", 0.02, "Weight of implicit.", 0.0, **options)
+    flags.DEFINE_float("learning_rate", None, "Of the training (0.001; implicit: 0.03).", 0.0, **options)
     flags.DEFINE_integer("seed", 0, "Of the divisions and the network.", 0, **options)
 
 
@@ -163,20 +173,12 @@ def compare(divided: Divided, options: Any) -> tuple[dict[str, Any], dict[str, n
                 continue
         seconds = time.perf_counter() - begin
         chosen[name] = {"weight": WEIGHTS[best], "validation": errors[best], "seconds": seconds}
-    begin = time.perf_counter()
-    network = MoDL(options.cascades, options.channels, 2)
-    with Progress(NETWORK, options.steps) as bar:
-        trained = zero_shot(
-            network,
-            divided.batch,
-            divided.validation,
-            jax.random.key(options.seed),
-            steps=options.steps,
-            learning_rate=options.learning_rate,
-            progress=bar.advance,
-        )
-    images[NETWORK] = trained.image
-    chosen[NETWORK] = {
+    begin, name = time.perf_counter(), NETWORKS[options.network]
+    steps = options.steps or STEPS[options.network]
+    with Progress(name, steps) as bar:
+        trained = train(divided, options, steps, bar.advance)
+    images[name] = trained.image
+    chosen[name] = {
         "steps": trained.steps[trained.best],
         "validation": trained.errors[trained.best],
         "seconds": time.perf_counter() - begin,
@@ -194,6 +196,31 @@ def compare(divided: Divided, options: Any) -> tuple[dict[str, Any], dict[str, n
         "samples": samples,
     }
     return document, {name: np.abs(np.asarray(image[0])) for name, image in images.items()}
+
+
+def train(divided: Divided, options: Any, steps: int, progress: Callable[[int], None]) -> Any:
+    """`ZeroShot` or `Implicit`, whose image has an axis of one example."""
+    key = jax.random.key(options.seed)
+    rate = RATES[options.network] if options.learning_rate is None else options.learning_rate
+    if options.network == "modl":
+        network = MoDL(options.cascades, options.channels, 2)
+        known = divided.batch, divided.validation
+        return zero_shot(network, *known, key, steps=steps, learning_rate=rate, progress=progress)
+    stacked, y, _ = mri_measure(divided.batch)
+    operator = jax.tree.map(lambda leaf: leaf[0], stacked)
+    found = implicit_representation(
+        operator,
+        y[0],
+        divided.validation,
+        key,
+        total_variation=options.total_variation,
+        steps=steps,
+        every=max(d for d in range(1, EVERY + 1) if steps % d == 0),
+        learning_rate=rate,
+        progress=progress,
+    )
+    image = within_band(found.image[None], divided.batch["mask"])
+    return found._replace(image=image)
 
 
 def figure(images: dict[str, np.ndarray], document: dict[str, Any]) -> Figure:

@@ -49,6 +49,7 @@ compare_recon | --networks=varnet --modl.cascades=2 | --modl.NAME: expected one 
 compare_recon | --networks=varnet --losses=ssdu,ssdu | --losses: expected distinct names
 zero_shot | --input={}/none.h5 --output={}/x.png | none.h5
 zero_shot | --input={}/scan.h5 --output={}/x.jpg | --output: expected a name ending in .png
+zero_shot | --input={}/scan.h5 --output={}/x.png --network=unet | --network
 zero_shot | --input={}/scan.h5 --output={}/x.png --slice=5 | --slice: expected a number below 1
 evaluate_recon | --workdir={}/none | --workdir
 evaluate_recon | --workdir={} --lesions=1,x | --lesions: expected radii

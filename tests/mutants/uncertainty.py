@@ -5,6 +5,7 @@ from tests.mutants.mutant import in_file
 _SPREADS = "tests/evaluation/test_spreads.py::test_"
 _ENSEMBLE = "tests/experiments/test_recon_ensemble.py::test_"
 _POSTERIOR = "tests/experiments/test_recon_posterior.py::test_"
+_IMPLICIT = "tests/priors/test_implicit.py::test_"
 MUTANTS = (
     *in_file(
         "fedrecon/evaluation/spreads.py",
@@ -47,5 +48,12 @@ MUTANTS = (
             "samples.mean(0), samples.std(0)",
             _POSTERIOR + "files_have_valid_images_alone",
         ),
+    ),
+    *in_file(
+        "fedrecon/priors/implicit.py",
+        ("low + 1] = at - low", "low + 1] = low", _IMPLICIT + "parts_of_the_fit"),
+        ("jnp.abs(size * direct)", "jnp.abs(direct)", _IMPLICIT + "parts_of_the_fit"),
+        ("return [*found, shape]", "return found", _IMPLICIT + "parts_of_the_fit"),
+        ("if not min(parts) > 0:", "if False:", _IMPLICIT + "samples_are_needed_on_both_sides"),
     ),
 )
