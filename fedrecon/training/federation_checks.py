@@ -40,6 +40,9 @@ def check_budget(settings: FederationSettings, budget: Budget) -> None:
     """
     for name, value in budget._asdict().items():
         whole = name != "learning_rate"
+        # No steps are passes.
+        if name == "steps" and value == 0:
+            continue
         kind = "a positive whole number" if whole else "a positive number"
         allowed = (int, np.integer) if whole else (int, float, np.number)
         if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value < np.inf:
