@@ -1,6 +1,7 @@
 """What the site has besides the pages of docs/: the interface from docstrings, root pages, linked sources."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -77,6 +78,15 @@ def in_site(page: str, text: str) -> str:
     return LINK.sub(lambda m: f"]({site_address(page, m[1])}{m[2] or ''})", text)
 
 
+def notebook_page(path: Path) -> str:
+    """Markdown of the cells of a notebook, and a link to its file."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    return "\n\n".join([*parts, f"Download: [{path.name}]({path.name})"]) + "\n"
+
+
 def source_text(path: Path) -> str:
     """Content of a file, or names of the files of a folder."""
     if path.is_dir():
@@ -95,6 +105,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here, and files that pages link to."""
     made = {f"interface/{package}.md": interface_page(package) for package in PACKAGES}
+    for path in Path(config.docs_dir).glob("notebooks/*.ipynb"):
+        made[f"notebooks/{path.stem}.md"] = notebook_page(path)
     pages = {f"docs/{path.name}": path for path in Path(config.docs_dir).glob("*.md")}
     pages |= {name: ROOT / name for name in ROOT_PAGES}
     for name, path in pages.items():
