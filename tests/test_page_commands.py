@@ -1,6 +1,7 @@
 """Every command of every page is executed by a test or says why not, and has flags that exist."""
 
 import re
+import subprocess
 
 from tests.page_commands import PAGES, ROOT, commands, reference, row_of, rows
 
@@ -41,6 +42,12 @@ def test_commands_name_flags_that_exist():
                 if not flags[module] & {flag, flag.removeprefix("no")}:
                     missing.append((page, module, flag))
     assert not missing
+
+
+def test_the_shell_reads_every_command():
+    script = "\n".join(command for _, command in ALL)
+    read = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=60)
+    assert read.returncode == 0 and not read.stderr, read.stderr
 
 
 def test_blocks_are_taken_apart():
