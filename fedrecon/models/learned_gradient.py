@@ -82,7 +82,7 @@ class LearnedGradient(nn.Module):
         image = start_image(inputs, initial)
         differences = FiniteDifferences(image.shape[1:], image.dtype)
         # No more than 2 of each axis.
-        most, scale = 4.0 * len(image.shape[1:]), excess(inputs)
+        most, scale = 4.0 * len(image.shape[1:]), excess(inputs.operators)
 
         def step(cascade: nn.Module, state: _State, inputs: CascadeInputs) -> _State:
             x, memory = state

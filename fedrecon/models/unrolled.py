@@ -9,12 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.errors import ArgumentError
-from operators import SENSE, CartesianFourier, LinearOperator
+from fedrecon.models.operator_scale import squared_norms
+from operators import LinearOperator
 
 PyTree = Any
-
-# Iterations that find a norm.
-_POWERS = 4
 
 
 @flax.struct.dataclass
@@ -97,29 +95,6 @@ def cascade_inputs(
     back_projection = jax.vmap(lambda A, y: A.H(y))(operators, measurements)
     norms = squared_norms(operators) if normalized else None
     return CascadeInputs(operators, measurements, back_projection, valid, norms, train)
-
-
-def squared_norms(operators: LinearOperator) -> jax.Array | None:
-    """|A|^2 of stacked operators by power iteration, (batch,) float; None for Cartesian MRI, where it is 1.
-
-    Few views of CT, and samples that are dense in the center of k-space, have much larger ones: about
-    pi N / (2 V) for a filtered Radon transform of V views of N x N pixels. Four iterations from noise find
-    three quarters of it or more, which is near enough for gradient descent with steps of 1 over it (less
-    than 2 / |A|^2). No derivative is taken.
-    """
-    fourier = operators.fourier if isinstance(operators, SENSE) else operators
-    if isinstance(fourier, CartesianFourier):
-        return None
-
-    def squared_norm(A: LinearOperator) -> jax.Array:
-        x = jax.random.normal(jax.random.key(0), A.in_shape, A.in_dtype)
-        size = jnp.linalg.norm(x.ravel())
-        for _ in range(_POWERS):
-            x = A.gram(x / size)
-            size = jnp.maximum(jnp.linalg.norm(x.ravel()), jnp.finfo(size.dtype).tiny)
-        return size
-
-    return jax.lax.stop_gradient(jax.vmap(squared_norm)(operators))
 
 
 def start_image(inputs: CascadeInputs, initial: jax.Array | None) -> jax.Array:

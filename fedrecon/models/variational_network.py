@@ -101,7 +101,7 @@ class VariationalNetwork(nn.Module):
         """Reconstructs a batch of images or volumes; arguments and result as in ``VarNet``."""
         inputs = cascade_inputs(operators, measurements, train, valid)
         image = start_image(inputs, initial)
-        norm = excess(inputs)
+        norm = excess(inputs.operators)
         axes = tuple(range(1, image.ndim))
         largest = jnp.abs(inputs.back_projection).max(axes, keepdims=True)
         scale = jnp.where(largest > 0, largest, 1)

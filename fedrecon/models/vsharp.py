@@ -110,7 +110,7 @@ class VSharp(nn.Module):
         scale = (jnp.ones_like(power) if self.published else jnp.sqrt(power + 1e-12))[:, None, None]
         start = MultiplierStart(self.channels, name="start")(to_channels(image / scale))
         sizes = self.param("steps", nn.initializers.constant(self.step), (self.gradient_steps,))
-        norm = excess(inputs)
+        norm = excess(inputs.operators)
 
         def step(cascade: nn.Module, state: _State, inputs: CascadeInputs) -> _State:
             x, z, u = state

@@ -20,8 +20,8 @@ from fedrecon.models import (
 from fedrecon.models.conditioned import FEATURES, ConditionedVarNet, scanner_features
 from fedrecon.models.deep_equilibrium import fixed_point
 from fedrecon.models.e2e_varnet import low_frequencies
+from fedrecon.models.operator_scale import squared_norms
 from fedrecon.models.recurrent_varnet import DilatedConv
-from fedrecon.models.unrolled import squared_norms
 from fedrecon.published_weights import from_direct, from_fastmri, read_fastmri
 from operators import SENSE, CartesianFourier, Diagonal, FanBeam, Radon
 from tests.models.reference.mri_networks import REFERENCE, kspace

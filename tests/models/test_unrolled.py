@@ -28,7 +28,7 @@ from fedrecon.models import (
 )
 from fedrecon.models.data_steps import start_kspace
 from fedrecon.models.ista import SparseTransform
-from fedrecon.models.unrolled import squared_norms
+from fedrecon.models.operator_scale import squared_norms
 from operators import (
     SENSE,
     CartesianFourier,
