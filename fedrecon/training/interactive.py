@@ -160,7 +160,8 @@ def run(
             config = {
                 "program": "fedrecon.run",
                 **flat(federation),
-                **budget._asdict(),
+                # Passes are the only budget here.
+                **{name: value for name, value in budget._asdict().items() if name != "steps"},
                 "seed": seed,
                 "cohort": _digest(train, test, validation),
                 "task": _task_digest(made, train),
