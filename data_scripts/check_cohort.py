@@ -33,6 +33,7 @@ from fedrecon.data.folders import (
     with_entries,
 )
 from fedrecon.data.simulation import read_mri_cohort_manifest
+from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from fedrecon.runtime import end_with, ending, parse_flags, run_program
 
@@ -53,6 +54,9 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[1])
     with ending():
         if is_simulated(folder):
+            for flag in ("figure", "write"):
+                if given := flags.FLAGS[flag].value:
+                    raise ArgumentError(f"--{flag}", "none for a cohort of simulate_cohort", given)
             lines = _simulated_lines(folder)
             found = {"sound": True, "simulated": True, "sites": lines[:-1]}
             print(json.dumps(found, indent=2) if flags.FLAGS.json else "\n".join(lines))

@@ -86,6 +86,8 @@ def test_simulate_cohort_writes_the_hospitals_of_the_first_command(tmp_path):
     assert [site["patients"] for site in document["sites"]] == [4, 4]
     parts = [volume["part"] for volume in document["sites"][0]["volumes"]]
     assert sorted(parts) == ["test", "test", "train", "validation"]
+    result = run("data_scripts.check_cohort", tmp_path, f"--figure={tmp_path}/x.png")
+    assert result.returncode == 1 and "--figure: expected none" in result.stderr
 
 
 @pytest.mark.slow
