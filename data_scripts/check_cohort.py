@@ -33,7 +33,6 @@ from fedrecon.data.folders import (
     with_entries,
 )
 from fedrecon.data.simulation import read_mri_cohort_manifest
-from fedrecon.errors import ArgumentError
 from fedrecon.files import write_atomically
 from fedrecon.runtime import end_with, ending, parse_flags, run_program
 
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> int:
         if is_simulated(folder):
             for flag in ("figure", "write"):
                 if given := flags.FLAGS[flag].value:
-                    raise ArgumentError(f"--{flag}", "none for a cohort of simulate_cohort", given)
+                    end_with(f"--{flag}: expected none for a cohort of simulate_cohort, found {given!r}")
             lines = _simulated_lines(folder)
             found = {"sound": True, "simulated": True, "sites": lines[:-1]}
             print(json.dumps(found, indent=2) if flags.FLAGS.json else "\n".join(lines))
