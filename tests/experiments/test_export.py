@@ -79,7 +79,7 @@ def test_what_is_no_finished_run_is_refused(finished, tmp_path):
         export.run(str(path), str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_stage_of_the_full_stack_is_exported(environment, tmp_path):
     sizes = ("--sites=2", "--patients_per_site=3", "--slices=1", "--image_size=16", "--channels=2")
     folder = tmp_path / "run"

@@ -105,6 +105,7 @@ def eye(rng, tint):
     return np.clip(image, 0, 255).astype(np.uint8), line.astype(np.uint8) * 255
 
 
+@pytest.mark.nightly
 def test_pictures_and_masks_to_masks_by_a_network_of_ones_own(command, tmp_path):
     pictures = pytest.importorskip("PIL.Image")
     pytest.importorskip("safetensors")
