@@ -232,7 +232,7 @@ def test_wrong_options_are_refused_by_name(tmp_path):
         (FederatedOptions(devices=["0"]), "--devices: expected positive numbers, found '0'"),
         (
             FederatedOptions(parallel="all"),
-            "--parallel: expected auto, scan, vmap or a chunk size, found 'all'",
+            "--parallel: expected auto, scan, pmap, vmap or a chunk size, found 'all'",
         ),
         (
             FederatedOptions(["small"], [OURS], json=str(tmp_path / "no" / "r.json")),
