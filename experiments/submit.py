@@ -71,8 +71,11 @@ def submit(job: Job, cluster: str, values: Any) -> Any:
 
     Raises:
       ImportError: without the extra ``slurm``.
-      ArgumentError: an option is not NAME=VALUE.
+      ArgumentError: an option is not NAME=VALUE, or one of Slurm is given on this machine.
     """
+    for name in ("partition", "options"):
+        if cluster == "local" and (given := getattr(values, name)):
+            raise ArgumentError(f"--{name}", "none with --cluster=local", given)
     try:
         import submitit
     except ImportError as error:
@@ -81,19 +84,19 @@ def submit(job: Job, cluster: str, values: Any) -> Any:
     options = dict(_named(text) for text in values.options)
     restarts = {"slurm_max_num_timeout": values.restarts} if cluster == "slurm" else {}
     executor = submitit.AutoExecutor(folder=Path(values.logs), cluster=cluster, **restarts)
-    given = {"gpus_per_node": values.gpus_per_node} if values.gpus_per_node else {}
+    resources = {"gpus_per_node": values.gpus_per_node} if values.gpus_per_node else {}
     if cluster == "slurm":
         # Proxies may hang the start of several processes.
-        given["slurm_setup"] = ["unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY"]
-        given |= {"slurm_partition": values.partition} if values.partition else {}
-        given |= {"slurm_additional_parameters": options} if options else {}
+        resources["slurm_setup"] = ["unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY"]
+        resources |= {"slurm_partition": values.partition} if values.partition else {}
+        resources |= {"slurm_additional_parameters": options} if options else {}
     executor.update_parameters(
         name=values.name,
         nodes=values.nodes,
         tasks_per_node=values.tasks_per_node,
         cpus_per_task=values.cpus_per_task,
         timeout_min=values.minutes,
-        **given,
+        **resources,
     )
     # On this machine submitit's own process prints a traceback when it is told to end.
     with _errors_to(Path(values.logs) / "submitit.log") if cluster == "local" else contextlib.nullcontext():

@@ -48,7 +48,7 @@ def lead(folder: Path, job: Job, ask: Ask) -> Outcome:
 
     Raises:
       DeploymentError: as `coordinate`; its line is in the events, too.
-      StoppedError: of ``ask``; whoever stops a job knows it.
+      StoppedError: the job was stopped while ``ask`` waited.
     """
     local = local_settings(folder)
     own = Path(local["folder"])

@@ -32,7 +32,7 @@ class Budget(NamedTuple):
         return {"batch_size": self.batch_size, **passes}
 
     def full_steps(self, counts: np.ndarray) -> np.ndarray:
-        """Steps in a round of clients with so many examples, int64 of the same shape; none without any."""
+        """Steps of each client in a round, of the shape of ``counts``; 0 for a client without examples."""
         counts = np.asarray(counts)
         if self.steps:
             return np.where(counts > 0, self.steps, 0)

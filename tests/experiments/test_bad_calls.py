@@ -106,6 +106,7 @@ compare | --metric=nosuch --preset=smoke --workdir={}/c | --metric
 submit | | expected a program after the flags
 submit | --cluster=local experiments.trane | experiments.trane
 submit | --cluster=local --nodes=2 experiments.train_federated | --nodes
+submit | --cluster=local --partition=gpu experiments.train_federated | --partition
 submit | --tasks_per_node=0 experiments.train_federated | --tasks_per_node
 reconstruct | | --input
 reconstruct | --input={}/none.h5 --output={}/x.h5 | none.h5

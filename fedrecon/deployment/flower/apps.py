@@ -109,7 +109,7 @@ def answers(
     Args:
       grid: of the run.
       kind: of the messages, in Flower's logs.
-      messages: (public key of the site, bytes) by number; nobody else is asked, whoever is registered.
+      messages: (public key of the site, bytes) by number; other registered nodes are not asked.
       deadline: seconds; 0 is any time.
 
     Returns:
